@@ -1,0 +1,2 @@
+//! examples/rust-framework
+fn main() {}

@@ -1,0 +1,2 @@
+//! examples/sleep
+fn main() {}
