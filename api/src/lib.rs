@@ -1,1 +1,9 @@
-//! api
+//! The API of mezzo: protobuf `mezzo.v1` and the checked types behind it.
+//!
+//! [`proto`] is generated. [`model`] holds what the rest of the workspace works with: ids, exact resources, tasks,
+//! offers, statuses; pure data, no I/O. [`convert`] stands between them: everything from the wire is checked there
+//! once, and every problem is named with its field.
+
+pub mod convert;
+pub mod model;
+pub mod proto;

@@ -1,0 +1,23 @@
+//! Compiles `proto/` with protox, so that no `protoc` is needed on the machine, and hands the descriptors on for
+//! server reflection.
+
+use std::{env, fs, path::PathBuf};
+
+use prost::Message as _;
+
+const FILES: [&str; 5] = [
+    "mezzo/v1/types.proto",
+    "mezzo/v1/framework.proto",
+    "mezzo/v1/agent.proto",
+    "mezzo/v1/operator.proto",
+    "mezzo/v1/node.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("mezzo.v1.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}
