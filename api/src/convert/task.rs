@@ -1,0 +1,675 @@
+//! Tasks and their statuses.
+
+use std::time::Duration;
+
+use super::{Invalid, Problems, common::millis};
+use crate::{
+    model::{
+        CheckKind, ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, HealthCheck,
+        NetworkMode, Reason, Scalar, StatusSource, Task, TaskInfo, TaskState, TaskStatus, Volume,
+        VolumeSource,
+    },
+    proto,
+};
+
+/// What `execve` takes for one string on Linux (MAX_ARG_STRLEN).
+const LONGEST_ARG: usize = 128 * 1024;
+/// All arguments or all variables together.
+const LONGEST_ARGS: usize = 1024 * 1024;
+const MOST_ARGS: usize = 4096;
+const MOST_DATA: usize = 64 * 1024;
+
+fn some(text: String) -> Option<String> {
+    if text.is_empty() { None } else { Some(text) }
+}
+
+fn check_args(problems: &mut Problems, field: &str, args: &[String]) {
+    if args.len() > MOST_ARGS {
+        problems.note(
+            field,
+            format!(
+                "has {} entries; at most {MOST_ARGS} are allowed",
+                args.len()
+            ),
+        );
+    }
+    if args.iter().map(String::len).sum::<usize>() > LONGEST_ARGS {
+        problems.note(field, format!("is longer than {LONGEST_ARGS} bytes in all"));
+    }
+    for (i, arg) in args.iter().enumerate() {
+        if arg.len() >= LONGEST_ARG {
+            problems.note(
+                &format!("{field}[{i}]"),
+                format!("is longer than {LONGEST_ARG} bytes"),
+            );
+        }
+        if arg.contains('\0') {
+            problems.note(&format!("{field}[{i}]"), "holds a NUL character");
+        }
+    }
+}
+
+impl TryFrom<proto::EnvVar> for EnvVar {
+    type Error = Invalid;
+
+    fn try_from(var: proto::EnvVar) -> Result<Self, Invalid> {
+        let mut problems = Problems::default();
+        if var.name.is_empty() || var.name.contains(['=', '\0']) {
+            problems.note(
+                "name",
+                format!(
+                    "{:?} is not a variable's name: not empty, no `=`, no NUL",
+                    var.name
+                ),
+            );
+        }
+        if var.value.contains('\0') {
+            problems.note("value", "holds a NUL character");
+        }
+        problems.bound(
+            "value",
+            &var.value,
+            LONGEST_ARG - var.name.len().min(LONGEST_ARG / 2) - 2,
+        );
+        problems.finish(Some(Self {
+            name: var.name,
+            value: var.value,
+        }))
+    }
+}
+
+impl From<EnvVar> for proto::EnvVar {
+    fn from(var: EnvVar) -> Self {
+        Self {
+            name: var.name,
+            value: var.value,
+        }
+    }
+}
+
+fn check_absolute(problems: &mut Problems, field: &str, path: &str) {
+    if !path.starts_with('/') || path.contains('\0') || path.split('/').any(|part| part == "..") {
+        problems.note(
+            field,
+            format!("{path:?} must be an absolute path without `..`"),
+        );
+    }
+    problems.bound(field, path, 4095);
+}
+
+impl TryFrom<proto::Volume> for Volume {
+    type Error = Invalid;
+
+    fn try_from(volume: proto::Volume) -> Result<Self, Invalid> {
+        let mut problems = Problems::default();
+        check_absolute(&mut problems, "container_path", &volume.container_path);
+        let source = match volume.source {
+            None => problems.take("source", Err(Invalid::new("", "is missing"))),
+            Some(proto::volume::Source::HostPath(path)) => {
+                check_absolute(&mut problems, "host_path", &path);
+                Some(VolumeSource::HostPath(path))
+            }
+            Some(proto::volume::Source::TmpfsBytes(0)) => problems.take(
+                "tmpfs_bytes",
+                Err(Invalid::new("", "must be larger than zero")),
+            ),
+            Some(proto::volume::Source::TmpfsBytes(bytes)) => Some(VolumeSource::Tmpfs(bytes)),
+        };
+        problems.finish(source.map(|source| Self {
+            container_path: volume.container_path,
+            read_only: volume.read_only,
+            source,
+        }))
+    }
+}
+
+impl From<Volume> for proto::Volume {
+    fn from(volume: Volume) -> Self {
+        Self {
+            container_path: volume.container_path,
+            read_only: volume.read_only,
+            source: Some(match volume.source {
+                VolumeSource::HostPath(path) => proto::volume::Source::HostPath(path),
+                VolumeSource::Tmpfs(bytes) => proto::volume::Source::TmpfsBytes(bytes),
+            }),
+        }
+    }
+}
+
+impl TryFrom<proto::ContainerInfo> for ContainerInfo {
+    type Error = Invalid;
+
+    fn try_from(container: proto::ContainerInfo) -> Result<Self, Invalid> {
+        let mut problems = Problems::default();
+        if container.image.is_empty() {
+            problems.note("image", "is empty; name an image like \"sleep:1\"");
+        }
+        problems.bound("image", &container.image, 4096);
+        check_args(&mut problems, "command", &container.command);
+        check_args(&mut problems, "args", &container.args);
+        problems.bound("user", &container.user, 255);
+        if !container.working_dir.is_empty() {
+            check_absolute(&mut problems, "working_dir", &container.working_dir);
+        }
+        let network = match container.network() {
+            proto::NetworkMode::Unspecified | proto::NetworkMode::Host => NetworkMode::Host,
+            proto::NetworkMode::None => NetworkMode::None,
+        };
+        let env_bytes: usize = container
+            .env
+            .iter()
+            .map(|var| var.name.len() + var.value.len() + 2)
+            .sum();
+        if env_bytes > LONGEST_ARGS {
+            problems.note("env", format!("is longer than {LONGEST_ARGS} bytes in all"));
+        }
+        let env = problems.list("env", container.env, MOST_ARGS);
+        let volumes = problems.list("volumes", container.volumes, 256);
+        problems.finish(Some(Self {
+            image: container.image,
+            force_pull: container.force_pull,
+            command: container.command,
+            args: container.args,
+            env,
+            user: some(container.user),
+            working_dir: some(container.working_dir),
+            read_only_rootfs: container.read_only_rootfs,
+            privileged: container.privileged,
+            network,
+            volumes,
+        }))
+    }
+}
+
+impl From<ContainerInfo> for proto::ContainerInfo {
+    fn from(container: ContainerInfo) -> Self {
+        Self {
+            image: container.image,
+            force_pull: container.force_pull,
+            command: container.command,
+            args: container.args,
+            env: container.env.into_iter().map(Into::into).collect(),
+            user: container.user.unwrap_or_default(),
+            working_dir: container.working_dir.unwrap_or_default(),
+            read_only_rootfs: container.read_only_rootfs,
+            privileged: container.privileged,
+            network: match container.network {
+                NetworkMode::Host => proto::NetworkMode::Host,
+                NetworkMode::None => proto::NetworkMode::None,
+            }
+            .into(),
+            volumes: container.volumes.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<proto::HealthCheck> for HealthCheck {
+    type Error = Invalid;
+
+    fn try_from(check: proto::HealthCheck) -> Result<Self, Invalid> {
+        let mut problems = Problems::default();
+        let kind = match check.kind() {
+            proto::CheckKind::Unspecified => {
+                problems.take("kind", Err(Invalid::new("", "is missing")))
+            }
+            proto::CheckKind::Http => Some(CheckKind::Http),
+            proto::CheckKind::Https => Some(CheckKind::Https),
+            proto::CheckKind::Tcp => Some(CheckKind::Tcp),
+            proto::CheckKind::Command => Some(CheckKind::Command),
+        };
+        if kind == Some(CheckKind::Command) {
+            if check.command.is_empty() {
+                problems.note("command", "is empty");
+            }
+        } else if check.port == 0 {
+            problems.note("port", "is missing");
+        }
+        if matches!(kind, Some(CheckKind::Http | CheckKind::Https)) && !check.path.starts_with('/')
+        {
+            problems.note("path", format!("{:?} must begin with `/`", check.path));
+        }
+        if check.path.chars().any(|c| c.is_control() || c == ' ') {
+            problems.note(
+                "path",
+                "holds a space or a control character; encode it as %20",
+            );
+        }
+        problems.bound("path", &check.path, 4096);
+        check_args(&mut problems, "command", &check.command);
+        if check.interval_ms == 0 {
+            problems.note("interval_ms", "must be larger than zero");
+        }
+        if check.timeout_ms == 0 {
+            problems.note("timeout_ms", "must be larger than zero");
+        }
+        let port = problems.take(
+            "port",
+            u16::try_from(check.port)
+                .map_err(|_| Invalid::new("", format!("{} is beyond 65535", check.port))),
+        );
+        problems.finish(kind.zip(port).map(|(kind, port)| Self {
+            kind,
+            path: check.path,
+            port,
+            command: check.command,
+            grace_period: Duration::from_millis(check.grace_period_ms),
+            interval: Duration::from_millis(check.interval_ms),
+            timeout: Duration::from_millis(check.timeout_ms),
+            max_consecutive_failures: check.max_consecutive_failures,
+            delay: Duration::from_millis(check.delay_ms),
+        }))
+    }
+}
+
+impl From<HealthCheck> for proto::HealthCheck {
+    fn from(check: HealthCheck) -> Self {
+        Self {
+            kind: match check.kind {
+                CheckKind::Http => proto::CheckKind::Http,
+                CheckKind::Https => proto::CheckKind::Https,
+                CheckKind::Tcp => proto::CheckKind::Tcp,
+                CheckKind::Command => proto::CheckKind::Command,
+            }
+            .into(),
+            path: check.path,
+            port: check.port.into(),
+            command: check.command,
+            grace_period_ms: millis(check.grace_period),
+            interval_ms: millis(check.interval),
+            timeout_ms: millis(check.timeout),
+            max_consecutive_failures: check.max_consecutive_failures,
+            delay_ms: millis(check.delay),
+        }
+    }
+}
+
+impl TryFrom<proto::TaskInfo> for TaskInfo {
+    type Error = Invalid;
+
+    fn try_from(info: proto::TaskInfo) -> Result<Self, Invalid> {
+        let mut problems = Problems::default();
+        let task_id = problems.take("task_id", info.task_id.parse());
+        let agent_id = problems.take("agent_id", info.agent_id.parse());
+        problems.bound("name", &info.name, 1024);
+        let resources = problems.take("resources", info.resources.try_into());
+        let cpu_limit: Option<Scalar> = info.cpu_limit.map(Into::into);
+        if cpu_limit.is_some_and(|limit| limit < Scalar::from_millis(1)) {
+            problems.note("cpu_limit", "must be at least 0.001");
+        }
+        if info.pids_limit == Some(0) {
+            problems.note("pids_limit", "must be at least 1");
+        }
+        if info.memory_limit_mb.is_some_and(|mb| mb > 1 << 40) {
+            problems.note("memory_limit_mb", "is larger than 2^40");
+        }
+        let container = match info.container {
+            None => problems.take("container", Err(Invalid::new("", "is missing"))),
+            Some(container) => problems.take("container", container.try_into()),
+        };
+        let health_check = info
+            .health_check
+            .and_then(|check| problems.take("health_check", check.try_into()));
+        if info.data.len() > MOST_DATA {
+            problems.note(
+                "data",
+                format!(
+                    "is {} bytes; at most {MOST_DATA} are allowed",
+                    info.data.len()
+                ),
+            );
+        }
+        let label_bytes: usize = info.labels.iter().map(|(k, v)| k.len() + v.len()).sum();
+        if info.labels.len() > 1024 || label_bytes > LONGEST_ARGS {
+            problems.note("labels", "more than 1024, or longer than 1 MiB in all");
+        }
+        let value = (|| {
+            Some(Self {
+                task_id: task_id?,
+                name: info.name,
+                agent_id: agent_id?,
+                resources: resources?,
+                cpu_limit,
+                memory_limit_mb: info.memory_limit_mb,
+                pids_limit: info.pids_limit,
+                container: container?,
+                kill_grace: info.kill_grace_ms.map(Duration::from_millis),
+                health_check,
+                max_completion: info.max_completion_ms.map(Duration::from_millis),
+                labels: info.labels.into_iter().collect(),
+                data: info.data,
+            })
+        })();
+        problems.finish(value)
+    }
+}
+
+impl From<TaskInfo> for proto::TaskInfo {
+    fn from(info: TaskInfo) -> Self {
+        Self {
+            task_id: info.task_id.into(),
+            name: info.name,
+            agent_id: info.agent_id.into(),
+            resources: info.resources.into(),
+            cpu_limit: info.cpu_limit.map(Into::into),
+            memory_limit_mb: info.memory_limit_mb,
+            pids_limit: info.pids_limit,
+            container: Some(info.container.into()),
+            kill_grace_ms: info.kill_grace.map(millis),
+            health_check: info.health_check.map(Into::into),
+            max_completion_ms: info.max_completion.map(millis),
+            labels: info.labels.into_iter().collect(),
+            data: info.data,
+        }
+    }
+}
+
+macro_rules! enum_both_ways {
+    ($proto:ident, $model:ident { $($name:ident),* $(,)? }) => {
+        impl From<$model> for proto::$proto {
+            fn from(from: $model) -> Self {
+                match from { $($model::$name => Self::$name),* }
+            }
+        }
+
+        impl TryFrom<proto::$proto> for $model {
+            type Error = Invalid;
+
+            fn try_from(from: proto::$proto) -> Result<Self, Invalid> {
+                match from {
+                    $(proto::$proto::$name => Ok(Self::$name),)*
+                    proto::$proto::Unspecified => Err(Invalid::new("", "is missing or not known")),
+                }
+            }
+        }
+    };
+}
+
+impl From<TaskState> for proto::TaskState {
+    fn from(state: TaskState) -> Self {
+        match state {
+            TaskState::Staging => Self::TaskStaging,
+            TaskState::Starting => Self::TaskStarting,
+            TaskState::Running => Self::TaskRunning,
+            TaskState::Killing => Self::TaskKilling,
+            TaskState::Finished => Self::TaskFinished,
+            TaskState::Failed => Self::TaskFailed,
+            TaskState::Killed => Self::TaskKilled,
+            TaskState::Error => Self::TaskError,
+            TaskState::Dropped => Self::TaskDropped,
+            TaskState::Unreachable => Self::TaskUnreachable,
+            TaskState::Gone => Self::TaskGone,
+            TaskState::Unknown => Self::TaskUnknown,
+        }
+    }
+}
+
+impl TryFrom<proto::TaskState> for TaskState {
+    type Error = Invalid;
+
+    fn try_from(state: proto::TaskState) -> Result<Self, Invalid> {
+        Ok(match state {
+            proto::TaskState::Unspecified => {
+                return Err(Invalid::new("", "is missing or not known"));
+            }
+            proto::TaskState::TaskStaging => Self::Staging,
+            proto::TaskState::TaskStarting => Self::Starting,
+            proto::TaskState::TaskRunning => Self::Running,
+            proto::TaskState::TaskKilling => Self::Killing,
+            proto::TaskState::TaskFinished => Self::Finished,
+            proto::TaskState::TaskFailed => Self::Failed,
+            proto::TaskState::TaskKilled => Self::Killed,
+            proto::TaskState::TaskError => Self::Error,
+            proto::TaskState::TaskDropped => Self::Dropped,
+            proto::TaskState::TaskUnreachable => Self::Unreachable,
+            proto::TaskState::TaskGone => Self::Gone,
+            proto::TaskState::TaskUnknown => Self::Unknown,
+        })
+    }
+}
+
+enum_both_ways!(StatusSource, StatusSource { Master, Agent });
+
+enum_both_ways!(
+    Reason,
+    Reason {
+        ImagePullFailed,
+        ContainerLaunchFailed,
+        ContainerLimitationMemory,
+        CommandExited,
+        TaskKilledDuringLaunch,
+        TaskInvalid,
+        TaskUnauthorized,
+        InvalidOffers,
+        AgentDisconnected,
+        AgentRemoved,
+        AgentRestarted,
+        AgentReregistered,
+        FrameworkRemoved,
+        Reconciliation,
+        MaxCompletionTimeReached,
+        HealthCheckStatusUpdated,
+        ContainerLost,
+        ResourcesUnavailable,
+        KillRequested,
+    }
+);
+
+impl From<proto::ExitInfo> for ExitInfo {
+    fn from(exit: proto::ExitInfo) -> Self {
+        Self {
+            exit: exit.how.map(|how| match how {
+                proto::exit_info::How::Code(code) => Exit::Code(code),
+                proto::exit_info::How::Signal(signal) => Exit::Signal(signal),
+            }),
+            oom_killed: exit.oom_killed,
+            memory_limit_bytes: exit.memory_limit_bytes,
+        }
+    }
+}
+
+impl From<ExitInfo> for proto::ExitInfo {
+    fn from(exit: ExitInfo) -> Self {
+        Self {
+            how: exit.exit.map(|exit| match exit {
+                Exit::Code(code) => proto::exit_info::How::Code(code),
+                Exit::Signal(signal) => proto::exit_info::How::Signal(signal),
+            }),
+            oom_killed: exit.oom_killed,
+            memory_limit_bytes: exit.memory_limit_bytes,
+        }
+    }
+}
+
+impl From<proto::ContainerStatus> for ContainerStatus {
+    fn from(status: proto::ContainerStatus) -> Self {
+        Self {
+            container_id: status.container_id,
+            pid: status.pid,
+            cgroup_path: status.cgroup_path,
+            image_digest: status.image_digest,
+        }
+    }
+}
+
+impl From<ContainerStatus> for proto::ContainerStatus {
+    fn from(status: ContainerStatus) -> Self {
+        Self {
+            container_id: status.container_id,
+            pid: status.pid,
+            cgroup_path: status.cgroup_path,
+            image_digest: status.image_digest,
+        }
+    }
+}
+
+impl TryFrom<proto::TaskStatus> for TaskStatus {
+    type Error = Invalid;
+
+    fn try_from(status: proto::TaskStatus) -> Result<Self, Invalid> {
+        let mut problems = Problems::default();
+        let state = problems.take("state", status.state().try_into());
+        let source = problems.take("source", status.source().try_into());
+        // An unknown reason of a newer peer is no reason to drop the status.
+        let reason = status.reason().try_into().ok();
+        let task_id = problems.take("task_id", status.task_id.parse());
+        let framework_id = problems.take("framework_id", status.framework_id.parse());
+        let agent_id = if status.agent_id.is_empty() {
+            None
+        } else {
+            problems.take("agent_id", status.agent_id.parse())
+        };
+        let update_id = if status.update_id.is_empty() {
+            None
+        } else {
+            problems.take("update_id", status.update_id.parse())
+        };
+        problems.bound("message", &status.message, 64 * 1024);
+        let value = (|| {
+            Some(Self {
+                task_id: task_id?,
+                framework_id: framework_id?,
+                agent_id,
+                state: state?,
+                reason,
+                source: source?,
+                message: status.message,
+                timestamp_ms: status.timestamp_ms,
+                update_id,
+                healthy: status.healthy,
+                container: status.container.map(Into::into),
+                exit: status.exit.map(Into::into),
+                usage: status.usage.map(Into::into),
+            })
+        })();
+        problems.finish(value)
+    }
+}
+
+impl From<TaskStatus> for proto::TaskStatus {
+    fn from(status: TaskStatus) -> Self {
+        Self {
+            task_id: status.task_id.into(),
+            framework_id: status.framework_id.into(),
+            agent_id: status.agent_id.map(Into::into).unwrap_or_default(),
+            state: proto::TaskState::from(status.state).into(),
+            reason: status
+                .reason
+                .map_or(proto::Reason::Unspecified, Into::into)
+                .into(),
+            source: proto::StatusSource::from(status.source).into(),
+            message: status.message,
+            timestamp_ms: status.timestamp_ms,
+            update_id: status.update_id.map(Into::into).unwrap_or_default(),
+            healthy: status.healthy,
+            container: status.container.map(Into::into),
+            exit: status.exit.map(Into::into),
+            usage: status.usage.map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<proto::Task> for Task {
+    type Error = Invalid;
+
+    fn try_from(task: proto::Task) -> Result<Self, Invalid> {
+        let mut problems = Problems::default();
+        let missing = || Err(Invalid::new("", "is missing"));
+        let info = problems.take("info", task.info.map_or_else(missing, TryInto::try_into));
+        let missing = || Err(Invalid::new("", "is missing"));
+        let status = problems.take(
+            "status",
+            task.status.map_or_else(missing, TryInto::try_into),
+        );
+        let framework_id = problems.take("framework_id", task.framework_id.parse());
+        let role = problems.take("role", task.role.parse());
+        let value = (|| {
+            Some(Self {
+                info: info?,
+                framework_id: framework_id?,
+                role: role?,
+                status: status?,
+                started_at_ms: task.started_at_ms,
+            })
+        })();
+        problems.finish(value)
+    }
+}
+
+impl From<Task> for proto::Task {
+    fn from(task: Task) -> Self {
+        Self {
+            info: Some(task.info.into()),
+            framework_id: task.framework_id.into(),
+            role: task.role.into(),
+            status: Some(task.status.into()),
+            started_at_ms: task.started_at_ms,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_of_a_task_is_named_with_its_field() {
+        let error = TaskInfo::try_from(proto::TaskInfo {
+            task_id: "../x".into(),
+            agent_id: String::new(),
+            container: Some(proto::ContainerInfo {
+                env: vec![
+                    proto::EnvVar {
+                        name: "OK".into(),
+                        value: String::new(),
+                    },
+                    proto::EnvVar {
+                        name: "A=B".into(),
+                        value: String::new(),
+                    },
+                ],
+                working_dir: "relative".into(),
+                volumes: vec![proto::Volume {
+                    container_path: "/a/../b".into(),
+                    read_only: false,
+                    source: None,
+                }],
+                ..Default::default()
+            }),
+            health_check: Some(proto::HealthCheck {
+                port: 70_000,
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+        .unwrap_err();
+        let fields: Vec<_> = error.problems.iter().map(|p| p.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            [
+                "task_id",
+                "agent_id",
+                "container.image",
+                "container.working_dir",
+                "container.env[1].name",
+                "container.volumes[0].container_path",
+                "container.volumes[0].source",
+                "health_check.kind",
+                "health_check.interval_ms",
+                "health_check.timeout_ms",
+                "health_check.port",
+            ],
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn every_state_survives_the_wire() {
+        for state in TaskState::ALL {
+            assert_eq!(
+                TaskState::try_from(proto::TaskState::from(state)).unwrap(),
+                state
+            );
+            assert_eq!(proto::TaskState::from(state).as_str_name(), state.name());
+        }
+    }
+}

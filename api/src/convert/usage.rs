@@ -1,0 +1,80 @@
+//! Usage samples: all fields are plain numbers, nothing can be wrong with them.
+
+use super::{Invalid, Problems};
+use crate::{
+    model::{NodeUsage, TaskUsage, Usage},
+    proto,
+};
+
+macro_rules! both_ways {
+    ($name:ident { $($field:ident),* $(,)? }) => {
+        impl From<proto::$name> for $name {
+            fn from(from: proto::$name) -> Self {
+                Self { $($field: from.$field),* }
+            }
+        }
+
+        impl From<$name> for proto::$name {
+            fn from(from: $name) -> Self {
+                Self { $($field: from.$field),* }
+            }
+        }
+    };
+}
+
+both_ways!(Usage {
+    sampled_at_ms,
+    cpu_total_us,
+    cpu_user_us,
+    cpu_system_us,
+    memory_bytes,
+    memory_peak_bytes,
+    memory_anon_bytes,
+    memory_file_bytes,
+    pids,
+    oom_kills,
+    throttled_us,
+    io_read_bytes,
+    io_write_bytes,
+});
+
+both_ways!(NodeUsage {
+    sampled_at_ms,
+    cpu_millis,
+    memory_total_bytes,
+    memory_used_bytes,
+    disk_total_bytes,
+    disk_used_bytes,
+    agent_memory_bytes,
+    agent_cpu_total_us,
+});
+
+impl TryFrom<proto::TaskUsage> for TaskUsage {
+    type Error = Invalid;
+
+    fn try_from(from: proto::TaskUsage) -> Result<Self, Invalid> {
+        let mut problems = Problems::default();
+        let framework_id = problems.take("framework_id", from.framework_id.parse());
+        let task_id = problems.take("task_id", from.task_id.parse());
+        let usage = from.usage.unwrap_or_default().into();
+        problems.finish(
+            framework_id
+                .zip(task_id)
+                .map(|(framework_id, task_id)| Self {
+                    framework_id,
+                    task_id,
+                    usage,
+                }),
+        )
+    }
+}
+
+impl From<TaskUsage> for proto::TaskUsage {
+    fn from(from: TaskUsage) -> Self {
+        Self {
+            framework_id: from.framework_id.into(),
+            task_id: from.task_id.into(),
+            usage: Some(from.usage.into()),
+        }
+    }
+}

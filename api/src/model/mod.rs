@@ -1,0 +1,23 @@
+//! The checked types of the API: pure data, valid by construction or checked in [`crate::convert`].
+//!
+//! Quantities are exact (thousandths in integers), times are Unix milliseconds, durations are [`std::time::Duration`].
+//! An `Option` that is `None` means unknown or not given, never zero.
+
+mod agent;
+mod framework;
+mod ids;
+mod offer;
+mod resources;
+mod task;
+mod usage;
+
+pub use agent::{AgentInfo, Attribute, AttributeValue, CgroupMode};
+pub use framework::FrameworkInfo;
+pub use ids::{AgentId, FrameworkId, InvalidId, OfferId, RoleName, StreamId, TaskId, UpdateId};
+pub use offer::{Filters, Offer};
+pub use resources::{InvalidResources, Overflow, Ranges, Resources, Scalar, Set, Value};
+pub use task::{
+    CheckKind, ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, HealthCheck, NetworkMode,
+    Reason, StatusSource, Task, TaskInfo, TaskState, TaskStatus, Volume, VolumeSource,
+};
+pub use usage::{NodeUsage, TaskUsage, Usage};

@@ -1,0 +1,405 @@
+//! Tasks: what a framework asks for, what becomes of it.
+//!
+//! States and reasons are those of Mesos that have a meaning without executors.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{AgentId, FrameworkId, Resources, RoleName, Scalar, TaskId, UpdateId, Usage};
+
+/// An environment variable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvVar {
+    /// Without `=` or NUL.
+    pub name: String,
+    /// Without NUL.
+    pub value: String,
+}
+
+/// Which network the container sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// The machine's own.
+    #[default]
+    Host,
+    /// Loopback only.
+    None,
+}
+
+/// Where a volume comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeSource {
+    /// A path of the machine; the agent's allow-list decides.
+    HostPath(String),
+    /// Memory-backed, of that many bytes.
+    Tmpfs(u64),
+}
+
+/// Something mounted into the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Absolute, inside the container.
+    pub container_path: String,
+    /// No writing.
+    pub read_only: bool,
+    /// From where.
+    pub source: VolumeSource,
+}
+
+/// What runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerInfo {
+    /// Docker-style reference. Checked by the agent's image store, not here.
+    pub image: String,
+    /// Ask the registry although the image is here.
+    pub force_pull: bool,
+    /// Replaces the image's entrypoint (and its default arguments) when not empty.
+    pub command: Vec<String>,
+    /// Replaces the image's default arguments when not empty.
+    pub args: Vec<String>,
+    /// Added to the image's.
+    pub env: Vec<EnvVar>,
+    /// `None`: the image's.
+    pub user: Option<String>,
+    /// `None`: the image's, else `/`.
+    pub working_dir: Option<String>,
+    /// No writing outside volumes and the sandbox.
+    pub read_only_rootfs: bool,
+    /// Needs the operator's switch on the agent.
+    pub privileged: bool,
+    /// Host by default.
+    pub network: NetworkMode,
+    /// Mounted in order.
+    pub volumes: Vec<Volume>,
+}
+
+/// How health is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckKind {
+    /// Status 200..=399 is healthy.
+    Http,
+    /// The same over TLS; certificates are not verified.
+    Https,
+    /// A connection is healthy.
+    Tcp,
+    /// Exit code 0 in the container is healthy.
+    Command,
+}
+
+/// Run by the agent beside the task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// How.
+    pub kind: CheckKind,
+    /// HTTP and HTTPS; begins with `/`.
+    pub path: String,
+    /// HTTP, HTTPS and TCP.
+    pub port: u16,
+    /// Command.
+    pub command: Vec<String>,
+    /// After the start, failures before the first success do not count.
+    pub grace_period: Duration,
+    /// Between checks.
+    pub interval: Duration,
+    /// Of one check.
+    pub timeout: Duration,
+    /// Then the task is killed; 0: never.
+    pub max_consecutive_failures: u32,
+    /// Before the first check.
+    pub delay: Duration,
+}
+
+/// What a framework wants to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskInfo {
+    /// Used once.
+    pub task_id: TaskId,
+    /// For people.
+    pub name: String,
+    /// The agent of the offer.
+    pub agent_id: AgentId,
+    /// Taken from the offer.
+    pub resources: Resources,
+    /// A hard limit on processor time.
+    pub cpu_limit: Option<Scalar>,
+    /// The hard memory limit when it is above `mem`.
+    pub memory_limit_mb: Option<u64>,
+    /// Processes and threads.
+    pub pids_limit: Option<u64>,
+    /// What runs.
+    pub container: ContainerInfo,
+    /// Between SIGTERM and SIGKILL.
+    pub kill_grace: Option<Duration>,
+    /// Whether it works.
+    pub health_check: Option<HealthCheck>,
+    /// Failed and killed after this long.
+    pub max_completion: Option<Duration>,
+    /// Opaque to mezzo.
+    pub labels: BTreeMap<String, String>,
+    /// Opaque to mezzo.
+    pub data: Vec<u8>,
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum TaskState {
+    /// Accepted by the master.
+    Staging,
+    /// At the agent: image, container.
+    Starting,
+    /// The process runs.
+    Running,
+    /// Asked to end.
+    Killing,
+    /// Exit code 0.
+    Finished,
+    /// Any other end of its own, or it could not start.
+    Failed,
+    /// Ended because somebody asked.
+    Killed,
+    /// Invalid or not allowed.
+    Error,
+    /// Never started.
+    Dropped,
+    /// Its agent is away.
+    Unreachable,
+    /// Lost with or by its agent.
+    Gone,
+    /// No record.
+    Unknown,
+}
+
+impl TaskState {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Staging,
+        Self::Starting,
+        Self::Running,
+        Self::Killing,
+        Self::Finished,
+        Self::Failed,
+        Self::Killed,
+        Self::Error,
+        Self::Dropped,
+        Self::Unreachable,
+        Self::Gone,
+        Self::Unknown,
+    ];
+
+    /// Nothing follows.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        match self {
+            Self::Finished
+            | Self::Failed
+            | Self::Killed
+            | Self::Error
+            | Self::Dropped
+            | Self::Gone => true,
+            Self::Staging
+            | Self::Starting
+            | Self::Running
+            | Self::Killing
+            | Self::Unreachable
+            | Self::Unknown => false,
+        }
+    }
+
+    /// As Mesos writes it, `TASK_RUNNING`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Staging => "TASK_STAGING",
+            Self::Starting => "TASK_STARTING",
+            Self::Running => "TASK_RUNNING",
+            Self::Killing => "TASK_KILLING",
+            Self::Finished => "TASK_FINISHED",
+            Self::Failed => "TASK_FAILED",
+            Self::Killed => "TASK_KILLED",
+            Self::Error => "TASK_ERROR",
+            Self::Dropped => "TASK_DROPPED",
+            Self::Unreachable => "TASK_UNREACHABLE",
+            Self::Gone => "TASK_GONE",
+            Self::Unknown => "TASK_UNKNOWN",
+        }
+    }
+}
+
+impl fmt::Display for TaskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Who says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum StatusSource {
+    /// Not kept, not repeated, not to be acknowledged.
+    Master,
+    /// Kept and repeated until acknowledged.
+    Agent,
+}
+
+/// Why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Reason {
+    /// The image could not be had.
+    ImagePullFailed,
+    /// The container could not be made or its process not started.
+    ContainerLaunchFailed,
+    /// Killed by the kernel for its memory limit.
+    ContainerLimitationMemory,
+    /// The process ended by itself.
+    CommandExited,
+    /// Killed before it ran.
+    TaskKilledDuringLaunch,
+    /// The description is wrong.
+    TaskInvalid,
+    /// The description asks for what is not allowed.
+    TaskUnauthorized,
+    /// The offer is gone.
+    InvalidOffers,
+    /// The agent is away.
+    AgentDisconnected,
+    /// The agent was removed.
+    AgentRemoved,
+    /// The agent was restarted before the task ran.
+    AgentRestarted,
+    /// The agent is back.
+    AgentReregistered,
+    /// The framework is gone.
+    FrameworkRemoved,
+    /// An answer to a question.
+    Reconciliation,
+    /// It took too long.
+    MaxCompletionTimeReached,
+    /// Its health changed.
+    HealthCheckStatusUpdated,
+    /// Supervisor or machine went away under it.
+    ContainerLost,
+    /// The agent does not have what the task takes.
+    ResourcesUnavailable,
+    /// The framework or an operator asked.
+    KillRequested,
+}
+
+impl Reason {
+    /// As Mesos writes it, `REASON_COMMAND_EXITED`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ImagePullFailed => "REASON_IMAGE_PULL_FAILED",
+            Self::ContainerLaunchFailed => "REASON_CONTAINER_LAUNCH_FAILED",
+            Self::ContainerLimitationMemory => "REASON_CONTAINER_LIMITATION_MEMORY",
+            Self::CommandExited => "REASON_COMMAND_EXITED",
+            Self::TaskKilledDuringLaunch => "REASON_TASK_KILLED_DURING_LAUNCH",
+            Self::TaskInvalid => "REASON_TASK_INVALID",
+            Self::TaskUnauthorized => "REASON_TASK_UNAUTHORIZED",
+            Self::InvalidOffers => "REASON_INVALID_OFFERS",
+            Self::AgentDisconnected => "REASON_AGENT_DISCONNECTED",
+            Self::AgentRemoved => "REASON_AGENT_REMOVED",
+            Self::AgentRestarted => "REASON_AGENT_RESTARTED",
+            Self::AgentReregistered => "REASON_AGENT_REREGISTERED",
+            Self::FrameworkRemoved => "REASON_FRAMEWORK_REMOVED",
+            Self::Reconciliation => "REASON_RECONCILIATION",
+            Self::MaxCompletionTimeReached => "REASON_MAX_COMPLETION_TIME_REACHED",
+            Self::HealthCheckStatusUpdated => "REASON_HEALTH_CHECK_STATUS_UPDATED",
+            Self::ContainerLost => "REASON_CONTAINER_LOST",
+            Self::ResourcesUnavailable => "REASON_RESOURCES_UNAVAILABLE",
+            Self::KillRequested => "REASON_KILL_REQUESTED",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// How the container's first process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// By itself.
+    Code(i32),
+    /// By a signal.
+    Signal(i32),
+}
+
+/// The end of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitInfo {
+    /// `None` when the supervisor was lost before it could tell.
+    pub exit: Option<Exit>,
+    /// The kernel killed it for its memory limit.
+    pub oom_killed: bool,
+    /// The limit that held.
+    pub memory_limit_bytes: Option<u64>,
+}
+
+/// Where the task runs on its machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// The runtime's name for it.
+    pub container_id: String,
+    /// Of its first process, in the machine's pid namespace.
+    pub pid: u32,
+    /// As the runtime names it.
+    pub cgroup_path: String,
+    /// Of the manifest that runs.
+    pub image_digest: String,
+}
+
+/// One report on a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStatus {
+    /// Which task.
+    pub task_id: TaskId,
+    /// Whose.
+    pub framework_id: FrameworkId,
+    /// Where; `None` when no agent had it.
+    pub agent_id: Option<AgentId>,
+    /// Where it stands.
+    pub state: TaskState,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// Who says so.
+    pub source: StatusSource,
+    /// For people.
+    pub message: String,
+    /// Unix milliseconds.
+    pub timestamp_ms: u64,
+    /// To acknowledge; `None` on the master's own.
+    pub update_id: Option<UpdateId>,
+    /// `None` without a health check, or before its first result.
+    pub healthy: Option<bool>,
+    /// Once there is a container.
+    pub container: Option<ContainerStatus>,
+    /// Once it has ended.
+    pub exit: Option<ExitInfo>,
+    /// The last sample; final in a terminal state.
+    pub usage: Option<Usage>,
+}
+
+/// A task as the master or an agent knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// What was asked for.
+    pub info: TaskInfo,
+    /// By whom.
+    pub framework_id: FrameworkId,
+    /// The role of the offer.
+    pub role: RoleName,
+    /// The latest.
+    pub status: TaskStatus,
+    /// When it reached `TASK_RUNNING`, Unix milliseconds.
+    pub started_at_ms: Option<u64>,
+}

@@ -1,0 +1,68 @@
+//! Measured use, as the kernel accounts it. A field that is `None` could not be told on that machine.
+
+use serde::{Deserialize, Serialize};
+
+use super::{FrameworkId, TaskId};
+
+/// Of one container, from its cgroup.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Unix milliseconds.
+    pub sampled_at_ms: u64,
+    /// Processor time since the start, in microseconds.
+    pub cpu_total_us: Option<u64>,
+    /// In user mode.
+    pub cpu_user_us: Option<u64>,
+    /// In the kernel.
+    pub cpu_system_us: Option<u64>,
+    /// Everything charged, page cache included.
+    pub memory_bytes: Option<u64>,
+    /// The largest `memory_bytes` so far.
+    pub memory_peak_bytes: Option<u64>,
+    /// Anonymous memory.
+    pub memory_anon_bytes: Option<u64>,
+    /// Page cache.
+    pub memory_file_bytes: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Processes killed for the memory limit.
+    pub oom_kills: Option<u64>,
+    /// Time kept from running by the cpu limit.
+    pub throttled_us: Option<u64>,
+    /// Read from block devices.
+    pub io_read_bytes: Option<u64>,
+    /// Written to block devices.
+    pub io_write_bytes: Option<u64>,
+}
+
+/// Of one task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskUsage {
+    /// Whose.
+    pub framework_id: FrameworkId,
+    /// Which.
+    pub task_id: TaskId,
+    /// The sample.
+    pub usage: Usage,
+}
+
+/// Of a whole machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeUsage {
+    /// Unix milliseconds.
+    pub sampled_at_ms: u64,
+    /// Busy since the previous sample, in thousandths of one processor.
+    pub cpu_millis: Option<u64>,
+    /// Installed.
+    pub memory_total_bytes: Option<u64>,
+    /// Total less what the kernel calls available.
+    pub memory_used_bytes: Option<u64>,
+    /// Of the file system that holds the agent's state.
+    pub disk_total_bytes: Option<u64>,
+    /// Of the same.
+    pub disk_used_bytes: Option<u64>,
+    /// Agent, launcher and keepers.
+    pub agent_memory_bytes: Option<u64>,
+    /// The agent's own processor time since its start.
+    pub agent_cpu_total_us: Option<u64>,
+}
