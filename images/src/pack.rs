@@ -1,0 +1,690 @@
+//! Packing: a directory or one static program becomes an image, without Docker.
+//!
+//! The same input gives the same digest: entries are sorted, owned by root, and carry the one time that the caller
+//! names. The tree is walked by descriptors that follow no symlink, so that nobody can swap a link in on the way
+//! (CVE-2023-0778). The layer lies in an unnamed temporary file, manifest and config in memory.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use flate2::GzBuilder;
+use flate2::write::GzEncoder;
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+
+use crate::digest::Digest;
+use crate::elf;
+use crate::manifest::{self, Blob, Document, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, Platform};
+use crate::pull::{self, Incoming, Origin, PullError, PullProgress};
+use crate::reference::Reference;
+use crate::store::{Image, ImageStore};
+use crate::unpack::layer::NOFOLLOW;
+
+const MAX_DEPTH: usize = 256;
+const PIECE: usize = 1 << 20;
+
+/// What to pack and how it shall run.
+#[derive(Debug, Clone)]
+pub struct PackOptions {
+    /// A directory that becomes the root, or a static program that becomes `/NAME`.
+    pub source: PathBuf,
+    /// The program and its first arguments; by default the packed program.
+    pub entrypoint: Vec<String>,
+    /// Further arguments, which an app may replace.
+    pub cmd: Vec<String>,
+    /// Environment.
+    pub env: Vec<(String, String)>,
+    /// Free text.
+    pub labels: BTreeMap<String, String>,
+    /// Where to start.
+    pub working_dir: Option<String>,
+    /// `user[:group]`, by default root.
+    pub user: Option<String>,
+    /// The signal that asks it to stop.
+    pub stop_signal: Option<String>,
+    /// Such as `8080/tcp`.
+    pub exposed_ports: Vec<String>,
+    /// The time of the image and of every file in it: the same time gives the same digest.
+    pub created: SystemTime,
+}
+
+impl Default for PackOptions {
+    fn default() -> Self {
+        Self {
+            source: PathBuf::new(),
+            entrypoint: Vec::new(),
+            cmd: Vec::new(),
+            env: Vec::new(),
+            labels: BTreeMap::new(),
+            working_dir: None,
+            user: None,
+            stop_signal: None,
+            exposed_ports: Vec::new(),
+            created: UNIX_EPOCH,
+        }
+    }
+}
+
+/// An image ready to be pushed or imported.
+#[derive(Debug, Clone)]
+pub struct PackedImage {
+    pub(crate) manifest: Vec<u8>,
+    pub(crate) manifest_digest: Digest,
+    pub(crate) config: Vec<u8>,
+    pub(crate) config_digest: Digest,
+    pub(crate) layer: Arc<File>,
+    pub(crate) layer_blob: Blob,
+}
+
+impl PackedImage {
+    /// The digest that names the image everywhere.
+    pub fn digest(&self) -> Digest {
+        self.manifest_digest
+    }
+
+    /// Bytes that a registry will hold for it.
+    pub fn size(&self) -> u64 {
+        self.layer_blob.size + (self.manifest.len() + self.config.len()) as u64
+    }
+}
+
+/// Why something could not be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// Nothing there, or not readable.
+    #[error("could not {operation} {}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's word.
+        #[source]
+        source: io::Error,
+    },
+    /// A file that would not run alone in an image.
+    #[error("{} cannot be packed alone: {reason}", path.display())]
+    NotAProgram {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Something that has no place in an image.
+    #[error("{} cannot be packed: {reason}", path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: &'static str,
+    },
+    /// An option that cannot be written into an image's config.
+    #[error("{option} {value:?} is not valid: {reason}")]
+    BadOption {
+        /// Which option.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+/// Packs a directory or a static program.
+pub fn pack(options: &PackOptions) -> Result<PackedImage, PackError> {
+    check(options)?;
+    let source = &options.source;
+    let io = |operation| {
+        let path = source.clone();
+        move |source| PackError::Io {
+            operation,
+            path,
+            source,
+        }
+    };
+    let found = std::fs::metadata(source).map_err(io("read"))?;
+    let seconds = options
+        .created
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_secs();
+    let temporary = tempfile::tempfile().map_err(io("make a temporary file for"))?;
+    let handle = temporary
+        .try_clone()
+        .map_err(io("make a temporary file for"))?;
+    let mut layer = LayerBuilder::new(temporary, seconds);
+    let mut entrypoint = options.entrypoint.clone();
+    let architecture = if found.is_dir() {
+        let root = open(
+            source,
+            OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        );
+        layer.tree(
+            root.map_err(|e| io("open")(e.into()))?,
+            Path::new(""),
+            source,
+            0,
+        )?;
+        Platform::host().architecture
+    } else if found.is_file() {
+        let (name, architecture) = layer.program(source)?;
+        if entrypoint.is_empty() {
+            entrypoint.push(format!("/{name}"));
+        }
+        architecture.to_string()
+    } else {
+        return Err(PackError::Refused {
+            path: source.clone(),
+            reason: "it is neither a directory nor a file",
+        });
+    };
+    let (diff_id, layer_blob) = layer.finish().map_err(io("pack"))?;
+    Ok(describe(
+        options,
+        entrypoint,
+        &architecture,
+        seconds,
+        diff_id,
+        layer_blob,
+        handle,
+    ))
+}
+
+fn describe(
+    options: &PackOptions,
+    entrypoint: Vec<String>,
+    architecture: &str,
+    seconds: u64,
+    diff_id: Digest,
+    layer_blob: Blob,
+    layer: File,
+) -> PackedImage {
+    let mut run = serde_json::Map::new();
+    let mut set = |key: &str, value: serde_json::Value| drop(run.insert(key.to_string(), value));
+    if !entrypoint.is_empty() {
+        set("Entrypoint", json!(entrypoint));
+    }
+    if !options.cmd.is_empty() {
+        set("Cmd", json!(options.cmd));
+    }
+    if !options.env.is_empty() {
+        set(
+            "Env",
+            options
+                .env
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
+        );
+    }
+    if !options.labels.is_empty() {
+        set("Labels", json!(options.labels));
+    }
+    if !options.exposed_ports.is_empty() {
+        let ports = options
+            .exposed_ports
+            .iter()
+            .map(|port| (port.clone(), json!({})));
+        set(
+            "ExposedPorts",
+            ports.collect::<serde_json::Map<_, _>>().into(),
+        );
+    }
+    for (key, value) in [
+        ("WorkingDir", &options.working_dir),
+        ("User", &options.user),
+        ("StopSignal", &options.stop_signal),
+    ] {
+        if let Some(value) = value {
+            set(key, json!(value));
+        }
+    }
+    let created = rfc3339(seconds);
+    let config = json!({
+        "created": created,
+        "architecture": architecture,
+        "os": "linux",
+        "config": run,
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        "history": [{"created": created, "created_by": "mezzo image pack"}],
+    })
+    .to_string()
+    .into_bytes();
+    let config_digest = Digest::of(&config);
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": OCI_CONFIG, "digest": config_digest, "size": config.len()},
+        "layers": [{"mediaType": OCI_LAYER_GZIP, "digest": layer_blob.digest, "size": layer_blob.size}],
+    })
+    .to_string()
+    .into_bytes();
+    let manifest_digest = Digest::of(&manifest);
+    PackedImage {
+        manifest,
+        manifest_digest,
+        config,
+        config_digest,
+        layer: Arc::new(layer),
+        layer_blob,
+    }
+}
+
+fn check(options: &PackOptions) -> Result<(), PackError> {
+    let bad = |option, value: &str, reason| {
+        Err(PackError::BadOption {
+            option,
+            value: value.into(),
+            reason,
+        })
+    };
+    for (name, value) in &options.env {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return bad(
+                "environment variable",
+                name,
+                "it needs a name without '=' and no NUL bytes",
+            );
+        }
+    }
+    for word in options.entrypoint.iter().chain(&options.cmd) {
+        if word.contains('\0') {
+            return bad("argument", word, "it has a NUL byte");
+        }
+    }
+    if options.entrypoint.first().is_some_and(String::is_empty) {
+        return bad("entrypoint", "", "the program has no name");
+    }
+    if let Some(folder) = &options.working_dir
+        && !folder.starts_with('/')
+    {
+        return bad("working directory", folder, "it must begin with '/'");
+    }
+    Ok(())
+}
+
+type Compressed = GzEncoder<Hashing<BufWriter<File>>>;
+
+/// Writes the layer and both of its digests in one go.
+struct LayerBuilder {
+    tar: tar::Builder<Hashing<Compressed>>,
+    seconds: u64,
+}
+
+impl LayerBuilder {
+    fn new(file: File, seconds: u64) -> Self {
+        let compressed = GzBuilder::new().mtime(0).write(
+            Hashing::new(BufWriter::new(file)),
+            flate2::Compression::new(6),
+        );
+        Self {
+            tar: tar::Builder::new(Hashing::new(compressed)),
+            seconds,
+        }
+    }
+
+    fn header(&self, kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(size);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(self.seconds);
+        header
+    }
+
+    /// One static program, executable by all.
+    fn program(&mut self, path: &Path) -> Result<(String, &'static str), PackError> {
+        let io = |operation| {
+            let path = path.to_path_buf();
+            move |source| PackError::Io {
+                operation,
+                path,
+                source,
+            }
+        };
+        let not = |reason: String| PackError::NotAProgram {
+            path: path.into(),
+            reason,
+        };
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name
+            .ok_or_else(|| not("its name is not UTF-8".into()))?
+            .to_string();
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(io("open"))?;
+        file.take(1 << 30)
+            .read_to_end(&mut bytes)
+            .map_err(io("read"))?;
+        let program = elf::parse(&bytes[..bytes.len().min(64 << 10)]).map_err(|reason| {
+            not(format!(
+                "{reason}; pack a directory that holds all it needs"
+            ))
+        })?;
+        if let Some(interpreter) = program.interpreter {
+            return Err(not(format!(
+                "it is linked dynamically and needs {interpreter}, which would not be there; link it statically or pack a \
+                 directory that holds all it needs"
+            )));
+        }
+        let mut header = self.header(tar::EntryType::Regular, 0o755, bytes.len() as u64);
+        self.tar
+            .append_data(&mut header, &name, bytes.as_slice())
+            .map_err(io("pack"))?;
+        Ok((name, program.architecture))
+    }
+
+    /// A directory's own entry, then what is in it, by name. `inside` is its place in the image.
+    fn tree(
+        &mut self,
+        folder: OwnedFd,
+        inside: &Path,
+        shown: &Path,
+        depth: usize,
+    ) -> Result<(), PackError> {
+        let io = |operation| {
+            let path = shown.to_path_buf();
+            move |source: io::Error| PackError::Io {
+                operation,
+                path,
+                source,
+            }
+        };
+        if depth > MAX_DEPTH {
+            return Err(PackError::Refused {
+                path: shown.into(),
+                reason: "too many directories deep",
+            });
+        }
+        let mut names = Vec::new();
+        let mut listing = Dir::from_fd(folder.try_clone().map_err(io("open"))?)
+            .map_err(|e| io("open")(e.into()))?;
+        for entry in listing.iter() {
+            let entry = entry.map_err(|e| io("list")(e.into()))?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(name.to_vec());
+            }
+        }
+        names.sort();
+        for name in names {
+            let part = std::ffi::OsStr::from_bytes(&name);
+            let (inside, shown) = (inside.join(part), shown.join(part));
+            if name.starts_with(b".wh.") {
+                return Err(PackError::Refused {
+                    path: shown,
+                    reason: "names with .wh. in front mean deletions in images",
+                });
+            }
+            self.entry(&folder, &name, &inside, &shown, depth)?;
+        }
+        Ok(())
+    }
+
+    fn entry(
+        &mut self,
+        folder: &OwnedFd,
+        name: &[u8],
+        inside: &Path,
+        shown: &Path,
+        depth: usize,
+    ) -> Result<(), PackError> {
+        let io = |operation| {
+            let path = shown.to_path_buf();
+            move |source: io::Error| PackError::Io {
+                operation,
+                path,
+                source,
+            }
+        };
+        let errno = |operation| {
+            let io = io(operation);
+            move |errno: Errno| io(errno.into())
+        };
+        let found = fstatat(folder, name, NOFOLLOW).map_err(errno("look at"))?;
+        let mode = found.st_mode & 0o7777;
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        match kind(&found) {
+            SFlag::S_IFDIR => {
+                let opened = openat(folder, name, flags | OFlag::O_DIRECTORY, Mode::empty())
+                    .map_err(errno("open"))?;
+                let mut header = self.header(tar::EntryType::Directory, mode, 0);
+                self.tar
+                    .append_data(&mut header, inside, io::empty())
+                    .map_err(io("pack"))?;
+                self.tree(opened, inside, shown, depth + 1)
+            }
+            SFlag::S_IFREG => {
+                let file =
+                    File::from(openat(folder, name, flags, Mode::empty()).map_err(errno("open"))?);
+                let opened = fstat(&file).map_err(errno("look at"))?;
+                if kind(&opened) != SFlag::S_IFREG {
+                    return Err(PackError::Refused {
+                        path: shown.into(),
+                        reason: "it changed while it was packed",
+                    });
+                }
+                let size = u64::try_from(opened.st_size).unwrap_or(0);
+                let mut header =
+                    self.header(tar::EntryType::Regular, opened.st_mode & 0o7777, size);
+                let mut exact = Exact { file, left: size };
+                self.tar
+                    .append_data(&mut header, inside, &mut exact)
+                    .map_err(io("pack"))
+            }
+            SFlag::S_IFLNK => {
+                let target = readlinkat(folder, name).map_err(errno("read link"))?;
+                let mut header = self.header(tar::EntryType::Symlink, 0o777, 0);
+                self.tar
+                    .append_link(&mut header, inside, Path::new(&target))
+                    .map_err(io("pack"))
+            }
+            SFlag::S_IFIFO => {
+                let mut header = self.header(tar::EntryType::Fifo, mode, 0);
+                self.tar
+                    .append_data(&mut header, inside, io::empty())
+                    .map_err(io("pack"))
+            }
+            SFlag::S_IFSOCK => Ok(()),
+            _ => Err(PackError::Refused {
+                path: shown.into(),
+                reason: "it is a device",
+            }),
+        }
+    }
+
+    fn finish(self) -> io::Result<(Digest, Blob)> {
+        let plain = self.tar.into_inner()?;
+        let diff_id = Digest::from_hasher(plain.hasher);
+        let mut compressed = plain.inner.finish()?;
+        compressed.flush()?;
+        Ok((
+            diff_id,
+            Blob {
+                digest: Digest::from_hasher(compressed.hasher),
+                size: compressed.count,
+            },
+        ))
+    }
+}
+
+fn kind(found: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits())
+}
+
+/// A file that must have exactly the size it had when it was opened.
+struct Exact {
+    file: File,
+    left: u64,
+}
+
+impl Read for Exact {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(into.len());
+        if most == 0 {
+            return Ok(0);
+        }
+        let length = self.file.read(&mut into[..most])?;
+        if length == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "it became shorter while it was packed",
+            ));
+        }
+        self.left -= length as u64;
+        Ok(length)
+    }
+}
+
+/// Hashes and counts what goes through.
+struct Hashing<W> {
+    inner: W,
+    hasher: Sha256,
+    count: u64,
+}
+
+impl<W> Hashing<W> {
+    fn new(inner: W) -> Self {
+        Self {
+            inner,
+            hasher: Sha256::new(),
+            count: 0,
+        }
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let length = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..length]);
+        self.count += length as u64;
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// A time as `2026-01-31T00:00:00Z`.
+fn rfc3339(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Howard Hinnant's civil_from_days, for days since 1970: eras of 400 years that begin in March.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
+}
+
+/// The piece of a file at `offset`.
+pub(crate) async fn read_piece(file: &Arc<File>, offset: u64, size: u64) -> io::Result<Bytes> {
+    let file = Arc::clone(file);
+    let length = usize::try_from(size - offset)
+        .unwrap_or(usize::MAX)
+        .min(PIECE);
+    let read = tokio::task::spawn_blocking(move || {
+        let mut piece = vec![0; length];
+        file.read_exact_at(&mut piece, offset)
+            .map(|()| Bytes::from(piece))
+    });
+    read.await.map_err(io::Error::other)?
+}
+
+/// Hands a file to `sink`, piece by piece, until that wants no more.
+pub(crate) async fn stream_file<F, Fut>(file: &Arc<File>, size: u64, mut sink: F) -> io::Result<()>
+where
+    F: FnMut(Bytes) -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let mut offset = 0;
+    while offset < size {
+        let piece = read_piece(file, offset, size).await?;
+        offset += piece.len() as u64;
+        if !sink(piece).await {
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl ImageStore {
+    /// Puts a packed image into the store under a name, without a registry.
+    pub async fn import(
+        &self,
+        packed: &PackedImage,
+        reference: &Reference,
+    ) -> Result<Image, PullError> {
+        let unusable = |problem| PullError::Manifest {
+            reference: reference.to_string(),
+            problem,
+        };
+        let document = manifest::parse_document(&packed.manifest, None).map_err(unusable)?;
+        let Document::Manifest(manifest) = document else {
+            unreachable!("pack writes manifests, never an index")
+        };
+        let incoming = Incoming {
+            manifest,
+            manifest_digest: packed.manifest_digest,
+            manifest_bytes: packed.manifest.clone(),
+            config: packed.config.clone(),
+        };
+        let (told, _) = watch::channel(PullProgress::default());
+        pull::store(
+            &self.inner,
+            reference,
+            incoming,
+            &Origin::File(Arc::clone(&packed.layer)),
+            told,
+        )
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_registries_want_them() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_767_225_599, "2025-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(seconds), text);
+        }
+    }
+}

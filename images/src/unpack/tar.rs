@@ -1,0 +1,648 @@
+//! Reads a tar stream: headers, PAX and GNU extensions, data. Touches no file.
+//!
+//! Why not the iterator of the `tar` crate: it holds extension headers of any length in memory and skips PAX records
+//! that it cannot read, where CVE-2025-62518 and its kin show that two readers must not disagree on where data ends.
+//! Here every extension is bounded, a record that cannot be read is an error, and as in Go's reader (which builds and
+//! reads nearly all images) a PAX size overrides the header's and header-only entries have no data.
+
+use std::io::{self, BufRead};
+
+use super::{UnpackError, UnpackLimits, printable};
+
+const BLOCK: usize = 512;
+const MAX_EXTENSIONS_IN_A_ROW: usize = 16;
+
+/// What an entry makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    HardLink,
+    Symlink,
+    CharDevice,
+    BlockDevice,
+    Directory,
+    Fifo,
+}
+
+/// One entry, its extensions applied; names are still unchecked bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) kind: Kind,
+    pub(crate) path: Vec<u8>,
+    pub(crate) link: Vec<u8>,
+    pub(crate) size: u64,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: Time,
+    pub(crate) device: (u32, u32),
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Seconds since the epoch and nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Time {
+    pub(crate) secs: i64,
+    pub(crate) nanos: u32,
+}
+
+/// What extension headers said about the next entry.
+#[derive(Debug, Default)]
+struct Extensions {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    mtime: Option<Time>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    sparse: bool,
+}
+
+/// A reader at the start of an entry or within its data.
+#[derive(Debug)]
+pub(crate) struct TarReader<R> {
+    source: R,
+    limits: UnpackLimits,
+    /// Data of the current entry that was not read yet, and the padding behind it.
+    data_left: u64,
+    padding: u64,
+    at_end: bool,
+}
+
+impl<R: BufRead> TarReader<R> {
+    pub(crate) fn new(source: R, limits: UnpackLimits) -> Self {
+        Self {
+            source,
+            limits,
+            data_left: 0,
+            padding: 0,
+            at_end: false,
+        }
+    }
+
+    /// The next entry, after what is left of the one before.
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>, UnpackError> {
+        let mut extensions = Extensions::default();
+        for seen in 0.. {
+            if seen > MAX_EXTENSIONS_IN_A_ROW {
+                return Err(malformed("too many extension headers in a row"));
+            }
+            self.skip(self.data_left.saturating_add(self.padding))?;
+            (self.data_left, self.padding) = (0, 0);
+            let Some(header) = self.header()? else {
+                return if seen == 0 {
+                    Ok(None)
+                } else {
+                    Err(malformed("extension headers without an entry behind them"))
+                };
+            };
+            let size = number(&header[124..136], "size")?;
+            let size = u64::try_from(size).map_err(|_| malformed("negative size"))?;
+            match header[156] {
+                b'x' => {
+                    let records = self.extension(size)?;
+                    extensions.read_pax(&records)?;
+                }
+                b'g' => drop(self.extension(size)?),
+                b'L' => extensions.path = Some(until_nul(&self.extension(size)?).to_vec()),
+                b'K' => extensions.link = Some(until_nul(&self.extension(size)?).to_vec()),
+                flag => return self.entry(&header, flag, size, extensions).map(Some),
+            }
+        }
+        unreachable!("the loop above has no end but its returns")
+    }
+
+    /// Hands the data of the current entry to `sink`, piece by piece, straight from the input buffer.
+    pub(crate) fn copy_data(
+        &mut self,
+        mut sink: impl FnMut(&[u8]) -> Result<(), UnpackError>,
+    ) -> Result<(), UnpackError> {
+        while self.data_left > 0 {
+            let buffer = self.source.fill_buf().map_err(stream_error)?;
+            if buffer.is_empty() {
+                return Err(malformed("it ends within the data of a file"));
+            }
+            let take = buffer
+                .len()
+                .min(usize::try_from(self.data_left).unwrap_or(usize::MAX));
+            sink(&buffer[..take])?;
+            self.source.consume(take);
+            self.data_left -= take as u64;
+        }
+        Ok(())
+    }
+
+    /// Reads what follows the archive's end, so that the whole stream is hashed.
+    pub(crate) fn drain(&mut self) -> Result<(), UnpackError> {
+        loop {
+            let length = self.source.fill_buf().map_err(stream_error)?.len();
+            if length == 0 {
+                return Ok(());
+            }
+            self.source.consume(length);
+        }
+    }
+
+    fn skip(&mut self, mut left: u64) -> Result<(), UnpackError> {
+        while left > 0 {
+            let length = self.source.fill_buf().map_err(stream_error)?.len();
+            if length == 0 {
+                return Err(malformed("it ends within an entry"));
+            }
+            let take = length.min(usize::try_from(left).unwrap_or(usize::MAX));
+            self.source.consume(take);
+            left -= take as u64;
+        }
+        Ok(())
+    }
+
+    /// The next header block; none at the archive's end.
+    fn header(&mut self) -> Result<Option<[u8; BLOCK]>, UnpackError> {
+        if self.at_end || self.source.fill_buf().map_err(stream_error)?.is_empty() {
+            self.at_end = true;
+            return Ok(None);
+        }
+        let mut block = [0u8; BLOCK];
+        self.source.read_exact(&mut block).map_err(|e| {
+            if e.kind() == io::ErrorKind::UnexpectedEof {
+                malformed("it ends within a header")
+            } else {
+                stream_error(e)
+            }
+        })?;
+        if block.iter().all(|byte| *byte == 0) {
+            self.at_end = true;
+            return Ok(None);
+        }
+        let stored = number(&block[148..156], "checksum")?;
+        let sum = |signed: bool| -> i64 {
+            let value = |byte: u8| {
+                if signed {
+                    i64::from(byte.cast_signed())
+                } else {
+                    i64::from(byte)
+                }
+            };
+            let all: i64 = block.iter().map(|byte| value(*byte)).sum();
+            let field: i64 = block[148..156].iter().map(|byte| value(*byte)).sum();
+            all - field + 8 * i64::from(b' ')
+        };
+        if stored != sum(false) && stored != sum(true) {
+            return Err(malformed("a header's checksum is wrong"));
+        }
+        Ok(Some(block))
+    }
+
+    /// The data of an extension header.
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>, UnpackError> {
+        let limit = self.limits.max_header_bytes;
+        if size > limit {
+            return Err(UnpackError::TooMuch {
+                what: "bytes in an extended header",
+                limit,
+            });
+        }
+        (self.data_left, self.padding) = (size, padding(size));
+        let mut data = Vec::new();
+        self.copy_data(|piece| {
+            data.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(data)
+    }
+
+    fn entry(
+        &mut self,
+        header: &[u8; BLOCK],
+        flag: u8,
+        size: u64,
+        ext: Extensions,
+    ) -> Result<Entry, UnpackError> {
+        let path = ext.path.unwrap_or_else(|| header_path(header));
+        if path.contains(&0) {
+            return Err(UnpackError::Refused {
+                path: printable(&path),
+                reason: "the name has a NUL byte",
+            });
+        }
+        let kind = match flag {
+            0 if path.ends_with(b"/") => Kind::Directory,
+            0 | b'0' | b'7' => Kind::File,
+            b'1' => Kind::HardLink,
+            b'2' => Kind::Symlink,
+            b'3' => Kind::CharDevice,
+            b'4' => Kind::BlockDevice,
+            b'5' => Kind::Directory,
+            b'6' => Kind::Fifo,
+            _ => {
+                return Err(UnpackError::Unsupported {
+                    path: printable(&path),
+                    feature: "an unknown type of entry",
+                });
+            }
+        };
+        if ext.sparse || flag == b'S' {
+            return Err(UnpackError::Unsupported {
+                path: printable(&path),
+                feature: "a sparse file",
+            });
+        }
+        let size = if kind == Kind::File {
+            ext.size.unwrap_or(size)
+        } else {
+            0
+        };
+        (self.data_left, self.padding) = (size, padding(size));
+        let id = |given: Option<u32>, field: &[u8], name| match given {
+            Some(id) => Ok(id),
+            None => u32::try_from(number(field, name)?)
+                .ok()
+                .filter(|id| *id != u32::MAX)
+                .ok_or_else(|| bad_id(&path)),
+        };
+        let device = if matches!(kind, Kind::CharDevice | Kind::BlockDevice) {
+            let part = |field, name| {
+                u32::try_from(number(field, name)?).map_err(|_| malformed("bad device number"))
+            };
+            (
+                part(&header[329..337], "device")?,
+                part(&header[337..345], "device")?,
+            )
+        } else {
+            (0, 0)
+        };
+        let mtime = match ext.mtime {
+            Some(time) => time,
+            None => Time {
+                secs: number(&header[136..148], "mtime")?,
+                nanos: 0,
+            },
+        };
+        Ok(Entry {
+            kind,
+            link: ext
+                .link
+                .unwrap_or_else(|| until_nul(&header[157..257]).to_vec()),
+            size,
+            mode: u32::try_from(number(&header[100..108], "mode")? & 0o7777).unwrap_or(0),
+            uid: id(ext.uid, &header[108..116], "uid")?,
+            gid: id(ext.gid, &header[116..124], "gid")?,
+            mtime,
+            device,
+            xattrs: ext.xattrs,
+            path,
+        })
+    }
+}
+
+impl Extensions {
+    /// `LENGTH KEY=VALUE\n`, again and again; LENGTH counts the whole record.
+    fn read_pax(&mut self, mut records: &[u8]) -> Result<(), UnpackError> {
+        while !records.is_empty() {
+            let space = records.iter().take(12).position(|byte| *byte == b' ');
+            let space = space.ok_or_else(|| malformed("a PAX record has no length"))?;
+            let length = decimal(&records[..space])
+                .ok_or_else(|| malformed("a PAX record has a bad length"))?;
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            if length > records.len() || length < space + 3 || records[length - 1] != b'\n' {
+                return Err(malformed("a PAX record's length is wrong"));
+            }
+            let (record, rest) = (&records[space + 1..length - 1], &records[length..]);
+            let equals = record.iter().position(|byte| *byte == b'=');
+            let equals = equals
+                .filter(|at| *at > 0)
+                .ok_or_else(|| malformed("a PAX record has no key"))?;
+            self.take(&record[..equals], &record[equals + 1..])?;
+            records = rest;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), UnpackError> {
+        let bad = || malformed(format!("the PAX record {} has a bad value", printable(key)));
+        match key {
+            b"path" => self.path = Some(value.to_vec()),
+            b"linkpath" => self.link = Some(value.to_vec()),
+            b"size" => {
+                self.size = Some(
+                    decimal(value)
+                        .filter(|size| *size < 1 << 62)
+                        .ok_or_else(bad)?,
+                )
+            }
+            b"uid" => self.uid = Some(pax_id(value).ok_or_else(bad)?),
+            b"gid" => self.gid = Some(pax_id(value).ok_or_else(bad)?),
+            b"mtime" => self.mtime = Some(pax_time(value).ok_or_else(bad)?),
+            _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
+            _ => {
+                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                    if name.is_empty()
+                        || name.len() > 255
+                        || name.contains(&0)
+                        || value.len() > 65_536
+                    {
+                        return Err(bad());
+                    }
+                    self.xattrs.push((name.to_vec(), value.to_vec()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn header_path(header: &[u8; BLOCK]) -> Vec<u8> {
+    let name = until_nul(&header[..100]);
+    // Only POSIX's magic has the prefix field; GNU keeps other things there.
+    let prefix = if &header[257..263] == b"ustar\0" {
+        until_nul(&header[345..500])
+    } else {
+        b""
+    };
+    if prefix.is_empty() {
+        return name.to_vec();
+    }
+    [prefix, b"/", name].concat()
+}
+
+fn until_nul(field: &[u8]) -> &[u8] {
+    field.split(|byte| *byte == 0).next().unwrap_or(field)
+}
+
+fn padding(size: u64) -> u64 {
+    (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64
+}
+
+/// A number in a header: octal text, or base 256 with the top bit set (two's complement).
+fn number(field: &[u8], name: &'static str) -> Result<i64, UnpackError> {
+    let bad = || malformed(format!("a header's {name} is not a number"));
+    if field[0] & 0x80 != 0 {
+        let negative = field[0] & 0x40 != 0;
+        let mut value: i128 = if negative { -1 } else { 0 };
+        for (at, byte) in field.iter().enumerate() {
+            let byte = if at == 0 && !negative {
+                byte & 0x7f
+            } else {
+                *byte
+            };
+            value = value.checked_mul(256).ok_or_else(bad)? | i128::from(byte);
+        }
+        return i64::try_from(value).map_err(|_| bad());
+    }
+    let text = field
+        .split(|byte| *byte == 0)
+        .next()
+        .unwrap_or(field)
+        .trim_ascii();
+    let mut value = 0i64;
+    for digit in text {
+        if !(b'0'..=b'7').contains(digit) {
+            return Err(bad());
+        }
+        value = value
+            .checked_mul(8)
+            .and_then(|v| v.checked_add(i64::from(digit - b'0')))
+            .ok_or_else(bad)?;
+    }
+    Ok(value)
+}
+
+fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Beyond 32 bits an id would wrap to someone else's; the highest is the kernel's "no change".
+fn pax_id(text: &[u8]) -> Option<u32> {
+    u32::try_from(decimal(text)?)
+        .ok()
+        .filter(|id| *id != u32::MAX)
+}
+
+fn pax_time(text: &[u8]) -> Option<Time> {
+    let (negative, text) = match text.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let mut parts = text.splitn(2, |byte| *byte == b'.');
+    let secs = i64::try_from(decimal(parts.next()?)?).ok()?;
+    let mut nanos = 0u32;
+    if let Some(fraction) = parts.next() {
+        if !fraction.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        let mut scale = 100_000_000;
+        for digit in fraction.iter().take(9) {
+            nanos += u32::from(digit - b'0') * scale;
+            scale /= 10;
+        }
+    }
+    Some(match (negative, nanos) {
+        (false, _) => Time { secs, nanos },
+        (true, 0) => Time {
+            secs: -secs,
+            nanos: 0,
+        },
+        (true, _) => Time {
+            secs: -secs - 1,
+            nanos: 1_000_000_000 - nanos,
+        },
+    })
+}
+
+fn bad_id(path: &[u8]) -> UnpackError {
+    UnpackError::Refused {
+        path: printable(path),
+        reason: "the owner is not a 32 bit number",
+    }
+}
+
+fn malformed(problem: impl Into<String>) -> UnpackError {
+    UnpackError::Malformed(problem.into())
+}
+
+/// What the stream itself failed with: damage, or a bound passed further up.
+fn stream_error(error: io::Error) -> UnpackError {
+    match error.downcast::<UnpackError>() {
+        Ok(inner) => inner,
+        Err(error) => UnpackError::Decompress(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, UnpackError> {
+        let mut reader = TarReader::new(bytes, UnpackLimits::default());
+        let mut found = Vec::new();
+        while let Some(entry) = reader.next()? {
+            let mut data = Vec::new();
+            reader.copy_data(|piece| {
+                data.extend_from_slice(piece);
+                Ok(())
+            })?;
+            found.push((entry, data));
+        }
+        reader.drain()?;
+        Ok(found)
+    }
+
+    fn header(path: &str, flag: u8, size: u64) -> tar::Header {
+        let mut header = tar::Header::new_ustar();
+        header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_entry_type(tar::EntryType::new(flag));
+        header.set_size(size);
+        header.set_mode(0o644);
+        header.set_uid(1);
+        header.set_gid(2);
+        header.set_mtime(3);
+        header.set_cksum();
+        header
+    }
+
+    fn block(path: &str, flag: u8, data: &[u8]) -> Vec<u8> {
+        let mut out = header(path, flag, data.len() as u64).as_bytes().to_vec();
+        out.extend_from_slice(data);
+        out.resize(out.len().next_multiple_of(512), 0);
+        out
+    }
+
+    fn record(key: &str, value: &str) -> Vec<u8> {
+        let body = format!(" {key}={value}\n");
+        let mut length = body.len() + 1;
+        while length.to_string().len() + body.len() != length {
+            length += 1;
+        }
+        format!("{length}{body}").into_bytes()
+    }
+
+    #[test]
+    fn plain_entries_are_read() {
+        let found = read(
+            &[
+                block("a", b'0', b"hello"),
+                block("d/", 0, b""),
+                vec![0; 1024],
+            ]
+            .concat(),
+        )
+        .unwrap();
+        assert_eq!(found[0].1, b"hello");
+        assert_eq!(
+            (found[0].0.uid, found[0].0.gid, found[0].0.mtime.secs),
+            (1, 2, 3)
+        );
+        assert_eq!(found[1].0.kind, Kind::Directory);
+    }
+
+    #[test]
+    fn long_names_of_both_kinds_are_read() {
+        let long = "d/".repeat(80) + "file";
+        let pax = [
+            block("x", b'x', &record("path", &long)),
+            block("short", b'0', b"1"),
+        ]
+        .concat();
+        let gnu = [
+            block("././@LongLink", b'L', format!("{long}\0").as_bytes()),
+            block("short", b'0', b"1"),
+        ]
+        .concat();
+        for archive in [pax, gnu] {
+            assert_eq!(read(&archive).unwrap()[0].0.path, long.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_pax_size_overrides_the_headers_so_that_data_is_never_read_as_headers() {
+        // CVE-2025-62518: header says 0, PAX says 1024; the two blocks are data, not an entry called "smuggled".
+        let inner = block("smuggled", b'0', b"x");
+        let archive = [
+            block("x", b'x', &record("size", &inner.len().to_string())),
+            block("a", b'0', b""),
+            inner.clone(),
+        ]
+        .concat();
+        let found = read(&archive).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].1, inner);
+    }
+
+    #[test]
+    fn times_owners_and_xattrs_come_from_pax() {
+        let records = [
+            record("mtime", "-1.25"),
+            record("uid", "4000000000"),
+            record("SCHILY.xattr.user.a", "b=c"),
+            record("comment", "x"),
+        ];
+        let found =
+            read(&[block("x", b'x', &records.concat()), block("a", b'0', b"")].concat()).unwrap();
+        assert_eq!(
+            found[0].0.mtime,
+            Time {
+                secs: -2,
+                nanos: 750_000_000
+            }
+        );
+        assert_eq!(found[0].0.uid, 4_000_000_000);
+        assert_eq!(found[0].0.xattrs, [(b"user.a".to_vec(), b"b=c".to_vec())]);
+    }
+
+    #[test]
+    fn malformed_archives_are_refused() {
+        let pax = |records: &[u8]| [block("x", b'x', records), block("a", b'0', b"")].concat();
+        let mut damaged = block("a", b'0', b"");
+        damaged[0] = b'b';
+        let cases: Vec<(&str, Vec<u8>)> = vec![
+            ("bad checksum", damaged),
+            ("half a header", block("a", b'0', b"")[..100].to_vec()),
+            ("cut data", block("a", b'0', &[1; 2000])[..1000].to_vec()),
+            ("length beyond the data", pax(b"99 path=a\n")),
+            ("length too short", pax(b"5 path=a\n")),
+            ("no newline", pax(b"9 path=abc")),
+            ("no equals", pax(b"8 pathx\n")),
+            ("no length", pax(b"path=a\n")),
+            ("negative size", pax(&record("size", "-1"))),
+            ("huge size", pax(&record("size", "99999999999999999999"))),
+            ("wrapping uid", pax(&record("uid", "4294967296"))),
+            ("uid of no change", pax(&record("uid", "4294967295"))),
+            ("nul in the name", pax(&record("path", "a\0b"))),
+            ("sparse", pax(&record("GNU.sparse.major", "1"))),
+            ("old sparse", block("a", b'S', b"")),
+            ("unknown type", block("a", b'Z', b"")),
+            (
+                "extension at the end",
+                block("x", b'x', &record("path", "a")),
+            ),
+            (
+                "many extensions",
+                block("x", b'x', &record("path", "a")).repeat(100),
+            ),
+            (
+                "huge extension",
+                header("x", b'x', 1 << 40).as_bytes().to_vec(),
+            ),
+            ("not a tar", vec![b'x'; 512]),
+        ];
+        for (what, archive) in cases {
+            assert!(read(&archive).is_err(), "{what} was accepted");
+        }
+    }
+
+    #[test]
+    fn numbers_in_base_256_are_read() {
+        let mut field = [0u8; 12];
+        field[0] = 0x80;
+        field[11] = 7;
+        assert_eq!(number(&field, "x").unwrap(), 7);
+        assert_eq!(number(&[0xff; 12], "x").unwrap(), -1);
+        assert_eq!(number(b"0000644\0", "x").unwrap(), 0o644);
+        assert_eq!(number(b"        ", "x").unwrap(), 0);
+        assert!(number(b"0000648\0", "x").is_err());
+    }
+}
