@@ -29,8 +29,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// host:port of the registry, asked over plain HTTP.
     pub registry: String,
-    /// What the agent offers.
-    pub resources: String,
+    /// What the agent offers; `None` is what the machine has.
+    pub resources: Option<String>,
 }
 
 /// A cluster that ends, with all that it runs, on drop.
@@ -115,9 +115,19 @@ impl Cluster {
                 .arg(format!("--{}-port", server.name()))
                 .arg(port.to_string());
         }
-        command.args(["--insecure-registry", registry, "--resources", resources]);
+        command.args(["--insecure-registry", registry]);
+        command.args(
+            resources
+                .iter()
+                .flat_map(|resources| ["--resources", resources]),
+        );
         command.env(leftovers::MARKER, dir);
         command
+    }
+
+    /// The program that runs.
+    pub fn program(&self) -> &Path {
+        &self.options.mezzo
     }
 
     /// host:port of the master.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// The first process of a task's container.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +52,29 @@ pub fn check_none_twice(running: &[Running]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The cgroup of a process: on v1 that of the memory controller. As in [`crate::kernel`], relative to the hierarchy.
+pub fn cgroup_of(pid: i32) -> Result<String> {
+    let path = format!("/proc/{pid}/cgroup");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let found = parse_cgroup(&text).with_context(|| format!("{path} names no cgroup"))?;
+    Ok(found.to_owned())
+}
+
+fn parse_cgroup(text: &str) -> Option<&str> {
+    let of = |controller: &str| {
+        text.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let names = parts.next()?;
+            names
+                .split(',')
+                .any(|name| name == controller)
+                .then(|| parts.next())
+                .flatten()
+        })
+    };
+    of("memory").or_else(|| of(""))
 }
 
 fn read_one(proc: &Path, pid: i32) -> Option<Running> {
@@ -117,6 +140,15 @@ mod tests {
         assert!(is_first_of_namespace("Name:\tsleep\nNSpid:\t812\t1\n"));
         assert!(!is_first_of_namespace("Name:\tsh\nNSpid:\t813\t7\n"));
         assert!(!is_first_of_namespace("Name:\tinit\nNSpid:\t1\n"));
+    }
+
+    #[test]
+    fn finds_the_cgroup_on_v1_and_v2() {
+        assert_eq!(
+            parse_cgroup("5:cpu,cpuacct:/a\n4:memory:/mezzo/b\n0::/\n"),
+            Some("/mezzo/b")
+        );
+        assert_eq!(parse_cgroup("0::/mezzo/b\n"), Some("/mezzo/b"));
     }
 
     #[test]

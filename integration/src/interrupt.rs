@@ -23,3 +23,8 @@ pub fn install() {
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
+
+/// Forgets it: for where Ctrl-C is the wished-for end of one part and the next is to run.
+pub fn reset() {
+    REQUESTED.store(false, Ordering::Relaxed);
+}

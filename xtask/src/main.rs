@@ -1,2 +1,136 @@
-//! xtask
-fn main() {}
+//! `cargo xtask …`: everything a contributor runs, on a fresh Debian or Ubuntu machine with a Rust toolchain.
+//!
+//! It builds fast and alone: nothing of the servers is linked in, they are built and started as programs. `setup`
+//! brings what the machine lacks, `steps` times and reports, the rest is one file per command.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod cargo;
+mod crun;
+mod demo;
+mod runner;
+mod setup;
+mod steps;
+mod suite;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use mezzo_integration::interrupt;
+
+/// Everything a contributor runs. Missing system packages are installed when root, and named when not.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show distributed sleep on this machine: deploy, scale, kill, recover, update, remove; each step with its time
+    #[command(after_help = "\
+Examples:
+  cargo xtask demo
+  cargo xtask demo --keep            leaves it running, and tells what to try next
+  cargo xtask demo --profile dev     builds faster, runs slower")]
+    Demo(DemoArgs),
+    /// Check everything: formatting, lints, licences, documentation, unit tests, tests on real containers
+    #[command(after_help = "\
+Examples:
+  cargo xtask test                  all of it
+  cargo xtask test lint             formatting, clippy, cargo deny, documentation
+  cargo xtask test unit --quick     unit tests alone, without looking for missing packages
+  cargo xtask test e2e rolling      tests on real containers whose names contain `rolling`
+  cargo xtask test e2e --all        with the long runs that CI samples")]
+    Test(TestArgs),
+    /// Measure against peers, and write target/bench/NAME.json
+    #[command(after_help = "\
+Examples:
+  cargo xtask bench launch
+  cargo xtask bench launch --quick")]
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Leave the cluster running until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// Where everything goes; removed at the end [default: target/demo]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// How the programs are built
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Profile {
+    Dev,
+    Release,
+}
+
+#[derive(Debug, Args)]
+struct TestArgs {
+    /// Only this part
+    #[arg(value_enum)]
+    part: Option<Part>,
+    /// Only tests whose names contain this
+    filter: Option<String>,
+    /// Leave out what takes minutes: cargo deny, documentation, tests on real containers (unless asked for by name)
+    #[arg(long)]
+    quick: bool,
+    /// Also the long runs that are otherwise sampled
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Lint,
+    Unit,
+    E2e,
+}
+
+#[derive(Debug, Args)]
+struct BenchArgs {
+    /// What to measure
+    #[arg(value_enum)]
+    what: Bench,
+    /// Fewer rounds
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// 20 more containers: from the request to the last one running, beside crun
+    Launch,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    interrupt::install();
+    let done = match cli.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => suite::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            // 2 is for what a person must do first.
+            if error.is::<setup::Missing>() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

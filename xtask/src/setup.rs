@@ -1,0 +1,329 @@
+//! Brings what a machine lacks: Debian packages, `cargo deny`, a registry, Python's gRPC.
+//!
+//! Packages that only hold libraries and tools are installed with apt. `docker-registry` is only unpacked below
+//! `target/tools`: installing it would start a service on port 5000. Everything that is not apt's stays in `target`.
+//! Without root nothing is changed: the error is the exact command to run.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use mezzo_integration::{images, paths, process, registry};
+
+const CARGO_DENY_VERSION: &str = "0.20.2";
+
+/// How one sees that a package is there.
+#[derive(Debug, Clone, Copy)]
+enum Sign {
+    /// A program on the PATH.
+    Program(&'static str),
+    /// A header below /usr/include, here or in the folder of the architecture.
+    Header(&'static str),
+    /// A module that Python can import.
+    PythonModule(&'static str),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Package {
+    name: &'static str,
+    sign: Sign,
+}
+
+const fn package(name: &'static str, sign: Sign) -> Package {
+    Package { name, sign }
+}
+
+/// What the servers are built with: libseccomp, and libbpf (compiled in) with its two libraries.
+const BUILD: [Package; 6] = [
+    package("gcc", Sign::Program("cc")),
+    package("make", Sign::Program("make")),
+    package("pkg-config", Sign::Program("pkg-config")),
+    package("libseccomp-dev", Sign::Header("seccomp.h")),
+    package("libelf-dev", Sign::Header("libelf.h")),
+    package("zlib1g-dev", Sign::Header("zlib.h")),
+];
+const PYTHON: [Package; 2] = [
+    package("python3", Sign::Program("python3")),
+    package("python3-venv", Sign::PythonModule("ensurepip")),
+];
+const CRUN: Package = package("crun", Sign::Program("crun"));
+
+/// What a command needs beside the build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// To compile the workspace.
+    Build,
+    /// Containers: root and a registry.
+    Cluster,
+    /// To measure against it. Goes without where it cannot be had.
+    Crun,
+    /// To run the example in Python.
+    Python,
+    /// `cargo deny`.
+    Deny,
+}
+
+/// What a person must do first; ends with exit status 2.
+#[derive(Debug)]
+pub(crate) struct Missing(String);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Missing {}
+
+/// Makes sure of everything in `needs`, and returns a sentence on what was done.
+pub(crate) fn ensure(needs: &[Need]) -> Result<String> {
+    let root = nix::unistd::geteuid().is_root();
+    if needs.contains(&Need::Cluster) && !root {
+        let line: Vec<String> = std::env::args().skip(1).collect();
+        return Err(Missing(format!(
+            "containers need root: run `sudo env \"PATH=$PATH\" cargo xtask {}`",
+            line.join(" ")
+        ))
+        .into());
+    }
+    let mut wanted: Vec<Package> = Vec::new();
+    if needs.contains(&Need::Build) {
+        wanted.extend(BUILD);
+    }
+    if needs.contains(&Need::Python) {
+        wanted.extend(PYTHON);
+    }
+    if needs.contains(&Need::Crun) {
+        wanted.push(CRUN);
+    }
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|package| !is_there(package))
+        .map(|package| package.name)
+        .collect();
+    let registry_missing = needs.contains(&Need::Cluster) && registry::find_binary().is_err();
+    let mut done = Vec::new();
+    if !missing.is_empty() || registry_missing {
+        install(&missing, registry_missing, root)?;
+        done.extend(missing.iter().map(|&name| name.to_owned()));
+        if registry_missing {
+            done.push("docker-registry (unpacked below target/tools)".to_owned());
+        }
+    }
+    if needs.contains(&Need::Deny) && ensure_deny()? {
+        done.push(format!(
+            "cargo-deny {CARGO_DENY_VERSION} (below target/tools)"
+        ));
+    }
+    if needs.contains(&Need::Python) && ensure_python()? {
+        done.push("grpcio (below target/tools)".to_owned());
+    }
+    Ok(if done.is_empty() {
+        "nothing is missing".to_owned()
+    } else {
+        format!("installed {}", done.join(", "))
+    })
+}
+
+/// Where `cargo deny` is, after [`ensure`].
+pub(crate) fn deny_program() -> Result<PathBuf> {
+    Ok(tools()?.join("bin/cargo-deny"))
+}
+
+/// The Python that can import grpc, after [`ensure`].
+pub(crate) fn python_program() -> Result<PathBuf> {
+    Ok(tools()?.join("python/bin/python"))
+}
+
+fn tools() -> Result<PathBuf> {
+    Ok(paths::target()?.join("tools"))
+}
+
+fn is_there(package: &Package) -> bool {
+    match package.sign {
+        Sign::Program(name) => paths::on_path(name).is_some(),
+        Sign::Header(name) => {
+            let include = Path::new("/usr/include");
+            let of_architecture = include.join(format!("{}-linux-gnu", std::env::consts::ARCH));
+            include.join(name).exists() || of_architecture.join(name).exists()
+        }
+        Sign::PythonModule(name) => {
+            process::output(Command::new("python3").args(["-c", &format!("import {name}")])).is_ok()
+        }
+    }
+}
+
+fn install(packages: &[&str], with_registry: bool, root: bool) -> Result<()> {
+    let line = install_line(packages, with_registry);
+    if paths::on_path("apt-get").is_none() {
+        return Err(Missing(format!(
+            "this machine lacks {} and has no apt-get to install them with; install what your system calls them",
+            packages.iter().copied().chain(with_registry.then_some("docker-registry")).collect::<Vec<_>>().join(", ")
+        ))
+        .into());
+    }
+    if !root {
+        return Err(Missing(format!(
+            "this machine lacks packages; install them with\n\n    {line}\n"
+        ))
+        .into());
+    }
+    let apt = |words: &[&str]| {
+        println!("  apt-get {}", words.join(" "));
+        let mut command = Command::new("apt-get");
+        command
+            .args([
+                "-q",
+                "-o",
+                "Dpkg::Use-Pty=0",
+                "-o",
+                "DPkg::Lock::Timeout=300",
+            ])
+            .args(words);
+        command
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("NEEDRESTART_MODE", "l");
+        process::output(&mut command)
+    };
+    apt(&["update"])?;
+    if !packages.is_empty() {
+        let mut words = vec!["install", "-y", "--no-install-recommends"];
+        words.extend(packages);
+        apt(&words)?;
+    }
+    if with_registry {
+        unpack_registry()?;
+    }
+    Ok(())
+}
+
+fn install_line(packages: &[&str], with_registry: bool) -> String {
+    let mut line = String::from("sudo apt-get update");
+    let all: Vec<&str> = packages
+        .iter()
+        .copied()
+        .chain(with_registry.then_some("docker-registry"))
+        .collect();
+    line.push_str(&format!(
+        " && sudo apt-get install -y --no-install-recommends {}",
+        all.join(" ")
+    ));
+    line
+}
+
+fn unpack_registry() -> Result<()> {
+    let dir = tools()?.join("docker-registry");
+    let download = tools()?.join("download");
+    fs::create_dir_all(&download).with_context(|| format!("create {}", download.display()))?;
+    println!("  apt-get download docker-registry");
+    process::output(
+        Command::new("apt-get")
+            .args(["-q", "download", "docker-registry"])
+            .current_dir(&download),
+    )?;
+    let mut packages = fs::read_dir(&download)
+        .with_context(|| format!("list {}", download.display()))?
+        .flatten();
+    let package = packages
+        .next()
+        .context("apt-get downloaded nothing")?
+        .path();
+    process::output(
+        Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(&package)
+            .arg(&dir),
+    )?;
+    fs::remove_dir_all(&download).with_context(|| format!("remove {}", download.display()))?;
+    registry::find_binary().map(drop)
+}
+
+/// True if it had to be built.
+fn ensure_deny() -> Result<bool> {
+    let program = deny_program()?;
+    let wanted = format!("cargo-deny {CARGO_DENY_VERSION}");
+    if process::output(Command::new(&program).arg("--version"))
+        .is_ok_and(|version| version.trim() == wanted)
+    {
+        return Ok(false);
+    }
+    println!("  cargo install cargo-deny {CARGO_DENY_VERSION} (once; takes a few minutes)");
+    let mut command = images::cargo();
+    command.args([
+        "install",
+        "--quiet",
+        "--locked",
+        "--force",
+        "--version",
+        CARGO_DENY_VERSION,
+        "--root",
+    ]);
+    command.arg(tools()?).arg("cargo-deny");
+    process::output(&mut command)?;
+    Ok(true)
+}
+
+/// True if something had to be installed. The requirements that are installed are kept beside the environment.
+fn ensure_python() -> Result<bool> {
+    let wanted =
+        fs::read_to_string(paths::workspace().join("examples/python-framework/requirements.txt"))
+            .context("read the requirements of the example in Python")?;
+    let dir = tools()?.join("python");
+    let note = dir.join("installed-requirements.txt");
+    if fs::read_to_string(&note).is_ok_and(|installed| installed == wanted) {
+        return Ok(false);
+    }
+    println!(
+        "  python3 -m venv; pip install {}",
+        wanted.split_whitespace().collect::<Vec<_>>().join(" ")
+    );
+    process::output(
+        Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&dir),
+    )?;
+    let mut pip = Command::new(dir.join("bin/pip"));
+    pip.args([
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+    ])
+    .args(wanted.split_whitespace());
+    process::output(&mut pip)?;
+    if !dir.join("bin/python").is_file() {
+        bail!(
+            "python3 -m venv made no {}",
+            dir.join("bin/python").display()
+        );
+    }
+    fs::write(&note, wanted).with_context(|| format!("write {}", note.display()))?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_the_exact_command_to_run() {
+        let line = install_line(&["make", "crun"], true);
+        let wanted = "sudo apt-get update && sudo apt-get install -y --no-install-recommends make crun docker-registry";
+        assert_eq!(line, wanted);
+    }
+
+    #[test]
+    fn sees_programs_by_the_path() {
+        assert!(is_there(&package("dash", Sign::Program("sh"))));
+        assert!(!is_there(&package(
+            "nothing",
+            Sign::Program("no-such-program")
+        )));
+        assert!(!is_there(&package(
+            "nothing",
+            Sign::Header("no-such-header.h")
+        )));
+    }
+}
