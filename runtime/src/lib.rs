@@ -1,1 +1,53 @@
-//! runtime
+//! Containers: started, watched over, measured, stopped, and nothing else. This crate knows no task, no
+//! framework and no master; it knows container ids, root file systems that somebody else prepared, and limits.
+//!
+//! ```text
+//! Runtime (async, in the agent) ──socket──► launcher (one thread) ──fork──► keeper (one per container)
+//!    recovery, usage, stop, exec            exec'd from a sealed copy        owns pipes and logs, waits for the
+//!                                           of our own program; holds        end, writes the exit record;
+//!                                           nothing that must last           its short-lived child calls libcontainer
+//! ```
+//!
+//! A program that uses [`Runtime`] calls [`launcher_main_if_requested`] first thing in `main`.
+
+mod cgroup;
+mod container;
+mod error;
+mod exec_helper;
+mod executor;
+mod host;
+mod id;
+mod keeper;
+mod launcher;
+mod layout;
+mod link;
+mod logs;
+mod model;
+mod mount;
+mod process;
+mod protocol;
+mod purge;
+mod recovery;
+mod runtime;
+mod seccomp;
+mod session;
+mod spec;
+mod supervise;
+mod sys;
+mod user;
+
+pub use cgroup::CgroupMode;
+pub use error::{Error, ExecError, OpenError, StartError};
+pub use host::{Check, CheckState, HostReport, inspect_host};
+pub use id::{ContainerId, InvalidContainerId};
+pub use launcher::launcher_main_if_requested;
+pub use model::{
+    ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, ExecExit, ExecSpec, Exit,
+    ExitRecord, LauncherProgram, Limits, LogLimits, MountSpec, Network, Rlimit, Rootfs,
+    RuntimeConfig, Started, Stream, Usage,
+};
+pub use purge::{PurgeError, purge_dir};
+pub use runtime::Runtime;
+pub use session::{ExecSession, ExecStream};
+pub use spec::validate::BadSpec;
+pub use user::{UserError, UserSpec};

@@ -1,0 +1,364 @@
+//! Control groups: which hierarchies this host has, where a container's directories are, and making, joining,
+//! killing and removing them. Limits are set by libcontainer's own managers; this module owns what they leave to
+//! the embedder (the parents, the unified directory on a hybrid host, the removal) and all reading.
+//!
+//! Every function takes an absolute cgroup path such as `/mezzo/containers/web`, the same in each hierarchy.
+
+pub(crate) mod stats;
+pub(crate) mod usage;
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys;
+
+/// Which generation of control groups holds the controllers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CgroupMode {
+    /// Version 1 only.
+    V1,
+    /// Version 1 holds the controllers, an empty version 2 hierarchy stands beside it.
+    Hybrid,
+    /// Version 2 only.
+    V2,
+}
+
+/// The cgroup file systems of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hierarchies {
+    pub(crate) mode: CgroupMode,
+    v1: Vec<V1Hierarchy>,
+    unified: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct V1Hierarchy {
+    controllers: Vec<String>,
+    mount: PathBuf,
+}
+
+impl Hierarchies {
+    /// Reads what is mounted here.
+    pub(crate) fn detect() -> io::Result<Self> {
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
+        Self::parse(&mountinfo).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "no cgroup file system is mounted below /sys/fs/cgroup",
+            )
+        })
+    }
+
+    /// The same from the text of a mountinfo file. Pure.
+    pub(crate) fn parse(mountinfo: &str) -> Option<Self> {
+        let mut v1: Vec<V1Hierarchy> = Vec::new();
+        let mut unified = None;
+        for line in mountinfo.lines() {
+            let Some((before, after)) = line.split_once(" - ") else {
+                continue;
+            };
+            let mut fields = before.split(' ').skip(3);
+            let (Some(root), Some(mount)) = (fields.next(), fields.next()) else {
+                continue;
+            };
+            if root != "/" || !(mount == "/sys/fs/cgroup" || mount.starts_with("/sys/fs/cgroup/")) {
+                continue;
+            }
+            let mut fields = after.split(' ');
+            let (fs_type, options) = (fields.next(), fields.nth(1).unwrap_or(""));
+            if fs_type == Some("cgroup2") {
+                unified = unified.or_else(|| Some(PathBuf::from(mount)));
+            } else if fs_type == Some("cgroup") {
+                let controllers: Vec<String> = options
+                    .split(',')
+                    .filter(|option| is_controller(option))
+                    .map(str::to_owned)
+                    .collect();
+                if !controllers.is_empty()
+                    && !v1.iter().any(|known| known.controllers == controllers)
+                {
+                    v1.push(V1Hierarchy {
+                        controllers,
+                        mount: PathBuf::from(mount),
+                    });
+                }
+            }
+        }
+        let has_v1_controllers = v1.iter().any(|one| {
+            one.controllers
+                .iter()
+                .any(|name| !name.starts_with("name="))
+        });
+        let mode = match (has_v1_controllers, &unified) {
+            (true, Some(_)) => CgroupMode::Hybrid,
+            (true, None) => CgroupMode::V1,
+            (false, Some(_)) => CgroupMode::V2,
+            (false, None) => return None,
+        };
+        Some(Self { mode, v1, unified })
+    }
+
+    /// The directory in which a controller's files for `cgroup` are.
+    pub(crate) fn controller_dir(&self, controller: &str, cgroup: &str) -> Option<PathBuf> {
+        let mount = match self.mode {
+            CgroupMode::V2 => self.unified.as_ref()?,
+            CgroupMode::V1 | CgroupMode::Hybrid => {
+                &self
+                    .v1
+                    .iter()
+                    .find(|one| one.controllers.iter().any(|name| name == controller))?
+                    .mount
+            }
+        };
+        Some(below(mount, cgroup))
+    }
+
+    /// Controllers that can be used: bound to version 1, or offered by the root of version 2.
+    pub(crate) fn controllers(&self) -> Vec<String> {
+        match (self.mode, &self.unified) {
+            (CgroupMode::V2, Some(mount)) => fs::read_to_string(mount.join("cgroup.controllers"))
+                .unwrap_or_default()
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect(),
+            (CgroupMode::V1 | CgroupMode::Hybrid | CgroupMode::V2, _) => self
+                .v1
+                .iter()
+                .flat_map(|one| one.controllers.iter())
+                .filter(|name| !name.starts_with("name="))
+                .cloned()
+                .collect(),
+        }
+    }
+
+    /// The cgroup's directory in the unified hierarchy, if there is one.
+    pub(crate) fn unified_dir(&self, cgroup: &str) -> Option<PathBuf> {
+        self.unified.as_ref().map(|mount| below(mount, cgroup))
+    }
+
+    /// The cgroup's directory in every hierarchy.
+    pub(crate) fn dirs(&self, cgroup: &str) -> Vec<PathBuf> {
+        self.v1
+            .iter()
+            .map(|one| &one.mount)
+            .chain(self.unified.as_ref())
+            .map(|mount| below(mount, cgroup))
+            .collect()
+    }
+
+    /// Makes the cgroup, and its parents, in every hierarchy. (In cpuset the libraries fill in the required
+    /// values of each directory that they meet, ours included.)
+    pub(crate) fn create(&self, cgroup: &str) -> io::Result<()> {
+        self.dirs(cgroup)
+            .iter()
+            .try_for_each(|dir| fs::create_dir_all(dir).map_err(|error| at(dir, error)))
+    }
+
+    /// On version 2: lets the children of `cgroup` have the controllers we use. Controllers that the parent
+    /// does not offer are left out; a container that needs one fails with libcontainer's own message.
+    pub(crate) fn delegate(&self, cgroup: &str) {
+        if self.mode != CgroupMode::V2 {
+            return;
+        }
+        let Some(dir) = self.unified_dir(cgroup) else {
+            return;
+        };
+        for controller in ["cpu", "memory", "io", "pids", "cpuset"] {
+            if let Err(error) =
+                fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"))
+            {
+                tracing::debug!(controller, dir = %dir.display(), %error, "controller not delegated");
+            }
+        }
+    }
+
+    /// Moves this process into the cgroup, in every hierarchy but cpuset (which would need its sets filled in,
+    /// and in which nothing is gained).
+    pub(crate) fn join(&self, cgroup: &str) -> io::Result<()> {
+        for one in &self.v1 {
+            if !one.controllers.iter().any(|name| name == "cpuset") {
+                join_dir(&below(&one.mount, cgroup))?;
+            }
+        }
+        self.unified_dir(cgroup)
+            .map_or(Ok(()), |dir| join_dir(&dir))
+    }
+
+    /// On a hybrid host: moves this process into the unified cgroup, which libcontainer leaves alone there, so
+    /// that `cgroup.kill` works for what it starts.
+    pub(crate) fn join_unified_beside_v1(&self, cgroup: &str) -> io::Result<()> {
+        match (self.mode, self.unified_dir(cgroup)) {
+            (CgroupMode::Hybrid, Some(dir)) => {
+                fs::create_dir_all(&dir).map_err(|error| at(&dir, error))?;
+                join_dir(&dir)
+            }
+            (CgroupMode::V1 | CgroupMode::Hybrid | CgroupMode::V2, _) => Ok(()),
+        }
+    }
+
+    /// The processes in the cgroup, in any hierarchy.
+    pub(crate) fn processes(&self, cgroup: &str) -> Vec<i32> {
+        let mut pids: Vec<i32> = self
+            .dirs(cgroup)
+            .iter()
+            .filter_map(|dir| fs::read_to_string(dir.join("cgroup.procs")).ok())
+            .flat_map(|text| stats::parse_pids(&text))
+            .collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// Kills every process in the cgroup and waits until none is left; `false` when the time is over.
+    ///
+    /// `cgroup.kill` takes all at once. Where only version 1 knows the processes they are killed one by one until
+    /// no new one appears; each is taken by pidfd and looked up again, so that a number used anew is not hit.
+    pub(crate) fn kill(&self, cgroup: &str, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        if let Some(dir) = self.unified_dir(cgroup) {
+            let _ = fs::write(dir.join("cgroup.kill"), "1");
+        }
+        loop {
+            let pids = self.processes(cgroup);
+            if pids.is_empty() {
+                return true;
+            }
+            for pid in pids {
+                if let Ok(pidfd) = sys::pidfd_open(pid) {
+                    if self.processes(cgroup).contains(&pid) {
+                        let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+                        let _ = sys::wait_readable(pidfd.as_fd(), Some(Duration::from_millis(100)));
+                    }
+                }
+            }
+            if Instant::now() >= deadline {
+                return self.processes(cgroup).is_empty();
+            }
+        }
+    }
+
+    /// Removes the cgroup, with what is below it, from every hierarchy. A directory whose last process has just
+    /// ended can be busy for a moment.
+    pub(crate) fn remove(&self, cgroup: &str, timeout: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + timeout;
+        self.dirs(cgroup)
+            .iter()
+            .try_for_each(|dir| remove_dir(dir, deadline))
+    }
+
+    /// The names of the cgroups directly below `cgroup`, in any hierarchy.
+    pub(crate) fn children(&self, cgroup: &str) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .dirs(cgroup)
+            .iter()
+            .filter_map(|dir| fs::read_dir(dir).ok())
+            .flat_map(|entries| entries.flatten())
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}
+
+fn is_controller(option: &str) -> bool {
+    option.starts_with("name=")
+        || !matches!(
+            option,
+            "rw" | "ro" | "xattr" | "noprefix" | "clone_children" | "favordynmods"
+        ) && !option.contains('=')
+}
+
+fn below(mount: &Path, cgroup: &str) -> PathBuf {
+    mount.join(cgroup.trim_start_matches('/'))
+}
+
+fn join_dir(dir: &Path) -> io::Result<()> {
+    fs::write(dir.join("cgroup.procs"), "0").map_err(|error| at(dir, error))
+}
+
+fn remove_dir(dir: &Path, deadline: Instant) -> io::Result<()> {
+    if let Ok(entries) = fs::read_dir(dir) {
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove_dir(&entry.path(), deadline)?;
+            }
+        }
+    }
+    let mut pause = Duration::from_micros(200);
+    loop {
+        match fs::remove_dir(dir) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error)
+                if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+            Err(error) => return Err(at(dir, error)),
+        }
+    }
+}
+
+fn at(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime shared:9 - cgroup cgroup rw,xattr,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+50 31 0:38 /sub /somewhere/unified rw,relatime - cgroup2 cgroup2 rw
+";
+
+    #[test]
+    fn a_hybrid_host_is_told_by_its_mounts() {
+        let found = Hierarchies::parse(HYBRID).unwrap();
+        assert_eq!(found.mode, CgroupMode::Hybrid);
+        assert_eq!(found.controllers(), ["cpu", "cpuacct", "memory"]);
+        assert_eq!(
+            found.controller_dir("cpuacct", "/m/c"),
+            Some("/sys/fs/cgroup/cpu,cpuacct/m/c".into())
+        );
+        assert_eq!(found.controller_dir("pids", "/m/c"), None);
+        assert_eq!(
+            found.unified_dir("/m"),
+            Some("/sys/fs/cgroup/unified/m".into())
+        );
+        assert_eq!(found.dirs("/m").len(), 4);
+    }
+
+    #[test]
+    fn a_unified_host_has_one_directory_for_all() {
+        let text = "30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let found = Hierarchies::parse(text).unwrap();
+        assert_eq!(found.mode, CgroupMode::V2);
+        assert_eq!(
+            found.controller_dir("memory", "/m"),
+            Some("/sys/fs/cgroup/m".into())
+        );
+        assert_eq!(found.dirs("/m"), [PathBuf::from("/sys/fs/cgroup/m")]);
+    }
+
+    #[test]
+    fn a_host_without_cgroups_is_told_so() {
+        assert_eq!(
+            Hierarchies::parse("22 1 0:21 / /proc rw - proc proc rw\nnonsense\n"),
+            None
+        );
+    }
+}

@@ -1,0 +1,87 @@
+//! The texts of cgroup files turned into numbers. Pure; what a file does not say is `None`.
+
+/// A file that holds one number (or `max`, which is no number).
+pub(crate) fn parse_single(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+/// The value of `key` in a file of `key value` lines.
+pub(crate) fn parse_keyed(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(' ')?;
+        (name == key).then(|| value.trim().parse().ok()).flatten()
+    })
+}
+
+/// Bytes read and written, summed over the devices of a version 2 `io.stat`.
+pub(crate) fn parse_io_stat(text: &str) -> (u64, u64) {
+    let sum = |key: &str| {
+        text.split_whitespace()
+            .filter_map(|word| {
+                word.strip_prefix(key)?
+                    .strip_prefix('=')?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .fold(0_u64, u64::saturating_add)
+    };
+    (sum("rbytes"), sum("wbytes"))
+}
+
+/// Bytes read and written, summed over the devices of a version 1 `blkio.throttle.io_service_bytes`.
+pub(crate) fn parse_blkio(text: &str) -> (u64, u64) {
+    let sum = |kind: &str| {
+        text.lines()
+            .filter_map(|line| {
+                let mut words = line.split(' ').skip(1);
+                (words.next() == Some(kind))
+                    .then(|| words.next()?.parse::<u64>().ok())
+                    .flatten()
+            })
+            .fold(0_u64, u64::saturating_add)
+    };
+    (sum("Read"), sum("Write"))
+}
+
+/// The process ids of a `cgroup.procs` (0 stands for a process of another pid namespace).
+pub(crate) fn parse_pids(text: &str) -> Vec<i32> {
+    text.lines()
+        .filter_map(|line| line.trim().parse().ok())
+        .filter(|pid| *pid > 0)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn single_numbers_are_read_and_max_is_none() {
+        assert_eq!(parse_single("4096\n"), Some(4096));
+        assert_eq!(parse_single("max\n"), None);
+        assert_eq!(parse_single(""), None);
+    }
+
+    #[test]
+    fn keys_are_matched_whole() {
+        let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+        assert_eq!(parse_keyed(text, "oom_kill"), Some(3));
+        assert_eq!(parse_keyed(text, "oom"), None);
+        assert_eq!(parse_keyed("oom_kill x", "oom_kill"), None);
+    }
+
+    #[test]
+    fn io_is_summed_over_devices() {
+        let text =
+            "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n253:0 rbytes=10 wbytes=20\n";
+        assert_eq!(parse_io_stat(text), (11, 22));
+        assert_eq!(parse_io_stat(""), (0, 0));
+        let text = "253:0 Read 4096\n253:0 Write 8192\n8:0 Read 1\nTotal 12289\n";
+        assert_eq!(parse_blkio(text), (4097, 8192));
+    }
+
+    #[test]
+    fn processes_of_other_namespaces_are_left_out() {
+        assert_eq!(parse_pids("12\n0\n7\n\n"), [12, 7]);
+    }
+}

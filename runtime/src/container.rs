@@ -1,0 +1,270 @@
+//! Creating a container with libcontainer: the only file that names its builder. Runs in a short-lived child of
+//! the keeper, because libcontainer changes the working directory, the dumpable flag and `oom_score_adj` of the
+//! process that calls it and leaves a few hundred KiB of memory touched. With `as_sibling` the container's first
+//! process becomes the keeper's own child, so the keeper gets its exit status and the kernel ties its life to
+//! the keeper's.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use nix::sys::resource::{Resource, getrlimit};
+
+use crate::cgroup::Hierarchies;
+use crate::error::StartFailure;
+use crate::executor::ContainerExecutor;
+use crate::layout::{KeeperRecord, RECORD_VERSION, RunningRecord};
+use crate::model::Network;
+use crate::mount;
+use crate::process::{self, ProcessRef};
+use crate::protocol::StartRequest;
+use crate::spec::validate::BadSpec;
+use crate::spec::{self, Context, HostFacts};
+use crate::sys;
+use crate::user::MAX_FILE_BYTES;
+
+/// What the creating process needs beside the request.
+pub(crate) struct Creation {
+    pub(crate) keeper: ProcessRef,
+    pub(crate) hierarchies: Hierarchies,
+    pub(crate) seccomp: Option<Rc<Vec<u8>>>,
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+    /// The end of the pipe that the keeper does not hold.
+    pub(crate) lifeline: OwnedFd,
+}
+
+/// How long the program may take from "go" to `execve`.
+const EXEC_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Makes the container and executes its program. On success the running process has been recorded on disk.
+pub(crate) fn create(
+    request: &StartRequest,
+    creation: Creation,
+) -> Result<RunningRecord, StartFailure> {
+    let io = |what: &'static str| {
+        move |error: std::io::Error| StartFailure::internal(format!("{what}: {error}"))
+    };
+    let dir = &request.dir;
+    let keeper_record = |running| KeeperRecord {
+        version: RECORD_VERSION,
+        keeper: creation.keeper,
+        running,
+    };
+    dir.write_keeper(&keeper_record(None))
+        .map_err(io("recording the keeper"))?;
+    let record = dir
+        .read_spec()
+        .map_err(io("reading the specification"))?
+        .ok_or_else(|| StartFailure::internal("the specification is not there"))?;
+    let spec = &record.spec;
+
+    mount::private_namespace()?;
+    let rootfs = dir.rootfs();
+    mount::mount_rootfs(&spec.rootfs, &rootfs)?;
+    let network_namespace = match spec.network {
+        Network::Host => None,
+        Network::None => Some(own_network_namespace()?),
+    };
+    // Ours must not reach the container, and libcontainer clears them only when it is given others.
+    nix::unistd::setgroups(&[]).map_err(StartFailure::internal)?;
+    let passwd = mount::read_beneath(&rootfs, "etc/passwd", MAX_FILE_BYTES);
+    let group = mount::read_beneath(&rootfs, "etc/group", MAX_FILE_BYTES);
+    let user = spec.user.resolve(&passwd, &group).map_err(|error| {
+        StartFailure::BadSpec(BadSpec {
+            field: "user".to_owned(),
+            problem: error.to_string(),
+        })
+    })?;
+    let context = Context {
+        id: request.id.as_str(),
+        rootfs: &rootfs,
+        cgroup: &request.cgroup,
+        user: &user,
+        network_namespace,
+        host: host_facts(&creation.hierarchies, &request.cgroup),
+    };
+    let oci = spec::build(spec, &context, &hard_limit).map_err(StartFailure::internal)?;
+    fs::create_dir_all(dir.bundle()).map_err(io("making the bundle"))?;
+    oci.save(dir.bundle().join("config.json"))
+        .map_err(StartFailure::internal)?;
+    fs::create_dir_all(dir.oci_state()).map_err(io("making the state directory"))?;
+    creation
+        .hierarchies
+        .join_unified_beside_v1(&request.cgroup)
+        .map_err(|error| StartFailure::Cgroup {
+            reason: error.to_string(),
+        })?;
+
+    let (failure_reader, failure_writer) = std::io::pipe().map_err(io("making a pipe"))?;
+    let executor = ContainerExecutor {
+        failure: failure_writer.as_raw_fd(),
+        lifeline: creation.lifeline.as_raw_fd(),
+        seccomp: creation.seccomp,
+    };
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let built = ContainerBuilder::new(request.id.to_string(), SyscallType::default())
+        .with_root_path(dir.oci_state())
+        .map_err(|error| classify(&error))?
+        .with_executor(executor)
+        .with_stdin(creation.stdin)
+        .with_stdout(creation.stdout)
+        .with_stderr(creation.stderr)
+        .as_init(dir.bundle())
+        .with_systemd(false)
+        .as_sibling(true)
+        .with_detach(true)
+        .build();
+    drop(failure_writer);
+    let mut container =
+        built.map_err(|error| read_failure(&failure_reader).unwrap_or_else(|| classify(&error)))?;
+    let pid = container
+        .pid()
+        .ok_or_else(|| StartFailure::internal("the container has no process"))?
+        .as_raw();
+    let process = ProcessRef::of(pid).map_err(io("looking up the container's process"))?;
+    // On disk before the program's first instruction: whoever comes later knows that it may have run.
+    let running = RunningRecord {
+        process,
+        started_at_ms: process::now_ms(),
+    };
+    dir.write_keeper(&keeper_record(Some(running.clone())))
+        .map_err(io("recording the container's process"))?;
+    container.start().map_err(|error| classify(&error))?;
+    let ready = sys::wait_readable(failure_reader.as_fd(), Some(EXEC_TIMEOUT))
+        .map_err(io("waiting for the program"))?;
+    if !ready {
+        return Err(StartFailure::TimedOut {
+            seconds: EXEC_TIMEOUT.as_secs(),
+        });
+    }
+    match read_failure(&failure_reader) {
+        Some(failure) => Err(failure),
+        None => Ok(running),
+    }
+}
+
+/// What the executor said before it gave up, if it said anything. Blocks until every holder of the pipe's other
+/// end has executed or ended.
+pub(crate) fn read_failure(mut pipe: &std::io::PipeReader) -> Option<StartFailure> {
+    let readable = sys::wait_readable(pipe.as_fd(), Some(Duration::from_secs(1))).ok()?;
+    let mut bytes = [0_u8; 8192];
+    let length = if readable {
+        pipe.read(&mut bytes).ok()?
+    } else {
+        0
+    };
+    serde_json::from_slice(&bytes[..length]).ok()
+}
+
+/// libcontainer's errors, by the words in them: its types do not tell what failed in the container's process,
+/// from where only text comes back.
+pub(crate) fn classify(error: &dyn std::error::Error) -> StartFailure {
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !reason.contains(&text) {
+            reason = format!("{reason}: {text}");
+        }
+        source = cause.source();
+    }
+    let lower = reason.to_lowercase();
+    if lower.contains("cgroup") {
+        StartFailure::Cgroup { reason }
+    } else if lower.contains("rootfs") || lower.contains("mount") || lower.contains("pivot") {
+        StartFailure::Mount { reason }
+    } else {
+        StartFailure::Internal { reason }
+    }
+}
+
+/// Makes a network namespace with loopback up and names it so that the container's process can join it.
+fn own_network_namespace() -> Result<PathBuf, StartFailure> {
+    let failed = |what: &'static str| {
+        move |error: &dyn std::fmt::Display| StartFailure::internal(format!("{what}: {error}"))
+    };
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+        .map_err(|error| failed("new network namespace")(&error))?;
+    sys::loopback_up().map_err(|error| failed("bringing loopback up")(&error))?;
+    Ok(PathBuf::from(format!(
+        "/proc/{}/ns/net",
+        std::process::id()
+    )))
+}
+
+fn host_facts(hierarchies: &Hierarchies, cgroup: &str) -> HostFacts {
+    use crate::cgroup::CgroupMode;
+    let parent = cgroup.rsplit_once('/').map_or("/", |(parent, _)| parent);
+    let swap_file = match hierarchies.mode {
+        CgroupMode::V2 => "memory.swap.max",
+        CgroupMode::V1 | CgroupMode::Hybrid => "memory.memsw.limit_in_bytes",
+    };
+    let swap = hierarchies
+        .controller_dir("memory", parent)
+        .is_some_and(|dir| dir.join(swap_file).exists());
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    HostFacts {
+        cgroups: hierarchies.mode,
+        swap,
+        may_raise_limits: has_capability(&status, CAP_SYS_RESOURCE),
+    }
+}
+
+pub(crate) const CAP_SYS_RESOURCE: u32 = 24;
+
+/// Whether the text of a `status` file shows the capability as effective. Pure.
+pub(crate) fn has_capability(status: &str, number: u32) -> bool {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & (1 << number) != 0)
+}
+
+fn hard_limit(kind: &str) -> Option<u64> {
+    let resource = match kind {
+        "RLIMIT_CPU" => Resource::RLIMIT_CPU,
+        "RLIMIT_FSIZE" => Resource::RLIMIT_FSIZE,
+        "RLIMIT_DATA" => Resource::RLIMIT_DATA,
+        "RLIMIT_STACK" => Resource::RLIMIT_STACK,
+        "RLIMIT_CORE" => Resource::RLIMIT_CORE,
+        "RLIMIT_RSS" => Resource::RLIMIT_RSS,
+        "RLIMIT_NPROC" => Resource::RLIMIT_NPROC,
+        "RLIMIT_NOFILE" => Resource::RLIMIT_NOFILE,
+        "RLIMIT_MEMLOCK" => Resource::RLIMIT_MEMLOCK,
+        "RLIMIT_AS" => Resource::RLIMIT_AS,
+        "RLIMIT_LOCKS" => Resource::RLIMIT_LOCKS,
+        "RLIMIT_SIGPENDING" => Resource::RLIMIT_SIGPENDING,
+        "RLIMIT_MSGQUEUE" => Resource::RLIMIT_MSGQUEUE,
+        "RLIMIT_NICE" => Resource::RLIMIT_NICE,
+        "RLIMIT_RTPRIO" => Resource::RLIMIT_RTPRIO,
+        "RLIMIT_RTTIME" => Resource::RLIMIT_RTTIME,
+        _ => return None,
+    };
+    getrlimit(resource).ok().map(|(_, hard)| hard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read_from_the_mask() {
+        assert!(!has_capability(
+            "CapInh:\t0\nCapEff:\t000001fffeffffff\n",
+            CAP_SYS_RESOURCE
+        ));
+        assert!(has_capability(
+            "CapEff:\t000001ffffffffff\n",
+            CAP_SYS_RESOURCE
+        ));
+        assert!(!has_capability("", CAP_SYS_RESOURCE));
+    }
+}

@@ -1,0 +1,298 @@
+//! Runs one program in a running container: a process forked from the launcher that joins the container through
+//! libcontainer's tenant builder, waits for the program and tells how it ended. If the runtime hangs up, the
+//! program is killed: nobody is left who could read its output or send it anything.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::rc::Rc;
+use std::time::Duration;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use oci_spec::runtime::{Process, Spec, UserBuilder};
+
+use crate::container::{classify, read_failure};
+use crate::error::StartFailure;
+use crate::executor::ContainerExecutor;
+use crate::model::ExecExit;
+use crate::mount;
+use crate::protocol::{self, ExecReply, ExecRequest};
+use crate::spec::validate::BadSpec;
+use crate::sys;
+use crate::user::MAX_FILE_BYTES;
+
+/// Everything a helper is given by the launcher.
+pub(crate) struct HelperInput {
+    pub(crate) request: ExecRequest,
+    pub(crate) seccomp: Option<Rc<Vec<u8>>>,
+    pub(crate) reply: OwnedFd,
+    /// Stdin, stdout, stderr; empty for a terminal.
+    pub(crate) stdio: Vec<OwnedFd>,
+}
+
+/// A helper's life. The return value is its exit code.
+pub(crate) fn run(input: HelperInput) -> i32 {
+    let HelperInput {
+        request,
+        seccomp,
+        reply,
+        stdio,
+    } = input;
+    let files = ExecFiles::new(&request);
+    let started = start(&request, seccomp, stdio, &files);
+    files.remove();
+    let (child, terminal, _lifeline) = match started {
+        Ok(started) => started,
+        Err(failure) => {
+            let _ = protocol::send(reply.as_fd(), &ExecReply::Failed(failure), &[]);
+            return 1;
+        }
+    };
+    let fds: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
+    if protocol::send(reply.as_fd(), &ExecReply::Started { pid: child }, &fds).is_err() {
+        let _ = nix::sys::signal::kill(Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL);
+    }
+    drop(fds);
+    drop(terminal);
+    let exit = wait(child, &reply);
+    let _ = protocol::send(reply.as_fd(), &ExecReply::Exited(exit), &[]);
+    0
+}
+
+/// Waits for the program, and kills it if the other side hangs up first.
+fn wait(child: i32, reply: &OwnedFd) -> ExecExit {
+    if let Ok(pidfd) = sys::pidfd_open(child) {
+        let mut watch_reply = true;
+        loop {
+            let mut items = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            if watch_reply {
+                items.push(PollFd::new(reply.as_fd(), PollFlags::POLLIN));
+            }
+            match poll(&mut items, PollTimeout::NONE) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(_) => break,
+                Ok(_) => {}
+            }
+            let ready = |item: &PollFd<'_>| item.revents().is_some_and(|events| !events.is_empty());
+            if ready(&items[0]) {
+                break;
+            }
+            if items.get(1).is_some_and(ready) {
+                let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+                watch_reply = false;
+            }
+        }
+    }
+    match waitpid(Pid::from_raw(child), None) {
+        Ok(WaitStatus::Exited(_, code)) => ExecExit::Code(code),
+        Ok(WaitStatus::Signaled(_, signal, _)) => ExecExit::Signal(signal as i32),
+        Ok(_) | Err(_) => ExecExit::Signal(libc::SIGKILL),
+    }
+}
+
+/// Files of one execution, in the container's directory.
+struct ExecFiles {
+    process: std::path::PathBuf,
+    console: std::path::PathBuf,
+}
+
+impl ExecFiles {
+    fn new(request: &ExecRequest) -> Self {
+        let dir = request.dir.oci_state();
+        let me = std::process::id();
+        Self {
+            process: dir.join(format!("exec-{me}.json")),
+            console: dir.join(format!("exec-{me}.sock")),
+        }
+    }
+
+    fn remove(&self) {
+        let _ = fs::remove_file(&self.process);
+        let _ = fs::remove_file(&self.console);
+    }
+}
+
+type Started = (i32, Option<OwnedFd>, std::io::PipeWriter);
+
+fn start(
+    request: &ExecRequest,
+    seccomp: Option<Rc<Vec<u8>>>,
+    stdio: Vec<OwnedFd>,
+    files: &ExecFiles,
+) -> Result<Started, StartFailure> {
+    let io = |what: &'static str| {
+        move |error: std::io::Error| StartFailure::internal(format!("{what}: {error}"))
+    };
+    // While this descriptor shows the process alive, its number in libcontainer's records is the right one.
+    let init = request.process.open().ok_or(StartFailure::NotRunning)?;
+    let spec = Spec::load(request.dir.bundle().join("config.json"))
+        .map_err(|_| StartFailure::NotRunning)?;
+    let process = process(request, &spec)?;
+    let bytes = serde_json::to_vec(&process).map_err(StartFailure::internal)?;
+    fs::write(&files.process, bytes).map_err(io("writing the process description"))?;
+    nix::unistd::setgroups(&[]).map_err(StartFailure::internal)?;
+
+    let (lifeline_reader, lifeline_writer) = std::io::pipe().map_err(io("making a pipe"))?;
+    let (failure_reader, failure_writer) = std::io::pipe().map_err(io("making a pipe"))?;
+    let executor = ContainerExecutor {
+        failure: failure_writer.as_raw_fd(),
+        lifeline: lifeline_reader.as_raw_fd(),
+        seccomp,
+    };
+    let mut builder = ContainerBuilder::new(request.id.to_string(), SyscallType::default())
+        .with_root_path(request.dir.oci_state())
+        .map_err(|error| classify(&error))?
+        .with_executor(LifelineExecutor {
+            inner: executor,
+            writer: lifeline_writer.as_raw_fd(),
+        });
+    let terminal = request.spec.terminal.is_some();
+    let listener = if terminal {
+        builder = builder.with_console_socket(Some(&files.console));
+        Some(listen(&files.console)?)
+    } else {
+        let mut stdio = stdio.into_iter();
+        if let (Some(stdin), Some(stdout), Some(stderr)) =
+            (stdio.next(), stdio.next(), stdio.next())
+        {
+            builder = builder
+                .with_stdin(stdin)
+                .with_stdout(stdout)
+                .with_stderr(stderr);
+        }
+        None
+    };
+    let built = builder
+        .as_tenant()
+        .with_process(Some(&files.process))
+        .with_detach(true)
+        .build();
+    drop(failure_writer);
+    let child = match built {
+        Ok(pid) => pid.as_raw(),
+        Err(error) => {
+            let gone = sys::wait_readable(init.as_fd(), Some(Duration::ZERO)).unwrap_or(true);
+            let failure = read_failure(&failure_reader).unwrap_or_else(|| classify(&error));
+            return Err(if gone {
+                StartFailure::NotRunning
+            } else {
+                failure
+            });
+        }
+    };
+    let master = match (listener, request.spec.terminal) {
+        (Some(listener), Some((columns, rows))) => {
+            let master = receive_terminal(&listener)?;
+            sys::set_terminal_size(master.as_fd(), columns, rows)
+                .map_err(io("setting the terminal's size"))?;
+            Some(master)
+        }
+        (Some(_), None) | (None, _) => None,
+    };
+    drop(lifeline_reader);
+    Ok((child, master, lifeline_writer))
+}
+
+/// The process to run: the container's own, with what the request changes. Capabilities, limits and
+/// `no_new_privileges` stay the container's.
+fn process(request: &ExecRequest, spec: &Spec) -> Result<Process, StartFailure> {
+    let mut process = spec
+        .process()
+        .clone()
+        .ok_or_else(|| StartFailure::internal("the container's specification has no process"))?;
+    let wanted = &request.spec;
+    process
+        .set_args(Some(wanted.args.clone()))
+        .set_terminal(Some(wanted.terminal.is_some()));
+    if let Some(cwd) = &wanted.cwd {
+        process.set_cwd(cwd.into());
+    }
+    let mut env: Vec<String> = process.env().clone().unwrap_or_default();
+    let mut replace = |name: &str, value: &str| {
+        env.retain(|entry| entry.split_once('=').is_none_or(|(known, _)| known != name));
+        env.push(format!("{name}={value}"));
+    };
+    if wanted.terminal.is_some() {
+        replace("TERM", "xterm");
+    }
+    if let Some(user) = &wanted.user {
+        let root = std::path::PathBuf::from(format!("/proc/{}/root", request.process.pid));
+        let passwd = mount::read_beneath(&root, "etc/passwd", MAX_FILE_BYTES);
+        let group = mount::read_beneath(&root, "etc/group", MAX_FILE_BYTES);
+        let user = user.resolve(&passwd, &group).map_err(|error| {
+            StartFailure::BadSpec(BadSpec {
+                field: "user".to_owned(),
+                problem: error.to_string(),
+            })
+        })?;
+        let mut builder = UserBuilder::default().uid(user.uid).gid(user.gid);
+        if !user.additional_gids.is_empty() {
+            builder = builder.additional_gids(user.additional_gids);
+        }
+        process.set_user(builder.build().map_err(StartFailure::internal)?);
+        replace("HOME", &user.home);
+    }
+    for (name, value) in &wanted.env {
+        replace(name, value);
+    }
+    process.set_env(Some(env));
+    Ok(process)
+}
+
+fn listen(path: &std::path::Path) -> Result<UnixListener, StartFailure> {
+    let failed = |error: std::io::Error| {
+        StartFailure::internal(format!("listening for the terminal: {error}"))
+    };
+    // A socket's path is at most 107 bytes long, a state directory's may be longer: bind by the bare name.
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(StartFailure::internal("the socket has no name"));
+    };
+    std::env::set_current_dir(dir).map_err(failed)?;
+    let listener = UnixListener::bind(name).map_err(failed);
+    std::env::set_current_dir("/").map_err(failed)?;
+    listener
+}
+
+/// The master side of the terminal, which libcontainer's process has sent before the program was executed.
+fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, StartFailure> {
+    let failed =
+        |error: std::io::Error| StartFailure::internal(format!("receiving the terminal: {error}"));
+    if !sys::wait_readable(listener.as_fd(), Some(Duration::from_secs(10))).map_err(failed)? {
+        return Err(StartFailure::internal("no terminal came"));
+    }
+    let (stream, _) = listener.accept().map_err(failed)?;
+    let message = sys::receive_message(stream.as_fd(), 4096).map_err(failed)?;
+    message
+        .and_then(|(_, fds)| fds.into_iter().next())
+        .ok_or_else(|| StartFailure::internal("no terminal came"))
+}
+
+/// The helper itself calls the builder, so the lifeline's other end is inherited by the program's process and
+/// must be closed there first.
+#[derive(Clone)]
+struct LifelineExecutor {
+    inner: ContainerExecutor,
+    writer: std::os::fd::RawFd,
+}
+
+impl libcontainer::workload::Executor for LifelineExecutor {
+    fn validate(&self, spec: &Spec) -> Result<(), libcontainer::workload::ExecutorValidationError> {
+        sys::close_raw(self.writer);
+        self.inner.validate(spec)
+    }
+
+    fn setup_envs(
+        &self,
+        envs: std::collections::HashMap<String, String>,
+    ) -> Result<(), libcontainer::workload::ExecutorSetEnvsError> {
+        self.inner.setup_envs(envs)
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), libcontainer::workload::ExecutorError> {
+        self.inner.exec(spec)
+    }
+}

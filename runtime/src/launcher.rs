@@ -1,0 +1,203 @@
+//! The launcher: a process with one thread that forks keepers and exec helpers on request. It is executed from a
+//! sealed copy of our own program (so that no container can write to the real one through `/proc/self/exe`,
+//! CVE-2019-5736), remembers nothing but compiled seccomp programs, and ends when its socket does. Its children
+//! go on.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use crate::cgroup::Hierarchies;
+use crate::error::StartFailure;
+use crate::exec_helper::{self, HelperInput};
+use crate::keeper::{self, KeeperInput};
+use crate::protocol::{self, ExecReply, HostContext, Request, StartReply};
+use crate::seccomp;
+use crate::sys::{self, Forked};
+
+/// How a program knows that it was executed as a launcher.
+pub(crate) const ARGV0: &str = "mezzo-launcher";
+pub(crate) const MARK: &str = "--socket-on-stdin";
+
+/// Becomes the launcher if this process was executed as one; the result is the exit code for `main`. Must be
+/// called first thing in `main`, before any thread is started.
+#[must_use]
+pub fn launcher_main_if_requested() -> Option<ExitCode> {
+    let mut args = std::env::args_os();
+    if args.next()? != OsStr::new(ARGV0) || args.next()? != OsStr::new(MARK) {
+        return None;
+    }
+    let keepers_cgroup = args.next()?.into_string().ok()?;
+    Some(match run(&keepers_cgroup) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mezzo-launcher: {error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn run(keepers_cgroup: &str) -> io::Result<()> {
+    let socket = sys::take_stdin()?;
+    // A session of its own: a terminal's Ctrl-C is for the agent, not for what runs on without it.
+    nix::unistd::setsid()?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    std::env::set_current_dir("/")?;
+    let hierarchies = Hierarchies::detect()?;
+    // Keepers are forked into it: stopping the agent's service does not stop them, and no container's limit
+    // throttles them.
+    hierarchies.join(keepers_cgroup)?;
+    // Lowering the score needs a capability that not every root has.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
+    // Nobody waits for keepers: the kernel reaps them.
+    sys::ignore_signal(libc::SIGCHLD);
+    for signal in [libc::SIGPIPE, libc::SIGINT, libc::SIGHUP] {
+        sys::ignore_signal(signal);
+    }
+    let mut launcher = Launcher {
+        host: HostContext { hierarchies },
+        programs: HashMap::new(),
+    };
+    while let Some((request, fds)) = protocol::receive::<Request>(socket.as_fd())? {
+        match launcher.handle(request, fds) {
+            Flow::Continue => {}
+            Flow::Become(child) => {
+                drop(socket);
+                child.run();
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Launcher {
+    host: HostContext,
+    programs: HashMap<Vec<String>, Rc<Vec<u8>>>,
+}
+
+/// What the process goes on as.
+enum Flow {
+    Continue,
+    Become(Child),
+}
+
+enum Child {
+    Keeper(Box<KeeperInput>),
+    Helper(Box<HelperInput>),
+}
+
+impl Child {
+    /// A forked child's life; it never comes back to the launcher's loop.
+    fn run(self) -> ! {
+        let name = match &self {
+            Self::Keeper(_) => c"mezzo-keeper",
+            Self::Helper(_) => c"mezzo-exec",
+        };
+        let _ = nix::sys::prctl::set_name(name);
+        let _ = nix::unistd::setsid();
+        sys::default_signal(libc::SIGCHLD);
+        if let Ok(null) = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+        {
+            for stream in 0..3 {
+                let _ = sys::replace_stdio(null.as_fd(), stream);
+            }
+        }
+        let code = match self {
+            Self::Keeper(input) => keeper::run(*input),
+            Self::Helper(input) => exec_helper::run(*input),
+        };
+        sys::exit_now(code)
+    }
+}
+
+impl Launcher {
+    fn handle(&mut self, request: Request, fds: Vec<OwnedFd>) -> Flow {
+        let mut fds = fds.into_iter();
+        let Some(reply) = fds.next() else {
+            return Flow::Continue;
+        };
+        match request {
+            Request::Start(request) => {
+                let seccomp = match self.program(request.seccomp.as_deref()) {
+                    Ok(program) => program,
+                    Err(failure) => {
+                        let _ = protocol::send(reply.as_fd(), &StartReply::Failed(failure), &[]);
+                        return Flow::Continue;
+                    }
+                };
+                let Some(lock) = fds.next() else {
+                    return Flow::Continue;
+                };
+                match sys::fork_single_threaded() {
+                    Ok(Forked::Parent(_)) => Flow::Continue,
+                    Ok(Forked::Child) => {
+                        let host = self.host.clone();
+                        Flow::Become(Child::Keeper(Box::new(KeeperInput {
+                            request,
+                            host,
+                            seccomp,
+                            reply,
+                            lock,
+                        })))
+                    }
+                    Err(error) => {
+                        let failure = StartFailure::internal(format!("forking a keeper: {error}"));
+                        let _ = protocol::send(reply.as_fd(), &StartReply::Failed(failure), &[]);
+                        Flow::Continue
+                    }
+                }
+            }
+            Request::Exec(request) => {
+                let seccomp = match self.program(request.seccomp.as_deref()) {
+                    Ok(program) => program,
+                    Err(failure) => {
+                        let _ = protocol::send(reply.as_fd(), &ExecReply::Failed(failure), &[]);
+                        return Flow::Continue;
+                    }
+                };
+                let stdio: Vec<OwnedFd> = fds.collect();
+                match sys::fork_single_threaded() {
+                    Ok(Forked::Parent(_)) => Flow::Continue,
+                    Ok(Forked::Child) => Flow::Become(Child::Helper(Box::new(HelperInput {
+                        request,
+                        seccomp,
+                        reply,
+                        stdio,
+                    }))),
+                    Err(error) => {
+                        let failure = StartFailure::internal(format!("forking a helper: {error}"));
+                        let _ = protocol::send(reply.as_fd(), &ExecReply::Failed(failure), &[]);
+                        Flow::Continue
+                    }
+                }
+            }
+        }
+    }
+
+    /// The compiled program for these capabilities, compiled at most once.
+    fn program(
+        &mut self,
+        capabilities: Option<&[String]>,
+    ) -> Result<Option<Rc<Vec<u8>>>, StartFailure> {
+        let Some(capabilities) = capabilities else {
+            return Ok(None);
+        };
+        if let Some(program) = self.programs.get(capabilities) {
+            return Ok(Some(Rc::clone(program)));
+        }
+        let program = Rc::new(seccomp::compile(capabilities).map_err(StartFailure::internal)?);
+        // Sets are made by people, one per kind of container; the bound is for mischief.
+        if self.programs.len() >= 64 {
+            self.programs.clear();
+        }
+        self.programs
+            .insert(capabilities.to_vec(), Rc::clone(&program));
+        Ok(Some(program))
+    }
+}

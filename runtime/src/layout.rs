@@ -1,0 +1,296 @@
+//! Where things are on disk, and how they are written: one directory (mode 0700) per container below the state
+//! directory, files replaced whole (temporary file, fsync, rename, fsync of the directory).
+//!
+//! ```text
+//! <state>/lock                 held by the one runtime that has this state open
+//! <state>/containers/<id>/     its existence claims the id
+//!     lock                     held by the keeper, from before it is forked until it is gone
+//!     spec.json                written before anything is started
+//!     keeper.json              the keeper's pid; then also the container's
+//!     exit.json                how it ended, written before the cgroup goes
+//!     stdout stdout.1 stderr …
+//!     rootfs/ bundle/ oci/     mount point and libcontainer's own files
+//! <state>/removing/            what is being deleted
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::id::ContainerId;
+use crate::model::{ContainerSpec, ExitRecord, Stream};
+use crate::process::ProcessRef;
+
+/// Form of the records; readers refuse a newer one. 1 is the first: old reader, new writer: refused by number.
+pub(crate) const RECORD_VERSION: u32 = 1;
+/// Most bytes of a record that are read.
+const MAX_RECORD_BYTES: u64 = 4 << 20;
+
+/// What is known before a container starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SpecRecord {
+    pub(crate) version: u32,
+    pub(crate) id: ContainerId,
+    pub(crate) boot_id: String,
+    pub(crate) created_at_ms: u64,
+    pub(crate) cgroup: String,
+    pub(crate) spec: ContainerSpec,
+}
+
+/// Who watches over the container, and, once it runs, which process it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeeperRecord {
+    pub(crate) version: u32,
+    pub(crate) keeper: ProcessRef,
+    pub(crate) running: Option<RunningRecord>,
+}
+
+/// The container's process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunningRecord {
+    pub(crate) process: ProcessRef,
+    pub(crate) started_at_ms: u64,
+}
+
+/// The exit record as it is on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ExitFile {
+    pub(crate) version: u32,
+    pub(crate) record: ExitRecord,
+}
+
+/// Paths below a state directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(crate) fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    pub(crate) fn removing(&self) -> PathBuf {
+        self.root.join("removing")
+    }
+
+    pub(crate) fn container(&self, id: &ContainerId) -> ContainerDir {
+        ContainerDir {
+            path: self.containers().join(id.as_str()),
+        }
+    }
+}
+
+/// Paths below a container's directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct ContainerDir {
+    path: PathBuf,
+}
+
+impl ContainerDir {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.path.join("rootfs")
+    }
+
+    pub(crate) fn bundle(&self) -> PathBuf {
+        self.path.join("bundle")
+    }
+
+    pub(crate) fn oci_state(&self) -> PathBuf {
+        self.path.join("oci")
+    }
+
+    pub(crate) fn log(&self, stream: Stream) -> PathBuf {
+        self.path.join(stream.file_name())
+    }
+
+    pub(crate) fn read_spec(&self) -> io::Result<Option<SpecRecord>> {
+        read_record(&self.path.join("spec.json"))
+    }
+
+    pub(crate) fn write_spec(&self, record: &SpecRecord) -> io::Result<()> {
+        write_record(&self.path, "spec.json", record, Durability::Process)
+    }
+
+    pub(crate) fn read_keeper(&self) -> io::Result<Option<KeeperRecord>> {
+        read_record(&self.path.join("keeper.json"))
+    }
+
+    /// Not forced to disk: after a power failure there is no keeper to find, and the boot id says so.
+    pub(crate) fn write_keeper(&self, record: &KeeperRecord) -> io::Result<()> {
+        write_record(&self.path, "keeper.json", record, Durability::Process)
+    }
+
+    pub(crate) fn read_exit(&self) -> io::Result<Option<ExitRecord>> {
+        Ok(read_record::<ExitFile>(&self.path.join("exit.json"))?.map(|file| file.record))
+    }
+
+    pub(crate) fn write_exit(&self, record: &ExitRecord) -> io::Result<()> {
+        let file = ExitFile {
+            version: RECORD_VERSION,
+            record: record.clone(),
+        };
+        write_record(&self.path, "exit.json", &file, Durability::Power)
+    }
+}
+
+/// What a file must survive.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Durability {
+    /// The end of any process.
+    Process,
+    /// A power failure.
+    Power,
+}
+
+fn write_record<T: Serialize>(
+    dir: &Path,
+    name: &str,
+    record: &T,
+    durability: Durability,
+) -> io::Result<()> {
+    let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
+    let temporary = dir.join(format!(".{name}.new"));
+    let target = dir.join(name);
+    let context =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", target.display()));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(context)?;
+    file.write_all(&bytes).map_err(context)?;
+    if durability == Durability::Power {
+        file.sync_all().map_err(context)?;
+    }
+    fs::rename(&temporary, &target).map_err(context)?;
+    if durability == Durability::Power {
+        File::open(dir)?.sync_all().map_err(context)?;
+    }
+    Ok(())
+}
+
+fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let Some(bytes) = read_bounded(path, MAX_RECORD_BYTES)? else {
+        return Ok(None);
+    };
+    let invalid = |error: &dyn std::fmt::Display| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{} is damaged: {error}", path.display()),
+        )
+    };
+    let value: serde_json::Value =
+        serde_json::from_slice(&bytes).map_err(|error| invalid(&error))?;
+    let version = value.get("version").and_then(serde_json::Value::as_u64);
+    if version != Some(u64::from(RECORD_VERSION)) {
+        return Err(invalid(&format!(
+            "version {version:?}, this program reads {RECORD_VERSION}"
+        )));
+    }
+    serde_json::from_value(value)
+        .map(Some)
+        .map_err(|error| invalid(&error))
+}
+
+/// The file's bytes; `None` if there is none; an error if it is longer than `max`.
+pub(crate) fn read_bounded(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max {
+        let message = format!("{} is longer than {max} bytes", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    Ok(Some(bytes))
+}
+
+/// Makes a directory that only we may enter; fails if it exists.
+pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)
+}
+
+/// Opens (and makes) a lock file.
+pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Takes the lock if nobody has it.
+pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(fs::TryLockError::WouldBlock) => Ok(false),
+        Err(fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_and_newer_records_are_told_by_their_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let container = ContainerDir {
+            path: dir.path().to_owned(),
+        };
+        assert!(container.read_keeper().unwrap().is_none());
+        fs::write(dir.path().join("keeper.json"), "{\"version\":1,").unwrap();
+        let error = container.read_keeper().unwrap_err().to_string();
+        assert!(error.contains("keeper.json is damaged"), "{error}");
+        fs::write(dir.path().join("keeper.json"), "{\"version\":2}").unwrap();
+        let error = container.read_keeper().unwrap_err().to_string();
+        assert!(
+            error.contains("version Some(2), this program reads 1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = open_lock(&path).unwrap();
+        assert!(try_lock(&first).unwrap());
+        assert!(!try_lock(&open_lock(&path).unwrap()).unwrap());
+        drop(first);
+        assert!(try_lock(&open_lock(&path).unwrap()).unwrap());
+    }
+}

@@ -1,0 +1,423 @@
+//! What a caller says about a container and what it is told: specifications, limits, states, exit records, usage.
+//! Plain data, pure, with the same form in memory and on disk; old records stay readable because new fields
+//! have defaults.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::ContainerId;
+use crate::user::UserSpec;
+
+/// Everything needed to run one container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerSpec {
+    /// Where the root file system comes from.
+    pub rootfs: Rootfs,
+    /// Mount the root file system read-only.
+    #[serde(default)]
+    pub readonly_rootfs: bool,
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// The whole environment of the program, in order.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// The working directory inside the container.
+    pub cwd: String,
+    /// Who the program runs as.
+    #[serde(default)]
+    pub user: UserSpec,
+    /// The host name inside; the container's id (cut to 63 bytes) when absent.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// What the container may use.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Files and directories of the host, and memory file systems, that appear inside.
+    #[serde(default)]
+    pub mounts: Vec<MountSpec>,
+    /// Which network the container sees.
+    #[serde(default)]
+    pub network: Network,
+    /// All capabilities, no seccomp filter, no masked paths, every device: the operator's switch.
+    #[serde(default)]
+    pub privileged: bool,
+    /// Capabilities on top of the default set, such as `CAP_NET_RAW` or `NET_RAW`.
+    #[serde(default)]
+    pub capabilities_add: Vec<String>,
+    /// Capabilities to take from the default set; `ALL` takes every one.
+    #[serde(default)]
+    pub capabilities_drop: Vec<String>,
+    /// Resource limits of the process; a hard limit above ours is lowered to it if we may not raise it.
+    #[serde(default)]
+    pub rlimits: Vec<Rlimit>,
+    /// How much output is kept.
+    #[serde(default)]
+    pub log: LogLimits,
+    /// The caller's own notes, given back by `list` and never looked at.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The signal that asks the program to stop (default `SIGTERM`).
+    #[serde(default = "default_stop_signal")]
+    pub stop_signal: i32,
+}
+
+fn default_stop_signal() -> i32 {
+    libc::SIGTERM
+}
+
+impl ContainerSpec {
+    /// A container that runs `args` as root of its own with the safe defaults and no limits.
+    #[must_use]
+    pub fn new(rootfs: Rootfs, args: Vec<String>) -> Self {
+        Self {
+            rootfs,
+            readonly_rootfs: false,
+            args,
+            env: vec![("PATH".to_owned(), DEFAULT_PATH.to_owned())],
+            cwd: "/".to_owned(),
+            user: UserSpec::default(),
+            hostname: None,
+            limits: Limits::default(),
+            mounts: Vec::new(),
+            network: Network::default(),
+            privileged: false,
+            capabilities_add: Vec::new(),
+            capabilities_drop: Vec::new(),
+            rlimits: Vec::new(),
+            log: LogLimits::default(),
+            labels: BTreeMap::new(),
+            stop_signal: default_stop_signal(),
+        }
+    }
+}
+
+/// Where programs are looked for when the environment has no `PATH`.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where a container's root file system comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Rootfs {
+    /// An overlay mount, made where only the container sees it.
+    Overlay {
+        /// Read-only layers, the topmost first.
+        lowers: Vec<PathBuf>,
+        /// The writable layer, the caller's to make and remove.
+        upper: PathBuf,
+        /// Overlayfs' scratch directory on the same file system as `upper`.
+        work: PathBuf,
+    },
+    /// A directory as it is.
+    Dir(PathBuf),
+}
+
+/// What a container may use. `None` means no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// CPU asked for, in thousandths of a core: the weight against others when the node is busy; 0 is the least.
+    pub cpu_millis_weight: u64,
+    /// Hard CPU limit in thousandths of a core.
+    pub cpu_limit_millis: Option<u64>,
+    /// Hard memory limit.
+    pub memory_bytes: Option<u64>,
+    /// Swap on top of the memory limit; none unless given.
+    pub memory_swap: Option<u64>,
+    /// Most processes and threads at once.
+    pub pids: Option<u64>,
+}
+
+/// One entry of a container's mounts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum MountSpec {
+    /// A file or directory of the host.
+    Bind {
+        /// Absolute path on the host; must exist.
+        source: PathBuf,
+        /// Absolute path inside; made if missing.
+        target: PathBuf,
+        /// Whether writes are refused.
+        readonly: bool,
+    },
+    /// An empty memory file system.
+    Tmpfs {
+        /// Absolute path inside; made if missing.
+        target: PathBuf,
+        /// Most bytes it may hold (they count against the memory limit).
+        size_bytes: u64,
+        /// Mode of its root, such as 0o1777.
+        mode: u32,
+    },
+}
+
+/// Which network a container sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// The host's.
+    #[default]
+    Host,
+    /// Its own, with nothing but loopback.
+    None,
+}
+
+/// A limit of `setrlimit(2)`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rlimit {
+    /// Which, as in `RLIMIT_NOFILE`.
+    pub kind: String,
+    /// The limit in force.
+    pub soft: u64,
+    /// The highest that the process may set itself.
+    pub hard: u64,
+}
+
+/// How much of a container's output is kept, for each of stdout and stderr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogLimits {
+    /// Size at which a file is put aside as `.1`.
+    pub max_bytes: u64,
+    /// Files kept per stream, the current one included.
+    pub files: u32,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self {
+            max_bytes: 10 << 20,
+            files: 2,
+        }
+    }
+}
+
+/// One of the two output streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl Stream {
+    /// The name of its file.
+    #[must_use]
+    pub fn file_name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// What `start` gives back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// The container's first process, as the host numbers it.
+    pub pid: i32,
+    /// When the program was executed, in milliseconds since 1970.
+    pub started_at_ms: u64,
+    /// The process that watches over the container.
+    pub keeper_pid: i32,
+    /// The container's cgroup, from the root of each hierarchy.
+    pub cgroup: String,
+}
+
+/// A container as `list` and `status` tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerStatus {
+    /// Its id.
+    pub id: ContainerId,
+    /// What it is doing.
+    pub state: ContainerState,
+    /// The process that watches over it, while there is one.
+    pub keeper_pid: Option<i32>,
+    /// The caller's notes from the specification.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a container is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    /// `start` has not returned yet.
+    Starting,
+    /// The program runs.
+    Running {
+        /// Its process id on the host.
+        pid: i32,
+        /// When it was executed, in milliseconds since 1970.
+        started_at_ms: u64,
+        /// Its cgroup, from the root of each hierarchy.
+        cgroup: String,
+    },
+    /// It has ended, one way or another.
+    Exited(Box<ExitRecord>),
+}
+
+/// How a container ended: on disk before anyone is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// Which container.
+    pub id: ContainerId,
+    /// The way it ended.
+    pub exit: Exit,
+    /// Whether the kernel killed something in it for want of memory.
+    pub oom_killed: bool,
+    /// The memory limit it ran under.
+    pub memory_limit_bytes: Option<u64>,
+    /// When the program was executed, in milliseconds since 1970; 0 if it never was.
+    pub started_at_ms: u64,
+    /// When its end was seen, in milliseconds since 1970.
+    pub finished_at_ms: u64,
+    /// The last sample, taken after the end and before the cgroup went.
+    pub usage: Usage,
+}
+
+/// The way a container ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// It returned this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// Its keeper died; the container was killed with it.
+    KeeperLost,
+    /// The node went down and came up again without it.
+    LostAtReboot,
+    /// It never ran, for this reason.
+    StartFailed(String),
+}
+
+/// What a container has used. What the kernel does not tell is `None`, never zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// When the sample was taken, in milliseconds since 1970.
+    pub sampled_at_ms: u64,
+    /// CPU time.
+    pub cpu_total_us: u64,
+    /// CPU time in user mode.
+    pub cpu_user_us: Option<u64>,
+    /// CPU time in the kernel.
+    pub cpu_system_us: Option<u64>,
+    /// Memory charged now, page cache included.
+    pub memory_bytes: Option<u64>,
+    /// The most memory ever charged.
+    pub memory_peak_bytes: Option<u64>,
+    /// Anonymous memory.
+    pub memory_anon_bytes: Option<u64>,
+    /// Page cache, memory file systems included.
+    pub memory_file_bytes: Option<u64>,
+    /// Page cache not used lately, which the kernel takes back first.
+    pub memory_inactive_file_bytes: Option<u64>,
+    /// Kernel memory.
+    pub memory_kernel_bytes: Option<u64>,
+    /// Network buffers.
+    pub memory_sock_bytes: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Processes killed for want of memory.
+    pub oom_kills: Option<u64>,
+    /// Time spent waiting because the CPU limit was used up.
+    pub throttled_us: Option<u64>,
+    /// Bytes read from block devices.
+    pub io_read_bytes: Option<u64>,
+    /// Bytes written to block devices.
+    pub io_write_bytes: Option<u64>,
+}
+
+impl Usage {
+    /// Memory that cannot simply be taken back: what is charged less the page cache not used lately.
+    #[must_use]
+    pub fn memory_working_set_bytes(&self) -> Option<u64> {
+        let charged = self.memory_bytes?;
+        Some(charged.saturating_sub(self.memory_inactive_file_bytes.unwrap_or(0)))
+    }
+}
+
+/// A program to run inside a running container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecSpec {
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// Variables on top of the container's own environment.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// Working directory; the container's own when absent.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// User; the container's own when absent.
+    #[serde(default)]
+    pub user: Option<UserSpec>,
+    /// A terminal of this many columns and rows instead of three pipes.
+    #[serde(default)]
+    pub terminal: Option<(u16, u16)>,
+}
+
+/// How an executed program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecExit {
+    /// It returned this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl ExecExit {
+    /// As a shell tells it: the code, or 128 plus the signal.
+    #[must_use]
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// Which program becomes the launcher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LauncherProgram {
+    /// The running one, which must call `launcher_main_if_requested` first thing in `main`.
+    CurrentExe,
+    /// Another that does so.
+    Path(PathBuf),
+}
+
+/// How to open a [`crate::Runtime`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeConfig {
+    /// Where records and logs are; one runtime at a time may use it.
+    pub state_dir: PathBuf,
+    /// Absolute cgroup path, below the root of each hierarchy, that belongs to this instance alone.
+    pub cgroup_parent: String,
+    /// Which program becomes the launcher.
+    pub launcher: LauncherProgram,
+    /// Most starts at once; the others wait.
+    pub max_parallel_starts: usize,
+    /// Longest time a start may take before it is given up and cleaned up.
+    pub start_timeout: Duration,
+}
+
+impl RuntimeConfig {
+    /// A configuration with the defaults: this program as launcher, four starts at once, one minute each.
+    #[must_use]
+    pub fn new(state_dir: PathBuf, cgroup_parent: String) -> Self {
+        Self {
+            state_dir,
+            cgroup_parent,
+            launcher: LauncherProgram::CurrentExe,
+            max_parallel_starts: 4,
+            start_timeout: Duration::from_secs(60),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The root file system of one container, mounted in a mount namespace of its own: the host's mount table shows
+//! nothing, and when the last process of that namespace ends nothing is left. Never follows a link out of the
+//! root: files in it are opened beneath it.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::mount::{MsFlags, mount};
+
+use crate::error::StartFailure;
+use crate::model::Rootfs;
+use crate::sys::{self, FsOption};
+
+const MOUNT_ATTR_NODEV: u32 = 4;
+
+/// Gives this process a mount namespace from which nothing spreads to the host.
+pub(crate) fn private_namespace() -> Result<(), StartFailure> {
+    let failed = |what: &str, error: nix::Error| StartFailure::Mount {
+        reason: format!("{what}: {error}"),
+    };
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+        .map_err(|error| failed("new mount namespace", error))?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .map_err(|error| failed("making mounts private", error))
+}
+
+/// Mounts the root file system at `target`. Device files in images do not work (`nodev`): a container gets its
+/// devices in a `/dev` of its own.
+pub(crate) fn mount_rootfs(rootfs: &Rootfs, target: &Path) -> Result<(), StartFailure> {
+    let failed = |what: String| {
+        move |error: io::Error| StartFailure::Mount {
+            reason: format!("{what}: {error}"),
+        }
+    };
+    match rootfs {
+        Rootfs::Dir(dir) => {
+            let name = format!("binding {}", dir.display());
+            mount(
+                Some(dir),
+                target,
+                None::<&str>,
+                MsFlags::MS_BIND | MsFlags::MS_REC,
+                None::<&str>,
+            )
+            .map_err(|error| failed(name.clone())(error.into()))?;
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NODEV;
+            mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
+                .map_err(|error| failed(name)(error.into()))
+        }
+        Rootfs::Overlay {
+            lowers,
+            upper,
+            work,
+        } => {
+            for dir in lowers.iter().chain([upper, work]) {
+                if !dir.is_dir() {
+                    let reason = format!("overlay: {} is not a directory", dir.display());
+                    return Err(StartFailure::Mount { reason });
+                }
+            }
+            match mount_overlay_by_descriptors(lowers, upper, work, target) {
+                Ok(()) => Ok(()),
+                // Before Linux 6.5 layers cannot be added one by one, before 5.2 there is no such interface.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
+                    mount_overlay_by_options(lowers, upper, work, target)
+                        .map_err(failed("overlay".to_owned()))
+                }
+                Err(error) => Err(failed("overlay".to_owned())(error)),
+            }
+        }
+    }
+}
+
+fn mount_overlay_by_descriptors(
+    lowers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    target: &Path,
+) -> io::Result<()> {
+    let mut options = vec![FsOption::Text("source", b"mezzo")];
+    options.extend(
+        lowers
+            .iter()
+            .map(|lower| FsOption::Text("lowerdir+", lower.as_os_str().as_bytes())),
+    );
+    options.push(FsOption::Text("upperdir", upper.as_os_str().as_bytes()));
+    options.push(FsOption::Text("workdir", work.as_os_str().as_bytes()));
+    let mounted = sys::fs_mount(c"overlay", &options, MOUNT_ATTR_NODEV)?;
+    let target = File::open(target)?;
+    sys::attach_mount(mounted.as_fd(), target.as_fd())
+}
+
+fn mount_overlay_by_options(
+    lowers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    target: &Path,
+) -> io::Result<()> {
+    let options = overlay_options(lowers, upper, work);
+    // The kernel takes one page and cuts the rest off without a word.
+    if options.len() >= 4096 {
+        let message = format!(
+            "{} layers need {} bytes of options; this kernel takes 4095",
+            lowers.len(),
+            options.len()
+        );
+        return Err(io::Error::other(message));
+    }
+    mount(
+        Some("mezzo"),
+        target,
+        Some("overlay"),
+        MsFlags::MS_NODEV,
+        Some(options.as_os_str()),
+    )
+    .map_err(io::Error::from)
+}
+
+/// Overlayfs' options as one text, with the characters escaped that mean something in it. Pure.
+fn overlay_options(lowers: &[PathBuf], upper: &Path, work: &Path) -> OsString {
+    let escaped = |path: &Path, special: &[u8]| {
+        let mut bytes = Vec::new();
+        for byte in path.as_os_str().as_bytes() {
+            if special.contains(byte) {
+                bytes.push(b'\\');
+            }
+            bytes.push(*byte);
+        }
+        bytes
+    };
+    let mut text = b"lowerdir=".to_vec();
+    let lowers: Vec<_> = lowers.iter().map(|lower| escaped(lower, b"\\:,")).collect();
+    text.extend(lowers.join(&b':'));
+    text.extend(b",upperdir=");
+    text.extend(escaped(upper, b"\\,"));
+    text.extend(b",workdir=");
+    text.extend(escaped(work, b"\\,"));
+    std::os::unix::ffi::OsStringExt::from_vec(text)
+}
+
+/// The text of a file in somebody else's root, or nothing: links are resolved beneath `root`, only a regular
+/// file is read (never a FIFO that blocks), and of it at most `max` bytes.
+pub(crate) fn read_beneath(root: &Path, file: &str, max: u64) -> String {
+    let read = || -> io::Result<String> {
+        let root = File::open(root)?;
+        let how = OpenHow::new()
+            .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let file = File::from(openat2(&root, file, how)?);
+        if !file.metadata()?.is_file() {
+            return Ok(String::new());
+        }
+        let mut bytes = Vec::new();
+        file.take(max).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_characters_in_paths_are_escaped() {
+        let options = overlay_options(
+            &["/a:b".into(), "/c,d".into()],
+            Path::new("/u,p"),
+            Path::new("/w"),
+        );
+        assert_eq!(options, r"lowerdir=/a\:b:/c\,d,upperdir=/u\,p,workdir=/w");
+    }
+
+    #[test]
+    fn links_out_of_a_root_are_resolved_inside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        std::os::unix::fs::symlink("/../../../../etc/hostname", dir.path().join("etc/passwd"))
+            .unwrap();
+        assert_eq!(read_beneath(dir.path(), "etc/passwd", 100), "");
+        std::fs::write(dir.path().join("etc/hostname"), "inside").unwrap();
+        assert_eq!(read_beneath(dir.path(), "etc/passwd", 100), "inside");
+        assert_eq!(read_beneath(dir.path(), "etc/passwd", 3), "ins");
+    }
+}

@@ -1,0 +1,106 @@
+//! The messages between the runtime, its launcher and the processes that the launcher forks. One message is one
+//! packet of JSON, with descriptors beside it. Every request brings its own reply socket, so that the launcher
+//! has nothing to remember and an answer that never comes shows as the socket's end.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::Hierarchies;
+use crate::error::StartFailure;
+use crate::id::ContainerId;
+use crate::layout::ContainerDir;
+use crate::model::{ExecExit, ExecSpec, LogLimits};
+use crate::process::ProcessRef;
+use crate::sys;
+
+/// Most bytes of one message; a packet must also fit into the socket's send buffer.
+pub(crate) const MAX_MESSAGE: usize = 160 * 1024;
+
+/// What the runtime asks of the launcher.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Fork a keeper. Descriptors: reply socket, the container's locked lock file.
+    Start(StartRequest),
+    /// Fork a helper that runs a program in a container. Descriptors: reply socket, then stdin, stdout and
+    /// stderr unless a terminal is wanted.
+    Exec(ExecRequest),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StartRequest {
+    pub(crate) id: ContainerId,
+    pub(crate) dir: ContainerDir,
+    pub(crate) cgroup: String,
+    pub(crate) log: LogLimits,
+    pub(crate) memory_limit_bytes: Option<u64>,
+    /// The capabilities that decide the seccomp rules; `None` for no filter.
+    pub(crate) seccomp: Option<Vec<String>>,
+    pub(crate) timeout_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ExecRequest {
+    pub(crate) id: ContainerId,
+    pub(crate) dir: ContainerDir,
+    pub(crate) process: ProcessRef,
+    pub(crate) seccomp: Option<Vec<String>>,
+    pub(crate) spec: ExecSpec,
+}
+
+/// A keeper's one answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum StartReply {
+    Started {
+        keeper: ProcessRef,
+        process: ProcessRef,
+        started_at_ms: u64,
+    },
+    Failed(StartFailure),
+}
+
+/// A helper's answers: started or failed, then exited.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ExecReply {
+    /// With the terminal's master side beside it, if one was wanted.
+    Started {
+        pid: i32,
+    },
+    Failed(StartFailure),
+    Exited(ExecExit),
+}
+
+/// What a forked process needs to know of the host, found out once by the launcher.
+#[derive(Clone, Debug)]
+pub(crate) struct HostContext {
+    pub(crate) hierarchies: Hierarchies,
+}
+
+/// Sends a message; an error only when the other side is gone or the message does not fit.
+pub(crate) fn send<T: Serialize>(
+    socket: BorrowedFd<'_>,
+    message: &T,
+    fds: &[BorrowedFd<'_>],
+) -> std::io::Result<()> {
+    let bytes = serde_json::to_vec(message).map_err(std::io::Error::other)?;
+    if bytes.len() > MAX_MESSAGE {
+        let text = format!(
+            "a message of {} bytes is longer than {MAX_MESSAGE}",
+            bytes.len()
+        );
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, text));
+    }
+    sys::send_message(socket, &bytes, fds)
+}
+
+/// Receives a message; `None` at the end of the stream.
+pub(crate) fn receive<T: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+) -> std::io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let Some((bytes, fds)) = sys::receive_message(socket, MAX_MESSAGE)? else {
+        return Ok(None);
+    };
+    let message = serde_json::from_slice(&bytes).map_err(std::io::Error::other)?;
+    Ok(Some((message, fds)))
+}

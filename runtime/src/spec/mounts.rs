@@ -1,0 +1,111 @@
+//! What is mounted in a container: the standard file systems, then the caller's. Pure. Targets are resolved
+//! beneath the root by libcontainer (openat2), never by string.
+
+use oci_spec::runtime::{Mount, MountBuilder};
+
+use super::HostFacts;
+use crate::cgroup::CgroupMode;
+use crate::model::{ContainerSpec, MountSpec};
+
+pub(super) fn mounts(spec: &ContainerSpec, host: HostFacts) -> Result<Vec<Mount>, String> {
+    let sys_access = if spec.privileged { "rw" } else { "ro" };
+    let mut mounts = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"],
+        )?,
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        )?,
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        )?,
+        mount(
+            "/dev/mqueue",
+            "mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        )?,
+        mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", sys_access],
+        )?,
+    ];
+    match host.cgroups {
+        CgroupMode::V2 => {
+            mounts.push(mount(
+                "/sys/fs/cgroup",
+                "cgroup",
+                "cgroup",
+                &["nosuid", "noexec", "nodev", "relatime", "ro"],
+            )?);
+        }
+        // A dozen mounts per container, for programs that want to know their limits: left out until asked for.
+        CgroupMode::V1 | CgroupMode::Hybrid => {}
+    }
+    for extra in &spec.mounts {
+        mounts.push(match extra {
+            MountSpec::Bind {
+                source,
+                target,
+                readonly,
+            } => {
+                let access = if *readonly { "ro" } else { "rw" };
+                let options = ["rbind", "rprivate", "nosuid", "nodev", access];
+                mount(
+                    &target.to_string_lossy(),
+                    "bind",
+                    &source.to_string_lossy(),
+                    &options,
+                )?
+            }
+            MountSpec::Tmpfs {
+                target,
+                size_bytes,
+                mode,
+            } => {
+                let (size, mode) = (format!("size={size_bytes}"), format!("mode={mode:o}"));
+                mount(
+                    &target.to_string_lossy(),
+                    "tmpfs",
+                    "tmpfs",
+                    &["nosuid", "nodev", &size, &mode],
+                )?
+            }
+        });
+    }
+    Ok(mounts)
+}
+
+fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Result<Mount, String> {
+    MountBuilder::default()
+        .destination(target)
+        .typ(kind)
+        .source(source)
+        .options(
+            options
+                .iter()
+                .map(|option| (*option).to_owned())
+                .collect::<Vec<_>>(),
+        )
+        .build()
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,367 @@
+//! Checks a specification before anything is made: bad input is one clear error that names the field. Pure.
+
+use std::path::{Component, Path};
+
+use crate::model::{ContainerSpec, ExecSpec, MountSpec, Rootfs};
+use crate::spec::security::capability_name;
+
+/// A field of a specification that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[error("{field}: {problem}")]
+pub struct BadSpec {
+    /// Which field.
+    pub field: String,
+    /// What is wrong with it, and what would be right.
+    pub problem: String,
+}
+
+/// Less than this does not hold even the process that sets the container up.
+const MIN_MEMORY_BYTES: u64 = 4 << 20;
+/// Most bytes of arguments and environment together (the kernel takes 2 MiB with the usual stack).
+const MAX_ARGS_BYTES: usize = 1 << 20;
+/// Smallest log file that still holds a useful end.
+const MIN_LOG_BYTES: u64 = 4096;
+
+fn bad(field: impl Into<String>, problem: impl Into<String>) -> BadSpec {
+    BadSpec {
+        field: field.into(),
+        problem: problem.into(),
+    }
+}
+
+/// The first problem of a container's specification.
+pub(crate) fn check(spec: &ContainerSpec) -> Result<(), BadSpec> {
+    check_rootfs(&spec.rootfs)?;
+    check_program(&spec.args, &spec.env)?;
+    inside("cwd", Path::new(&spec.cwd))?;
+    if let Some(name) = &spec.hostname {
+        let valid = !name.is_empty()
+            && name.len() <= 63
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        if !valid {
+            return Err(bad(
+                "hostname",
+                format!("{name:?} is not a host name of 1 to 63 letters, digits, '-', '.' or '_'"),
+            ));
+        }
+    }
+    check_limits(spec)?;
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        let field = format!("mounts[{index}]");
+        match mount {
+            MountSpec::Bind { source, target, .. } => {
+                clean(&format!("{field}.source"), source)?;
+                mount_target(&format!("{field}.target"), target)?;
+            }
+            MountSpec::Tmpfs {
+                target,
+                size_bytes,
+                mode,
+            } => {
+                mount_target(&format!("{field}.target"), target)?;
+                if *size_bytes == 0 {
+                    return Err(bad(format!("{field}.size_bytes"), "must be more than 0"));
+                }
+                if *mode > 0o7777 {
+                    return Err(bad(
+                        format!("{field}.mode"),
+                        format!("{mode:o} is not a mode up to 7777 (octal)"),
+                    ));
+                }
+            }
+        }
+    }
+    for (field, names) in [
+        ("capabilities_add", &spec.capabilities_add),
+        ("capabilities_drop", &spec.capabilities_drop),
+    ] {
+        for name in names {
+            let all = field == "capabilities_drop" && name.eq_ignore_ascii_case("all");
+            if !all && capability_name(name).is_none() {
+                return Err(bad(field, format!("{name:?} is not a capability of Linux")));
+            }
+        }
+    }
+    for (index, limit) in spec.rlimits.iter().enumerate() {
+        if !RLIMITS.contains(&limit.kind.as_str()) {
+            return Err(bad(
+                format!("rlimits[{index}].kind"),
+                format!("{:?} is not one of {RLIMITS:?}", limit.kind),
+            ));
+        }
+        if limit.soft > limit.hard {
+            return Err(bad(
+                format!("rlimits[{index}].soft"),
+                "is above the hard limit",
+            ));
+        }
+    }
+    if !(1..=64).contains(&spec.stop_signal) {
+        return Err(bad(
+            "stop_signal",
+            format!("{} is not a signal number from 1 to 64", spec.stop_signal),
+        ));
+    }
+    Ok(())
+}
+
+/// The first problem of a program to be executed in a container.
+pub(crate) fn check_exec(spec: &ExecSpec) -> Result<(), BadSpec> {
+    check_program(&spec.args, &spec.env)?;
+    spec.cwd
+        .as_deref()
+        .map_or(Ok(()), |cwd| inside("cwd", Path::new(cwd)))
+}
+
+fn check_program(args: &[String], env: &[(String, String)]) -> Result<(), BadSpec> {
+    if args.first().is_none_or(String::is_empty) {
+        return Err(bad("args", "must begin with a program"));
+    }
+    let mut bytes = 0;
+    for (index, argument) in args.iter().enumerate() {
+        if argument.contains('\0') {
+            return Err(bad(format!("args[{index}]"), "holds a NUL byte"));
+        }
+        bytes += argument.len() + 1;
+    }
+    for (name, value) in env {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return Err(bad(
+                "env",
+                format!("{name:?} is not a variable: no empty name, no '=' in a name, no NUL"),
+            ));
+        }
+        bytes += name.len() + value.len() + 2;
+    }
+    if bytes > MAX_ARGS_BYTES {
+        return Err(bad(
+            "args",
+            format!("arguments and environment take {bytes} bytes, at most {MAX_ARGS_BYTES} fit"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_rootfs(rootfs: &Rootfs) -> Result<(), BadSpec> {
+    match rootfs {
+        Rootfs::Dir(path) => clean("rootfs.dir", path),
+        Rootfs::Overlay {
+            lowers,
+            upper,
+            work,
+        } => {
+            if lowers.is_empty() || lowers.len() > 500 {
+                return Err(bad(
+                    "rootfs.overlay.lowers",
+                    format!("{} layers; overlayfs takes 1 to 500", lowers.len()),
+                ));
+            }
+            for (index, lower) in lowers.iter().enumerate() {
+                clean(&format!("rootfs.overlay.lowers[{index}]"), lower)?;
+            }
+            clean("rootfs.overlay.upper", upper)?;
+            clean("rootfs.overlay.work", work)
+        }
+    }
+}
+
+fn check_limits(spec: &ContainerSpec) -> Result<(), BadSpec> {
+    let limits = &spec.limits;
+    if let Some(bytes) = limits
+        .memory_bytes
+        .filter(|bytes| *bytes < MIN_MEMORY_BYTES)
+    {
+        return Err(bad(
+            "limits.memory_bytes",
+            format!("{bytes} is less than the least that works, {MIN_MEMORY_BYTES}"),
+        ));
+    }
+    if limits.memory_swap.is_some() && limits.memory_bytes.is_none() {
+        return Err(bad(
+            "limits.memory_swap",
+            "needs limits.memory_bytes beside it",
+        ));
+    }
+    if limits.pids == Some(0) {
+        return Err(bad("limits.pids", "must be at least 1"));
+    }
+    if limits.cpu_limit_millis == Some(0) {
+        return Err(bad("limits.cpu_limit_millis", "must be more than 0"));
+    }
+    if spec.log.max_bytes < MIN_LOG_BYTES {
+        return Err(bad(
+            "log.max_bytes",
+            format!("must be at least {MIN_LOG_BYTES}"),
+        ));
+    }
+    if !(1..=100).contains(&spec.log.files) {
+        return Err(bad("log.files", "must be 1 to 100"));
+    }
+    Ok(())
+}
+
+/// An absolute path without `..`, in UTF-8 and without NUL: what the OCI specification can hold.
+fn clean(field: &str, path: &Path) -> Result<(), BadSpec> {
+    let Some(text) = path.to_str() else {
+        return Err(bad(field, format!("{} is not UTF-8", path.display())));
+    };
+    if text.contains('\0') {
+        return Err(bad(field, "holds a NUL byte"));
+    }
+    if !path.is_absolute() {
+        return Err(bad(field, format!("{text:?} is not an absolute path")));
+    }
+    if path
+        .components()
+        .any(|component| component == Component::ParentDir)
+    {
+        return Err(bad(field, format!("{text:?} holds '..'")));
+    }
+    Ok(())
+}
+
+/// A path inside the container; its links are resolved beneath the root later.
+fn inside(field: &str, path: &Path) -> Result<(), BadSpec> {
+    clean(field, path)
+}
+
+fn mount_target(field: &str, path: &Path) -> Result<(), BadSpec> {
+    clean(field, path)?;
+    let forbidden = path == Path::new("/") || path.starts_with("/proc") || path.starts_with("/sys");
+    if forbidden {
+        return Err(bad(
+            field,
+            format!("nothing may be mounted at {}", path.display()),
+        ));
+    }
+    Ok(())
+}
+
+const RLIMITS: &[&str] = &[
+    "RLIMIT_CPU",
+    "RLIMIT_FSIZE",
+    "RLIMIT_DATA",
+    "RLIMIT_STACK",
+    "RLIMIT_CORE",
+    "RLIMIT_RSS",
+    "RLIMIT_NPROC",
+    "RLIMIT_NOFILE",
+    "RLIMIT_MEMLOCK",
+    "RLIMIT_AS",
+    "RLIMIT_LOCKS",
+    "RLIMIT_SIGPENDING",
+    "RLIMIT_MSGQUEUE",
+    "RLIMIT_NICE",
+    "RLIMIT_RTPRIO",
+    "RLIMIT_RTTIME",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{LogLimits, Rlimit};
+
+    fn problem_of(change: impl FnOnce(&mut ContainerSpec)) -> String {
+        let mut spec = ContainerSpec::new(Rootfs::Dir("/image".into()), vec!["/app".into()]);
+        change(&mut spec);
+        check(&spec).map_or_else(|bad| bad.field, |()| "none".to_owned())
+    }
+
+    #[test]
+    fn each_bad_field_is_named() {
+        assert_eq!(problem_of(|_| {}), "none");
+        assert_eq!(problem_of(|spec| spec.args.clear()), "args");
+        assert_eq!(problem_of(|spec| spec.args[0] = String::new()), "args");
+        assert_eq!(problem_of(|spec| spec.args.push("a\0".into())), "args[1]");
+        assert_eq!(
+            problem_of(|spec| spec.args.push("a".repeat(2 << 20))),
+            "args"
+        );
+        assert_eq!(
+            problem_of(|spec| spec.env.push(("A=B".into(), String::new()))),
+            "env"
+        );
+        assert_eq!(problem_of(|spec| spec.cwd = "work".into()), "cwd");
+        assert_eq!(problem_of(|spec| spec.cwd = "/a/../b".into()), "cwd");
+        assert_eq!(
+            problem_of(|spec| spec.hostname = Some("a b".into())),
+            "hostname"
+        );
+        assert_eq!(
+            problem_of(|spec| spec.limits.memory_bytes = Some(1)),
+            "limits.memory_bytes"
+        );
+        assert_eq!(
+            problem_of(|spec| spec.limits.memory_swap = Some(1)),
+            "limits.memory_swap"
+        );
+        assert_eq!(problem_of(|spec| spec.limits.pids = Some(0)), "limits.pids");
+        assert_eq!(
+            problem_of(|spec| spec.limits.cpu_limit_millis = Some(0)),
+            "limits.cpu_limit_millis"
+        );
+        assert_eq!(
+            problem_of(|spec| spec.log = LogLimits {
+                max_bytes: 1,
+                files: 1
+            }),
+            "log.max_bytes"
+        );
+        assert_eq!(problem_of(|spec| spec.stop_signal = 0), "stop_signal");
+        assert_eq!(
+            problem_of(|spec| spec.capabilities_add.push("ROOT".into())),
+            "capabilities_add"
+        );
+        assert_eq!(
+            problem_of(|spec| spec.capabilities_add.push("ALL".into())),
+            "capabilities_add"
+        );
+        let rlimit = Rlimit {
+            kind: "RLIMIT_NOFILE".into(),
+            soft: 2,
+            hard: 1,
+        };
+        assert_eq!(
+            problem_of(|spec| spec.rlimits.push(rlimit)),
+            "rlimits[0].soft"
+        );
+    }
+
+    #[test]
+    fn mounts_stay_off_the_system_paths() {
+        let bind = |target: &str| MountSpec::Bind {
+            source: "/x".into(),
+            target: target.into(),
+            readonly: true,
+        };
+        for target in [
+            "/",
+            "/proc",
+            "/proc/self",
+            "/sys/fs",
+            "relative",
+            "/a/../../b",
+        ] {
+            assert_eq!(
+                problem_of(|spec| spec.mounts.push(bind(target))),
+                "mounts[0].target",
+                "{target}"
+            );
+        }
+        assert_eq!(
+            problem_of(|spec| spec.mounts.push(bind("/etc/hosts"))),
+            "none"
+        );
+        let tmpfs = MountSpec::Tmpfs {
+            target: "/t".into(),
+            size_bytes: 0,
+            mode: 0o777,
+        };
+        assert_eq!(
+            problem_of(|spec| spec.mounts.push(tmpfs)),
+            "mounts[0].size_bytes"
+        );
+    }
+}

@@ -1,0 +1,274 @@
+//! The runtime's view of one container: what is known of it, the task that waits for its keeper's end, and
+//! closing the books when the keeper could not.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::cgroup::Hierarchies;
+use crate::cgroup::usage::UsageReader;
+use crate::id::ContainerId;
+use crate::keeper;
+use crate::layout::{ContainerDir, SpecRecord, open_lock, try_lock};
+use crate::model::{ContainerState, ContainerStatus, Exit, ExitRecord, Usage};
+use crate::process::{self, ProcessRef};
+use crate::protocol::StartRequest;
+use crate::spec::security;
+use crate::sys;
+
+/// How long killed processes may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One container.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: ContainerId,
+    pub(crate) dir: ContainerDir,
+    pub(crate) cgroup: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) memory_limit_bytes: Option<u64>,
+    pub(crate) seccomp: Option<Vec<String>>,
+    pub(crate) log: crate::model::LogLimits,
+    pub(crate) state: watch::Sender<EntryState>,
+    pub(crate) live: OnceLock<Live>,
+    watcher: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a container is doing, as far as the runtime has learned.
+#[derive(Clone, Debug)]
+pub(crate) enum EntryState {
+    Starting,
+    Running,
+    Exited(Arc<ExitRecord>),
+    /// It never came to be; `start` has told why.
+    Gone,
+}
+
+/// Of a container that runs or ran under this runtime.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) keeper: ProcessRef,
+    pub(crate) process: ProcessRef,
+    /// `None` if it had ended before it could be opened.
+    pub(crate) pidfd: Option<OwnedFd>,
+    pub(crate) started_at_ms: u64,
+    pub(crate) usage: UsageReader,
+}
+
+impl Entry {
+    pub(crate) fn new(record: &SpecRecord, dir: ContainerDir) -> Self {
+        let spec = &record.spec;
+        Self {
+            id: record.id.clone(),
+            dir,
+            cgroup: record.cgroup.clone(),
+            labels: spec.labels.clone(),
+            memory_limit_bytes: spec.limits.memory_bytes,
+            seccomp: (!spec.privileged).then(|| {
+                security::capability_set(spec)
+                    .into_iter()
+                    .map(str::to_owned)
+                    .collect()
+            }),
+            log: spec.log,
+            state: watch::Sender::new(EntryState::Starting),
+            live: OnceLock::new(),
+            watcher: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn start_request(&self, timeout: Duration) -> StartRequest {
+        StartRequest {
+            id: self.id.clone(),
+            dir: self.dir.clone(),
+            cgroup: self.cgroup.clone(),
+            log: self.log,
+            memory_limit_bytes: self.memory_limit_bytes,
+            seccomp: self.seccomp.clone(),
+            timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    pub(crate) fn status(&self) -> Option<ContainerStatus> {
+        let live = self.live.get();
+        let state = match (&*self.state.borrow(), live) {
+            (EntryState::Exited(record), _) => {
+                ContainerState::Exited(Box::new(ExitRecord::clone(record)))
+            }
+            (EntryState::Running, Some(live)) => ContainerState::Running {
+                pid: live.process.pid,
+                started_at_ms: live.started_at_ms,
+                cgroup: self.cgroup.clone(),
+            },
+            (EntryState::Running, None) | (EntryState::Starting, _) => ContainerState::Starting,
+            (EntryState::Gone, _) => return None,
+        };
+        let keeper_pid = match &state {
+            ContainerState::Running { .. } => live.map(|live| live.keeper.pid),
+            ContainerState::Starting | ContainerState::Exited(_) => None,
+        };
+        Some(ContainerStatus {
+            id: self.id.clone(),
+            state,
+            keeper_pid,
+            labels: self.labels.clone(),
+        })
+    }
+
+    /// The running container, if it runs.
+    pub(crate) fn running(&self) -> Option<&Live> {
+        match &*self.state.borrow() {
+            EntryState::Running => self.live.get(),
+            EntryState::Starting | EntryState::Exited(_) | EntryState::Gone => None,
+        }
+    }
+
+    pub(crate) fn set_watcher(&self, handle: JoinHandle<()>) {
+        if let Ok(mut watcher) = self.watcher.lock()
+            && let Some(old) = watcher.replace(handle)
+        {
+            old.abort();
+        }
+    }
+
+    /// Stops waiting for the keeper; the container is left alone.
+    pub(crate) fn abandon(&self) {
+        if let Ok(mut watcher) = self.watcher.lock()
+            && let Some(handle) = watcher.take()
+        {
+            handle.abort();
+        }
+    }
+}
+
+/// Takes note of a running container and starts to wait for its end.
+pub(crate) fn watch_over(
+    entry: &Arc<Entry>,
+    hierarchies: &Arc<Hierarchies>,
+    keeper: ProcessRef,
+    process: ProcessRef,
+    started_at_ms: u64,
+) {
+    let live = Live {
+        keeper,
+        process,
+        pidfd: process.open(),
+        started_at_ms,
+        usage: UsageReader::open(hierarchies, &entry.cgroup),
+    };
+    if entry.live.set(live).is_err() {
+        return;
+    }
+    entry.state.send_replace(EntryState::Running);
+    let handle = tokio::spawn(wait_for_end(
+        Arc::clone(entry),
+        Arc::clone(hierarchies),
+        keeper,
+    ));
+    entry.set_watcher(handle);
+}
+
+async fn wait_for_end(entry: Arc<Entry>, hierarchies: Arc<Hierarchies>, keeper: ProcessRef) {
+    if let Some(pidfd) = keeper.open() {
+        match sys::register(pidfd, Interest::READABLE) {
+            Ok(pidfd) => {
+                let _ = pidfd.readable().await;
+            }
+            Err(error) => {
+                tracing::error!(container = %entry.id, %error, "cannot wait for the keeper")
+            }
+        }
+    }
+    let closing = Arc::clone(&entry);
+    let closed = tokio::task::spawn_blocking(move || close_books(&closing, &hierarchies)).await;
+    match closed {
+        Ok(Ok(record)) => {
+            entry
+                .state
+                .send_replace(EntryState::Exited(Arc::new(record)));
+        }
+        Ok(Err(error)) => {
+            tracing::error!(container = %entry.id, %error, "the container's end cannot be recorded")
+        }
+        Err(error) => {
+            tracing::error!(container = %entry.id, %error, "the container's end was not looked at")
+        }
+    }
+}
+
+/// After the keeper's end: its exit record, or, if it could not write one, the container's end by our hand.
+fn close_books(entry: &Entry, hierarchies: &Hierarchies) -> io::Result<ExitRecord> {
+    match entry.dir.read_exit()? {
+        Some(record) => Ok(record),
+        None => close(entry, hierarchies, Exit::KeeperLost),
+    }
+}
+
+/// Kills what is left of a container that has no keeper, records its end, and removes what it leaves behind.
+pub(crate) fn close(
+    entry: &Entry,
+    hierarchies: &Hierarchies,
+    exit: Exit,
+) -> io::Result<ExitRecord> {
+    let running = entry
+        .dir
+        .read_keeper()
+        .ok()
+        .flatten()
+        .and_then(|record| record.running);
+    let same_boot = exit != Exit::LostAtReboot;
+    if same_boot {
+        // The first process of the container's pid namespace takes everything in it along, wherever that is.
+        if let Some(pidfd) = running.as_ref().and_then(|running| running.process.open()) {
+            use std::os::fd::AsFd;
+            let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            let _ = sys::wait_readable(pidfd.as_fd(), Some(KILL_TIMEOUT));
+        }
+        if !hierarchies.kill(&entry.cgroup, KILL_TIMEOUT) {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "killed processes are still there",
+            ));
+        }
+    }
+    let usage = if same_boot {
+        keeper::last_usage(hierarchies, &entry.cgroup)
+    } else {
+        Usage::default()
+    };
+    let record = ExitRecord {
+        id: entry.id.clone(),
+        exit,
+        oom_killed: usage.oom_kills.is_some_and(|kills| kills > 0),
+        memory_limit_bytes: entry.memory_limit_bytes,
+        started_at_ms: running.map_or(0, |running| running.started_at_ms),
+        finished_at_ms: process::now_ms(),
+        usage,
+    };
+    entry.dir.write_exit(&record)?;
+    keeper::release(&entry.start_request(Duration::ZERO), hierarchies);
+    Ok(record)
+}
+
+/// Waits until the container's keeper is gone, by its lock.
+pub(crate) fn wait_for_lock(dir: &ContainerDir, timeout: Duration) -> io::Result<bool> {
+    let file = open_lock(&dir.lock())?;
+    let deadline = Instant::now() + timeout;
+    let mut pause = Duration::from_micros(100);
+    loop {
+        if try_lock(&file)? {
+            return Ok(true);
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+}
