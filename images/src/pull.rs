@@ -162,7 +162,7 @@ impl std::fmt::Debug for Flight {
 
 /// Where the bytes of an image come from.
 pub(crate) enum Origin {
-    Registry(Session),
+    Registry(Box<Session>),
     /// A layer that lies in a file, as packed here.
     File(Arc<std::fs::File>),
 }
@@ -287,7 +287,14 @@ async fn fetch(
         manifest_bytes: fetched.bytes,
         config,
     };
-    store(inner, reference, incoming, &Origin::Registry(session), told).await
+    store(
+        inner,
+        reference,
+        incoming,
+        &Origin::Registry(Box::new(session)),
+        told,
+    )
+    .await
 }
 
 /// An image of which all but the layers is in memory.

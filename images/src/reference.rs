@@ -307,7 +307,6 @@ mod tests {
             ":tag",
             "a:",
             "a:-x",
-            "UPPER/case",
             "Busybox",
             "a//b",
             "/a",

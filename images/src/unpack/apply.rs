@@ -46,14 +46,6 @@ pub(crate) struct LayerWriter {
     opaque_root: bool,
 }
 
-/// What stood in an entry's way.
-#[derive(Debug, PartialEq, Eq)]
-enum InTheWay {
-    Nothing,
-    Directory,
-    Other,
-}
-
 /// Opens the directory that is to be a layer's root. Its path is ours, not the archive's.
 pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, UnpackError> {
     open(
@@ -428,29 +420,23 @@ impl LayerWriter {
     }
 
     /// Removes what stands in the way of an entry, a whole tree if need be: the later entry wins, as in every tool.
-    fn clear(
-        &mut self,
-        parent: &OwnedFd,
-        name: &[u8],
-        entry: &Entry,
-    ) -> Result<InTheWay, UnpackError> {
+    fn clear(&mut self, parent: &OwnedFd, name: &[u8], entry: &Entry) -> Result<(), UnpackError> {
         let found = match look(parent, name) {
             Ok(found) => found,
-            Err(Errno::ENOENT) => return Ok(InTheWay::Nothing),
+            Err(Errno::ENOENT) => return Ok(()),
             Err(errno) => return Err(failed("look at", &entry.path, errno)),
         };
         if !is(&found, SFlag::S_IFDIR) {
             unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)
                 .map_err(|e| failed("replace", &entry.path, e))?;
-            return Ok(InTheWay::Other);
+            return Ok(());
         }
         self.parents.clear();
         std::fs::remove_dir_all(through(parent, name)).map_err(|source| UnpackError::Io {
             operation: "replace",
             path: printable(&entry.path),
             source,
-        })?;
-        Ok(InTheWay::Directory)
+        })
     }
 
     fn make_opaque(&mut self, directory: &[u8]) -> Result<(), UnpackError> {
@@ -615,23 +601,27 @@ fn failed(operation: &'static str, path: &[u8], errno: Errno) -> UnpackError {
 }
 
 fn bad_parent(entry: &Entry, errno: Errno) -> UnpackError {
-    match errno {
-        Errno::ELOOP => refused(entry, "a directory on its way is a symlink"),
-        Errno::ENOTDIR => refused(entry, "a directory on its way is a file"),
-        other => failed("open the directory of", &entry.path, other),
+    if errno == Errno::ELOOP {
+        refused(entry, "a directory on its way is a symlink")
+    } else if errno == Errno::ENOTDIR {
+        refused(entry, "a directory on its way is a file")
+    } else {
+        failed("open the directory of", &entry.path, errno)
     }
 }
 
 fn bad_target(entry: &Entry, errno: Errno) -> UnpackError {
-    match errno {
-        Errno::ELOOP => refused(
+    if errno == Errno::ELOOP {
+        refused(
             entry,
             "the way to the hard link's target leads through a symlink",
-        ),
-        Errno::ENOENT | Errno::ENOTDIR => refused(
+        )
+    } else if errno == Errno::ENOENT || errno == Errno::ENOTDIR {
+        refused(
             entry,
             "it is a hard link to a file that is not in this layer",
-        ),
-        other => failed("open the target of", &entry.path, other),
+        )
+    } else {
+        failed("open the target of", &entry.path, errno)
     }
 }

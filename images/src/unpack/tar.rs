@@ -494,7 +494,7 @@ mod tests {
     fn header(path: &str, flag: u8, size: u64) -> tar::Header {
         let mut header = tar::Header::new_ustar();
         header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
-        header.set_entry_type(tar::EntryType::new(flag));
+        header.as_mut_bytes()[156] = flag;
         header.set_size(size);
         header.set_mode(0o644);
         header.set_uid(1);
