@@ -1,0 +1,19 @@
+//! Apps as people describe them: Marathon's AppDefinition, read from JSON, checked, and written back.
+//!
+//! [`spec`] has the checked type, [`parse`] makes it from JSON and collects every problem, [`json`] writes it, [`merge`]
+//! overlays an update, [`version`] is one entry of an app's history. All pure.
+
+pub mod id;
+pub mod json;
+pub mod merge;
+pub mod parse;
+pub mod read;
+pub mod spec;
+pub mod version;
+
+pub use id::{AppId, InvalidAppId};
+pub use merge::merge;
+pub use parse::{check_app_json, parse_app};
+pub use read::{Problem, ProblemKind, Report, Unknown};
+pub use spec::App;
+pub use version::AppVersion;

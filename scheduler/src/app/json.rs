@@ -1,0 +1,198 @@
+//! Writes an app as Marathon does.
+//!
+//! Pure. What is written here is accepted by [`super::parse`] and means the same; a property test says so.
+
+use mezzo_api::model::{NetworkMode, Scalar, VolumeSource};
+use serde_json::{Map, Value, json};
+
+use super::read::decimal_to_json;
+use super::spec::{
+    App, AppHealthCheck, CheckPort, Engine, KillSelection, Limit, PortDefinition, Run,
+    UnreachableStrategy,
+};
+
+/// A resource amount as a JSON number.
+#[must_use]
+pub fn scalar(value: Scalar) -> Value {
+    decimal_to_json(value.millis().unsigned_abs(), 3)
+}
+
+/// Milliseconds as a JSON number of seconds.
+#[must_use]
+pub fn seconds(millis: u64) -> Value {
+    decimal_to_json(millis, 3)
+}
+
+impl App {
+    /// The app as an object, without what only the server knows (versions, tasks).
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut out = Map::new();
+        let mut put = |name: &str, value: Value| {
+            out.insert(name.to_owned(), value);
+        };
+        put("id", self.id.as_str().into());
+        match &self.run {
+            Run::Image => {}
+            Run::Shell(line) => put("cmd", line.as_str().into()),
+            Run::Args(args) => put("args", args.clone().into()),
+        }
+        put("cpus", scalar(self.cpus));
+        put("mem", scalar(self.mem));
+        put("disk", scalar(self.disk));
+        put("gpus", scalar(self.gpus));
+        put("instances", self.instances.into());
+        put("container", self.container_json());
+        put("env", json!(self.env));
+        put("labels", json!(self.labels));
+        put(
+            "portDefinitions",
+            self.ports.iter().map(port_json).collect::<Vec<_>>().into(),
+        );
+        put(
+            "networks",
+            match self.container.network {
+                NetworkMode::Host => json!([{"mode": "host"}]),
+                NetworkMode::None => json!([]),
+            },
+        );
+        put("requirePorts", self.require_ports.into());
+        put(
+            "healthChecks",
+            self.health_check
+                .iter()
+                .map(check_json)
+                .collect::<Vec<_>>()
+                .into(),
+        );
+        put(
+            "upgradeStrategy",
+            json!({
+                "minimumHealthCapacity": decimal_to_json(self.upgrade.minimum_health_ppm, 6),
+                "maximumOverCapacity": decimal_to_json(self.upgrade.maximum_over_ppm, 6),
+            }),
+        );
+        put("backoffSeconds", seconds(self.backoff.initial_ms));
+        put("backoffFactor", decimal_to_json(self.backoff.factor_ppm, 6));
+        put("maxLaunchDelaySeconds", seconds(self.backoff.max_ms));
+        if let Some(grace) = self.kill_grace_ms {
+            put("taskKillGracePeriodSeconds", seconds(grace));
+        }
+        put(
+            "killSelection",
+            match self.kill_selection {
+                KillSelection::YoungestFirst => "YOUNGEST_FIRST",
+                KillSelection::OldestFirst => "OLDEST_FIRST",
+            }
+            .into(),
+        );
+        put(
+            "unreachableStrategy",
+            match self.unreachable {
+                UnreachableStrategy::Disabled => "disabled".into(),
+                UnreachableStrategy::After {
+                    inactive_ms,
+                    expunge_ms,
+                } => json!({
+                    "inactiveAfterSeconds": seconds(inactive_ms),
+                    "expungeAfterSeconds": seconds(expunge_ms),
+                }),
+            },
+        );
+        if self.cpu_limit.is_some() || self.mem_limit.is_some() {
+            let mut limits = Map::new();
+            for (name, limit) in [("cpus", self.cpu_limit), ("mem", self.mem_limit)] {
+                match limit {
+                    None => {}
+                    Some(Limit::Unlimited) => {
+                        limits.insert(name.into(), "unlimited".into());
+                    }
+                    Some(Limit::Of(value)) => {
+                        limits.insert(name.into(), scalar(value));
+                    }
+                }
+            }
+            put("resourceLimits", Value::Object(limits));
+        }
+        if let Some(user) = &self.user {
+            put("user", user.as_str().into());
+        }
+        put("acceptedResourceRoles", json!(["*"]));
+        put("constraints", json!([]));
+        put("dependencies", json!([]));
+        put("fetch", json!([]));
+        Value::Object(out)
+    }
+
+    fn container_json(&self) -> Value {
+        let container = &self.container;
+        let mut docker = Map::new();
+        docker.insert("image".into(), container.image.as_str().into());
+        docker.insert("forcePullImage".into(), container.force_pull.into());
+        docker.insert("privileged".into(), container.privileged.into());
+        if container.network == NetworkMode::None {
+            docker.insert("network".into(), "NONE".into());
+        }
+        let volumes: Vec<Value> = container
+            .volumes
+            .iter()
+            .filter_map(|volume| match &volume.source {
+                VolumeSource::HostPath(path) => Some(json!({
+                    "containerPath": volume.container_path,
+                    "hostPath": path,
+                    "mode": if volume.read_only { "RO" } else { "RW" },
+                })),
+                // No app field makes one.
+                VolumeSource::Tmpfs(_) => None,
+            })
+            .collect();
+        json!({
+            "type": match container.engine {
+                Engine::Docker => "DOCKER",
+                Engine::Mesos => "MESOS",
+            },
+            "docker": docker,
+            "volumes": volumes,
+        })
+    }
+}
+
+fn port_json(port: &PortDefinition) -> Value {
+    let mut out = Map::new();
+    out.insert("port".into(), port.port.into());
+    out.insert("protocol".into(), port.protocol.as_str().into());
+    if let Some(name) = &port.name {
+        out.insert("name".into(), name.as_str().into());
+    }
+    out.insert("labels".into(), json!(port.labels));
+    Value::Object(out)
+}
+
+fn check_json(check: &AppHealthCheck) -> Value {
+    let mut out = Map::new();
+    let mut put = |name: &str, value: Value| {
+        out.insert(name.to_owned(), value);
+    };
+    put("protocol", check.protocol.name().into());
+    if check.protocol.needs_path() {
+        put("path", check.path.as_str().into());
+    }
+    if check.protocol.needs_port() {
+        match check.port {
+            CheckPort::Index(index) => put("portIndex", index.into()),
+            CheckPort::Fixed(port) => put("port", port.into()),
+        }
+    }
+    if let Some(command) = &check.command {
+        put("command", json!({"value": command}));
+    }
+    put("gracePeriodSeconds", seconds(check.grace_period_ms));
+    put("intervalSeconds", seconds(check.interval_ms));
+    put("timeoutSeconds", seconds(check.timeout_ms));
+    put("delaySeconds", seconds(check.delay_ms));
+    put(
+        "maxConsecutiveFailures",
+        check.max_consecutive_failures.into(),
+    );
+    Value::Object(out)
+}

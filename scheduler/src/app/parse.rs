@@ -1,0 +1,533 @@
+//! Makes an [`App`] from JSON: defaults, deprecated forms, every problem with its path, every unknown field by name.
+//!
+//! Pure. What Marathon knows and mezzo does not do yet is refused in so many words, never ignored: an app that deploys
+//! means what its file says. Ports, health checks and volumes are read in [`super::parse::parts`].
+
+mod parts;
+
+use mezzo_api::model::{NetworkMode, Scalar};
+use serde_json::Value;
+
+use super::AppId;
+use super::read::{Fields, Report, expected};
+use super::spec::{
+    App, AppHealthCheck, BackoffStrategy, Container, Engine, KillSelection, Limit, PPM, Run,
+    UnreachableStrategy, UpgradeStrategy,
+};
+
+/// The largest amount of a scalar resource an app may name, in units.
+const MAX_UNITS: u64 = 1_000_000_000;
+/// A year: longer than any delay that makes sense.
+pub(crate) const MAX_SECONDS_MS: u64 = 366 * 86_400 * 1000;
+/// More instances than any cluster of Mesos ever ran.
+const MAX_INSTANCES: u64 = 1_000_000;
+
+/// Fields of an app that have a meaning here.
+const FIELDS: &[&str] = &[
+    "id",
+    "cmd",
+    "args",
+    "cpus",
+    "mem",
+    "disk",
+    "gpus",
+    "instances",
+    "container",
+    "env",
+    "labels",
+    "portDefinitions",
+    "ports",
+    "networks",
+    "requirePorts",
+    "healthChecks",
+    "upgradeStrategy",
+    "backoffSeconds",
+    "backoffFactor",
+    "maxLaunchDelaySeconds",
+    "taskKillGracePeriodSeconds",
+    "killSelection",
+    "user",
+    "acceptedResourceRoles",
+    "unreachableStrategy",
+    "resourceLimits",
+    "role",
+    // Marathon's that are refused with a word below unless they say nothing.
+    "executor",
+    "executorResources",
+    "secrets",
+    "tty",
+    "fetch",
+    "uris",
+    "storeUrls",
+    "check",
+    "readinessChecks",
+    "constraints",
+    "dependencies",
+    "residency",
+    "ipAddress",
+    // Answers of the server, accepted back.
+    "version",
+    "versionInfo",
+    "tasksStaged",
+    "tasksRunning",
+    "tasksHealthy",
+    "tasksUnhealthy",
+    "deployments",
+    "tasks",
+    "readinessCheckResults",
+    "lastTaskFailure",
+    "taskStats",
+    "waitingFor",
+];
+
+/// What is wrong with an app file, and which of its fields no app has.
+#[must_use]
+pub fn check_app_json(value: &Value) -> Report {
+    parse_app(value, None).1
+}
+
+/// Reads an app. `id` is the path of the request, for bodies without an id. The app is there if the report has no errors.
+#[must_use]
+pub fn parse_app(value: &Value, id: Option<&AppId>) -> (Option<App>, Report) {
+    let mut report = Report::default();
+    let app = read_app(value, id, &mut report);
+    (app.filter(|_| report.errors.is_empty()), report)
+}
+
+fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<App> {
+    let fields = Fields::open(value, String::new(), FIELDS, report)?;
+    let id = read_id(&fields, id, report);
+    refuse_unsupported(&fields, report);
+    let container = read_container(&fields, report);
+    let run = read_run(&fields, report);
+    let amount = |name: &str, min: u64, default: u64, report: &mut Report| {
+        let millis = fields
+            .decimal(name, 3, min, MAX_UNITS * 1000, report)
+            .unwrap_or(default);
+        Scalar::from_millis(i64::try_from(millis).unwrap_or(i64::MAX))
+    };
+    let cpus = amount("cpus", 1, 1000, report);
+    let mem = amount("mem", 1000, 128_000, report);
+    let disk = amount("disk", 0, 0, report);
+    let gpus = Scalar::from_units(
+        i64::try_from(fields.integer("gpus", 0, 1_000_000, report).unwrap_or(0)).unwrap_or(0),
+    );
+    let instances = fields
+        .integer("instances", 0, MAX_INSTANCES, report)
+        .unwrap_or(1);
+    let env = read_env(&fields, report);
+    let labels = fields.string_map("labels", report).unwrap_or_default();
+    let host_network = read_networks(&fields, report);
+    let network = container
+        .as_ref()
+        .map_or(NetworkMode::Host, |container| container.network);
+    let ports = parts::ports(
+        &fields,
+        network == NetworkMode::Host && host_network,
+        report,
+    );
+    let require_ports = fields.boolean("requirePorts", report).unwrap_or(false);
+    let health_check = read_health_check(&fields, ports.len(), report);
+    let upgrade = read_upgrade(&fields, report);
+    let backoff = read_backoff(&fields, report);
+    let kill_grace_ms = fields.decimal("taskKillGracePeriodSeconds", 3, 0, MAX_SECONDS_MS, report);
+    let kill_selection = fields
+        .choice(
+            "killSelection",
+            &[
+                ("YOUNGEST_FIRST", KillSelection::YoungestFirst),
+                ("OLDEST_FIRST", KillSelection::OldestFirst),
+            ],
+            report,
+        )
+        .unwrap_or_default();
+    let unreachable = read_unreachable(&fields, report);
+    let (cpu_limit, mem_limit) = read_limits(&fields, cpus, mem, report);
+    let user = fields
+        .string("user", report)
+        .filter(|user| !user.is_empty());
+    read_roles(&fields, report);
+    Some(App {
+        id: id?,
+        run,
+        cpus,
+        mem,
+        disk,
+        gpus,
+        instances: u32::try_from(instances).ok()?,
+        container: container?,
+        env,
+        labels,
+        ports,
+        require_ports,
+        health_check,
+        upgrade,
+        backoff,
+        kill_grace_ms,
+        kill_selection,
+        unreachable,
+        cpu_limit,
+        mem_limit,
+        user,
+    })
+}
+
+fn read_id(fields: &Fields<'_>, from_path: Option<&AppId>, report: &mut Report) -> Option<AppId> {
+    let Some(text) = fields.string("id", report) else {
+        if from_path.is_none() && fields.get("id").is_none() {
+            report.value_problem("/id", "is missing; an app needs a name such as \"/web\"");
+        }
+        return from_path.cloned();
+    };
+    match text.parse::<AppId>() {
+        Err(error) => {
+            report.value_problem("/id", error.to_string());
+            None
+        }
+        Ok(id) => {
+            if let Some(wanted) = from_path
+                && *wanted != id
+            {
+                report.value_problem("/id", format!("is {id}, but the request is for {wanted}"));
+            }
+            Some(id)
+        }
+    }
+}
+
+fn refuse_unsupported(fields: &Fields<'_>, report: &mut Report) {
+    for (name, advice) in [
+        ("executor", "mezzo runs containers without executors"),
+        ("executorResources", ""),
+        ("secrets", ""),
+        ("tty", ""),
+        ("fetch", "put the files into the image"),
+        ("uris", "put the files into the image"),
+        ("storeUrls", "put the files into the image"),
+        ("check", "use healthChecks"),
+        (
+            "readinessChecks",
+            "use healthChecks: an update waits until new instances are healthy",
+        ),
+        ("constraints", ""),
+        ("dependencies", ""),
+        ("residency", "persistent volumes are not there yet"),
+        ("ipAddress", "only the host's network is there yet"),
+    ] {
+        fields.unsupported(name, advice, report);
+    }
+}
+
+fn read_run(fields: &Fields<'_>, report: &mut Report) -> Run {
+    let cmd = fields.string("cmd", report).filter(|cmd| !cmd.is_empty());
+    let args = fields
+        .strings("args", report)
+        .filter(|args| !args.is_empty());
+    match (cmd, args) {
+        (Some(_), Some(_)) => {
+            report.value_problem("/cmd", "exclude each other: cmd and args; give one of them");
+            Run::Image
+        }
+        (Some(line), None) => Run::Shell(line),
+        (None, Some(args)) => Run::Args(args),
+        (None, None) => Run::Image,
+    }
+}
+
+const NO_IMAGE: &str =
+    "is missing: mezzo runs container images; name one, such as \"busybox:1.36\", here";
+
+fn read_container(fields: &Fields<'_>, report: &mut Report) -> Option<Container> {
+    let Some(value) = fields.get("container") else {
+        report.value_problem("/container/docker/image", NO_IMAGE);
+        return None;
+    };
+    let known = [
+        "type",
+        "docker",
+        "volumes",
+        "portMappings",
+        "linuxInfo",
+        "appc",
+    ];
+    let container = Fields::open(value, fields.path_of("container"), &known, report)?;
+    let engine = container
+        .choice(
+            "type",
+            &[("DOCKER", Engine::Docker), ("MESOS", Engine::Mesos)],
+            report,
+        )
+        .unwrap_or(Engine::Mesos);
+    let bridge =
+        "needs a network of the container's own; only the host's is there yet, use portDefinitions";
+    container.unsupported("portMappings", bridge, report);
+    container.unsupported("linuxInfo", "", report);
+    container.unsupported("appc", "use an OCI image", report);
+    let volumes = parts::volumes(&container, report);
+    let Some(value) = container.get("docker") else {
+        report.value_problem("/container/docker/image", NO_IMAGE);
+        return None;
+    };
+    let known = [
+        "image",
+        "network",
+        "privileged",
+        "forcePullImage",
+        "parameters",
+        "portMappings",
+        "pullConfig",
+        "credential",
+    ];
+    let docker = Fields::open(value, container.path_of("docker"), &known, report)?;
+    let image = docker.string("image", report);
+    if docker.get("image").is_none() || image.as_deref() == Some("") {
+        report.value_problem("/container/docker/image", NO_IMAGE);
+    } else if let Some(image) = &image
+        && (image.len() > 1024 || image.chars().any(|c| c.is_whitespace() || c.is_control()))
+    {
+        report.value_problem(
+            "/container/docker/image",
+            format!("{image:?} is not an image reference"),
+        );
+    }
+    docker.unsupported("parameters", "", report);
+    docker.unsupported("portMappings", bridge, report);
+    docker.unsupported("pullConfig", "", report);
+    docker.unsupported("credential", "", report);
+    let network = match docker.string("network", report).as_deref() {
+        None | Some("HOST") => NetworkMode::Host,
+        Some("NONE") => NetworkMode::None,
+        Some(other @ ("BRIDGE" | "USER")) => {
+            report.value_problem(
+                docker.path_of("network"),
+                format!("{other} is not supported yet: use HOST"),
+            );
+            NetworkMode::Host
+        }
+        Some(other) => {
+            report.value_problem(
+                docker.path_of("network"),
+                format!("got {other:?}, must be one of HOST, NONE"),
+            );
+            NetworkMode::Host
+        }
+    };
+    Some(Container {
+        engine,
+        image: image?,
+        force_pull: docker.boolean("forcePullImage", report).unwrap_or(false),
+        privileged: docker.boolean("privileged", report).unwrap_or(false),
+        network,
+        volumes,
+    })
+}
+
+fn read_env(
+    fields: &Fields<'_>,
+    report: &mut Report,
+) -> std::collections::BTreeMap<String, String> {
+    let Some(value) = fields.get("env") else {
+        return Default::default();
+    };
+    let Some(map) = value.as_object() else {
+        report.type_problem("/env", expected("an object", value));
+        return Default::default();
+    };
+    let mut env = std::collections::BTreeMap::new();
+    for (name, value) in map {
+        let path = format!("/env/{name}");
+        if name.is_empty() || name.contains(['=', '\0']) {
+            report.value_problem(&path, "a variable's name must not be empty or contain `=`");
+        }
+        match value {
+            Value::String(text) if text.contains('\0') => {
+                report.value_problem(path, "must not contain a NUL character");
+            }
+            Value::String(text) => {
+                env.insert(name.clone(), text.clone());
+            }
+            Value::Object(map) if map.contains_key("secret") => {
+                report.value_problem(path, "secrets are not supported yet");
+            }
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::Array(_)
+            | Value::Object(_) => {
+                report.type_problem(
+                    path,
+                    format!("{}; put it in quotes", expected("a string", value)),
+                );
+            }
+        }
+    }
+    env
+}
+
+/// Whether the app is on the host's network.
+fn read_networks(fields: &Fields<'_>, report: &mut Report) -> bool {
+    for (path, item) in fields.list("networks", report).unwrap_or_default() {
+        let Some(network) = Fields::open(item, path, &["mode", "name", "labels"], report) else {
+            continue;
+        };
+        match network.string("mode", report).as_deref() {
+            Some("host") => {}
+            None | Some("container" | "container/bridge") => report.value_problem(
+                network.path_of("mode"),
+                "not supported yet: only the host's network, {\"mode\": \"host\"}, is there",
+            ),
+            Some(other) => report.value_problem(
+                network.path_of("mode"),
+                format!("got {other:?}, must be one of host, container/bridge, container"),
+            ),
+        }
+    }
+    true
+}
+
+fn read_health_check(
+    fields: &Fields<'_>,
+    n_ports: usize,
+    report: &mut Report,
+) -> Option<AppHealthCheck> {
+    let items = fields.list("healthChecks", report)?;
+    let mut checks = Vec::new();
+    for (i, (path, item)) in items.into_iter().enumerate() {
+        if i > 0 {
+            report.value_problem(&path, "not supported yet: more than one health check");
+        }
+        checks.extend(parts::health_check(item, path, n_ports, report));
+    }
+    checks.into_iter().next()
+}
+
+fn read_upgrade(fields: &Fields<'_>, report: &mut Report) -> UpgradeStrategy {
+    let default = UpgradeStrategy::default();
+    let Some(value) = fields.get("upgradeStrategy") else {
+        return default;
+    };
+    let known = ["minimumHealthCapacity", "maximumOverCapacity"];
+    let Some(read) = Fields::open(value, fields.path_of("upgradeStrategy"), &known, report) else {
+        return default;
+    };
+    UpgradeStrategy {
+        minimum_health_ppm: read
+            .decimal("minimumHealthCapacity", 6, 0, PPM, report)
+            .unwrap_or(default.minimum_health_ppm),
+        maximum_over_ppm: read
+            .decimal("maximumOverCapacity", 6, 0, PPM, report)
+            .unwrap_or(default.maximum_over_ppm),
+    }
+}
+
+fn read_backoff(fields: &Fields<'_>, report: &mut Report) -> BackoffStrategy {
+    let default = BackoffStrategy::default();
+    BackoffStrategy {
+        initial_ms: fields
+            .decimal("backoffSeconds", 3, 0, MAX_SECONDS_MS, report)
+            .unwrap_or(default.initial_ms),
+        factor_ppm: fields
+            .decimal("backoffFactor", 6, PPM, 1000 * PPM, report)
+            .unwrap_or(default.factor_ppm),
+        max_ms: fields
+            .decimal("maxLaunchDelaySeconds", 3, 0, MAX_SECONDS_MS, report)
+            .unwrap_or(default.max_ms),
+    }
+}
+
+fn read_unreachable(fields: &Fields<'_>, report: &mut Report) -> UnreachableStrategy {
+    let Some(value) = fields.get("unreachableStrategy") else {
+        return UnreachableStrategy::default();
+    };
+    let path = fields.path_of("unreachableStrategy");
+    if let Some(text) = value.as_str() {
+        if text != "disabled" {
+            report.value_problem(
+                path,
+                format!("got {text:?}, must be \"disabled\" or an object"),
+            );
+        }
+        return UnreachableStrategy::Disabled;
+    }
+    let known = ["inactiveAfterSeconds", "expungeAfterSeconds"];
+    let Some(read) = Fields::open(value, path.clone(), &known, report) else {
+        return UnreachableStrategy::default();
+    };
+    let inactive = read.decimal("inactiveAfterSeconds", 3, 0, MAX_SECONDS_MS, report);
+    let expunge = read.decimal("expungeAfterSeconds", 3, 0, MAX_SECONDS_MS, report);
+    let inactive_ms = inactive.unwrap_or(0);
+    let expunge_ms = expunge.unwrap_or(inactive_ms);
+    if expunge_ms < inactive_ms {
+        report.value_problem(
+            path,
+            "inactiveAfterSeconds must not be more than expungeAfterSeconds",
+        );
+    }
+    UnreachableStrategy::After {
+        inactive_ms,
+        expunge_ms,
+    }
+}
+
+fn read_limits(
+    fields: &Fields<'_>,
+    cpus: Scalar,
+    mem: Scalar,
+    report: &mut Report,
+) -> (Option<Limit>, Option<Limit>) {
+    let Some(value) = fields.get("resourceLimits") else {
+        return (None, None);
+    };
+    let path = fields.path_of("resourceLimits");
+    let Some(read) = Fields::open(value, path, &["cpus", "mem"], report) else {
+        return (None, None);
+    };
+    let limit = |name: &str, least: Scalar, report: &mut Report| -> Option<Limit> {
+        let value = read.get(name)?;
+        if value.as_str() == Some("unlimited") {
+            return Some(Limit::Unlimited);
+        }
+        let millis = read.decimal(name, 3, 1, MAX_UNITS * 1000, report)?;
+        let limit = Scalar::from_millis(i64::try_from(millis).ok()?);
+        if limit < least {
+            report.value_problem(
+                read.path_of(name),
+                format!("got {limit}, must be at least the app's {name}, {least}"),
+            );
+        }
+        Some(Limit::Of(limit))
+    };
+    let cpu_limit = limit("cpus", cpus, report);
+    let mem_limit = limit("mem", mem, report);
+    if mem_limit == Some(Limit::Unlimited) {
+        report.value_problem(
+            read.path_of("mem"),
+            "\"unlimited\" is not supported yet: give a number of MiB",
+        );
+    }
+    (cpu_limit, mem_limit)
+}
+
+fn read_roles(fields: &Fields<'_>, report: &mut Report) {
+    for (i, role) in fields
+        .strings("acceptedResourceRoles", report)
+        .unwrap_or_default()
+        .iter()
+        .enumerate()
+    {
+        if role != "*" {
+            report.value_problem(
+                format!("/acceptedResourceRoles({i})"),
+                format!("role {role:?} is not supported yet: only \"*\""),
+            );
+        }
+    }
+    if let Some(role) = fields.string("role", report)
+        && role != "*"
+    {
+        report.value_problem(
+            "/role",
+            format!("role {role:?} is not supported yet: only \"*\""),
+        );
+    }
+}

@@ -1,0 +1,282 @@
+//! The lists inside an app: ports, health checks, volumes.
+//!
+//! Pure.
+
+use mezzo_api::model::{Volume, VolumeSource};
+use serde_json::Value;
+
+use super::MAX_SECONDS_MS;
+use crate::app::read::{Fields, Report, expected};
+use crate::app::spec::{AppHealthCheck, CheckPort, PortDefinition, Protocol};
+
+/// `portDefinitions`, or the deprecated `ports`; on the host's network one port unless the app says otherwise.
+pub(super) fn ports(
+    fields: &Fields<'_>,
+    on_host: bool,
+    report: &mut Report,
+) -> Vec<PortDefinition> {
+    let any = |port| PortDefinition {
+        port,
+        protocol: "tcp".to_owned(),
+        name: None,
+        labels: Default::default(),
+    };
+    let old = fields.list("ports", report);
+    let Some(items) = fields.list("portDefinitions", report) else {
+        let Some(old) = old else {
+            return if on_host { vec![any(0)] } else { Vec::new() };
+        };
+        let ports: Vec<PortDefinition> = old
+            .into_iter()
+            .filter_map(|(path, item)| {
+                let port = item.as_u64().and_then(|port| u16::try_from(port).ok());
+                if port.is_none() {
+                    if item.is_number() {
+                        report.value_problem(
+                            path,
+                            format!("got {item}, must be between 0 and 65535"),
+                        );
+                    } else {
+                        report.type_problem(path, expected("a number", item));
+                    }
+                }
+                port.map(any)
+            })
+            .collect();
+        refuse_doubles(&ports, "/ports", report);
+        return ports;
+    };
+    if old.is_some_and(|old| !old.is_empty()) {
+        report.value_problem(
+            "/ports",
+            "exclude each other: ports and portDefinitions; give the latter",
+        );
+    }
+    let mut ports = Vec::new();
+    for (path, item) in items {
+        let Some(read) = Fields::open(item, path, &["port", "protocol", "name", "labels"], report)
+        else {
+            continue;
+        };
+        let protocol = read
+            .choice(
+                "protocol",
+                &[
+                    ("tcp", "tcp"),
+                    ("udp", "udp"),
+                    ("udp,tcp", "udp,tcp"),
+                    ("tcp,udp", "udp,tcp"),
+                ],
+                report,
+            )
+            .unwrap_or("tcp");
+        ports.push(PortDefinition {
+            port: u16::try_from(read.integer("port", 0, 65_535, report).unwrap_or(0)).unwrap_or(0),
+            protocol: protocol.to_owned(),
+            name: read.string("name", report).filter(|name| !name.is_empty()),
+            labels: read.string_map("labels", report).unwrap_or_default(),
+        });
+    }
+    refuse_doubles(&ports, "/portDefinitions", report);
+    ports
+}
+
+fn refuse_doubles(ports: &[PortDefinition], path: &str, report: &mut Report) {
+    for (i, port) in ports.iter().enumerate() {
+        if port.port != 0 && ports[..i].iter().any(|earlier| earlier.port == port.port) {
+            report.value_problem(
+                format!("{path}({i})/port"),
+                format!("port {} is there twice", port.port),
+            );
+        }
+        if let Some(name) = &port.name
+            && ports[..i]
+                .iter()
+                .any(|earlier| earlier.name.as_ref() == Some(name))
+        {
+            report.value_problem(
+                format!("{path}({i})/name"),
+                format!("name {name:?} is there twice"),
+            );
+        }
+    }
+}
+
+/// One entry of `healthChecks`.
+pub(super) fn health_check(
+    item: &Value,
+    path: String,
+    n_ports: usize,
+    report: &mut Report,
+) -> Option<AppHealthCheck> {
+    let known = [
+        "protocol",
+        "path",
+        "portIndex",
+        "port",
+        "command",
+        "gracePeriodSeconds",
+        "intervalSeconds",
+        "timeoutSeconds",
+        "maxConsecutiveFailures",
+        "delaySeconds",
+        "ignoreHttp1xx",
+        "ipProtocol",
+    ];
+    let read = Fields::open(item, path, &known, report)?;
+    let protocol = read
+        .choice("protocol", &Protocol::NAMES, report)
+        .unwrap_or(Protocol::Http);
+    let seconds = |name: &str, default: u64, report: &mut Report| {
+        read.decimal(name, 3, 0, MAX_SECONDS_MS, report)
+            .unwrap_or(default * 1000)
+    };
+    let default_delay = if protocol.was_run_by_marathon() {
+        0
+    } else {
+        15
+    };
+    let grace_period_ms = seconds("gracePeriodSeconds", 300, report);
+    let interval_ms = seconds("intervalSeconds", 60, report);
+    let timeout_ms = seconds("timeoutSeconds", 20, report);
+    let delay_ms = seconds("delaySeconds", default_delay, report);
+    for (name, value) in [
+        ("intervalSeconds", interval_ms),
+        ("timeoutSeconds", timeout_ms),
+    ] {
+        if value == 0 {
+            report.value_problem(read.path_of(name), "must be more than 0");
+        }
+    }
+    let failures = read
+        .integer("maxConsecutiveFailures", 0, u64::from(u32::MAX), report)
+        .unwrap_or(3);
+    // Whether it is said or not, no check of mezzo's takes a 1xx answer for a result.
+    let _ = read.boolean("ignoreHttp1xx", report);
+    if let Some(ip) = read.string("ipProtocol", report)
+        && ip != "IPv4"
+    {
+        report.value_problem(
+            read.path_of("ipProtocol"),
+            format!("{ip:?} is not supported yet: only IPv4"),
+        );
+    }
+    let http_path = read
+        .string("path", report)
+        .unwrap_or_else(|| "/".to_owned());
+    if protocol.needs_path()
+        && (!http_path.starts_with('/') || http_path.chars().any(char::is_control))
+    {
+        report.value_problem(
+            read.path_of("path"),
+            format!("got {http_path:?}, must begin with `/`"),
+        );
+    }
+    let fixed = read.integer("port", 1, 65_535, report);
+    let index = read.integer("portIndex", 0, u64::from(u32::MAX), report);
+    let port = match (fixed, index) {
+        (Some(_), Some(_)) => {
+            report.value_problem(
+                read.path_of("port"),
+                "exclude each other: port and portIndex; give one of them",
+            );
+            CheckPort::Index(0)
+        }
+        (Some(port), None) => CheckPort::Fixed(u16::try_from(port).ok()?),
+        (None, index) => {
+            let index = index.unwrap_or(0);
+            if protocol.needs_port() && index >= n_ports as u64 {
+                report.value_problem(
+                    read.path_of("portIndex"),
+                    format!("is {index}, but the app has {n_ports} port(s)"),
+                );
+            }
+            CheckPort::Index(u32::try_from(index).ok()?)
+        }
+    };
+    let command = command(&read, report);
+    match (protocol, &command) {
+        (Protocol::Command, None) if read.get("command").is_none() => {
+            report.value_problem(
+                read.path_of("command"),
+                "is missing: {\"value\": \"a shell line\"}",
+            );
+        }
+        (Protocol::Command, _) | (_, None) => {}
+        (_, Some(_)) => {
+            report.value_problem(read.path_of("command"), "is only for the protocol COMMAND")
+        }
+    }
+    Some(AppHealthCheck {
+        protocol,
+        path: http_path,
+        port,
+        command,
+        grace_period_ms,
+        interval_ms,
+        timeout_ms,
+        delay_ms,
+        max_consecutive_failures: u32::try_from(failures).ok()?,
+    })
+}
+
+fn command(read: &Fields<'_>, report: &mut Report) -> Option<String> {
+    let value = read.get("command")?;
+    let command = Fields::open(value, read.path_of("command"), &["value"], report)?;
+    let line = command
+        .string("value", report)
+        .filter(|line| !line.is_empty());
+    if line.is_none() {
+        report.value_problem(command.path_of("value"), "is missing");
+    }
+    line
+}
+
+/// `container.volumes`: host paths only.
+pub(super) fn volumes(container: &Fields<'_>, report: &mut Report) -> Vec<Volume> {
+    let mut volumes = Vec::new();
+    for (path, item) in container.list("volumes", report).unwrap_or_default() {
+        let known = [
+            "containerPath",
+            "hostPath",
+            "mode",
+            "persistent",
+            "external",
+            "secret",
+        ];
+        let Some(read) = Fields::open(item, path, &known, report) else {
+            continue;
+        };
+        for name in ["persistent", "external", "secret"] {
+            if read.get(name).is_some() {
+                report.value_problem(read.path_of(name), "not supported yet: only host volumes");
+            }
+        }
+        let container_path = read.string("containerPath", report).unwrap_or_default();
+        if !container_path.starts_with('/') {
+            report.value_problem(read.path_of("containerPath"), "must be an absolute path");
+        }
+        let Some(host_path) = read.string("hostPath", report) else {
+            if read
+                .get("persistent")
+                .or(read.get("external"))
+                .or(read.get("secret"))
+                .is_none()
+            {
+                report.value_problem(read.path_of("hostPath"), "is missing");
+            }
+            continue;
+        };
+        if !host_path.starts_with('/') {
+            report.value_problem(read.path_of("hostPath"), "must be an absolute path");
+        }
+        volumes.push(Volume {
+            container_path,
+            read_only: read
+                .choice("mode", &[("RO", true), ("RW", false)], report)
+                .unwrap_or(false),
+            source: VolumeSource::HostPath(host_path),
+        });
+    }
+    volumes
+}

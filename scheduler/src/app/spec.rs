@@ -1,0 +1,317 @@
+//! The checked description of an app. Valid by construction: only [`super::parse`] makes one from outside data.
+//!
+//! Pure. Quantities are exact: thousandths for cpus, mem, disk and seconds, millionths for shares and factors.
+
+use std::collections::BTreeMap;
+
+use mezzo_api::model::{NetworkMode, Scalar, Volume};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::AppId;
+
+/// One million: shares and factors are in millionths.
+pub const PPM: u64 = 1_000_000;
+
+/// What runs in the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Run {
+    /// What the image says.
+    Image,
+    /// A line for `/bin/sh -c`.
+    Shell(String),
+    /// Arguments for the image's entrypoint.
+    Args(Vec<String>),
+}
+
+/// Which of Marathon's container types the app named; both run the same way here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// `DOCKER`.
+    Docker,
+    /// `MESOS`.
+    Mesos,
+}
+
+/// The image and how it is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// As named by the app.
+    pub engine: Engine,
+    /// Reference, as the app wrote it.
+    pub image: String,
+    /// Ask the registry although the image is there.
+    pub force_pull: bool,
+    /// All capabilities and devices.
+    pub privileged: bool,
+    /// Host unless the app says none.
+    pub network: NetworkMode,
+    /// Host paths.
+    pub volumes: Vec<Volume>,
+}
+
+/// A port of the machine that each task gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortDefinition {
+    /// The service port; with `require_ports` also the port of the machine. 0: any.
+    pub port: u16,
+    /// `tcp`, `udp` or `udp,tcp`.
+    pub protocol: String,
+    /// For `PORT_NAME`.
+    pub name: Option<String>,
+    /// Opaque.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Marathon's names for ways to ask for health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// `HTTP`.
+    Http,
+    /// `HTTPS`.
+    Https,
+    /// `TCP`.
+    Tcp,
+    /// `COMMAND`.
+    Command,
+    /// `MESOS_HTTP`.
+    MesosHttp,
+    /// `MESOS_HTTPS`.
+    MesosHttps,
+    /// `MESOS_TCP`.
+    MesosTcp,
+}
+
+impl Protocol {
+    /// By Marathon's names.
+    pub const NAMES: [(&'static str, Self); 7] = [
+        ("HTTP", Self::Http),
+        ("HTTPS", Self::Https),
+        ("TCP", Self::Tcp),
+        ("COMMAND", Self::Command),
+        ("MESOS_HTTP", Self::MesosHttp),
+        ("MESOS_HTTPS", Self::MesosHttps),
+        ("MESOS_TCP", Self::MesosTcp),
+    ];
+
+    /// Marathon's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES
+            .iter()
+            .find(|(_, protocol)| *protocol == self)
+            .map_or("TCP", |(name, _)| name)
+    }
+
+    /// Whether a port is asked.
+    #[must_use]
+    pub fn needs_port(self) -> bool {
+        self != Self::Command
+    }
+
+    /// Whether an HTTP path is asked for.
+    #[must_use]
+    pub fn needs_path(self) -> bool {
+        matches!(
+            self,
+            Self::Http | Self::Https | Self::MesosHttp | Self::MesosHttps
+        )
+    }
+
+    /// Whether Marathon itself ran such checks; it differs in delay and in what "0 failures" means.
+    #[must_use]
+    pub fn was_run_by_marathon(self) -> bool {
+        matches!(self, Self::Http | Self::Https | Self::Tcp)
+    }
+}
+
+/// Which port a health check asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckPort {
+    /// The nth of the task's own ports.
+    Index(u32),
+    /// This one.
+    Fixed(u16),
+}
+
+/// How the agent asks whether a task works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppHealthCheck {
+    /// Which way.
+    pub protocol: Protocol,
+    /// For HTTP and HTTPS.
+    pub path: String,
+    /// For all but commands.
+    pub port: CheckPort,
+    /// For commands.
+    pub command: Option<String>,
+    /// Thousandths of seconds.
+    pub grace_period_ms: u64,
+    /// Thousandths of seconds.
+    pub interval_ms: u64,
+    /// Thousandths of seconds.
+    pub timeout_ms: u64,
+    /// Thousandths of seconds.
+    pub delay_ms: u64,
+    /// See [`Protocol::was_run_by_marathon`].
+    pub max_consecutive_failures: u32,
+}
+
+/// How many may be missing or too many while an update rolls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpgradeStrategy {
+    /// Share of the instances that stay healthy, in millionths.
+    pub minimum_health_ppm: u64,
+    /// Share of the instances that may run in addition, in millionths.
+    pub maximum_over_ppm: u64,
+}
+
+impl Default for UpgradeStrategy {
+    fn default() -> Self {
+        Self {
+            minimum_health_ppm: PPM,
+            maximum_over_ppm: PPM,
+        }
+    }
+}
+
+/// How long to wait before a task that ended is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackoffStrategy {
+    /// The first delay.
+    pub initial_ms: u64,
+    /// Growth per failure, in millionths.
+    pub factor_ppm: u64,
+    /// Never longer.
+    pub max_ms: u64,
+}
+
+impl Default for BackoffStrategy {
+    fn default() -> Self {
+        Self {
+            initial_ms: 1000,
+            factor_ppm: 1_150_000,
+            max_ms: 300_000,
+        }
+    }
+}
+
+/// Which instances go first when there are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KillSelection {
+    /// The default.
+    #[default]
+    YoungestFirst,
+    /// The reverse.
+    OldestFirst,
+}
+
+/// What to do about instances on machines that cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnreachableStrategy {
+    /// Wait for ever.
+    Disabled,
+    /// Replace after a while; when the old one comes back after `expunge_ms`, it is the first to go.
+    After {
+        /// Then a replacement starts.
+        inactive_ms: u64,
+        /// Then the old one is not wanted any more.
+        expunge_ms: u64,
+    },
+}
+
+impl Default for UnreachableStrategy {
+    fn default() -> Self {
+        Self::After {
+            inactive_ms: 0,
+            expunge_ms: 0,
+        }
+    }
+}
+
+/// A limit above what is reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// `"unlimited"`.
+    Unlimited,
+    /// In the resource's own unit.
+    Of(Scalar),
+}
+
+/// An app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct App {
+    /// Its path.
+    pub id: AppId,
+    /// What runs.
+    pub run: Run,
+    /// Per instance.
+    pub cpus: Scalar,
+    /// Per instance, MiB.
+    pub mem: Scalar,
+    /// Per instance, MiB.
+    pub disk: Scalar,
+    /// Per instance.
+    pub gpus: Scalar,
+    /// How many run.
+    pub instances: u32,
+    /// Where it comes from.
+    pub container: Container,
+    /// For the process.
+    pub env: BTreeMap<String, String>,
+    /// For people and load balancers.
+    pub labels: BTreeMap<String, String>,
+    /// One of the machine's ports each.
+    pub ports: Vec<PortDefinition>,
+    /// The machine's ports must be those numbers.
+    pub require_ports: bool,
+    /// At most one for now.
+    pub health_check: Option<AppHealthCheck>,
+    /// Bounds of a rolling update.
+    pub upgrade: UpgradeStrategy,
+    /// After failures.
+    pub backoff: BackoffStrategy,
+    /// Between SIGTERM and SIGKILL; `None`: the agent's default.
+    pub kill_grace_ms: Option<u64>,
+    /// When there are too many.
+    pub kill_selection: KillSelection,
+    /// When a machine is away.
+    pub unreachable: UnreachableStrategy,
+    /// Above `cpus`.
+    pub cpu_limit: Option<Limit>,
+    /// Above `mem`.
+    pub mem_limit: Option<Limit>,
+    /// In the container.
+    pub user: Option<String>,
+}
+
+impl App {
+    /// Whether the two differ in anything but how many run.
+    #[must_use]
+    pub fn same_config(&self, other: &Self) -> bool {
+        let mut scaled = other.clone();
+        scaled.instances = self.instances;
+        *self == scaled
+    }
+}
+
+impl Serialize for App {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
+    }
+}
+
+/// The durable form is the JSON that people see, read by the same code.
+impl<'de> Deserialize<'de> for App {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let (app, report) = super::parse_app(&value, None);
+        app.ok_or_else(|| {
+            let problems: Vec<String> = report
+                .errors
+                .iter()
+                .map(|problem| format!("{}: {}", problem.path, problem.message))
+                .collect();
+            serde::de::Error::custom(format!("not an app: {}", problems.join("; ")))
+        })
+    }
+}

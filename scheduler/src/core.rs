@@ -1,0 +1,352 @@
+//! The scheduler's mind: commands, statuses and offers in; durable writes and calls to the master out.
+//!
+//! Pure: no clock, no I/O, no randomness but what is handed in. One owner ([`crate::driver`], or the simulator in the
+//! tests) feeds it, then calls [`Core::turn`], makes the writes durable, and only then performs the calls: a task is
+//! on disk before the master hears of it, a status before it is acknowledged.
+//!
+//! ```text
+//! command / status / offers ──► state ──► settle (reconcile every touched app, advance deployments)
+//!                                            └──► match offers ──► writes, then calls
+//! ```
+
+pub mod command;
+mod launch;
+pub mod record;
+mod settle;
+pub mod state;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mezzo_api::model::{AgentId, FrameworkId, Offer, OfferId, TaskId, TaskInfo, UpdateId};
+use uuid::Uuid;
+
+use crate::app::AppId;
+use crate::time::Timestamp;
+use record::{Key, Write};
+use state::{AppState, Machine, State};
+
+/// Where names that must be unique come from.
+pub trait Ids {
+    /// One that was never given before.
+    fn unique(&mut self) -> Uuid;
+}
+
+/// Times and sizes that may be set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// A task that does not come to run is killed after this long without a sign of progress.
+    pub launch_timeout: Duration,
+    /// A kill is repeated after this long.
+    pub kill_retry: Duration,
+    /// All tasks are asked after this often.
+    pub reconcile_interval: Duration,
+    /// An offer that is of no use is not wanted again for this long.
+    pub refuse: Duration,
+    /// More at once are refused.
+    pub max_deployments: usize,
+    /// Versions kept per app.
+    pub max_versions: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            launch_timeout: Duration::from_secs(300),
+            kill_retry: Duration::from_secs(30),
+            reconcile_interval: Duration::from_secs(600),
+            refuse: Duration::from_secs(120),
+            max_deployments: 10_000,
+            max_versions: 50,
+        }
+    }
+}
+
+/// Something to ask of the master.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Call {
+    /// Launch these on that offer.
+    Accept {
+        /// The offer.
+        offer: OfferId,
+        /// What to launch.
+        tasks: Vec<TaskInfo>,
+        /// For the rest.
+        refuse: Duration,
+    },
+    /// Not these.
+    Decline {
+        /// The offers.
+        offers: Vec<OfferId>,
+        /// For so long.
+        refuse: Duration,
+    },
+    /// End a task.
+    Kill {
+        /// Which.
+        task: TaskId,
+        /// Where it is.
+        agent: Option<AgentId>,
+    },
+    /// The status is durable here.
+    Acknowledge {
+        /// Which task's.
+        task: TaskId,
+        /// Whose.
+        agent: AgentId,
+        /// Which.
+        update: UpdateId,
+    },
+    /// How are these? Empty: all.
+    Reconcile {
+        /// Tasks and where they are.
+        tasks: Vec<(TaskId, AgentId)>,
+    },
+    /// Offers, please.
+    Revive,
+    /// No offers for now.
+    Suppress,
+    /// What do the machines have in all?
+    Survey,
+}
+
+/// What a turn leads to.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// First: to be made durable together.
+    pub writes: Vec<Write>,
+    /// Then: in this order.
+    pub calls: Vec<Call>,
+    /// The state differs from that of the turn before.
+    pub changed: bool,
+    /// When to take the next turn if nothing happens.
+    pub wake_at: Option<u64>,
+}
+
+/// State and what is pending.
+#[derive(Debug)]
+pub struct Core {
+    settings: Settings,
+    state: State,
+    /// Which app a task belongs to.
+    tasks: HashMap<TaskId, AppId>,
+    touched: BTreeSet<AppId>,
+    /// Apps with instances to be launched.
+    waiting: BTreeSet<AppId>,
+    dirty: BTreeSet<Key>,
+    changed: bool,
+    calls: Vec<Call>,
+    offers: Vec<Offer>,
+    wakes: BTreeSet<(u64, AppId)>,
+    wake_of: HashMap<AppId, u64>,
+    kill_sent: HashMap<TaskId, u64>,
+    /// What waited for offers after the turn before.
+    demand: BTreeMap<AppId, u32>,
+    suppressed: bool,
+    reconcile_at: u64,
+    survey_at: u64,
+    last_version: Timestamp,
+    service_ports: HashMap<u16, u32>,
+    salt: u64,
+}
+
+impl Core {
+    /// Goes on from durable state.
+    #[must_use]
+    pub fn new(state: State, settings: Settings) -> Self {
+        let mut core = Self {
+            settings,
+            tasks: HashMap::new(),
+            touched: state.apps.keys().cloned().collect(),
+            waiting: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            changed: true,
+            calls: Vec::new(),
+            offers: Vec::new(),
+            wakes: BTreeSet::new(),
+            wake_of: HashMap::new(),
+            kill_sent: HashMap::new(),
+            demand: BTreeMap::new(),
+            suppressed: true,
+            reconcile_at: 0,
+            survey_at: 0,
+            last_version: Timestamp::default(),
+            service_ports: HashMap::new(),
+            salt: 0,
+            state,
+        };
+        for (id, app) in &core.state.apps {
+            for task in app.instances.keys() {
+                core.tasks.insert(task.clone(), id.clone());
+            }
+            for version in app.versions.keys() {
+                core.last_version = core.last_version.max(*version);
+            }
+            for port in &app.current.app.ports {
+                *core.service_ports.entry(port.port).or_default() += 1;
+            }
+        }
+        for deployment in core.state.deployments.values() {
+            core.last_version = core.last_version.max(deployment.version);
+        }
+        core
+    }
+
+    /// What readers may see.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Whether a new subscription should begin without offers.
+    #[must_use]
+    pub fn is_suppressed(&self) -> bool {
+        self.suppressed
+    }
+
+    /// The master took the subscription.
+    pub fn subscribed(&mut self, framework: &FrameworkId, now: u64) {
+        if self.state.framework_id.as_ref() != Some(framework) {
+            self.state.framework_id = Some(framework.clone());
+            self.dirty.insert(Key::Framework);
+        }
+        self.state.connected = true;
+        self.changed = true;
+        self.offers.clear();
+        self.kill_sent.clear();
+        // Whatever was waiting asks again, and every sentence is repeated.
+        self.demand.clear();
+        self.suppressed = false;
+        self.touched.extend(self.state.apps.keys().cloned());
+        self.reconcile(now);
+        self.calls.push(Call::Reconcile { tasks: Vec::new() });
+    }
+
+    /// The stream broke.
+    pub fn disconnected(&mut self) {
+        self.state.connected = false;
+        self.changed = true;
+        self.offers.clear();
+        self.calls.clear();
+        self.kill_sent.clear();
+    }
+
+    /// The master never heard of the framework id that is kept here, or has forgotten it: begin as a new one.
+    pub fn forget_framework(&mut self) {
+        self.state.framework_id = None;
+        self.dirty.insert(Key::Framework);
+        self.changed = true;
+    }
+
+    /// Resources to be had.
+    pub fn offered(&mut self, offers: Vec<Offer>) {
+        self.state.counters.offers += offers.len() as u64;
+        self.offers.extend(offers);
+    }
+
+    /// An offer is void.
+    pub fn rescinded(&mut self, offer: &OfferId) {
+        self.offers.retain(|held| held.offer_id != *offer);
+    }
+
+    /// All machines and what they have.
+    pub fn surveyed(&mut self, machines: BTreeMap<AgentId, Machine>) {
+        if *self.state.machines == machines {
+            return;
+        }
+        self.state.machines = Arc::new(machines);
+        self.changed = true;
+    }
+
+    /// Does everything that follows from what came in and from the time that passed.
+    pub fn turn(&mut self, now: u64, ids: &mut dyn Ids) -> Effects {
+        while let Some((at, app)) = self.wakes.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.wakes.remove(&(at, app.clone()));
+            self.wake_of.remove(&app);
+            self.touched.insert(app);
+        }
+        self.settle(now);
+        self.use_offers(now, ids);
+        self.settle(now);
+        self.ask_for_offers(now);
+        if self.state.connected && now >= self.reconcile_at {
+            self.reconcile(now);
+        }
+        let dirty = std::mem::take(&mut self.dirty);
+        let writes: Vec<Write> = dirty
+            .into_iter()
+            .map(|key| {
+                let value = match &key {
+                    Key::Instance(id) => {
+                        record::encode_instance(&self.state, self.tasks.get(id), id)
+                    }
+                    Key::Framework | Key::App(_) | Key::Version(..) | Key::Deployment(_) => {
+                        record::encode(&self.state, &key)
+                    }
+                };
+                Write { key, value }
+            })
+            .collect();
+        let calls = std::mem::take(&mut self.calls);
+        let changed = std::mem::take(&mut self.changed) || !writes.is_empty();
+        let mut wake_at = self.wakes.first().map(|(at, _)| *at);
+        if self.state.connected {
+            wake_at = Some(wake_at.map_or(self.reconcile_at, |at| at.min(self.reconcile_at)));
+            if !self.demand.is_empty() {
+                wake_at = wake_at.map(|at| at.min(self.survey_at.max(now + 1)));
+            }
+        }
+        Effects {
+            writes,
+            calls,
+            changed,
+            wake_at,
+        }
+    }
+
+    fn reconcile(&mut self, now: u64) {
+        /// So many per call stay well below gRPC's limit of a message.
+        const PER_CALL: usize = 1000;
+        self.reconcile_at = now.saturating_add(millis(self.settings.reconcile_interval));
+        let tasks: Vec<(TaskId, AgentId)> = self
+            .state
+            .apps
+            .values()
+            .flat_map(|app| app.instances.values())
+            .chain(self.state.orphans.values())
+            .map(|instance| (instance.task_id.clone(), instance.agent_id.clone()))
+            .collect();
+        for chunk in tasks.chunks(PER_CALL) {
+            self.calls.push(Call::Reconcile {
+                tasks: chunk.to_vec(),
+            });
+        }
+    }
+
+    /// For changing an app; it will be settled in this turn.
+    fn app_mut(&mut self, id: &AppId) -> Option<&mut AppState> {
+        let app = self.state.apps.get_mut(id)?;
+        self.touched.insert(id.clone());
+        self.changed = true;
+        Some(Arc::make_mut(app))
+    }
+
+    fn wake(&mut self, app: &AppId, at: Option<u64>) {
+        if let Some(before) = self.wake_of.remove(app) {
+            self.wakes.remove(&(before, app.clone()));
+        }
+        if let Some(at) = at {
+            self.wake_of.insert(app.clone(), at);
+            self.wakes.insert((at, app.clone()));
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,624 @@
+//! What people ask for: new apps, changes, restarts, removals, kills, roll backs.
+//!
+//! Pure. A command is checked as a whole against the state of the moment and then takes effect as a whole, as one
+//! deployment, or is refused with everything that speaks against it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mezzo_api::model::TaskId;
+use serde_json::Value;
+
+use super::record::Key;
+use super::state::{AppState, Instance, Sentence};
+use super::{Core, Ids};
+use crate::app::spec::PortDefinition;
+use crate::app::{App, AppId, AppVersion, Report, Unknown, merge, parse_app};
+use crate::backoff::Backoff;
+use crate::deployment::plan::{Change, plan};
+use crate::deployment::{ActionKind, DeploymentId};
+use crate::time::Timestamp;
+
+/// Marathon's range of service ports.
+const SERVICE_PORTS: std::ops::RangeInclusive<u16> = 10_000..=20_000;
+
+/// A change of one app by a JSON body.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Update {
+    /// Which; `None`: the body says it.
+    pub app: Option<AppId>,
+    /// The new fields.
+    pub body: Value,
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// A new app.
+    Create {
+        /// The app.
+        body: Value,
+        /// Over a deployment that has its id locked.
+        force: bool,
+    },
+    /// New fields for apps.
+    Update {
+        /// Which and what.
+        updates: Vec<Update>,
+        /// Fields that are not given stay; otherwise they get their defaults.
+        partial: bool,
+        /// Apps that are not there are created.
+        create: bool,
+        /// Over deployments under way.
+        force: bool,
+    },
+    /// Every instance is replaced.
+    Restart {
+        /// Of which app.
+        app: AppId,
+        /// Over deployments under way.
+        force: bool,
+    },
+    /// The app goes.
+    Delete {
+        /// Which.
+        app: AppId,
+        /// Over deployments under way.
+        force: bool,
+    },
+    /// These tasks end; replacements start.
+    KillTasks {
+        /// Which.
+        tasks: Vec<TaskId>,
+        /// No replacements: their apps shrink.
+        scale: bool,
+        /// Over deployments under way.
+        force: bool,
+    },
+    /// Break off a deployment.
+    CancelDeployment {
+        /// Which.
+        id: DeploymentId,
+        /// Leave things as they are instead of rolling back.
+        force: bool,
+    },
+    /// Launch at once.
+    ResetDelay {
+        /// Of which app.
+        app: AppId,
+    },
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// A deployment is under way (or was not needed).
+    Deployed {
+        /// Its name.
+        id: DeploymentId,
+        /// The version it brings.
+        version: Timestamp,
+        /// Fields that had no effect.
+        unknown: Vec<Unknown>,
+    },
+    /// These were told to end.
+    Killed(Vec<Arc<Instance>>),
+    /// It is done.
+    Done,
+}
+
+/// Why nothing was done.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// POST of an app that is there.
+    #[error("An app with id [{0}] already exists.")]
+    Exists(AppId),
+    /// There is no such app.
+    #[error("App '{0}' does not exist")]
+    NoApp(AppId),
+    /// The app never had that version.
+    #[error("App '{0}' does not have the version {1}")]
+    NoVersion(AppId, Timestamp),
+    /// There is no such deployment.
+    #[error("DeploymentPlan {0} does not exist")]
+    NoDeployment(DeploymentId),
+    /// There is no such task.
+    #[error("Task '{0}' does not exist")]
+    NoTask(TaskId),
+    /// Somebody else is at it.
+    #[error(
+        "App is locked by one or more deployments. Override with the option '?force=true'. View details at '/v2/deployments/<DEPLOYMENT_ID>'."
+    )]
+    Locked(Vec<DeploymentId>),
+    /// The body is not an app.
+    #[error("Object is not valid")]
+    Invalid(Report),
+    /// Too much at once.
+    #[error(
+        "there are {0} deployments under way, which is the limit: wait for some to finish, or cancel them"
+    )]
+    TooManyDeployments(usize),
+}
+
+/// An app before and after a command. `to` without a value: it goes.
+struct Target {
+    id: AppId,
+    to: Option<App>,
+    /// A new configuration although nothing differs.
+    anew: bool,
+    /// The way there starts from a plan that was broken off.
+    resumed: bool,
+}
+
+impl Target {
+    fn app(app: App) -> Self {
+        Self {
+            id: app.id.clone(),
+            to: Some(app),
+            anew: false,
+            resumed: false,
+        }
+    }
+}
+
+impl Core {
+    /// Does what is asked, or says why not.
+    ///
+    /// # Errors
+    ///
+    /// When the command is wrong or comes at the wrong time; then nothing has changed.
+    pub fn command(
+        &mut self,
+        command: Command,
+        now: u64,
+        ids: &mut dyn Ids,
+    ) -> Result<Reply, Refusal> {
+        match command {
+            Command::Create { body, force } => self.create(&body, force, now, ids),
+            Command::Update {
+                updates,
+                partial,
+                create,
+                force,
+            } => self.update(&updates, partial, create, force, now, ids),
+            Command::Restart { app, force } => {
+                let current = self.visible(&app)?;
+                let target = Target {
+                    anew: true,
+                    ..Target::app(current.current.app.clone())
+                };
+                self.deploy(vec![target], force, Vec::new(), now, ids)
+            }
+            Command::Delete { app, force } => {
+                self.visible(&app)?;
+                let target = Target {
+                    id: app,
+                    to: None,
+                    anew: false,
+                    resumed: false,
+                };
+                self.deploy(vec![target], force, Vec::new(), now, ids)
+            }
+            Command::KillTasks {
+                tasks,
+                scale,
+                force,
+            } => self.kill_tasks(&tasks, scale, force, now, ids),
+            Command::CancelDeployment { id, force } => self.cancel(id, force, now, ids),
+            Command::ResetDelay { app } => {
+                self.visible(&app)?;
+                if let Some(state) = self.app_mut(&app) {
+                    state.backoff = Backoff::default();
+                }
+                self.dirty.insert(Key::App(app));
+                Ok(Reply::Done)
+            }
+        }
+    }
+
+    fn visible(&self, id: &AppId) -> Result<&Arc<AppState>, Refusal> {
+        self.state
+            .visible_app(id)
+            .ok_or_else(|| Refusal::NoApp(id.clone()))
+    }
+
+    fn create(
+        &mut self,
+        body: &Value,
+        force: bool,
+        now: u64,
+        ids: &mut dyn Ids,
+    ) -> Result<Reply, Refusal> {
+        let (app, report) = parse_app(body, None);
+        let Some(app) = app else {
+            return Err(Refusal::Invalid(report));
+        };
+        if self.state.visible_app(&app.id).is_some() {
+            return Err(Refusal::Exists(app.id));
+        }
+        self.deploy(vec![Target::app(app)], force, report.unknown, now, ids)
+    }
+
+    fn update(
+        &mut self,
+        updates: &[Update],
+        partial: bool,
+        create: bool,
+        force: bool,
+        now: u64,
+        ids: &mut dyn Ids,
+    ) -> Result<Reply, Refusal> {
+        let mut targets = Vec::new();
+        let mut all = Report::default();
+        let mut seen = BTreeSet::new();
+        for (index, update) in updates.iter().enumerate() {
+            let (app, mut report) = self.updated(update, partial, create)?;
+            if let Some(app) = &app
+                && !seen.insert(app.id.clone())
+            {
+                report.value_problem("/id", format!("{} is in the list twice", app.id));
+            }
+            if updates.len() > 1 {
+                let prefix = format!("({index})");
+                for problem in &mut report.errors {
+                    problem.path.insert_str(0, &prefix);
+                }
+                for unknown in &mut report.unknown {
+                    unknown.path.insert_str(0, &prefix);
+                }
+            }
+            all.errors.append(&mut report.errors);
+            all.unknown.append(&mut report.unknown);
+            targets.extend(app.map(Target::app));
+        }
+        if !all.errors.is_empty() {
+            return Err(Refusal::Invalid(all));
+        }
+        self.deploy(targets, force, all.unknown, now, ids)
+    }
+
+    /// The app that an update makes, with what is wrong about it.
+    fn updated(
+        &self,
+        update: &Update,
+        partial: bool,
+        create: bool,
+    ) -> Result<(Option<App>, Report), Refusal> {
+        let id = match &update.app {
+            Some(id) => id.clone(),
+            None => match update
+                .body
+                .get("id")
+                .and_then(Value::as_str)
+                .map(str::parse::<AppId>)
+            {
+                Some(Ok(id)) => id,
+                // Says what is wrong with the id, or that there is none.
+                Some(Err(_)) | None => return Ok(parse_app(&update.body, None)),
+            },
+        };
+        let Some(current) = self.state.visible_app(&id) else {
+            if !create {
+                return Err(Refusal::NoApp(id));
+            }
+            return Ok(parse_app(&update.body, Some(&id)));
+        };
+        if let Some(version) = only_version(&update.body) {
+            let found = version
+                .parse::<Timestamp>()
+                .ok()
+                .and_then(|version| current.versions.get(&version).ok_or(version).ok());
+            return match (found, version.parse()) {
+                (Some(found), _) => Ok((Some(found.app.clone()), Report::default())),
+                (None, Ok(version)) => Err(Refusal::NoVersion(id, version)),
+                (None, Err(error)) => {
+                    let mut report = Report::default();
+                    report.value_problem("/version", error.to_string());
+                    Ok((None, report))
+                }
+            };
+        }
+        if !partial {
+            return Ok(parse_app(&update.body, Some(&id)));
+        }
+        let merged = merge(&current.current.app.to_json(), &update.body);
+        Ok(parse_app(&merged, Some(&id)))
+    }
+
+    fn kill_tasks(
+        &mut self,
+        tasks: &[TaskId],
+        scale: bool,
+        force: bool,
+        now: u64,
+        ids: &mut dyn Ids,
+    ) -> Result<Reply, Refusal> {
+        let mut by_app: BTreeMap<AppId, Vec<Arc<Instance>>> = BTreeMap::new();
+        for task in tasks {
+            let instance = self
+                .tasks
+                .get(task)
+                .and_then(|app| self.state.apps.get(app)?.instances.get(task))
+                .ok_or_else(|| Refusal::NoTask(task.clone()))?;
+            by_app
+                .entry(instance.app.clone())
+                .or_default()
+                .push(Arc::clone(instance));
+        }
+        let reply = if scale {
+            let mut targets = Vec::new();
+            for (id, killed) in &by_app {
+                let mut app = self.visible(id)?.current.app.clone();
+                let counted = killed
+                    .iter()
+                    .filter(|instance| instance.sentence.is_none())
+                    .count();
+                app.instances = app
+                    .instances
+                    .saturating_sub(u32::try_from(counted).unwrap_or(u32::MAX));
+                targets.push(Target::app(app));
+            }
+            Some(self.deploy(targets, force, Vec::new(), now, ids)?)
+        } else {
+            None
+        };
+        for (id, killed) in &by_app {
+            let tasks = killed
+                .iter()
+                .map(|instance| instance.task_id.clone())
+                .collect();
+            self.sentence(id, tasks, Sentence::Requested);
+        }
+        Ok(reply.unwrap_or_else(|| Reply::Killed(by_app.into_values().flatten().collect())))
+    }
+
+    fn cancel(
+        &mut self,
+        id: DeploymentId,
+        force: bool,
+        now: u64,
+        ids: &mut dyn Ids,
+    ) -> Result<Reply, Refusal> {
+        let Some(deployment) = self.state.deployments.get(&id).cloned() else {
+            return Err(Refusal::NoDeployment(id));
+        };
+        self.drop_deployment(id);
+        if force {
+            return Ok(Reply::Done);
+        }
+        let targets = deployment
+            .original
+            .iter()
+            .map(|(app, before)| Target {
+                id: app.clone(),
+                to: before.as_ref().map(|before| before.app.clone()),
+                anew: false,
+                resumed: true,
+            })
+            .collect();
+        self.deploy(targets, true, Vec::new(), now, ids)
+    }
+
+    /// Makes the targets the current versions of their apps and begins the deployment that takes them there.
+    fn deploy(
+        &mut self,
+        targets: Vec<Target>,
+        force: bool,
+        unknown: Vec<Unknown>,
+        now: u64,
+        ids: &mut dyn Ids,
+    ) -> Result<Reply, Refusal> {
+        let locking: BTreeSet<DeploymentId> = targets
+            .iter()
+            .filter_map(|target| self.state.locks.get(&target.id).copied())
+            .collect();
+        if !locking.is_empty() && !force {
+            return Err(Refusal::Locked(locking.into_iter().collect()));
+        }
+        let under_way = self.state.deployments.len() - locking.len();
+        if under_way >= self.settings.max_deployments {
+            return Err(Refusal::TooManyDeployments(under_way));
+        }
+        for id in &locking {
+            tracing::info!(deployment = %id, "deployment broken off by force");
+            self.drop_deployment(*id);
+        }
+        let version = Timestamp::from_millis(now.max(self.last_version.millis() + 1));
+        self.last_version = version;
+        let mut changes = Vec::new();
+        for target in targets {
+            let from = self
+                .state
+                .apps
+                .get(&target.id)
+                .map(|app| Arc::clone(&app.current));
+            let to = target
+                .to
+                .map(|app| self.next_version(app, target.anew, version));
+            let config = to.as_ref().or(from.as_ref()).map(|version| version.config);
+            let mixed = self.state.apps.get(&target.id).is_some_and(|app| {
+                app.instances
+                    .values()
+                    .any(|instance| Some(instance.config) != config)
+            });
+            changes.push(Change {
+                resumed: target.resumed || !locking.is_empty(),
+                app: target.id,
+                from,
+                to,
+                mixed,
+            });
+        }
+        let id = DeploymentId(ids.unique());
+        let plan = plan(id, version, &changes);
+        for change in changes {
+            if let Some(to) = change.to {
+                self.set_current(change.app, to);
+            }
+        }
+        tracing::info!(deployment = %id, version = %version, apps = plan.original.len(), "deployment begun");
+        for app in plan.apps() {
+            self.state.locks.insert(app.clone(), id);
+            self.touched.insert(app.clone());
+            // What it was is no word on what it is to be.
+            if let Some(state) = self.state.apps.get_mut(app) {
+                Arc::make_mut(state).reached = false;
+            }
+        }
+        let is_empty = plan.steps.is_empty();
+        self.state.deployments.insert(id, Arc::new(plan));
+        self.state.counters.deployments += 1;
+        self.changed = true;
+        if is_empty {
+            self.drop_deployment(id);
+        } else {
+            self.dirty.insert(Key::Deployment(id));
+        }
+        Ok(Reply::Deployed {
+            id,
+            version,
+            unknown,
+        })
+    }
+
+    /// The version record for `app`: the current one if nothing changes, the configuration of an earlier one if it is
+    /// the same (so that a roll back keeps what already runs it).
+    fn next_version(&mut self, mut app: App, anew: bool, version: Timestamp) -> Arc<AppVersion> {
+        let state = self.state.apps.get(&app.id).cloned();
+        let before = state.as_ref().map(|state| &state.current);
+        self.assign_service_ports(
+            &mut app.ports,
+            before.map(|before| before.app.ports.as_slice()),
+        );
+        let Some(before) = before else {
+            return Arc::new(AppVersion {
+                version,
+                config: version,
+                last_scaling_at: version,
+                last_config_change_at: version,
+                app,
+            });
+        };
+        if before.app.same_config(&app) && !anew {
+            if before.app.instances == app.instances {
+                return Arc::clone(before);
+            }
+            return Arc::new(AppVersion {
+                version,
+                config: before.config,
+                last_scaling_at: version,
+                last_config_change_at: before.last_config_change_at,
+                app,
+            });
+        }
+        let earlier = state
+            .iter()
+            .flat_map(|state| state.versions.values().rev())
+            .find(|earlier| earlier.app.same_config(&app))
+            .map(|earlier| earlier.config);
+        Arc::new(AppVersion {
+            version,
+            config: earlier.filter(|_| !anew).unwrap_or(version),
+            last_scaling_at: version,
+            last_config_change_at: version,
+            app,
+        })
+    }
+
+    fn set_current(&mut self, id: AppId, to: Arc<AppVersion>) {
+        let before = self
+            .state
+            .apps
+            .get(&id)
+            .map(|app| app.current.app.ports.clone());
+        self.count_service_ports(&before.unwrap_or_default(), false);
+        self.count_service_ports(&to.app.ports, true);
+        let max_versions = self.settings.max_versions;
+        let app = self
+            .state
+            .apps
+            .entry(id.clone())
+            .or_insert_with(|| Arc::new(AppState::new(Arc::clone(&to))));
+        let app = Arc::make_mut(app);
+        if app.current.config != to.config
+            || app.current.last_config_change_at != to.last_config_change_at
+        {
+            app.backoff = Backoff::default();
+        }
+        app.versions.insert(to.version, Arc::clone(&to));
+        self.dirty.insert(Key::Version(id.clone(), to.version));
+        app.current = to;
+        while app.versions.len() > max_versions.max(1) {
+            let oldest = app
+                .versions
+                .keys()
+                .find(|version| **version != app.current.version)
+                .copied();
+            let Some(oldest) = oldest else { break };
+            app.versions.remove(&oldest);
+            self.dirty.insert(Key::Version(id.clone(), oldest));
+        }
+        self.dirty.insert(Key::App(id.clone()));
+        self.touched.insert(id);
+        self.changed = true;
+    }
+
+    /// Gives every port 0 a number of its own in the cluster: that of before if there was one.
+    fn assign_service_ports(
+        &self,
+        ports: &mut [PortDefinition],
+        before: Option<&[PortDefinition]>,
+    ) {
+        let mut given: BTreeSet<u16> = ports.iter().map(|port| port.port).collect();
+        for (index, port) in ports.iter_mut().enumerate() {
+            if port.port != 0 {
+                continue;
+            }
+            let earlier = before
+                .and_then(|before| before.get(index))
+                .map(|earlier| earlier.port)
+                .filter(|earlier| SERVICE_PORTS.contains(earlier) && !given.contains(earlier));
+            let chosen = earlier.or_else(|| {
+                let mut all = SERVICE_PORTS;
+                all.find(|port| !given.contains(port) && !self.service_ports.contains_key(port))
+            });
+            // With all of them taken it stays 0: any port will do for the task itself.
+            if let Some(chosen) = chosen {
+                port.port = chosen;
+                given.insert(chosen);
+            }
+        }
+    }
+
+    pub(super) fn count_service_ports(&mut self, ports: &[PortDefinition], more: bool) {
+        for port in ports {
+            let count = self.service_ports.entry(port.port).or_default();
+            *count = if more {
+                *count + 1
+            } else {
+                count.saturating_sub(1)
+            };
+            if *count == 0 {
+                self.service_ports.remove(&port.port);
+            }
+        }
+    }
+}
+
+impl ActionKind {
+    /// Whether people still see the app meanwhile.
+    #[must_use]
+    pub fn keeps_app(self) -> bool {
+        self != Self::StopApplication
+    }
+}
+
+/// The version in a body that says nothing else: a roll back.
+fn only_version(body: &Value) -> Option<&str> {
+    let fields = body.as_object()?;
+    let others = fields.keys().any(|name| name != "version" && name != "id");
+    fields
+        .get("version")
+        .and_then(Value::as_str)
+        .filter(|_| !others)
+}

@@ -1,0 +1,204 @@
+//! Turns offers into tasks, and asks for offers exactly while something waits for them.
+//!
+//! Pure. An instance is in the state, and so durable, in the same turn whose calls launch it.
+
+use std::sync::Arc;
+
+use mezzo_api::model::{Offer, TaskInfo};
+
+use super::record::Key;
+use super::state::{Condition, Instance, Refusal};
+use super::{Call, Core, Ids};
+use crate::app::AppId;
+use crate::place::{Ask, Need, Plan, place};
+use crate::task::task_info;
+
+/// Launched by one call at most, so that the message stays below gRPC's limit.
+const MAX_TASKS_PER_ACCEPT: usize = 1000;
+/// Refusals kept per app.
+const MAX_REFUSALS: usize = 20;
+/// Between two questions for what the machines have, while something waits.
+const SURVEY_INTERVAL_MS: u64 = 10_000;
+/// So long something waits before the first of them.
+const SURVEY_AFTER_MS: u64 = 1000;
+
+impl Core {
+    pub(super) fn use_offers(&mut self, now: u64, ids: &mut dyn Ids) {
+        let offers = std::mem::take(&mut self.offers);
+        if offers.is_empty() || !self.state.connected {
+            return;
+        }
+        let needs = self.needs(now);
+        self.salt = self.salt.wrapping_add(7);
+        let mut plan = place(&offers, &needs, self.salt);
+        let mut per_offer = vec![0usize; offers.len()];
+        plan.placements.retain(|placement| {
+            per_offer[placement.offer] += 1;
+            per_offer[placement.offer] <= MAX_TASKS_PER_ACCEPT
+        });
+        let mut tasks: Vec<Vec<TaskInfo>> = vec![Vec::new(); offers.len()];
+        for placement in &plan.placements {
+            let offer = &offers[placement.offer];
+            let app = &needs[placement.need].app;
+            if let Some(task) = self.provision(app, offer, placement, now, ids) {
+                tasks[placement.offer].push(task);
+            }
+        }
+        self.note_refusals(&offers, &needs, &plan, now);
+        let placed: usize = tasks.iter().map(Vec::len).sum();
+        let wanted: u64 = needs.iter().map(|need| u64::from(need.count)).sum();
+        let refuse = self.settings.refuse;
+        // The rest of a used offer comes back soon while anything still waits.
+        let refuse_rest = if wanted > placed as u64 {
+            std::time::Duration::ZERO
+        } else {
+            refuse
+        };
+        let mut unused = Vec::new();
+        for (offer, tasks) in offers.into_iter().zip(tasks) {
+            if tasks.is_empty() {
+                unused.push(offer.offer_id);
+                continue;
+            }
+            self.state.counters.offers_used += 1;
+            self.calls.push(Call::Accept {
+                offer: offer.offer_id,
+                tasks,
+                refuse: refuse_rest,
+            });
+        }
+        if !unused.is_empty() {
+            self.calls.push(Call::Decline {
+                offers: unused,
+                refuse,
+            });
+        }
+    }
+
+    /// What waits and may be launched now, longest waiting first.
+    fn needs(&self, now: u64) -> Vec<Need> {
+        let mut needs: Vec<(u64, Need)> = self
+            .waiting
+            .iter()
+            .filter_map(|id| {
+                let app = self.state.apps.get(id)?;
+                let queue = app.queue.as_ref()?;
+                (app.backoff.left_ms(now) == 0).then(|| {
+                    let need = Need {
+                        app: id.clone(),
+                        count: queue.count,
+                        ask: Ask::of(&app.current.app),
+                    };
+                    (queue.since, need)
+                })
+            })
+            .collect();
+        needs.sort_by_key(|(since, _)| *since);
+        needs.into_iter().map(|(_, need)| need).collect()
+    }
+
+    fn provision(
+        &mut self,
+        id: &AppId,
+        offer: &Offer,
+        placement: &crate::place::Placement,
+        now: u64,
+        ids: &mut dyn Ids,
+    ) -> Option<TaskInfo> {
+        let app = self.app_mut(id)?;
+        let version = Arc::clone(&app.current);
+        let task_id = id.task_id(ids.unique());
+        let instance = Instance {
+            task_id: task_id.clone(),
+            app: id.clone(),
+            version: version.version,
+            config: version.config,
+            agent_id: offer.agent_id.clone(),
+            hostname: offer.hostname.clone(),
+            ports: placement.ports.clone(),
+            checked: version.app.health_check.is_some(),
+            staged_at: now,
+            started_at: None,
+            condition: Condition::Provisioned,
+            healthy: None,
+            sentence: None,
+            late: false,
+            progress_at: now,
+            message: String::new(),
+        };
+        app.instances.insert(task_id.clone(), Arc::new(instance));
+        self.tasks.insert(task_id.clone(), id.clone());
+        self.dirty.insert(Key::Instance(task_id.clone()));
+        self.state.counters.launched += 1;
+        Some(task_info(
+            &version,
+            &task_id,
+            offer,
+            &placement.ports,
+            placement.resources.clone(),
+        ))
+    }
+
+    fn note_refusals(&mut self, offers: &[Offer], needs: &[Need], plan: &Plan, now: u64) {
+        for (index, need) in needs.iter().enumerate() {
+            let refused: Vec<Refusal> = plan
+                .refused
+                .iter()
+                .filter(|refused| refused.need == index)
+                .map(|refused| {
+                    let offer = &offers[refused.offer];
+                    Refusal {
+                        at: now,
+                        agent_id: offer.agent_id.clone(),
+                        hostname: offer.hostname.clone(),
+                        offered: offer.resources.clone(),
+                        lacks: refused.lacks.clone(),
+                    }
+                })
+                .collect();
+            let Some(app) = self.app_mut(&need.app) else {
+                continue;
+            };
+            let Some(queue) = &mut app.queue else {
+                continue;
+            };
+            queue.offers_seen += offers.len() as u64;
+            for refusal in refused {
+                queue
+                    .refusals
+                    .retain(|known| known.agent_id != refusal.agent_id);
+                queue.refusals.push(refusal);
+            }
+            let excess = queue.refusals.len().saturating_sub(MAX_REFUSALS);
+            queue.refusals.drain(..excess);
+        }
+    }
+
+    /// Revives as soon as more is wanted than before, suppresses when nothing is.
+    pub(super) fn ask_for_offers(&mut self, now: u64) {
+        let demand: std::collections::BTreeMap<AppId, u32> = self
+            .needs(now)
+            .into_iter()
+            .map(|need| (need.app, need.count))
+            .collect();
+        let grew = demand
+            .iter()
+            .any(|(app, count)| self.demand.get(app).is_none_or(|before| count > before));
+        if self.demand.is_empty() && !demand.is_empty() {
+            self.survey_at = self.survey_at.max(now.saturating_add(SURVEY_AFTER_MS));
+        }
+        if self.state.connected {
+            if grew || (self.suppressed && !demand.is_empty()) {
+                self.calls.push(Call::Revive);
+            } else if demand.is_empty() && !self.suppressed {
+                self.calls.push(Call::Suppress);
+            }
+            if !demand.is_empty() && now >= self.survey_at {
+                self.survey_at = now.saturating_add(SURVEY_INTERVAL_MS);
+                self.calls.push(Call::Survey);
+            }
+        }
+        self.suppressed = demand.is_empty();
+        self.demand = demand;
+    }
+}

@@ -1,0 +1,163 @@
+//! The durable form of the state: one JSON record per key, so that a turn writes only what it changed.
+//!
+//! Pure. Format 1. An older scheduler refuses a newer format; a newer one reads all older formats (there are none yet).
+//! Unknown fields are ignored, missing new ones must have a serde default.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mezzo_api::model::{FrameworkId, TaskId};
+use serde::{Deserialize, Serialize};
+
+use super::state::{AppState, Instance, State, TaskFailure};
+use crate::app::{AppId, AppVersion};
+use crate::backoff::Backoff;
+use crate::deployment::{Deployment, DeploymentId};
+use crate::time::Timestamp;
+
+/// Names one record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// The framework id.
+    Framework,
+    /// What an app is meant to be.
+    App(AppId),
+    /// One entry of an app's history.
+    Version(AppId, Timestamp),
+    /// A task.
+    Instance(TaskId),
+    /// A plan under way.
+    Deployment(DeploymentId),
+}
+
+/// A record to be written, or removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// Which.
+    pub key: Key,
+    /// `None`: remove it.
+    pub value: Option<Vec<u8>>,
+}
+
+/// A record that cannot be read back.
+#[derive(Debug, thiserror::Error)]
+#[error("record {key:?} cannot be read: {problem}")]
+pub struct BadRecord {
+    key: Key,
+    problem: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AppRecord {
+    current: Timestamp,
+    backoff: Backoff,
+    last_failure: Option<TaskFailure>,
+}
+
+/// The bytes of the record, or `None` if the state has nothing under that key.
+#[must_use]
+pub fn encode(state: &State, key: &Key) -> Option<Vec<u8>> {
+    match key {
+        Key::Framework => state.framework_id.as_ref().map(to_json),
+        Key::App(id) => state.apps.get(id).map(|app| {
+            to_json(&AppRecord {
+                current: app.current.version,
+                backoff: app.backoff,
+                last_failure: app.last_failure.clone(),
+            })
+        }),
+        Key::Version(id, version) => state
+            .apps
+            .get(id)?
+            .versions
+            .get(version)
+            .map(|v| to_json(&**v)),
+        Key::Instance(id) => state
+            .apps
+            .values()
+            .find_map(|app| app.instances.get(id))
+            .or_else(|| state.orphans.get(id))
+            .map(|instance| to_json(&**instance)),
+        Key::Deployment(id) => state.deployments.get(id).map(|d| to_json(&**d)),
+    }
+}
+
+/// The same for an instance whose app is known, without a search.
+#[must_use]
+pub(super) fn encode_instance(state: &State, app: Option<&AppId>, id: &TaskId) -> Option<Vec<u8>> {
+    app.and_then(|app| state.apps.get(app)?.instances.get(id))
+        .or_else(|| state.orphans.get(id))
+        .map(|instance| to_json(&**instance))
+}
+
+fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("these types have string keys and no failing serializers")
+}
+
+/// Puts the state together from its records, in any order.
+///
+/// # Errors
+///
+/// When a record is not what it should be, or one that another names is missing.
+pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State, BadRecord> {
+    let mut state = State::default();
+    let mut apps: BTreeMap<AppId, AppRecord> = BTreeMap::new();
+    let mut versions: BTreeMap<AppId, BTreeMap<Timestamp, Arc<AppVersion>>> = BTreeMap::new();
+    let mut instances: Vec<Instance> = Vec::new();
+    for (key, bytes) in records {
+        match &key {
+            Key::Framework => state.framework_id = Some(read::<FrameworkId>(&key, &bytes)?),
+            Key::App(id) => {
+                apps.insert(id.clone(), read(&key, &bytes)?);
+            }
+            Key::Version(id, version) => {
+                let read = Arc::new(read::<AppVersion>(&key, &bytes)?);
+                versions
+                    .entry(id.clone())
+                    .or_default()
+                    .insert(*version, read);
+            }
+            Key::Instance(_) => instances.push(read(&key, &bytes)?),
+            Key::Deployment(id) => {
+                let deployment: Deployment = read(&key, &bytes)?;
+                for app in deployment.apps() {
+                    state.locks.insert(app.clone(), *id);
+                }
+                state.deployments.insert(*id, Arc::new(deployment));
+            }
+        }
+    }
+    for (id, record) in apps {
+        let history = versions.remove(&id).unwrap_or_default();
+        let Some(current) = history.get(&record.current).cloned() else {
+            return Err(BadRecord {
+                problem: format!("its version {} is missing", record.current),
+                key: Key::App(id),
+            });
+        };
+        let mut app = AppState::new(current);
+        app.versions = history;
+        app.backoff = record.backoff;
+        app.last_failure = record.last_failure;
+        state.apps.insert(id, Arc::new(app));
+    }
+    for instance in instances {
+        let id = instance.task_id.clone();
+        match state.apps.get_mut(&instance.app) {
+            Some(app) => {
+                Arc::make_mut(app).instances.insert(id, Arc::new(instance));
+            }
+            None => {
+                state.orphans.insert(id, Arc::new(instance));
+            }
+        }
+    }
+    Ok(state)
+}
+
+fn read<T: for<'de> Deserialize<'de>>(key: &Key, bytes: &[u8]) -> Result<T, BadRecord> {
+    serde_json::from_slice(bytes).map_err(|error| BadRecord {
+        key: key.clone(),
+        problem: error.to_string(),
+    })
+}

@@ -1,0 +1,252 @@
+//! Brings every touched app nearer to what is wanted of it, and deployments to their next step.
+//!
+//! Pure. Runs until nothing is touched any more; each round either changes something durable or ends.
+
+use std::sync::Arc;
+
+use mezzo_api::model::TaskId;
+
+use super::record::Key;
+use super::state::{AppState, Condition, Queue, Sentence};
+use super::{Call, Core, millis};
+use crate::app::AppId;
+use crate::app::spec::UnreachableStrategy;
+use crate::deployment::step::{Progress, wanted};
+use crate::deployment::{ActionKind, DeploymentId};
+use crate::reconcile;
+
+impl Core {
+    pub(super) fn settle(&mut self, now: u64) {
+        let mut deployments: std::collections::BTreeSet<DeploymentId> = Default::default();
+        loop {
+            while let Some(app) = self.touched.pop_first() {
+                self.settle_app(&app, now);
+                deployments.extend(self.state.locks.get(&app));
+            }
+            let Some(id) = deployments.pop_first() else {
+                break;
+            };
+            self.advance(id);
+        }
+    }
+
+    fn settle_app(&mut self, id: &AppId, now: u64) {
+        let Some(app) = self.state.apps.get(id) else {
+            self.wake(id, None);
+            self.waiting.remove(id);
+            return;
+        };
+        let app = Arc::clone(app);
+        let wanted = wanted(self.state.action_on(id), &app.current.app);
+        let mut changes =
+            reconcile::changes(&app.members(now), wanted, app.current.app.kill_selection);
+        let overdue = self.overdue(&app, now);
+        if !changes.kill.is_empty() || !overdue.is_empty() {
+            let kills = std::mem::take(&mut changes.kill);
+            self.sentence(id, kills, Sentence::NotWanted);
+            self.sentence(id, overdue, Sentence::Overdue);
+            // Those are members of another sort now: look again.
+            self.touched.insert(id.clone());
+            return;
+        }
+        let mut queue = app.queue.clone();
+        match (changes.launch, &mut queue) {
+            (0, queue) => *queue = None,
+            (count, Some(queue)) => queue.count = count,
+            (count, empty @ None) => {
+                *empty = Some(Queue {
+                    count,
+                    since: now,
+                    offers_seen: 0,
+                    refusals: Vec::new(),
+                });
+            }
+        }
+        if queue.is_some() {
+            self.waiting.insert(id.clone());
+        } else {
+            self.waiting.remove(id);
+        }
+        if queue != app.queue
+            || changes.waiting_for != app.waiting_for
+            || changes.reached != app.reached
+        {
+            self.changed = true;
+            if let Some(app) = self.state.apps.get_mut(id) {
+                let app = Arc::make_mut(app);
+                app.queue = queue;
+                app.waiting_for = changes.waiting_for;
+                app.reached = changes.reached;
+            }
+        }
+        let Some(app) = self.state.apps.get(id).cloned() else {
+            return;
+        };
+        self.send_kills(&app, now);
+        let at = self.next_look(&app, now);
+        self.wake(id, at);
+    }
+
+    fn overdue(&self, app: &AppState, now: u64) -> Vec<TaskId> {
+        let limit = millis(self.settings.launch_timeout);
+        app.instances
+            .values()
+            .filter(|instance| {
+                instance.sentence.is_none()
+                    && matches!(
+                        instance.condition,
+                        Condition::Provisioned | Condition::Staging | Condition::Starting
+                    )
+                    && now >= instance.progress_at.saturating_add(limit)
+            })
+            .map(|instance| instance.task_id.clone())
+            .collect()
+    }
+
+    /// From here on these are to end. Durable before the master hears of it, so that a restart goes on killing.
+    pub(super) fn sentence(&mut self, id: &AppId, tasks: Vec<TaskId>, why: Sentence) {
+        if tasks.is_empty() {
+            return;
+        }
+        let Some(app) = self.app_mut(id) else { return };
+        let mut sentenced = Vec::new();
+        for task in tasks {
+            if let Some(instance) = app.instances.get_mut(&task)
+                && instance.sentence.is_none()
+            {
+                Arc::make_mut(instance).sentence = Some(why);
+                sentenced.push(task);
+            }
+        }
+        self.state.counters.killed += sentenced.len() as u64;
+        self.dirty.extend(sentenced.into_iter().map(Key::Instance));
+    }
+
+    fn send_kills(&mut self, app: &AppState, now: u64) {
+        if !self.state.connected {
+            return;
+        }
+        let retry = millis(self.settings.kill_retry);
+        for instance in app.instances.values() {
+            if instance.sentence.is_none()
+                || matches!(instance.condition, Condition::Unreachable { .. })
+            {
+                continue;
+            }
+            let due = self
+                .kill_sent
+                .get(&instance.task_id)
+                .is_none_or(|sent| now >= sent.saturating_add(retry));
+            if due {
+                self.kill_sent.insert(instance.task_id.clone(), now);
+                self.calls.push(Call::Kill {
+                    task: instance.task_id.clone(),
+                    agent: Some(instance.agent_id.clone()),
+                });
+            }
+        }
+    }
+
+    /// When something changes about the app by time alone.
+    fn next_look(&self, app: &AppState, now: u64) -> Option<u64> {
+        let mut at: Option<u64> = None;
+        let mut look = |then: u64| at = Some(at.map_or(then, |at| at.min(then)));
+        if app.queue.is_some() && app.backoff.left_ms(now) > 0 {
+            look(app.backoff.until());
+        }
+        for instance in app.instances.values() {
+            match (instance.condition, instance.sentence) {
+                (Condition::Unreachable { since }, None) => {
+                    if let UnreachableStrategy::After { inactive_ms, .. } =
+                        app.current.app.unreachable
+                    {
+                        let then = since.saturating_add(inactive_ms);
+                        if then > now {
+                            look(then);
+                        }
+                    }
+                }
+                (Condition::Unreachable { .. }, Some(_)) => {}
+                (_, Some(_)) => {
+                    if let Some(sent) = self.kill_sent.get(&instance.task_id) {
+                        look(sent.saturating_add(millis(self.settings.kill_retry)));
+                    }
+                }
+                (Condition::Provisioned | Condition::Staging | Condition::Starting, None) => {
+                    look(
+                        instance
+                            .progress_at
+                            .saturating_add(millis(self.settings.launch_timeout)),
+                    );
+                }
+                (Condition::Running | Condition::Killing, None) => {}
+            }
+        }
+        at
+    }
+
+    fn advance(&mut self, id: DeploymentId) {
+        let Some(deployment) = self.state.deployments.get(&id) else {
+            return;
+        };
+        let mut deployment = (**deployment).clone();
+        let done = deployment.current_actions().to_vec();
+        let apps = &self.state.apps;
+        let progress = deployment.advance(|app| apps.get(app).is_none_or(|app| app.reached));
+        if progress == Progress::Busy {
+            return;
+        }
+        for action in &done {
+            if action.kind == ActionKind::StopApplication {
+                self.remove_app(&action.app);
+            }
+            self.touched.insert(action.app.clone());
+        }
+        if let Some(step) = deployment.steps.get(deployment.current) {
+            self.touched
+                .extend(step.actions.iter().map(|action| action.app.clone()));
+        }
+        self.changed = true;
+        self.dirty.insert(Key::Deployment(id));
+        if progress == Progress::Finished {
+            tracing::info!(deployment = %id, "deployment finished");
+            self.drop_deployment(id);
+        } else {
+            self.state.deployments.insert(id, Arc::new(deployment));
+        }
+    }
+
+    pub(super) fn drop_deployment(&mut self, id: DeploymentId) {
+        if let Some(deployment) = self.state.deployments.remove(&id) {
+            for app in deployment.apps() {
+                if self.state.locks.get(app) == Some(&id) {
+                    self.state.locks.remove(app);
+                }
+                self.touched.insert(app.clone());
+            }
+        }
+        self.changed = true;
+        self.dirty.insert(Key::Deployment(id));
+    }
+
+    /// The app is gone; what is left of it is on machines that cannot be reached.
+    fn remove_app(&mut self, id: &AppId) {
+        let Some(app) = self.state.apps.remove(id) else {
+            return;
+        };
+        self.count_service_ports(&app.current.app.ports, false);
+        for (task, instance) in &app.instances {
+            self.tasks.remove(task);
+            self.state
+                .orphans
+                .insert(task.clone(), Arc::clone(instance));
+        }
+        self.dirty.insert(Key::App(id.clone()));
+        self.dirty.extend(
+            app.versions
+                .keys()
+                .map(|version| Key::Version(id.clone(), *version)),
+        );
+        self.changed = true;
+    }
+}

@@ -1,0 +1,312 @@
+//! What the scheduler knows: apps with their history and instances, deployments, tasks left over from removed apps.
+//!
+//! Pure data. Everything behind an `Arc` so that publishing a snapshot after each turn costs little. Fields marked
+//! "memory only" are made anew after a restart; the rest is durable, one record per key (see [`super::record`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mezzo_api::model::{AgentId, FrameworkId, Resources, TaskId, TaskState};
+use serde::{Deserialize, Serialize};
+
+use crate::app::spec::UnreachableStrategy;
+use crate::app::{AppId, AppVersion};
+use crate::backoff::Backoff;
+use crate::deployment::{ActionKind, Deployment, DeploymentId};
+use crate::place::Lack;
+use crate::reconcile::{Member, Phase};
+use crate::time::Timestamp;
+
+/// Everything, as published to readers.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// Given by the master at the first subscription.
+    pub framework_id: Option<FrameworkId>,
+    /// By path.
+    pub apps: BTreeMap<AppId, Arc<AppState>>,
+    /// Under way.
+    pub deployments: BTreeMap<DeploymentId, Arc<Deployment>>,
+    /// Which deployment has an app locked. Derived from `deployments`.
+    pub locks: BTreeMap<AppId, DeploymentId>,
+    /// Tasks of apps that are gone, on machines that cannot be reached: killed if they come back.
+    pub orphans: BTreeMap<TaskId, Arc<Instance>>,
+    /// Memory only: whether the master can be asked.
+    pub connected: bool,
+    /// Memory only: machines and all they have, as far as the master has told.
+    pub machines: Arc<BTreeMap<AgentId, Machine>>,
+    /// Memory only.
+    pub counters: Counters,
+}
+
+impl State {
+    /// What a deployment is doing to `app` now.
+    #[must_use]
+    pub fn action_on(&self, app: &AppId) -> Option<ActionKind> {
+        let deployment = self.deployments.get(self.locks.get(app)?)?;
+        deployment.action_on(app)
+    }
+
+    /// The apps that exist for people: one that is being removed is gone for them.
+    pub fn visible_apps(&self) -> impl Iterator<Item = (&AppId, &Arc<AppState>)> {
+        self.apps.iter().filter(|(id, _)| !self.is_stopping(id))
+    }
+
+    /// An app that exists for people.
+    #[must_use]
+    pub fn visible_app(&self, id: &AppId) -> Option<&Arc<AppState>> {
+        self.apps.get(id).filter(|_| !self.is_stopping(id))
+    }
+
+    /// Whether the app is on its way out.
+    #[must_use]
+    pub fn is_stopping(&self, id: &AppId) -> bool {
+        self.action_on(id) == Some(ActionKind::StopApplication)
+    }
+}
+
+/// What happened since the start, for `/metrics`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Tasks sent to the master.
+    pub launched: u64,
+    /// Tasks asked to end, first requests only.
+    pub killed: u64,
+    /// Tasks that ended with TASK_FAILED, TASK_ERROR or TASK_FINISHED without being asked.
+    pub failed: u64,
+    /// Offers received.
+    pub offers: u64,
+    /// Offers of which something was used.
+    pub offers_used: u64,
+    /// Statuses received.
+    pub statuses: u64,
+    /// Deployments begun.
+    pub deployments: u64,
+}
+
+/// A machine of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// As people know it.
+    pub hostname: String,
+    /// All it has, in use or not.
+    pub total: Resources,
+}
+
+/// One app.
+#[derive(Debug, Clone)]
+pub struct AppState {
+    /// What it is meant to be.
+    pub current: Arc<AppVersion>,
+    /// Its history, the current one included.
+    pub versions: BTreeMap<Timestamp, Arc<AppVersion>>,
+    /// What runs of it.
+    pub instances: BTreeMap<TaskId, Arc<Instance>>,
+    /// After failures.
+    pub backoff: Backoff,
+    /// The latest, for people.
+    pub last_failure: Option<TaskFailure>,
+    /// Memory only: what waits to be launched.
+    pub queue: Option<Queue>,
+    /// Memory only: what keeps it from what is wanted; empty when nothing does.
+    pub waiting_for: String,
+    /// Memory only: it is as wanted.
+    pub reached: bool,
+}
+
+impl AppState {
+    /// An app without instances.
+    #[must_use]
+    pub fn new(current: Arc<AppVersion>) -> Self {
+        Self {
+            versions: BTreeMap::from([(current.version, Arc::clone(&current))]),
+            current,
+            instances: BTreeMap::new(),
+            backoff: Backoff::default(),
+            last_failure: None,
+            queue: None,
+            waiting_for: String::new(),
+            reached: false,
+        }
+    }
+
+    /// Its instances as the reconciler sees them.
+    #[must_use]
+    pub fn members(&self, now: u64) -> Vec<Member> {
+        self.instances
+            .values()
+            .map(|instance| Member {
+                id: instance.task_id.clone(),
+                current: instance.config == self.current.config,
+                phase: instance.phase(self.current.app.unreachable, now),
+                staged_at: instance.staged_at,
+                late: instance.late,
+            })
+            .collect()
+    }
+}
+
+/// Instances that wait to be launched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// How many.
+    pub count: u32,
+    /// Since when any.
+    pub since: u64,
+    /// Offers looked at since then.
+    pub offers_seen: u64,
+    /// The latest offer of each machine that was not enough, newest last.
+    pub refusals: Vec<Refusal>,
+}
+
+/// An offer that was not enough.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// When.
+    pub at: u64,
+    /// Of which machine.
+    pub agent_id: AgentId,
+    /// As people know it.
+    pub hostname: String,
+    /// What was offered.
+    pub offered: Resources,
+    /// What it had too little of.
+    pub lacks: Vec<Lack>,
+}
+
+/// The end of a task that nobody asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskFailure {
+    /// Which task.
+    pub task_id: TaskId,
+    /// How it ended.
+    pub state: TaskState,
+    /// The agent's words.
+    pub message: String,
+    /// Where.
+    pub host: String,
+    /// On which agent.
+    pub agent_id: AgentId,
+    /// Of which version of the app.
+    pub version: Timestamp,
+    /// When.
+    pub timestamp: Timestamp,
+}
+
+/// Where an instance stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Condition {
+    /// Chosen a place for; the master may or may not know.
+    Provisioned,
+    /// The master has it.
+    Staging,
+    /// The agent has it.
+    Starting,
+    /// It runs.
+    Running,
+    /// It was told to end.
+    Killing,
+    /// Its machine is away.
+    Unreachable {
+        /// Unix milliseconds.
+        since: u64,
+    },
+}
+
+/// Why an instance is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Sentence {
+    /// There are more than wanted, or its version is replaced, or its app is removed.
+    NotWanted,
+    /// Somebody asked for just this one.
+    Requested,
+    /// It did not come to run in time.
+    Overdue,
+}
+
+/// One task of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Used once.
+    pub task_id: TaskId,
+    /// Whose.
+    pub app: AppId,
+    /// The app's version when it was launched.
+    pub version: Timestamp,
+    /// The configuration it was launched with.
+    pub config: Timestamp,
+    /// Where.
+    pub agent_id: AgentId,
+    /// As people know the machine.
+    pub hostname: String,
+    /// The machine's ports it was given.
+    pub ports: Vec<u16>,
+    /// Has a health check.
+    pub checked: bool,
+    /// When it was launched, Unix milliseconds.
+    pub staged_at: u64,
+    /// When it first ran.
+    pub started_at: Option<u64>,
+    /// Where it stands.
+    pub condition: Condition,
+    /// The health check's latest word.
+    pub healthy: Option<bool>,
+    /// It is to end.
+    pub sentence: Option<Sentence>,
+    /// It came back when it was not expected any more.
+    pub late: bool,
+    /// When something last was heard of its way to running.
+    pub progress_at: u64,
+    /// The agent's latest words.
+    pub message: String,
+}
+
+impl Instance {
+    /// As the reconciler sees it.
+    #[must_use]
+    pub fn phase(&self, strategy: UnreachableStrategy, now: u64) -> Phase {
+        match (self.condition, self.sentence) {
+            (Condition::Unreachable { .. }, Some(_)) => Phase::Abandoned,
+            (Condition::Unreachable { since }, None) => match strategy {
+                UnreachableStrategy::Disabled => Phase::Unreachable,
+                UnreachableStrategy::After { inactive_ms, .. } => {
+                    if now >= since.saturating_add(inactive_ms) {
+                        Phase::Inactive
+                    } else {
+                        Phase::Unreachable
+                    }
+                }
+            },
+            (_, Some(_)) | (Condition::Killing, None) => Phase::Leaving,
+            (Condition::Provisioned | Condition::Staging | Condition::Starting, None) => {
+                Phase::Launching
+            }
+            (Condition::Running, None) => {
+                if self.is_healthy() {
+                    Phase::Healthy
+                } else {
+                    Phase::Unhealthy
+                }
+            }
+        }
+    }
+
+    /// Runs, and its health check agrees if it has one.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.condition == Condition::Running && (!self.checked || self.healthy == Some(true))
+    }
+
+    /// Mesos' name for where it stands.
+    #[must_use]
+    pub fn state_name(&self) -> &'static str {
+        match self.condition {
+            Condition::Provisioned | Condition::Staging => TaskState::Staging.name(),
+            Condition::Starting => TaskState::Starting.name(),
+            Condition::Running => TaskState::Running.name(),
+            Condition::Killing => TaskState::Killing.name(),
+            Condition::Unreachable { .. } => TaskState::Unreachable.name(),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Makes the steps of a deployment from what is and what is wanted.
+//!
+//! Pure. Without dependencies between apps every action is in one step; they will order it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Action, ActionKind, Deployment, DeploymentId, Step};
+use crate::app::{AppId, AppVersion};
+use crate::time::Timestamp;
+
+/// One app before and after.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Which.
+    pub app: AppId,
+    /// `None`: it is new.
+    pub from: Option<Arc<AppVersion>>,
+    /// `None`: it goes.
+    pub to: Option<Arc<AppVersion>>,
+    /// Instances of more than one configuration run: also those of others than `from` are to be replaced.
+    pub mixed: bool,
+    /// An earlier plan was broken off: even the same number may have to be restored.
+    pub resumed: bool,
+}
+
+/// The plan for `changes`. Apps that stay as they are need no action.
+#[must_use]
+pub fn plan(id: DeploymentId, version: Timestamp, changes: &[Change]) -> Deployment {
+    let actions: Vec<Action> = changes
+        .iter()
+        .filter_map(|change| {
+            Some(Action {
+                kind: action(change)?,
+                app: change.app.clone(),
+            })
+        })
+        .collect();
+    let steps = if actions.is_empty() {
+        Vec::new()
+    } else {
+        vec![Step { actions }]
+    };
+    let original: BTreeMap<AppId, Option<AppVersion>> = changes
+        .iter()
+        .map(|change| (change.app.clone(), change.from.as_deref().cloned()))
+        .collect();
+    Deployment {
+        id,
+        version,
+        steps,
+        current: 0,
+        original,
+    }
+}
+
+fn action(change: &Change) -> Option<ActionKind> {
+    match (&change.from, &change.to) {
+        (None, None) => None,
+        (None, Some(_)) => Some(ActionKind::StartApplication),
+        (Some(_), None) => Some(ActionKind::StopApplication),
+        (Some(from), Some(to)) if from.config != to.config || change.mixed => {
+            Some(ActionKind::RestartApplication)
+        }
+        (Some(from), Some(to)) if from.app.instances != to.app.instances || change.resumed => {
+            Some(ActionKind::ScaleApplication)
+        }
+        (Some(_), Some(_)) => None,
+    }
+}

@@ -1,0 +1,251 @@
+//! The event loop: the one owner of the core. Commands, the master's events and time go in; writes, calls and a
+//! published snapshot come out, in that order.
+//!
+//! Edge. Events that wait are taken together: one turn, one transaction. Reads never come here: they look at the
+//! snapshot.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use mezzo_api::model::{Reason, StatusSource, TaskState, TaskStatus};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::core::command::{Command, Refusal, Reply};
+use crate::core::state::State;
+use crate::core::{Call, Core, Ids};
+use crate::link::{LinkEvent, Subscription};
+use crate::store::{Store, StoreError};
+
+/// Events taken into one turn at most.
+const BATCH: usize = 1024;
+/// Requests that may wait for the loop.
+const REQUEST_QUEUE: usize = 1024;
+/// How long a request waits for its turn and the disk.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A command and who waits for the answer.
+#[derive(Debug)]
+pub(crate) struct Request {
+    command: Command,
+    reply: oneshot::Sender<Result<Reply, Refusal>>,
+}
+
+/// For everybody who asks: cheap to clone, hides the channels.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    requests: mpsc::Sender<Request>,
+    state: watch::Receiver<Arc<State>>,
+}
+
+/// The loop is gone or stuck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unavailable {
+    #[error("the scheduler is shutting down")]
+    Ending,
+    #[error("the scheduler did not answer in time")]
+    Timeout,
+}
+
+impl Handle {
+    /// Does it, durably, or says why not.
+    pub(crate) async fn command(
+        &self,
+        command: Command,
+    ) -> Result<Result<Reply, Refusal>, Unavailable> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.requests
+                .send(Request { command, reply })
+                .await
+                .map_err(|_| Unavailable::Ending)?;
+            answer.await.map_err(|_| Unavailable::Ending)
+        };
+        tokio::time::timeout(REQUEST_TIMEOUT, asked)
+            .await
+            .map_err(|_| Unavailable::Timeout)?
+    }
+
+    /// The state after the latest turn.
+    pub(crate) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state.borrow())
+    }
+}
+
+/// The loop, ready to run.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    core: Core,
+    store: Arc<Store>,
+    requests: mpsc::Receiver<Request>,
+    events: mpsc::Receiver<LinkEvent>,
+    publish: watch::Sender<Arc<State>>,
+    calls: Option<mpsc::Sender<Vec<Call>>>,
+}
+
+struct RandomIds;
+
+impl Ids for RandomIds {
+    fn unique(&mut self) -> Uuid {
+        Uuid::new_v4()
+    }
+}
+
+/// Unix milliseconds.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+type Answer = (
+    oneshot::Sender<Result<Reply, Refusal>>,
+    Result<Reply, Refusal>,
+);
+
+impl Driver {
+    pub(crate) fn new(
+        core: Core,
+        store: Store,
+        events: mpsc::Receiver<LinkEvent>,
+    ) -> (Self, Handle) {
+        let (to_requests, requests) = mpsc::channel(REQUEST_QUEUE);
+        let (publish, state) = watch::channel(Arc::new(core.state().clone()));
+        let driver = Self {
+            core,
+            store: Arc::new(store),
+            requests,
+            events,
+            publish,
+            calls: None,
+        };
+        let handle = Handle {
+            requests: to_requests,
+            state,
+        };
+        (driver, handle)
+    }
+
+    /// Until told to stop, or the disk fails.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
+        let mut answers: Vec<Answer> = Vec::new();
+        let mut wake_at = Some(now_ms());
+        loop {
+            let sleep = async {
+                match wake_at {
+                    Some(at) => {
+                        tokio::time::sleep(Duration::from_millis(at.saturating_sub(now_ms()))).await
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                Some(event) = self.events.recv() => self.event(event),
+                Some(request) = self.requests.recv() => self.request(request, &mut answers),
+                () = sleep => {}
+            }
+            for _ in 0..BATCH {
+                if let Ok(event) = self.events.try_recv() {
+                    self.event(event);
+                } else if let Ok(request) = self.requests.try_recv() {
+                    self.request(request, &mut answers);
+                } else {
+                    break;
+                }
+            }
+            wake_at = self.turn(&mut answers).await?;
+        }
+    }
+
+    fn request(&mut self, request: Request, answers: &mut Vec<Answer>) {
+        let result = self.core.command(request.command, now_ms(), &mut RandomIds);
+        answers.push((request.reply, result));
+    }
+
+    async fn turn(&mut self, answers: &mut Vec<Answer>) -> Result<Option<u64>, StoreError> {
+        let effects = self.core.turn(now_ms(), &mut RandomIds);
+        if !effects.writes.is_empty() {
+            let store = Arc::clone(&self.store);
+            let writes = effects.writes;
+            tokio::task::spawn_blocking(move || store.commit(&writes))
+                .await
+                .expect("a commit does not panic and is not aborted")?;
+        }
+        if effects.changed {
+            self.publish
+                .send_replace(Arc::new(self.core.state().clone()));
+        }
+        if !effects.calls.is_empty()
+            && let Some(calls) = &self.calls
+        {
+            // Each call has a deadline, so this wait has one too. A closed channel is a broken subscription, which the
+            // link reports.
+            let _ = calls.send(effects.calls).await;
+        }
+        for (reply, result) in answers.drain(..) {
+            // Whoever does not wait any more does not want to know.
+            let _ = reply.send(result);
+        }
+        Ok(effects.wake_at)
+    }
+
+    fn event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Subscribing(reply) => {
+                let _ = reply.send(Subscription {
+                    framework_id: self.core.state().framework_id.clone(),
+                    suppressed: self.core.is_suppressed(),
+                });
+            }
+            LinkEvent::Subscribed(framework, calls) => {
+                self.calls = Some(calls);
+                self.core.subscribed(&framework, now_ms());
+            }
+            LinkEvent::Forgotten(problem) => {
+                tracing::warn!(
+                    problem,
+                    "the master has forgotten this framework: subscribing as a new one"
+                );
+                self.core.forget_framework();
+            }
+            LinkEvent::Offers(offers) => self.core.offered(offers),
+            LinkEvent::Rescind(offer) => self.core.rescinded(&offer),
+            LinkEvent::Status(status) => {
+                tracing::debug!(task = %status.task_id, state = %status.state, message = status.message, "status");
+                self.core.status(&status, now_ms());
+            }
+            LinkEvent::Machines(machines) => self.core.surveyed(machines),
+            LinkEvent::Refused(tasks, problem) => {
+                let Some(framework_id) = self.core.state().framework_id.clone() else {
+                    return;
+                };
+                for (task_id, agent_id) in tasks {
+                    let status = TaskStatus {
+                        task_id,
+                        framework_id: framework_id.clone(),
+                        agent_id: Some(agent_id),
+                        state: TaskState::Error,
+                        reason: Some(Reason::TaskInvalid),
+                        source: StatusSource::Master,
+                        message: problem.clone(),
+                        timestamp_ms: now_ms(),
+                        update_id: None,
+                        healthy: None,
+                        container: None,
+                        exit: None,
+                        usage: None,
+                    };
+                    self.core.status(&status, now_ms());
+                }
+            }
+            LinkEvent::Disconnected => {
+                self.calls = None;
+                self.core.disconnected();
+            }
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The JSON that Marathon's clients read, from a snapshot of the state.
+//!
+//! Pure.
+
+use serde_json::{Map, Value, json};
+
+use super::filter::Embed;
+use crate::app::AppVersion;
+use crate::app::json::seconds;
+use crate::core::state::{AppState, Condition, Instance, State, TaskFailure};
+use crate::deployment::Deployment;
+use crate::place::Ask;
+use crate::time::Timestamp;
+use crate::why;
+
+/// An app with its counts, deployments and, if wanted, tasks.
+pub(crate) fn app(state: &State, app: &AppState, embed: Embed) -> Value {
+    let mut out = version(&app.current);
+    let Some(fields) = out.as_object_mut() else {
+        return out;
+    };
+    fields.extend(counts(app));
+    let lock = state.locks.get(&app.current.app.id);
+    let deployments: Vec<Value> = lock
+        .iter()
+        .map(|id| json!({"id": id.to_string()}))
+        .collect();
+    fields.insert("deployments".into(), deployments.into());
+    if embed.tasks {
+        let tasks: Vec<Value> = app
+            .instances
+            .values()
+            .map(|instance| task(app, instance))
+            .collect();
+        fields.insert("tasks".into(), tasks.into());
+        fields.insert("readinessCheckResults".into(), json!([]));
+    }
+    if embed.last_task_failure
+        && let Some(failure) = &app.last_failure
+    {
+        fields.insert("lastTaskFailure".into(), task_failure(app, failure));
+    }
+    out
+}
+
+/// One version of an app, without tasks.
+pub(crate) fn version(version: &AppVersion) -> Value {
+    let mut out = version.app.to_json();
+    if let Some(fields) = out.as_object_mut() {
+        fields.insert("version".into(), version.version.to_string().into());
+        fields.insert(
+            "versionInfo".into(),
+            json!({
+                "lastScalingAt": version.last_scaling_at.to_string(),
+                "lastConfigChangeAt": version.last_config_change_at.to_string(),
+            }),
+        );
+    }
+    out
+}
+
+fn counts(app: &AppState) -> Map<String, Value> {
+    let count =
+        |holds: &dyn Fn(&Instance) -> bool| app.instances.values().filter(|i| holds(i)).count();
+    let staged = count(&|instance| {
+        matches!(
+            instance.condition,
+            Condition::Provisioned | Condition::Staging | Condition::Starting
+        )
+    });
+    let running = count(&|instance| instance.condition == Condition::Running);
+    let is_checked =
+        |instance: &Instance| instance.checked && instance.condition == Condition::Running;
+    let healthy = count(&|instance| is_checked(instance) && instance.healthy == Some(true));
+    let unhealthy = count(&|instance| is_checked(instance) && instance.healthy == Some(false));
+    let mut out = Map::new();
+    out.insert("tasksStaged".into(), staged.into());
+    out.insert("tasksRunning".into(), running.into());
+    out.insert("tasksHealthy".into(), healthy.into());
+    out.insert("tasksUnhealthy".into(), unhealthy.into());
+    out
+}
+
+/// A task as `/v2/tasks` and an app's `tasks` have it.
+pub(crate) fn task(app: &AppState, instance: &Instance) -> Value {
+    let when = |millis: u64| Timestamp::from_millis(millis).to_string();
+    let mut out = json!({
+        "id": instance.task_id.as_str(),
+        "appId": instance.app.as_str(),
+        "host": instance.hostname,
+        "slaveId": instance.agent_id.as_str(),
+        "state": instance.state_name(),
+        "stagedAt": when(instance.staged_at),
+        "startedAt": instance.started_at.map(when),
+        "version": instance.version.to_string(),
+        "ports": instance.ports,
+        "servicePorts": app.current.app.ports.iter().map(|port| port.port).collect::<Vec<u16>>(),
+        "ipAddresses": [],
+        "localVolumes": [],
+        "role": "*",
+    });
+    let Some(fields) = out.as_object_mut() else {
+        return out;
+    };
+    if instance.checked
+        && let Some(alive) = instance.healthy
+    {
+        fields.insert(
+            "healthCheckResults".into(),
+            json!([{"alive": alive, "taskId": instance.task_id.as_str()}]),
+        );
+    } else {
+        fields.insert("healthCheckResults".into(), json!([]));
+    }
+    if !instance.message.is_empty() {
+        fields.insert("message".into(), instance.message.as_str().into());
+    }
+    out
+}
+
+fn task_failure(app: &AppState, failure: &TaskFailure) -> Value {
+    json!({
+        "appId": app.current.app.id.as_str(),
+        "taskId": failure.task_id.as_str(),
+        "state": failure.state.name(),
+        "message": failure.message,
+        "host": failure.host,
+        "slaveId": failure.agent_id.as_str(),
+        "version": failure.version.to_string(),
+        "timestamp": failure.timestamp.to_string(),
+    })
+}
+
+/// A deployment under way, with what it waits for.
+pub(crate) fn deployment(state: &State, deployment: &Deployment, now: u64) -> Value {
+    let actions: Vec<Value> = deployment
+        .current_actions()
+        .iter()
+        .map(|action| {
+            let waiting = state
+                .apps
+                .get(&action.app)
+                .map(|app| why::waiting_for(state, app, now));
+            json!({
+                "action": action.kind.name(),
+                "app": action.app.as_str(),
+                "readinessCheckResults": [],
+                "waitingFor": waiting.unwrap_or_default(),
+            })
+        })
+        .collect();
+    let waiting: Vec<String> = actions
+        .iter()
+        .filter_map(|action| {
+            let text = action
+                .get("waitingFor")?
+                .as_str()
+                .filter(|text| !text.is_empty())?;
+            Some(format!("{}: {text}", action.get("app")?.as_str()?))
+        })
+        .collect();
+    let steps: Vec<Value> = deployment
+        .steps
+        .iter()
+        .map(|step| {
+            let actions: Vec<Value> = step
+                .actions
+                .iter()
+                .map(|action| json!({"action": action.kind.name(), "app": action.app.as_str()}))
+                .collect();
+            json!({ "actions": actions })
+        })
+        .collect();
+    json!({
+        "id": deployment.id.to_string(),
+        "version": deployment.version.to_string(),
+        "affectedApps": deployment.apps().map(|app| app.as_str()).collect::<Vec<&str>>(),
+        "affectedPods": [],
+        "steps": steps,
+        "currentActions": actions,
+        "currentStep": deployment.current + 1,
+        "totalSteps": deployment.steps.len(),
+        "waitingFor": waiting.join("; "),
+    })
+}
+
+/// One app's entry in `/v2/queue`; `None` if nothing of it waits.
+pub(crate) fn queue_entry(
+    state: &State,
+    app: &AppState,
+    with_offers: bool,
+    now: u64,
+) -> Option<Value> {
+    let queue = app.queue.as_ref()?;
+    let left = app.backoff.left_ms(now);
+    let last = queue.refusals.iter().map(|refusal| refusal.at).max();
+    let mut out = json!({
+        "app": version(&app.current),
+        "count": queue.count,
+        "since": Timestamp::from_millis(queue.since).to_string(),
+        "delay": {"timeLeftSeconds": seconds(left), "overdue": left == 0},
+        "processedOffersSummary": {
+            "processedOffersCount": queue.offers_seen,
+            "unusedOffersCount": queue.refusals.len(),
+            "lastUnusedOfferAt": last.map(|at| Timestamp::from_millis(at).to_string()),
+            "rejectSummaryLastOffers": reject_summary(app),
+            "rejectSummaryLaunchAttempt": reject_summary(app),
+        },
+        "waitingFor": why::why_not_launched(state, app, now),
+        "impossible": why::impossible(state, &Ask::of(&app.current.app)).is_some(),
+    });
+    if with_offers {
+        let offers: Vec<Value> = queue
+            .refusals
+            .iter()
+            .map(|refusal| {
+                json!({
+                    "offer": {
+                        "hostname": refusal.hostname,
+                        "agentId": refusal.agent_id.as_str(),
+                        "resources": refusal.offered.to_string(),
+                    },
+                    "reason": refusal.lacks.iter().map(|lack| lack.marathon_reason()).collect::<Vec<_>>(),
+                    "details": why::lacks_text(&refusal.lacks),
+                    "timestamp": Timestamp::from_millis(refusal.at).to_string(),
+                })
+            })
+            .collect();
+        out.as_object_mut()?
+            .insert("lastUnusedOffers".into(), offers.into());
+    }
+    Some(out)
+}
+
+/// Marathon's list of reasons with how many of the latest offers each refused.
+fn reject_summary(app: &AppState) -> Vec<Value> {
+    const REASONS: [&str; 9] = [
+        "UnfulfilledRole",
+        "UnfulfilledConstraint",
+        "NoCorrespondingReservationFound",
+        "InsufficientCpus",
+        "InsufficientMemory",
+        "InsufficientDisk",
+        "InsufficientGpus",
+        "InsufficientPorts",
+        "DeclinedScarceResources",
+    ];
+    let refusals = app
+        .queue
+        .as_ref()
+        .map(|queue| queue.refusals.as_slice())
+        .unwrap_or_default();
+    REASONS
+        .iter()
+        .map(|reason| {
+            let declined = refusals
+                .iter()
+                .filter(|refusal| {
+                    refusal
+                        .lacks
+                        .iter()
+                        .any(|lack| lack.marathon_reason() == *reason)
+                })
+                .count();
+            json!({"reason": reason, "declined": declined, "processed": refusals.len()})
+        })
+        .collect()
+}

@@ -1,0 +1,316 @@
+//! The line to the master: subscribes, for ever and with growing pauses; turns the stream into events and calls into
+//! requests.
+//!
+//! Edge. Two tasks per subscription: one reads the stream, one performs the calls in their order (acknowledgements of a
+//! batch side by side). When either fails, both end and a new subscription begins. The driver owns both through
+//! [`run`]'s future; everything it hears comes over one bounded channel.
+
+mod calls;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mezzo_api::convert::Invalid;
+use mezzo_api::model::{
+    AgentId, FrameworkId, FrameworkInfo, Offer, OfferId, RoleName, TaskId, TaskStatus,
+};
+use mezzo_api::proto;
+use mezzo_api::proto::framework_service_client::FrameworkServiceClient;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::core::Call;
+use crate::core::state::Machine;
+
+/// Messages of a large cluster are larger than gRPC's usual 4 MiB.
+pub(crate) const MAX_MESSAGE: usize = 64 << 20;
+/// A first and a longest pause between two attempts.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Without so many heartbeats the stream counts as broken.
+const MISSED_HEARTBEATS: u32 = 5;
+/// Turns' calls that may wait for their turn.
+const CALL_QUEUE: usize = 64;
+
+/// Where and as whom to subscribe.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkConfig {
+    pub(crate) master: String,
+    pub(crate) framework_name: String,
+    pub(crate) failover_timeout: Duration,
+    pub(crate) webui_url: String,
+}
+
+/// What the driver says before each subscription.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) framework_id: Option<FrameworkId>,
+    pub(crate) suppressed: bool,
+}
+
+/// What the line tells the driver.
+#[derive(Debug)]
+pub(crate) enum LinkEvent {
+    /// About to subscribe: how?
+    Subscribing(oneshot::Sender<Subscription>),
+    /// Subscribed; calls go here.
+    Subscribed(FrameworkId, mpsc::Sender<Vec<Call>>),
+    /// The master does not know the framework id any more.
+    Forgotten(String),
+    Offers(Vec<Offer>),
+    Rescind(OfferId),
+    Status(Box<TaskStatus>),
+    Machines(BTreeMap<AgentId, Machine>),
+    /// These were refused as invalid and will not run.
+    Refused(Vec<(TaskId, AgentId)>, String),
+    /// The subscription ended.
+    Disconnected,
+}
+
+/// Keeps subscribed until told to stop or the driver is gone.
+pub(crate) async fn run(
+    config: LinkConfig,
+    events: mpsc::Sender<LinkEvent>,
+    stop: CancellationToken,
+) {
+    let mut pause = PAUSES.0;
+    loop {
+        let began = tokio::time::Instant::now();
+        let ended = tokio::select! {
+            () = stop.cancelled() => return,
+            ended = subscribe(&config, &events) => ended,
+        };
+        if events.is_closed() {
+            return;
+        }
+        if let Ended::After(problem) | Ended::Never(problem) = &ended {
+            tracing::warn!(master = %config.master, problem, "no subscription to the master");
+        }
+        if matches!(ended, Ended::After(_)) && began.elapsed() > PAUSES.1 {
+            pause = PAUSES.0;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+enum Ended {
+    /// It was not even taken.
+    Never(String),
+    /// It was, and broke.
+    After(String),
+    /// Begin again without a word.
+    Again,
+}
+
+/// Accepts `host:port` and `http://host:port`.
+pub(crate) fn endpoint(master: &str) -> Result<Endpoint, tonic::transport::Error> {
+    let url = if master.contains("://") {
+        master.to_owned()
+    } else {
+        format!("http://{master}")
+    };
+    Ok(Endpoint::from_shared(url)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(Duration::from_secs(15))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .tcp_nodelay(true))
+}
+
+async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> Ended {
+    let endpoint = match endpoint(&config.master) {
+        Ok(endpoint) => endpoint,
+        Err(error) => return Ended::Never(chain(&error)),
+    };
+    let channel = match endpoint.connect().await {
+        Ok(channel) => channel,
+        Err(error) => return Ended::Never(chain(&error)),
+    };
+    let (ask, answer) = oneshot::channel();
+    if events.send(LinkEvent::Subscribing(ask)).await.is_err() {
+        return Ended::Again;
+    }
+    let Ok(subscription) = answer.await else {
+        return Ended::Again;
+    };
+    let known = subscription.framework_id.is_some();
+    let info = FrameworkInfo {
+        framework_id: subscription.framework_id,
+        name: config.framework_name.clone(),
+        user: String::new(),
+        roles: vec![RoleName::any()],
+        failover_timeout: config.failover_timeout,
+        hostname: String::new(),
+        principal: String::new(),
+        webui_url: config.webui_url.clone(),
+        labels: BTreeMap::new(),
+    };
+    let request = proto::SubscribeRequest {
+        framework: Some(info.into()),
+        suppressed_roles: if subscription.suppressed {
+            vec!["*".to_owned()]
+        } else {
+            Vec::new()
+        },
+    };
+    let mut client = FrameworkServiceClient::new(channel.clone())
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let stream = match tokio::time::timeout(CONNECT_TIMEOUT * 2, client.subscribe(request)).await {
+        Err(_) => return Ended::Never("the master did not answer in time".to_owned()),
+        Ok(Err(status)) if known && is_forgotten(&status) => {
+            return forgotten(events, &status).await;
+        }
+        Ok(Err(status)) => return Ended::Never(status.to_string()),
+        Ok(Ok(response)) => response.into_inner(),
+    };
+    let ended = follow(stream, channel, client, events, known).await;
+    // The driver learns it even from a subscription that broke before its first event.
+    if events.send(LinkEvent::Disconnected).await.is_err() {
+        return Ended::Again;
+    }
+    ended
+}
+
+fn is_forgotten(status: &tonic::Status) -> bool {
+    status.code() == Code::NotFound
+}
+
+async fn forgotten(events: &mpsc::Sender<LinkEvent>, status: &tonic::Status) -> Ended {
+    let _ = events
+        .send(LinkEvent::Forgotten(status.message().to_owned()))
+        .await;
+    Ended::Never(format!(
+        "{}; subscribing as a new framework",
+        status.message()
+    ))
+}
+
+/// Reads the stream to its end.
+async fn follow(
+    mut stream: tonic::Streaming<proto::Event>,
+    channel: Channel,
+    client: FrameworkServiceClient<Channel>,
+    events: &mpsc::Sender<LinkEvent>,
+    known: bool,
+) -> Ended {
+    let first = match tokio::time::timeout(CONNECT_TIMEOUT * 2, stream.message()).await {
+        Err(_) => return Ended::Never("the master sent no first event in time".to_owned()),
+        Ok(Err(status)) if known && is_forgotten(&status) => {
+            return forgotten(events, &status).await;
+        }
+        Ok(Err(status)) => return Ended::Never(status.to_string()),
+        Ok(Ok(None)) => return Ended::Never("the master closed the stream at once".to_owned()),
+        Ok(Ok(Some(event))) => event,
+    };
+    let Some(proto::event::Event::Subscribed(subscribed)) = first.event else {
+        return Ended::Never("the master's first event was not Subscribed".to_owned());
+    };
+    let framework_id: FrameworkId = match subscribed.framework_id.parse() {
+        Ok(id) => id,
+        Err(error) => return Ended::Never(chain(&error)),
+    };
+    tracing::info!(framework = %framework_id, master = %subscribed.master_id, "subscribed");
+    let heartbeat = Duration::from_millis(subscribed.heartbeat_interval_ms.clamp(100, 3_600_000));
+    let (to_calls, calls) = mpsc::channel(CALL_QUEUE);
+    let broken = CancellationToken::new();
+    let _stop_with_us = broken.clone().drop_guard();
+    let performer = calls::Performer {
+        client,
+        channel,
+        caller: proto::Caller {
+            framework_id: framework_id.to_string(),
+            stream_id: subscribed.stream_id,
+        },
+        events: events.clone(),
+    };
+    let mut performing = std::pin::pin!(performer.run(calls));
+    if events
+        .send(LinkEvent::Subscribed(framework_id, to_calls))
+        .await
+        .is_err()
+    {
+        return Ended::Again;
+    }
+    let mut deadline = tokio::time::Instant::now() + heartbeat * MISSED_HEARTBEATS;
+    loop {
+        let message = tokio::select! {
+            problem = &mut performing => return Ended::After(problem),
+            () = tokio::time::sleep_until(deadline) => {
+                return Ended::After(format!("no sign of life from the master for {:?}", heartbeat * MISSED_HEARTBEATS));
+            }
+            message = stream.message() => message,
+        };
+        deadline = tokio::time::Instant::now() + heartbeat * MISSED_HEARTBEATS;
+        let event = match message {
+            Ok(Some(event)) => event.event,
+            Ok(None) => return Ended::After("the master closed the stream".to_owned()),
+            Err(status) => return Ended::After(status.to_string()),
+        };
+        let Some(event) = event.and_then(translate) else {
+            continue;
+        };
+        // The calls go on while the driver is busy: it may be waiting for them.
+        tokio::select! {
+            problem = &mut performing => return Ended::After(problem),
+            sent = events.send(event) => if sent.is_err() { return Ended::Again },
+        }
+    }
+}
+
+/// `None` for what needs no word, and for what makes no sense, which is logged.
+fn translate(event: proto::event::Event) -> Option<LinkEvent> {
+    let refused = |what: &str, problem: String| {
+        tracing::error!(
+            what,
+            problem,
+            "the master sent something that makes no sense"
+        );
+        None
+    };
+    match event {
+        proto::event::Event::Heartbeat(_) => None,
+        proto::event::Event::Subscribed(_) => refused("event", "a second Subscribed".to_owned()),
+        proto::event::Event::Offers(offers) => {
+            let offers: Vec<Offer> = offers
+                .offers
+                .into_iter()
+                .filter_map(|offer| {
+                    Offer::try_from(offer)
+                        .map_err(|error: Invalid| refused("offer", error.to_string()))
+                        .ok()
+                })
+                .collect();
+            (!offers.is_empty()).then_some(LinkEvent::Offers(offers))
+        }
+        proto::event::Event::Rescind(rescind) => match rescind.offer_id.parse() {
+            Ok(offer) => Some(LinkEvent::Rescind(offer)),
+            Err(error) => refused("offer id", chain(&error)),
+        },
+        proto::event::Event::Update(status) => match TaskStatus::try_from(status) {
+            Ok(status) => Some(LinkEvent::Status(Box::new(status))),
+            Err(error) => refused("status", error.to_string()),
+        },
+        proto::event::Event::AgentLost(lost) => {
+            tracing::warn!(agent = %lost.agent_id, "agent lost");
+            None
+        }
+    }
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

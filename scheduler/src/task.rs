@@ -1,0 +1,196 @@
+//! Turns an app version and a place into the task that the master is asked to launch.
+//!
+//! Pure. The environment is Marathon's: PORT, PORT0…, PORTS, HOST, MARATHON_APP_…, MESOS_TASK_ID; what the app itself
+//! sets wins.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mezzo_api::model::{
+    CheckKind, ContainerInfo, EnvVar, HealthCheck, Offer, Resources, Scalar, TaskId, TaskInfo,
+};
+
+use crate::app::spec::{AppHealthCheck, CheckPort, Limit, Protocol, Run};
+use crate::app::{AppId, AppVersion};
+
+/// The task for one instance.
+#[must_use]
+pub fn task_info(
+    version: &AppVersion,
+    task_id: &TaskId,
+    offer: &Offer,
+    ports: &[u16],
+    resources: Resources,
+) -> TaskInfo {
+    let app = &version.app;
+    let (command, args) = match &app.run {
+        Run::Image => (Vec::new(), Vec::new()),
+        Run::Shell(line) => (shell(line), Vec::new()),
+        Run::Args(args) => (Vec::new(), args.clone()),
+    };
+    TaskInfo {
+        task_id: task_id.clone(),
+        name: task_name(&app.id),
+        agent_id: offer.agent_id.clone(),
+        resources,
+        cpu_limit: match app.cpu_limit {
+            Some(Limit::Of(limit)) => Some(limit),
+            Some(Limit::Unlimited) | None => None,
+        },
+        memory_limit_mb: match app.mem_limit {
+            Some(Limit::Of(limit)) => u64::try_from(limit.units_floor()).ok(),
+            Some(Limit::Unlimited) | None => None,
+        },
+        pids_limit: None,
+        container: ContainerInfo {
+            image: app.container.image.clone(),
+            force_pull: app.container.force_pull,
+            command,
+            args,
+            env: environment(version, task_id, &offer.hostname, ports)
+                .into_iter()
+                .map(|(name, value)| EnvVar { name, value })
+                .collect(),
+            user: app.user.clone(),
+            working_dir: None,
+            read_only_rootfs: false,
+            privileged: app.container.privileged,
+            network: app.container.network,
+            volumes: app.container.volumes.clone(),
+        },
+        kill_grace: app.kill_grace_ms.map(Duration::from_millis),
+        health_check: app
+            .health_check
+            .as_ref()
+            .map(|check| health_check(check, ports)),
+        max_completion: None,
+        labels: app.labels.clone(),
+        data: Vec::new(),
+    }
+}
+
+fn shell(line: &str) -> Vec<String> {
+    vec!["/bin/sh".to_owned(), "-c".to_owned(), line.to_owned()]
+}
+
+/// As a host name would say it: `/shop/cart` is `cart.shop`.
+fn task_name(id: &AppId) -> String {
+    let mut parts: Vec<&str> = id
+        .as_str()
+        .split('/')
+        .filter(|part| !part.is_empty())
+        .collect();
+    parts.reverse();
+    parts.join(".")
+}
+
+fn environment(
+    version: &AppVersion,
+    task_id: &TaskId,
+    host: &str,
+    ports: &[u16],
+) -> BTreeMap<String, String> {
+    let app = &version.app;
+    let mut env = BTreeMap::new();
+    let mut put = |name: String, value: String| {
+        env.insert(name, value);
+    };
+    put("HOST".into(), host.to_owned());
+    put("MESOS_TASK_ID".into(), task_id.to_string());
+    put("MARATHON_APP_ID".into(), app.id.to_string());
+    put("MARATHON_APP_VERSION".into(), version.version.to_string());
+    put(
+        "MARATHON_APP_DOCKER_IMAGE".into(),
+        app.container.image.clone(),
+    );
+    for (name, amount) in [
+        ("CPUS", app.cpus),
+        ("MEM", app.mem),
+        ("DISK", app.disk),
+        ("GPUS", app.gpus),
+    ] {
+        put(
+            format!("MARATHON_APP_RESOURCE_{name}"),
+            with_point(name, amount),
+        );
+    }
+    let labels: Vec<String> = app.labels.keys().map(|name| variable_name(name)).collect();
+    put("MARATHON_APP_LABELS".into(), labels.join(" "));
+    for (name, value) in &app.labels {
+        put(
+            format!("MARATHON_APP_LABEL_{}", variable_name(name)),
+            value.clone(),
+        );
+    }
+    if let Some(first) = ports.first() {
+        put("PORT".into(), first.to_string());
+        let all: Vec<String> = ports.iter().map(u16::to_string).collect();
+        put("PORTS".into(), all.join(","));
+    }
+    for (i, (port, definition)) in ports.iter().zip(&app.ports).enumerate() {
+        put(format!("PORT{i}"), port.to_string());
+        if definition.port != 0 {
+            put(format!("PORT_{}", definition.port), port.to_string());
+        }
+        if let Some(name) = &definition.name {
+            put(format!("PORT_{}", variable_name(name)), port.to_string());
+        }
+    }
+    env.extend(app.env.clone());
+    env
+}
+
+/// Marathon writes these as Java writes doubles, but gpus as a whole number.
+fn with_point(name: &str, amount: Scalar) -> String {
+    let text = amount.to_string();
+    if name == "GPUS" || text.contains('.') {
+        text
+    } else {
+        format!("{text}.0")
+    }
+}
+
+fn variable_name(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}
+
+fn health_check(check: &AppHealthCheck, ports: &[u16]) -> HealthCheck {
+    let port = match check.port {
+        CheckPort::Fixed(port) => port,
+        CheckPort::Index(index) => ports.get(index as usize).copied().unwrap_or(0),
+    };
+    // Zero means "never kill" for checks that Marathon ran itself, "at the first failure" for those of Mesos.
+    let max_consecutive_failures = if check.protocol.was_run_by_marathon() {
+        check.max_consecutive_failures
+    } else {
+        check.max_consecutive_failures.max(1)
+    };
+    HealthCheck {
+        kind: match check.protocol {
+            Protocol::Http | Protocol::MesosHttp => CheckKind::Http,
+            Protocol::Https | Protocol::MesosHttps => CheckKind::Https,
+            Protocol::Tcp | Protocol::MesosTcp => CheckKind::Tcp,
+            Protocol::Command => CheckKind::Command,
+        },
+        path: if check.protocol.needs_path() {
+            check.path.clone()
+        } else {
+            String::new()
+        },
+        port: if check.protocol.needs_port() { port } else { 0 },
+        command: check.command.as_deref().map(shell).unwrap_or_default(),
+        grace_period: Duration::from_millis(check.grace_period_ms),
+        interval: Duration::from_millis(check.interval_ms),
+        timeout: Duration::from_millis(check.timeout_ms),
+        max_consecutive_failures,
+        delay: Duration::from_millis(check.delay_ms),
+    }
+}

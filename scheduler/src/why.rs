@@ -1,0 +1,118 @@
+//! Says in words why something waits: no master, a delay after failures, offers that were too small, or an app that asks
+//! for more than any machine has.
+//!
+//! Pure: from a snapshot of the state and the time.
+
+use crate::core::state::{AppState, State};
+use crate::place::{Ask, Lack};
+
+/// Machines or offers spelled out at most.
+const SHOWN: usize = 5;
+
+/// Why instances of `app` are not launched; `None` if none waits.
+#[must_use]
+pub fn why_not_launched(state: &State, app: &AppState, now: u64) -> Option<String> {
+    let queue = app.queue.as_ref()?;
+    if !state.connected {
+        return Some("not connected to the master; trying again".to_owned());
+    }
+    let left = app.backoff.left_ms(now);
+    if left > 0 {
+        let failure = app
+            .last_failure
+            .as_ref()
+            .map_or_else(String::new, |failure| {
+                format!(
+                    ": {} on {}: {}",
+                    failure.state, failure.host, failure.message
+                )
+            });
+        return Some(format!(
+            "the next launch is delayed by {}.{} s after a task that ended{failure}",
+            left / 1000,
+            left % 1000 / 100
+        ));
+    }
+    let ask = Ask::of(&app.current.app);
+    if let Some(text) = impossible(state, &ask) {
+        return Some(text);
+    }
+    if queue.refusals.is_empty() {
+        return Some("no offer since it began to wait: whatever the cluster has is taken or offered to others".to_owned());
+    }
+    let mut parts: Vec<String> = queue
+        .refusals
+        .iter()
+        .rev()
+        .take(SHOWN)
+        .map(|refusal| format!("{} ({})", refusal.hostname, lacks_text(&refusal.lacks)))
+        .collect();
+    if queue.refusals.len() > SHOWN {
+        parts.push(format!("and {} more", queue.refusals.len() - SHOWN));
+    }
+    Some(format!(
+        "the latest offers were not enough: {}",
+        parts.join("; ")
+    ))
+}
+
+/// Whether no machine, were it empty, could take one instance; with the arithmetic.
+#[must_use]
+pub fn impossible(state: &State, ask: &Ask) -> Option<String> {
+    let mut parts = Vec::new();
+    for machine in state.machines.values() {
+        let lacks = ask.lacks(&machine.total);
+        if lacks.is_empty() {
+            return None;
+        }
+        if parts.len() < SHOWN {
+            let lacks: Vec<String> = lacks.iter().map(has_text).collect();
+            parts.push(format!("{} has {}", machine.hostname, lacks.join(", ")));
+        }
+    }
+    if parts.is_empty() {
+        return None;
+    }
+    let more = state.machines.len().saturating_sub(SHOWN);
+    if more > 0 {
+        parts.push(format!("and {more} more"));
+    }
+    Some(format!(
+        "an instance asks for more than any node has: it asks for {}{}; {}",
+        ask.scalars,
+        match ask.ports.len() {
+            0 => String::new(),
+            n => format!(";ports:{n}"),
+        },
+        parts.join("; ")
+    ))
+}
+
+fn has_text(lack: &Lack) -> String {
+    match lack {
+        Lack::Scalar {
+            name,
+            asked,
+            offered,
+        } => format!("{name} {offered} of {asked}"),
+        Lack::Ports { asked, offered } => format!("{offered} of {asked} ports"),
+        Lack::FixedPorts { missing } => format!("not the ports {missing:?}"),
+    }
+}
+
+/// The lacks of one offer in one line.
+#[must_use]
+pub fn lacks_text(lacks: &[Lack]) -> String {
+    let lacks: Vec<String> = lacks.iter().map(Lack::to_string).collect();
+    lacks.join(", ")
+}
+
+/// What an app under deployment waits for, with the reason if it is that instances are not launched.
+#[must_use]
+pub fn waiting_for(state: &State, app: &AppState, now: u64) -> String {
+    match why_not_launched(state, app, now) {
+        Some(why) if app.waiting_for.is_empty() => why,
+        Some(why) => format!("{}: {why}", app.waiting_for),
+        None => app.waiting_for.clone(),
+    }
+}
