@@ -1,0 +1,200 @@
+//! What an operator can choose. Everything has a default; durations are written in milliseconds, with `_ms` in the key.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use thiserror::Error;
+
+/// The port for gRPC, `/metrics` and `/healthz`.
+pub const DEFAULT_PORT: u16 = 5050;
+
+/// Configuration of a master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where its durable state is.
+    pub state_dir: PathBuf,
+    /// Between passes over all agents. What changes in between is offered at once.
+    #[serde(rename = "allocation_interval_ms", with = "millis")]
+    pub allocation_interval: Duration,
+    /// Between pings to an agent.
+    #[serde(rename = "agent_ping_interval_ms", with = "millis")]
+    pub agent_ping_interval: Duration,
+    /// Nothing heard from an agent for this long: its stream is cut.
+    #[serde(rename = "agent_ping_timeout_ms", with = "millis")]
+    pub agent_ping_timeout: Duration,
+    /// An agent without a stream for this long is unreachable.
+    #[serde(rename = "agent_timeout_ms", with = "millis")]
+    pub agent_timeout: Duration,
+    /// After a start of the master: agents not back by then are unreachable, frameworks have at least this long to
+    /// subscribe again.
+    #[serde(rename = "recovery_timeout_ms", with = "millis")]
+    pub recovery_timeout: Duration,
+    /// Offers not answered for this long are rescinded.
+    #[serde(
+        rename = "offer_timeout_ms",
+        with = "optional_millis",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub offer_timeout: Option<Duration>,
+    /// Between heartbeats to a framework.
+    #[serde(rename = "framework_heartbeat_interval_ms", with = "millis")]
+    pub framework_heartbeat_interval: Duration,
+    /// How long tasks are kept whose framework this master has never heard of.
+    #[serde(rename = "orphan_timeout_ms", with = "millis")]
+    pub orphan_timeout: Duration,
+    /// Ended tasks remembered per framework.
+    pub task_history: usize,
+    /// Messages that may wait for one agent or framework before it is cut off.
+    pub peer_queue: usize,
+    /// A peer that connects or opens a stream must speak within this time.
+    #[serde(rename = "greeting_timeout_ms", with = "millis")]
+    pub greeting_timeout: Duration,
+    /// How long open calls may take to end at shutdown.
+    #[serde(rename = "shutdown_grace_ms", with = "millis")]
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT),
+            state_dir: PathBuf::from("/var/lib/mezzo/master"),
+            allocation_interval: Duration::from_secs(1),
+            agent_ping_interval: Duration::from_secs(1),
+            agent_ping_timeout: Duration::from_secs(5),
+            agent_timeout: Duration::from_secs(15),
+            recovery_timeout: Duration::from_secs(30),
+            offer_timeout: None,
+            framework_heartbeat_interval: Duration::from_secs(5),
+            orphan_timeout: Duration::from_secs(24 * 3600),
+            task_history: 1000,
+            peer_queue: 4096,
+            greeting_timeout: Duration::from_secs(10),
+            shutdown_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Values that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("master configuration: {}", problems.join("; "))]
+pub struct InvalidConfig {
+    /// One sentence each, with the key.
+    pub problems: Vec<String>,
+}
+
+impl Config {
+    /// Looks for values that cannot work.
+    ///
+    /// # Errors
+    ///
+    /// With every problem found.
+    pub fn check(&self) -> Result<(), InvalidConfig> {
+        let mut problems = Vec::new();
+        for (key, value) in [
+            ("allocation_interval_ms", self.allocation_interval),
+            ("agent_ping_interval_ms", self.agent_ping_interval),
+            (
+                "framework_heartbeat_interval_ms",
+                self.framework_heartbeat_interval,
+            ),
+            ("greeting_timeout_ms", self.greeting_timeout),
+        ] {
+            if value < Duration::from_millis(1) {
+                problems.push(format!("`{key}` must be at least 1"));
+            }
+        }
+        if self.agent_ping_timeout <= self.agent_ping_interval {
+            problems.push(
+                "`agent_ping_timeout_ms` must be more than `agent_ping_interval_ms`".to_owned(),
+            );
+        }
+        if self.peer_queue < 16 {
+            problems.push("`peer_queue` must be at least 16".to_owned());
+        }
+        if self.state_dir.as_os_str().is_empty() {
+            problems.push("`state_dir` is empty".to_owned());
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(InvalidConfig { problems })
+        }
+    }
+}
+
+/// A duration in whole milliseconds; what does not fit 64 bits is cut there.
+pub(crate) fn to_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+mod millis {
+    use super::{Deserialize, Deserializer, Duration, Serializer, to_millis};
+
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(to_millis(*duration))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
+mod optional_millis {
+    use super::{Deserialize, Deserializer, Duration, Serialize as _, Serializer, to_millis};
+
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        duration.map(to_millis).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_round_trips_and_unknown_keys_are_refused() {
+        let text = serde_json::to_string(&Config::default()).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Config>(&text).unwrap(),
+            Config::default()
+        );
+        let error = serde_json::from_str::<Config>(r#"{"agent_timeout": 3}"#)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("agent_timeout"), "{error}");
+    }
+
+    #[test]
+    fn every_impossible_value_is_named() {
+        let config = Config {
+            allocation_interval: Duration::ZERO,
+            agent_ping_timeout: Duration::ZERO,
+            peer_queue: 0,
+            ..Config::default()
+        };
+        let problems = config.check().unwrap_err().problems;
+        assert_eq!(problems.len(), 3, "{problems:?}");
+    }
+}

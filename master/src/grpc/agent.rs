@@ -1,0 +1,258 @@
+//! The front for agents: one bidirectional stream each.
+//!
+//! A task per stream reads it and pings. An agent that says nothing for the ping time-out is cut off; the core learns
+//! only that streams begin and end. Garbage ends the stream with INVALID_ARGUMENT.
+
+use std::{pin::Pin, time::Duration};
+
+use futures::{Stream, StreamExt as _};
+use mezzo_api::{
+    convert::Invalid,
+    model::{AgentInfo, Task, TaskStatus, TaskUsage},
+    proto::{
+        self, AgentMessage, MasterMessage, agent_message, agent_service_server::AgentService,
+        master_message,
+    },
+};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    outbox::{self, Outbox},
+    status::{bounded, parse_optional},
+};
+use crate::{
+    actor::{Context, Peer},
+    config::to_millis,
+    state::{ConnId, Ending, Event, Registration, ToAgent},
+};
+
+/// Tasks in one registration or report.
+const MOST_TASKS: usize = 100_000;
+
+/// What goes to an agent: the core's words, and the front's own pings.
+#[derive(Debug)]
+pub(crate) enum AgentLine {
+    /// From the core.
+    Core(ToAgent),
+    /// From the front.
+    Ping(u64),
+}
+
+/// Serves `AgentService`.
+#[derive(Debug, Clone)]
+pub(crate) struct AgentFront {
+    context: Context,
+}
+
+impl AgentFront {
+    pub(crate) fn new(context: Context) -> Self {
+        Self { context }
+    }
+}
+
+#[tonic::async_trait]
+impl AgentService for AgentFront {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<MasterMessage, Status>> + Send>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let (outbox, inbox) = outbox::channel(self.context.config.peer_queue);
+        let context = self.context.clone();
+        let conn = context.next_conn();
+        self.context.tasks.spawn(async move {
+            let result = tokio::select! {
+                result = converse(&context, conn, request.into_inner(), &outbox) => result,
+                () = context.shutdown.cancelled() => Err(Ending::ShuttingDown.into()),
+            };
+            if let Err(status) = result {
+                tracing::info!(conn = conn.0, code = ?status.code(), reason = status.message(), "agent's stream ends");
+                outbox.close(status);
+            }
+            context.send(Event::AgentDetached { conn }).await;
+        });
+        let (master_id, config) = (self.context.master_id.clone(), self.context.config.clone());
+        let stream = inbox.map(move |line| {
+            let intervals = (config.agent_ping_interval, config.agent_ping_timeout);
+            line.map(|line| encode(line, &master_id, intervals))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+async fn converse(
+    context: &Context,
+    conn: ConnId,
+    mut inbound: Streaming<AgentMessage>,
+    outbox: &Outbox<AgentLine>,
+) -> Result<(), Status> {
+    let first = timeout(context.config.greeting_timeout, inbound.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no Register arrived"))??;
+    let Some(AgentMessage {
+        message: Some(agent_message::Message::Register(register)),
+    }) = first
+    else {
+        return Err(Status::invalid_argument(
+            "the first message must be Register",
+        ));
+    };
+    let registration = decode_register(register)?;
+    tracing::info!(
+        conn = conn.0,
+        agent = registration
+            .agent_id
+            .as_ref()
+            .map_or("(new)", |id| id.as_str()),
+        hostname = registration.info.hostname,
+        tasks = registration.tasks.len(),
+        "agent attaches"
+    );
+    context
+        .attach(
+            Event::AgentAttached { conn, registration },
+            Peer::Agent(conn, outbox.clone()),
+        )
+        .await?;
+
+    let mut pings = interval(context.config.agent_ping_interval);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut sequence, mut heard) = (0, Instant::now());
+    loop {
+        tokio::select! {
+            message = inbound.message() => {
+                let Some(message) = message? else { return Ok(()) };
+                heard = Instant::now();
+                if let Some(event) = decode(conn, message)? {
+                    context.send(event).await;
+                }
+            }
+            _ = pings.tick() => {
+                if heard.elapsed() > context.config.agent_ping_timeout {
+                    let silence = context.config.agent_ping_timeout;
+                    return Err(Status::deadline_exceeded(format!("nothing heard for {silence:?}")));
+                }
+                sequence += 1;
+                // A full queue is the core's to notice; a lost ping does no harm.
+                let _ = outbox.send(AgentLine::Ping(sequence));
+            }
+            () = outbox.ended() => return Ok(()),
+        }
+    }
+}
+
+fn decode_register(register: agent_message::Register) -> Result<Registration, Status> {
+    bounded("register.tasks", register.tasks.len(), MOST_TASKS)?;
+    let agent_id = parse_optional("register.agent_id", register.agent_id)?;
+    let info = register
+        .info
+        .ok_or_else(|| Status::invalid_argument("register.info: is missing"))?;
+    let info = AgentInfo::try_from(info).map_err(|invalid| invalid.within("register.info"))?;
+    let tasks = register.tasks.into_iter().enumerate().map(|(i, task)| {
+        Task::try_from(task)
+            .map_err(|invalid: Invalid| invalid.within(&format!("register.tasks[{i}]")))
+    });
+    let tasks = tasks.collect::<Result<_, _>>()?;
+    Ok(Registration {
+        agent_id,
+        info,
+        boot_id: register.boot_id,
+        tasks,
+    })
+}
+
+fn decode(conn: ConnId, message: AgentMessage) -> Result<Option<Event>, Status> {
+    let message = message
+        .message
+        .ok_or_else(|| Status::invalid_argument("the message is empty or unknown"))?;
+    Ok(match message {
+        agent_message::Message::Register(_) => {
+            return Err(Status::invalid_argument(
+                "Register may only be the first message of a stream",
+            ));
+        }
+        agent_message::Message::Status(status) => {
+            let status =
+                TaskStatus::try_from(status).map_err(|invalid| invalid.within("status"))?;
+            Some(Event::AgentStatus { conn, status })
+        }
+        agent_message::Message::Usage(usage) => {
+            bounded("usage.tasks", usage.tasks.len(), MOST_TASKS)?;
+            let tasks = usage
+                .tasks
+                .into_iter()
+                .map(TaskUsage::try_from)
+                .collect::<Result<_, _>>()?;
+            Some(Event::AgentUsage {
+                conn,
+                node: usage.node.map(Into::into),
+                tasks,
+            })
+        }
+        agent_message::Message::Pong(_) => None,
+    })
+}
+
+fn encode(
+    line: AgentLine,
+    master_id: &str,
+    (interval, silence): (Duration, Duration),
+) -> MasterMessage {
+    use master_message::Message;
+    let message = match line {
+        AgentLine::Ping(sequence) => Message::Ping(master_message::Ping { sequence }),
+        AgentLine::Core(ToAgent::Registered(agent_id)) => {
+            Message::Registered(master_message::Registered {
+                agent_id: agent_id.to_string(),
+                master_id: master_id.to_owned(),
+                ping_interval_ms: to_millis(interval),
+                ping_timeout_ms: to_millis(silence),
+            })
+        }
+        AgentLine::Core(ToAgent::Refused(message)) => {
+            Message::Refused(master_message::Refused { message })
+        }
+        AgentLine::Core(ToAgent::Launch(task)) => Message::Launch(master_message::Launch {
+            framework_id: task.framework_id.to_string(),
+            role: task.role.to_string(),
+            task: Some(proto::TaskInfo::from(task.info.clone())),
+        }),
+        AgentLine::Core(ToAgent::Kill {
+            framework_id,
+            task_id,
+            grace,
+        }) => Message::Kill(master_message::Kill {
+            framework_id: framework_id.to_string(),
+            task_id: task_id.to_string(),
+            grace_ms: grace.map(to_millis),
+        }),
+        AgentLine::Core(ToAgent::Acknowledge {
+            framework_id,
+            task_id,
+            update_id,
+        }) => Message::Acknowledge(master_message::Acknowledge {
+            framework_id: framework_id.to_string(),
+            task_id: task_id.to_string(),
+            update_id: update_id.to_string(),
+        }),
+        AgentLine::Core(ToAgent::TaskMessage {
+            framework_id,
+            task_id,
+            data,
+        }) => Message::TaskMessage(master_message::TaskMessage {
+            framework_id: framework_id.to_string(),
+            task_id: task_id.to_string(),
+            data,
+        }),
+        AgentLine::Core(ToAgent::ShutdownFramework(framework_id)) => {
+            Message::ShutdownFramework(master_message::ShutdownFramework {
+                framework_id: framework_id.to_string(),
+            })
+        }
+    };
+    MasterMessage {
+        message: Some(message),
+    }
+}

@@ -1,0 +1,346 @@
+//! The front for frameworks: a server stream of events, and unary calls.
+//!
+//! A task per stream sends heartbeats and notices when the framework is gone. Whether a call is allowed is the core's
+//! to say; here messages are read and answers written.
+
+use std::{pin::Pin, time::Duration};
+
+use futures::{Stream, StreamExt as _};
+use mezzo_api::{
+    model::{Filters, FrameworkInfo, RoleName, TaskInfo},
+    proto::{self, event, framework_service_server::FrameworkService, operation},
+};
+use tokio::time::{MissedTickBehavior, interval};
+use tonic::{Request, Response, Status};
+
+use super::{
+    outbox,
+    status::{bounded, invalid, parse, parse_optional},
+};
+use crate::{
+    actor::{Context, Peer},
+    config::to_millis,
+    state::{Call, Caller, Event, Launch, ToFramework},
+};
+
+/// Ids in one call.
+const MOST_IDS: usize = 100_000;
+
+/// Of a message to a task.
+const MOST_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// What goes to a framework: the core's words, and the front's own heartbeats.
+#[derive(Debug)]
+pub(crate) enum FrameworkLine {
+    /// From the core.
+    Core(ToFramework),
+    /// From the front.
+    Heartbeat,
+}
+
+/// Serves `FrameworkService`.
+#[derive(Debug, Clone)]
+pub(crate) struct FrameworkFront {
+    context: Context,
+}
+
+impl FrameworkFront {
+    pub(crate) fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    async fn call(&self, caller: Option<proto::Caller>, call: Call) -> Result<(), Status> {
+        let caller = caller.ok_or_else(|| invalid("caller", "is missing"))?;
+        let caller = Caller {
+            framework_id: parse("caller.framework_id", caller.framework_id)?,
+            stream_id: parse("caller.stream_id", caller.stream_id)?,
+        };
+        self.context.ask(Event::Call { caller, call }).await
+    }
+}
+
+#[tonic::async_trait]
+impl FrameworkService for FrameworkFront {
+    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<proto::Event, Status>> + Send>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<proto::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let request = request.into_inner();
+        let info = framework_info(request.framework)?;
+        let suppressed = roles("suppressed_roles", request.suppressed_roles)?;
+        let (outbox, inbox) = outbox::channel(self.context.config.peer_queue);
+        let conn = self.context.next_conn();
+        tracing::info!(
+            conn = conn.0,
+            framework = info.framework_id.as_ref().map_or("(new)", |id| id.as_str()),
+            name = info.name,
+            "framework subscribes"
+        );
+        let event = Event::Subscribe {
+            conn,
+            info,
+            suppressed,
+        };
+        let answer = self
+            .context
+            .subscribe(event, Peer::Framework(conn, outbox.clone()))
+            .await?;
+        let context = self.context.clone();
+        self.context.tasks.spawn(async move {
+            let mut heartbeats = interval(context.config.framework_heartbeat_interval);
+            heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            heartbeats.reset();
+            loop {
+                tokio::select! {
+                    () = outbox.ended() => break,
+                    () = context.shutdown.cancelled() => break,
+                    // A full queue is the core's to notice.
+                    _ = heartbeats.tick() => { let _ = outbox.send(FrameworkLine::Heartbeat); }
+                }
+            }
+            tracing::info!(conn = conn.0, "framework's stream ends");
+            context.send(Event::FrameworkDetached { conn }).await;
+        });
+        self.context.answer(answer).await?;
+        let (master_id, heartbeat) = (
+            self.context.master_id.clone(),
+            self.context.config.framework_heartbeat_interval,
+        );
+        let stream = inbox.map(move |line| line.map(|line| encode(line, &master_id, heartbeat)));
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn accept(
+        &self,
+        request: Request<proto::AcceptRequest>,
+    ) -> Result<Response<proto::AcceptResponse>, Status> {
+        let request = request.into_inner();
+        let offers = offer_ids(request.offer_ids)?;
+        let mut launches = Vec::new();
+        for operation in request.operations {
+            match operation.operation {
+                Some(operation::Operation::Launch(launch)) => {
+                    for task in launch.tasks {
+                        launches.push(decode_launch(task)?);
+                    }
+                }
+                None => {
+                    return Err(invalid(
+                        "operations",
+                        "an operation is empty or unknown to this master",
+                    ));
+                }
+            }
+        }
+        bounded("operations", launches.len(), MOST_IDS)?;
+        let refuse = refuse(request.filters);
+        self.call(
+            request.caller,
+            Call::Accept {
+                offers,
+                launches,
+                refuse,
+            },
+        )
+        .await?;
+        Ok(Response::new(proto::AcceptResponse {}))
+    }
+
+    async fn decline(
+        &self,
+        request: Request<proto::DeclineRequest>,
+    ) -> Result<Response<proto::DeclineResponse>, Status> {
+        let request = request.into_inner();
+        let call = Call::Decline {
+            offers: offer_ids(request.offer_ids)?,
+            refuse: refuse(request.filters),
+        };
+        self.call(request.caller, call).await?;
+        Ok(Response::new(proto::DeclineResponse {}))
+    }
+
+    async fn revive(
+        &self,
+        request: Request<proto::ReviveRequest>,
+    ) -> Result<Response<proto::ReviveResponse>, Status> {
+        let request = request.into_inner();
+        self.call(request.caller, Call::Revive(roles("roles", request.roles)?))
+            .await?;
+        Ok(Response::new(proto::ReviveResponse {}))
+    }
+
+    async fn suppress(
+        &self,
+        request: Request<proto::SuppressRequest>,
+    ) -> Result<Response<proto::SuppressResponse>, Status> {
+        let request = request.into_inner();
+        self.call(
+            request.caller,
+            Call::Suppress(roles("roles", request.roles)?),
+        )
+        .await?;
+        Ok(Response::new(proto::SuppressResponse {}))
+    }
+
+    async fn kill(
+        &self,
+        request: Request<proto::KillRequest>,
+    ) -> Result<Response<proto::KillResponse>, Status> {
+        let request = request.into_inner();
+        let call = Call::Kill {
+            task_id: parse("task_id", request.task_id)?,
+            agent_id: parse_optional("agent_id", request.agent_id)?,
+            grace: request.grace_ms.map(Duration::from_millis),
+        };
+        self.call(request.caller, call).await?;
+        Ok(Response::new(proto::KillResponse {}))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<proto::AcknowledgeRequest>,
+    ) -> Result<Response<proto::AcknowledgeResponse>, Status> {
+        let request = request.into_inner();
+        let call = Call::Acknowledge {
+            agent_id: parse("agent_id", request.agent_id)?,
+            task_id: parse("task_id", request.task_id)?,
+            update_id: parse("update_id", request.update_id)?,
+        };
+        self.call(request.caller, call).await?;
+        Ok(Response::new(proto::AcknowledgeResponse {}))
+    }
+
+    async fn reconcile(
+        &self,
+        request: Request<proto::ReconcileRequest>,
+    ) -> Result<Response<proto::ReconcileResponse>, Status> {
+        let request = request.into_inner();
+        bounded("tasks", request.tasks.len(), MOST_IDS)?;
+        let tasks = request.tasks.into_iter().enumerate().map(|(i, key)| {
+            let task_id = parse(&format!("tasks[{i}].task_id"), key.task_id)?;
+            Ok((
+                task_id,
+                parse_optional(&format!("tasks[{i}].agent_id"), key.agent_id)?,
+            ))
+        });
+        let tasks = tasks.collect::<Result<_, Status>>()?;
+        self.call(request.caller, Call::Reconcile(tasks)).await?;
+        Ok(Response::new(proto::ReconcileResponse {}))
+    }
+
+    async fn send_message(
+        &self,
+        request: Request<proto::SendMessageRequest>,
+    ) -> Result<Response<proto::SendMessageResponse>, Status> {
+        let request = request.into_inner();
+        if request.data.len() > MOST_MESSAGE_BYTES {
+            return Err(invalid(
+                "data",
+                format!("has more than {MOST_MESSAGE_BYTES} bytes"),
+            ));
+        }
+        let call = Call::SendMessage {
+            agent_id: parse("agent_id", request.agent_id)?,
+            task_id: parse("task_id", request.task_id)?,
+            data: request.data,
+        };
+        self.call(request.caller, call).await?;
+        Ok(Response::new(proto::SendMessageResponse {}))
+    }
+
+    async fn update_framework(
+        &self,
+        request: Request<proto::UpdateFrameworkRequest>,
+    ) -> Result<Response<proto::UpdateFrameworkResponse>, Status> {
+        let request = request.into_inner();
+        let info = framework_info(request.framework)?;
+        let suppressed = roles("suppressed_roles", request.suppressed_roles)?;
+        self.call(request.caller, Call::UpdateFramework { info, suppressed })
+            .await?;
+        Ok(Response::new(proto::UpdateFrameworkResponse {}))
+    }
+
+    async fn teardown(
+        &self,
+        request: Request<proto::TeardownRequest>,
+    ) -> Result<Response<proto::TeardownResponse>, Status> {
+        self.call(request.into_inner().caller, Call::Teardown)
+            .await?;
+        Ok(Response::new(proto::TeardownResponse {}))
+    }
+}
+
+fn framework_info(info: Option<proto::FrameworkInfo>) -> Result<FrameworkInfo, Status> {
+    let info = info.ok_or_else(|| invalid("framework", "is missing"))?;
+    Ok(FrameworkInfo::try_from(info).map_err(|invalid| invalid.within("framework"))?)
+}
+
+fn offer_ids(ids: Vec<String>) -> Result<Vec<mezzo_api::model::OfferId>, Status> {
+    bounded("offer_ids", ids.len(), MOST_IDS)?;
+    ids.into_iter()
+        .enumerate()
+        .map(|(i, id)| parse(&format!("offer_ids[{i}]"), id))
+        .collect()
+}
+
+fn roles(field: &str, names: Vec<String>) -> Result<Vec<RoleName>, Status> {
+    bounded(field, names.len(), MOST_IDS)?;
+    names
+        .into_iter()
+        .enumerate()
+        .map(|(i, name)| parse(&format!("{field}[{i}]"), name))
+        .collect()
+}
+
+fn refuse(filters: Option<proto::Filters>) -> Duration {
+    filters
+        .map_or(Filters::DEFAULT, Filters::from)
+        .refuse
+        .min(Filters::LONGEST)
+}
+
+/// A description that is wrong gets a TASK_ERROR of its own, as long as it says which task it describes.
+fn decode_launch(task: proto::TaskInfo) -> Result<Launch, Status> {
+    let task_id = task.task_id.clone();
+    match TaskInfo::try_from(task) {
+        Ok(info) => Ok(Launch::Valid(Box::new(info))),
+        Err(problems) => {
+            let task_id = parse("operations.launch.tasks.task_id", task_id)?;
+            Ok(Launch::Invalid {
+                task_id,
+                message: problems.to_string(),
+            })
+        }
+    }
+}
+
+fn encode(line: FrameworkLine, master_id: &str, heartbeat: Duration) -> proto::Event {
+    use event::Event;
+    let event = match line {
+        FrameworkLine::Heartbeat => Event::Heartbeat(event::Heartbeat {}),
+        FrameworkLine::Core(ToFramework::Subscribed {
+            framework_id,
+            stream_id,
+        }) => Event::Subscribed(event::Subscribed {
+            framework_id: framework_id.to_string(),
+            stream_id: stream_id.to_string(),
+            heartbeat_interval_ms: to_millis(heartbeat),
+            master_id: master_id.to_owned(),
+        }),
+        FrameworkLine::Core(ToFramework::Offers(offers)) => Event::Offers(event::Offers {
+            offers: offers.into_iter().map(Into::into).collect(),
+        }),
+        FrameworkLine::Core(ToFramework::Rescind(offer_id)) => Event::Rescind(event::Rescind {
+            offer_id: offer_id.to_string(),
+        }),
+        FrameworkLine::Core(ToFramework::Update(status)) => Event::Update((*status).into()),
+        FrameworkLine::Core(ToFramework::AgentLost(agent_id)) => {
+            Event::AgentLost(event::AgentLost {
+                agent_id: agent_id.to_string(),
+            })
+        }
+    };
+    proto::Event { event: Some(event) }
+}

@@ -1,0 +1,476 @@
+//! The front for operators: reads from the published snapshot, the few writes through the core.
+//!
+//! Lists are ordered by id and paged by the last id seen, so that a page is right whatever came or went meanwhile.
+
+use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
+
+use mezzo_api::{
+    model::{AgentId, FrameworkId, NodeUsage, RoleName, Task, TaskId},
+    proto::{self, operator_service_server::OperatorService},
+};
+use tonic::{Request, Response, Status};
+
+use super::status::{bounded, invalid, parse, parse_optional};
+use crate::{
+    actor::Context,
+    allocator::{DEFAULT_WEIGHT_MILLIS, Quantities, Share},
+    state::{AgentState, AgentView, Event, FrameworkView, Operation, RoleView, Snapshot},
+};
+
+/// The most that a page holds, and what it holds when nobody asks.
+const PAGE: usize = 1000;
+
+/// In one call.
+const MOST_WEIGHTS: usize = 10_000;
+
+/// Serves `OperatorService`.
+#[derive(Debug, Clone)]
+pub(crate) struct OperatorFront {
+    context: Context,
+}
+
+impl OperatorFront {
+    pub(crate) fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    async fn operate(&self, operation: Operation) -> Result<(), Status> {
+        self.context.ask(Event::Operate(operation)).await
+    }
+}
+
+#[tonic::async_trait]
+impl OperatorService for OperatorFront {
+    async fn get_cluster(
+        &self,
+        _request: Request<proto::GetClusterRequest>,
+    ) -> Result<Response<proto::Cluster>, Status> {
+        let snapshot = self.context.snapshot();
+        Ok(Response::new(cluster(&snapshot, &self.context)))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<proto::ListAgentsRequest>,
+    ) -> Result<Response<proto::ListAgentsResponse>, Status> {
+        let request = request.into_inner();
+        let after: Option<AgentId> = parse_optional("page_token", request.page_token)?;
+        let snapshot = self.context.snapshot();
+        let (page, next) = page(&snapshot.agents, after.as_ref(), request.page_size);
+        Ok(Response::new(proto::ListAgentsResponse {
+            agents: page.into_iter().map(|view| agent(view)).collect(),
+            next_page_token: next.map(ToString::to_string).unwrap_or_default(),
+        }))
+    }
+
+    async fn get_agent(
+        &self,
+        request: Request<proto::GetAgentRequest>,
+    ) -> Result<Response<proto::Agent>, Status> {
+        let wanted = request.into_inner().agent;
+        if wanted.is_empty() {
+            return Err(invalid(
+                "agent",
+                "is empty: an id, a prefix of one, or a hostname is needed",
+            ));
+        }
+        let snapshot = self.context.snapshot();
+        let exact = snapshot
+            .agents
+            .values()
+            .find(|view| view.agent_id.as_str() == wanted);
+        let matches: Vec<_> = match exact {
+            Some(view) => vec![view],
+            None => {
+                let fits = |view: &&Arc<AgentView>| {
+                    view.agent_id.as_str().starts_with(&wanted) || view.info.hostname == wanted
+                };
+                snapshot.agents.values().filter(fits).collect()
+            }
+        };
+        // A machine that registered anew left its former id behind.
+        let connected: Vec<_> = matches
+            .iter()
+            .copied()
+            .filter(|view| view.state == AgentState::Connected)
+            .collect();
+        match (matches.as_slice(), connected.as_slice()) {
+            ([view], _) | (_, [view]) => Ok(Response::new(agent(view))),
+            ([], _) => Err(Status::not_found(format!(
+                "no agent has the id, prefix or hostname {wanted:?}"
+            ))),
+            (several, _) => {
+                let ids: Vec<_> = several
+                    .iter()
+                    .take(5)
+                    .map(|view| view.agent_id.as_str())
+                    .collect();
+                Err(invalid(
+                    "agent",
+                    format!(
+                        "{wanted:?} fits {} agents: {}",
+                        several.len(),
+                        ids.join(", ")
+                    ),
+                ))
+            }
+        }
+    }
+
+    async fn list_frameworks(
+        &self,
+        request: Request<proto::ListFrameworksRequest>,
+    ) -> Result<Response<proto::ListFrameworksResponse>, Status> {
+        let request = request.into_inner();
+        let after: Option<FrameworkId> = parse_optional("page_token", request.page_token)?;
+        let snapshot = self.context.snapshot();
+        let (page, next) = page(&snapshot.frameworks, after.as_ref(), request.page_size);
+        Ok(Response::new(proto::ListFrameworksResponse {
+            frameworks: page
+                .into_iter()
+                .map(|view| framework(view, &snapshot.total))
+                .collect(),
+            next_page_token: next.map(ToString::to_string).unwrap_or_default(),
+        }))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<proto::ListTasksRequest>,
+    ) -> Result<Response<proto::ListTasksResponse>, Status> {
+        let request = request.into_inner();
+        let wanted = TaskFilter {
+            framework_id: parse_optional("framework_id", request.framework_id)?,
+            agent_id: parse_optional("agent_id", request.agent_id)?,
+            task_id: parse_optional("task_id", request.task_id)?,
+            include_ended: request.include_ended,
+        };
+        let after = match request.page_token.split_once('/') {
+            Some((framework, task)) => Some((
+                parse("page_token", framework.to_owned())?,
+                parse("page_token", task.to_owned())?,
+            )),
+            None if request.page_token.is_empty() => None,
+            None => return Err(invalid("page_token", "is not one that this master gave")),
+        };
+        let snapshot = self.context.snapshot();
+        let (tasks, next) = tasks(&snapshot, &wanted, after, page_size(request.page_size));
+        Ok(Response::new(proto::ListTasksResponse {
+            tasks: tasks
+                .into_iter()
+                .map(|task| proto::Task::from(Task::clone(&task)))
+                .collect(),
+            next_page_token: next
+                .map(|(framework, task)| format!("{framework}/{task}"))
+                .unwrap_or_default(),
+        }))
+    }
+
+    async fn list_roles(
+        &self,
+        _request: Request<proto::ListRolesRequest>,
+    ) -> Result<Response<proto::ListRolesResponse>, Status> {
+        let snapshot = self.context.snapshot();
+        let roles = snapshot
+            .roles
+            .values()
+            .map(|view| role(view, &snapshot))
+            .collect();
+        Ok(Response::new(proto::ListRolesResponse { roles }))
+    }
+
+    async fn update_weights(
+        &self,
+        request: Request<proto::UpdateWeightsRequest>,
+    ) -> Result<Response<proto::UpdateWeightsResponse>, Status> {
+        let weights = request.into_inner().weights;
+        bounded("weights", weights.len(), MOST_WEIGHTS)?;
+        let mut checked: Vec<(RoleName, u64)> = Vec::with_capacity(weights.len());
+        for (i, weight) in weights.into_iter().enumerate() {
+            if weight.weight_millis == 0 {
+                return Err(invalid(
+                    &format!("weights[{i}].weight_millis"),
+                    "must be at least 1",
+                ));
+            }
+            checked.push((
+                parse(&format!("weights[{i}].role"), weight.role)?,
+                weight.weight_millis,
+            ));
+        }
+        self.operate(Operation::UpdateWeights(checked)).await?;
+        Ok(Response::new(proto::UpdateWeightsResponse {}))
+    }
+
+    async fn kill_task(
+        &self,
+        request: Request<proto::KillTaskRequest>,
+    ) -> Result<Response<proto::KillTaskResponse>, Status> {
+        let request = request.into_inner();
+        let operation = Operation::KillTask {
+            framework_id: parse("framework_id", request.framework_id)?,
+            task_id: parse("task_id", request.task_id)?,
+            grace: request.grace_ms.map(Duration::from_millis),
+        };
+        self.operate(operation).await?;
+        Ok(Response::new(proto::KillTaskResponse {}))
+    }
+
+    async fn teardown_framework(
+        &self,
+        request: Request<proto::TeardownFrameworkRequest>,
+    ) -> Result<Response<proto::TeardownFrameworkResponse>, Status> {
+        let framework_id = parse("framework_id", request.into_inner().framework_id)?;
+        self.operate(Operation::TeardownFramework(framework_id))
+            .await?;
+        Ok(Response::new(proto::TeardownFrameworkResponse {}))
+    }
+
+    async fn remove_agent(
+        &self,
+        request: Request<proto::RemoveAgentRequest>,
+    ) -> Result<Response<proto::RemoveAgentResponse>, Status> {
+        let agent_id = parse("agent_id", request.into_inner().agent_id)?;
+        self.operate(Operation::RemoveAgent(agent_id)).await?;
+        Ok(Response::new(proto::RemoveAgentResponse {}))
+    }
+}
+
+struct TaskFilter {
+    framework_id: Option<FrameworkId>,
+    agent_id: Option<AgentId>,
+    task_id: Option<TaskId>,
+    include_ended: bool,
+}
+
+fn page_size(asked: u32) -> usize {
+    match usize::try_from(asked).unwrap_or(PAGE) {
+        0 => PAGE,
+        n => n.min(PAGE),
+    }
+}
+
+/// The next entries after that key, and the last key where more follow.
+fn page<'a, K: Ord, V>(
+    map: &'a BTreeMap<K, V>,
+    after: Option<&K>,
+    size: u32,
+) -> (Vec<&'a V>, Option<&'a K>) {
+    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let mut entries = map.range((start, Bound::Unbounded));
+    let page: Vec<_> = entries.by_ref().take(page_size(size)).collect();
+    let next = page
+        .last()
+        .filter(|_| entries.next().is_some())
+        .map(|(key, _)| *key);
+    (page.into_iter().map(|(_, value)| value).collect(), next)
+}
+
+type TaskKey = (FrameworkId, TaskId);
+
+fn tasks(
+    snapshot: &Snapshot,
+    wanted: &TaskFilter,
+    after: Option<TaskKey>,
+    size: usize,
+) -> (Vec<Arc<Task>>, Option<TaskKey>) {
+    let mut found: Vec<Arc<Task>> = Vec::new();
+    let from = after
+        .as_ref()
+        .map(|(framework, _)| framework)
+        .or(wanted.framework_id.as_ref());
+    let start = from.map_or(Bound::Unbounded, Bound::Included);
+    for (framework_id, view) in snapshot
+        .frameworks
+        .range::<FrameworkId, _>((start, Bound::Unbounded))
+    {
+        if wanted
+            .framework_id
+            .as_ref()
+            .is_some_and(|id| id != framework_id)
+        {
+            continue;
+        }
+        let past = after
+            .as_ref()
+            .filter(|(framework, _)| framework == framework_id)
+            .map(|(_, task)| task);
+        let from = past.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut active = view
+            .tasks
+            .range::<TaskId, _>((from, Bound::Unbounded))
+            .peekable();
+        let mut ended = view
+            .ended
+            .range::<TaskId, _>((from, Bound::Unbounded))
+            .peekable();
+        loop {
+            // Two sorted lists as one; a task that runs hides an ended one of the same id.
+            let task = match (active.peek(), ended.peek()) {
+                (Some((a, _)), Some((e, _))) if e < a => ended.next(),
+                (Some((a, _)), Some((e, _))) => {
+                    if a == e {
+                        ended.next();
+                    }
+                    active.next()
+                }
+                (Some(_), None) => active.next(),
+                (None, Some(_)) => ended.next(),
+                (None, None) => break,
+            };
+            let Some((task_id, task)) = task else { break };
+            let fits = (wanted.include_ended || !task.status.state.is_terminal())
+                && wanted
+                    .agent_id
+                    .as_ref()
+                    .is_none_or(|id| task.info.agent_id == *id)
+                && wanted.task_id.as_ref().is_none_or(|id| id == task_id);
+            if !fits {
+                continue;
+            }
+            if found.len() == size {
+                let last = found
+                    .last()
+                    .map(|task| (task.framework_id.clone(), task.info.task_id.clone()));
+                return (found, last);
+            }
+            found.push(Arc::clone(task));
+        }
+    }
+    (found, None)
+}
+
+fn cluster(snapshot: &Snapshot, context: &Context) -> proto::Cluster {
+    let (mut total, mut allocated, mut offered) = (
+        Quantities::default(),
+        Quantities::default(),
+        Quantities::default(),
+    );
+    let mut used = NodeUsage::default();
+    let (mut connected, mut away) = (0, 0);
+    for view in snapshot.agents.values() {
+        match view.state {
+            AgentState::Connected => {
+                connected += 1;
+                if let Some(usage) = &view.usage {
+                    add_usage(&mut used, usage);
+                }
+            }
+            AgentState::Disconnected | AgentState::Unreachable | AgentState::Recovering => {
+                away += 1
+            }
+        }
+        match view.state {
+            AgentState::Connected | AgentState::Disconnected => {
+                total.add(&view.info.resources);
+                allocated.add(&view.allocated);
+                offered.add(&view.offered);
+            }
+            AgentState::Unreachable | AgentState::Recovering => {}
+        }
+    }
+    let mut states: BTreeMap<&'static str, u32> = BTreeMap::new();
+    let tasks = snapshot
+        .frameworks
+        .values()
+        .flat_map(|view| view.tasks.values());
+    for state in tasks
+        .map(|task| task.status.state)
+        .filter(|state| !state.is_terminal())
+    {
+        *states.entry(state.name()).or_default() += 1;
+    }
+    let frameworks = snapshot
+        .frameworks
+        .values()
+        .filter(|view| view.connected)
+        .count();
+    proto::Cluster {
+        master_id: context.master_id.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at_ms: context.started_at_ms,
+        agents_connected: connected,
+        agents_disconnected: away,
+        frameworks_connected: count(frameworks),
+        frameworks_disconnected: count(snapshot.frameworks.len() - frameworks),
+        total: total.to_resources().into(),
+        allocated: allocated.to_resources().into(),
+        offered: offered.to_resources().into(),
+        used: Some(used.into()),
+        tasks_by_state: states
+            .into_iter()
+            .map(|(name, n)| (name.to_owned(), n))
+            .collect(),
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn add_usage(sum: &mut NodeUsage, usage: &NodeUsage) {
+    let add = |sum: &mut Option<u64>, more: Option<u64>| {
+        if let Some(more) = more {
+            *sum = Some(sum.unwrap_or(0).saturating_add(more));
+        }
+    };
+    sum.sampled_at_ms = sum.sampled_at_ms.max(usage.sampled_at_ms);
+    add(&mut sum.cpu_millis, usage.cpu_millis);
+    add(&mut sum.memory_total_bytes, usage.memory_total_bytes);
+    add(&mut sum.memory_used_bytes, usage.memory_used_bytes);
+    add(&mut sum.disk_total_bytes, usage.disk_total_bytes);
+    add(&mut sum.disk_used_bytes, usage.disk_used_bytes);
+    add(&mut sum.agent_memory_bytes, usage.agent_memory_bytes);
+    add(&mut sum.agent_cpu_total_us, usage.agent_cpu_total_us);
+}
+
+fn agent(view: &AgentView) -> proto::Agent {
+    let state = match view.state {
+        AgentState::Connected => proto::AgentState::AgentConnected,
+        AgentState::Disconnected => proto::AgentState::AgentDisconnected,
+        AgentState::Unreachable => proto::AgentState::AgentUnreachable,
+        AgentState::Recovering => proto::AgentState::AgentRecovering,
+    };
+    proto::Agent {
+        agent_id: view.agent_id.to_string(),
+        info: Some(view.info.clone().into()),
+        state: state.into(),
+        registered_at_ms: view.registered_at_ms,
+        allocated: (&view.allocated).into(),
+        offered: (&view.offered).into(),
+        usage: view.usage.clone().map(Into::into),
+        tasks: count(view.n_tasks),
+    }
+}
+
+fn framework(view: &FrameworkView, total: &Quantities) -> proto::Framework {
+    let mut held = view.allocated.clone();
+    held.merge(&view.offered);
+    proto::Framework {
+        info: Some(view.info.clone().into()),
+        connected: view.connected,
+        registered_at_ms: view.registered_at_ms,
+        allocated: view.allocated.to_resources().into(),
+        offered: view.offered.to_resources().into(),
+        tasks: count(
+            view.tasks
+                .values()
+                .filter(|task| !task.status.state.is_terminal())
+                .count(),
+        ),
+        dominant_share_ppm: Share::dominant(&held, total, DEFAULT_WEIGHT_MILLIS)
+            .parts_per_million(),
+        suppressed_roles: view.suppressed.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn role(view: &RoleView, snapshot: &Snapshot) -> proto::Role {
+    proto::Role {
+        name: view.name.to_string(),
+        weight_millis: view.weight_millis,
+        framework_ids: view.frameworks.iter().map(ToString::to_string).collect(),
+        allocated: view.held.to_resources().into(),
+        dominant_share_ppm: Share::dominant(&view.held, &snapshot.total, DEFAULT_WEIGHT_MILLIS)
+            .parts_per_million(),
+    }
+}

@@ -1,0 +1,70 @@
+//! The one match from the core's refusals and endings to gRPC codes.
+
+use std::fmt::Display;
+
+use tonic::{Code, Status};
+
+use crate::state::{Ending, Refusal};
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let code = match refusal {
+            Refusal::UnknownFramework(_)
+            | Refusal::UnknownTask { .. }
+            | Refusal::UnknownAgent(_) => Code::NotFound,
+            Refusal::StaleStream { .. }
+            | Refusal::RemovedFramework(_)
+            | Refusal::AgentConnected(_) => Code::FailedPrecondition,
+            Refusal::Immutable { .. } | Refusal::NotInRole { .. } => Code::InvalidArgument,
+        };
+        Self::new(code, refusal.to_string())
+    }
+}
+
+impl From<Ending> for Status {
+    fn from(ending: Ending) -> Self {
+        let code = match ending {
+            Ending::Superseded => Code::Aborted,
+            Ending::TooSlow => Code::ResourceExhausted,
+            Ending::Refused | Ending::Removed => Code::FailedPrecondition,
+            Ending::ShuttingDown => Code::Unavailable,
+        };
+        Self::new(code, ending.to_string())
+    }
+}
+
+/// A field that cannot be read.
+pub(crate) fn invalid(field: &str, problem: impl Display) -> Status {
+    Status::invalid_argument(format!("{field}: {problem}"))
+}
+
+/// Reads an id.
+pub(crate) fn parse<T: TryFrom<String, Error: Display>>(
+    field: &str,
+    value: String,
+) -> Result<T, Status> {
+    T::try_from(value).map_err(|problem| invalid(field, problem))
+}
+
+/// Reads an id that may be absent (empty).
+pub(crate) fn parse_optional<T: TryFrom<String, Error: Display>>(
+    field: &str,
+    value: String,
+) -> Result<Option<T>, Status> {
+    if value.is_empty() {
+        Ok(None)
+    } else {
+        parse(field, value).map(Some)
+    }
+}
+
+/// Refuses lists that no honest caller sends.
+pub(crate) fn bounded(field: &str, length: usize, most: usize) -> Result<(), Status> {
+    if length > most {
+        return Err(invalid(
+            field,
+            format!("has {length} entries, at most {most} are allowed"),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! Plain HTTP beside gRPC, on the same port: `/metrics` and `/healthz`.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use prometheus_client::registry::Registry;
+
+use crate::{actor::Context, config::to_millis, metrics};
+
+/// The event loop publishes several times a second; a snapshot older than that means that it hangs.
+const OLDEST_HEALTHY: Duration = Duration::from_secs(5);
+
+pub(crate) fn router(context: Context, registry: Registry) -> Router {
+    let registry = Arc::new(registry);
+    Router::new()
+        .route(
+            "/metrics",
+            get(move || std::future::ready(render(&registry))),
+        )
+        .route(
+            "/healthz",
+            get(move || std::future::ready(health(&context))),
+        )
+}
+
+fn render(registry: &Registry) -> Response {
+    match metrics::render(registry) {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+fn health(context: &Context) -> Response {
+    let age = context.now_ms().saturating_sub(context.snapshot().at_ms);
+    if age > to_millis(OLDEST_HEALTHY) {
+        let text = format!("the event loop has not turned for {age} ms\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    }
+    (StatusCode::OK, "ok\n").into_response()
+}

@@ -1,0 +1,328 @@
+//! Prometheus metrics: histograms that the actor fills, and all else read from the snapshot at each scrape.
+
+use std::fmt;
+
+use mezzo_api::model::TaskState;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric as _, text},
+    metrics::{
+        MetricType,
+        counter::{ConstCounter, Counter},
+        gauge::ConstGauge,
+        histogram::Histogram,
+    },
+    registry::Registry,
+};
+
+use crate::{
+    actor::Context,
+    allocator::{DEFAULT_WEIGHT_MILLIS, Share},
+    state::{AgentState, Counters, Snapshot},
+};
+
+/// What the actor measures.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) allocation: Histogram,
+    pub(crate) store: Histogram,
+    pub(crate) loop_lag: Histogram,
+    pub(crate) cut_off: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let seconds =
+            || Histogram::new([0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0]);
+        Self {
+            allocation: seconds(),
+            store: seconds(),
+            loop_lag: seconds(),
+            cut_off: Counter::default(),
+        }
+    }
+
+    /// All metrics, ready to be written as text.
+    pub(crate) fn registry(&self, context: Context) -> Registry {
+        let mut registry = Registry::with_prefix("mezzo_master");
+        registry.register(
+            "allocation_seconds",
+            "Duration of a pass of the allocator",
+            self.allocation.clone(),
+        );
+        registry.register(
+            "store_seconds",
+            "Duration of a durable write",
+            self.store.clone(),
+        );
+        registry.register(
+            "loop_lag_seconds",
+            "How late the event loop came to its clock",
+            self.loop_lag.clone(),
+        );
+        registry.register(
+            "peers_cut_off",
+            "Peers cut off for not reading",
+            self.cut_off.clone(),
+        );
+        registry.register_collector(Box::new(FromSnapshot { context }));
+        registry
+    }
+}
+
+/// The text of a scrape.
+pub(crate) fn render(registry: &Registry) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    text::encode(&mut text, registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct FromSnapshot {
+    context: Context,
+}
+
+impl Collector for FromSnapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let snapshot = self.context.snapshot();
+        let encoder = &mut encoder;
+        counters(encoder, &snapshot.counters)?;
+        gauge(
+            encoder,
+            "event_queue_depth",
+            "Events waiting",
+            self.context.queue_depth() as f64,
+        )?;
+        gauge(
+            encoder,
+            "offers_outstanding",
+            "Offers not yet answered",
+            snapshot.n_offers as f64,
+        )?;
+        peers(encoder, &snapshot)?;
+        tasks(encoder, &snapshot)?;
+        resources(encoder, &snapshot)?;
+        roles(encoder, &snapshot)
+    }
+}
+
+type Sample = (Vec<(&'static str, String)>, f64);
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    ConstGauge::new(value).encode(metric)
+}
+
+fn family(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: &[Sample],
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in samples {
+        ConstGauge::new(*value).encode(metric.encode_family(labels)?)?;
+    }
+    Ok(())
+}
+
+fn counters(encoder: &mut DescriptorEncoder<'_>, counters: &Counters) -> fmt::Result {
+    for (name, help, value) in [
+        ("events", "Events handled", counters.events),
+        (
+            "allocation_passes",
+            "Passes of the allocator",
+            counters.passes,
+        ),
+        (
+            "agent_registrations",
+            "Registrations of agents",
+            counters.agent_registrations,
+        ),
+        (
+            "agents_lost",
+            "Agents that became unreachable",
+            counters.agents_lost,
+        ),
+        (
+            "subscriptions",
+            "Subscriptions of frameworks",
+            counters.subscriptions,
+        ),
+        ("offers_made", "Offers sent", counters.offers_made),
+        (
+            "accepts",
+            "Accept calls whose offers were good",
+            counters.offers_accepted,
+        ),
+        (
+            "offers_declined",
+            "Offers declined",
+            counters.offers_declined,
+        ),
+        (
+            "offers_rescinded",
+            "Offers taken back",
+            counters.offers_rescinded,
+        ),
+        (
+            "tasks_launched",
+            "Tasks sent to agents",
+            counters.tasks_launched,
+        ),
+        (
+            "tasks_refused",
+            "Tasks that could not be launched as described",
+            counters.tasks_refused,
+        ),
+        (
+            "tasks_ended",
+            "Tasks that reached a terminal state",
+            counters.tasks_ended,
+        ),
+        (
+            "statuses_received",
+            "Statuses from agents",
+            counters.statuses_received,
+        ),
+        (
+            "updates_sent",
+            "Status updates for frameworks",
+            counters.updates_sent,
+        ),
+        (
+            "acknowledgements",
+            "Acknowledgements from frameworks",
+            counters.acknowledgements,
+        ),
+        ("kills", "Kills asked for", counters.kills),
+        (
+            "reconciliations",
+            "Reconciliations asked for",
+            counters.reconciliations,
+        ),
+    ] {
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(metric)?;
+    }
+    Ok(())
+}
+
+fn peers(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let states = [
+        (AgentState::Connected, "connected"),
+        (AgentState::Disconnected, "disconnected"),
+        (AgentState::Unreachable, "unreachable"),
+        (AgentState::Recovering, "recovering"),
+    ];
+    let samples = states.map(|(state, name)| {
+        let n = snapshot
+            .agents
+            .values()
+            .filter(|view| view.state == state)
+            .count();
+        (vec![("state", name.to_owned())], n as f64)
+    });
+    family(encoder, "agents", "Agents by state", &samples)?;
+    let connected = snapshot
+        .frameworks
+        .values()
+        .filter(|view| view.connected)
+        .count();
+    let away = snapshot.frameworks.len() - connected;
+    let samples = [("connected", connected), ("disconnected", away)]
+        .map(|(name, n)| (vec![("state", name.to_owned())], n as f64));
+    family(encoder, "frameworks", "Frameworks by state", &samples)
+}
+
+fn tasks(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let mut counts = [0_u64; TaskState::ALL.len()];
+    for task in snapshot
+        .frameworks
+        .values()
+        .flat_map(|view| view.tasks.values())
+    {
+        if let Some(at) = TaskState::ALL
+            .iter()
+            .position(|state| *state == task.status.state)
+        {
+            counts[at] += 1;
+        }
+    }
+    let samples: Vec<_> = TaskState::ALL
+        .iter()
+        .zip(counts)
+        .filter(|(state, _)| !state.is_terminal())
+        .map(|(state, n)| (vec![("state", state.name().to_owned())], n as f64))
+        .collect();
+    family(
+        encoder,
+        "tasks",
+        "Tasks that have not ended, by state",
+        &samples,
+    )
+}
+
+fn resources(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let mut samples = [Vec::new(), Vec::new(), Vec::new()];
+    let mut sums = [(); 3].map(|()| crate::allocator::Quantities::default());
+    for view in snapshot.agents.values() {
+        match view.state {
+            AgentState::Connected | AgentState::Disconnected => {
+                for (sum, part) in
+                    sums.iter_mut()
+                        .zip([&view.info.resources, &view.allocated, &view.offered])
+                {
+                    sum.add(part);
+                }
+            }
+            AgentState::Unreachable | AgentState::Recovering => {}
+        }
+    }
+    for (samples, sum) in samples.iter_mut().zip(&sums) {
+        for (name, _) in sums[0].iter() {
+            samples.push((
+                vec![("resource", name.to_owned())],
+                sum.get(name) as f64 / 1000.0,
+            ));
+        }
+    }
+    let [total, allocated, offered] = samples;
+    family(
+        encoder,
+        "resources_total",
+        "What reachable agents have",
+        &total,
+    )?;
+    family(encoder, "resources_allocated", "Held by tasks", &allocated)?;
+    family(
+        encoder,
+        "resources_offered",
+        "In outstanding offers",
+        &offered,
+    )
+}
+
+fn roles(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let label = |name: &dyn fmt::Display| vec![("role", name.to_string())];
+    let shares: Vec<_> = snapshot
+        .roles
+        .values()
+        .map(|view| {
+            let share = Share::dominant(&view.held, &snapshot.total, DEFAULT_WEIGHT_MILLIS);
+            (label(&view.name), share.parts_per_million() as f64 / 1e6)
+        })
+        .collect();
+    let weights: Vec<_> = snapshot
+        .roles
+        .values()
+        .map(|view| (label(&view.name), view.weight_millis as f64 / 1000.0))
+        .collect();
+    family(
+        encoder,
+        "role_dominant_share",
+        "Dominant share of a role, offers included",
+        &shares,
+    )?;
+    family(encoder, "role_weight", "Weight of a role", &weights)
+}

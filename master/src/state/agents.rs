@@ -1,0 +1,345 @@
+//! Machines: they attach, fall silent, come back with their own list of tasks (which is the truth), are removed.
+//!
+//! Whether a peer still answers is watched by the front, which cuts a silent stream; here only streams begin and end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mezzo_api::model::{
+    AgentId, AgentInfo, NodeUsage, OfferId, Reason, Task, TaskState, TaskUsage,
+};
+
+use super::{
+    ConnId, Core, Effect, Ending, Holder, Ledger, Refusal, Registration, ToAgent, ToFramework, Turn,
+};
+use crate::{
+    allocator::AgentFilters,
+    store::{AgentRecord, Change},
+};
+
+/// Whether an agent can be talked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AgentLink {
+    /// Known from before the master's start, not seen since.
+    Recovering { since_ms: u64 },
+    /// The same, and it is too late.
+    Missing,
+    /// Its stream is open.
+    Connected { conn: ConnId },
+    /// Its stream broke; its tasks are still believed.
+    Disconnected { since_ms: u64 },
+    /// It broke too long ago.
+    Unreachable,
+}
+
+/// One machine.
+#[derive(Debug)]
+pub(super) struct AgentEntry {
+    pub(super) info: AgentInfo,
+    pub(super) registered_at_ms: u64,
+    pub(super) link: AgentLink,
+    pub(super) ledger: Ledger,
+    pub(super) filters: AgentFilters,
+    pub(super) offers: BTreeSet<OfferId>,
+    /// All tasks in the tables that are there, also ended ones that are not acknowledged.
+    pub(super) tasks: BTreeSet<Holder>,
+    pub(super) usage: Option<NodeUsage>,
+}
+
+impl AgentEntry {
+    pub(super) fn recovering(record: AgentRecord, now: u64) -> Self {
+        Self {
+            ledger: Ledger::new(record.info.resources.clone()),
+            info: record.info,
+            registered_at_ms: record.registered_at_ms,
+            link: AgentLink::Recovering { since_ms: now },
+            filters: AgentFilters::default(),
+            offers: BTreeSet::new(),
+            tasks: BTreeSet::new(),
+            usage: None,
+        }
+    }
+
+    pub(super) fn conn(&self) -> Option<ConnId> {
+        match self.link {
+            AgentLink::Connected { conn } => Some(conn),
+            AgentLink::Recovering { .. }
+            | AgentLink::Missing
+            | AgentLink::Disconnected { .. }
+            | AgentLink::Unreachable => None,
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn agent_attached(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        registration: Registration,
+    ) {
+        let Registration {
+            agent_id,
+            info,
+            tasks,
+            boot_id: _,
+        } = registration;
+        let agent_id = agent_id.unwrap_or_else(|| turn.source.agent_id());
+        if self.removed_agents.contains(&agent_id) {
+            let message = format!(
+                "agent {agent_id} was removed by an operator; delete its state to register anew"
+            );
+            turn.push(Effect::ToAgent(conn, ToAgent::Refused(message)));
+            turn.push(Effect::CloseAgent(conn, Ending::Refused));
+            return;
+        }
+        if let Some(old) = self.agents.get(&agent_id).and_then(AgentEntry::conn) {
+            self.agent_conns.remove(&old);
+            turn.push(Effect::CloseAgent(old, Ending::Superseded));
+            self.rescind_agent_offers(turn, &agent_id);
+        }
+        self.admit_agent(turn, &agent_id, conn, info);
+        turn.push(Effect::ToAgent(conn, ToAgent::Registered(agent_id.clone())));
+        self.counters.agent_registrations += 1;
+        self.take_inventory(turn, &agent_id, conn, tasks);
+        self.reconsider(&agent_id);
+    }
+
+    fn admit_agent(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        conn: ConnId,
+        info: AgentInfo,
+    ) {
+        let record = AgentRecord {
+            agent_id: agent_id.clone(),
+            registered_at_ms: self
+                .agents
+                .get(agent_id)
+                .map_or(turn.now, |entry| entry.registered_at_ms),
+            info,
+        };
+        let former = self.agents.get(agent_id).map(|entry| &entry.info);
+        if former != Some(&record.info) {
+            turn.push(Effect::Store(Change::PutAgent(record.clone())));
+            if let Some(former) = former {
+                self.total.sub(&former.resources);
+            }
+            self.total.add(&record.info.resources);
+        }
+        let entry = self
+            .agents
+            .entry(agent_id.clone())
+            .or_insert_with(|| AgentEntry::recovering(record.clone(), turn.now));
+        entry.ledger.declare(record.info.resources.clone());
+        entry.info = record.info;
+        entry.link = AgentLink::Connected { conn };
+        entry.filters.clear();
+        self.agent_conns.insert(conn, agent_id.clone());
+        self.view.touch_agent(agent_id);
+    }
+
+    /// Compares what the agent holds with what the master believed.
+    fn take_inventory(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        conn: ConnId,
+        tasks: Vec<Task>,
+    ) {
+        let mut reported: BTreeMap<Holder, Task> = tasks
+            .into_iter()
+            .map(|task| ((task.framework_id.clone(), task.info.task_id.clone()), task))
+            .collect();
+        let believed: Vec<Holder> = self
+            .agents
+            .get(agent_id)
+            .map(|entry| entry.tasks.iter().cloned().collect())
+            .unwrap_or_default();
+        for holder in believed {
+            match reported.remove(&holder) {
+                Some(task) => self.task_found(turn, agent_id, &holder, task),
+                None => self.task_not_found(turn, &holder),
+            }
+        }
+        for (holder, task) in reported {
+            self.task_learnt(turn, agent_id, holder, task);
+        }
+        let here: Vec<Holder> = self
+            .agents
+            .get(agent_id)
+            .map(|entry| entry.tasks.iter().cloned().collect())
+            .unwrap_or_default();
+        let mut shut_down = BTreeSet::new();
+        for holder in here {
+            let Some(framework) = self.frameworks.get_mut(&holder.0) else {
+                continue;
+            };
+            if framework.is_removed() {
+                if shut_down.insert(holder.0.clone()) {
+                    turn.push(Effect::ToAgent(conn, ToAgent::ShutdownFramework(holder.0)));
+                }
+                continue;
+            }
+            let early = framework.early_kills.remove(&holder.1);
+            let Some(entry) = framework.tasks.get_mut(&holder.1) else {
+                continue;
+            };
+            if let Some(kill) = early {
+                entry.kill = Some(kill);
+            }
+            if let Some(kill) = entry.kill
+                && !entry.task.status.state.is_terminal()
+            {
+                let (framework_id, task_id) = holder;
+                turn.push(Effect::ToAgent(
+                    conn,
+                    ToAgent::Kill {
+                        framework_id,
+                        task_id,
+                        grace: kill.grace,
+                    },
+                ));
+            }
+        }
+    }
+
+    pub(super) fn agent_detached(&mut self, turn: &mut Turn<'_>, conn: ConnId) {
+        let Some(agent_id) = self.agent_conns.remove(&conn) else {
+            return;
+        };
+        self.rescind_agent_offers(turn, &agent_id);
+        if let Some(entry) = self.agents.get_mut(&agent_id) {
+            entry.link = AgentLink::Disconnected { since_ms: turn.now };
+            self.view.touch_agent(&agent_id);
+        }
+    }
+
+    pub(super) fn agent_usage(
+        &mut self,
+        conn: ConnId,
+        node: Option<NodeUsage>,
+        tasks: Vec<TaskUsage>,
+    ) {
+        let Some(agent_id) = self.agent_conns.get(&conn).cloned() else {
+            return;
+        };
+        if let (Some(entry), Some(node)) = (self.agents.get_mut(&agent_id), node) {
+            entry.usage = Some(node);
+            self.view.touch_agent(&agent_id);
+        }
+        for TaskUsage {
+            framework_id,
+            task_id,
+            usage,
+        } in tasks
+        {
+            let Some(framework) = self.frameworks.get_mut(&framework_id) else {
+                continue;
+            };
+            let Some(entry) = framework.tasks.get_mut(&task_id) else {
+                continue;
+            };
+            if entry.agent_id == agent_id && !entry.task.status.state.is_terminal() {
+                std::sync::Arc::make_mut(&mut entry.task).status.usage = Some(usage);
+                self.view.touch_framework(&framework_id);
+            }
+        }
+    }
+
+    pub(super) fn time_out_agents(&mut self, turn: &mut Turn<'_>) {
+        let settings = &self.settings;
+        let late: Vec<(AgentId, AgentLink)> = self
+            .agents
+            .iter()
+            .filter_map(|(id, entry)| {
+                let next = match entry.link {
+                    AgentLink::Recovering { since_ms }
+                        if turn.now >= since_ms.saturating_add(settings.recovery_timeout_ms) =>
+                    {
+                        AgentLink::Missing
+                    }
+                    AgentLink::Disconnected { since_ms }
+                        if turn.now >= since_ms.saturating_add(settings.agent_timeout_ms) =>
+                    {
+                        AgentLink::Unreachable
+                    }
+                    AgentLink::Recovering { .. }
+                    | AgentLink::Disconnected { .. }
+                    | AgentLink::Missing
+                    | AgentLink::Connected { .. }
+                    | AgentLink::Unreachable => return None,
+                };
+                Some((id.clone(), next))
+            })
+            .collect();
+        for (agent_id, next) in late {
+            let Some(entry) = self.agents.get_mut(&agent_id) else {
+                continue;
+            };
+            entry.link = next;
+            self.view.touch_agent(&agent_id);
+            self.counters.agents_lost += 1;
+            let tasks: Vec<Holder> = entry.tasks.iter().cloned().collect();
+            for holder in tasks {
+                self.task_away(turn, &holder);
+            }
+            self.announce_loss(turn, &agent_id);
+        }
+        if !self
+            .agents
+            .values()
+            .any(|entry| matches!(entry.link, AgentLink::Recovering { .. }))
+        {
+            self.frameworks
+                .values_mut()
+                .for_each(|framework| framework.early_kills.clear());
+        }
+    }
+
+    pub(super) fn remove_agent(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+    ) -> Result<(), Refusal> {
+        let Some(entry) = self.agents.get(agent_id) else {
+            return Err(Refusal::UnknownAgent(agent_id.clone()));
+        };
+        if entry.conn().is_some() {
+            return Err(Refusal::AgentConnected(agent_id.clone()));
+        }
+        turn.push(Effect::Store(Change::RemoveAgent {
+            agent_id: agent_id.clone(),
+            at_ms: turn.now,
+        }));
+        if let Some(oldest) = self.removed_agents.insert(agent_id.clone(), turn.now) {
+            turn.push(Effect::Store(Change::ForgetRemovedAgent(oldest)));
+        }
+        let tasks: Vec<Holder> = entry.tasks.iter().cloned().collect();
+        for holder in tasks {
+            let message = format!("agent {agent_id} was removed by an operator");
+            self.task_lost(
+                turn,
+                &holder,
+                TaskState::Gone,
+                Reason::AgentRemoved,
+                &message,
+            );
+        }
+        if let Some(entry) = self.agents.remove(agent_id) {
+            self.total.sub(entry.ledger.total());
+        }
+        self.view.touch_agent(agent_id);
+        self.announce_loss(turn, agent_id);
+        Ok(())
+    }
+
+    fn announce_loss(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId) {
+        for conn in self.framework_conns.keys() {
+            turn.push(Effect::ToFramework(
+                *conn,
+                ToFramework::AgentLost(agent_id.clone()),
+            ));
+        }
+    }
+}

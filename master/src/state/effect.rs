@@ -1,0 +1,159 @@
+//! What the core wants done. The actor does it, in this order, and decides nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use mezzo_api::model::{
+    AgentId, FrameworkId, Offer, OfferId, RoleName, StreamId, Task, TaskId, TaskStatus, UpdateId,
+};
+use thiserror::Error;
+
+use super::ConnId;
+use crate::store::Change;
+
+/// To be carried out.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// Make it durable before any later effect is seen by anybody.
+    Store(Change),
+    /// Send to an agent.
+    ToAgent(ConnId, ToAgent),
+    /// End an agent's stream.
+    CloseAgent(ConnId, Ending),
+    /// Send to a framework.
+    ToFramework(ConnId, ToFramework),
+    /// End a framework's stream.
+    CloseFramework(ConnId, Ending),
+    /// Answer the one who asked.
+    Reply(Result<(), Refusal>),
+}
+
+/// A message to an agent.
+#[derive(Debug, Clone)]
+pub enum ToAgent {
+    /// The first.
+    Registered(AgentId),
+    /// The agent must stop.
+    Refused(String),
+    /// Run a task.
+    Launch(Arc<Task>),
+    /// End a task.
+    Kill {
+        /// Whose.
+        framework_id: FrameworkId,
+        /// Which.
+        task_id: TaskId,
+        /// Between SIGTERM and SIGKILL.
+        grace: Option<Duration>,
+    },
+    /// A status need not be repeated.
+    Acknowledge {
+        /// Whose.
+        framework_id: FrameworkId,
+        /// Of which task.
+        task_id: TaskId,
+        /// Which.
+        update_id: UpdateId,
+    },
+    /// Best effort.
+    TaskMessage {
+        /// Whose.
+        framework_id: FrameworkId,
+        /// To whom.
+        task_id: TaskId,
+        /// What.
+        data: Vec<u8>,
+    },
+    /// Kill every task of that framework and forget it.
+    ShutdownFramework(FrameworkId),
+}
+
+/// An event for a framework.
+#[derive(Debug, Clone)]
+pub enum ToFramework {
+    /// The first.
+    Subscribed {
+        /// Its id from now on.
+        framework_id: FrameworkId,
+        /// To be sent with every call.
+        stream_id: StreamId,
+    },
+    /// Free resources.
+    Offers(Vec<Offer>),
+    /// No longer there.
+    Rescind(OfferId),
+    /// A task's state.
+    Update(Box<TaskStatus>),
+    /// An agent cannot be reached or was removed.
+    AgentLost(AgentId),
+}
+
+/// Why the master ends a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Ending {
+    /// A newer stream of the same id is there.
+    #[error("a newer stream of the same id took over")]
+    Superseded,
+    /// It did not read.
+    #[error("events were not read fast enough; subscribe again and reconcile")]
+    TooSlow,
+    /// Refused for good.
+    #[error("the master refused the registration")]
+    Refused,
+    /// Torn down, or its failover time-out passed.
+    #[error("the framework was removed; its id cannot be used again")]
+    Removed,
+    /// The master stops.
+    #[error("the master is shutting down; connect again")]
+    ShuttingDown,
+}
+
+/// Why the core does not do what it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// Never seen or forgotten.
+    #[error("framework {0} is not known to this master; subscribe first")]
+    UnknownFramework(FrameworkId),
+    /// The call is from an older stream.
+    #[error(
+        "stream {stream_id} of framework {framework_id} is not its current subscription; subscribe again"
+    )]
+    StaleStream {
+        /// Whose.
+        framework_id: FrameworkId,
+        /// The one given.
+        stream_id: StreamId,
+    },
+    /// Its id cannot be used again.
+    #[error("framework {0} was removed and its id cannot be used again; subscribe without an id")]
+    RemovedFramework(FrameworkId),
+    /// Changed what must not change.
+    #[error("framework {framework_id}: `{field}` cannot be changed")]
+    Immutable {
+        /// Whose.
+        framework_id: FrameworkId,
+        /// Which.
+        field: &'static str,
+    },
+    /// A call names a role that the framework does not have.
+    #[error("framework {framework_id} is not subscribed to role {role}")]
+    NotInRole {
+        /// Who.
+        framework_id: FrameworkId,
+        /// Which.
+        role: RoleName,
+    },
+    /// No such task.
+    #[error("task {task_id} of framework {framework_id} is not known to this master")]
+    UnknownTask {
+        /// Whose.
+        framework_id: FrameworkId,
+        /// Which.
+        task_id: TaskId,
+    },
+    /// No such agent.
+    #[error("agent {0} is not known to this master")]
+    UnknownAgent(AgentId),
+    /// Only agents that are away can be removed.
+    #[error("agent {0} is connected; stop it before it is removed")]
+    AgentConnected(AgentId),
+}

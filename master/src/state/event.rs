@@ -1,0 +1,200 @@
+//! What happens to the core: the fronts and the clock speak to it in these, and in nothing else.
+
+use std::time::Duration;
+
+use mezzo_api::model::{
+    AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OfferId, RoleName, StreamId, Task,
+    TaskId, TaskInfo, TaskStatus, TaskUsage, UpdateId,
+};
+
+/// One connection of an agent or a framework; never used twice by a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// Something happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// An agent opened its stream and said who it is.
+    AgentAttached {
+        /// Its connection.
+        conn: ConnId,
+        /// What it said.
+        registration: Registration,
+    },
+    /// That stream is over.
+    AgentDetached {
+        /// Of whom.
+        conn: ConnId,
+    },
+    /// An agent tells of a task.
+    AgentStatus {
+        /// Who says so.
+        conn: ConnId,
+        /// What.
+        status: TaskStatus,
+    },
+    /// An agent tells what is used.
+    AgentUsage {
+        /// Who says so.
+        conn: ConnId,
+        /// Of the machine.
+        node: Option<NodeUsage>,
+        /// Of its tasks.
+        tasks: Vec<TaskUsage>,
+    },
+    /// A framework opened its stream.
+    Subscribe {
+        /// Its connection.
+        conn: ConnId,
+        /// Who it is.
+        info: FrameworkInfo,
+        /// Roles for which it wants no offers yet.
+        suppressed: Vec<RoleName>,
+    },
+    /// That stream is over.
+    FrameworkDetached {
+        /// Of whom.
+        conn: ConnId,
+    },
+    /// A framework asks for something. Answered by one [`super::Effect::Reply`].
+    Call {
+        /// Who.
+        caller: Caller,
+        /// What.
+        call: Call,
+    },
+    /// An operator asks for something. Answered by one [`super::Effect::Reply`].
+    Operate(Operation),
+    /// Time passed.
+    Tick,
+    /// Offer what is free.
+    Allocate(Pass),
+}
+
+/// What an agent says when it attaches.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// `None` on the first registration ever.
+    pub agent_id: Option<AgentId>,
+    /// The machine.
+    pub info: AgentInfo,
+    /// Of the running kernel.
+    pub boot_id: String,
+    /// All that it holds.
+    pub tasks: Vec<Task>,
+}
+
+/// Who calls, on which subscription.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who.
+    pub framework_id: FrameworkId,
+    /// From `Subscribed`.
+    pub stream_id: StreamId,
+}
+
+/// A task to launch, or why its description is refused.
+#[derive(Debug, Clone)]
+pub enum Launch {
+    /// Checked.
+    Valid(Box<TaskInfo>),
+    /// Gets a TASK_ERROR.
+    Invalid {
+        /// Which.
+        task_id: TaskId,
+        /// Every problem.
+        message: String,
+    },
+}
+
+/// What a framework may ask for.
+#[derive(Debug, Clone)]
+pub enum Call {
+    /// Use offers of one agent.
+    Accept {
+        /// Which.
+        offers: Vec<OfferId>,
+        /// In order.
+        launches: Vec<Launch>,
+        /// How long what is left is not offered again.
+        refuse: Duration,
+    },
+    /// Give offers back.
+    Decline {
+        /// Which.
+        offers: Vec<OfferId>,
+        /// How long they are not offered again.
+        refuse: Duration,
+    },
+    /// Clear filters and suppression; empty: of all roles.
+    Revive(Vec<RoleName>),
+    /// No more offers; empty: for all roles.
+    Suppress(Vec<RoleName>),
+    /// End a task.
+    Kill {
+        /// Which.
+        task_id: TaskId,
+        /// Where, for when the master has no record.
+        agent_id: Option<AgentId>,
+        /// Between SIGTERM and SIGKILL.
+        grace: Option<Duration>,
+    },
+    /// Ends the repetition of a status.
+    Acknowledge {
+        /// Who keeps it.
+        agent_id: AgentId,
+        /// Of which task.
+        task_id: TaskId,
+        /// Which.
+        update_id: UpdateId,
+    },
+    /// Tell the state of these tasks; empty: of all that have not ended.
+    Reconcile(Vec<(TaskId, Option<AgentId>)>),
+    /// Best effort.
+    SendMessage {
+        /// Where.
+        agent_id: AgentId,
+        /// To whom.
+        task_id: TaskId,
+        /// What.
+        data: Vec<u8>,
+    },
+    /// New roles, time-out, labels, ...
+    UpdateFramework {
+        /// The new description.
+        info: FrameworkInfo,
+        /// The roles for which it wants no offers.
+        suppressed: Vec<RoleName>,
+    },
+    /// Kill everything and forget the framework.
+    Teardown,
+}
+
+/// What an operator may ask for.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    /// By role, in thousandths, at least 1.
+    UpdateWeights(Vec<(RoleName, u64)>),
+    /// Whatever framework it belongs to.
+    KillTask {
+        /// Whose.
+        framework_id: FrameworkId,
+        /// Which.
+        task_id: TaskId,
+        /// Between SIGTERM and SIGKILL.
+        grace: Option<Duration>,
+    },
+    /// As if it asked itself.
+    TeardownFramework(FrameworkId),
+    /// Forget an agent that is not connected.
+    RemoveAgent(AgentId),
+}
+
+/// Over which agents a pass goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// Those where something changed since the last pass.
+    Changed,
+    /// All: filters may have ended.
+    All,
+}

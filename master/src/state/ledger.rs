@@ -1,0 +1,223 @@
+//! The books of one agent: every unit of every resource is free, offered or held by a task, exactly once.
+//!
+//! What an agent reports is the truth even where it exceeds what the agent declares (its operator may have lowered
+//! that): then nothing is free there until enough tasks have ended.
+
+use std::collections::BTreeMap;
+
+use mezzo_api::model::{FrameworkId, Resources, TaskId};
+
+/// Which task holds something.
+pub type Holder = (FrameworkId, TaskId);
+
+/// The books of one agent.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    total: Resources,
+    offered: Resources,
+    allocated: Resources,
+    free: Resources,
+    holders: BTreeMap<Holder, Resources>,
+    claims: Claims,
+}
+
+/// Whether what tasks hold adds up and subtracts exactly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Claims {
+    /// No port or set item is held twice.
+    #[default]
+    Disjoint,
+    /// An agent reported tasks that hold the same; the sum is made anew at each change.
+    Overlapping,
+}
+
+impl Ledger {
+    /// Of an agent where nothing is in use.
+    #[must_use]
+    pub fn new(total: Resources) -> Self {
+        Self {
+            free: total.clone(),
+            total,
+            ..Self::default()
+        }
+    }
+
+    /// All that the agent declares.
+    #[must_use]
+    pub fn total(&self) -> &Resources {
+        &self.total
+    }
+
+    /// In outstanding offers.
+    #[must_use]
+    pub fn offered(&self) -> &Resources {
+        &self.offered
+    }
+
+    /// Held by tasks.
+    #[must_use]
+    pub fn allocated(&self) -> &Resources {
+        &self.allocated
+    }
+
+    /// Neither.
+    #[must_use]
+    pub fn free(&self) -> &Resources {
+        &self.free
+    }
+
+    /// Who holds something, and what.
+    pub fn holders(&self) -> impl Iterator<Item = (&Holder, &Resources)> {
+        self.holders.iter()
+    }
+
+    /// Whether that task holds something.
+    #[must_use]
+    pub fn holds(&self, holder: &Holder) -> bool {
+        self.holders.contains_key(holder)
+    }
+
+    /// Moves `resources` from free to offered; `false`, and nothing changes, when they are not all free.
+    #[must_use]
+    pub fn offer(&mut self, resources: &Resources) -> bool {
+        let Some(free) = self.free.checked_sub(resources) else {
+            return false;
+        };
+        let Ok(offered) = self.offered.checked_add(resources) else {
+            return false;
+        };
+        (self.free, self.offered) = (free, offered);
+        true
+    }
+
+    /// Moves `resources` from offered to free.
+    pub fn withdraw(&mut self, resources: &Resources) {
+        if let Some(offered) = self.offered.checked_sub(resources) {
+            self.offered = offered;
+        }
+        self.balance();
+    }
+
+    /// Gives `resources` to a task, from what is free; `false`, and nothing changes, when they are not all free or
+    /// the task has some already.
+    #[must_use]
+    pub fn take(&mut self, holder: Holder, resources: &Resources) -> bool {
+        if self.holders.contains_key(&holder) || !self.free.contains(resources) {
+            return false;
+        }
+        let (Ok(allocated), Some(free)) = (
+            self.allocated.checked_add(resources),
+            self.free.checked_sub(resources),
+        ) else {
+            return false;
+        };
+        self.holders.insert(holder, resources.clone());
+        (self.allocated, self.free) = (allocated, free);
+        true
+    }
+
+    /// Books what an agent says that a task holds, whether it is free or not.
+    pub fn admit(&mut self, holder: Holder, resources: &Resources) {
+        match self.allocated.checked_add(resources) {
+            Ok(sum)
+                if self.claims == Claims::Disjoint
+                    && sum.checked_sub(resources).as_ref() == Some(&self.allocated) =>
+            {
+                self.holders.insert(holder, resources.clone());
+                self.allocated = sum;
+            }
+            Ok(_) | Err(_) => {
+                self.claims = Claims::Overlapping;
+                self.holders.insert(holder, resources.clone());
+                self.recount();
+            }
+        }
+        self.balance();
+    }
+
+    /// Frees what a task held, and says what that was.
+    pub fn release(&mut self, holder: &Holder) -> Option<Resources> {
+        let resources = self.holders.remove(holder)?;
+        match self.allocated.checked_sub(&resources) {
+            Some(rest) if self.claims == Claims::Disjoint => self.allocated = rest,
+            Some(_) | None => self.recount(),
+        }
+        self.balance();
+        Some(resources)
+    }
+
+    /// The agent declares something else.
+    pub fn declare(&mut self, total: Resources) {
+        self.total = total;
+        self.balance();
+    }
+
+    /// Whether the books balance: free, offered and allocated make the total (or the agent is overcommitted, and
+    /// then nothing is free).
+    #[must_use]
+    pub fn is_balanced(&self) -> bool {
+        let Ok(used) = self.offered.checked_add(&self.allocated) else {
+            return self.free.is_empty();
+        };
+        match self.total.checked_sub(&used) {
+            Some(rest) => {
+                rest == self.free
+                    && self
+                        .free
+                        .checked_add(&used)
+                        .is_ok_and(|sum| sum == self.total)
+            }
+            None => self.free.is_empty(),
+        }
+    }
+
+    fn recount(&mut self) {
+        self.allocated = self
+            .holders
+            .values()
+            .fold(Resources::new(), |sum, resources| {
+                sum.checked_add(resources).unwrap_or(sum)
+            });
+        if self.holders.is_empty() {
+            self.claims = Claims::Disjoint;
+        }
+    }
+
+    fn balance(&mut self) {
+        let used = self.offered.checked_add(&self.allocated);
+        self.free = used
+            .ok()
+            .and_then(|used| self.total.checked_sub(&used))
+            .unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(name: &str) -> Holder {
+        ("f".parse().unwrap(), name.parse().unwrap())
+    }
+
+    #[test]
+    fn an_agent_that_holds_more_than_it_declares_has_nothing_free_until_tasks_end() {
+        let mut ledger = Ledger::new("cpus:4".parse().unwrap());
+        assert!(ledger.take(holder("a"), &"cpus:2".parse().unwrap()));
+        assert!(ledger.take(holder("b"), &"cpus:1".parse().unwrap()));
+        ledger.declare("cpus:2".parse().unwrap());
+        assert!(ledger.free().is_empty() && ledger.is_balanced());
+        ledger.release(&holder("a"));
+        assert_eq!(ledger.free(), &"cpus:1".parse().unwrap());
+        assert!(ledger.is_balanced());
+    }
+
+    #[test]
+    fn kinds_that_do_not_match_never_panic() {
+        let mut ledger = Ledger::new("cpus:4".parse().unwrap());
+        ledger.admit(holder("a"), &"cpus:[1-2]".parse().unwrap());
+        assert!(ledger.is_balanced());
+        ledger.release(&holder("a"));
+        assert_eq!(ledger.free(), ledger.total());
+    }
+}

@@ -1,0 +1,292 @@
+//! The master's pure core: state + event + now = new state + effects.
+//!
+//! No tokio, no clock, no file, no socket, nothing of the protocol: the actor is the only caller, tests and the
+//! simulation are the others. Ids and randomness come from a [`Source`]. One file per thing: `agents` (attach, time
+//! out, remove), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline, allocation), `tasks` (status,
+//! kill, reconcile), `books` (who holds what), `view` (what readers see).
+//!
+//! ```text
+//! agent:      Recovering ──► Missing          framework:  Connected ◄──► Disconnected ──► Removed
+//!                 │             │                             └───────── teardown ──────────▲
+//!                 ▼             ▼
+//!             Connected ◄──► Disconnected ──► Unreachable ──► Connected
+//! ```
+
+mod agents;
+mod books;
+mod effect;
+mod event;
+mod frameworks;
+mod ledger;
+mod offers;
+mod removed;
+mod tasks;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mezzo_api::model::{AgentId, FrameworkId, OfferId, RoleName, Scalar, StreamId};
+
+use self::{agents::AgentEntry, frameworks::FrameworkEntry, offers::OfferEntry, removed::Removed};
+use crate::{
+    allocator::{Minimum, Quantities},
+    config::{Config, to_millis},
+    store::Saved,
+};
+
+pub use effect::{Effect, Ending, Refusal, ToAgent, ToFramework};
+pub use event::{Call, Caller, ConnId, Event, Launch, Operation, Pass, Registration};
+pub use ledger::{Holder, Ledger};
+pub use view::{AgentState, AgentView, Counters, FrameworkView, RoleView, Snapshot};
+
+/// Where ids and chance come from.
+pub trait Source {
+    /// A new one.
+    fn agent_id(&mut self) -> AgentId;
+    /// A new one.
+    fn framework_id(&mut self) -> FrameworkId;
+    /// A new one.
+    fn offer_id(&mut self) -> OfferId;
+    /// A new one.
+    fn stream_id(&mut self) -> StreamId;
+    /// Uniform.
+    fn random(&mut self) -> u64;
+}
+
+/// The part of [`Config`] that decisions depend on.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// See [`Config::agent_timeout`].
+    pub agent_timeout_ms: u64,
+    /// See [`Config::recovery_timeout`].
+    pub recovery_timeout_ms: u64,
+    /// See [`Config::offer_timeout`].
+    pub offer_timeout_ms: Option<u64>,
+    /// See [`Config::orphan_timeout`].
+    pub orphan_timeout_ms: u64,
+    /// See [`Config::task_history`].
+    pub task_history: usize,
+    /// Less is not offered.
+    pub minimum: Minimum,
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            agent_timeout_ms: to_millis(config.agent_timeout),
+            recovery_timeout_ms: to_millis(config.recovery_timeout),
+            offer_timeout_ms: config.offer_timeout.map(to_millis),
+            orphan_timeout_ms: to_millis(config.orphan_timeout),
+            task_history: config.task_history,
+            minimum: Minimum {
+                cpus: Scalar::from_millis(10),
+                mem: Scalar::from_units(32),
+            },
+        }
+    }
+}
+
+/// Which agents the next pass must look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pending {
+    /// Something came free there.
+    Agents(BTreeSet<AgentId>),
+    /// Somebody new wants offers.
+    All,
+}
+
+/// What one event may draw on, and what it leads to.
+struct Turn<'a> {
+    now: u64,
+    source: &'a mut dyn Source,
+    effects: Vec<Effect>,
+}
+
+impl Turn<'_> {
+    fn push(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+}
+
+/// All that the master knows.
+#[derive(Debug)]
+pub struct Core {
+    settings: Settings,
+    agents: BTreeMap<AgentId, AgentEntry>,
+    agent_conns: BTreeMap<ConnId, AgentId>,
+    frameworks: BTreeMap<FrameworkId, FrameworkEntry>,
+    framework_conns: BTreeMap<ConnId, FrameworkId>,
+    offers: BTreeMap<OfferId, OfferEntry>,
+    removed_agents: Removed<AgentId>,
+    removed_frameworks: Removed<FrameworkId>,
+    weights: BTreeMap<RoleName, u64>,
+    roles: BTreeMap<RoleName, Quantities>,
+    total: Quantities,
+    pending: Pending,
+    counters: Counters,
+    view: view::Cache,
+}
+
+impl Core {
+    /// What a starting master knows: agents are expected back, frameworks too.
+    #[must_use]
+    pub fn restore(settings: Settings, saved: Saved, now: u64) -> Self {
+        let mut core = Self {
+            settings,
+            agents: BTreeMap::new(),
+            agent_conns: BTreeMap::new(),
+            frameworks: BTreeMap::new(),
+            framework_conns: BTreeMap::new(),
+            offers: BTreeMap::new(),
+            removed_agents: Removed::restore(saved.removed_agents),
+            removed_frameworks: Removed::restore(saved.removed_frameworks),
+            weights: saved.weights.into_iter().collect(),
+            roles: BTreeMap::new(),
+            total: Quantities::default(),
+            pending: Pending::Agents(BTreeSet::new()),
+            counters: Counters::default(),
+            view: view::Cache::default(),
+        };
+        for record in saved.agents {
+            core.total.add(&record.info.resources);
+            core.view.touch_agent(&record.agent_id);
+            core.agents
+                .insert(record.agent_id.clone(), AgentEntry::recovering(record, now));
+        }
+        let earliest = now.saturating_add(core.settings.recovery_timeout_ms);
+        for record in saved.frameworks {
+            core.view.touch_framework(&record.framework_id);
+            core.frameworks.insert(
+                record.framework_id.clone(),
+                FrameworkEntry::waiting(record, earliest),
+            );
+        }
+        core
+    }
+
+    /// Takes one event and says what is to be done.
+    pub fn handle(&mut self, event: Event, now: u64, source: &mut dyn Source) -> Vec<Effect> {
+        let mut turn = Turn {
+            now,
+            source,
+            effects: Vec::new(),
+        };
+        let turn_ref = &mut turn;
+        self.counters.events += 1;
+        match event {
+            Event::AgentAttached { conn, registration } => {
+                self.agent_attached(turn_ref, conn, registration)
+            }
+            Event::AgentDetached { conn } => self.agent_detached(turn_ref, conn),
+            Event::AgentStatus { conn, status } => self.agent_status(turn_ref, conn, status),
+            Event::AgentUsage { conn, node, tasks } => self.agent_usage(conn, node, tasks),
+            Event::Subscribe {
+                conn,
+                info,
+                suppressed,
+            } => {
+                let result = self.subscribe(turn_ref, conn, info, &suppressed);
+                turn_ref.push(Effect::Reply(result));
+            }
+            Event::FrameworkDetached { conn } => self.framework_detached(turn_ref, conn),
+            Event::Call { caller, call } => {
+                let result = self.call(turn_ref, &caller, call);
+                turn_ref.push(Effect::Reply(result));
+            }
+            Event::Operate(operation) => {
+                let result = self.operate(turn_ref, operation);
+                turn_ref.push(Effect::Reply(result));
+            }
+            Event::Tick => self.tick(turn_ref),
+            Event::Allocate(pass) => self.allocate(turn_ref, pass),
+        }
+        turn.effects
+    }
+
+    /// Whether a pass over what changed would have something to look at.
+    #[must_use]
+    pub fn wants_pass(&self) -> bool {
+        match &self.pending {
+            Pending::Agents(agents) => !agents.is_empty(),
+            Pending::All => true,
+        }
+    }
+
+    /// What readers may see now. Cheap when little changed since the last call.
+    pub fn snapshot(&mut self, now: u64) -> Snapshot {
+        view::snapshot(self, now)
+    }
+
+    /// The books of every agent, for checkers.
+    pub fn ledgers(&self) -> impl Iterator<Item = (&AgentId, &Ledger)> {
+        self.agents.iter().map(|(id, entry)| (id, &entry.ledger))
+    }
+
+    fn tick(&mut self, turn: &mut Turn<'_>) {
+        self.time_out_agents(turn);
+        self.time_out_frameworks(turn);
+        self.time_out_offers(turn);
+    }
+
+    fn call(&mut self, turn: &mut Turn<'_>, caller: &Caller, call: Call) -> Result<(), Refusal> {
+        self.check_caller(caller)?;
+        let id = &caller.framework_id;
+        match call {
+            Call::Accept {
+                offers,
+                launches,
+                refuse,
+            } => self.accept(turn, id, &offers, launches, refuse),
+            Call::Decline { offers, refuse } => self.decline(turn, id, &offers, refuse),
+            Call::Revive(roles) => self.revive(id, &roles)?,
+            Call::Suppress(roles) => self.suppress(id, &roles)?,
+            Call::Kill {
+                task_id,
+                agent_id,
+                grace,
+            } => self.kill(turn, id, &task_id, agent_id.as_ref(), grace),
+            Call::Acknowledge {
+                agent_id,
+                task_id,
+                update_id,
+            } => {
+                self.acknowledge(turn, id, &agent_id, &task_id, &update_id);
+            }
+            Call::Reconcile(tasks) => self.reconcile(turn, id, tasks),
+            Call::SendMessage {
+                agent_id,
+                task_id,
+                data,
+            } => self.send_message(turn, id, &agent_id, task_id, data)?,
+            Call::UpdateFramework { info, suppressed } => {
+                self.update_framework(turn, id, info, &suppressed)?
+            }
+            Call::Teardown => self.remove_framework(turn, id),
+        }
+        Ok(())
+    }
+
+    fn operate(&mut self, turn: &mut Turn<'_>, operation: Operation) -> Result<(), Refusal> {
+        match operation {
+            Operation::UpdateWeights(weights) => self.update_weights(turn, weights),
+            Operation::KillTask {
+                framework_id,
+                task_id,
+                grace,
+            } => {
+                self.kill_for_operator(turn, &framework_id, &task_id, grace)?;
+            }
+            Operation::TeardownFramework(framework_id) => {
+                match self.frameworks.get(&framework_id) {
+                    Some(entry) if !entry.is_removed() => {
+                        self.remove_framework(turn, &framework_id)
+                    }
+                    Some(_) => return Err(Refusal::RemovedFramework(framework_id)),
+                    None => return Err(Refusal::UnknownFramework(framework_id)),
+                }
+            }
+            Operation::RemoveAgent(agent_id) => self.remove_agent(turn, &agent_id)?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,497 @@
+//! Offers: made by a pass of the allocator, used by accept, given back by decline, taken back by rescind.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use mezzo_api::model::{
+    AgentId, FrameworkId, Offer, OfferId, Reason, Resources, RoleName, Task, TaskInfo, TaskState,
+};
+
+use super::{
+    ConnId, Core, Effect, Launch, Pass, Pending, ToAgent, ToFramework, Turn,
+    frameworks::{FrameworkEntry, Interest},
+    tasks::{TaskEntry, master_status},
+};
+use crate::{
+    allocator::{self, Candidate, Claimant, OfferPlan, Request},
+    config::to_millis,
+};
+
+/// Offers in one event, so that no event outgrows a message.
+const OFFERS_PER_EVENT: usize = 100;
+
+/// Something that a framework may use.
+#[derive(Debug, Clone)]
+pub(super) struct OfferEntry {
+    pub(super) framework_id: FrameworkId,
+    pub(super) agent_id: AgentId,
+    pub(super) role: RoleName,
+    pub(super) resources: Resources,
+    pub(super) made_at_ms: u64,
+}
+
+/// What an accept has in hand: the offers it named, all of one agent and role.
+struct Hand {
+    agent_id: AgentId,
+    conn: ConnId,
+    role: RoleName,
+    left: Resources,
+}
+
+impl Core {
+    pub(super) fn allocate(&mut self, turn: &mut Turn<'_>, pass: Pass) {
+        self.counters.passes += 1;
+        let pending = std::mem::replace(&mut self.pending, Pending::Agents(BTreeSet::new()));
+        let mut agents: Vec<AgentId> = match (pass, pending) {
+            (Pass::Changed, Pending::Agents(agents)) => agents.into_iter().collect(),
+            (Pass::Changed, Pending::All) | (Pass::All, _) => self.agents.keys().cloned().collect(),
+        };
+        agents.retain(|id| {
+            self.agents.get(id).is_some_and(|entry| {
+                entry.conn().is_some() && self.settings.minimum.is_met(entry.ledger.free())
+            })
+        });
+        if agents.is_empty() {
+            return;
+        }
+        for i in (1..agents.len()).rev() {
+            let j = usize::try_from(turn.source.random() % (i as u64 + 1)).unwrap_or(0);
+            agents.swap(i, j);
+        }
+        if pass == Pass::All {
+            for id in &agents {
+                if let Some(entry) = self.agents.get_mut(id) {
+                    entry.filters.expire(turn.now);
+                }
+            }
+        }
+        let request = Request {
+            candidates: agents
+                .iter()
+                .filter_map(|id| self.agents.get_key_value(id))
+                .map(|(agent, entry)| Candidate {
+                    agent,
+                    free: entry.ledger.free(),
+                    filters: &entry.filters,
+                })
+                .collect(),
+            claimants: self
+                .frameworks
+                .iter()
+                .filter(|(_, entry)| entry.conn().is_some())
+                .flat_map(|(framework, entry)| {
+                    entry
+                        .roles
+                        .iter()
+                        .filter(|(_, state)| state.interest == Interest::Wants)
+                        .map(move |(role, state)| Claimant {
+                            framework,
+                            role,
+                            held: state.held.clone(),
+                            epoch: state.epoch,
+                        })
+                })
+                .collect(),
+            roles: &self.roles,
+            weights: &self.weights,
+            total: &self.total,
+            minimum: self.settings.minimum,
+        };
+        let plans = allocator::allocate(request, turn.now);
+        self.make_offers(turn, plans);
+    }
+
+    fn make_offers(&mut self, turn: &mut Turn<'_>, plans: Vec<OfferPlan>) {
+        let mut events: BTreeMap<ConnId, Vec<Offer>> = BTreeMap::new();
+        for OfferPlan {
+            agent: agent_id,
+            framework: framework_id,
+            role,
+            resources,
+        } in plans
+        {
+            let Some(conn) = self
+                .frameworks
+                .get(&framework_id)
+                .and_then(FrameworkEntry::conn)
+            else {
+                continue;
+            };
+            let Some(agent) = self.agents.get_mut(&agent_id) else {
+                continue;
+            };
+            if !agent.ledger.offer(&resources) {
+                continue;
+            }
+            let offer_id = turn.source.offer_id();
+            agent.offers.insert(offer_id.clone());
+            events.entry(conn).or_default().push(Offer {
+                offer_id: offer_id.clone(),
+                framework_id: framework_id.clone(),
+                agent_id: agent_id.clone(),
+                hostname: agent.info.hostname.clone(),
+                role: role.clone(),
+                resources: resources.clone(),
+                attributes: agent.info.attributes.clone(),
+                region: agent.info.region.clone(),
+                zone: agent.info.zone.clone(),
+                address: agent.info.address.clone(),
+            });
+            self.view.touch_agent(&agent_id);
+            if let Some(framework) = self.frameworks.get_mut(&framework_id) {
+                framework.offers.insert(offer_id.clone());
+            }
+            self.charge(&framework_id, &role, &resources);
+            let entry = OfferEntry {
+                framework_id,
+                agent_id,
+                role,
+                resources,
+                made_at_ms: turn.now,
+            };
+            self.offers.insert(offer_id, entry);
+            self.counters.offers_made += 1;
+        }
+        for (conn, offers) in events {
+            for chunk in offers.chunks(OFFERS_PER_EVENT) {
+                turn.push(Effect::ToFramework(
+                    conn,
+                    ToFramework::Offers(chunk.to_vec()),
+                ));
+            }
+        }
+    }
+
+    pub(super) fn accept(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        offers: &[OfferId],
+        launches: Vec<Launch>,
+        refuse: Duration,
+    ) {
+        let hand = self.take_offers(framework_id, offers);
+        let mut hand = match hand {
+            Ok(hand) => hand,
+            Err(problem) => {
+                for launch in launches {
+                    let task_id = match launch {
+                        Launch::Valid(info) => info.task_id,
+                        Launch::Invalid { task_id, .. } => task_id,
+                    };
+                    if self.tell_if_known(turn, framework_id, &task_id) {
+                        continue;
+                    }
+                    let (state, reason) = (TaskState::Dropped, Reason::InvalidOffers);
+                    let status = master_status(
+                        framework_id,
+                        &task_id,
+                        None,
+                        state,
+                        reason,
+                        &problem,
+                        turn.now,
+                    );
+                    self.tell(turn, status);
+                }
+                return;
+            }
+        };
+        self.counters.offers_accepted += 1;
+        for launch in launches {
+            match launch {
+                Launch::Valid(info) => self.launch(turn, framework_id, &mut hand, *info),
+                Launch::Invalid { task_id, message } => {
+                    self.refuse_task(turn, framework_id, &hand.agent_id, &task_id, &message);
+                }
+            }
+        }
+        self.put_back(
+            turn,
+            framework_id,
+            &hand.agent_id,
+            &hand.role,
+            hand.left,
+            refuse,
+        );
+    }
+
+    /// Ends the named offers and gathers what they held; or, when they cannot be used together, just ends them.
+    fn take_offers(
+        &mut self,
+        framework_id: &FrameworkId,
+        offers: &[OfferId],
+    ) -> Result<Hand, String> {
+        let named: BTreeSet<&OfferId> = offers.iter().collect();
+        let mut taken = Vec::new();
+        let mut problem = if named.is_empty() {
+            Some("the accept names no offer".to_owned())
+        } else {
+            None
+        };
+        for offer_id in named {
+            match self.offers.get(offer_id) {
+                Some(offer) if offer.framework_id == *framework_id => {
+                    taken.extend(self.withdraw_offer(offer_id))
+                }
+                Some(_) | None => {
+                    problem = Some(format!(
+                        "offer {offer_id} is not outstanding: used, declined or rescinded before"
+                    ));
+                }
+            }
+        }
+        if let Some(problem) = problem {
+            return Err(problem);
+        }
+        let Some(first) = taken.first().cloned() else {
+            return Err("the accept names no offer".to_owned());
+        };
+        if taken
+            .iter()
+            .any(|offer| offer.agent_id != first.agent_id || offer.role != first.role)
+        {
+            return Err("the offers are not of one agent and one role".to_owned());
+        }
+        let Some(conn) = self
+            .agents
+            .get(&first.agent_id)
+            .and_then(super::agents::AgentEntry::conn)
+        else {
+            return Err(format!("agent {} is not connected", first.agent_id));
+        };
+        let mut left = Resources::new();
+        for offer in &taken {
+            left.add(&offer.resources);
+        }
+        Ok(Hand {
+            agent_id: first.agent_id,
+            conn,
+            role: first.role,
+            left,
+        })
+    }
+
+    fn launch(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        hand: &mut Hand,
+        info: TaskInfo,
+    ) {
+        let task_id = info.task_id.clone();
+        if self.tell_if_known(turn, framework_id, &task_id) {
+            self.counters.tasks_refused += 1;
+            return;
+        }
+        let problem = if info.agent_id != hand.agent_id {
+            Some(format!(
+                "`agent_id` is {}, the offers are of {}",
+                info.agent_id, hand.agent_id
+            ))
+        } else if info.container.image.is_empty() {
+            Some("`container.image` is empty".to_owned())
+        } else if info.resources.is_empty() {
+            Some("`resources` is empty: a task must take something from the offers".to_owned())
+        } else if !hand.left.contains(&info.resources) {
+            Some(format!(
+                "it takes {}, the offers still hold {}",
+                info.resources, hand.left
+            ))
+        } else {
+            None
+        };
+        if let Some(problem) = problem {
+            self.refuse_task(turn, framework_id, &hand.agent_id, &task_id, &problem);
+            return;
+        }
+        let holder = (framework_id.clone(), task_id.clone());
+        let resources = info.resources.clone();
+        let taken = match self.agents.get_mut(&hand.agent_id) {
+            Some(agent) => agent.ledger.take(holder.clone(), &resources),
+            None => false,
+        };
+        if !taken {
+            // Only where the agent turned out overcommitted between offer and accept.
+            let problem = format!("agent {} no longer has {resources} free", hand.agent_id);
+            let (state, reason) = (TaskState::Dropped, Reason::ResourcesUnavailable);
+            let agent_id = Some(hand.agent_id.clone());
+            let status = master_status(
+                framework_id,
+                &task_id,
+                agent_id,
+                state,
+                reason,
+                &problem,
+                turn.now,
+            );
+            self.tell(turn, status);
+            return;
+        }
+        self.charge(framework_id, &hand.role, &resources);
+        if let Some(left) = hand.left.checked_sub(&resources) {
+            hand.left = left;
+        }
+        let mut status = master_status(
+            framework_id,
+            &task_id,
+            Some(hand.agent_id.clone()),
+            TaskState::Staging,
+            Reason::Reconciliation,
+            "",
+            turn.now,
+        );
+        status.reason = None;
+        let task = Arc::new(Task {
+            info,
+            framework_id: framework_id.clone(),
+            role: hand.role.clone(),
+            status,
+            started_at_ms: None,
+        });
+        let entry = TaskEntry {
+            task: Arc::clone(&task),
+            agent_id: hand.agent_id.clone(),
+            reached: TaskState::Staging,
+            kill: None,
+        };
+        if let Some(framework) = self.frameworks.get_mut(framework_id) {
+            framework.tasks.insert(task_id, entry);
+        }
+        if let Some(agent) = self.agents.get_mut(&hand.agent_id) {
+            agent.tasks.insert(holder);
+        }
+        self.view.touch_agent(&hand.agent_id);
+        self.counters.tasks_launched += 1;
+        turn.push(Effect::ToAgent(hand.conn, ToAgent::Launch(task)));
+    }
+
+    fn refuse_task(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        agent_id: &AgentId,
+        task_id: &mezzo_api::model::TaskId,
+        message: &str,
+    ) {
+        self.counters.tasks_refused += 1;
+        if self.tell_if_known(turn, framework_id, task_id) {
+            return;
+        }
+        let (state, reason) = (TaskState::Error, Reason::TaskInvalid);
+        let agent_id = Some(agent_id.clone());
+        let status = master_status(
+            framework_id,
+            task_id,
+            agent_id,
+            state,
+            reason,
+            message,
+            turn.now,
+        );
+        self.tell(turn, status);
+    }
+
+    pub(super) fn decline(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        offers: &[OfferId],
+        refuse: Duration,
+    ) {
+        for offer_id in offers {
+            if self
+                .offers
+                .get(offer_id)
+                .is_none_or(|offer| offer.framework_id != *framework_id)
+            {
+                continue;
+            }
+            if let Some(offer) = self.withdraw_offer(offer_id) {
+                self.counters.offers_declined += 1;
+                self.put_back(
+                    turn,
+                    framework_id,
+                    &offer.agent_id,
+                    &offer.role,
+                    offer.resources,
+                    refuse,
+                );
+            }
+        }
+    }
+
+    /// What is free again is hidden for a while from the one who did not want it.
+    fn put_back(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        agent_id: &AgentId,
+        role: &RoleName,
+        left: Resources,
+        refuse: Duration,
+    ) {
+        self.reconsider(agent_id);
+        if refuse.is_zero() || left.is_empty() {
+            return;
+        }
+        let until_ms = turn.now.saturating_add(to_millis(refuse));
+        let epoch = self
+            .frameworks
+            .get(framework_id)
+            .and_then(|entry| entry.roles.get(role))
+            .map_or(0, |r| r.epoch);
+        if let Some(agent) = self.agents.get_mut(agent_id) {
+            agent
+                .filters
+                .refuse(framework_id, role, left, until_ms, epoch);
+        }
+    }
+
+    /// Takes an offer back and says so.
+    pub(super) fn rescind(&mut self, turn: &mut Turn<'_>, offer_id: &OfferId) {
+        let Some(offer) = self.withdraw_offer(offer_id) else {
+            return;
+        };
+        self.counters.offers_rescinded += 1;
+        if let Some(conn) = self
+            .frameworks
+            .get(&offer.framework_id)
+            .and_then(FrameworkEntry::conn)
+        {
+            turn.push(Effect::ToFramework(
+                conn,
+                ToFramework::Rescind(offer_id.clone()),
+            ));
+        }
+    }
+
+    pub(super) fn rescind_agent_offers(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId) {
+        let offers: Vec<OfferId> = self
+            .agents
+            .get(agent_id)
+            .map(|entry| entry.offers.iter().cloned().collect())
+            .unwrap_or_default();
+        for offer_id in offers {
+            self.rescind(turn, &offer_id);
+        }
+    }
+
+    pub(super) fn time_out_offers(&mut self, turn: &mut Turn<'_>) {
+        let Some(timeout) = self.settings.offer_timeout_ms else {
+            return;
+        };
+        let late: Vec<OfferId> = self
+            .offers
+            .iter()
+            .filter(|(_, offer)| turn.now >= offer.made_at_ms.saturating_add(timeout))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for offer_id in late {
+            self.rescind(turn, &offer_id);
+        }
+    }
+}

@@ -1,0 +1,620 @@
+//! Tasks: what agents say of them, what frameworks want of them.
+//!
+//! A task is in its framework's table from launch until its end is acknowledged, and then, for a while, among the
+//! ended. The agent's word counts; within one task states only go forward (`rank`), so that repeated statuses change
+//! nothing. Statuses of agents are passed on as they come, also repeated ones: the agent repeats until acknowledged.
+
+use std::{cmp::Ordering, sync::Arc, time::Duration};
+
+use mezzo_api::model::{
+    AgentId, FrameworkId, Reason, StatusSource, Task, TaskId, TaskState, TaskStatus, UpdateId,
+};
+
+use super::{
+    Core, Effect, Holder, Refusal, ToAgent, ToFramework, Turn,
+    agents::{AgentEntry, AgentLink},
+    frameworks::FrameworkEntry,
+};
+
+/// Kills that may wait for agents that are not back yet, per framework.
+const MOST_EARLY_KILLS: usize = 10_000;
+
+/// A wish to end a task, kept until it has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct KillRequest {
+    pub(super) grace: Option<Duration>,
+}
+
+/// One task.
+#[derive(Debug, Clone)]
+pub(super) struct TaskEntry {
+    pub(super) task: Arc<Task>,
+    pub(super) agent_id: AgentId,
+    /// The last state that its agent told of; staging before.
+    pub(super) reached: TaskState,
+    pub(super) kill: Option<KillRequest>,
+}
+
+/// A status of the master's own: not kept, not repeated, not to be acknowledged.
+pub(super) fn master_status(
+    framework_id: &FrameworkId,
+    task_id: &TaskId,
+    agent_id: Option<AgentId>,
+    state: TaskState,
+    reason: Reason,
+    message: &str,
+    now: u64,
+) -> TaskStatus {
+    TaskStatus {
+        task_id: task_id.clone(),
+        framework_id: framework_id.clone(),
+        agent_id,
+        state,
+        reason: Some(reason),
+        source: StatusSource::Master,
+        message: message.to_owned(),
+        timestamp_ms: now,
+        update_id: None,
+        healthy: None,
+        container: None,
+        exit: None,
+        usage: None,
+    }
+}
+
+/// What is already known, said again by the master.
+fn retold(task: &Task, reason: Reason) -> TaskStatus {
+    TaskStatus {
+        reason: Some(reason),
+        source: StatusSource::Master,
+        update_id: None,
+        ..task.status.clone()
+    }
+}
+
+/// States of one task only ever go up.
+fn rank(state: TaskState) -> u8 {
+    match state {
+        TaskState::Staging | TaskState::Unknown | TaskState::Unreachable => 0,
+        TaskState::Starting => 1,
+        TaskState::Running => 2,
+        TaskState::Killing => 3,
+        TaskState::Finished
+        | TaskState::Failed
+        | TaskState::Killed
+        | TaskState::Error
+        | TaskState::Dropped
+        | TaskState::Gone => 4,
+    }
+}
+
+impl Core {
+    pub(super) fn tell(&mut self, turn: &mut Turn<'_>, status: TaskStatus) {
+        self.counters.updates_sent += 1;
+        if let Some(conn) = self
+            .frameworks
+            .get(&status.framework_id)
+            .and_then(FrameworkEntry::conn)
+        {
+            turn.push(Effect::ToFramework(
+                conn,
+                ToFramework::Update(Box::new(status)),
+            ));
+        }
+    }
+
+    /// A task id that is in use is answered with the state of the task that has it: a second launch must neither run
+    /// nor make the framework believe that the first one ended.
+    pub(super) fn tell_if_known(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        task_id: &TaskId,
+    ) -> bool {
+        let entry = self
+            .frameworks
+            .get(framework_id)
+            .and_then(|framework| framework.tasks.get(task_id));
+        let Some(entry) = entry else { return false };
+        let mut status = retold(&entry.task, Reason::TaskInvalid);
+        status.message =
+            format!("task id {task_id} is in use; this is the state of the task that has it");
+        self.tell(turn, status);
+        true
+    }
+
+    pub(super) fn agent_status(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: super::ConnId,
+        mut status: TaskStatus,
+    ) {
+        let Some(agent_id) = self.agent_conns.get(&conn).cloned() else {
+            return;
+        };
+        status.agent_id = Some(agent_id.clone());
+        self.counters.statuses_received += 1;
+        let holder = (status.framework_id.clone(), status.task_id.clone());
+        let Some(framework) = self.frameworks.get(&holder.0) else {
+            if self.removed_frameworks.contains(&holder.0) {
+                self.acknowledge_unasked(turn, conn, &status);
+                turn.push(Effect::ToAgent(conn, ToAgent::ShutdownFramework(holder.0)));
+            }
+            return;
+        };
+        let removed = framework.is_removed();
+        if framework
+            .tasks
+            .get(&holder.1)
+            .is_some_and(|entry| entry.agent_id != agent_id)
+        {
+            return;
+        }
+        self.absorb(&holder, status.clone());
+        if removed {
+            self.acknowledge_unasked(turn, conn, &status);
+            if status.state.is_terminal() {
+                self.forget_task(&holder);
+                self.drop_if_drained(&holder.0);
+            }
+        } else {
+            self.tell(turn, status);
+        }
+    }
+
+    /// Nobody is left to acknowledge it.
+    fn acknowledge_unasked(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: super::ConnId,
+        status: &TaskStatus,
+    ) {
+        if let Some(update_id) = status.update_id.clone() {
+            let (framework_id, task_id) = (status.framework_id.clone(), status.task_id.clone());
+            turn.push(Effect::ToAgent(
+                conn,
+                ToAgent::Acknowledge {
+                    framework_id,
+                    task_id,
+                    update_id,
+                },
+            ));
+        }
+    }
+
+    /// Takes an agent's status over, unless more is known already.
+    fn absorb(&mut self, holder: &Holder, mut status: TaskStatus) {
+        let Some(entry) = self.task_mut(holder) else {
+            return;
+        };
+        let known = &entry.task.status;
+        let newer = match rank(status.state).cmp(&rank(entry.reached)) {
+            Ordering::Less => known.state == TaskState::Unreachable,
+            Ordering::Equal if known.state == TaskState::Unreachable => true,
+            Ordering::Equal => {
+                !known.state.is_terminal() && status.timestamp_ms >= known.timestamp_ms
+            }
+            Ordering::Greater => !known.state.is_terminal(),
+        };
+        if !newer {
+            return;
+        }
+        entry.reached = status.state;
+        let task = Arc::make_mut(&mut entry.task);
+        if status.state == TaskState::Running && task.started_at_ms.is_none() {
+            task.started_at_ms = Some(status.timestamp_ms);
+        }
+        status.usage = status.usage.or_else(|| task.status.usage.take());
+        status.container = status.container.or_else(|| task.status.container.take());
+        let terminal = status.state.is_terminal();
+        let final_word = terminal && status.update_id.is_none();
+        task.status = status;
+        let (agent_id, role) = (entry.agent_id.clone(), task.role.clone());
+        self.view.touch_framework(&holder.0);
+        if terminal {
+            self.release(&agent_id, holder, &role);
+            self.counters.tasks_ended += 1;
+        }
+        if final_word {
+            self.forget_task(holder);
+        }
+    }
+
+    fn task_mut(&mut self, (framework_id, task_id): &Holder) -> Option<&mut TaskEntry> {
+        self.frameworks
+            .get_mut(framework_id)?
+            .tasks
+            .get_mut(task_id)
+    }
+
+    /// Out of the tables and among the ended.
+    pub(super) fn forget_task(&mut self, holder: &Holder) {
+        let most = self.settings.task_history;
+        let Some(framework) = self.frameworks.get_mut(&holder.0) else {
+            return;
+        };
+        let Some(entry) = framework.tasks.remove(&holder.1) else {
+            return;
+        };
+        let role = entry.task.role.clone();
+        framework.remember(entry.task, most);
+        self.view.touch_framework(&holder.0);
+        self.release(&entry.agent_id, holder, &role);
+        if let Some(agent) = self.agents.get_mut(&entry.agent_id) {
+            agent.tasks.remove(holder);
+            self.view.touch_agent(&entry.agent_id);
+        }
+    }
+
+    /// The master itself declares a task ended.
+    pub(super) fn task_lost(
+        &mut self,
+        turn: &mut Turn<'_>,
+        holder: &Holder,
+        state: TaskState,
+        reason: Reason,
+        message: &str,
+    ) {
+        let now = turn.now;
+        let Some(entry) = self.task_mut(holder) else {
+            return;
+        };
+        if !entry.task.status.state.is_terminal() {
+            let former = &entry.task.status;
+            let mut status = master_status(
+                &holder.0,
+                &holder.1,
+                Some(entry.agent_id.clone()),
+                state,
+                reason,
+                message,
+                now,
+            );
+            (status.usage, status.container) = (former.usage.clone(), former.container.clone());
+            Arc::make_mut(&mut entry.task).status = status.clone();
+            self.counters.tasks_ended += 1;
+            self.tell(turn, status);
+        }
+        self.forget_task(holder);
+        self.drop_if_drained(&holder.0);
+    }
+
+    /// Its agent is away for too long.
+    pub(super) fn task_away(&mut self, turn: &mut Turn<'_>, holder: &Holder) {
+        let now = turn.now;
+        let Some(entry) = self.task_mut(holder) else {
+            return;
+        };
+        if entry.task.status.state.is_terminal() {
+            return;
+        }
+        let message = format!("agent {} cannot be reached", entry.agent_id);
+        let status = TaskStatus {
+            state: TaskState::Unreachable,
+            message,
+            timestamp_ms: now,
+            ..retold(&entry.task, Reason::AgentDisconnected)
+        };
+        Arc::make_mut(&mut entry.task).status = status.clone();
+        self.view.touch_framework(&holder.0);
+        self.tell(turn, status);
+    }
+
+    /// A returning agent reports a task that the master believed there.
+    pub(super) fn task_found(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        holder: &Holder,
+        task: Task,
+    ) {
+        let Some(entry) = self.task_mut(holder) else {
+            return;
+        };
+        let was = entry.task.status.state;
+        let mut status = task.status;
+        status.agent_id = Some(agent_id.clone());
+        let terminal = status.state.is_terminal();
+        // The end itself is told by the agent's own status, which waits for its acknowledgement.
+        self.absorb(holder, status);
+        let Some(entry) = self.task_mut(holder) else {
+            return;
+        };
+        if !terminal && entry.task.status.state != was && !entry.task.status.state.is_terminal() {
+            let status = retold(&entry.task, Reason::AgentReregistered);
+            self.tell(turn, status);
+        }
+    }
+
+    /// A returning agent does not report a task that the master believed there.
+    pub(super) fn task_not_found(&mut self, turn: &mut Turn<'_>, holder: &Holder) {
+        let Some(entry) = self.task_mut(holder) else {
+            return;
+        };
+        let (state, reason, message) = match entry.reached {
+            TaskState::Staging => (
+                TaskState::Dropped,
+                Reason::AgentDisconnected,
+                "the agent was away before it had the task",
+            ),
+            TaskState::Starting
+            | TaskState::Running
+            | TaskState::Killing
+            | TaskState::Finished
+            | TaskState::Failed
+            | TaskState::Killed
+            | TaskState::Error
+            | TaskState::Dropped
+            | TaskState::Unreachable
+            | TaskState::Gone
+            | TaskState::Unknown => (
+                TaskState::Gone,
+                Reason::AgentReregistered,
+                "the agent came back without the task",
+            ),
+        };
+        self.task_lost(turn, holder, state, reason, message);
+    }
+
+    /// An agent reports a task that the master does not know: it was launched by a former master.
+    pub(super) fn task_learnt(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        holder: Holder,
+        mut task: Task,
+    ) {
+        task.status.agent_id = Some(agent_id.clone());
+        task.info.agent_id = agent_id.clone();
+        let terminal = task.status.state.is_terminal();
+        self.adopt_framework(turn, &holder.0, &task.role);
+        let Some(framework) = self.frameworks.get_mut(&holder.0) else {
+            return;
+        };
+        if framework.tasks.contains_key(&holder.1)
+            || (terminal && framework.ended.contains_key(&holder.1))
+        {
+            return;
+        }
+        if terminal && framework.is_removed() {
+            // Its status comes next and is acknowledged then.
+            self.drop_if_drained(&holder.0);
+            return;
+        }
+        let (role, resources) = (task.role.clone(), task.info.resources.clone());
+        let entry = TaskEntry {
+            agent_id: agent_id.clone(),
+            reached: task.status.state,
+            task: Arc::new(task),
+            kill: None,
+        };
+        let status = retold(&entry.task, Reason::AgentReregistered);
+        framework.tasks.insert(holder.1.clone(), entry);
+        self.view.touch_framework(&holder.0);
+        if let Some(agent) = self.agents.get_mut(agent_id) {
+            agent.tasks.insert(holder.clone());
+        }
+        if !terminal {
+            self.admit(agent_id, holder, &role, &resources);
+            self.tell(turn, status);
+        }
+    }
+
+    pub(super) fn acknowledge(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        agent_id: &AgentId,
+        task_id: &TaskId,
+        update_id: &UpdateId,
+    ) {
+        self.counters.acknowledgements += 1;
+        if let Some(conn) = self.agents.get(agent_id).and_then(AgentEntry::conn) {
+            let message = ToAgent::Acknowledge {
+                framework_id: framework_id.clone(),
+                task_id: task_id.clone(),
+                update_id: update_id.clone(),
+            };
+            turn.push(Effect::ToAgent(conn, message));
+        }
+        let holder = (framework_id.clone(), task_id.clone());
+        let over = self.task_mut(&holder).is_some_and(|entry| {
+            let status = &entry.task.status;
+            status.state.is_terminal() && status.update_id.as_ref() == Some(update_id)
+        });
+        if over {
+            self.forget_task(&holder);
+        }
+    }
+
+    pub(super) fn kill(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        task_id: &TaskId,
+        agent_id: Option<&AgentId>,
+        grace: Option<Duration>,
+    ) {
+        self.counters.kills += 1;
+        let holder = (framework_id.clone(), task_id.clone());
+        match self.task_mut(&holder) {
+            Some(entry) if !entry.task.status.state.is_terminal() => {
+                entry.kill = Some(KillRequest { grace });
+                let agent_id = entry.agent_id.clone();
+                if let Some(conn) = self.agents.get(&agent_id).and_then(AgentEntry::conn) {
+                    let message = ToAgent::Kill {
+                        framework_id: framework_id.clone(),
+                        task_id: task_id.clone(),
+                        grace,
+                    };
+                    turn.push(Effect::ToAgent(conn, message));
+                }
+            }
+            Some(_) => self.reconcile_one(turn, framework_id, task_id, agent_id),
+            None => {
+                let recovering = self.may_come_back(agent_id);
+                if recovering
+                    && let Some(framework) = self.frameworks.get_mut(framework_id)
+                    && !framework.ended.contains_key(task_id)
+                    && framework.early_kills.len() < MOST_EARLY_KILLS
+                {
+                    framework
+                        .early_kills
+                        .insert(task_id.clone(), KillRequest { grace });
+                }
+                self.reconcile_one(turn, framework_id, task_id, agent_id);
+            }
+        }
+    }
+
+    pub(super) fn kill_for_operator(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        task_id: &TaskId,
+        grace: Option<Duration>,
+    ) -> Result<(), Refusal> {
+        let Some(framework) = self.frameworks.get(framework_id) else {
+            return Err(Refusal::UnknownFramework(framework_id.clone()));
+        };
+        if framework
+            .tasks
+            .get(task_id)
+            .is_none_or(|entry| entry.task.status.state.is_terminal())
+        {
+            return Err(Refusal::UnknownTask {
+                framework_id: framework_id.clone(),
+                task_id: task_id.clone(),
+            });
+        }
+        self.kill(turn, framework_id, task_id, None, grace);
+        Ok(())
+    }
+
+    pub(super) fn send_message(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        agent_id: &AgentId,
+        task_id: TaskId,
+        data: Vec<u8>,
+    ) -> Result<(), Refusal> {
+        let known = self
+            .frameworks
+            .get(framework_id)
+            .is_some_and(|framework| framework.tasks.contains_key(&task_id));
+        if !known {
+            return Err(Refusal::UnknownTask {
+                framework_id: framework_id.clone(),
+                task_id,
+            });
+        }
+        let Some(agent) = self.agents.get(agent_id) else {
+            return Err(Refusal::UnknownAgent(agent_id.clone()));
+        };
+        if let Some(conn) = agent.conn() {
+            let framework_id = framework_id.clone();
+            turn.push(Effect::ToAgent(
+                conn,
+                ToAgent::TaskMessage {
+                    framework_id,
+                    task_id,
+                    data,
+                },
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn reconcile(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        tasks: Vec<(TaskId, Option<AgentId>)>,
+    ) {
+        self.counters.reconciliations += 1;
+        if !tasks.is_empty() {
+            for (task_id, agent_id) in tasks {
+                self.reconcile_one(turn, framework_id, &task_id, agent_id.as_ref());
+            }
+            return;
+        }
+        let Some(framework) = self.frameworks.get(framework_id) else {
+            return;
+        };
+        let statuses: Vec<TaskStatus> = framework
+            .tasks
+            .values()
+            .filter(|entry| !entry.task.status.state.is_terminal())
+            .map(|entry| retold(&entry.task, Reason::Reconciliation))
+            .collect();
+        for status in statuses {
+            self.tell(turn, status);
+        }
+    }
+
+    fn reconcile_one(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        task_id: &TaskId,
+        agent_id: Option<&AgentId>,
+    ) {
+        let Some(framework) = self.frameworks.get(framework_id) else {
+            return;
+        };
+        let known = framework
+            .tasks
+            .get(task_id)
+            .map(|entry| &entry.task)
+            .or_else(|| framework.ended.get(task_id));
+        let status = match known {
+            Some(task) => retold(task, Reason::Reconciliation),
+            None if self.may_come_back(agent_id) => return,
+            None => {
+                let (state, message) = match agent_id
+                    .and_then(|id| self.agents.get(id))
+                    .map(|entry| entry.link)
+                {
+                    Some(
+                        AgentLink::Connected { .. }
+                        | AgentLink::Disconnected { .. }
+                        | AgentLink::Unreachable,
+                    ) => (TaskState::Gone, "the agent does not have the task"),
+                    Some(AgentLink::Missing) => (
+                        TaskState::Unreachable,
+                        "the agent did not come back after the master's start",
+                    ),
+                    Some(AgentLink::Recovering { .. }) => return,
+                    None if agent_id.is_some_and(|id| self.removed_agents.contains(id)) => {
+                        (TaskState::Gone, "the agent was removed")
+                    }
+                    None => (TaskState::Unknown, "the master has no record of the task"),
+                };
+                let agent_id = agent_id.cloned();
+                master_status(
+                    framework_id,
+                    task_id,
+                    agent_id,
+                    state,
+                    Reason::Reconciliation,
+                    message,
+                    turn.now,
+                )
+            }
+        };
+        self.tell(turn, status);
+    }
+
+    /// Whether a task unknown here may be on an agent that is still expected back after the master's start.
+    fn may_come_back(&self, agent_id: Option<&AgentId>) -> bool {
+        match agent_id.and_then(|id| self.agents.get(id)) {
+            Some(entry) => matches!(entry.link, AgentLink::Recovering { .. }),
+            None if agent_id.is_some_and(|id| self.removed_agents.contains(id)) => false,
+            None => self
+                .agents
+                .values()
+                .any(|entry| matches!(entry.link, AgentLink::Recovering { .. })),
+        }
+    }
+}

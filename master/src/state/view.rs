@@ -1,0 +1,268 @@
+//! What readers see: a snapshot that shares with the former one all that did not change.
+//!
+//! Lists, metrics and the cluster's sums are made from it by whoever reads, never by the core. Only agents and
+//! frameworks that were touched since are copied.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use mezzo_api::model::{
+    AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, Resources, RoleName, Task, TaskId,
+};
+
+use super::{Core, agents::AgentLink, frameworks::Interest};
+use crate::allocator::{DEFAULT_WEIGHT_MILLIS, Quantities};
+
+/// How an agent stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AgentState {
+    /// Its stream is open.
+    Connected,
+    /// It broke.
+    Disconnected,
+    /// For too long.
+    Unreachable,
+    /// Not seen since the master's start.
+    Recovering,
+}
+
+/// One machine.
+#[derive(Debug, Clone)]
+pub struct AgentView {
+    /// Which.
+    pub agent_id: AgentId,
+    /// As it last registered.
+    pub info: AgentInfo,
+    /// How it stands.
+    pub state: AgentState,
+    /// First registration.
+    pub registered_at_ms: u64,
+    /// Held by tasks.
+    pub allocated: Resources,
+    /// In offers.
+    pub offered: Resources,
+    /// Of the machine.
+    pub usage: Option<NodeUsage>,
+    /// Not ended, or not acknowledged.
+    pub n_tasks: usize,
+}
+
+/// One framework.
+#[derive(Debug, Clone)]
+pub struct FrameworkView {
+    /// Which.
+    pub framework_id: FrameworkId,
+    /// As it last subscribed.
+    pub info: FrameworkInfo,
+    /// Its stream is open.
+    pub connected: bool,
+    /// First subscription.
+    pub registered_at_ms: u64,
+    /// Held by tasks.
+    pub allocated: Quantities,
+    /// In offers.
+    pub offered: Quantities,
+    /// Not ended, or not acknowledged.
+    pub tasks: BTreeMap<TaskId, Arc<Task>>,
+    /// Ended.
+    pub ended: BTreeMap<TaskId, Arc<Task>>,
+    /// Roles for which it takes no offers.
+    pub suppressed: Vec<RoleName>,
+}
+
+/// One role that is used or has a weight.
+#[derive(Debug, Clone)]
+pub struct RoleView {
+    /// Which.
+    pub name: RoleName,
+    /// 1000 by default.
+    pub weight_millis: u64,
+    /// Subscribed to it.
+    pub frameworks: Vec<FrameworkId>,
+    /// Offers included.
+    pub held: Quantities,
+}
+
+/// What happened since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is named for what it counts")]
+pub struct Counters {
+    pub events: u64,
+    pub passes: u64,
+    pub agent_registrations: u64,
+    pub agents_lost: u64,
+    pub subscriptions: u64,
+    pub offers_made: u64,
+    pub offers_accepted: u64,
+    pub offers_declined: u64,
+    pub offers_rescinded: u64,
+    pub tasks_launched: u64,
+    pub tasks_refused: u64,
+    pub tasks_ended: u64,
+    pub statuses_received: u64,
+    pub updates_sent: u64,
+    pub acknowledgements: u64,
+    pub kills: u64,
+    pub reconciliations: u64,
+}
+
+/// All that readers may know.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// When it was made, Unix milliseconds.
+    pub at_ms: u64,
+    /// By id.
+    pub agents: Arc<BTreeMap<AgentId, Arc<AgentView>>>,
+    /// By id.
+    pub frameworks: Arc<BTreeMap<FrameworkId, Arc<FrameworkView>>>,
+    /// By name.
+    pub roles: Arc<BTreeMap<RoleName, RoleView>>,
+    /// Of all admitted agents.
+    pub total: Quantities,
+    /// Outstanding.
+    pub n_offers: usize,
+    /// Since the start.
+    pub counters: Counters,
+}
+
+/// The last snapshot, and what changed since.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    last: Snapshot,
+    agents: BTreeSet<AgentId>,
+    frameworks: BTreeSet<FrameworkId>,
+}
+
+impl Cache {
+    pub(super) fn touch_agent(&mut self, id: &AgentId) {
+        if !self.agents.contains(id) {
+            self.agents.insert(id.clone());
+        }
+    }
+
+    pub(super) fn touch_framework(&mut self, id: &FrameworkId) {
+        if !self.frameworks.contains(id) {
+            self.frameworks.insert(id.clone());
+        }
+    }
+}
+
+pub(super) fn snapshot(core: &mut Core, now: u64) -> Snapshot {
+    let mut cache = std::mem::take(&mut core.view);
+    let agents = std::mem::take(&mut cache.agents);
+    if !agents.is_empty() {
+        let map = Arc::make_mut(&mut cache.last.agents);
+        for id in agents {
+            match agent_view(core, &id) {
+                Some(view) => map.insert(id, Arc::new(view)),
+                None => map.remove(&id),
+            };
+        }
+    }
+    let frameworks = std::mem::take(&mut cache.frameworks);
+    if !frameworks.is_empty() {
+        let map = Arc::make_mut(&mut cache.last.frameworks);
+        for id in frameworks {
+            match framework_view(core, &id) {
+                Some(view) => map.insert(id, Arc::new(view)),
+                None => map.remove(&id),
+            };
+        }
+    }
+    cache.last.roles = Arc::new(role_views(core));
+    cache.last.at_ms = now;
+    cache.last.total = core.total.clone();
+    cache.last.n_offers = core.offers.len();
+    cache.last.counters = core.counters;
+    let snapshot = cache.last.clone();
+    core.view = cache;
+    snapshot
+}
+
+fn agent_view(core: &Core, id: &AgentId) -> Option<AgentView> {
+    let entry = core.agents.get(id)?;
+    Some(AgentView {
+        agent_id: id.clone(),
+        info: entry.info.clone(),
+        state: match entry.link {
+            AgentLink::Connected { .. } => AgentState::Connected,
+            AgentLink::Disconnected { .. } => AgentState::Disconnected,
+            AgentLink::Unreachable | AgentLink::Missing => AgentState::Unreachable,
+            AgentLink::Recovering { .. } => AgentState::Recovering,
+        },
+        registered_at_ms: entry.registered_at_ms,
+        allocated: entry.ledger.allocated().clone(),
+        offered: entry.ledger.offered().clone(),
+        usage: entry.usage.clone(),
+        n_tasks: entry.tasks.len(),
+    })
+}
+
+fn framework_view(core: &Core, id: &FrameworkId) -> Option<FrameworkView> {
+    let entry = core.frameworks.get(id)?;
+    let mut offered = Quantities::default();
+    for offer in entry
+        .offers
+        .iter()
+        .filter_map(|offer| core.offers.get(offer))
+    {
+        offered.add(&offer.resources);
+    }
+    let mut allocated = Quantities::default();
+    let active = entry
+        .tasks
+        .values()
+        .filter(|task| !task.task.status.state.is_terminal());
+    active.for_each(|task| allocated.add(&task.task.info.resources));
+    Some(FrameworkView {
+        framework_id: id.clone(),
+        info: entry.info.clone(),
+        connected: entry.conn().is_some(),
+        registered_at_ms: entry.registered_at_ms,
+        allocated,
+        offered,
+        tasks: entry
+            .tasks
+            .iter()
+            .map(|(id, task)| (id.clone(), Arc::clone(&task.task)))
+            .collect(),
+        ended: entry.ended.clone(),
+        suppressed: entry
+            .roles
+            .iter()
+            .filter(|(_, role)| role.interest == Interest::Suppressed)
+            .map(|(name, _)| name.clone())
+            .collect(),
+    })
+}
+
+fn role_views(core: &Core) -> BTreeMap<RoleName, RoleView> {
+    let mut roles: BTreeMap<RoleName, RoleView> = BTreeMap::new();
+    let blank = |name: &RoleName| RoleView {
+        name: name.clone(),
+        weight_millis: core
+            .weights
+            .get(name)
+            .copied()
+            .unwrap_or(DEFAULT_WEIGHT_MILLIS),
+        frameworks: Vec::new(),
+        held: core.roles.get(name).cloned().unwrap_or_default(),
+    };
+    for name in core.weights.keys().chain(core.roles.keys()) {
+        roles.entry(name.clone()).or_insert_with(|| blank(name));
+    }
+    for (id, entry) in &core.frameworks {
+        for (name, role) in &entry.roles {
+            if role.interest != Interest::Left {
+                roles
+                    .entry(name.clone())
+                    .or_insert_with(|| blank(name))
+                    .frameworks
+                    .push(id.clone());
+            }
+        }
+    }
+    roles
+}

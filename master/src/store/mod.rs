@@ -1,0 +1,156 @@
+//! What survives the master: a seam with one implementation in a file (`embedded`) and one in memory for tests.
+//!
+//! Small and rarely written: which agents were admitted, which frameworks exist and when they expire, weights, and the
+//! ids that must not come back. Tasks are not here: agents know them. A record is JSON of the model types, unknown
+//! fields ignored, so that an older master reads a newer one's records; a change that would break that raises
+//! [`FORMAT_VERSION`], and an older master then refuses the file.
+
+mod embedded;
+#[cfg(any(test, feature = "testing"))]
+pub mod memory;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use mezzo_api::model::{AgentId, AgentInfo, FrameworkId, FrameworkInfo, RoleName};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub use embedded::EmbeddedStore;
+
+/// Of the records below.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// An admitted agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRecord {
+    /// Given by the master.
+    pub agent_id: AgentId,
+    /// As it last registered.
+    pub info: AgentInfo,
+    /// First registration, Unix milliseconds.
+    pub registered_at_ms: u64,
+}
+
+/// A framework.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameworkRecord {
+    /// Given by the master.
+    pub framework_id: FrameworkId,
+    /// As it last subscribed.
+    pub info: FrameworkInfo,
+    /// First subscription, Unix milliseconds.
+    pub registered_at_ms: u64,
+    /// While it is not connected: when it is removed, Unix milliseconds.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// One durable change. Applying it twice is applying it once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Admit or update.
+    PutAgent(AgentRecord),
+    /// Its id must not come back.
+    RemoveAgent {
+        /// Which.
+        agent_id: AgentId,
+        /// When, Unix milliseconds.
+        at_ms: u64,
+    },
+    /// The list of removed ones is bounded.
+    ForgetRemovedAgent(AgentId),
+    /// Admit or update.
+    PutFramework(FrameworkRecord),
+    /// Its id must not come back.
+    RemoveFramework {
+        /// Which.
+        framework_id: FrameworkId,
+        /// When, Unix milliseconds.
+        at_ms: u64,
+    },
+    /// The list of removed ones is bounded.
+    ForgetRemovedFramework(FrameworkId),
+    /// In thousandths.
+    PutWeight {
+        /// Of whom.
+        role: RoleName,
+        /// At least 1.
+        weight_millis: u64,
+    },
+}
+
+/// All that is durable.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// Admitted.
+    pub agents: Vec<AgentRecord>,
+    /// Id and when.
+    pub removed_agents: Vec<(AgentId, u64)>,
+    /// Connected or waited for.
+    pub frameworks: Vec<FrameworkRecord>,
+    /// Id and when.
+    pub removed_frameworks: Vec<(FrameworkId, u64)>,
+    /// In thousandths.
+    pub weights: Vec<(RoleName, u64)>,
+}
+
+/// Why the durable state cannot be used.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Directory or file cannot be made or opened.
+    #[error("cannot open state file {path}; give the master a state directory that it may write")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process has it.
+    #[error(
+        "state file {path} is in use by another master; stop that one, or give this one another state directory"
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not what a master wrote.
+    #[error(
+        "state file {path} is corrupt ({problem}); put a backup in its place, or move it away: agents and frameworks \
+         then register anew, weights are lost"
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        problem: String,
+    },
+    /// From a newer master.
+    #[error(
+        "state file {path} has format {found}, this master reads up to {FORMAT_VERSION}; upgrade the master"
+    )]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// A write failed. The master stops: what it cannot keep it must not promise.
+    #[error("cannot write state file {path}: {problem}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the store says.
+        problem: String,
+    },
+}
+
+/// Durable state. One writer: the actor.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// All of it.
+    async fn load(&self) -> Result<Saved, StoreError>;
+
+    /// All of them or none; durable when it returns.
+    async fn apply(&self, changes: Vec<Change>) -> Result<(), StoreError>;
+}
