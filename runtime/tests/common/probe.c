@@ -1,0 +1,156 @@
+/* The one program in the tests' root file systems: linked statically, it does what its first argument says. */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <arpa/inet.h>
+#include <time.h>
+#include <unistd.h>
+
+static void say(const char *what, long result) {
+    printf("%s: %s\n", what, result < 0 ? strerror(errno) : "ok");
+}
+
+static void forever(void) { for (;;) pause(); }
+
+static void cat(const char *path) {
+    char buffer[65536];
+    int fd = open(path, O_RDONLY);
+    if (fd < 0) { printf("%s: %s\n", path, strerror(errno)); return; }
+    ssize_t length;
+    while ((length = read(fd, buffer, sizeof buffer)) > 0) fwrite(buffer, 1, length, stdout);
+    close(fd);
+}
+
+static volatile sig_atomic_t stopped;
+static void on_term(int signal) { (void)signal; stopped = 1; }
+
+int main(int argc, char **argv) {
+    const char *what = argc > 1 ? argv[1] : "true";
+    long number = argc > 2 ? atol(argv[2]) : 0;
+    if (!strcmp(what, "true")) return 0;
+    if (!strcmp(what, "exit")) return number;
+    if (!strcmp(what, "crash")) { /* a fault ends even the first process of a pid namespace */
+        volatile int *nowhere = (int *)(uintptr_t)number;
+        *nowhere = 1;
+    }
+    if (!strcmp(what, "sleep")) { if (number) sleep(number); else forever(); return 0; }
+    if (!strcmp(what, "ignore")) { signal(SIGTERM, SIG_IGN); puts("ready"); fflush(stdout); forever(); }
+    if (!strcmp(what, "graceful")) {
+        signal(SIGTERM, on_term);
+        puts("ready"); fflush(stdout);
+        while (!stopped) pause();
+        puts("bye");
+        return 3;
+    }
+    if (!strcmp(what, "eat")) { /* touch that many MiB, then wait */
+        for (long i = 0; i < number; i++) { char *p = malloc(1 << 20); memset(p, 1 + i, 1 << 20); }
+        puts("full"); fflush(stdout);
+        forever();
+    }
+    if (!strcmp(what, "fork")) { /* as many children as the limit lets us, up to number */
+        long made = 0;
+        for (; made < number; made++) { pid_t pid = fork(); if (pid < 0) break; if (!pid) forever(); }
+        printf("made %ld: %s\n", made, made < number ? strerror(errno) : "all");
+        fflush(stdout);
+        forever();
+    }
+    if (!strcmp(what, "spin")) { /* that many milliseconds of CPU time */
+        while (clock() < number * (CLOCKS_PER_SEC / 1000)) {}
+        puts("done"); fflush(stdout);
+        forever();
+    }
+    if (!strcmp(what, "write")) { /* that many numbered lines, of 100 bytes each */
+        for (long i = 0; i < number; i++) printf("%08ld %090d\n", i, 0);
+        fprintf(stderr, "err %ld\n", number);
+        return 0;
+    }
+    if (!strcmp(what, "env")) { for (char **e = environ; *e; e++) puts(*e); return 0; }
+    if (!strcmp(what, "cat")) { for (int i = 2; i < argc; i++) cat(argv[i]); return 0; }
+    if (!strcmp(what, "echo")) { /* what comes in goes out, doubled */
+        char line[256];
+        while (fgets(line, sizeof line, stdin)) { printf("%s%s", line, line); fflush(stdout); }
+        return 5;
+    }
+    if (!strcmp(what, "tty")) {
+        struct winsize size = {0};
+        ioctl(0, TIOCGWINSZ, &size);
+        printf("tty %d %d %d\n", isatty(0), size.ws_col, size.ws_row); fflush(stdout);
+        char line[256];
+        if (fgets(line, sizeof line, stdin)) {
+            ioctl(0, TIOCGWINSZ, &size);
+            printf("then %d %d %s", size.ws_col, size.ws_row, line);
+        }
+        return 6;
+    }
+    if (!strcmp(what, "fds")) {
+        DIR *dir = opendir("/proc/self/fd");
+        struct dirent *entry;
+        while ((entry = readdir(dir))) {
+            if (entry->d_name[0] == '.' || atoi(entry->d_name) == dirfd(dir)) continue;
+            char path[300], target[256];
+            snprintf(path, sizeof path, "/proc/self/fd/%s", entry->d_name);
+            ssize_t length = readlink(path, target, sizeof target - 1);
+            target[length < 0 ? 0 : length] = 0;
+            printf("fd %s %s\n", entry->d_name, target);
+        }
+        return 0;
+    }
+    if (!strcmp(what, "attack")) { /* what a container must not be able to do; each line ends with the refusal */
+        say("mknod", mknod("/disk", S_IFBLK | 0600, makedev(number, 0)));
+        say("open disk", open("/dev/disk-from-host", O_RDONLY));
+        say("mount", mount("none", "/tmp", "tmpfs", 0, NULL));
+        say("unshare user", syscall(SYS_unshare, 0x10000000));
+        say("clone user", syscall(SYS_clone, 0x10000000 | SIGCHLD, 0, 0, 0, 0));
+        say("raw socket", socket(AF_INET, SOCK_RAW, 1));
+        say("vsock", socket(40, SOCK_STREAM, 0));
+        say("write sysctl", open("/proc/sys/kernel/hostname", O_WRONLY));
+        say("sysrq", open("/proc/sysrq-trigger", O_WRONLY));
+        say("setns", syscall(SYS_setns, open("/proc/self/ns/net", O_RDONLY), 0));
+        say("bpf", syscall(SYS_bpf, 0, 0, 0));
+        say("keyctl", syscall(SYS_keyctl, 0, 0, 0, 0, 0));
+        say("sethostname", sethostname("x", 1));
+        say("write sys", open("/sys/kernel/mm/ksm/run", O_WRONLY));
+        struct stat kcore;
+        say("stat kcore", stat("/proc/kcore", &kcore));
+        printf("kcore size: %lld\n", (long long)kcore.st_size);
+        say("null", open("/dev/null", O_RDWR));
+        say("random", open("/dev/urandom", O_RDONLY));
+        return 0;
+    }
+    if (!strcmp(what, "status")) { cat("/proc/self/status"); return 0; }
+    if (!strcmp(what, "where")) { /* cwd, hostname, user, groups */
+        char cwd[256], host[256];
+        gid_t groups[32];
+        int n = getgroups(32, groups);
+        gethostname(host, sizeof host);
+        printf("cwd %s host %s uid %d gid %d groups", getcwd(cwd, sizeof cwd), host, getuid(), getgid());
+        for (int i = 0; i < n; i++) printf(" %d", groups[i]);
+        printf(" pid %d\n", getpid());
+        return 0;
+    }
+    if (!strcmp(what, "touch")) { int fd = open(argv[2], O_CREAT | O_WRONLY, 0644); say(argv[2], fd); return fd < 0; }
+    if (!strcmp(what, "interfaces")) {
+        cat("/proc/net/dev");
+        int fd = socket(AF_INET, SOCK_DGRAM, 0);
+        struct { unsigned short family, port; unsigned address; char zero[8]; } to = {AF_INET, htons(9), htonl(0x7f000001), {0}};
+        say("loopback", connect(fd, (struct sockaddr *)&to, sizeof to));
+        say("send", send(fd, "x", 1, 0));
+        return 0;
+    }
+    fprintf(stderr, "unknown: %s\n", what);
+    return 98;
+}
