@@ -1,5 +1,10 @@
 //! Pack, push, pull and remove against Debian's real registry.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a helper is the test's report"
+)]
+
 mod common;
 
 use std::collections::BTreeSet;

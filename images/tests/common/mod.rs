@@ -1,4 +1,8 @@
 //! What the tests of this crate share: a real registry, one that misbehaves, and a builder of images.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a helper is the test's report"
+)]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::HashMap;

@@ -1,0 +1,297 @@
+//! What honest layers become: metadata kept, deletions shown by a real overlay mount, layers shared.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a helper is the test's report"
+)]
+
+mod common;
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use common::{Archive, Fake, Packed, image, open, pull_layers, skip_unless_root};
+use mezzo_images::PullPolicy;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_is_kept() {
+    if skip_unless_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let capability: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let long = format!("{}/file", "directory/".repeat(20).trim_end_matches('/'));
+    let archive = Archive::new()
+        .mode(0o711)
+        .dir("./")
+        .mode(0o4755)
+        .owner(0, 42)
+        .file("setuid", b"x")
+        .pax("mtime", b"1234567890.123456789")
+        .file("times", b"x")
+        .pax("SCHILY.xattr.security.capability", capability)
+        .pax("SCHILY.xattr.user.note", b"a=b\n")
+        .owner(1000, 1000)
+        .file("ping", b"x")
+        .mode(0o1777)
+        .dir("tmp")
+        .file("tmp/x", b"")
+        .hard_link("tmp/y", "tmp/x")
+        .file(&long, b"long")
+        .symlink("link", &"t/".repeat(100))
+        .done();
+    let (_store, lowers) = pull_layers(folder.path(), &[(archive, Packed::Zstd)])
+        .await
+        .unwrap();
+    let root = &lowers[0];
+    let look = |name: &str| std::fs::symlink_metadata(root.join(name)).unwrap();
+    assert_eq!(look("").mode() & 0o7777, 0o711);
+    assert_eq!(
+        (look("setuid").mode() & 0o7777, look("setuid").gid()),
+        (0o4755, 42)
+    );
+    assert_eq!(
+        (look("times").mtime(), look("times").mtime_nsec()),
+        (1_234_567_890, 123_456_789)
+    );
+    assert_eq!(
+        (look("ping").uid(), look("ping").mtime()),
+        (1000, 1_000_000_000)
+    );
+    assert_eq!(
+        xattr::get(root.join("ping"), "security.capability")
+            .unwrap()
+            .as_deref(),
+        Some(capability)
+    );
+    assert_eq!(
+        xattr::get(root.join("ping"), "user.note")
+            .unwrap()
+            .as_deref(),
+        Some(&b"a=b\n"[..])
+    );
+    assert_eq!(
+        (look("tmp").mode() & 0o7777, look("tmp").mtime()),
+        (0o1777, 1_000_000_000)
+    );
+    assert_eq!(look("tmp/x").ino(), look("tmp/y").ino());
+    assert_eq!(std::fs::read(root.join(&long)).unwrap(), b"long");
+    assert_eq!(
+        std::fs::read_link(root.join("link"))
+            .unwrap()
+            .as_os_str()
+            .len(),
+        200
+    );
+}
+
+/// Mounts the layers in a mount namespace that dies with the thread, and calls `look` with the mount point.
+fn mounted<T: Send + 'static>(
+    lowers: Vec<PathBuf>,
+    upper: PathBuf,
+    work: PathBuf,
+    look: impl FnOnce(&Path) -> T + Send + 'static,
+) -> T {
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(
+            None::<&str>,
+            "/",
+            None::<&str>,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            None::<&str>,
+        )
+        .unwrap();
+        let point = tempfile::tempdir().unwrap();
+        let lowers: Vec<_> = lowers
+            .iter()
+            .map(|path| path.to_str().unwrap().to_string())
+            .collect();
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lowers.join(":"),
+            upper.display(),
+            work.display()
+        );
+        mount(
+            Some("overlay"),
+            point.path(),
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .unwrap();
+        let found = look(point.path());
+        nix::mount::umount(point.path()).unwrap();
+        found
+    })
+    .join()
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletions_and_implied_directories_show_right_through_overlayfs() {
+    if skip_unless_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let base = Archive::new()
+        .mode(0o751)
+        .dir("./")
+        .dir("etc")
+        .file("etc/gone", b"1")
+        .file("etc/kept", b"1")
+        .dir("opt")
+        .file("opt/old", b"1")
+        .dir("was")
+        .file("was/old", b"1")
+        .mode(0o700)
+        .owner(33, 34)
+        .dir("var")
+        .dir("var/both")
+        .file("var/both/low", b"1")
+        .done();
+    let top = Archive::new()
+        .file("etc/.wh.gone", b"")
+        .file("opt/.wh..wh..opq", b"")
+        .file("opt/new", b"2")
+        .file(".wh.was", b"")
+        .file("was/new", b"2")
+        .file("var/both/high", b"2")
+        .file("var/.wh..wh.plnk", b"")
+        .done();
+    let fake = Fake::serving(&[&image("x", &[(base, Packed::Gzip), (top, Packed::Plain)])]);
+    let store = open(&folder.path().join("store")).await;
+    let image = store
+        .pull(&fake.reference("x"), PullPolicy::IfNotPresent, None)
+        .await
+        .unwrap();
+    let snapshot = store.snapshot(&image, "c").unwrap();
+    assert_eq!(snapshot.lowers.len(), 2);
+    let hidden = std::fs::symlink_metadata(snapshot.lowers[0].join("etc/gone")).unwrap();
+    assert!(hidden.file_type().is_char_device() && hidden.rdev() == 0);
+    let root_mode = std::fs::metadata(&snapshot.upper).unwrap().mode() & 0o7777;
+    assert_eq!(
+        root_mode, 0o751,
+        "the root's looks come from the layer that describes it"
+    );
+    mounted(snapshot.lowers, snapshot.upper, snapshot.work, |root| {
+        let there = |name: &str| root.join(name).exists();
+        assert!(!there("etc/gone") && there("etc/kept"));
+        assert!(!there("opt/old") && there("opt/new"));
+        assert!(
+            !there("was/old") && there("was/new"),
+            "a directory in place of a deleted one shows the old files"
+        );
+        assert!(there("var/both/low") && there("var/both/high"));
+        let var = std::fs::metadata(root.join("var")).unwrap();
+        assert_eq!((var.mode() & 0o7777, var.uid(), var.gid()), (0o700, 33, 34));
+        std::fs::write(root.join("written"), "x").unwrap();
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_opaque_root_hides_all_layers_below() {
+    if skip_unless_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let base = Archive::new().file("old", b"1").done();
+    let top = Archive::new()
+        .file(".wh..wh..opq", b"")
+        .file("new", b"2")
+        .done();
+    let (_store, lowers) = pull_layers(folder.path(), &[(base, Packed::Gzip), (top, Packed::Gzip)])
+        .await
+        .unwrap();
+    assert_eq!(lowers.len(), 1);
+    assert!(lowers[0].join("new").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_share_layers_and_ten_callers_share_a_download() {
+    if skip_unless_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let base = (
+        Archive::new().file("base", &vec![7; 3 << 20]).done(),
+        Packed::Gzip,
+    );
+    let own = |name: &str| (Archive::new().file(name, b"x").done(), Packed::Gzip);
+    let (a, b) = (
+        image("a", &[base.clone(), own("a")]),
+        image("b", &[base.clone(), own("b")]),
+    );
+    let fake = Fake::serving(&[&a, &b]);
+    let store = open(&folder.path().join("store")).await;
+    let mut pulls = tokio::task::JoinSet::new();
+    for n in 0..10 {
+        let (store, reference) = (
+            store.clone(),
+            fake.reference(if n % 2 == 0 { "a" } else { "b" }),
+        );
+        pulls.spawn(async move {
+            store
+                .pull(&reference, PullPolicy::IfNotPresent, None)
+                .await
+                .unwrap()
+        });
+    }
+    let images = pulls.join_all().await;
+    assert_eq!(images[0].layers[0], images[9].layers[0]);
+    let shared = format!("blobs/{}", mezzo_images::Digest::of(&common::gzip(&base.0)));
+    assert_eq!(
+        fake.count(&shared),
+        1,
+        "the shared layer was fetched more than once"
+    );
+    assert_eq!(
+        fake.count("/manifests/"),
+        2,
+        "callers of one image asked for its manifest more than once"
+    );
+    assert_eq!(
+        std::fs::read_dir(folder.path().join("store/layers"))
+            .unwrap()
+            .count(),
+        3
+    );
+    // The one that goes leaves what the other needs.
+    let removed = store.remove(&fake.reference("a")).await.unwrap();
+    assert_eq!(removed.layers, 1);
+    let b = store.get(&fake.reference("b")).await.unwrap().unwrap();
+    assert!(
+        store.snapshot(&b, "c").unwrap().lowers[1]
+            .join("base")
+            .exists()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_layers_arrive_in_any_order_and_stand_in_theirs() {
+    if skip_unless_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let layer = |n: usize| {
+        (
+            Archive::new()
+                .file("file", format!("{n}").as_bytes())
+                .file(&format!("f{n}"), &vec![1; (20 - n) << 16])
+                .done(),
+            Packed::Gzip,
+        )
+    };
+    let layers: Vec<_> = (0..20).map(layer).collect();
+    let (_store, lowers) = pull_layers(folder.path(), &layers).await.unwrap();
+    assert_eq!(lowers.len(), 20);
+    for (n, lower) in lowers.iter().rev().enumerate() {
+        assert_eq!(
+            std::fs::read_to_string(lower.join("file")).unwrap(),
+            n.to_string()
+        );
+    }
+}
