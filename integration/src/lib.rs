@@ -17,4 +17,5 @@ pub mod leftovers;
 pub mod paths;
 pub mod process;
 pub mod registry;
+pub mod vm;
 pub mod wait;

@@ -1,0 +1,27 @@
+//! Small virtual machines for tests: a real kernel with true cgroup v2, whatever the machine beneath has.
+//!
+//! ```text
+//! Bench::prepare            kernel package, initramfs, KVM or emulation: once, kept below target/vm
+//!   └─ Guest::boot(spec)    QEMU ──virtio-serial── mezzo-guest (in the machine): commands, files, signals
+//! ```
+//!
+//! The *micro* guest is a kernel of Debian's, busybox, the modules that containers need, and the files that a test
+//! names, all in memory. It has no network but loopback. A guest ends with its [`Guest`]; if the test itself is
+//! killed, the guest sees its line go dead and powers off. Time limits are stretched by what [`Bench`] measured, so
+//! that software emulation gives the same results, only later.
+
+mod accel;
+mod archive;
+mod bench;
+mod elf;
+mod guest;
+mod initramfs;
+mod line;
+mod modules;
+mod package;
+pub mod protocol;
+
+pub use accel::{Accel, Speed};
+pub use bench::Bench;
+pub use elf::with_libraries;
+pub use guest::{Ended, Guest, GuestFile, GuestSpec, Job, Run};
