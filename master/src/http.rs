@@ -1,14 +1,21 @@
 //! Plain HTTP beside gRPC, on the same port: `/metrics` and `/healthz`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::{Ready, ready},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
+    body::Body,
+    extract::Request,
     http::{StatusCode, header},
     response::{IntoResponse as _, Response},
     routing::get,
 };
 use prometheus_client::registry::Registry;
+use tonic::Status;
 
 use crate::{actor::Context, config::to_millis, metrics};
 
@@ -18,14 +25,26 @@ const OLDEST_HEALTHY: Duration = Duration::from_secs(5);
 pub(crate) fn router(context: Context, registry: Registry) -> Router {
     let registry = Arc::new(registry);
     Router::new()
-        .route(
-            "/metrics",
-            get(move || std::future::ready(render(&registry))),
-        )
-        .route(
-            "/healthz",
-            get(move || std::future::ready(health(&context))),
-        )
+        .route("/metrics", get(move || ready(render(&registry))))
+        .route("/healthz", get(move || ready(health(&context))))
+}
+
+/// A path that nobody serves, in the caller's own language.
+pub(crate) fn unknown(request: Request) -> Ready<Response> {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    ready(
+        if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+            let status =
+                Status::unimplemented(format!("{} is not served here", request.uri().path()));
+            status.into_http::<Body>().into_response()
+        } else {
+            (
+                StatusCode::NOT_FOUND,
+                "the master serves /metrics, /healthz and gRPC here\n",
+            )
+                .into_response()
+        },
+    )
 }
 
 fn render(registry: &Registry) -> Response {

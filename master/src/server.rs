@@ -207,7 +207,9 @@ async fn routes(context: &Context, metrics: &Metrics) -> Result<Routes, Error> {
         .add_service(health_service)
         .add_service(reflection);
     let http = http::router(context.clone(), metrics.registry(context.clone()));
-    Ok(Routes::from(grpc.into_axum_router().merge(http)))
+    Ok(Routes::from(
+        grpc.into_axum_router().merge(http).fallback(http::unknown),
+    ))
 }
 
 /// Whole or not at all: readers poll for the file.

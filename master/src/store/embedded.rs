@@ -4,7 +4,7 @@
 //! cannot read is reported with the file and the way out, never papered over.
 
 use std::{
-    fs, io,
+    fs, io, panic,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -44,11 +44,29 @@ impl EmbeddedStore {
     /// When the file cannot be opened, is another process's, is corrupt or from a newer master.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let path = state_dir.join(FILE);
+        // redb checks what it reads with assertions; on a damaged file they fail, and must not take the process down.
+        panic::catch_unwind(|| {
+            let store = Self::open_file(&path)?;
+            store.prepare()?;
+            Ok(store)
+        })
+        .unwrap_or_else(|cause| {
+            let said = cause.downcast_ref::<String>().map(String::as_str);
+            let said = said.or_else(|| cause.downcast_ref::<&str>().copied());
+            Err(StoreError::Corrupt {
+                path,
+                problem: said.unwrap_or("its structure is broken").to_owned(),
+            })
+        })
+    }
+
+    fn open_file(path: &Path) -> Result<Self, StoreError> {
+        let path = path.to_owned();
         let open_error = |source| StoreError::Open {
             path: path.clone(),
             source,
         };
-        fs::create_dir_all(state_dir).map_err(open_error)?;
+        fs::create_dir_all(path.parent().unwrap_or(&path)).map_err(open_error)?;
         let database = Database::create(&path).map_err(|error| {
             if let DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch = error
             {
@@ -64,10 +82,9 @@ impl EmbeddedStore {
                         source,
                     };
                 }
-                let problem = source.to_string();
                 return StoreError::Corrupt {
                     path: path.clone(),
-                    problem,
+                    problem: source.to_string(),
                 };
             }
             StoreError::Corrupt {
@@ -75,12 +92,10 @@ impl EmbeddedStore {
                 problem: error.to_string(),
             }
         })?;
-        let store = Self {
+        Ok(Self {
             database: Arc::new(database),
             path,
-        };
-        store.prepare()?;
-        Ok(store)
+        })
     }
 
     fn prepare(&self) -> Result<(), StoreError> {
