@@ -143,7 +143,7 @@ pub struct Core {
     wake_of: HashMap<AppId, u64>,
     kill_sent: HashMap<TaskId, u64>,
     /// What waited for offers after the turn before.
-    demand: BTreeMap<AppId, u32>,
+    demand: BTreeMap<AppId, (u32, Timestamp)>,
     suppressed: bool,
     reconcile_at: u64,
     survey_at: u64,

@@ -177,8 +177,9 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> End
     ended
 }
 
+/// Unknown to the master, or removed by an operator or for its failover timeout: the id is of no use any more.
 fn is_forgotten(status: &tonic::Status) -> bool {
-    status.code() == Code::NotFound
+    matches!(status.code(), Code::NotFound | Code::FailedPrecondition)
 }
 
 async fn forgotten(events: &mpsc::Sender<LinkEvent>, status: &tonic::Status) -> Ended {

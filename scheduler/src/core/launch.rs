@@ -2,6 +2,7 @@
 //!
 //! Pure. An instance is in the state, and so durable, in the same turn whose calls launch it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mezzo_api::model::{Offer, TaskInfo};
@@ -12,6 +13,7 @@ use super::{Call, Core, Ids};
 use crate::app::AppId;
 use crate::place::{Ask, Need, Plan, place};
 use crate::task::task_info;
+use crate::time::Timestamp;
 
 /// Launched by one call at most, so that the message stays below gRPC's limit.
 const MAX_TASKS_PER_ACCEPT: usize = 1000;
@@ -176,14 +178,20 @@ impl Core {
 
     /// Revives as soon as more is wanted than before, suppresses when nothing is.
     pub(super) fn ask_for_offers(&mut self, now: u64) {
-        let demand: std::collections::BTreeMap<AppId, u32> = self
+        // The same number of another configuration may fit where the former did not.
+        let demand: BTreeMap<AppId, (u32, Timestamp)> = self
             .needs(now)
             .into_iter()
-            .map(|need| (need.app, need.count))
+            .filter_map(|need| {
+                let config = self.state.apps.get(&need.app)?.current.config;
+                Some((need.app, (need.count, config)))
+            })
             .collect();
-        let grew = demand
-            .iter()
-            .any(|(app, count)| self.demand.get(app).is_none_or(|before| count > before));
+        let grew = demand.iter().any(|(app, (count, config))| {
+            self.demand
+                .get(app)
+                .is_none_or(|(before, of)| count > before || config != of)
+        });
         if self.demand.is_empty() && !demand.is_empty() {
             self.survey_at = self.survey_at.max(now.saturating_add(SURVEY_AFTER_MS));
         }
