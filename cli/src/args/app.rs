@@ -1,0 +1,161 @@
+//! `mezzo app …` and `mezzo deployment …`: verbs that talk to the scheduler.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AppCommand {
+    /// Deploy an app from a JSON or YAML file
+    #[command(after_help = "\
+Examples:
+  mezzo app add sleep.json --wait
+  echo '{\"id\": \"sleep\", \"container\": {\"docker\": {\"image\": \"sleep:1\"}}}' | mezzo app add -")]
+    Add(AddArgs),
+    /// List apps with running and wanted instances
+    #[command(
+        visible_alias = "ls",
+        after_help = "\
+Examples:
+  mezzo app list
+  mezzo app list -o json | jq -r '.[].id'"
+    )]
+    List,
+    /// Show one app: its settings, tasks, deployments and last failure
+    #[command(after_help = "Example:\n  mezzo app show sleep")]
+    Show(AppArg),
+    /// Set the number of instances
+    #[command(after_help = "Example:\n  mezzo app scale sleep 20 --wait")]
+    Scale(ScaleArgs),
+    /// Change an app: merge a file into it, or set single values
+    #[command(after_help = "\
+Examples:
+  mezzo app update sleep.json --wait
+  mezzo app update sleep --image sleep:2 --wait
+  mezzo app update sleep --set cpus=0.2 --set mem=64 --env LEVEL=debug")]
+    Update(UpdateArgs),
+    /// Replace every instance by a fresh one
+    #[command(after_help = "Example:\n  mezzo app restart sleep --wait")]
+    Restart(ChangeArgs),
+    /// Stop every instance and forget the app
+    #[command(
+        visible_alias = "rm",
+        after_help = "Example:\n  mezzo app remove sleep --wait"
+    )]
+    Remove(ChangeArgs),
+    /// List the versions that can be rolled back to, newest first
+    #[command(after_help = "Example:\n  mezzo app versions sleep")]
+    Versions(AppArg),
+    /// Go back to an earlier version
+    #[command(after_help = "\
+Examples:
+  mezzo app rollback sleep                            the version before this one
+  mezzo app rollback sleep 2026-01-31T12:00:00.000Z   that version")]
+    Rollback(RollbackArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AppArg {
+    /// The app's id, like `sleep` or `/shop/cart`
+    pub(crate) id: String,
+}
+
+/// How a change is made and waited for.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Change {
+    /// Return when the change is complete; show progress until then
+    #[arg(short, long)]
+    pub(crate) wait: bool,
+    /// Give up waiting after this long (the change goes on)
+    #[arg(long, value_name = "DURATION", default_value = "10m")]
+    pub(crate) timeout: String,
+    /// Cancel a deployment of the same app that is still under way
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    /// App files; `-` reads standard input; `.yaml` and `.yml` are YAML
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScaleArgs {
+    /// The app's id
+    pub(crate) id: String,
+    /// How many instances it shall have
+    pub(crate) instances: u32,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// An app file (`-`: standard input), or an app's id with at least one of the flags below
+    #[arg(value_name = "FILE|ID")]
+    pub(crate) target: String,
+    /// The new image
+    #[arg(long, value_name = "REF")]
+    pub(crate) image: Option<String>,
+    /// A top-level field and its new value as JSON
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// An environment variable; others stay
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChangeArgs {
+    /// The app's id
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RollbackArgs {
+    /// The app's id
+    pub(crate) id: String,
+    /// A version from `mezzo app versions`; the one before the present when left out
+    pub(crate) version: Option<String>,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeploymentCommand {
+    /// List deployments under way
+    #[command(visible_alias = "ls", after_help = "Example:\n  mezzo deployment list")]
+    List,
+    /// Show one deployment and what it waits for
+    #[command(after_help = "Example:\n  mezzo deployment show 5c3f")]
+    Show(DeploymentArg),
+    /// Stop a deployment and roll its apps back
+    #[command(after_help = "\
+Examples:
+  mezzo deployment cancel 5c3f           roll back
+  mezzo deployment cancel 5c3f --force   stop where it stands")]
+    Cancel(CancelArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeploymentArg {
+    /// A deployment's id or the beginning of one
+    pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CancelArgs {
+    /// A deployment's id or the beginning of one
+    pub(crate) id: String,
+    /// Do not roll back
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}

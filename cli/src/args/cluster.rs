@@ -1,0 +1,99 @@
+//! `mezzo node|framework|role …`, `status`, `doctor` and `completions`: the operator's verbs.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List nodes: what is allocated and what is really used
+    #[command(visible_alias = "ls", after_help = "Example:\n  mezzo node list")]
+    List,
+    /// Show one node and its tasks
+    #[command(after_help = "Example:\n  mezzo node show node-1")]
+    Show(NodeArg),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeArg {
+    /// An agent's id, the beginning of one, or a hostname
+    pub(crate) node: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FrameworkCommand {
+    /// List frameworks and their shares
+    #[command(visible_alias = "ls", after_help = "Example:\n  mezzo framework list")]
+    List,
+    /// Show one framework
+    #[command(after_help = "Example:\n  mezzo framework show marathon")]
+    Show(FrameworkArg),
+    /// Kill every task of a framework and forget it; its id cannot be used again
+    #[command(after_help = "Example:\n  mezzo framework teardown 7be1 --yes")]
+    Teardown(TeardownArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FrameworkArg {
+    /// A framework's id, the beginning of one, or its name
+    pub(crate) framework: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TeardownArgs {
+    /// A framework's id, the beginning of one, or its name
+    pub(crate) framework: String,
+    /// Yes, kill all its tasks
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoleCommand {
+    /// List roles with their weights and shares
+    #[command(visible_alias = "ls", after_help = "Example:\n  mezzo role list")]
+    List,
+    /// Set a role's weight: one of weight 2 gets twice the share of one of weight 1
+    #[command(after_help = "Example:\n  mezzo role weight batch 0.5")]
+    Weight(WeightArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WeightArgs {
+    /// The role's name
+    pub(crate) role: String,
+    /// The weight, at least 0.001; 1 is the default
+    pub(crate) weight: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mezzo status
+  mezzo status -o json | jq .problems")]
+pub(crate) struct StatusArgs {}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mezzo doctor
+  mezzo doctor --registry 127.0.0.1:5000")]
+pub(crate) struct DoctorArgs {
+    /// Where `mezzo dev` shall keep its state
+    #[arg(long, value_name = "DIR", default_value = super::server::DEV_STATE_DIR)]
+    pub(crate) state_dir: PathBuf,
+    /// A registry to try, host:port
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) registry: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mezzo completions bash > /etc/bash_completion.d/mezzo
+  mezzo completions fish > ~/.config/fish/completions/mezzo.fish")]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}

@@ -1,0 +1,115 @@
+//! `mezzo task …`: verbs that find a task through the master and talk to its node.
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TaskCommand {
+    /// List tasks with their state and use
+    #[command(
+        visible_alias = "ls",
+        after_help = "\
+Examples:
+  mezzo task list
+  mezzo task list --app sleep --all
+  mezzo task list -o json | jq -r '.[].id'"
+    )]
+    List(ListArgs),
+    /// Show one task: state, container, limits and use
+    #[command(after_help = "Example:\n  mezzo task show sleep.instance-1a")]
+    Show(TaskArg),
+    /// Print what a task wrote
+    #[command(
+        visible_alias = "logs",
+        after_help = "\
+Examples:
+  mezzo task log sleep.instance-1a --tail 100
+  mezzo task log -f sleep.instance-1a"
+    )]
+    Log(LogArgs),
+    /// Run a command inside a task's container
+    #[command(after_help = "\
+Examples:
+  mezzo task exec -it sleep.instance-1a -- /bin/sh
+  mezzo task exec sleep.instance-1a -- cat /etc/hosts")]
+    Exec(ExecArgs),
+    /// Kill tasks; their framework decides what follows (the scheduler starts replacements)
+    #[command(after_help = "\
+Examples:
+  mezzo task kill sleep.instance-1a
+  mezzo task kill --grace 0s sleep.instance-1a")]
+    Kill(KillArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TaskArg {
+    /// A task's id or the beginning of one
+    pub(crate) task: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only tasks of this app
+    #[arg(long, value_name = "ID")]
+    pub(crate) app: Option<String>,
+    /// Only tasks of this framework (id, the beginning of one, or name)
+    #[arg(long, value_name = "FRAMEWORK")]
+    pub(crate) framework: Option<String>,
+    /// Only tasks on this node (id, the beginning of one, or hostname)
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
+    /// Also tasks that have ended
+    #[arg(short, long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// A task's id or the beginning of one
+    pub(crate) task: String,
+    /// Go on until the task ends
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the last lines
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub(crate) tail: Option<u64>,
+    /// Only standard output
+    #[arg(long, conflicts_with = "stderr")]
+    pub(crate) stdout: bool,
+    /// Only standard error
+    #[arg(long)]
+    pub(crate) stderr: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// An environment variable for the command
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// uid, uid:gid or a name of the image's /etc/passwd
+    #[arg(short, long, default_value = "")]
+    pub(crate) user: String,
+    /// Where the command starts
+    #[arg(short, long, value_name = "DIR", default_value = "")]
+    pub(crate) workdir: String,
+    /// A task's id or the beginning of one
+    pub(crate) task: String,
+    /// The command and its arguments
+    #[arg(required = true, last = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    /// Task ids or beginnings of them
+    #[arg(required = true, value_name = "TASK")]
+    pub(crate) tasks: Vec<String>,
+    /// Time between SIGTERM and SIGKILL [default: the task's own]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) grace: Option<String>,
+}

@@ -1,0 +1,184 @@
+//! Calls to the master's operator API.
+
+use mezzo_api::proto::{self, operator_service_client::OperatorServiceClient};
+use tonic::transport::Channel;
+
+use super::{LARGEST_MESSAGE, channel, refused};
+use crate::failure::Failure;
+
+const HINT: &str =
+    "start one with `mezzo dev` or `mezzo master`, or name it with --master or MEZZO_MASTER";
+
+/// A connection to the master.
+#[derive(Debug, Clone)]
+pub(crate) struct Master {
+    address: String,
+    client: OperatorServiceClient<Channel>,
+}
+
+/// Which tasks to list.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TaskFilter {
+    pub(crate) framework_id: String,
+    pub(crate) agent_id: String,
+    pub(crate) include_ended: bool,
+}
+
+impl Master {
+    pub(crate) async fn connect(address: &str) -> Result<Self, Failure> {
+        let channel = channel("master", address, HINT).await?;
+        let client = OperatorServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
+        Ok(Self {
+            address: address.to_owned(),
+            client,
+        })
+    }
+
+    fn refused(&self, status: &tonic::Status) -> Failure {
+        refused("master", &self.address, status)
+    }
+
+    pub(crate) async fn cluster(&mut self) -> Result<proto::Cluster, Failure> {
+        let answer = self.client.get_cluster(proto::GetClusterRequest {}).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
+    pub(crate) async fn agents(&mut self) -> Result<Vec<proto::Agent>, Failure> {
+        let mut agents = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = proto::ListAgentsRequest {
+                page_size: 0,
+                page_token,
+            };
+            let page = self
+                .client
+                .list_agents(request)
+                .await
+                .map_err(|status| self.refused(&status))?
+                .into_inner();
+            agents.extend(page.agents);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(agents);
+            }
+        }
+    }
+
+    pub(crate) async fn agent(&mut self, agent: &str) -> Result<proto::Agent, Failure> {
+        let answer = self
+            .client
+            .get_agent(proto::GetAgentRequest {
+                agent: agent.to_owned(),
+            })
+            .await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
+    pub(crate) async fn frameworks(&mut self) -> Result<Vec<proto::Framework>, Failure> {
+        let mut frameworks = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = proto::ListFrameworksRequest {
+                page_size: 0,
+                page_token,
+            };
+            let page = self
+                .client
+                .list_frameworks(request)
+                .await
+                .map_err(|status| self.refused(&status))?
+                .into_inner();
+            frameworks.extend(page.frameworks);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(frameworks);
+            }
+        }
+    }
+
+    pub(crate) async fn tasks(&mut self, filter: &TaskFilter) -> Result<Vec<proto::Task>, Failure> {
+        let mut tasks = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = proto::ListTasksRequest {
+                page_size: 0,
+                page_token,
+                framework_id: filter.framework_id.clone(),
+                agent_id: filter.agent_id.clone(),
+                include_ended: filter.include_ended,
+                task_id: String::new(),
+            };
+            let page = self
+                .client
+                .list_tasks(request)
+                .await
+                .map_err(|status| self.refused(&status))?
+                .into_inner();
+            tasks.extend(page.tasks);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(tasks);
+            }
+        }
+    }
+
+    pub(crate) async fn roles(&mut self) -> Result<Vec<proto::Role>, Failure> {
+        let answer = self.client.list_roles(proto::ListRolesRequest {}).await;
+        answer
+            .map(|answer| answer.into_inner().roles)
+            .map_err(|status| self.refused(&status))
+    }
+
+    pub(crate) async fn set_weight(
+        &mut self,
+        role: &str,
+        weight_millis: u64,
+    ) -> Result<(), Failure> {
+        let weight = proto::update_weights_request::Weight {
+            role: role.to_owned(),
+            weight_millis,
+        };
+        let request = proto::UpdateWeightsRequest {
+            weights: vec![weight],
+        };
+        self.client
+            .update_weights(request)
+            .await
+            .map(drop)
+            .map_err(|status| self.refused(&status))
+    }
+
+    pub(crate) async fn kill_task(
+        &mut self,
+        framework_id: &str,
+        task_id: &str,
+        grace_ms: Option<u64>,
+    ) -> Result<(), Failure> {
+        let request = proto::KillTaskRequest {
+            framework_id: framework_id.to_owned(),
+            task_id: task_id.to_owned(),
+            grace_ms,
+        };
+        self.client
+            .kill_task(request)
+            .await
+            .map(drop)
+            .map_err(|status| self.refused(&status))
+    }
+
+    pub(crate) async fn teardown(&mut self, framework_id: &str) -> Result<(), Failure> {
+        let request = proto::TeardownFrameworkRequest {
+            framework_id: framework_id.to_owned(),
+        };
+        self.client
+            .teardown_framework(request)
+            .await
+            .map(drop)
+            .map_err(|status| self.refused(&status))
+    }
+}

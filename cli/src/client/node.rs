@@ -1,0 +1,77 @@
+//! Calls to one machine's agent: its tasks' usage, logs and sessions.
+
+use mezzo_api::proto::{self, node_service_client::NodeServiceClient};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Streaming, transport::Channel};
+
+use super::{LARGEST_MESSAGE, channel, refused};
+use crate::failure::Failure;
+
+const HINT: &str = "is the agent of that machine running, and may this machine connect to it?";
+
+/// A connection to an agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    address: String,
+    client: NodeServiceClient<Channel>,
+}
+
+impl Node {
+    pub(crate) async fn connect(address: &str) -> Result<Self, Failure> {
+        if address.is_empty() {
+            return Err(Failure::failed(
+                "the master does not know the address of the task's agent",
+            ));
+        }
+        let channel = channel("agent", address, HINT).await?;
+        let client = NodeServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
+        Ok(Self {
+            address: address.to_owned(),
+            client,
+        })
+    }
+
+    /// A failure of a call or in the middle of a stream.
+    pub(crate) fn refused(&self, status: &tonic::Status) -> Failure {
+        refused("agent", &self.address, status)
+    }
+
+    /// A fresh sample of one task; none when the agent has none.
+    pub(crate) async fn usage(&mut self, task_id: &str) -> Result<Option<proto::Usage>, Failure> {
+        let request = proto::GetUsageRequest {
+            task_ids: vec![task_id.to_owned()],
+        };
+        let answer = self
+            .client
+            .get_usage(request)
+            .await
+            .map_err(|status| self.refused(&status))?;
+        Ok(answer
+            .into_inner()
+            .tasks
+            .into_iter()
+            .find(|task| task.task_id == task_id)
+            .and_then(|task| task.usage))
+    }
+
+    pub(crate) async fn log(
+        &mut self,
+        request: proto::ReadLogRequest,
+    ) -> Result<Streaming<proto::LogChunk>, Failure> {
+        let answer = self.client.read_log(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
+    pub(crate) async fn exec(
+        &mut self,
+        input: mpsc::Receiver<proto::ExecInput>,
+    ) -> Result<Streaming<proto::ExecOutput>, Failure> {
+        let answer = self.client.exec(ReceiverStream::new(input)).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+}

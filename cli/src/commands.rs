@@ -1,0 +1,107 @@
+//! The verbs: each family in a file of its own, all with the same shape: check the request, ask the servers, print.
+
+pub(crate) mod app;
+pub(crate) mod cluster;
+pub(crate) mod deployment;
+pub(crate) mod doctor;
+mod exec;
+pub(crate) mod image;
+pub(crate) mod serve;
+pub(crate) mod status;
+pub(crate) mod task;
+mod wait;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::CommandFactory as _;
+
+use crate::{
+    args::{Cli, Command, OutputArg},
+    dev,
+    failure::Failure,
+    output::{Format, Output, print},
+    request::Servers,
+};
+
+/// What every client verb needs.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) servers: Servers,
+    pub(crate) output: Output,
+}
+
+/// Carries out a command line.
+pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
+    let global = cli.global;
+    let servers = Servers::new(global.master.as_deref(), global.scheduler.as_deref())?;
+    // Only `image pack` writes files.
+    let pack_to = match (&cli.command, &global.output) {
+        (Command::Image(crate::args::image::ImageCommand::Pack(_)), OutputArg::File(path)) => {
+            Some(path.clone())
+        }
+        _ => None,
+    };
+    let format = if pack_to.is_some() {
+        Format::Table
+    } else {
+        Format::from_arg(&global.output)?
+    };
+    let context = Context {
+        servers,
+        output: Output::new(format),
+    };
+    match cli.command {
+        Command::Dev(args) => dev::run(&args),
+        Command::Master(args) => serve::master(&args),
+        Command::Agent(args) => serve::agent(&args, global.master.as_deref()),
+        Command::Scheduler(args) => serve::scheduler(&args, global.master.as_deref()),
+        Command::App(command) => client(app::run(&context, command)),
+        Command::Task(command) => client(task::run(&context, command)),
+        Command::Node(command) => client(cluster::node(&context, command)),
+        Command::Framework(command) => client(cluster::framework(&context, command)),
+        Command::Role(command) => client(cluster::role(&context, command)),
+        Command::Deployment(command) => client(deployment::run(&context, command)),
+        Command::Image(command) => image::run(&context, command, pack_to),
+        Command::Status(_) => client(status::run(&context)),
+        Command::Doctor(args) => client(doctor::run(&context, &args)),
+        Command::Completions(args) => completions(args.shell),
+        Command::Version => version(&context),
+    }
+}
+
+/// Runs a client verb: one thread is enough, and a blocked read of standard input does not hold up the end.
+fn client(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start the event loop: {error}")))?;
+    let result = runtime.block_on(verb);
+    runtime.shutdown_background();
+    result
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "mezzo", &mut script);
+    crate::output::print_bytes(&script)
+}
+
+fn version(context: &Context) -> Result<(), Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    match context.output.format {
+        Format::Table => print(&format!("mezzo {version}\n")),
+        Format::Json => context
+            .output
+            .emit(&serde_json::json!({ "version": version }), |_| {
+                String::new()
+            }),
+    }
+}
+
+/// The present time, read once per verb.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

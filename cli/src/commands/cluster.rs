@@ -1,0 +1,125 @@
+//! `mezzo node|framework|role …`, through the master's operator API.
+
+use serde_json::json;
+
+use super::{Context, now_ms, task};
+use crate::{
+    args::cluster::{FrameworkCommand, NodeCommand, RoleCommand},
+    client::master::{Master, TaskFilter},
+    failure::Failure,
+    render, request,
+    view::{Framework, Node, Role},
+};
+
+pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), Failure> {
+    let mut master = Master::connect(&context.servers.master).await?;
+    match command {
+        NodeCommand::List => {
+            let mut nodes: Vec<Node> = master.agents().await?.iter().map(Node::from).collect();
+            nodes.sort_by(|a, b| (&a.hostname, &a.id).cmp(&(&b.hostname, &b.id)));
+            context
+                .output
+                .emit(&nodes, |style| render::cluster::nodes(&nodes, style))
+        }
+        NodeCommand::Show(args) => {
+            let node = Node::from(&master.agent(&args.node).await?);
+            let filter = TaskFilter {
+                agent_id: node.id.clone(),
+                ..TaskFilter::default()
+            };
+            let tasks = task::tasks(&mut master, &filter).await?;
+            context.output.emit(&node, |style| {
+                render::cluster::node(&node, &tasks, now_ms(), style)
+            })
+        }
+    }
+}
+
+pub(crate) async fn framework(context: &Context, command: FrameworkCommand) -> Result<(), Failure> {
+    let mut master = Master::connect(&context.servers.master).await?;
+    match command {
+        FrameworkCommand::List => {
+            let frameworks: Vec<Framework> = master
+                .frameworks()
+                .await?
+                .iter()
+                .map(Framework::from)
+                .collect();
+            context.output.emit(&frameworks, |style| {
+                render::cluster::frameworks(&frameworks, now_ms(), style)
+            })
+        }
+        FrameworkCommand::Show(args) => {
+            let framework = find_framework(&mut master, &args.framework).await?;
+            context.output.emit(&framework, |style| {
+                render::cluster::framework(&framework, now_ms(), style)
+            })
+        }
+        FrameworkCommand::Teardown(args) => {
+            let framework = find_framework(&mut master, &args.framework).await?;
+            if !args.yes {
+                return Err(Failure::usage(format!(
+                    "this kills {} of framework {} ({}) for good; say --yes if that is meant",
+                    render::count(framework.tasks as usize, "task"),
+                    framework.name,
+                    framework.id
+                )));
+            }
+            master.teardown(&framework.id).await?;
+            context.output.done(
+                &json!({ "torn_down": framework.id }),
+                &format!("framework {} torn down", framework.id),
+            )
+        }
+    }
+}
+
+/// The framework that an id, the beginning of one, or a name means.
+pub(crate) async fn find_framework(master: &mut Master, text: &str) -> Result<Framework, Failure> {
+    let all: Vec<Framework> = master
+        .frameworks()
+        .await?
+        .iter()
+        .map(Framework::from)
+        .collect();
+    let mut named = all.iter().filter(|framework| framework.name == text);
+    if let (Some(one), None) = (named.next(), named.next()) {
+        return Ok(one.clone());
+    }
+    let id = request::resolve(
+        "framework",
+        text,
+        all.iter().map(|framework| framework.id.as_str()),
+    )?;
+    Ok(all
+        .iter()
+        .find(|framework| framework.id == id)
+        .cloned()
+        .unwrap_or_default())
+}
+
+pub(crate) async fn role(context: &Context, command: RoleCommand) -> Result<(), Failure> {
+    match command {
+        RoleCommand::List => {
+            let mut master = Master::connect(&context.servers.master).await?;
+            let roles: Vec<Role> = master.roles().await?.iter().map(Role::from).collect();
+            context
+                .output
+                .emit(&roles, |style| render::cluster::roles(&roles, style))
+        }
+        RoleCommand::Weight(args) => {
+            let weight_millis = request::weight(&args.weight)?;
+            let mut master = Master::connect(&context.servers.master).await?;
+            master.set_weight(&args.role, weight_millis).await?;
+            let value = json!({ "role": args.role, "weight_millis": weight_millis });
+            context.output.done(
+                &value,
+                &format!(
+                    "role {} has weight {}",
+                    render::clean(&args.role),
+                    args.weight
+                ),
+            )
+        }
+    }
+}

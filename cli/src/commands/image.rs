@@ -1,0 +1,300 @@
+//! `mezzo image …`: packs, pushes, pulls; looks after a local store. Talks to registries, never to a master.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use mezzo_images::{
+    Image, ImageStore, ImageSummary, PackOptions, PullPolicy, PullProgress, PushProgress,
+    Reference, StoreConfig,
+};
+use nix::unistd;
+use serde_json::{Value, json};
+use tokio::{sync::watch, time::Instant};
+
+use super::Context;
+use crate::{
+    args::image::{ImageCommand, PackArgs, PullArgs, RemoveArgs, StoreArgs},
+    failure::{Failure, chain},
+    output::Progress,
+    render::{Table, bytes, count},
+    request,
+};
+
+/// `pack_to` is the file that `-o` named.
+pub(crate) fn run(
+    context: &Context,
+    command: ImageCommand,
+    pack_to: Option<PathBuf>,
+) -> Result<(), Failure> {
+    // Pulls use several threads: to download, verify and unpack at once.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start the event loop: {error}")))?;
+    let result = runtime.block_on(async {
+        match command {
+            ImageCommand::Pack(args) => pack(context, &args, pack_to.as_deref()).await,
+            ImageCommand::List(args) => list(context, &args).await,
+            ImageCommand::Pull(args) => pull(context, &args).await,
+            ImageCommand::Remove(args) => remove(context, &args).await,
+            ImageCommand::Prune(args) => prune(context, &args).await,
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}
+
+fn reference(text: &str) -> Result<Reference, Failure> {
+    text.parse().map_err(|error| {
+        Failure::usage(format!(
+            "image `{}`: {}",
+            crate::render::clean(text),
+            chain(&error)
+        ))
+    })
+}
+
+fn registries(texts: &[String]) -> Result<Vec<String>, Failure> {
+    texts
+        .iter()
+        .map(|text| request::address("--insecure-registry", text))
+        .collect()
+}
+
+async fn open(args: &StoreArgs, insecure_registries: Vec<String>) -> Result<ImageStore, Failure> {
+    let root = match &args.store {
+        Some(root) => root.clone(),
+        None => default_store()?,
+    };
+    let config = StoreConfig {
+        root,
+        insecure_registries,
+        ..StoreConfig::default()
+    };
+    ImageStore::open(config)
+        .await
+        .map_err(|error| Failure::failed(chain(&error)))
+}
+
+fn default_store() -> Result<PathBuf, Failure> {
+    if unistd::geteuid().is_root() {
+        return Ok(StoreConfig::default().root);
+    }
+    let data = std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
+    let data = data.or_else(home);
+    data.map(|data| data.join("mezzo/images"))
+        .ok_or_else(|| Failure::usage("there is no HOME; say --store DIR"))
+}
+
+async fn pack(context: &Context, args: &PackArgs, archive: Option<&Path>) -> Result<(), Failure> {
+    let name = reference(&args.tag)?;
+    let insecure = registries(&args.insecure_registry)?;
+    let options = PackOptions {
+        source: args.source.clone(),
+        entrypoint: args.entrypoint.clone(),
+        cmd: args.cmd.clone(),
+        env: request::pairs("--env", &args.env)?,
+        labels: request::pairs("--label", &args.label)?
+            .into_iter()
+            .collect(),
+        working_dir: args.workdir.clone(),
+        user: args.user.clone(),
+        stop_signal: None,
+        exposed_ports: Vec::new(),
+        created: SystemTime::now(),
+    };
+    let packed = tokio::task::spawn_blocking(move || mezzo_images::pack(&options)).await;
+    let packed =
+        packed.map_err(|error| Failure::failed(format!("packing was interrupted: {error}")))?;
+    let packed = packed.map_err(|error| Failure::usage(chain(&error)))?;
+    let mut done = Vec::new();
+    if let Some(path) = archive {
+        let file = std::fs::File::create(path).map_err(|error| {
+            Failure::failed(format!("cannot write {}: {error}", path.display()))
+        })?;
+        packed.write_archive(&name, file).map_err(|error| {
+            Failure::failed(format!("cannot write {}: {error}", path.display()))
+        })?;
+        done.push(format!("written to {}", path.display()));
+    }
+    if args.push {
+        let (sender, receiver) = watch::channel(PushProgress::default());
+        let shown = show(receiver, |progress| {
+            format!(
+                "pushing {}",
+                share(progress.bytes_done, progress.bytes_total)
+            )
+        });
+        let pushed = tokio::select! {
+            pushed = mezzo_images::push(&packed, &name, &insecure, Some(sender)) => pushed,
+            () = shown => std::future::pending().await,
+        };
+        pushed
+            .map_err(|error| Failure::failed(format!("cannot push {name}: {}", chain(&error))))?;
+        done.push("pushed".to_owned());
+    }
+    if done.is_empty() {
+        let store = open(&StoreArgs { store: None }, insecure).await?;
+        let imported = store.import(&packed, &name).await;
+        imported.map_err(|error| {
+            Failure::failed(format!(
+                "cannot put {name} into the store: {}",
+                chain(&error)
+            ))
+        })?;
+        done.push(format!("stored in {}", store.root().display()));
+    }
+    let (digest, size) = (packed.digest().to_string(), packed.size());
+    let value = json!({ "reference": name.to_string(), "digest": digest, "size_bytes": size, "pushed": args.push, "archive": archive });
+    context.output.done(
+        &value,
+        &format!("{name}: {}, {digest}, {}", bytes(size), done.join(", ")),
+    )
+}
+
+/// `1.2 MiB of 3.0 MiB`.
+fn share(done: u64, total: u64) -> String {
+    format!("{} of {}", bytes(done), bytes(total))
+}
+
+/// Shows progress until the sender goes.
+async fn show<T: Copy>(mut progress: watch::Receiver<T>, text: impl Fn(T) -> String) {
+    let start = Instant::now();
+    let mut line = Progress::new();
+    while progress.changed().await.is_ok() {
+        let now = *progress.borrow_and_update();
+        line.show(&text(now), start.elapsed().as_secs_f64());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn list(context: &Context, args: &StoreArgs) -> Result<(), Failure> {
+    let store = open(args, Vec::new()).await?;
+    let images = store
+        .list()
+        .await
+        .map_err(|error| Failure::failed(chain(&error)))?;
+    let values: Vec<Value> = images.iter().map(summary).collect();
+    context.output.emit(&values, |style| {
+        if images.is_empty() {
+            return format!("no images in {}\n", store.root().display());
+        }
+        let mut table = Table::new(&["IMAGE", ">LAYERS", ">COMPRESSED", ">UNPACKED", "DIGEST"]);
+        for image in &images {
+            table.row([
+                image.reference.to_string().into(),
+                image.layers.to_string().into(),
+                bytes(image.size_compressed).into(),
+                bytes(image.size_unpacked).into(),
+                image.manifest_digest.to_string().into(),
+            ]);
+        }
+        table.render(style, "")
+    })
+}
+
+fn summary(image: &ImageSummary) -> Value {
+    json!({
+        "reference": image.reference.to_string(),
+        "digest": image.manifest_digest.to_string(),
+        "layers": image.layers,
+        "size_compressed_bytes": image.size_compressed,
+        "size_unpacked_bytes": image.size_unpacked,
+    })
+}
+
+async fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
+    let name = reference(&args.image)?;
+    let store = open(&args.store, registries(&args.insecure_registry)?).await?;
+    let policy = if args.always {
+        PullPolicy::Always
+    } else {
+        PullPolicy::IfNotPresent
+    };
+    let (sender, receiver) = watch::channel(PullProgress::default());
+    let shown = show(receiver, |progress| {
+        format!(
+            "pulling: {}, {} of {} layers",
+            share(progress.bytes_done, progress.bytes_total),
+            progress.layers_done,
+            progress.layers_total
+        )
+    });
+    let pulled = tokio::select! {
+        pulled = store.pull(&name, policy, Some(sender)) => pulled,
+        () = shown => std::future::pending().await,
+    };
+    let image: Image = pulled
+        .map_err(|error| Failure::failed(format!("cannot pull {name}: {}", chain(&error))))?;
+    let value = json!({
+        "reference": name.to_string(),
+        "digest": image.manifest_digest.to_string(),
+        "layers": image.layers.len(),
+        "size_compressed_bytes": image.size_compressed,
+        "size_unpacked_bytes": image.size_unpacked,
+    });
+    let size = format!(
+        "{} compressed, {} unpacked",
+        bytes(image.size_compressed),
+        bytes(image.size_unpacked)
+    );
+    context.output.done(
+        &value,
+        &format!("{name}: {size}, {}", image.manifest_digest),
+    )
+}
+
+async fn remove(context: &Context, args: &RemoveArgs) -> Result<(), Failure> {
+    let names = args
+        .images
+        .iter()
+        .map(|text| reference(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let store = open(&args.store, Vec::new()).await?;
+    let mut values = Vec::new();
+    let mut lines = Vec::new();
+    for name in &names {
+        let removed = store
+            .remove(name)
+            .await
+            .map_err(|error| Failure::failed(chain(&error)))?;
+        if !removed.found {
+            return Err(Failure::NotFound(format!(
+                "no image `{name}` in {}",
+                store.root().display()
+            )));
+        }
+        values.push(json!({ "reference": name.to_string(), "layers_removed": removed.layers, "bytes_freed": removed.bytes }));
+        lines.push(format!(
+            "{name}: removed, {} and {} freed",
+            count(removed.layers, "layer"),
+            bytes(removed.bytes)
+        ));
+    }
+    context.output.done(&values, &lines.join("\n"))
+}
+
+async fn prune(context: &Context, args: &StoreArgs) -> Result<(), Failure> {
+    let store = open(args, Vec::new()).await?;
+    // Layers of snapshots are kept by the store itself; no name is held by anybody but a running agent, whose store
+    // this cannot be: it is locked.
+    let pruned = store
+        .prune(&BTreeSet::new())
+        .await
+        .map_err(|error| Failure::failed(chain(&error)))?;
+    let names: Vec<String> = pruned.references.iter().map(ToString::to_string).collect();
+    let value =
+        json!({ "removed": names, "layers_removed": pruned.layers, "bytes_freed": pruned.bytes });
+    let line = format!(
+        "{} removed, {} freed",
+        count(names.len(), "image"),
+        bytes(pruned.bytes)
+    );
+    context.output.done(&value, &line)
+}

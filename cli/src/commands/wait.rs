@@ -1,0 +1,133 @@
+//! `--wait`: looks again and again until a change of an app is complete, and shows how far it is.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::app::get;
+use crate::{
+    client::scheduler::Scheduler,
+    failure::Failure,
+    output::Progress,
+    render,
+    view::{
+        app::{self, App, QueueItem},
+        problems::{failure_text, why_it_waits},
+    },
+};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The deployment that an answer tells of.
+pub(crate) fn deployment_id(answer: &Value) -> Option<String> {
+    let first = answer
+        .get("deployments")
+        .and_then(|deployments| deployments.get(0));
+    let id = answer
+        .get("deploymentId")
+        .or_else(|| first.and_then(|deployment| deployment.get("id")))?;
+    id.as_str().map(str::to_owned)
+}
+
+/// Until the deployment is over and everything that is asked for runs.
+pub(crate) async fn until_settled(
+    scheduler: &Scheduler,
+    id: &str,
+    deployment: Option<&str>,
+    timeout: Duration,
+) -> Result<App, Failure> {
+    let start = Instant::now();
+    let mut progress = Progress::new();
+    loop {
+        let app: App = app::one(&get(scheduler, id).await?);
+        let ours_is_over =
+            deployment.is_none_or(|ours| app.deployments.iter().all(|one| one.id != ours));
+        if ours_is_over && app.is_settled() {
+            return Ok(app);
+        }
+        progress.show(&render::app::progress(&app), start.elapsed().as_secs_f64());
+        if start.elapsed() >= timeout {
+            progress.clear();
+            return Err(Failure::failed(format!(
+                "{id}: not complete after {} s, {} of {} running{}; it goes on without us",
+                timeout.as_secs(),
+                app.tasks_running,
+                app.instances,
+                why(scheduler, &app).await
+            )));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Until the scheduler does not know the app any more.
+pub(crate) async fn until_gone(
+    scheduler: &Scheduler,
+    id: &str,
+    timeout: Duration,
+) -> Result<(), Failure> {
+    let start = Instant::now();
+    let mut progress = Progress::new();
+    loop {
+        let app: App = match get(scheduler, id).await {
+            Ok(value) => app::one(&value),
+            Err(Failure::NotFound(_)) => return Ok(()),
+            Err(other) => return Err(other),
+        };
+        progress.show(
+            &format!("{id}: {} still running", app.tasks_running),
+            start.elapsed().as_secs_f64(),
+        );
+        if start.elapsed() >= timeout {
+            progress.clear();
+            return Err(Failure::failed(format!(
+                "{id}: not removed after {} s, {} still running; it goes on without us",
+                timeout.as_secs(),
+                app.tasks_running
+            )));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// What holds an app up, as far as the scheduler tells.
+async fn why(scheduler: &Scheduler, app: &App) -> String {
+    let queue: Vec<QueueItem> = app::list(
+        &scheduler.get("/v2/queue").await.unwrap_or_default(),
+        "queue",
+    );
+    let mut text = String::new();
+    if let Some(waits) = queue
+        .iter()
+        .find(|item| item.app.id == app.id)
+        .and_then(why_it_waits)
+    {
+        text.push_str(&format!(": {waits}"));
+    }
+    if let Some(failure) = &app.last_task_failure {
+        text.push_str(&format!("; last failure: {}", failure_text(failure)));
+    }
+    render::clean(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_deployment_is_found_in_both_forms_of_answers() {
+        assert_eq!(
+            deployment_id(&json!({"version": "v", "deploymentId": "d1"})).as_deref(),
+            Some("d1")
+        );
+        assert_eq!(
+            deployment_id(&json!({"id": "/a", "deployments": [{"id": "d2"}]})).as_deref(),
+            Some("d2")
+        );
+        assert_eq!(deployment_id(&json!({"id": "/a"})), None);
+    }
+}

@@ -1,0 +1,146 @@
+//! Where results go: tables for people, JSON for programs, colours only for a terminal that wants them.
+//!
+//! The only file that writes to standard output. A reader that went away (`mezzo task list | head`) becomes
+//! [`Failure::ReaderGone`] instead of a panic.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use serde::Serialize;
+
+use crate::{args::OutputArg, failure::Failure, render::Style};
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Table,
+    Json,
+}
+
+impl Format {
+    /// Refuses a file name where only formats make sense.
+    pub(crate) fn from_arg(arg: &OutputArg) -> Result<Self, Failure> {
+        match arg {
+            OutputArg::Table => Ok(Self::Table),
+            OutputArg::Json => Ok(Self::Json),
+            OutputArg::File(path) => Err(Failure::usage(format!(
+                "`{}` is not an output format; known are table and json",
+                path.display()
+            ))),
+        }
+    }
+}
+
+/// Standard output in the format asked for.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) format: Format,
+    pub(crate) style: Style,
+}
+
+impl Output {
+    pub(crate) fn new(format: Format) -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        Self {
+            format,
+            style: Style {
+                colour: wanted && io::stdout().is_terminal(),
+            },
+        }
+    }
+
+    /// `value` as JSON, or what `table` makes of it.
+    pub(crate) fn emit<T: Serialize>(
+        &self,
+        value: &T,
+        table: impl FnOnce(Style) -> String,
+    ) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => {
+                let mut text = serde_json::to_string_pretty(value).map_err(|error| {
+                    Failure::failed(format!("cannot write the result as JSON: {error}"))
+                })?;
+                text.push('\n');
+                print(&text)
+            }
+            Format::Table => print(&table(self.style)),
+        }
+    }
+
+    /// A sentence for people; `value` for programs.
+    pub(crate) fn done<T: Serialize>(&self, value: &T, sentence: &str) -> Result<(), Failure> {
+        self.emit(value, |_| format!("{sentence}\n"))
+    }
+}
+
+/// Writes text to standard output and flushes it.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    print_bytes(text.as_bytes())
+}
+
+/// Writes bytes to standard output and flushes them.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(bytes)
+        .and_then(|()| stdout.flush())
+        .map_err(|error| Failure::output(&error))
+}
+
+/// Writes bytes to standard error and flushes them.
+pub(crate) fn eprint_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stderr = io::stderr().lock();
+    stderr
+        .write_all(bytes)
+        .and_then(|()| stderr.flush())
+        .map_err(|error| Failure::output(&error))
+}
+
+/// A line for the person, beside the output. Nothing can be done when it cannot be written.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// One line on standard error that shows progress: overwritten on a terminal, printed on change elsewhere.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    terminal: bool,
+    shown: String,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        Self {
+            terminal: io::stderr().is_terminal(),
+            shown: String::new(),
+        }
+    }
+
+    /// `text` says what changes, `seconds` is shown only where it can be overwritten.
+    pub(crate) fn show(&mut self, text: &str, seconds: f64) {
+        let mut stderr = io::stderr().lock();
+        if self.terminal {
+            let _ = write!(stderr, "\r\x1b[K{text} ({seconds:.0} s)");
+            let _ = stderr.flush();
+        } else if self.shown != text {
+            let _ = writeln!(stderr, "{text}");
+        }
+        self.shown = text.to_owned();
+    }
+
+    /// Removes the line from the terminal.
+    pub(crate) fn clear(&mut self) {
+        if self.terminal && !self.shown.is_empty() {
+            let mut stderr = io::stderr().lock();
+            let _ = write!(stderr, "\r\x1b[K");
+            let _ = stderr.flush();
+        }
+        self.shown.clear();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

@@ -1,0 +1,450 @@
+//! What `-o json` prints and tables are made of: plain records with stable field names, made from the protobuf.
+//!
+//! Pure. The field names are a promise to scripts (`cli/README.md` lists them): add freely, rename never. Times are
+//! Unix milliseconds, sizes are bytes, what is unknown is `null` and never zero.
+
+pub(crate) mod app;
+pub(crate) mod problems;
+
+use std::collections::BTreeMap;
+
+use mezzo_api::proto;
+use serde::Serialize;
+
+/// Resources by name.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Resources(pub(crate) BTreeMap<String, Quantity>);
+
+/// One resource's amount.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Quantity {
+    Number(f64),
+    Ranges(Vec<(u64, u64)>),
+    Set(Vec<String>),
+}
+
+impl Resources {
+    pub(crate) fn new(resources: &[proto::Resource]) -> Self {
+        let mut all = BTreeMap::new();
+        for resource in resources {
+            let quantity = match &resource.value {
+                #[expect(clippy::cast_precision_loss, reason = "shown, not reckoned with")]
+                Some(proto::resource::Value::Scalar(scalar)) => {
+                    Quantity::Number(scalar.millis as f64 / 1000.0)
+                }
+                Some(proto::resource::Value::Ranges(ranges)) => Quantity::Ranges(
+                    ranges
+                        .ranges
+                        .iter()
+                        .map(|range| (range.begin, range.end))
+                        .collect(),
+                ),
+                Some(proto::resource::Value::Set(set)) => Quantity::Set(set.items.clone()),
+                None => continue,
+            };
+            all.insert(resource.name.clone(), quantity);
+        }
+        Self(all)
+    }
+
+    /// A scalar by name, zero when there is none.
+    pub(crate) fn number(&self, name: &str) -> f64 {
+        match self.0.get(name) {
+            Some(Quantity::Number(number)) => *number,
+            Some(Quantity::Ranges(_) | Quantity::Set(_)) | None => 0.0,
+        }
+    }
+}
+
+impl std::fmt::Display for Resources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (n, (name, quantity)) in self.0.iter().enumerate() {
+            f.write_str(if n == 0 { "" } else { "; " })?;
+            match quantity {
+                Quantity::Number(number) => write!(f, "{name} {number}")?,
+                Quantity::Ranges(ranges) => {
+                    let ranges: Vec<String> = ranges
+                        .iter()
+                        .map(|(begin, end)| format!("{begin}-{end}"))
+                        .collect();
+                    write!(f, "{name} [{}]", ranges.join(", "))?;
+                }
+                Quantity::Set(items) => write!(f, "{name} {{{}}}", items.join(", "))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a machine really uses.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct NodeUsage {
+    pub(crate) sampled_at_ms: u64,
+    pub(crate) cpus: Option<f64>,
+    pub(crate) memory_total_bytes: Option<u64>,
+    pub(crate) memory_used_bytes: Option<u64>,
+    pub(crate) disk_total_bytes: Option<u64>,
+    pub(crate) disk_used_bytes: Option<u64>,
+    pub(crate) agent_memory_bytes: Option<u64>,
+    pub(crate) agent_cpu_total_us: Option<u64>,
+}
+
+impl From<&proto::NodeUsage> for NodeUsage {
+    fn from(usage: &proto::NodeUsage) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "shown, not reckoned with")]
+        let cpus = usage.cpu_millis.map(|millis| millis as f64 / 1000.0);
+        Self {
+            sampled_at_ms: usage.sampled_at_ms,
+            cpus,
+            memory_total_bytes: usage.memory_total_bytes,
+            memory_used_bytes: usage.memory_used_bytes,
+            disk_total_bytes: usage.disk_total_bytes,
+            disk_used_bytes: usage.disk_used_bytes,
+            agent_memory_bytes: usage.agent_memory_bytes,
+            agent_cpu_total_us: usage.agent_cpu_total_us,
+        }
+    }
+}
+
+/// The cluster in sums.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Cluster {
+    pub(crate) master_id: String,
+    pub(crate) version: String,
+    pub(crate) started_at_ms: u64,
+    pub(crate) agents_connected: u32,
+    pub(crate) agents_disconnected: u32,
+    pub(crate) frameworks_connected: u32,
+    pub(crate) frameworks_disconnected: u32,
+    pub(crate) total: Resources,
+    pub(crate) allocated: Resources,
+    pub(crate) offered: Resources,
+    pub(crate) used: Option<NodeUsage>,
+    pub(crate) tasks_by_state: BTreeMap<String, u32>,
+}
+
+impl From<&proto::Cluster> for Cluster {
+    fn from(cluster: &proto::Cluster) -> Self {
+        Self {
+            master_id: cluster.master_id.clone(),
+            version: cluster.version.clone(),
+            started_at_ms: cluster.started_at_ms,
+            agents_connected: cluster.agents_connected,
+            agents_disconnected: cluster.agents_disconnected,
+            frameworks_connected: cluster.frameworks_connected,
+            frameworks_disconnected: cluster.frameworks_disconnected,
+            total: Resources::new(&cluster.total),
+            allocated: Resources::new(&cluster.allocated),
+            offered: Resources::new(&cluster.offered),
+            used: cluster.used.as_ref().map(NodeUsage::from),
+            tasks_by_state: cluster
+                .tasks_by_state
+                .iter()
+                .map(|(state, n)| (state.clone(), *n))
+                .collect(),
+        }
+    }
+}
+
+/// One machine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Node {
+    pub(crate) id: String,
+    pub(crate) hostname: String,
+    pub(crate) address: String,
+    /// `connected`, `disconnected`, `unreachable` or `recovering`.
+    pub(crate) state: String,
+    pub(crate) registered_at_ms: u64,
+    pub(crate) tasks: u32,
+    pub(crate) resources: Resources,
+    pub(crate) allocated: Resources,
+    pub(crate) offered: Resources,
+    pub(crate) used: Option<NodeUsage>,
+    pub(crate) attributes: BTreeMap<String, String>,
+    pub(crate) region: String,
+    pub(crate) zone: String,
+    pub(crate) version: String,
+    pub(crate) kernel: String,
+    pub(crate) architecture: String,
+    /// `v1`, `hybrid` or `v2`.
+    pub(crate) cgroup_mode: String,
+}
+
+impl From<&proto::Agent> for Node {
+    fn from(agent: &proto::Agent) -> Self {
+        let info = agent.info.clone().unwrap_or_default();
+        let attributes = info.attributes.iter().filter_map(|attribute| {
+            let value = match attribute.value.as_ref()? {
+                proto::attribute::Value::Text(text) => text.clone(),
+                #[expect(clippy::cast_precision_loss, reason = "shown, not reckoned with")]
+                proto::attribute::Value::Scalar(scalar) => {
+                    (scalar.millis as f64 / 1000.0).to_string()
+                }
+            };
+            Some((attribute.name.clone(), value))
+        });
+        Self {
+            id: agent.agent_id.clone(),
+            state: enum_name(agent.state().as_str_name(), "AGENT_"),
+            registered_at_ms: agent.registered_at_ms,
+            tasks: agent.tasks,
+            resources: Resources::new(&info.resources),
+            allocated: Resources::new(&agent.allocated),
+            offered: Resources::new(&agent.offered),
+            used: agent.usage.as_ref().map(NodeUsage::from),
+            attributes: attributes.collect(),
+            cgroup_mode: enum_name(info.cgroup_mode().as_str_name(), "CGROUP_MODE_"),
+            hostname: info.hostname,
+            address: info.address,
+            region: info.region,
+            zone: info.zone,
+            version: info.version,
+            kernel: info.kernel,
+            architecture: info.architecture,
+        }
+    }
+}
+
+/// A task's use, from the kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Usage {
+    pub(crate) sampled_at_ms: u64,
+    pub(crate) cpu_total_us: Option<u64>,
+    pub(crate) cpu_user_us: Option<u64>,
+    pub(crate) cpu_system_us: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) memory_peak_bytes: Option<u64>,
+    pub(crate) memory_anon_bytes: Option<u64>,
+    pub(crate) memory_file_bytes: Option<u64>,
+    pub(crate) pids: Option<u64>,
+    pub(crate) oom_kills: Option<u64>,
+    pub(crate) throttled_us: Option<u64>,
+    pub(crate) io_read_bytes: Option<u64>,
+    pub(crate) io_write_bytes: Option<u64>,
+}
+
+impl From<&proto::Usage> for Usage {
+    fn from(usage: &proto::Usage) -> Self {
+        Self {
+            sampled_at_ms: usage.sampled_at_ms,
+            cpu_total_us: usage.cpu_total_us,
+            cpu_user_us: usage.cpu_user_us,
+            cpu_system_us: usage.cpu_system_us,
+            memory_bytes: usage.memory_bytes,
+            memory_peak_bytes: usage.memory_peak_bytes,
+            memory_anon_bytes: usage.memory_anon_bytes,
+            memory_file_bytes: usage.memory_file_bytes,
+            pids: usage.pids,
+            oom_kills: usage.oom_kills,
+            throttled_us: usage.throttled_us,
+            io_read_bytes: usage.io_read_bytes,
+            io_write_bytes: usage.io_write_bytes,
+        }
+    }
+}
+
+/// How a task's first process ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Exit {
+    pub(crate) code: Option<i32>,
+    pub(crate) signal: Option<i32>,
+    pub(crate) oom_killed: bool,
+    pub(crate) memory_limit_bytes: Option<u64>,
+}
+
+/// One task.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Task {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) framework_id: String,
+    pub(crate) role: String,
+    pub(crate) agent_id: String,
+    /// The machine's host name; empty when the master does not know the agent any more.
+    pub(crate) node: String,
+    /// As in the API: `TASK_RUNNING`.
+    pub(crate) state: String,
+    /// As in the API: `REASON_COMMAND_EXITED`; `null` when there is none.
+    pub(crate) reason: Option<String>,
+    pub(crate) message: String,
+    pub(crate) healthy: Option<bool>,
+    pub(crate) updated_at_ms: u64,
+    pub(crate) started_at_ms: Option<u64>,
+    pub(crate) image: String,
+    pub(crate) image_digest: Option<String>,
+    pub(crate) command: Vec<String>,
+    pub(crate) args: Vec<String>,
+    pub(crate) resources: Resources,
+    pub(crate) cpu_limit: Option<f64>,
+    pub(crate) memory_limit_mb: Option<u64>,
+    pub(crate) container_id: Option<String>,
+    pub(crate) pid: Option<u32>,
+    pub(crate) cgroup_path: Option<String>,
+    pub(crate) exit: Option<Exit>,
+    pub(crate) usage: Option<Usage>,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+impl Task {
+    /// `hostname` is that of the task's agent.
+    pub(crate) fn new(task: &proto::Task, hostname: &str) -> Self {
+        let info = task.info.clone().unwrap_or_default();
+        let status = task.status.clone().unwrap_or_default();
+        let container = info.container.unwrap_or_default();
+        let running = status.container.clone();
+        #[expect(clippy::cast_precision_loss, reason = "shown, not reckoned with")]
+        let cpu_limit = info.cpu_limit.map(|scalar| scalar.millis as f64 / 1000.0);
+        Self {
+            id: info.task_id,
+            name: info.name,
+            framework_id: task.framework_id.clone(),
+            role: task.role.clone(),
+            agent_id: info.agent_id,
+            node: hostname.to_owned(),
+            state: status.state().as_str_name().to_owned(),
+            reason: (status.reason() != proto::Reason::Unspecified)
+                .then(|| status.reason().as_str_name().to_owned()),
+            healthy: status.healthy,
+            updated_at_ms: status.timestamp_ms,
+            started_at_ms: task.started_at_ms,
+            image: container.image,
+            image_digest: running
+                .as_ref()
+                .map(|running| running.image_digest.clone())
+                .filter(|text| !text.is_empty()),
+            command: container.command,
+            args: container.args,
+            resources: Resources::new(&info.resources),
+            cpu_limit,
+            memory_limit_mb: info.memory_limit_mb,
+            container_id: running
+                .as_ref()
+                .map(|running| running.container_id.clone())
+                .filter(|text| !text.is_empty()),
+            pid: running
+                .as_ref()
+                .map(|running| running.pid)
+                .filter(|pid| *pid != 0),
+            cgroup_path: running
+                .map(|running| running.cgroup_path)
+                .filter(|text| !text.is_empty()),
+            exit: status.exit.as_ref().map(exit),
+            usage: status.usage.as_ref().map(Usage::from),
+            message: status.message,
+            labels: info.labels.into_iter().collect(),
+        }
+    }
+
+    /// The state without its prefix, in lower case: `running`.
+    pub(crate) fn short_state(&self) -> String {
+        enum_name(&self.state, "TASK_")
+    }
+
+    /// Whether it can still change.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(
+            self.state.as_str(),
+            "TASK_STAGING" | "TASK_STARTING" | "TASK_RUNNING" | "TASK_KILLING" | "TASK_UNREACHABLE"
+        )
+    }
+}
+
+fn exit(exit: &proto::ExitInfo) -> Exit {
+    let (code, signal) = match exit.how {
+        Some(proto::exit_info::How::Code(code)) => (Some(code), None),
+        Some(proto::exit_info::How::Signal(signal)) => (None, Some(signal)),
+        None => (None, None),
+    };
+    Exit {
+        code,
+        signal,
+        oom_killed: exit.oom_killed,
+        memory_limit_bytes: exit.memory_limit_bytes,
+    }
+}
+
+/// One framework.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Framework {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) user: String,
+    pub(crate) roles: Vec<String>,
+    pub(crate) suppressed_roles: Vec<String>,
+    pub(crate) connected: bool,
+    pub(crate) registered_at_ms: u64,
+    pub(crate) failover_timeout_ms: u64,
+    pub(crate) hostname: String,
+    pub(crate) principal: String,
+    pub(crate) webui_url: String,
+    pub(crate) tasks: u32,
+    pub(crate) allocated: Resources,
+    pub(crate) offered: Resources,
+    /// Of its most used resource, in percent of the cluster.
+    pub(crate) dominant_share_percent: f64,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+impl From<&proto::Framework> for Framework {
+    fn from(framework: &proto::Framework) -> Self {
+        let info = framework.info.clone().unwrap_or_default();
+        Self {
+            id: info.framework_id,
+            name: info.name,
+            user: info.user,
+            roles: if info.roles.is_empty() {
+                vec!["*".to_owned()]
+            } else {
+                info.roles
+            },
+            suppressed_roles: framework.suppressed_roles.clone(),
+            connected: framework.connected,
+            registered_at_ms: framework.registered_at_ms,
+            failover_timeout_ms: info.failover_timeout_ms,
+            hostname: info.hostname,
+            principal: info.principal,
+            webui_url: info.webui_url,
+            tasks: framework.tasks,
+            allocated: Resources::new(&framework.allocated),
+            offered: Resources::new(&framework.offered),
+            dominant_share_percent: percent(framework.dominant_share_ppm),
+            labels: info.labels.into_iter().collect(),
+        }
+    }
+}
+
+/// One role.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Role {
+    pub(crate) name: String,
+    pub(crate) weight: f64,
+    pub(crate) framework_ids: Vec<String>,
+    pub(crate) allocated: Resources,
+    pub(crate) dominant_share_percent: f64,
+}
+
+impl From<&proto::Role> for Role {
+    fn from(role: &proto::Role) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "shown, not reckoned with")]
+        let weight = role.weight_millis as f64 / 1000.0;
+        Self {
+            name: role.name.clone(),
+            weight,
+            framework_ids: role.framework_ids.clone(),
+            allocated: Resources::new(&role.allocated),
+            dominant_share_percent: percent(role.dominant_share_ppm),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown, not reckoned with")]
+fn percent(ppm: u64) -> f64 {
+    ppm as f64 / 10_000.0
+}
+
+/// `AGENT_CONNECTED` → `connected`.
+fn enum_name(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_lowercase()
+}
