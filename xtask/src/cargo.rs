@@ -47,10 +47,13 @@ pub(crate) fn shown(command: &mut Command) -> Result<()> {
 /// Builds every program and every test, and returns the tests. One call for the whole workspace: then every
 /// dependency has one set of features and is compiled once.
 pub(crate) fn build_tests() -> Result<Vec<TestProgram>> {
+    build_tests_of(&["--workspace"])
+}
+
+/// Builds every program and every test of some packages (`-p NAME`), and returns the tests.
+pub(crate) fn build_tests_of(packages: &[&str]) -> Result<Vec<TestProgram>> {
     let mut command = images::cargo();
-    command.args([
-        "build",
-        "--workspace",
+    command.arg("build").args(packages).args([
         "--all-targets",
         "--message-format",
         "json-render-diagnostics",

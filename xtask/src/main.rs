@@ -14,6 +14,7 @@ mod setup;
 mod steps;
 mod suite;
 mod table;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,6 +55,13 @@ Examples:
   cargo xtask bench launch
   cargo xtask bench launch --quick")]
     Bench(BenchArgs),
+    /// Try things on a small virtual machine with true cgroup v2, whatever this machine has
+    #[command(after_help = "\
+Examples:
+  cargo xtask vm boot               boots one, and tells how long it took and what it offers
+  cargo xtask vm runtime            runs all tests of the runtime crate in one
+  cargo xtask vm runtime oom        those whose names contain `oom`")]
+    Vm(vm::VmArgs),
 }
 
 #[derive(Debug, Args)]
@@ -120,6 +128,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => suite::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Vm(args) => vm::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

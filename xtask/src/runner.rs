@@ -94,7 +94,7 @@ fn follow(stream: impl Read, show: Show) -> Vec<String> {
 }
 
 /// "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; …"
-fn closing_line(line: &str) -> Option<Counts> {
+pub(crate) fn closing_line(line: &str) -> Option<Counts> {
     let rest = line.strip_prefix("test result: ")?;
     let number = |word: &str| {
         let part = rest

@@ -49,6 +49,14 @@ const PYTHON: [Package; 2] = [
     package("python3-venv", Sign::PythonModule("ensurepip")),
 ];
 const CRUN: Package = package("crun", Sign::Program("crun"));
+/// An emulator, what goes into its guests, and what prepares their modules and disks. The guests' kernel is only
+/// unpacked below `target/vm`.
+const VM: [Package; 4] = [
+    package("qemu-system-x86", Sign::Program("qemu-system-x86_64")),
+    package("busybox-static", Sign::Program("busybox")),
+    package("kmod", Sign::Program("kmod")),
+    package("e2fsprogs", Sign::Program("mke2fs")),
+];
 
 /// What a command needs beside the build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +71,8 @@ pub(crate) enum Need {
     Python,
     /// `cargo deny`.
     Deny,
+    /// Small virtual machines.
+    Vm,
 }
 
 /// What a person must do first; ends with exit status 2.
@@ -97,6 +107,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<String> {
     }
     if needs.contains(&Need::Crun) {
         wanted.push(CRUN);
+    }
+    if needs.contains(&Need::Vm) {
+        wanted.extend(VM);
     }
     let missing: Vec<&str> = wanted
         .iter()
@@ -143,7 +156,10 @@ fn tools() -> Result<PathBuf> {
 
 fn is_there(package: &Package) -> bool {
     match package.sign {
-        Sign::Program(name) => paths::on_path(name).is_some(),
+        // Programs of administrators are not on everybody's PATH.
+        Sign::Program(name) => {
+            paths::on_path(name).is_some() || Path::new("/usr/sbin").join(name).is_file()
+        }
         Sign::Header(name) => {
             let include = Path::new("/usr/include");
             let of_architecture = include.join(format!("{}-linux-gnu", std::env::consts::ARCH));

@@ -404,7 +404,9 @@ impl Guest {
     }
 
     fn cause(&self) -> String {
-        cause(&self.console()).unwrap_or_else(|| "its serial console is silent".to_owned())
+        let emulator = || cause(&self.emulator.log_tail(5));
+        let told = cause(&self.console()).or_else(emulator);
+        told.unwrap_or_else(|| "its serial console is silent".to_owned())
     }
 }
 
