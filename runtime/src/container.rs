@@ -38,6 +38,8 @@ pub(crate) struct Creation {
     pub(crate) stderr: OwnedFd,
     /// The end of the pipe that the keeper does not hold.
     pub(crate) lifeline: OwnedFd,
+    /// Called with the container's process id before its program is executed; returns when the keeper agrees.
+    pub(crate) created: Box<dyn FnOnce(i32) -> std::io::Result<()>>,
 }
 
 /// How long the program may take from "go" to `execve`.
@@ -129,6 +131,7 @@ pub(crate) fn create(
         .ok_or_else(|| StartFailure::internal("the container has no process"))?
         .as_raw();
     let process = ProcessRef::of(pid).map_err(io("looking up the container's process"))?;
+    (creation.created)(pid).map_err(io("waiting for the keeper"))?;
     // On disk before the program's first instruction: whoever comes later knows that it may have run.
     let running = RunningRecord {
         process,

@@ -99,22 +99,17 @@ impl ContainerExecutor {
             })?;
         }
         let Err(error) = nix::unistd::execve(&c_path, &args, &env);
-        Err(match error {
+        let reason = if error == Errno::ENOENT {
             // It was there a moment ago: what is missing is the interpreter that its first line or ELF header names.
-            Errno::ENOENT => StartFailure::NotExecutable {
-                path,
-                reason: "its interpreter is not in the image".into(),
-            },
-            Errno::ENOEXEC => StartFailure::NotExecutable {
-                path,
-                reason:
-                    "not a program for this machine (wrong architecture, or a script without '#!')"
-                        .into(),
-            },
-            other => StartFailure::NotExecutable {
-                path,
-                reason: other.desc().to_owned(),
-            },
+            "its interpreter is not in the image"
+        } else if error == Errno::ENOEXEC {
+            "not a program for this machine (wrong architecture, or a script without '#!')"
+        } else {
+            error.desc()
+        };
+        Err(StartFailure::NotExecutable {
+            path,
+            reason: reason.to_owned(),
         })
     }
 }

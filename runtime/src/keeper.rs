@@ -141,6 +141,7 @@ fn start(
         move |error: std::io::Error| StartFailure::internal(format!("{what}: {error}"))
     };
     let (result_reader, result_writer) = std::io::pipe().map_err(io("making a pipe"))?;
+    let (go_reader, go_writer) = std::io::pipe().map_err(io("making a pipe"))?;
     let keeper = me();
     let Ends {
         stdout,
@@ -151,27 +152,37 @@ fn start(
     match sys::fork_single_threaded().map_err(io("forking"))? {
         Forked::Child => {
             // Only the keeper may hold these: their closing is how its death shows.
-            drop((lifeline_writer, result_reader));
-            let result = create_in_child(
-                request,
-                hierarchies,
-                keeper,
-                seccomp,
-                [stdout.into(), stderr.into()],
-                lifeline_reader.into(),
-            );
+            drop((lifeline_writer, result_reader, go_writer));
+            let mut result_writer = result_writer;
+            let result = result_writer
+                .try_clone()
+                .map_err(StartFailure::internal)
+                .and_then(|created| {
+                    let creation = Creation {
+                        keeper,
+                        hierarchies: hierarchies.clone(),
+                        seccomp,
+                        stdin: File::open("/dev/null")
+                            .map_err(StartFailure::internal)?
+                            .into(),
+                        stdout: stdout.into(),
+                        stderr: stderr.into(),
+                        lifeline: lifeline_reader.into(),
+                        created: Box::new(move |pid| tell_created(created, go_reader, pid)),
+                    };
+                    create_in_child(request, creation)
+                });
             let code = i32::from(result.is_err());
             if let Ok(bytes) = serde_json::to_vec(&result) {
-                let mut result_writer = result_writer;
                 let _ = result_writer.write_all(&bytes);
             }
             sys::exit_now(code)
         }
         Forked::Parent(creator) => {
-            drop((stdout, stderr, lifeline_reader, result_writer));
+            drop((stdout, stderr, lifeline_reader, result_writer, go_reader));
             let deadline = Instant::now() + Duration::from_millis(request.timeout_ms);
-            let result =
-                await_creation(result_reader, deadline, outputs).ok_or(StartFailure::TimedOut {
+            let result = await_creation(result_reader, go_writer, creator, deadline, outputs)
+                .ok_or(StartFailure::TimedOut {
                     seconds: request.timeout_ms / 1000,
                 })?;
             let running = result?;
@@ -186,46 +197,77 @@ fn start(
 
 fn create_in_child(
     request: &StartRequest,
-    hierarchies: &Hierarchies,
-    keeper: ProcessRef,
-    seccomp: Option<Rc<Vec<u8>>>,
-    [stdout, stderr]: [OwnedFd; 2],
-    lifeline: OwnedFd,
+    creation: Creation,
 ) -> Result<RunningRecord, StartFailure> {
     let _ = nix::sys::prctl::set_name(c"mezzo-creator");
     let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
-    if nix::unistd::getppid().as_raw() != keeper.pid {
+    if nix::unistd::getppid().as_raw() != creation.keeper.pid {
         return Err(StartFailure::internal("the keeper is gone"));
     }
-    let stdin: OwnedFd = File::open("/dev/null")
-        .map_err(StartFailure::internal)?
-        .into();
-    let creation = Creation {
-        keeper,
-        hierarchies: hierarchies.clone(),
-        seccomp,
-        stdin,
-        stdout,
-        stderr,
-        lifeline,
-    };
     container::create(request, creation)
+}
+
+/// In the creating child: says that the container's process is there and waits for the keeper's "go".
+fn tell_created(mut keeper: PipeWriter, mut go: PipeReader, pid: i32) -> std::io::Result<()> {
+    keeper.write_all(format!("created {pid}\n").as_bytes())?;
+    go.read_exact(&mut [0])
+}
+
+/// Reaps every child but these two: libcontainer leaves an intermediate process, which ends by itself, and until
+/// it is reaped it counts as one of the container's processes.
+fn reap_others(creator: i32, process: i32, deadline: Instant) {
+    use nix::sys::wait::{Id, waitid};
+    let path = format!("/proc/self/task/{}/children", nix::unistd::gettid());
+    let children = std::fs::read_to_string(path).unwrap_or_default();
+    for pid in children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse::<i32>().ok())
+    {
+        if pid == creator || pid == process {
+            continue;
+        }
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        while matches!(
+            waitid(Id::Pid(Pid::from_raw(pid)), flags),
+            Ok(WaitStatus::StillAlive)
+        ) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
 }
 
 /// Waits for the creating child's answer while output already flows; `None` when the time is over.
 fn await_creation(
     mut result: PipeReader,
+    mut go: PipeWriter,
+    creator: i32,
     deadline: Instant,
     outputs: &mut [Output; 2],
 ) -> Option<Result<RunningRecord, StartFailure>> {
-    let mut bytes = Vec::new();
+    let mut bytes: Vec<u8> = Vec::new();
     loop {
         let left = deadline.checked_duration_since(Instant::now())?;
         if poll_once(result.as_fd(), outputs, Some(left)) {
             let mut chunk = [0_u8; 4096];
             match result.read(&mut chunk) {
                 Ok(0) => break,
-                Ok(length) => bytes.extend_from_slice(&chunk[..length]),
+                Ok(length) => {
+                    bytes.extend_from_slice(&chunk[..length]);
+                    if let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+                        let line: Vec<u8> = bytes.drain(..=end).collect();
+                        let pid = std::str::from_utf8(&line)
+                            .ok()
+                            .and_then(|line| line.strip_prefix("created "));
+                        if let Some(pid) = pid.and_then(|pid| pid.trim().parse().ok()) {
+                            reap_others(creator, pid, deadline);
+                            // If the child is gone, its silence is the answer.
+                            let _ = go.write_all(b"g");
+                        }
+                    }
+                }
                 Err(error) => return Some(Err(StartFailure::internal(error))),
             }
             if bytes.len() > 1 << 20 {

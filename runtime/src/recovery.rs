@@ -23,7 +23,7 @@ pub(crate) enum Recovery {
     /// A keeper lives: wait until it says what it watches over, then watch it.
     Adopt,
     /// It has ended and its end is on record.
-    Ended(ExitRecord),
+    Ended(Box<ExitRecord>),
     /// It has not ended by itself: kill what is left of it, then record this end.
     Close(Exit),
     /// Nothing was ever started: the directory was made and no more.
@@ -36,7 +36,7 @@ pub(crate) fn classify(found: &Found, boot_id: &str) -> Recovery {
         // An exit record is final, whether or not the keeper is still sweeping up behind it.
         Found {
             exit: Some(record), ..
-        } => Recovery::Ended(record.clone()),
+        } => Recovery::Ended(Box::new(record.clone())),
         Found {
             lock_held: true, ..
         } => Recovery::Adopt,
@@ -168,7 +168,10 @@ mod tests {
                 lock_held,
                 ..found()
             };
-            assert_eq!(classify(&ended, "this"), Recovery::Ended(exit().unwrap()));
+            assert_eq!(
+                classify(&ended, "this"),
+                Recovery::Ended(Box::new(exit().unwrap()))
+            );
         }
     }
 
@@ -188,7 +191,7 @@ mod tests {
                 },
                 "other"
             ),
-            Recovery::Ended(exit().unwrap())
+            Recovery::Ended(Box::new(exit().unwrap()))
         );
     }
 }

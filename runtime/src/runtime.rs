@@ -506,7 +506,7 @@ async fn recover_one(inner: &Arc<Inner>, id: &ContainerId) -> io::Result<()> {
                 let entry = entry(spec);
                 entry
                     .state
-                    .send_replace(EntryState::Exited(Arc::new(record)));
+                    .send_replace(EntryState::Exited(Arc::new(*record)));
                 if !found.lock_held {
                     // The keeper may have died between the record and the removal.
                     let hierarchies = Arc::clone(&inner.hierarchies);

@@ -204,7 +204,11 @@ mod tests {
     fn the_profile_compiles_and_capabilities_change_it() {
         let plain = compile(&[]).unwrap();
         let admin = compile(&["SYS_ADMIN".to_owned()]).unwrap();
-        assert!(plain.len() % 8 == 0 && plain.len() > 800, "{}", plain.len());
+        assert!(
+            plain.len().is_multiple_of(8) && plain.len() > 800,
+            "{}",
+            plain.len()
+        );
         assert_ne!(plain, admin);
         assert!(plain.len() / 8 < 4096, "the kernel takes 4096 instructions");
     }

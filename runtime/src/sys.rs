@@ -162,12 +162,28 @@ pub(crate) fn receive_message(
 /// Puts every signal back to its default action and unblocks all: an ignored signal survives `execve`, and a
 /// container must not inherit what the supervisor ignores.
 pub(crate) fn reset_signals() {
+    /// The kernel's own form of `sigaction`; all zero means the default action.
+    #[repr(C)]
+    #[derive(Default)]
+    struct KernelSigaction {
+        handler: usize,
+        flags: libc::c_ulong,
+        restorer: usize,
+        mask: u64,
+    }
+    let default = KernelSigaction::default();
     for signal in 1..=64 {
-        if signal == libc::SIGKILL || signal == libc::SIGSTOP || signal == 32 || signal == 33 {
-            continue;
+        // SAFETY: the struct lives through the call and has the size that is told. The raw call, because libc
+        // hides signals 32 and 33, which are inherited like the others.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                std::ptr::null::<libc::c_void>(),
+                8,
+            );
         }
-        // SAFETY: SIG_DFL is valid for every signal; numbers that do not exist are refused by the kernel.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     // SAFETY: an empty, initialised set is passed to a call that copies it.
     unsafe {

@@ -230,11 +230,11 @@ impl Hierarchies {
                 return true;
             }
             for pid in pids {
-                if let Ok(pidfd) = sys::pidfd_open(pid) {
-                    if self.processes(cgroup).contains(&pid) {
-                        let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-                        let _ = sys::wait_readable(pidfd.as_fd(), Some(Duration::from_millis(100)));
-                    }
+                if let Ok(pidfd) = sys::pidfd_open(pid)
+                    && self.processes(cgroup).contains(&pid)
+                {
+                    let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+                    let _ = sys::wait_readable(pidfd.as_fd(), Some(Duration::from_millis(100)));
                 }
             }
             if Instant::now() >= deadline {

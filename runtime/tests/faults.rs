@@ -1,0 +1,311 @@
+//! What dies and what must happen then: the agent, the launcher, the keeper, in the middle of anything.
+
+#![expect(clippy::unwrap_used, reason = "test")]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use common::{Node, alive, id, kill, until, within};
+use mezzo_runtime::{ContainerState, Exit};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_outlive_the_runtime_and_are_found_again() {
+    let Some(mut node) = Node::new().await else {
+        return;
+    };
+    let first = node
+        .runtime()
+        .start(&id("on"), node.spec(&["sleep"]))
+        .await
+        .unwrap();
+    let second = node
+        .runtime()
+        .start(&id("off"), node.spec(&["graceful"]))
+        .await
+        .unwrap();
+    node.await_output("off", "ready").await;
+    node.close();
+    // One of them ends while nobody is there.
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(second.pid),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .unwrap();
+    until("the second keeper is gone", || !alive(second.keeper_pid)).await;
+    node.open().await;
+    let record = within(node.runtime().wait(&id("off"))).await.unwrap();
+    assert_eq!(record.exit, Exit::Code(3));
+    assert!(node.stdout("off").ends_with("bye\n"));
+    let status = node.runtime().status(&id("on")).await.unwrap().unwrap();
+    assert!(
+        matches!(status.state, ContainerState::Running { pid, .. } if pid == first.pid),
+        "{status:?}"
+    );
+    assert_eq!(status.keeper_pid, Some(first.keeper_pid));
+    assert!(node.runtime().usage(&id("on")).await.unwrap().pids == Some(1));
+    // And it is a full member: it can be stopped, and its end is seen.
+    kill(first.pid);
+    assert_eq!(
+        within(node.runtime().wait(&id("on"))).await.unwrap().exit,
+        Exit::Signal(libc::SIGKILL)
+    );
+}
+
+/// Not a test by itself: the agent that is killed in the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn victim() {
+    let Ok(state) = std::env::var("MEZZO_TEST_VICTIM") else {
+        return;
+    };
+    let config: Vec<&str> = state.split('|').collect();
+    let mut runtime_config = mezzo_runtime::RuntimeConfig::new(config[0].into(), config[1].into());
+    runtime_config.launcher =
+        mezzo_runtime::LauncherProgram::Path(env!("CARGO_BIN_EXE_mezzo-launcher").into());
+    let runtime = mezzo_runtime::Runtime::open(runtime_config).await.unwrap();
+    println!("open");
+    let mut number = 0;
+    loop {
+        let dir = |name: &str| {
+            std::path::PathBuf::from(config[2])
+                .join(format!("{name}-v{number}-{}", std::process::id()))
+        };
+        fs::create_dir(dir("upper")).unwrap();
+        fs::create_dir(dir("work")).unwrap();
+        let rootfs = mezzo_runtime::Rootfs::Overlay {
+            lowers: vec![std::path::PathBuf::from(config[2]).join("image")],
+            upper: dir("upper"),
+            work: dir("work"),
+        };
+        let spec =
+            mezzo_runtime::ContainerSpec::new(rootfs, vec!["/bin/probe".into(), "sleep".into()]);
+        let name = id(&format!("v{}-{number}", std::process::id()));
+        let started = runtime.start(&name, spec).await.unwrap();
+        println!("{name} {} {}", started.pid, started.keeper_pid);
+        number += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_killed_in_the_middle_of_starts_loses_and_doubles_nothing() {
+    let Some(mut node) = Node::closed() else {
+        return;
+    };
+    for round in 0..4 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "victim", "--nocapture"])
+            .env(
+                "MEZZO_TEST_VICTIM",
+                format!(
+                    "{}|{}|{}",
+                    node.config.state_dir.display(),
+                    node.config.cgroup_parent,
+                    node.path().display()
+                ),
+            )
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Killed after the n-th start, that is, in the middle of the next.
+        let mut told = Vec::new();
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            let line = line.unwrap();
+            if line.starts_with('v') && line.contains('-') {
+                told.push(line);
+            }
+            if told.len() == 2 + round {
+                break;
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let runtime = node.open().await.clone();
+        let listed = runtime.list().await.unwrap();
+        for line in &told {
+            let mut words = line.split(' ');
+            let name = id(words.next().unwrap());
+            let pid: i32 = words.next().unwrap().parse().unwrap();
+            let status = listed
+                .iter()
+                .find(|status| status.id == name)
+                .expect("each container told of is found");
+            assert!(
+                matches!(status.state, ContainerState::Running { pid: found, .. } if found == pid),
+                "{status:?}"
+            );
+            assert!(alive(pid));
+        }
+        // The one in the middle either runs, with a keeper, or is closed with a reason; nothing in between.
+        let mut running = 0;
+        for status in &listed {
+            match &status.state {
+                ContainerState::Running { pid, .. } => {
+                    assert!(alive(*pid) && alive(status.keeper_pid.unwrap()));
+                    running += 1;
+                }
+                ContainerState::Exited(record) => {
+                    assert!(
+                        matches!(&record.exit, Exit::StartFailed(reason) if reason.contains("interrupted")),
+                        "{record:?}"
+                    );
+                }
+                ContainerState::Starting => panic!("{status:?}"),
+            }
+        }
+        assert_eq!(probes(&node), running, "no process beside the listed ones");
+        node.close();
+    }
+}
+
+/// Processes of the probe in this node's containers: those whose cgroup says so.
+fn probes(node: &Node) -> usize {
+    let mine = format!("{}/containers/", node.config.cgroup_parent);
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| {
+            fs::read_to_string(entry.path().join("cgroup")).is_ok_and(|text| text.contains(&mine))
+        })
+        .filter(|entry| {
+            entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+                .is_some_and(alive)
+        })
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_dies_with_its_keeper_and_is_reported() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    let started = node
+        .runtime()
+        .start(&id("orphan"), node.spec(&["sleep"]))
+        .await
+        .unwrap();
+    kill(started.keeper_pid);
+    let record = within(node.runtime().wait(&id("orphan"))).await.unwrap();
+    assert_eq!(record.exit, Exit::KeeperLost);
+    assert_eq!(record.started_at_ms, started.started_at_ms);
+    assert!(record.usage.cpu_total_us > 0);
+    assert!(!alive(started.pid));
+    assert!(!node.cgroup_dir("memory", "orphan").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_lost_while_no_runtime_is_there_is_reported_by_the_next() {
+    let Some(mut node) = Node::new().await else {
+        return;
+    };
+    let started = node
+        .runtime()
+        .start(&id("orphan"), node.spec(&["sleep"]))
+        .await
+        .unwrap();
+    node.close();
+    kill(started.keeper_pid);
+    until("the kernel kills the container with it", || {
+        !alive(started.pid)
+    })
+    .await;
+    node.open().await;
+    assert_eq!(
+        within(node.runtime().wait(&id("orphan")))
+            .await
+            .unwrap()
+            .exit,
+        Exit::KeeperLost
+    );
+    assert!(!node.cgroup_dir("memory", "orphan").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_launcher_is_started_when_one_dies() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    let before = node
+        .runtime()
+        .start(&id("before"), node.spec(&["sleep"]))
+        .await
+        .unwrap();
+    let launcher = i32::try_from(node.runtime().launcher_pid().await.unwrap()).unwrap();
+    kill(launcher);
+    until("the launcher is gone", || !alive(launcher)).await;
+    assert_eq!(
+        node.run("after", node.spec(&["true"])).await.exit,
+        Exit::Code(0)
+    );
+    assert_ne!(
+        node.runtime().launcher_pid().await,
+        Some(launcher.unsigned_abs())
+    );
+    assert!(alive(before.pid) && alive(before.keeper_pid));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_of_another_boot_is_closed_as_lost() {
+    let Some(mut node) = Node::new().await else {
+        return;
+    };
+    node.runtime()
+        .start(&id("old"), node.spec(&["sleep"]))
+        .await
+        .unwrap();
+    within(
+        node.runtime()
+            .stop(&id("old"), std::time::Duration::ZERO, libc::SIGKILL),
+    )
+    .await
+    .unwrap();
+    node.close();
+    // What a power failure leaves: no exit record, and another boot's id.
+    let dir = node.config.state_dir.join("containers/old");
+    fs::remove_file(dir.join("exit.json")).unwrap();
+    let text = fs::read_to_string(dir.join("spec.json")).unwrap();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    fs::write(
+        dir.join("spec.json"),
+        text.replace(boot.trim(), "00000000-another"),
+    )
+    .unwrap();
+    node.open().await;
+    assert_eq!(
+        within(node.runtime().wait(&id("old"))).await.unwrap().exit,
+        Exit::LostAtReboot
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_records_do_not_keep_the_others_from_being_found() {
+    let Some(mut node) = Node::new().await else {
+        return;
+    };
+    node.run("good", node.spec(&["exit", "4"])).await;
+    node.run("bad", node.spec(&["true"])).await;
+    node.close();
+    let containers = node.config.state_dir.join("containers");
+    fs::write(containers.join("bad/spec.json"), "{\"version\":1,\"id\":").unwrap();
+    fs::create_dir(containers.join("never-begun")).unwrap();
+    fs::create_dir(node.config.state_dir.join("removing/half")).unwrap();
+    node.open().await;
+    let listed = node.runtime().list().await.unwrap();
+    assert_eq!(
+        listed
+            .iter()
+            .map(|status| status.id.as_str())
+            .collect::<Vec<_>>(),
+        ["good"]
+    );
+    assert!(
+        containers.join("bad").exists(),
+        "kept for somebody to look at"
+    );
+    assert!(!containers.join("never-begun").exists());
+    assert!(!node.config.state_dir.join("removing/half").exists());
+}
