@@ -177,10 +177,16 @@ impl ImageStore {
         progress: Option<watch::Sender<PullProgress>>,
     ) -> Result<Image, PullError> {
         // A name with a digest always stands for the same image.
-        if (policy == PullPolicy::IfNotPresent || reference.digest().is_some())
-            && let Some(image) = self.get(reference).await?
-        {
-            return Ok(image);
+        if policy == PullPolicy::IfNotPresent || reference.digest().is_some() {
+            match self.get(reference).await {
+                Ok(Some(image)) => return Ok(image),
+                Ok(None) => {}
+                // What is damaged here is whole in the registry.
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    tracing::warn!(%error, "pulling {reference} again")
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         let flight = self.flight(reference);
         let mut seen = flight.progress.clone();
@@ -450,26 +456,44 @@ async fn fetch_layers(
     }
     // In whatever order they arrive, a layer takes its place after those below: it may inherit from them.
     let mut waiting: Vec<Ready> = Vec::new();
-    while let Some(arrived) = running.next().await {
-        match arrived? {
-            Arrived::Present(bytes) => total += bytes,
-            Arrived::Ready(ready) => waiting.push(*ready),
+    let mut failure = None;
+    while failure.is_none()
+        && let Some(arrived) = running.next().await
+    {
+        match arrived {
+            Ok(Arrived::Present(bytes)) => total += bytes,
+            Ok(Arrived::Ready(ready)) => waiting.push(*ready),
+            Err(error) => failure = Some(error),
         }
-        while let Some(at) = waiting
-            .iter()
-            .position(|ready| ready.step.below.iter().all(|c| inner.layer(c).is_some()))
+        let placed = |ready: &Ready| {
+            ready
+                .step
+                .below
+                .iter()
+                .all(|below| inner.layer(below).is_some())
+        };
+        while failure.is_none()
+            && let Some(at) = waiting.iter().position(placed)
         {
             let ready = waiting.swap_remove(at);
-            total += ready.unpacked.bytes;
+            let bytes = ready.unpacked.bytes;
             let inner = Arc::clone(inner);
             let (reference, layer) = (reference.to_string(), ready.step.layer.blob.digest);
-            blocking(move || Ok(commit(&inner, &ready)))
-                .await?
-                .map_err(|problem| problem.named(reference, layer))?;
+            match blocking(move || Ok(commit(&inner, &ready))).await? {
+                Ok(()) => total += bytes,
+                Err(problem) => failure = Some(problem.named(reference, layer)),
+            }
             told.send_modify(|progress| progress.layers_done += 1);
         }
     }
-    Ok(total)
+    match failure {
+        None => Ok(total),
+        Some(error) => {
+            // Trees are deleted where that may take its time.
+            blocking(move || Ok(drop(waiting))).await?;
+            Err(error)
+        }
+    }
 }
 
 /// An image may list the same layer twice in a row with the same chain id only if a hash collides; but an evil config
@@ -542,15 +566,16 @@ async fn fetch_layer(
     let (chunks, receiver) = mpsc::channel(PIECES);
     let unpacking = tokio::task::spawn_blocking(move || {
         make_layer_folder(&folder)?;
-        Ok::<_, StoreError>((layer::unpack(receiver, &job), folder))
+        // On failure the folder is deleted here, not on an async thread.
+        Ok::<_, StoreError>(layer::unpack(receiver, &job).map(|unpacked| (unpacked, folder)))
     });
     let sent = send(origin, &step.layer.blob, chunks, told).await;
-    let (unpacked, folder) = unpacking.await.map_err(|_| StoreError::Interrupted)??;
+    let unpacked = unpacking.await.map_err(|_| StoreError::Interrupted)??;
     // The download's own failure is the cause of whatever the archive's reader saw.
     sent?;
     let digest = step.layer.blob.digest;
     match unpacked {
-        Ok(unpacked) => Ok(Arrived::Ready(Box::new(Ready {
+        Ok((unpacked, folder)) => Ok(Arrived::Ready(Box::new(Ready {
             step,
             folder,
             unpacked,
