@@ -1,5 +1,10 @@
 //! Masters that restart, agents that vanish and return, frameworks that do not read, peers that talk nonsense.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the message it expects"
+)]
+
 mod common;
 
 use std::{fs, time::Duration};

@@ -1,5 +1,10 @@
 //! The ordinary life of agents, frameworks and tasks, over real gRPC.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the message it expects"
+)]
+
 mod common;
 
 use std::time::Duration;
@@ -177,6 +182,11 @@ async fn roles_share_by_weight() {
         }
     }
     assert_eq!((n_heavy, n_light), (6, 2));
+    master
+        .wait_for("all offered", |c| {
+            c.offered == common::resources("cpus:32;mem:32768")
+        })
+        .await;
     let roles = operator
         .list_roles(proto::ListRolesRequest {})
         .await

@@ -38,10 +38,12 @@ impl Share {
         Self(fraction.saturating_mul(u128::from(DEFAULT_WEIGHT_MILLIS)) / weight)
     }
 
-    /// In millionths, rounded down.
+    /// In millionths, to the nearest.
     #[must_use]
     pub fn parts_per_million(self) -> u64 {
-        u64::try_from(self.0.saturating_mul(1_000_000) >> FRACTION_BITS).unwrap_or(u64::MAX)
+        let half = 1 << (FRACTION_BITS - 1);
+        let millionths = self.0.saturating_mul(1_000_000).saturating_add(half) >> FRACTION_BITS;
+        u64::try_from(millionths).unwrap_or(u64::MAX)
     }
 }
 
@@ -57,8 +59,8 @@ mod tests {
     fn the_share_is_that_of_the_dominant_resource() {
         let total = quantities("cpus:9;mem:18");
         for (held, weight, ppm) in [
-            ("cpus:3;mem:12", 1000, 666_666),
-            ("cpus:6;mem:2", 1000, 666_666),
+            ("cpus:3;mem:12", 1000, 666_667),
+            ("cpus:6;mem:2", 1000, 666_667),
             ("cpus:3;mem:12", 2000, 333_333),
             ("", 1000, 0),
             ("gpus:1", 1000, 0),

@@ -3,6 +3,10 @@
 //! The agent runs nothing: the test says what it reports. Everything waits on messages, with one deadline.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; a panic is the test's failure"
+)]
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
