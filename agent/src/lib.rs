@@ -1,1 +1,34 @@
-//! agent
+//! One machine of the cluster: registers with the master, launches tasks, reports on them, survives its own death.
+//!
+//! The decisions are pure (`task::core`, `task::updates`, `recovery::plan`, `resources::ledger`): state + event + now
+//! give new state + effects. One owner task ([`actor`]) drives them and performs the effects. What runs containers and
+//! what holds images stand behind the two traits of [`node`].
+//!
+//! ```text
+//! master ⇄ master_link ──►  actor  ──► store    (checkpoints and updates, durable before they are told)
+//!              grpc, http ──►  │    ──► launch   (image, snapshot, ports, container)
+//!                             core  ──► watch    (waits for the end), health, usage
+//! ```
+
+mod actor;
+mod config;
+mod error;
+mod grpc;
+mod health;
+mod http;
+mod launch;
+mod master_link;
+mod messages;
+pub mod node;
+mod purge;
+mod recovery;
+mod resources;
+mod server;
+mod store;
+mod task;
+mod usage;
+
+pub use config::Config;
+pub use error::Error;
+pub use purge::purge;
+pub use server::{Ready, run, run_with};

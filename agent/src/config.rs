@@ -1,0 +1,220 @@
+//! What an operator decides about an agent. Parsed from a file or flags by the command line; every field has a
+//! default.
+
+use std::{path::PathBuf, time::Duration};
+
+use mezzo_api::model::{Attribute, Ranges, Resources};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::Error;
+
+/// The configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where NodeService, `/metrics` and `/healthz` listen.
+    pub listen: String,
+    /// host:port that others reach the listener at; by default the listener's own address.
+    pub advertise: Option<String>,
+    /// As people know the machine; by default the kernel's host name.
+    pub hostname: Option<String>,
+    /// host:port of the master.
+    pub master: String,
+    /// Everything that must survive; of this agent alone.
+    pub state_dir: PathBuf,
+    /// All there is to offer, instead of what is detected.
+    pub resources: Option<Resources>,
+    /// Kept back from what is detected, in MiB.
+    pub reserve_mem_mb: u64,
+    /// Kept back from what is detected, in MiB.
+    pub reserve_disk_mb: u64,
+    /// Kept back from what is detected, in thousandths of a processor.
+    pub reserve_cpu_millis: u64,
+    /// Host ports to offer, inclusive, when `resources` does not say.
+    pub ports: (u16, u16),
+    /// For constraints.
+    pub attributes: Vec<Attribute>,
+    /// For constraints across sites.
+    pub region: String,
+    /// For constraints across sites.
+    pub zone: String,
+    /// Registries asked over plain HTTP, `host:port`.
+    pub insecure_registries: Vec<String>,
+    /// Tasks may ask for privileged containers.
+    pub allow_privileged: bool,
+    /// Paths of the machine beneath which tasks may ask for volumes.
+    pub host_path_allow: Vec<PathBuf>,
+    /// Absolute cgroup of all containers; by default one derived from `state_dir`.
+    pub cgroup_parent: Option<String>,
+    /// Program that becomes the launcher; by default the running one.
+    pub launcher: Option<PathBuf>,
+    /// Between samples of all tasks.
+    pub usage_interval_ms: u64,
+    /// Processes and threads of a task that does not say.
+    pub default_pids_limit: u64,
+    /// Between SIGTERM and SIGKILL for a task that does not say.
+    pub kill_grace_ms: u64,
+    /// Whole time that one pull may take.
+    pub pull_deadline_secs: u64,
+    /// Container starts at once.
+    pub max_parallel_starts: usize,
+    /// Ended tasks of which folder and logs are kept.
+    pub retain_ended: usize,
+    /// For how long they are kept at most.
+    pub retain_secs: u64,
+    /// Containers end with the agent (for `mezzo dev`); otherwise they run on.
+    pub kill_tasks_on_shutdown: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:5051".into(),
+            advertise: None,
+            hostname: None,
+            master: "127.0.0.1:5050".into(),
+            state_dir: "/var/lib/mezzo/agent".into(),
+            resources: None,
+            reserve_mem_mb: 512,
+            reserve_disk_mb: 1024,
+            reserve_cpu_millis: 0,
+            ports: (31_000, 32_000),
+            attributes: Vec::new(),
+            region: String::new(),
+            zone: String::new(),
+            insecure_registries: Vec::new(),
+            allow_privileged: false,
+            host_path_allow: Vec::new(),
+            cgroup_parent: None,
+            launcher: None,
+            usage_interval_ms: 2_000,
+            default_pids_limit: 4_096,
+            kill_grace_ms: 3_000,
+            pull_deadline_secs: 3_600,
+            max_parallel_starts: 8,
+            retain_ended: 50,
+            retain_secs: 3_600,
+            kill_tasks_on_shutdown: false,
+        }
+    }
+}
+
+impl Config {
+    /// The first field that cannot be right.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let wrong = |field, problem: String| Err(Error::Config { field, problem });
+        if self.usage_interval_ms < 100 {
+            return wrong(
+                "usage_interval_ms",
+                format!("{} is below 100", self.usage_interval_ms),
+            );
+        }
+        if self.ports.0 == 0 || self.ports.0 > self.ports.1 {
+            return wrong(
+                "ports",
+                format!("{}-{} is no range of ports", self.ports.0, self.ports.1),
+            );
+        }
+        if self
+            .master
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse::<u16>().ok())
+            .is_none()
+        {
+            return wrong(
+                "master",
+                format!("{:?} is not of the form host:port", self.master),
+            );
+        }
+        if self.max_parallel_starts == 0 {
+            return wrong(
+                "max_parallel_starts",
+                "0 would start nothing; give at least 1".into(),
+            );
+        }
+        if let Some(bad) = self.host_path_allow.iter().find(|path| !path.is_absolute()) {
+            return wrong(
+                "host_path_allow",
+                format!("{} is not absolute", bad.display()),
+            );
+        }
+        if let Some(parent) = &self.cgroup_parent
+            && (!parent.starts_with('/')
+                || parent.len() < 2
+                || parent.split('/').any(|part| part == ".."))
+        {
+            return wrong(
+                "cgroup_parent",
+                format!("{parent:?} is no absolute path below the root"),
+            );
+        }
+        Ok(())
+    }
+
+    /// The cgroup of all containers: given, or named after the state folder so that two agents never share one.
+    pub(crate) fn cgroup_parent(&self) -> String {
+        self.cgroup_parent.clone().unwrap_or_else(|| {
+            let path =
+                std::path::absolute(&self.state_dir).unwrap_or_else(|_| self.state_dir.clone());
+            let hash = Sha256::digest(path.as_os_str().as_encoded_bytes());
+            format!(
+                "/mezzo-{:02x}{:02x}{:02x}{:02x}",
+                hash[0], hash[1], hash[2], hash[3]
+            )
+        })
+    }
+
+    pub(crate) fn ports(&self) -> Ranges {
+        Ranges::new([(u64::from(self.ports.0), u64::from(self.ports.1))])
+    }
+
+    pub(crate) fn usage_interval(&self) -> Duration {
+        Duration::from_millis(self.usage_interval_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_right_and_each_mistake_names_its_field() {
+        Config::default().check().unwrap();
+        let message = |config: Config| config.check().unwrap_err().to_string();
+        assert!(
+            message(Config {
+                master: "nowhere".into(),
+                ..Config::default()
+            })
+            .contains("master")
+        );
+        assert!(
+            message(Config {
+                ports: (9, 8),
+                ..Config::default()
+            })
+            .contains("ports")
+        );
+        assert!(
+            message(Config {
+                cgroup_parent: Some("/a/../b".into()),
+                ..Config::default()
+            })
+            .contains("cgroup_parent")
+        );
+    }
+
+    #[test]
+    fn two_state_folders_never_share_a_cgroup() {
+        let parent = |dir: &str| {
+            Config {
+                state_dir: dir.into(),
+                ..Config::default()
+            }
+            .cgroup_parent()
+        };
+        assert_ne!(parent("/a"), parent("/b"));
+        assert_eq!(parent("/a"), parent("/a"));
+    }
+}

@@ -1,0 +1,70 @@
+//! Why the agent does not run.
+
+use std::{io, path::PathBuf};
+
+/// One error for the person who started it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the configuration.
+    #[error("configuration: {field}: {problem}")]
+    Config {
+        /// Which.
+        field: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// The state folder or a file in it.
+    #[error("cannot {operation} {path}", path = path.display())]
+    State {
+        /// What was tried.
+        operation: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else has the state folder.
+    #[error("another mezzo agent is using the state directory {path}; stop it or give this one another with --state-dir", path = .0.display())]
+    InUse(PathBuf),
+    /// `agent.json` does not parse.
+    #[error("{path} does not parse: {problem}; remove it to register this machine as a new agent", path = path.display())]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// No listener.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Containers cannot be run.
+    #[error("cannot open the container runtime: {0}")]
+    Runtime(String),
+    /// Images cannot be held.
+    #[error("cannot open the image store: {0}")]
+    Images(String),
+    /// The master does not want this agent.
+    #[error("the master {master} refused this agent: {message}")]
+    Refused {
+        /// Which.
+        master: String,
+        /// Its words.
+        message: String,
+    },
+    /// Serving ended.
+    #[error("the server on {address} failed")]
+    Serve {
+        /// Where.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}

@@ -1,0 +1,205 @@
+//! `/healthz` and `/metrics` on the agent's listener. Names and labels are fixed: no task appears in them, so the
+//! number of series does not grow with what runs.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use mezzo_api::model::{TaskState, Value};
+
+use crate::actor::{Command, Handle, View};
+
+/// Resources that are shown; an operator may name any number of others.
+const KNOWN_RESOURCES: [&str; 5] = ["cpus", "mem", "disk", "gpus", "ports"];
+
+/// The routes.
+pub(crate) fn routes(handle: Handle) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics))
+        .with_state(handle)
+}
+
+async fn healthz(State(handle): State<Handle>) -> Response {
+    match handle.ask(Command::View).await {
+        Ok(_) => (StatusCode::OK, "ok\n").into_response(),
+        Err(stopped) => (StatusCode::SERVICE_UNAVAILABLE, format!("{stopped}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(handle): State<Handle>) -> Response {
+    match handle.ask(Command::View).await {
+        Ok(view) => (
+            [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+            render(&view),
+        )
+            .into_response(),
+        Err(stopped) => (StatusCode::SERVICE_UNAVAILABLE, format!("{stopped}\n")).into_response(),
+    }
+}
+
+fn render(view: &View) -> String {
+    let mut text = String::new();
+    let mut metric = |name: &str, kind: &str, help: &str, samples: &[(String, String)]| {
+        if samples.is_empty() {
+            return;
+        }
+        let _ = writeln!(
+            text,
+            "# HELP mezzo_agent_{name} {help}\n# TYPE mezzo_agent_{name} {kind}"
+        );
+        for (labels, value) in samples {
+            let _ = writeln!(text, "mezzo_agent_{name}{labels} {value}");
+        }
+    };
+    let one = |value: u64| vec![(String::new(), value.to_string())];
+    metric(
+        "connected",
+        "gauge",
+        "Whether a master listens.",
+        &one(u64::from(view.connected)),
+    );
+    let mut states: BTreeMap<TaskState, u64> =
+        TaskState::ALL.into_iter().map(|state| (state, 0)).collect();
+    for task in &view.tasks {
+        *states.entry(task.status.state).or_default() += 1;
+    }
+    let states: Vec<_> = states
+        .into_iter()
+        .map(|(state, n)| (format!("{{state=\"{state}\"}}"), n.to_string()))
+        .collect();
+    metric(
+        "tasks",
+        "gauge",
+        "Tasks by state, ended ones while they are kept.",
+        &states,
+    );
+    for (name, help, resources) in [
+        (
+            "resources_total",
+            "What the machine has to offer.",
+            &view.total,
+        ),
+        (
+            "resources_available",
+            "What no task holds.",
+            &view.available,
+        ),
+    ] {
+        let samples: Vec<_> = resources
+            .iter()
+            .filter(|(name, _)| KNOWN_RESOURCES.contains(name))
+            .filter_map(|(name, value)| {
+                let figure = match value {
+                    Value::Scalar(scalar) => scalar.to_string(),
+                    Value::Ranges(ranges) => ranges.len().to_string(),
+                    Value::Set(_) => return None,
+                };
+                Some((format!("{{resource=\"{name}\"}}"), figure))
+            })
+            .collect();
+        metric(name, "gauge", help, &samples);
+    }
+    metric(
+        "statuses_unacknowledged",
+        "gauge",
+        "Statuses that wait for an acknowledgement.",
+        &one(view.n_unacknowledged as u64),
+    );
+    metric(
+        "launches_total",
+        "counter",
+        "Launches begun.",
+        &one(view.counters.launches),
+    );
+    metric(
+        "launch_failures_total",
+        "counter",
+        "Launches that gave no running task.",
+        &one(view.counters.launch_failures),
+    );
+    metric(
+        "statuses_sent_total",
+        "counter",
+        "Statuses sent, repetitions too.",
+        &one(view.counters.statuses_sent),
+    );
+    metric(
+        "write_failures_total",
+        "counter",
+        "Failed writes of task state.",
+        &one(view.counters.write_failures),
+    );
+    if let Some(usage) = &view.usage {
+        for (name, help, value) in [
+            (
+                "node_cpu_millis",
+                "Busy processors of the machine, in thousandths.",
+                usage.cpu_millis,
+            ),
+            (
+                "node_memory_used_bytes",
+                "Memory used on the machine.",
+                usage.memory_used_bytes,
+            ),
+            (
+                "node_memory_total_bytes",
+                "Memory of the machine.",
+                usage.memory_total_bytes,
+            ),
+            (
+                "node_disk_used_bytes",
+                "Used on the state's file system.",
+                usage.disk_used_bytes,
+            ),
+            (
+                "node_disk_total_bytes",
+                "Size of the state's file system.",
+                usage.disk_total_bytes,
+            ),
+            (
+                "own_memory_bytes",
+                "Agent, launcher and keepers.",
+                usage.agent_memory_bytes,
+            ),
+        ] {
+            if let Some(value) = value {
+                metric(name, "gauge", help, &one(value));
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_do_not_depend_on_what_runs() {
+        let view = View {
+            agent_id: None,
+            connected: true,
+            total: "cpus:2;mem:10;ports:[1-4];odd:3".parse().unwrap(),
+            available: "cpus:1.5;mem:10;ports:[1-2]".parse().unwrap(),
+            tasks: vec![],
+            usage: None,
+            n_unacknowledged: 3,
+            counters: crate::actor::Counters::default(),
+        };
+        let text = render(&view);
+        assert!(
+            text.contains("mezzo_agent_resources_available{resource=\"cpus\"} 1.5\n"),
+            "{text}"
+        );
+        assert!(text.contains("mezzo_agent_resources_total{resource=\"ports\"} 4\n"));
+        assert!(text.contains("mezzo_agent_tasks{state=\"TASK_RUNNING\"} 0\n"));
+        assert!(text.contains("mezzo_agent_statuses_unacknowledged 3\n"));
+        assert!(!text.contains("odd"));
+    }
+}

@@ -1,0 +1,307 @@
+//! One launch, step by step: ports, image, root file system, files, container. Runs in a task of its own; the order
+//! to do it comes from `task::core`, after the checkpoint is on disk.
+//!
+//! Given up between any two steps and in the middle of a pull; a start that is under way is seen through, because only
+//! then is it known whether something runs.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use mezzo_api::model::{FrameworkId, NetworkMode, Reason, TaskInfo, TaskState, VolumeSource};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    node::{
+        ContainerId, ImageError, Images, PreparedImage, PullProgress, Runtime, START_DEADLINE,
+        StartError,
+    },
+    resources::ports,
+    store::Store,
+    task::{
+        event::{Event, LaunchFailure},
+        spec::{self, Place},
+        status::Outcome,
+    },
+};
+
+/// Between two progress reports of one pull.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
+const MAX_ETC_FILE: u64 = 64 * 1024;
+
+/// What every launch needs.
+pub(crate) struct Launcher {
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) images: Arc<dyn Images>,
+    pub(crate) store: Store,
+    pub(crate) hostname: String,
+    pub(crate) host_path_allow: Vec<PathBuf>,
+    pub(crate) default_pids: u64,
+    /// Bounds starts at once; pulls are bounded by the image store.
+    pub(crate) starts: Arc<Semaphore>,
+}
+
+/// Which launch.
+pub(crate) struct Order {
+    pub(crate) container: ContainerId,
+    pub(crate) framework: FrameworkId,
+    pub(crate) info: Box<TaskInfo>,
+    pub(crate) cancelled: CancellationToken,
+}
+
+impl Launcher {
+    /// Sees it through and gives the event that tells how it went.
+    pub(crate) async fn launch(&self, order: Order, feedback: mpsc::Sender<Event>) -> Event {
+        let container = order.container.clone();
+        match self.steps(order, feedback).await {
+            Ok((started, image_digest)) => Event::Launched {
+                container,
+                started,
+                image_digest,
+            },
+            Err(failure) => Event::LaunchFailed(container, failure),
+        }
+    }
+
+    async fn steps(
+        &self,
+        order: Order,
+        feedback: mpsc::Sender<Event>,
+    ) -> Result<(crate::node::Started, String), LaunchFailure> {
+        let Order {
+            container,
+            framework,
+            info,
+            cancelled,
+        } = order;
+        if info.container.network == NetworkMode::Host {
+            let wanted = info.resources.ports();
+            blocking(move || ports::check_free(&wanted))
+                .await?
+                .map_err(|taken| {
+                    failed(
+                        TaskState::Failed,
+                        Reason::ResourcesUnavailable,
+                        taken.to_string(),
+                    )
+                })?;
+        }
+        let image = tokio::select! {
+            biased;
+            () = cancelled.cancelled() => return Err(LaunchFailure::Cancelled),
+            image = self.image(&container, &info, &feedback) => image?,
+        };
+        let host_paths = {
+            let (info, allow) = (info.clone(), self.host_path_allow.clone());
+            blocking(move || resolve_host_paths(&info, &allow)).await??
+        };
+        let files = if info.container.network == NetworkMode::Host {
+            let folder = self.store.folder(&container);
+            blocking(move || network_files(&folder))
+                .await?
+                .map_err(|error| {
+                    let message =
+                        format!("cannot prepare /etc/resolv.conf and /etc/hosts: {error}");
+                    failed(TaskState::Failed, Reason::ContainerLaunchFailed, message)
+                })?
+        } else {
+            Vec::new()
+        };
+        let place = Place {
+            container: container.clone(),
+            framework,
+            agent_id: info.agent_id.clone(),
+            hostname: self.hostname.clone(),
+            sandbox: self.store.sandbox(&container),
+            files,
+            host_paths,
+            default_pids: self.default_pids,
+        };
+        let spec = spec::container(&info, &image, &place).map_err(LaunchFailure::Failed)?;
+        let permit = tokio::select! {
+            biased;
+            () = cancelled.cancelled() => return Err(LaunchFailure::Cancelled),
+            permit = Arc::clone(&self.starts).acquire_owned() => permit,
+        };
+        let started =
+            tokio::time::timeout(START_DEADLINE, self.runtime.start(&container, spec)).await;
+        drop(permit);
+        match started {
+            Ok(Ok(started)) => Ok((started, image.digest)),
+            Ok(Err(StartError::Invalid(message))) => {
+                Err(failed(TaskState::Error, Reason::TaskInvalid, message))
+            }
+            Ok(Err(StartError::Failed(message))) => Err(failed(
+                TaskState::Failed,
+                Reason::ContainerLaunchFailed,
+                message,
+            )),
+            Err(_) => {
+                // Whatever the start is doing, it must not become a process that nobody knows.
+                let _ = self.runtime.kill(&container).await;
+                let message = format!(
+                    "the container did not start within {} s",
+                    START_DEADLINE.as_secs()
+                );
+                Err(failed(
+                    TaskState::Failed,
+                    Reason::ContainerLaunchFailed,
+                    message,
+                ))
+            }
+        }
+    }
+
+    async fn image(
+        &self,
+        container: &ContainerId,
+        info: &TaskInfo,
+        feedback: &mpsc::Sender<Event>,
+    ) -> Result<PreparedImage, LaunchFailure> {
+        let reference = &info.container.image;
+        let (progress, mut seen) = watch::channel(PullProgress::default());
+        let prepare =
+            self.images
+                .prepare(reference, info.container.force_pull, container, progress);
+        tokio::pin!(prepare);
+        let mut report_at = Instant::now();
+        let mut pulling = true;
+        loop {
+            tokio::select! {
+                prepared = &mut prepare => {
+                    return prepared.map_err(|error| {
+                        let state = match error {
+                            ImageError::InvalidReference(_) => TaskState::Error,
+                            ImageError::Unavailable(_) => TaskState::Failed,
+                        };
+                        failed(state, Reason::ImagePullFailed, format!("image {reference}: {error}"))
+                    });
+                }
+                changed = async {
+                    tokio::time::sleep_until(report_at).await;
+                    seen.changed().await
+                }, if pulling => {
+                    pulling = changed.is_ok();
+                    if pulling {
+                        let PullProgress { done, total } = *seen.borrow_and_update();
+                        let message = match (done * 100).checked_div(total) {
+                            Some(percent) => format!("pulling {} %", percent.min(100)),
+                            None => "pulling".to_owned(),
+                        };
+                        report_at = Instant::now() + PROGRESS_PAUSE;
+                        let _ = feedback.send(Event::Progress(container.clone(), message)).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn failed(state: TaskState, reason: Reason, message: String) -> LaunchFailure {
+    LaunchFailure::Failed(Outcome::new(state, reason, message))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, LaunchFailure> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        failed(
+            TaskState::Failed,
+            Reason::ContainerLaunchFailed,
+            format!("a step of the launch broke: {error}"),
+        )
+    })
+}
+
+/// Where the task's host volumes really are; each must still be beneath an allowed path once links are followed.
+fn resolve_host_paths(info: &TaskInfo, allow: &[PathBuf]) -> Result<Vec<PathBuf>, LaunchFailure> {
+    let mut resolved = Vec::new();
+    for volume in &info.container.volumes {
+        let VolumeSource::HostPath(path) = &volume.source else {
+            continue;
+        };
+        let real = fs::canonicalize(path).map_err(|error| {
+            failed(
+                TaskState::Failed,
+                Reason::ContainerLaunchFailed,
+                format!("host volume {path}: {error}"),
+            )
+        })?;
+        let allowed = allow
+            .iter()
+            .filter_map(|allowed| fs::canonicalize(allowed).ok())
+            .any(|allowed| real.starts_with(allowed));
+        if !allowed {
+            let message = format!(
+                "host volume {path} leads to {}, which this agent's operator does not allow (host_path_allow)",
+                real.display()
+            );
+            return Err(failed(TaskState::Error, Reason::TaskUnauthorized, message));
+        }
+        resolved.push(real);
+    }
+    Ok(resolved)
+}
+
+/// Copies of the machine's resolver files, so that a container neither changes ours nor sees a replaced file's ghost.
+fn network_files(folder: &Path) -> io::Result<Vec<(PathBuf, String)>> {
+    let etc = folder.join("etc");
+    fs::create_dir_all(&etc)?;
+    let mut files = Vec::new();
+    for name in ["resolv.conf", "hosts"] {
+        let source = Path::new("/etc").join(name);
+        let content = match fs::File::open(&source) {
+            Ok(file) => {
+                let mut content = Vec::new();
+                io::Read::read_to_end(&mut io::Read::take(file, MAX_ETC_FILE), &mut content)?;
+                content
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let copy = etc.join(name);
+        fs::write(&copy, content)?;
+        // The folder above is ours alone; inside the container everybody reads it.
+        fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        files.push((copy, format!("/etc/{name}")));
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use mezzo_api::model::Volume;
+
+    use super::*;
+    use crate::task::tests::a_task;
+
+    #[test]
+    fn a_link_out_of_the_allowed_path_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let allowed = dir.path().join("allowed");
+        fs::create_dir_all(allowed.join("data")).unwrap();
+        std::os::unix::fs::symlink("/etc", allowed.join("link")).unwrap();
+        let resolve = |path: PathBuf| {
+            let mut task = a_task("t");
+            task.container.volumes = vec![Volume {
+                container_path: "/data".into(),
+                read_only: true,
+                source: VolumeSource::HostPath(path.display().to_string()),
+            }];
+            resolve_host_paths(&task, std::slice::from_ref(&allowed))
+        };
+        assert!(resolve(allowed.join("data")).is_ok());
+        let refused = resolve(allowed.join("link")).unwrap_err();
+        assert!(
+            matches!(refused, LaunchFailure::Failed(outcome) if outcome.reason == Some(Reason::TaskUnauthorized))
+        );
+        assert!(resolve(allowed.join("missing")).is_err());
+    }
+}

@@ -1,0 +1,446 @@
+//! The seams between the agent and what it stands on: containers and images.
+//!
+//! The agent's logic knows only these two traits and the plain types here. [`runtime`] and [`images`] fill them with
+//! the crates below; [`fake`] fills them in memory for tests.
+
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+pub mod images;
+pub mod runtime;
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use mezzo_api::model::{NetworkMode, Usage};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
+
+/// Name of one container: derived by the agent, safe as a file name, new for every launch.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ContainerId(Arc<str>);
+
+/// A string that cannot be the name of a container.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "container id {0:?} is not valid: 1 to 128 of a-z A-Z 0-9 . _ - are, beginning with a letter or digit"
+)]
+pub struct InvalidContainerId(String);
+
+impl ContainerId {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A name for a launch of the task with this id: its harmless characters, so that people recognise it, and 64
+    /// random bits, so that no two launches share one.
+    #[must_use]
+    pub fn derive(task_id: &str, random: u64) -> Self {
+        let readable: String = task_id
+            .chars()
+            .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+            .skip_while(|c| !c.is_ascii_alphanumeric())
+            .take(48)
+            .collect();
+        let readable = if readable.is_empty() {
+            "task".to_owned()
+        } else {
+            readable
+        };
+        Self(format!("{readable}-{random:016x}").into())
+    }
+}
+
+impl FromStr for ContainerId {
+    type Err = InvalidContainerId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidContainerId> {
+        let ok = text.len() <= 128
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        if ok {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidContainerId(text.chars().take(80).collect()))
+        }
+    }
+}
+
+impl TryFrom<String> for ContainerId {
+    type Error = InvalidContainerId;
+
+    fn try_from(text: String) -> Result<Self, InvalidContainerId> {
+        text.parse()
+    }
+}
+
+impl From<ContainerId> for String {
+    fn from(id: ContainerId) -> Self {
+        id.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ContainerId({})", self.0)
+    }
+}
+
+/// Why the runtime could not do something with a container.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RuntimeError {
+    /// There is no such container.
+    #[error("no container {0}")]
+    NotFound(ContainerId),
+    /// Everything else, with the whole chain of causes.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Why a container did not start.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StartError {
+    /// What was asked for is wrong and stays wrong: a user that the image does not know, a bad mount.
+    #[error("{0}")]
+    Invalid(String),
+    /// It might work next time or elsewhere.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContainerExit {
+    /// Its first process ended with this code.
+    Code(i32),
+    /// Its first process was ended by this signal.
+    Signal(i32),
+    /// Its supervisor was lost, and the container killed with it.
+    KeeperLost,
+    /// The machine was booted anew under it.
+    LostAtReboot,
+    /// Its process never ran.
+    StartFailed(String),
+}
+
+/// The end of a container, as its supervisor wrote it down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExitRecord {
+    /// How.
+    pub exit: ContainerExit,
+    /// Killed by the kernel for its memory limit.
+    pub oom_killed: bool,
+    /// The limit that held.
+    pub memory_limit_bytes: Option<u64>,
+    /// Unix milliseconds; `None` when its process never ran.
+    pub started_at_ms: Option<u64>,
+    /// Unix milliseconds.
+    pub finished_at_ms: u64,
+    /// The last sample.
+    pub usage: Usage,
+}
+
+/// A container's first process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// In the machine's pid namespace.
+    pub pid: u32,
+    /// As the runtime names it.
+    pub cgroup: String,
+    /// Unix milliseconds.
+    pub started_at_ms: u64,
+}
+
+/// What the runtime knows of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerState {
+    /// It is being made.
+    Starting,
+    /// Its process runs.
+    Running(Started),
+    /// It has ended.
+    Exited(ExitRecord),
+}
+
+/// One container of the runtime.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Which.
+    pub id: ContainerId,
+    /// Where it stands.
+    pub state: ContainerState,
+    /// Its supervisor, where there is one.
+    pub keeper_pid: Option<u32>,
+    /// What the agent noted when it started it.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The label that says which image runs.
+pub const IMAGE_DIGEST_LABEL: &str = "mezzo.image_digest";
+
+/// A root file system: read-only layers, top-most first, and where changes go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Top-most first.
+    pub lowers: Vec<PathBuf>,
+    /// Takes the changes.
+    pub upper: PathBuf,
+    /// overlayfs' own.
+    pub work: PathBuf,
+}
+
+/// What is mounted into a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountSource {
+    /// A path of the machine, already checked.
+    Bind(PathBuf),
+    /// Memory, of that many bytes.
+    Tmpfs(u64),
+}
+
+/// A mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// From where.
+    pub source: MountSource,
+    /// Absolute, inside the container.
+    pub target: String,
+    /// No writing.
+    pub read_only: bool,
+}
+
+/// What a container may use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Share of the processors, in thousandths.
+    pub cpu_millis: u64,
+    /// Hard limit, in thousandths of a processor.
+    pub cpu_limit_millis: Option<u64>,
+    /// Hard limit.
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+/// What the runtime is asked to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerSpec {
+    /// Root file system.
+    pub rootfs: Snapshot,
+    /// No writing to it.
+    pub readonly_rootfs: bool,
+    /// Program and its arguments; never empty.
+    pub args: Vec<String>,
+    /// Later entries win.
+    pub env: Vec<(String, String)>,
+    /// Absolute.
+    pub cwd: String,
+    /// "uid", "uid:gid" or names of the image; empty is root.
+    pub user: String,
+    /// Limits.
+    pub limits: Limits,
+    /// Mounted in order.
+    pub mounts: Vec<Mount>,
+    /// Which network it sees.
+    pub network: NetworkMode,
+    /// `None`: the runtime's choice.
+    pub hostname: Option<String>,
+    /// All capabilities and devices.
+    pub privileged: bool,
+    /// Sent first when it is to end; the image's choice.
+    pub stop_signal: Option<String>,
+    /// The agent's own, never the image's.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Which log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// What to run beside a container's first process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecSpec {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// Added to the container's.
+    pub env: Vec<(String, String)>,
+    /// Empty: the container's.
+    pub cwd: String,
+    /// Empty: the container's.
+    pub user: String,
+    /// With a terminal of (columns, rows).
+    pub terminal: Option<(u16, u16)>,
+}
+
+/// A reader of a session.
+pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
+/// A writer of a session.
+pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// A running session. Dropping it ends the process.
+pub struct ExecSession {
+    /// Closed by dropping it.
+    pub stdin: Option<Writer>,
+    /// With a terminal: all there is.
+    pub stdout: Option<Reader>,
+    /// Without a terminal.
+    pub stderr: Option<Reader>,
+    /// The rest.
+    pub control: Arc<dyn ExecControl>,
+}
+
+impl fmt::Debug for ExecSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExecSession").finish_non_exhaustive()
+    }
+}
+
+/// What one does to a running session.
+#[async_trait]
+pub trait ExecControl: Send + Sync {
+    /// The window's new size.
+    fn resize(&self, columns: u16, rows: u16) -> Result<(), RuntimeError>;
+    /// Its exit code; 128 + n for a signal. To be asked once.
+    async fn wait(&self) -> Result<i32, RuntimeError>;
+}
+
+/// What runs containers.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// Makes the container and starts its process.
+    async fn start(&self, id: &ContainerId, spec: ContainerSpec) -> Result<Started, StartError>;
+    /// Every container there is, also ended ones not yet removed.
+    async fn list(&self) -> Result<Vec<Container>, RuntimeError>;
+    /// Resolves when the container has ended.
+    async fn wait(&self, id: &ContainerId) -> Result<ExitRecord, RuntimeError>;
+    /// Asks the first process to end, with the stop signal of its specification.
+    async fn terminate(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+    /// Ends everything in the container's cgroup, now.
+    async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+    /// A fresh sample.
+    async fn usage(&self, id: &ContainerId) -> Result<Usage, RuntimeError>;
+    /// Runs something in the container.
+    async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecSession, RuntimeError>;
+    /// Forgets an ended container, its record and its logs; fine when it is gone already.
+    async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+    /// Ends and removes everything, the launcher too.
+    async fn purge(&self) -> Result<(), RuntimeError>;
+    /// Where a log is; the part before it has `.1` added.
+    fn log_path(&self, id: &ContainerId, stream: Stream) -> PathBuf;
+    /// The launcher's process, where there is one.
+    async fn launcher_pid(&self) -> Option<u32>;
+}
+
+/// How far a pull is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PullProgress {
+    /// Bytes here.
+    pub done: u64,
+    /// Bytes in all; 0 when not yet known.
+    pub total: u64,
+}
+
+/// What the agent needs of an image's configuration. Labels are left out: nothing of an image steers the agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// What runs.
+    pub entrypoint: Vec<String>,
+    /// Its arguments, or what runs without an entrypoint.
+    pub cmd: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    /// Where.
+    pub working_dir: Option<String>,
+    /// As whom.
+    pub user: Option<String>,
+    /// Sent first when it is to end.
+    pub stop_signal: Option<String>,
+}
+
+/// An image made ready for one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreparedImage {
+    /// "sha256:..." of the manifest.
+    pub digest: String,
+    /// Its configuration.
+    pub config: ImageConfig,
+    /// The container's own root file system.
+    pub snapshot: Snapshot,
+}
+
+/// Why an image is not here.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ImageError {
+    /// The reference is no reference.
+    #[error("{0}")]
+    InvalidReference(String),
+    /// It could not be pulled, or no root file system be made of it.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// What holds images.
+#[async_trait]
+pub trait Images: Send + Sync + 'static {
+    /// Pulls what is missing and makes a root file system for the container. Progress is only sent while pulling.
+    async fn prepare(
+        &self,
+        reference: &str,
+        force_pull: bool,
+        id: &ContainerId,
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<PreparedImage, ImageError>;
+    /// Removes a container's root file system; fine when it is gone already.
+    async fn remove_snapshot(&self, key: &str) -> Result<(), ImageError>;
+    /// Keys of all root file systems.
+    async fn list_snapshots(&self) -> Result<Vec<String>, ImageError>;
+}
+
+/// How long a container start may take before it counts as failed.
+pub const START_DEADLINE: Duration = Duration::from_secs(120);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn container_ids_are_safe_whatever_the_task_id() {
+        for task in [
+            "../../etc",
+            "..",
+            "ünïcode",
+            "a b",
+            "",
+            "-x",
+            &"x".repeat(255),
+            "app.1",
+        ] {
+            let id = ContainerId::derive(task, 7);
+            assert!(id.as_str().parse::<ContainerId>().is_ok(), "{id}");
+            assert!(!id.as_str().contains('/'));
+        }
+        assert_eq!(
+            ContainerId::derive("app.1", 255).as_str(),
+            "app.1-00000000000000ff"
+        );
+        assert!("../x".parse::<ContainerId>().is_err());
+    }
+}

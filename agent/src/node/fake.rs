@@ -1,0 +1,303 @@
+//! Both seams in memory, for tests: containers that run until a test ends them, images that are there or not.
+//!
+//! Shared state can outlive an agent under test, as real containers outlive a real one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Mutex, MutexGuard},
+};
+
+use async_trait::async_trait;
+use mezzo_api::model::Usage;
+use tokio::sync::watch;
+
+use super::{
+    Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecSession, ExecSpec,
+    ExitRecord, ImageConfig, ImageError, Images, PreparedImage, PullProgress, Runtime,
+    RuntimeError, Snapshot, StartError, Started, Stream,
+};
+
+/// Containers in memory.
+#[derive(Debug)]
+pub struct FakeRuntime {
+    containers: Mutex<BTreeMap<ContainerId, Container>>,
+    specs: Mutex<Vec<(ContainerId, ContainerSpec)>>,
+    changed: watch::Sender<u64>,
+    stubborn: Mutex<bool>,
+    folder: PathBuf,
+}
+
+impl FakeRuntime {
+    /// With logs (that tests may write) in a folder.
+    #[must_use]
+    pub fn new(folder: PathBuf) -> Self {
+        Self {
+            containers: Mutex::default(),
+            specs: Mutex::default(),
+            changed: watch::Sender::new(0),
+            stubborn: Mutex::default(),
+            folder,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Container>> {
+        self.containers
+            .lock()
+            .expect("no test panics while it holds this lock")
+    }
+
+    /// Every start there was.
+    pub fn starts(&self) -> Vec<(ContainerId, ContainerSpec)> {
+        self.specs
+            .lock()
+            .expect("no test panics while it holds this lock")
+            .clone()
+    }
+
+    /// Those that run.
+    pub fn running(&self) -> Vec<ContainerId> {
+        let containers = self.lock();
+        let running = containers
+            .values()
+            .filter(|c| matches!(c.state, ContainerState::Running(_)));
+        running.map(|c| c.id.clone()).collect()
+    }
+
+    /// From now on a request to end is ignored; only a kill works.
+    pub fn be_stubborn(&self) {
+        *self
+            .stubborn
+            .lock()
+            .expect("no test panics while it holds this lock") = true;
+    }
+
+    /// Adds a container that nobody started.
+    pub fn plant(&self, id: &ContainerId) {
+        self.lock().insert(id.clone(), running(id));
+    }
+
+    /// Ends a container.
+    pub fn end(&self, id: &ContainerId, exit: ContainerExit, oom_killed: bool) {
+        if let Some(container) = self.lock().get_mut(id)
+            && matches!(container.state, ContainerState::Running(_))
+        {
+            container.state = ContainerState::Exited(ExitRecord {
+                exit,
+                oom_killed,
+                memory_limit_bytes: Some(32 << 20),
+                started_at_ms: Some(1),
+                finished_at_ms: 2,
+                usage: Usage {
+                    sampled_at_ms: 2,
+                    memory_peak_bytes: Some(32 << 20),
+                    ..Usage::default()
+                },
+            });
+        }
+        self.changed.send_modify(|n| *n += 1);
+    }
+}
+
+fn running(id: &ContainerId) -> Container {
+    Container {
+        id: id.clone(),
+        state: ContainerState::Running(Started {
+            pid: 4242,
+            cgroup: format!("/fake/{id}"),
+            started_at_ms: 1,
+        }),
+        keeper_pid: None,
+        labels: BTreeMap::new(),
+    }
+}
+
+#[async_trait]
+impl Runtime for FakeRuntime {
+    async fn start(&self, id: &ContainerId, spec: ContainerSpec) -> Result<Started, StartError> {
+        if spec
+            .args
+            .first()
+            .is_some_and(|program| program == "/missing")
+        {
+            return Err(StartError::Failed(
+                "there is no \"/missing\" to execute".into(),
+            ));
+        }
+        self.specs
+            .lock()
+            .expect("no test panics while it holds this lock")
+            .push((id.clone(), spec));
+        self.lock().insert(id.clone(), running(id));
+        Ok(Started {
+            pid: 4242,
+            cgroup: format!("/fake/{id}"),
+            started_at_ms: 1,
+        })
+    }
+
+    async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
+        Ok(self.lock().values().cloned().collect())
+    }
+
+    async fn wait(&self, id: &ContainerId) -> Result<ExitRecord, RuntimeError> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            match self.lock().get(id).map(|container| container.state.clone()) {
+                None => return Err(RuntimeError::NotFound(id.clone())),
+                Some(ContainerState::Exited(record)) => return Ok(record),
+                Some(ContainerState::Running(_) | ContainerState::Starting) => {}
+            }
+            if changed.changed().await.is_err() {
+                return Err(RuntimeError::Other("the fake is gone".into()));
+            }
+        }
+    }
+
+    async fn terminate(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        if !*self
+            .stubborn
+            .lock()
+            .expect("no test panics while it holds this lock")
+        {
+            self.end(id, ContainerExit::Signal(15), false);
+        }
+        Ok(())
+    }
+
+    async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        self.end(id, ContainerExit::Signal(9), false);
+        Ok(())
+    }
+
+    async fn usage(&self, id: &ContainerId) -> Result<Usage, RuntimeError> {
+        match self.lock().get(id) {
+            Some(_) => Ok(Usage {
+                sampled_at_ms: 1,
+                cpu_total_us: Some(10),
+                ..Usage::default()
+            }),
+            None => Err(RuntimeError::NotFound(id.clone())),
+        }
+    }
+
+    async fn exec(&self, _: &ContainerId, _: ExecSpec) -> Result<ExecSession, RuntimeError> {
+        Err(RuntimeError::Other("the fake runs nothing".into()))
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        self.lock().remove(id);
+        Ok(())
+    }
+
+    async fn purge(&self) -> Result<(), RuntimeError> {
+        self.lock().clear();
+        self.changed.send_modify(|n| *n += 1);
+        Ok(())
+    }
+
+    fn log_path(&self, id: &ContainerId, stream: Stream) -> PathBuf {
+        let name = match stream {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        };
+        self.folder.join(id.as_str()).join(name)
+    }
+
+    async fn launcher_pid(&self) -> Option<u32> {
+        None
+    }
+}
+
+/// Images in memory. `slow…` pulls until a test lets it go, `missing…` is nowhere, `empty…` has no entrypoint, all
+/// others are here.
+#[derive(Debug)]
+pub struct FakeImages {
+    snapshots: Mutex<BTreeSet<String>>,
+    release: watch::Sender<bool>,
+}
+
+impl Default for FakeImages {
+    fn default() -> Self {
+        Self {
+            snapshots: Mutex::default(),
+            release: watch::Sender::new(false),
+        }
+    }
+}
+
+impl FakeImages {
+    /// Slow pulls end now.
+    pub fn release(&self) {
+        self.release.send_replace(true);
+    }
+
+    /// Adds a root file system that nobody asked for.
+    pub fn plant(&self, key: &str) {
+        self.snapshots
+            .lock()
+            .expect("no test panics while it holds this lock")
+            .insert(key.to_owned());
+    }
+}
+
+#[async_trait]
+impl Images for FakeImages {
+    async fn prepare(
+        &self,
+        reference: &str,
+        _: bool,
+        id: &ContainerId,
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<PreparedImage, ImageError> {
+        if reference.starts_with("missing") {
+            return Err(ImageError::Unavailable(
+                "the registry has no such image".into(),
+            ));
+        }
+        if reference.starts_with("slow") {
+            progress.send_replace(PullProgress {
+                done: 43,
+                total: 100,
+            });
+            let mut released = self.release.subscribe();
+            let _ = released.wait_for(|released| *released).await;
+        }
+        self.plant(id.as_str());
+        let entrypoint = if reference.starts_with("empty") {
+            vec![]
+        } else {
+            vec!["/sleep".to_owned()]
+        };
+        Ok(PreparedImage {
+            digest: "sha256:00".into(),
+            config: ImageConfig {
+                entrypoint,
+                ..ImageConfig::default()
+            },
+            snapshot: Snapshot {
+                lowers: vec![],
+                upper: PathBuf::new(),
+                work: PathBuf::new(),
+            },
+        })
+    }
+
+    async fn remove_snapshot(&self, key: &str) -> Result<(), ImageError> {
+        self.snapshots
+            .lock()
+            .expect("no test panics while it holds this lock")
+            .remove(key);
+        Ok(())
+    }
+
+    async fn list_snapshots(&self) -> Result<Vec<String>, ImageError> {
+        Ok(self
+            .snapshots
+            .lock()
+            .expect("no test panics while it holds this lock")
+            .iter()
+            .cloned()
+            .collect())
+    }
+}

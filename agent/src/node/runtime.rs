@@ -1,0 +1,406 @@
+//! [`Runtime`] on the `mezzo-runtime` crate: translation, no decisions.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use mezzo_api::model::{CgroupMode, NetworkMode, Usage};
+use mezzo_runtime as rt;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecControl, ExecSession,
+    ExecSpec, ExitRecord, MountSource, Reader, Runtime, RuntimeError, StartError, Started, Stream,
+    Writer,
+};
+
+const STOP_SIGNAL_LABEL: &str = "mezzo.stop_signal";
+const SIGTERM: i32 = 15;
+
+/// The real runtime.
+#[derive(Clone)]
+pub struct Containers(rt::Runtime);
+
+impl std::fmt::Debug for Containers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Containers").finish_non_exhaustive()
+    }
+}
+
+impl Containers {
+    /// Opens it.
+    pub async fn open(config: rt::RuntimeConfig) -> Result<Self, RuntimeError> {
+        rt::Runtime::open(config)
+            .await
+            .map(Self)
+            .map_err(|error| RuntimeError::Other(chain(&error)))
+    }
+}
+
+/// Where this machine enforces limits.
+#[must_use]
+pub fn cgroup_mode() -> CgroupMode {
+    match rt::inspect_host().cgroup_mode {
+        Some(rt::CgroupMode::V1) => CgroupMode::V1,
+        Some(rt::CgroupMode::Hybrid) => CgroupMode::Hybrid,
+        Some(rt::CgroupMode::V2) => CgroupMode::V2,
+        None => CgroupMode::Unknown,
+    }
+}
+
+/// An error with all its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[async_trait]
+impl Runtime for Containers {
+    async fn start(&self, id: &ContainerId, spec: ContainerSpec) -> Result<Started, StartError> {
+        let spec = to_spec(spec)?;
+        match self.0.start(&to_id(id), spec).await {
+            Ok(started) => Ok(Started {
+                pid: u32::try_from(started.pid).unwrap_or(0),
+                cgroup: started.cgroup,
+                started_at_ms: started.started_at_ms,
+            }),
+            Err(
+                error @ (rt::StartError::BadSpec { .. } | rt::StartError::AlreadyExists { .. }),
+            ) => Err(StartError::Invalid(chain(&error))),
+            Err(error) => Err(StartError::Failed(chain(&error))),
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
+        let containers = self
+            .0
+            .list()
+            .await
+            .map_err(|error| RuntimeError::Other(chain(&error)))?;
+        Ok(containers.into_iter().filter_map(from_status).collect())
+    }
+
+    async fn wait(&self, id: &ContainerId) -> Result<ExitRecord, RuntimeError> {
+        self.0
+            .wait(&to_id(id))
+            .await
+            .map(from_record)
+            .map_err(|error| from_error(id, &error))
+    }
+
+    async fn terminate(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let status = self
+            .0
+            .status(&to_id(id))
+            .await
+            .map_err(|error| from_error(id, &error))?;
+        let signal = status
+            .and_then(|status| status.labels.get(STOP_SIGNAL_LABEL)?.parse().ok())
+            .unwrap_or(SIGTERM);
+        // The agent's own clock decides when the grace is over; `stop` is used because it knows that a first process
+        // without a handler never sees the signal, and ends it at once.
+        let id_below = to_id(id);
+        let asked = self.0.stop(&id_below, Duration::from_secs(3600), signal);
+        match tokio::time::timeout(Duration::from_secs(10), asked).await {
+            Ok(Ok(_)) | Err(_) => Ok(()),
+            Ok(Err(error)) => Err(from_error(id, &error)),
+        }
+    }
+
+    async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let killed = self.0.stop(&to_id(id), Duration::ZERO, 9).await;
+        killed.map(|_| ()).map_err(|error| from_error(id, &error))
+    }
+
+    async fn usage(&self, id: &ContainerId) -> Result<Usage, RuntimeError> {
+        self.0
+            .usage(&to_id(id))
+            .await
+            .map(from_usage)
+            .map_err(|error| from_error(id, &error))
+    }
+
+    async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
+        let user = match spec.user.as_str() {
+            "" => None,
+            user => Some(
+                user.parse()
+                    .map_err(|error| RuntimeError::Other(chain(&error)))?,
+            ),
+        };
+        let spec = rt::ExecSpec {
+            args: spec.args,
+            env: spec.env,
+            cwd: Some(spec.cwd).filter(|cwd| !cwd.is_empty()),
+            user,
+            terminal: spec.terminal,
+        };
+        let mut session = match self.0.exec(&to_id(id), spec).await {
+            Ok(session) => session,
+            Err(rt::ExecError::NotFound { .. }) => return Err(RuntimeError::NotFound(id.clone())),
+            Err(error) => return Err(RuntimeError::Other(chain(&error))),
+        };
+        Ok(ExecSession {
+            stdin: session.stdin.take().map(|stdin| Box::new(stdin) as Writer),
+            stdout: Some(Box::new(session.stdout.clone()) as Reader),
+            stderr: session
+                .stderr
+                .take()
+                .map(|stderr| Box::new(stderr) as Reader),
+            control: Arc::new(Session::new(session)),
+        })
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        self.0
+            .remove(&to_id(id))
+            .await
+            .map_err(|error| from_error(id, &error))
+    }
+
+    async fn purge(&self) -> Result<(), RuntimeError> {
+        self.0
+            .purge()
+            .await
+            .map_err(|error| RuntimeError::Other(chain(&error)))
+    }
+
+    fn log_path(&self, id: &ContainerId, stream: Stream) -> PathBuf {
+        let stream = match stream {
+            Stream::Stdout => rt::Stream::Stdout,
+            Stream::Stderr => rt::Stream::Stderr,
+        };
+        self.0.log_path(&to_id(id), stream)
+    }
+
+    async fn launcher_pid(&self) -> Option<u32> {
+        self.0.launcher_pid().await
+    }
+}
+
+/// A task owns the session, because waiting for the end and resizing both need it. Dropping this ends the task, the
+/// session and the program.
+struct Session {
+    sizes: mpsc::Sender<(u16, u16)>,
+    exit: Mutex<Option<oneshot::Receiver<Result<i32, RuntimeError>>>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Session {
+    fn new(mut session: rt::ExecSession) -> Self {
+        let (sizes, mut wanted) = mpsc::channel::<(u16, u16)>(16);
+        let (told, exit) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let ended = loop {
+                tokio::select! {
+                    ended = session.wait() => break ended,
+                    Some((columns, rows)) = wanted.recv() => {
+                        if let Err(error) = session.resize(columns, rows) {
+                            tracing::debug!(%error, "cannot resize a session's terminal");
+                        }
+                    }
+                }
+            };
+            let _ = told.send(
+                ended
+                    .map(rt::ExecExit::code)
+                    .map_err(|error| RuntimeError::Other(chain(&error))),
+            );
+        });
+        Self {
+            sizes,
+            exit: Mutex::new(Some(exit)),
+            _task: AbortOnDropHandle::new(task),
+        }
+    }
+}
+
+#[async_trait]
+impl ExecControl for Session {
+    fn resize(&self, columns: u16, rows: u16) -> Result<(), RuntimeError> {
+        // When sizes pile up, the oldest ones are as good as lost; the next one comes with the next movement.
+        let _ = self.sizes.try_send((columns, rows));
+        Ok(())
+    }
+
+    async fn wait(&self) -> Result<i32, RuntimeError> {
+        let exit = self.exit.lock().await.take();
+        match exit {
+            Some(exit) => exit
+                .await
+                .map_err(|_| RuntimeError::Other("the session was given up".into()))?,
+            None => Err(RuntimeError::Other(
+                "the session's end was asked for twice".into(),
+            )),
+        }
+    }
+}
+
+fn to_id(id: &ContainerId) -> rt::ContainerId {
+    id.as_str()
+        .parse()
+        .expect("both crates take the same container ids")
+}
+
+fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
+    let invalid = |error: &dyn std::error::Error| StartError::Invalid(chain(error));
+    let user: rt::UserSpec = spec
+        .user
+        .parse()
+        .map_err(|error: rt::UserError| invalid(&error))?;
+    let stop_signal = match spec.stop_signal.as_deref() {
+        None | Some("") => SIGTERM,
+        Some(text) => parse_signal(text).ok_or_else(|| {
+            StartError::Invalid(format!("the image's stop signal {text:?} is no signal"))
+        })?,
+    };
+    let mut labels = spec.labels;
+    labels.insert(STOP_SIGNAL_LABEL.to_owned(), stop_signal.to_string());
+    let rootfs = rt::Rootfs::Overlay {
+        lowers: spec.rootfs.lowers,
+        upper: spec.rootfs.upper,
+        work: spec.rootfs.work,
+    };
+    let mut to = rt::ContainerSpec::new(rootfs, spec.args);
+    to.readonly_rootfs = spec.readonly_rootfs;
+    to.env = spec.env;
+    to.cwd = spec.cwd;
+    to.user = user;
+    to.hostname = spec.hostname;
+    to.limits = rt::Limits {
+        cpu_millis_weight: spec.limits.cpu_millis,
+        cpu_limit_millis: spec.limits.cpu_limit_millis,
+        memory_bytes: spec.limits.memory_bytes,
+        memory_swap: None,
+        pids: spec.limits.pids,
+    };
+    to.mounts = spec
+        .mounts
+        .into_iter()
+        .map(|mount| match mount.source {
+            MountSource::Bind(source) => rt::MountSpec::Bind {
+                source,
+                target: mount.target.into(),
+                readonly: mount.read_only,
+            },
+            MountSource::Tmpfs(size_bytes) => rt::MountSpec::Tmpfs {
+                target: mount.target.into(),
+                size_bytes,
+                mode: 0o1777,
+            },
+        })
+        .collect();
+    to.network = match spec.network {
+        NetworkMode::Host => rt::Network::Host,
+        NetworkMode::None => rt::Network::None,
+    };
+    to.privileged = spec.privileged;
+    to.labels = labels;
+    to.stop_signal = stop_signal;
+    Ok(to)
+}
+
+/// "SIGQUIT", "QUIT" or "3".
+fn parse_signal(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let name = text.to_ascii_uppercase();
+    let name = if name.starts_with("SIG") {
+        name
+    } else {
+        format!("SIG{name}")
+    };
+    name.parse::<nix::sys::signal::Signal>()
+        .ok()
+        .map(|signal| signal as i32)
+}
+
+fn from_status(status: rt::ContainerStatus) -> Option<Container> {
+    let state = match status.state {
+        rt::ContainerState::Starting => ContainerState::Starting,
+        rt::ContainerState::Running {
+            pid,
+            started_at_ms,
+            cgroup,
+        } => ContainerState::Running(Started {
+            pid: u32::try_from(pid).unwrap_or(0),
+            cgroup,
+            started_at_ms,
+        }),
+        rt::ContainerState::Exited(record) => ContainerState::Exited(from_record(*record)),
+    };
+    Some(Container {
+        id: status.id.as_str().parse().ok()?,
+        state,
+        keeper_pid: status.keeper_pid.and_then(|pid| u32::try_from(pid).ok()),
+        labels: status.labels,
+    })
+}
+
+fn from_record(record: rt::ExitRecord) -> ExitRecord {
+    ExitRecord {
+        exit: match record.exit {
+            rt::Exit::Code(code) => ContainerExit::Code(code),
+            rt::Exit::Signal(signal) => ContainerExit::Signal(signal),
+            rt::Exit::KeeperLost => ContainerExit::KeeperLost,
+            rt::Exit::LostAtReboot => ContainerExit::LostAtReboot,
+            rt::Exit::StartFailed(message) => ContainerExit::StartFailed(message),
+        },
+        oom_killed: record.oom_killed,
+        memory_limit_bytes: record.memory_limit_bytes,
+        started_at_ms: (record.started_at_ms > 0).then_some(record.started_at_ms),
+        finished_at_ms: record.finished_at_ms,
+        usage: from_usage(record.usage),
+    }
+}
+
+fn from_usage(usage: rt::Usage) -> Usage {
+    Usage {
+        sampled_at_ms: usage.sampled_at_ms,
+        cpu_total_us: Some(usage.cpu_total_us),
+        cpu_user_us: usage.cpu_user_us,
+        cpu_system_us: usage.cpu_system_us,
+        memory_bytes: usage.memory_bytes,
+        memory_peak_bytes: usage.memory_peak_bytes,
+        memory_anon_bytes: usage.memory_anon_bytes,
+        memory_file_bytes: usage.memory_file_bytes,
+        pids: usage.pids,
+        oom_kills: usage.oom_kills,
+        throttled_us: usage.throttled_us,
+        io_read_bytes: usage.io_read_bytes,
+        io_write_bytes: usage.io_write_bytes,
+    }
+}
+
+fn from_error(id: &ContainerId, error: &rt::Error) -> RuntimeError {
+    match error {
+        rt::Error::NotFound { .. } => RuntimeError::NotFound(id.clone()),
+        rt::Error::NotRunning { .. }
+        | rt::Error::StillRunning { .. }
+        | rt::Error::BadSignal { .. }
+        | rt::Error::WillNotDie { .. }
+        | rt::Error::Io { .. } => RuntimeError::Other(chain(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_signals_are_names_or_numbers() {
+        for (text, number) in [("SIGQUIT", 3), ("quit", 3), ("15", 15), ("SIGUSR1", 10)] {
+            assert_eq!(parse_signal(text), Some(number), "{text}");
+        }
+        for bad in ["", "SIGNONE", "0", "65", "-9"] {
+            assert_eq!(parse_signal(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What is on disk for one task: `task.json`, written once before anything starts, and `log.jsonl`, to which statuses
+//! and acknowledgements are added. Pure text; `store` reads and writes it.
+//!
+//! Version 1. A reader refuses a version it does not know (the folder is quarantined), so a newer agent that changes
+//! the meaning of a field must raise the version and read both; an older agent then refuses the newer folders.
+
+use mezzo_api::model::{FrameworkId, RoleName, TaskInfo, TaskStatus, UpdateId};
+use serde::{Deserialize, Serialize};
+
+use crate::node::ContainerId;
+
+const VERSION: u32 = 1;
+
+/// A launch, as it was asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Checkpoint {
+    pub(crate) container: ContainerId,
+    pub(crate) framework: FrameworkId,
+    pub(crate) role: RoleName,
+    /// The machine's boot in which it was launched.
+    pub(crate) boot_id: String,
+    pub(crate) created_at_ms: u64,
+    pub(crate) info: TaskInfo,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    version: u32,
+    #[serde(flatten)]
+    body: T,
+}
+
+/// One line of the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogRecord {
+    /// A status, durable before it is told.
+    Update(Box<TaskStatus>),
+    /// The framework has it.
+    Acknowledged(UpdateId),
+    /// Nobody asks any more.
+    Forgotten,
+}
+
+/// What the log says, taken together.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Log {
+    /// In order.
+    pub(crate) updates: Vec<TaskStatus>,
+    /// So many of them, from the first, are acknowledged.
+    pub(crate) n_acknowledged: usize,
+    pub(crate) forgotten: bool,
+}
+
+/// Why a task's folder is of no use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Corrupt {
+    #[error("task.json does not parse: {0}")]
+    Checkpoint(String),
+    #[error("task.json has version {0}, this agent knows version {VERSION}")]
+    Version(u32),
+    #[error("line {line} of log.jsonl does not parse: {error}")]
+    Log { line: usize, error: String },
+}
+
+impl Checkpoint {
+    /// The text of `task.json`.
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::to_string(&Versioned {
+            version: VERSION,
+            body: self,
+        })
+        .expect("a checkpoint has only string keys and finite numbers")
+    }
+
+    /// From the text of `task.json`.
+    pub(crate) fn from_json(text: &[u8]) -> Result<Self, Corrupt> {
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+        }
+        let corrupt = |error: serde_json::Error| Corrupt::Checkpoint(error.to_string());
+        let head: Head = serde_json::from_slice(text).map_err(corrupt)?;
+        if head.version != VERSION {
+            return Err(Corrupt::Version(head.version));
+        }
+        let versioned: Versioned<Self> = serde_json::from_slice(text).map_err(corrupt)?;
+        Ok(versioned.body)
+    }
+}
+
+impl LogRecord {
+    /// The line, with its end.
+    pub(crate) fn to_line(&self) -> String {
+        let mut line =
+            serde_json::to_string(self).expect("a record has only string keys and finite numbers");
+        line.push('\n');
+        line
+    }
+}
+
+impl Log {
+    /// From the text of `log.jsonl`, and how much of it counts: a last line without its end was being written when
+    /// the agent died, and nobody was told of it.
+    pub(crate) fn parse(text: &[u8]) -> Result<(Self, usize), Corrupt> {
+        let valid = text
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
+        let mut log = Self::default();
+        for (n, line) in text[..valid].split(|byte| *byte == b'\n').enumerate() {
+            if line.is_empty() {
+                continue;
+            }
+            let record = serde_json::from_slice(line).map_err(|error| Corrupt::Log {
+                line: n + 1,
+                error: error.to_string(),
+            })?;
+            log.apply(record);
+        }
+        Ok((log, valid))
+    }
+
+    fn apply(&mut self, record: LogRecord) {
+        match record {
+            LogRecord::Update(status) => self.updates.push(*status),
+            LogRecord::Acknowledged(id) => {
+                if let Some(at) = self
+                    .updates
+                    .iter()
+                    .position(|status| status.update_id.as_ref() == Some(&id))
+                {
+                    self.n_acknowledged = self.n_acknowledged.max(at + 1);
+                }
+            }
+            LogRecord::Forgotten => self.forgotten = true,
+        }
+    }
+
+    /// The newest status.
+    pub(crate) fn latest(&self) -> Option<&TaskStatus> {
+        self.updates.last()
+    }
+
+    /// Those that nobody has acknowledged.
+    pub(crate) fn unacknowledged(&self) -> &[TaskStatus] {
+        self.updates.get(self.n_acknowledged..).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::task::{status::tests::a_status, tests::a_task};
+
+    fn update(n: usize) -> TaskStatus {
+        TaskStatus {
+            update_id: Some(format!("u{n}").parse().unwrap()),
+            message: "a\nb".into(),
+            ..a_status()
+        }
+    }
+
+    fn checkpoint() -> Checkpoint {
+        Checkpoint {
+            container: ContainerId::derive("t", 1),
+            framework: "f".parse().unwrap(),
+            role: RoleName::any(),
+            boot_id: "b".into(),
+            created_at_ms: 5,
+            info: a_task("t"),
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_survives_the_disk() {
+        assert_eq!(
+            Checkpoint::from_json(checkpoint().to_json().as_bytes()),
+            Ok(checkpoint())
+        );
+    }
+
+    #[test]
+    fn an_unknown_version_and_half_a_file_are_told_apart() {
+        let newer = checkpoint()
+            .to_json()
+            .replace("\"version\":1", "\"version\":9");
+        assert_eq!(
+            Checkpoint::from_json(newer.as_bytes()),
+            Err(Corrupt::Version(9))
+        );
+        let text = checkpoint().to_json();
+        assert!(matches!(
+            Checkpoint::from_json(&text.as_bytes()[..text.len() / 2]),
+            Err(Corrupt::Checkpoint(_))
+        ));
+        assert!(matches!(
+            Checkpoint::from_json(b""),
+            Err(Corrupt::Checkpoint(_))
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn a_log_cut_anywhere_reads_as_the_records_before_the_cut(cut in 0_usize..3000) {
+            let records: Vec<_> = (0..4).map(|n| LogRecord::Update(Box::new(update(n))))
+                .chain([LogRecord::Acknowledged("u0".parse().unwrap()), LogRecord::Forgotten]).collect();
+            let text: String = records.iter().map(LogRecord::to_line).collect();
+            let cut = cut.min(text.len());
+            let (log, valid) = Log::parse(&text.as_bytes()[..cut]).unwrap();
+            let whole_lines = text[..cut].matches('\n').count();
+            prop_assert!(valid <= cut);
+            prop_assert_eq!(log.updates.len(), whole_lines.min(4));
+            prop_assert_eq!(log.n_acknowledged, usize::from(whole_lines > 4));
+            prop_assert_eq!(log.forgotten, whole_lines > 5);
+        }
+    }
+
+    #[test]
+    fn a_bad_line_in_the_middle_is_corruption() {
+        let text = format!("garbage\n{}", LogRecord::Forgotten.to_line());
+        assert!(matches!(
+            Log::parse(text.as_bytes()),
+            Err(Corrupt::Log { line: 1, .. })
+        ));
+    }
+}

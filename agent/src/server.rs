@@ -1,0 +1,351 @@
+//! Wiring: takes the state folder, opens what the agent stands on, recovers, and runs the owner, the link to the master,
+//! the sampler and the listener until told to stop.
+//!
+//! Nothing is decided here but the order: lock, listen, open, recover, then talk.
+
+use std::{
+    fs::{File, TryLockError},
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use mezzo_api::{
+    model::AgentInfo,
+    proto::{FILE_DESCRIPTOR_SET, node_service_server::NodeServiceServer},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, oneshot},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config, Error,
+    actor::{self, Actor, Clock, OnShutdown},
+    grpc::NodeApi,
+    http,
+    launch::Launcher,
+    master_link::{Identity, Link},
+    node::{
+        Images, Runtime,
+        images::ImageFolder,
+        runtime::{Containers, cgroup_mode},
+    },
+    recovery::execute::recover,
+    resources::detect,
+    store::{Store, private_dir, write_atomically},
+    task::{
+        Context,
+        core::{Core, Settings},
+        updates::Retry,
+    },
+    usage,
+};
+
+/// Told where the agent listens, once it does.
+pub type Ready = oneshot::Sender<SocketAddr>;
+
+/// Open calls may take so long to finish when the agent stops.
+const SERVE_DRAIN: Duration = Duration::from_secs(3);
+
+/// Runs an agent until it is told to stop.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    run_with(config, shutdown, None).await
+}
+
+/// The same, telling when it listens. The address is also in `<state_dir>/address`.
+pub async fn run_with(
+    config: Config,
+    shutdown: CancellationToken,
+    ready: Option<Ready>,
+) -> Result<(), Error> {
+    config.check()?;
+    let _lock = lock(&config.state_dir)?;
+    let listener = listen(&config.listen).await?;
+    let images = open_images(&config).await?;
+    let runtime = Containers::open(runtime_config(&config))
+        .await
+        .map_err(|error| Error::Runtime(error.to_string()))?;
+    serve(
+        config,
+        listener,
+        Arc::new(runtime),
+        Arc::new(images),
+        shutdown,
+        ready,
+    )
+    .await
+}
+
+/// Takes the state folder for this process; free again when the file is dropped, however the process ends.
+pub(crate) fn lock(state_dir: &Path) -> Result<File, Error> {
+    let failed = |operation, source| Error::State {
+        operation,
+        path: state_dir.into(),
+        source,
+    };
+    private_dir(state_dir).map_err(|source| failed("make the state folder", source))?;
+    let path = state_dir.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| failed("open the lock file in", source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse(state_dir.into())),
+        Err(TryLockError::Error(source)) => Err(failed("lock", source)),
+    }
+}
+
+pub(crate) fn runtime_config(config: &Config) -> mezzo_runtime::RuntimeConfig {
+    let mut to =
+        mezzo_runtime::RuntimeConfig::new(config.state_dir.join("runtime"), config.cgroup_parent());
+    to.max_parallel_starts = config.max_parallel_starts;
+    if let Some(program) = &config.launcher {
+        to.launcher = mezzo_runtime::LauncherProgram::Path(program.clone());
+    }
+    to
+}
+
+pub(crate) async fn open_images(config: &Config) -> Result<ImageFolder, Error> {
+    let store = mezzo_images::StoreConfig {
+        root: config.state_dir.join("images"),
+        insecure_registries: config.insecure_registries.clone(),
+        pull_deadline: Duration::from_secs(config.pull_deadline_secs),
+        ..mezzo_images::StoreConfig::default()
+    };
+    ImageFolder::open(store)
+        .await
+        .map_err(|error| Error::Images(error.to_string()))
+}
+
+async fn listen(address: &str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Listen {
+            address: address.to_owned(),
+            source,
+        })
+}
+
+/// Everything above the two seams.
+pub(crate) async fn serve(
+    config: Config,
+    listener: TcpListener,
+    runtime: Arc<dyn Runtime>,
+    images: Arc<dyn Images>,
+    shutdown: CancellationToken,
+    ready: Option<Ready>,
+) -> Result<(), Error> {
+    let local = listener.local_addr().map_err(|source| Error::Listen {
+        address: config.listen.clone(),
+        source,
+    })?;
+    let identity_path = config.state_dir.join("agent.json");
+    let identity = Identity::load(&identity_path)?;
+    let store = Store::open(&config.state_dir)?;
+    let info = agent_info(&config, local);
+    let settings = settings(&config);
+
+    let clock = Clock::start();
+    let mut core = Core::new(
+        settings.clone(),
+        identity.agent_id.clone(),
+        info.resources.clone(),
+    );
+    let mut random = rand::random::<u128>;
+    let mut ctx = Context {
+        now: clock.now(),
+        random: &mut random,
+    };
+    let recovered = recover(&mut core, &settings, &store, &runtime, &images, &mut ctx)
+        .await
+        .map_err(|error| Error::Runtime(error.to_string()))?;
+
+    let (handle, commands) = actor::channel();
+    let actor = Actor::new(
+        core,
+        clock,
+        Launcher {
+            runtime: Arc::clone(&runtime),
+            images: Arc::clone(&images),
+            store: store.clone(),
+            hostname: info.hostname.clone(),
+            host_path_allow: config.host_path_allow.clone(),
+            default_pids: config.default_pids_limit,
+            starts: Arc::new(Semaphore::new(config.max_parallel_starts)),
+        },
+    );
+    let on_shutdown = if config.kill_tasks_on_shutdown {
+        OnShutdown::Kill
+    } else {
+        OnShutdown::Leave
+    };
+    // Everything stops together: when told to, and when one part cannot go on.
+    let stop = shutdown.child_token();
+    let mut parts: JoinSet<Result<(), Error>> = JoinSet::new();
+    let token = stop.clone();
+    parts.spawn(async move {
+        actor.run(recovered, commands, token, on_shutdown).await;
+        Ok(())
+    });
+    let link = Link {
+        master: config.master.clone(),
+        handle: handle.clone(),
+        info: info.clone(),
+        boot_id: settings.boot_id.clone(),
+        identity,
+        identity_path,
+        store,
+    };
+    parts.spawn(link.run(stop.clone()));
+    let sampler = usage::run(
+        handle.clone(),
+        Arc::clone(&runtime),
+        config.state_dir.clone(),
+        config.usage_interval(),
+        stop.clone(),
+    );
+    parts.spawn(async move {
+        sampler.await;
+        Ok(())
+    });
+    parts.spawn(listener_task(
+        listener,
+        local,
+        NodeApi {
+            handle,
+            runtime: Arc::clone(&runtime),
+            info,
+        },
+        stop.clone(),
+    ));
+
+    let address_file = config.state_dir.join("address");
+    write_atomically(&address_file, format!("{local}\n").as_bytes()).map_err(|source| {
+        Error::State {
+            operation: "write",
+            path: address_file,
+            source,
+        }
+    })?;
+    tracing::info!(address = %local, master = config.master, "agent is up");
+    if let Some(ready) = ready {
+        let _ = ready.send(local);
+    }
+
+    let mut result = Ok(());
+    while let Some(part) = parts.join_next().await {
+        let outcome = part.unwrap_or_else(|error| {
+            Err(Error::Runtime(format!(
+                "a part of the agent broke: {error}"
+            )))
+        });
+        if let Err(error) = outcome
+            && result.is_ok()
+        {
+            result = Err(error);
+        }
+        // A part that ends by itself takes the others along; told to stop, all end anyway.
+        stop.cancel();
+    }
+    if on_shutdown == OnShutdown::Kill {
+        remove_everything(runtime.as_ref(), images.as_ref()).await?;
+    }
+    result
+}
+
+async fn remove_everything(runtime: &dyn Runtime, images: &dyn Images) -> Result<(), Error> {
+    runtime
+        .purge()
+        .await
+        .map_err(|error| Error::Runtime(error.to_string()))?;
+    for key in images
+        .list_snapshots()
+        .await
+        .map_err(|error| Error::Images(error.to_string()))?
+    {
+        if let Err(error) = images.remove_snapshot(&key).await {
+            tracing::warn!(key, %error, "cannot remove a root file system");
+        }
+    }
+    Ok(())
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        retry: Retry {
+            first_ms: 1_000,
+            max_ms: 30_000,
+        },
+        kill_grace: Duration::from_millis(config.kill_grace_ms),
+        retain_ended: config.retain_ended,
+        retain_ms: config.retain_secs.saturating_mul(1000),
+        allow_privileged: config.allow_privileged,
+        host_path_allow: config.host_path_allow.clone(),
+        boot_id: detect::boot_id(),
+    }
+}
+
+fn agent_info(config: &Config, local: SocketAddr) -> AgentInfo {
+    let hostname = config.hostname.clone().unwrap_or_else(detect::hostname);
+    let address = config.advertise.clone().unwrap_or_else(|| {
+        if local.ip().is_unspecified() {
+            format!("{hostname}:{}", local.port())
+        } else {
+            local.to_string()
+        }
+    });
+    AgentInfo {
+        hostname,
+        address,
+        resources: detect::total(config),
+        attributes: config.attributes.clone(),
+        region: config.region.clone(),
+        zone: config.zone.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: detect::kernel(),
+        architecture: std::env::consts::ARCH.to_owned(),
+        cgroup_mode: cgroup_mode(),
+    }
+}
+
+async fn listener_task(
+    listener: TcpListener,
+    local: SocketAddr,
+    api: NodeApi,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let failed = |source| Error::Serve {
+        address: local.to_string(),
+        source,
+    };
+    let other = |error: tonic_reflection::server::Error| failed(std::io::Error::other(error));
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(other)?;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<NodeServiceServer<NodeApi>>().await;
+    let routes = http::routes(api.handle.clone());
+    let mut grpc = tonic::service::Routes::builder();
+    grpc.add_service(NodeServiceServer::new(api))
+        .add_service(reflection)
+        .add_service(health);
+    let app = grpc.routes().into_axum_router().merge(routes);
+    let serving = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let drained = async {
+        stop.cancelled().await;
+        tokio::time::sleep(SERVE_DRAIN).await;
+    };
+    tokio::select! {
+        served = async { serving.await } => served.map_err(failed),
+        // Followers of logs would keep the agent from stopping.
+        () = drained => Ok(()),
+    }
+}

@@ -1,0 +1,327 @@
+//! The task folders on disk: `<state>/tasks/<container id>/{task.json,log.jsonl,sandbox/,etc/}`. Blocking I/O, called
+//! from the blocking pool by `actor`.
+//!
+//! A folder appears whole: it is made under another name, synced and renamed. One that does not read is moved to
+//! `<state>/quarantine/` and never stops the agent from starting.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    Error,
+    node::ContainerId,
+    recovery::{
+        checkpoint::{Checkpoint, Log, LogRecord},
+        plan::Recovered,
+    },
+};
+
+const MAX_CHECKPOINT: u64 = 4 << 20;
+const MAX_LOG: u64 = 64 << 20;
+
+/// The folders.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    tasks: PathBuf,
+    quarantine: PathBuf,
+}
+
+/// One thing to write for a task.
+#[derive(Debug, Clone)]
+pub(crate) enum Write {
+    /// Its folder.
+    Create(Box<Checkpoint>),
+    /// A line of its log.
+    Append(LogRecord),
+}
+
+impl Store {
+    /// Makes the folders, for the owner alone.
+    pub(crate) fn open(state_dir: &Path) -> Result<Self, Error> {
+        let store = Self {
+            tasks: state_dir.join("tasks"),
+            quarantine: state_dir.join("quarantine"),
+        };
+        for dir in [&store.tasks, &store.quarantine] {
+            private_dir(dir).map_err(|source| Error::State {
+                operation: "make the folder",
+                path: dir.clone(),
+                source,
+            })?;
+        }
+        Ok(store)
+    }
+
+    /// A task's folder.
+    pub(crate) fn folder(&self, id: &ContainerId) -> PathBuf {
+        self.tasks.join(id.as_str())
+    }
+
+    /// What a task sees as its sandbox.
+    pub(crate) fn sandbox(&self, id: &ContainerId) -> PathBuf {
+        self.folder(id).join("sandbox")
+    }
+
+    /// Writes and syncs, all or nothing of each.
+    pub(crate) fn write(&self, id: &ContainerId, write: &Write) -> io::Result<()> {
+        match write {
+            Write::Create(checkpoint) => self.create(checkpoint),
+            Write::Append(record) => self.append(id, record),
+        }
+    }
+
+    fn create(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        let fresh = self.tasks.join(format!(".new-{}", checkpoint.container));
+        if fresh.exists() {
+            fs::remove_dir_all(&fresh)?;
+        }
+        DirBuilder::new().mode(0o700).create(&fresh)?;
+        // Whoever the container runs as may write here; the folder above keeps everybody else out.
+        let sandbox = fresh.join("sandbox");
+        DirBuilder::new().create(&sandbox)?;
+        fs::set_permissions(&sandbox, Permissions::from_mode(0o1777))?;
+        let mut file = File::create_new(fresh.join("task.json"))?;
+        file.write_all(checkpoint.to_json().as_bytes())?;
+        file.sync_all()?;
+        File::create_new(fresh.join("log.jsonl"))?;
+        File::open(&fresh)?.sync_all()?;
+        fs::rename(&fresh, self.folder(&checkpoint.container))?;
+        File::open(&self.tasks)?.sync_all()
+    }
+
+    fn append(&self, id: &ContainerId, record: &LogRecord) -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .append(true)
+            .open(self.folder(id).join("log.jsonl"))?;
+        let before = file.seek(io::SeekFrom::End(0))?;
+        let written = file
+            .write_all(record.to_line().as_bytes())
+            .and_then(|()| match record {
+                LogRecord::Update(_) => file.sync_data(),
+                // Lost in a power cut, the status is sent once more.
+                LogRecord::Acknowledged(_) | LogRecord::Forgotten => Ok(()),
+            });
+        if written.is_err() {
+            // Half a line must not precede the next attempt.
+            let _ = file.set_len(before);
+        }
+        written
+    }
+
+    /// Removes a task's folder; fine when it is gone already.
+    pub(crate) fn remove(&self, id: &ContainerId) -> io::Result<()> {
+        let trash = self.tasks.join(format!(".trash-{id}"));
+        match fs::rename(self.folder(id), &trash) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        match fs::remove_dir_all(&trash) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Reads all folders; what does not read is set aside.
+    pub(crate) fn load(&self) -> io::Result<Vec<Recovered>> {
+        let mut recovered: Vec<Recovered> = Vec::new();
+        for entry in fs::read_dir(&self.tasks)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = entry.path();
+            if name.starts_with(".new-") || name.starts_with(".trash-") {
+                if let Err(error) = fs::remove_dir_all(&path) {
+                    tracing::warn!(path = %path.display(), %error, "cannot remove a left-over folder");
+                }
+                continue;
+            }
+            match read_folder(&path, &name) {
+                Ok(folder) => recovered.push(folder),
+                Err(problem) => self.set_aside(&path, &name, &problem),
+            }
+        }
+        recovered.sort_by_key(|folder| folder.checkpoint.created_at_ms);
+        Ok(recovered)
+    }
+
+    /// Moves a folder out of the way, with one line for the operator.
+    pub(crate) fn set_aside(&self, path: &Path, name: &str, problem: &str) {
+        let mut to = self.quarantine.join(name);
+        let mut n = 1;
+        while to.exists() {
+            to = self.quarantine.join(format!("{name}.{n}"));
+            n += 1;
+        }
+        match fs::rename(path, &to) {
+            Ok(()) => tracing::error!(
+                folder = name, moved_to = %to.display(), problem,
+                "a task's folder is unusable: it is set aside and its container, if any, is killed"
+            ),
+            Err(error) => {
+                tracing::error!(folder = name, problem, %error, "a task's folder is unusable and cannot be set aside");
+            }
+        }
+    }
+}
+
+fn read_folder(path: &Path, name: &str) -> Result<Recovered, String> {
+    let id: ContainerId = name
+        .parse()
+        .map_err(|_| "its name is no container id".to_owned())?;
+    let text = read_bounded(&path.join("task.json"), MAX_CHECKPOINT)?;
+    let checkpoint = Checkpoint::from_json(&text).map_err(|error| error.to_string())?;
+    if checkpoint.container != id {
+        return Err(format!(
+            "task.json is of container {}",
+            checkpoint.container
+        ));
+    }
+    let log_path = path.join("log.jsonl");
+    let text = read_bounded(&log_path, MAX_LOG)?;
+    let (log, valid) = Log::parse(&text).map_err(|error| error.to_string())?;
+    if valid < text.len() {
+        tracing::warn!(container = %id, bytes = text.len() - valid, "the last line of log.jsonl was cut short: dropped");
+        OpenOptions::new()
+            .write(true)
+            .open(&log_path)
+            .and_then(|file| file.set_len(valid as u64))
+            .map_err(|error| format!("cannot cut log.jsonl: {error}"))?;
+    }
+    Ok(Recovered { checkpoint, log })
+}
+
+fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, String> {
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let file = File::open(path).map_err(|error| format!("cannot open {name}: {error}"))?;
+    let mut bytes = Vec::new();
+    file.take(max + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("cannot read {name}: {error}"))?;
+    if bytes.len() as u64 > max {
+        return Err(format!("{name} is larger than {max} bytes"));
+    }
+    Ok(bytes)
+}
+
+/// Makes a folder that only its owner can enter, also when it was there before.
+pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o700))
+}
+
+/// Writes a small file so that a reader sees the old or the new content, never half.
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mezzo_api::model::RoleName;
+
+    use super::*;
+    use crate::task::{status::tests::a_status, tests::a_task};
+
+    fn checkpoint(n: u64) -> Checkpoint {
+        Checkpoint {
+            container: ContainerId::derive("t", n),
+            framework: "f".parse().unwrap(),
+            role: RoleName::any(),
+            boot_id: "b".into(),
+            created_at_ms: n,
+            info: a_task("t"),
+        }
+    }
+
+    fn update() -> Write {
+        Write::Append(LogRecord::Update(Box::new(a_status())))
+    }
+
+    #[test]
+    fn what_was_written_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = checkpoint(1).container;
+        store
+            .write(&id, &Write::Create(Box::new(checkpoint(1))))
+            .unwrap();
+        store.write(&id, &update()).unwrap();
+        let loaded = store.load().unwrap();
+        assert_eq!(loaded.len(), 1);
+        assert_eq!(loaded[0].checkpoint, checkpoint(1));
+        assert_eq!(loaded[0].log.updates, [a_status()]);
+        store.remove(&id).unwrap();
+        store.remove(&id).unwrap();
+        assert!(store.load().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_bad_folder_is_set_aside_and_the_others_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for n in 1..=4 {
+            store
+                .write(
+                    &checkpoint(n).container,
+                    &Write::Create(Box::new(checkpoint(n))),
+                )
+                .unwrap();
+        }
+        fs::write(
+            store.folder(&checkpoint(1).container).join("task.json"),
+            "{\"version\":1,",
+        )
+        .unwrap();
+        fs::remove_file(store.folder(&checkpoint(2).container).join("task.json")).unwrap();
+        fs::write(
+            store.folder(&checkpoint(3).container).join("log.jsonl"),
+            "garbage\n",
+        )
+        .unwrap();
+        fs::create_dir(dir.path().join("tasks/not a container")).unwrap();
+        fs::create_dir(dir.path().join("tasks/.new-half")).unwrap();
+        let loaded = store.load().unwrap();
+        assert_eq!(loaded.len(), 1);
+        assert_eq!(
+            fs::read_dir(dir.path().join("quarantine")).unwrap().count(),
+            4
+        );
+        assert_eq!(fs::read_dir(dir.path().join("tasks")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn half_a_last_line_is_cut_off_so_that_the_next_one_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = checkpoint(1).container;
+        store
+            .write(&id, &Write::Create(Box::new(checkpoint(1))))
+            .unwrap();
+        store.write(&id, &update()).unwrap();
+        let log = store.folder(&id).join("log.jsonl");
+        OpenOptions::new()
+            .append(true)
+            .open(&log)
+            .unwrap()
+            .write_all(b"{\"update\":{")
+            .unwrap();
+        assert_eq!(store.load().unwrap()[0].log.updates.len(), 1);
+        store.write(&id, &update()).unwrap();
+        assert_eq!(store.load().unwrap()[0].log.updates.len(), 2);
+    }
+}

@@ -1,0 +1,119 @@
+//! One task and the phase it is in. Pure data with the few questions that others ask of it.
+
+use mezzo_api::model::{ContainerStatus, RoleName, Task, TaskInfo, TaskStatus, Usage};
+
+use super::{
+    TaskKey,
+    status::{KillCause, Outcome},
+    updates::UpdateQueue,
+};
+use crate::node::ContainerId;
+
+/// Where a task stands. Times are monotonic milliseconds.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Phase {
+    /// Its checkpoint is being written.
+    Creating(Next),
+    /// Image, root file system, container.
+    Launching {
+        /// Given up for this cause.
+        kill: Option<KillCause>,
+    },
+    /// Its process runs.
+    Running {
+        /// When it has run too long.
+        complete_by_ms: Option<u64>,
+    },
+    /// It was asked to end.
+    Killing {
+        /// Why.
+        cause: KillCause,
+        /// When it is killed, or killed again.
+        kill_at_ms: u64,
+    },
+    /// Nothing of it runs.
+    Ended {
+        /// Since then.
+        at_ms: u64,
+    },
+}
+
+/// What follows the checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The launch.
+    Launch,
+    /// The end: refused, or killed meanwhile.
+    End(Outcome),
+}
+
+/// Whether somebody still asks for the statuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interest {
+    /// The framework does.
+    Framework,
+    /// The framework was removed; the master may acknowledge, but is not waited for.
+    Nobody,
+}
+
+/// One task.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) key: TaskKey,
+    pub(crate) role: RoleName,
+    pub(crate) info: TaskInfo,
+    pub(crate) container: ContainerId,
+    pub(crate) phase: Phase,
+    pub(crate) updates: UpdateQueue,
+    pub(crate) interest: Interest,
+    /// The newest status, told or not.
+    pub(crate) latest: TaskStatus,
+    /// Once there is a process.
+    pub(crate) container_status: Option<ContainerStatus>,
+    /// Unix milliseconds.
+    pub(crate) started_at_ms: Option<u64>,
+    pub(crate) usage: Option<Usage>,
+    /// The last result of the health checks.
+    pub(crate) healthy: Option<bool>,
+}
+
+impl Entry {
+    /// As the API shows it.
+    pub(crate) fn task(&self) -> Task {
+        let mut status = self.latest.clone();
+        if !status.state.is_terminal() && self.usage.is_some() {
+            status.usage.clone_from(&self.usage);
+        }
+        Task {
+            info: self.info.clone(),
+            framework_id: self.key.framework.clone(),
+            role: self.role.clone(),
+            status,
+            started_at_ms: self.started_at_ms,
+        }
+    }
+
+    /// Its process runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        match self.phase {
+            Phase::Running { .. } | Phase::Killing { .. } => true,
+            Phase::Creating(_) | Phase::Launching { .. } | Phase::Ended { .. } => false,
+        }
+    }
+
+    /// It has ended, at that time.
+    pub(crate) fn ended_at(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Ended { at_ms } => Some(at_ms),
+            Phase::Creating(_)
+            | Phase::Launching { .. }
+            | Phase::Running { .. }
+            | Phase::Killing { .. } => None,
+        }
+    }
+
+    /// It has ended and everybody knows.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.ended_at().is_some() && self.updates.is_empty()
+    }
+}

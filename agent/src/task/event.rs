@@ -1,0 +1,138 @@
+//! What can happen to the agent's tasks, and what is to be done about it. Pure data.
+
+use std::time::Duration;
+
+use mezzo_api::model::{
+    AgentId, FrameworkId, HealthCheck, RoleName, TaskInfo, TaskStatus, UpdateId, Usage,
+};
+
+use super::{TaskKey, status::Outcome};
+use crate::{
+    node::{ContainerId, ExitRecord, Started},
+    recovery::checkpoint::Checkpoint,
+};
+
+/// Something happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The master wants a task to run.
+    Launch {
+        /// Whose.
+        framework: FrameworkId,
+        /// The role of the offer.
+        role: RoleName,
+        /// What.
+        info: Box<TaskInfo>,
+    },
+    /// The master wants a task to end.
+    Kill {
+        /// Which.
+        key: TaskKey,
+        /// Instead of the task's own.
+        grace: Option<Duration>,
+    },
+    /// A framework has a status.
+    Acknowledge {
+        /// Which task.
+        key: TaskKey,
+        /// Which status.
+        update: UpdateId,
+    },
+    /// A framework is gone for good.
+    ShutdownFramework(FrameworkId),
+    /// The master took the registration.
+    Registered(AgentId),
+    /// No stream to the master.
+    Disconnected,
+    /// The agent ends and takes its tasks along.
+    KillAll,
+
+    /// The checkpoint of a task is on disk.
+    Created(ContainerId),
+    /// It could not be written.
+    CreateFailed(ContainerId, String),
+    /// A status is on disk.
+    Written(ContainerId, UpdateId),
+
+    /// A launch takes its time.
+    Progress(ContainerId, String),
+    /// The process runs.
+    Launched {
+        /// Which container.
+        container: ContainerId,
+        /// Its process.
+        started: Started,
+        /// What it runs.
+        image_digest: String,
+    },
+    /// No process runs, nor will one.
+    LaunchFailed(ContainerId, LaunchFailure),
+    /// The container has ended.
+    Exited(ContainerId, Box<ExitRecord>),
+    /// Fresh samples.
+    Usage(Vec<(ContainerId, Usage)>),
+    /// A health check has a result.
+    Health(ContainerId, Verdict),
+    /// Nothing but the time.
+    Tick,
+}
+
+/// Why nothing runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LaunchFailure {
+    /// Given up because it was asked for.
+    Cancelled,
+    /// For any other reason.
+    Failed(Outcome),
+}
+
+/// What the health checks of a task say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The last check passed.
+    Healthy,
+    /// The last check failed, and not in the grace period.
+    Unhealthy,
+    /// Too many failed in a row; with the last failure.
+    Kill(String),
+}
+
+/// Something is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Effect {
+    /// Write the checkpoint; answered by `Created` or `CreateFailed`. Before anything else is done for the container.
+    Create(Box<Checkpoint>),
+    /// Add a status to the task's log; answered by `Written`.
+    Append(ContainerId, Box<TaskStatus>),
+    /// Note an acknowledgement in the task's log.
+    AppendAcknowledged(ContainerId, UpdateId),
+    /// Note in the task's log that nobody asks for its statuses any more.
+    AppendForgotten(ContainerId),
+    /// Send a status to the master, if there is one.
+    Send(Box<TaskStatus>),
+    /// Make and start the container; answered by `Launched` or `LaunchFailed`.
+    Launch {
+        /// The new container.
+        container: ContainerId,
+        /// Whose.
+        framework: FrameworkId,
+        /// What.
+        info: Box<TaskInfo>,
+    },
+    /// Give a launch up; still answered by `Launched` or `LaunchFailed`.
+    CancelLaunch(ContainerId),
+    /// Wait for the end; answered by `Exited`.
+    Watch(ContainerId),
+    /// Ask the process to end.
+    Terminate(ContainerId),
+    /// End everything in the container.
+    Kill(ContainerId),
+    /// Check the task's health until `StopHealth`; answered by `Health`.
+    StartHealth(ContainerId, Box<HealthCheck>),
+    /// No more checks.
+    StopHealth(ContainerId),
+    /// The container's root file system is not needed any more.
+    DropSnapshot(ContainerId),
+    /// Remove all that is left of an ended task: container record, logs, root file system, folder.
+    Collect(ContainerId),
+}

@@ -1,0 +1,416 @@
+//! Task and image become a container; and what is refused before anything is tried. Pure.
+//!
+//! An image's labels are not looked at: nothing that an image says steers the agent.
+
+use std::path::{Component, Path, PathBuf};
+
+use mezzo_api::model::{
+    AgentId, CheckKind, FrameworkId, NetworkMode, Reason, Scalar, TaskInfo, TaskState, VolumeSource,
+};
+
+use super::status::Outcome;
+use crate::node::{
+    ContainerId, ContainerSpec, IMAGE_DIGEST_LABEL, Limits, Mount, MountSource, PreparedImage,
+};
+
+/// Where tasks find their own folder.
+pub(crate) const SANDBOX: &str = "/mnt/mezzo/sandbox";
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const MIB: i64 = 1024 * 1024;
+
+/// What the machine adds.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) container: ContainerId,
+    pub(crate) framework: FrameworkId,
+    pub(crate) agent_id: AgentId,
+    pub(crate) hostname: String,
+    /// The task's own folder, on the machine.
+    pub(crate) sandbox: PathBuf,
+    /// Files that are given read-only: (on the machine, in the container).
+    pub(crate) files: Vec<(PathBuf, String)>,
+    /// The paths of the task's host volumes, in their order, resolved and checked.
+    pub(crate) host_paths: Vec<PathBuf>,
+    pub(crate) default_pids: u64,
+}
+
+/// What can be refused by looking at the task alone.
+pub(crate) fn refuse(
+    info: &TaskInfo,
+    allow_privileged: bool,
+    host_path_allow: &[PathBuf],
+) -> Option<Outcome> {
+    let invalid =
+        |message: String| Some(Outcome::new(TaskState::Error, Reason::TaskInvalid, message));
+    let unauthorized = |message: String| {
+        Some(Outcome::new(
+            TaskState::Error,
+            Reason::TaskUnauthorized,
+            message,
+        ))
+    };
+    let container = &info.container;
+    if container.privileged && !allow_privileged {
+        return unauthorized(
+            "container.privileged: this agent's operator does not allow privileged containers (allow_privileged)".into(),
+        );
+    }
+    for (n, volume) in container.volumes.iter().enumerate() {
+        if !is_clean_absolute(Path::new(&volume.container_path)) || volume.container_path == "/" {
+            return invalid(format!(
+                "container.volumes[{n}].container_path: {:?} is no absolute path without `..`",
+                volume.container_path
+            ));
+        }
+        match &volume.source {
+            VolumeSource::Tmpfs(0) => {
+                return invalid(format!(
+                    "container.volumes[{n}].tmpfs_bytes: must be above 0"
+                ));
+            }
+            VolumeSource::Tmpfs(_) => {}
+            VolumeSource::HostPath(path) => {
+                let path = Path::new(path);
+                if !is_clean_absolute(path) {
+                    return invalid(format!(
+                        "container.volumes[{n}].host_path: {} is no absolute path without `..`",
+                        path.display()
+                    ));
+                }
+                if !host_path_allow
+                    .iter()
+                    .any(|allowed| path.starts_with(allowed))
+                {
+                    return unauthorized(format!(
+                        "container.volumes[{n}].host_path: {} is not beneath any path that this agent's operator allows (host_path_allow)",
+                        path.display()
+                    ));
+                }
+            }
+        }
+    }
+    if let Some(check) = &info.health_check {
+        match check.kind {
+            CheckKind::Https => {
+                return invalid(
+                    "health_check.kind: HTTPS checks are not supported by this agent; use HTTP, TCP or COMMAND".into(),
+                );
+            }
+            CheckKind::Http | CheckKind::Tcp if check.port == 0 => {
+                return invalid("health_check.port: must be above 0".into());
+            }
+            CheckKind::Http | CheckKind::Tcp if container.network == NetworkMode::None => {
+                return invalid(
+                    "health_check.kind: HTTP and TCP checks cannot reach a container without network; use COMMAND".into(),
+                );
+            }
+            CheckKind::Command if check.command.is_empty() => {
+                return invalid("health_check.command: is empty".into());
+            }
+            CheckKind::Http | CheckKind::Tcp | CheckKind::Command => {}
+        }
+    }
+    None
+}
+
+fn is_clean_absolute(path: &Path) -> bool {
+    path.is_absolute()
+        && !path.as_os_str().as_encoded_bytes().contains(&0)
+        && path
+            .components()
+            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}
+
+/// The container for a task.
+pub(crate) fn container(
+    info: &TaskInfo,
+    image: &PreparedImage,
+    place: &Place,
+) -> Result<ContainerSpec, Outcome> {
+    let wanted = &info.container;
+    let mut args = Vec::new();
+    if wanted.command.is_empty() {
+        args.extend(image.config.entrypoint.iter().cloned());
+        args.extend(
+            if wanted.args.is_empty() {
+                &image.config.cmd
+            } else {
+                &wanted.args
+            }
+            .iter()
+            .cloned(),
+        );
+    } else {
+        args.extend(wanted.command.iter().chain(&wanted.args).cloned());
+    }
+    if args.first().is_none_or(String::is_empty) {
+        return Err(Outcome::new(
+            TaskState::Error,
+            Reason::TaskInvalid,
+            format!(
+                "image {} has no entrypoint; set `args` or `cmd`",
+                wanted.image
+            ),
+        ));
+    }
+
+    let mut env = Environment::default();
+    env.set("PATH", DEFAULT_PATH);
+    for entry in &image.config.env {
+        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+        env.set(name, value);
+    }
+    for entry in &wanted.env {
+        env.set(&entry.name, &entry.value);
+    }
+    env.set("HOST", &place.hostname);
+    env.set("HOSTNAME", &place.hostname);
+    env.set("MEZZO_TASK_ID", info.task_id.as_str());
+    env.set("MEZZO_FRAMEWORK_ID", place.framework.as_str());
+    env.set("MEZZO_AGENT_ID", place.agent_id.as_str());
+    env.set("MEZZO_CONTAINER_ID", place.container.as_str());
+    env.set("MEZZO_SANDBOX", SANDBOX);
+
+    let mut mounts: Vec<Mount> = place
+        .files
+        .iter()
+        .map(|(source, target)| Mount {
+            source: MountSource::Bind(source.clone()),
+            target: target.clone(),
+            read_only: true,
+        })
+        .collect();
+    mounts.push(Mount {
+        source: MountSource::Bind(place.sandbox.clone()),
+        target: SANDBOX.to_owned(),
+        read_only: false,
+    });
+    let mut host_paths = place.host_paths.iter();
+    for volume in &wanted.volumes {
+        let source = match &volume.source {
+            VolumeSource::Tmpfs(bytes) => MountSource::Tmpfs(*bytes),
+            VolumeSource::HostPath(path) => MountSource::Bind(
+                host_paths
+                    .next()
+                    .cloned()
+                    .unwrap_or_else(|| PathBuf::from(path)),
+            ),
+        };
+        mounts.push(Mount {
+            source,
+            target: volume.container_path.clone(),
+            read_only: volume.read_only,
+        });
+    }
+
+    let memory = bytes(info.resources.mem()).max(
+        info.memory_limit_mb
+            .map_or(0, |mb| mb.saturating_mul(1024 * 1024)),
+    );
+    Ok(ContainerSpec {
+        rootfs: image.snapshot.clone(),
+        readonly_rootfs: wanted.read_only_rootfs,
+        args,
+        env: env.0,
+        cwd: wanted
+            .working_dir
+            .clone()
+            .or_else(|| image.config.working_dir.clone())
+            .filter(|dir| !dir.is_empty())
+            .unwrap_or_else(|| "/".to_owned()),
+        user: wanted
+            .user
+            .clone()
+            .or_else(|| image.config.user.clone())
+            .unwrap_or_default(),
+        limits: Limits {
+            cpu_millis: u64::try_from(info.resources.cpus().millis()).unwrap_or(0),
+            cpu_limit_millis: info
+                .cpu_limit
+                .map(|limit| u64::try_from(limit.millis()).unwrap_or(0)),
+            memory_bytes: (memory > 0).then_some(memory),
+            pids: Some(info.pids_limit.unwrap_or(place.default_pids)),
+        },
+        mounts,
+        network: wanted.network,
+        hostname: (wanted.network == NetworkMode::Host).then(|| place.hostname.clone()),
+        privileged: wanted.privileged,
+        stop_signal: image.config.stop_signal.clone(),
+        labels: [
+            ("mezzo.task".to_owned(), info.task_id.to_string()),
+            ("mezzo.framework".to_owned(), place.framework.to_string()),
+            (IMAGE_DIGEST_LABEL.to_owned(), image.digest.clone()),
+        ]
+        .into(),
+    })
+}
+
+fn bytes(mebibytes: Scalar) -> u64 {
+    u64::try_from(mebibytes.millis().saturating_mul(MIB) / 1000).unwrap_or(0)
+}
+
+/// Variables in the order of their first setting; a later setting wins.
+#[derive(Debug, Default)]
+struct Environment(Vec<(String, String)>);
+
+impl Environment {
+    fn set(&mut self, name: &str, value: &str) {
+        match self.0.iter_mut().find(|(known, _)| known == name) {
+            Some((_, old)) => value.clone_into(old),
+            None => self.0.push((name.to_owned(), value.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mezzo_api::model::{EnvVar, Volume};
+
+    use super::*;
+    use crate::{
+        node::{ImageConfig, Snapshot},
+        task::tests::a_task,
+    };
+
+    fn image(entrypoint: &[&str], cmd: &[&str]) -> PreparedImage {
+        let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
+        PreparedImage {
+            digest: "sha256:0".into(),
+            config: ImageConfig {
+                entrypoint: own(entrypoint),
+                cmd: own(cmd),
+                env: vec!["A=image".into(), "MEZZO_TASK_ID=forged".into()],
+                ..ImageConfig::default()
+            },
+            snapshot: Snapshot {
+                lowers: vec![],
+                upper: "/u".into(),
+                work: "/w".into(),
+            },
+        }
+    }
+
+    fn place() -> Place {
+        Place {
+            container: ContainerId::derive("t", 1),
+            framework: "f".parse().unwrap(),
+            agent_id: "a".parse().unwrap(),
+            hostname: "node1".into(),
+            sandbox: "/s".into(),
+            files: vec![],
+            host_paths: vec![],
+            default_pids: 4096,
+        }
+    }
+
+    #[track_caller]
+    fn check_args(
+        entrypoint: &[&str],
+        cmd: &[&str],
+        command: &[&str],
+        args: &[&str],
+        expected: &[&str],
+    ) {
+        let mut task = a_task("t");
+        task.container.command = command.iter().map(|s| (*s).to_owned()).collect();
+        task.container.args = args.iter().map(|s| (*s).to_owned()).collect();
+        assert_eq!(
+            container(&task, &image(entrypoint, cmd), &place())
+                .unwrap()
+                .args,
+            expected
+        );
+    }
+
+    #[test]
+    fn command_replaces_the_entrypoint_and_args_the_default_arguments() {
+        check_args(&["/sleep"], &["1"], &[], &[], &["/sleep", "1"]);
+        check_args(&["/sleep"], &["1"], &[], &["5"], &["/sleep", "5"]);
+        check_args(&["/sleep"], &["1"], &["/bin/sh"], &[], &["/bin/sh"]);
+        check_args(
+            &["/sleep"],
+            &["1"],
+            &["/bin/sh"],
+            &["-c", "x"],
+            &["/bin/sh", "-c", "x"],
+        );
+        check_args(&[], &[], &[], &["/x"], &["/x"]);
+    }
+
+    #[test]
+    fn nothing_to_run_is_said_with_the_cure() {
+        let error = container(&a_task("t"), &image(&[], &[]), &place()).unwrap_err();
+        assert_eq!(
+            error.message,
+            "image sleep:1 has no entrypoint; set `args` or `cmd`"
+        );
+        assert_eq!(error.state, TaskState::Error);
+    }
+
+    #[test]
+    fn the_agents_variables_win_over_the_tasks_and_those_over_the_images() {
+        let mut task = a_task("t");
+        task.container.env = vec![
+            EnvVar {
+                name: "A".into(),
+                value: "task".into(),
+            },
+            EnvVar {
+                name: "MEZZO_AGENT_ID".into(),
+                value: "forged".into(),
+            },
+        ];
+        let env = container(&task, &image(&["/x"], &[]), &place())
+            .unwrap()
+            .env;
+        let get = |name: &str| {
+            env.iter()
+                .filter(|(n, _)| n == name)
+                .map(|(_, v)| v.as_str())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(get("A"), ["task"]);
+        assert_eq!(get("MEZZO_TASK_ID"), ["t"]);
+        assert_eq!(get("MEZZO_AGENT_ID"), ["a"]);
+    }
+
+    #[test]
+    fn memory_is_the_larger_of_share_and_limit() {
+        let mut task = a_task("t");
+        task.resources = "cpus:0.5;mem:32".parse().unwrap();
+        let spec = |task: &TaskInfo| {
+            container(task, &image(&["/x"], &[]), &place())
+                .unwrap()
+                .limits
+        };
+        assert_eq!(spec(&task).memory_bytes, Some(32 << 20));
+        assert_eq!(
+            (spec(&task).cpu_millis, spec(&task).pids),
+            (500, Some(4096))
+        );
+        task.memory_limit_mb = Some(64);
+        assert_eq!(spec(&task).memory_bytes, Some(64 << 20));
+    }
+
+    #[test]
+    fn what_the_operator_does_not_allow_is_refused() {
+        let allow = [PathBuf::from("/srv/data")];
+        let with_path = |path: &str| {
+            let mut task = a_task("t");
+            task.container.volumes = vec![Volume {
+                container_path: "/data".into(),
+                read_only: false,
+                source: VolumeSource::HostPath(path.into()),
+            }];
+            refuse(&task, false, &allow).and_then(|outcome| outcome.reason)
+        };
+        assert_eq!(with_path("/srv/data/x"), None);
+        assert_eq!(with_path("/srv/database"), Some(Reason::TaskUnauthorized));
+        assert_eq!(with_path("/srv/data/../../etc"), Some(Reason::TaskInvalid));
+        assert_eq!(with_path("srv/data"), Some(Reason::TaskInvalid));
+        let mut privileged = a_task("t");
+        privileged.container.privileged = true;
+        assert!(refuse(&privileged, false, &[]).is_some());
+        assert!(refuse(&privileged, true, &[]).is_none());
+    }
+}
