@@ -534,11 +534,12 @@ impl Core {
         self.count_service_ports(&before.unwrap_or_default(), false);
         self.count_service_ports(&to.app.ports, true);
         let max_versions = self.settings.max_versions;
-        let app = self
-            .state
-            .apps
-            .entry(id.clone())
-            .or_insert_with(|| Arc::new(AppState::new(Arc::clone(&to))));
+        if !self.state.apps.contains_key(&id) {
+            self.begin_app(&id, &to);
+        }
+        let Some(app) = self.state.apps.get_mut(&id) else {
+            return;
+        };
         let app = Arc::make_mut(app);
         if app.current.config != to.config
             || app.current.last_config_change_at != to.last_config_change_at
@@ -561,6 +562,21 @@ impl Core {
         self.dirty.insert(Key::App(id.clone()));
         self.touched.insert(id);
         self.changed = true;
+    }
+
+    /// A new app takes over what an earlier one of its name left on lost machines: all of it is sentenced already.
+    fn begin_app(&mut self, id: &AppId, version: &Arc<AppVersion>) {
+        let mut app = AppState::new(Arc::clone(version));
+        let orphans = std::mem::take(&mut self.state.orphans);
+        for (task, instance) in orphans {
+            if instance.app == *id {
+                self.tasks.insert(task.clone(), id.clone());
+                app.instances.insert(task, instance);
+            } else {
+                self.state.orphans.insert(task, instance);
+            }
+        }
+        self.state.apps.insert(id.clone(), Arc::new(app));
     }
 
     /// Gives every port 0 a number of its own in the cluster: that of before if there was one.

@@ -1,0 +1,505 @@
+//! The scheduler's core against a simulated cluster: statuses late, tasks failing, agents lost, the line broken, the
+//! scheduler killed between any two steps and started again from what was durable. Hundreds of seeds in seconds.
+//!
+//! Invariants: no task id is used twice (the world checks each launch); what is durable is always the whole state; in
+//! the end exactly the wanted instances run and every deployment is over; a rolling update without failures never
+//! leaves its bounds. `MEZZO_SIM_SEEDS=FROM..TO` runs other seeds.
+
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mezzo_api::model::{AgentId, TaskId, TaskState};
+use mezzo_scheduler::app::AppId;
+use mezzo_scheduler::core::command::{Command, Refusal, Update};
+use mezzo_scheduler::core::record::{Key, decode};
+use mezzo_scheduler::core::state::State;
+use mezzo_scheduler::core::{Core, Ids, Settings};
+use mezzo_scheduler::reconcile::bounds;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use world::{Message, Rng, World, framework};
+
+struct Counter(u128);
+
+impl Ids for Counter {
+    fn unique(&mut self) -> Uuid {
+        self.0 += 1;
+        Uuid::from_u128(self.0)
+    }
+}
+
+/// What may go wrong.
+#[derive(Clone, Copy)]
+struct Faults {
+    crashes: bool,
+    breaks: bool,
+    failures: bool,
+    lost_agents: bool,
+}
+
+struct Sim {
+    rng: Rng,
+    now: u64,
+    core: Core,
+    disk: BTreeMap<Key, Vec<u8>>,
+    world: World,
+    ids: Counter,
+    faults: Faults,
+    wake_at: Option<u64>,
+    crashes: u32,
+}
+
+impl Sim {
+    fn new(seed: u64, faults: Faults) -> Self {
+        let mut rng = Rng(seed);
+        let n_agents = 2 + rng.below(3);
+        let mut sim = Self {
+            rng,
+            now: 1_000_000,
+            core: Core::new(State::default(), Settings::default()),
+            disk: BTreeMap::new(),
+            world: World::new(n_agents),
+            ids: Counter(u128::from(seed) << 64),
+            faults,
+            wake_at: None,
+            crashes: 0,
+        };
+        sim.turn();
+        sim
+    }
+
+    /// `kill -9`: memory is gone, the disk is not.
+    fn crash(&mut self) {
+        self.crashes += 1;
+        self.world.disconnect();
+        let state = decode(self.disk.clone()).expect("what was committed can be read");
+        self.core = Core::new(state, Settings::default());
+        self.wake_at = Some(self.now);
+    }
+
+    fn maybe_crash(&mut self, one_in: u64) -> bool {
+        let crash = self.faults.crashes && self.rng.one_in(one_in);
+        if crash {
+            self.crash();
+        }
+        crash
+    }
+
+    fn turn(&mut self) {
+        let effects = self.core.turn(self.now, &mut self.ids);
+        if self.maybe_crash(100) {
+            return;
+        }
+        for write in effects.writes {
+            match write.value {
+                Some(value) => self.disk.insert(write.key, value),
+                None => self.disk.remove(&write.key),
+            };
+        }
+        if self.rng.one_in(50) {
+            self.check_disk();
+        }
+        self.wake_at = effects.wake_at;
+        for call in effects.calls {
+            if self.maybe_crash(200) {
+                return;
+            }
+            if !self.world.connected {
+                break;
+            }
+            let prompt = self.rng.one_in(2);
+            self.world.perform(call, self.now, prompt);
+        }
+    }
+
+    fn check_disk(&self) {
+        let durable = decode(self.disk.clone()).expect("what was committed can be read");
+        let state = self.core.state();
+        assert_eq!(durable.framework_id, state.framework_id);
+        assert_eq!(durable.deployments, state.deployments);
+        assert_eq!(durable.locks, state.locks);
+        assert_eq!(durable.orphans, state.orphans);
+        assert_eq!(
+            durable.apps.keys().collect::<Vec<_>>(),
+            state.apps.keys().collect::<Vec<_>>()
+        );
+        for (id, app) in &state.apps {
+            let durable = &durable.apps[id];
+            assert_eq!(durable.current, app.current);
+            assert_eq!(durable.versions, app.versions);
+            assert_eq!(durable.instances, app.instances);
+            assert_eq!(durable.backoff, app.backoff);
+            assert_eq!(durable.last_failure, app.last_failure);
+        }
+    }
+
+    fn connect(&mut self) {
+        if !self.world.connected {
+            self.core.disconnected();
+            self.world.connect(self.core.is_suppressed());
+            self.core.subscribed(&framework(), self.now);
+            self.turn();
+        }
+    }
+
+    fn deliver(&mut self) -> bool {
+        let Some(message) = self.world.to_core.pop_front() else {
+            return false;
+        };
+        match message {
+            Message::Offers(offers) => self.core.offered(offers),
+            Message::Rescind(offer) => self.core.rescinded(&offer),
+            Message::Status(status) => self.core.status(&status, self.now),
+        }
+        // Sometimes several in one turn.
+        if !self.rng.one_in(3) {
+            self.turn();
+        }
+        true
+    }
+
+    fn command(&mut self, command: Command) -> Result<(), Refusal> {
+        let result = self
+            .core
+            .command(command, self.now, &mut self.ids)
+            .map(drop);
+        self.turn();
+        result
+    }
+
+    fn task(&mut self) -> Option<TaskId> {
+        let live: Vec<TaskId> = self
+            .world
+            .tasks
+            .iter()
+            .filter(|(_, t)| t.lives())
+            .map(|(id, _)| id.clone())
+            .collect();
+        let at = self.rng.below(live.len() as u64) as usize;
+        live.get(at).cloned()
+    }
+
+    /// An agent does something with one of its tasks.
+    fn progress(&mut self, may_fail: bool) {
+        let Some(id) = self.task() else { return };
+        let state = self.world.tasks[&id].state;
+        let fails = may_fail && self.rng.one_in(6);
+        let next = match state {
+            TaskState::Killing => TaskState::Killed,
+            _ if fails => {
+                let ends = [
+                    TaskState::Failed,
+                    TaskState::Finished,
+                    TaskState::Killed,
+                    TaskState::Gone,
+                    TaskState::Error,
+                ];
+                ends[self.rng.below(ends.len() as u64) as usize]
+            }
+            TaskState::Staging => TaskState::Starting,
+            _ => TaskState::Running,
+        };
+        self.world.move_task(&id, next);
+    }
+
+    fn agent(&mut self) -> AgentId {
+        let at = self.rng.below(self.world.agents.len() as u64) as usize;
+        self.world
+            .agents
+            .keys()
+            .nth(at)
+            .cloned()
+            .expect("there are agents")
+    }
+
+    fn step(&mut self) {
+        match self.rng.below(20) {
+            0..=7 => {
+                self.deliver();
+            }
+            8..=11 => self.progress(self.faults.failures),
+            12 | 13 => {
+                self.world.make_offers(self.now);
+            }
+            14 | 15 => {
+                self.now += self.rng.below(3000);
+                self.turn();
+            }
+            16 => {
+                if self.faults.breaks && self.rng.one_in(4) {
+                    self.world.disconnect();
+                    self.core.disconnected();
+                    self.turn();
+                } else {
+                    self.connect();
+                }
+            }
+            17 => {
+                let id = self.agent();
+                if self.faults.lost_agents && self.rng.one_in(4) {
+                    self.world.lose_agent(&id);
+                } else {
+                    self.world.return_agent(&id);
+                }
+            }
+            18 => {
+                if let Some(id) = self.task() {
+                    self.world.repeat(&id);
+                }
+            }
+            _ => {
+                self.maybe_crash(10);
+                self.connect();
+            }
+        }
+    }
+
+    /// Nothing goes wrong any more: until everything is as wanted and stays so.
+    fn quiet(&mut self, seed: u64) {
+        self.faults = Faults {
+            crashes: false,
+            breaks: false,
+            failures: false,
+            lost_agents: false,
+        };
+        let end = self.now + 3 * 3600 * 1000;
+        let mut calm_since = None;
+        while self.now < end {
+            self.connect();
+            for id in self.world.agents.keys().cloned().collect::<Vec<_>>() {
+                self.world.return_agent(&id);
+            }
+            while self.deliver() {}
+            self.turn();
+            let tasks: Vec<TaskId> = self.world.tasks.keys().cloned().collect();
+            for id in tasks {
+                match self.world.tasks[&id].state {
+                    TaskState::Staging => self.world.move_task(&id, TaskState::Starting),
+                    TaskState::Starting => self.world.move_task(&id, TaskState::Running),
+                    TaskState::Killing => self.world.move_task(&id, TaskState::Killed),
+                    _ => {}
+                }
+                self.world.repeat(&id);
+            }
+            self.world.make_offers(self.now);
+            let busy = !self.world.to_core.is_empty();
+            let wanted = self.is_as_wanted();
+            match (!wanted, calm_since) {
+                (true, _) => calm_since = None,
+                (false, None) => calm_since = Some(self.now),
+                (false, Some(since)) if self.now > since + 20 * 60 * 1000 => return,
+                (false, Some(_)) => {}
+            }
+            if !busy {
+                let next = self.wake_at.unwrap_or(self.now + 1000);
+                self.now = next.clamp(self.now + 1, self.now + 30_000);
+            }
+        }
+        panic!(
+            "seed {seed} never comes to rest after {} crashes: {:#?}",
+            self.crashes,
+            self.core.state()
+        );
+    }
+
+    fn is_as_wanted(&self) -> bool {
+        let state = self.core.state();
+        let mut running: BTreeMap<AppId, BTreeSet<&TaskId>> = BTreeMap::new();
+        for (id, task) in &self.world.tasks {
+            let Some(app) = state
+                .apps
+                .values()
+                .find(|app| app.instances.contains_key(id))
+            else {
+                return false;
+            };
+            if task.state != TaskState::Running {
+                return false;
+            }
+            running
+                .entry(app.current.app.id.clone())
+                .or_default()
+                .insert(id);
+        }
+        state.deployments.is_empty()
+            && state.orphans.is_empty()
+            && state.apps.iter().all(|(id, app)| {
+                let n = running.get(id).map_or(0, BTreeSet::len);
+                n == app.current.app.instances as usize
+                    && app.instances.len() == n
+                    && app.queue.is_none()
+            })
+    }
+}
+
+fn body(rng: &mut Rng, id: &str) -> Value {
+    let unreachable = match rng.below(3) {
+        0 => json!("disabled"),
+        1 => json!({"inactiveAfterSeconds": 5, "expungeAfterSeconds": 20}),
+        _ => json!({"inactiveAfterSeconds": 0, "expungeAfterSeconds": 0}),
+    };
+    json!({
+        "id": id,
+        "cpus": 0.5,
+        "mem": 64,
+        "instances": rng.below(6),
+        "container": {"docker": {"image": format!("image:{}", rng.below(3))}},
+        "upgradeStrategy": {
+            "minimumHealthCapacity": rng.below(5) as f64 / 4.0,
+            "maximumOverCapacity": rng.below(3) as f64 / 2.0,
+        },
+        "unreachableStrategy": unreachable,
+    })
+}
+
+fn random_command(sim: &mut Sim) -> Command {
+    let id = ["/a", "/b/c", "/d"][sim.rng.below(3) as usize];
+    let app: AppId = id.parse().expect("valid");
+    let force = sim.rng.one_in(2);
+    match sim.rng.below(10) {
+        0 | 1 => Command::Create {
+            body: body(&mut sim.rng, id),
+            force,
+        },
+        2..=4 => Command::Update {
+            updates: vec![Update {
+                app: Some(app),
+                body: body(&mut sim.rng, id),
+            }],
+            partial: true,
+            create: true,
+            force,
+        },
+        5 | 6 => Command::Update {
+            updates: vec![Update {
+                app: Some(app),
+                body: json!({"instances": sim.rng.below(7)}),
+            }],
+            partial: true,
+            create: false,
+            force,
+        },
+        7 => match sim.rng.below(3) {
+            0 => Command::Restart { app, force },
+            1 => Command::ResetDelay { app },
+            _ => Command::Delete { app, force },
+        },
+        8 => {
+            let state = sim.core.state();
+            let deployment = state.deployments.keys().next().copied();
+            match deployment {
+                Some(id) => Command::CancelDeployment { id, force },
+                None => Command::Restart { app, force },
+            }
+        }
+        _ => {
+            let state = sim.core.state();
+            let task = state
+                .apps
+                .get(&app)
+                .and_then(|app| app.instances.keys().next().cloned());
+            Command::KillTasks {
+                tasks: task.into_iter().collect(),
+                scale: sim.rng.one_in(2),
+                force,
+            }
+        }
+    }
+}
+
+fn seeds(default: u64) -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("MEZZO_SIM_SEEDS") else {
+        return 0..default;
+    };
+    let (from, to) = text.split_once("..").expect("FROM..TO");
+    from.parse().expect("a number")..to.parse().expect("a number")
+}
+
+#[test]
+fn whatever_happens_in_the_end_exactly_what_is_wanted_runs() {
+    for seed in seeds(300) {
+        let mut sim = Sim::new(
+            seed,
+            Faults {
+                crashes: true,
+                breaks: true,
+                failures: true,
+                lost_agents: true,
+            },
+        );
+        sim.connect();
+        for step in 0..600 {
+            if step % 40 == 0 {
+                let command = random_command(&mut sim);
+                // Refusals are part of the game.
+                let _ = sim.command(command);
+            }
+            sim.step();
+        }
+        sim.quiet(seed);
+        sim.check_disk();
+    }
+}
+
+#[test]
+fn a_rolling_update_without_failures_never_leaves_its_bounds() {
+    for seed in seeds(300) {
+        let faults = Faults {
+            crashes: true,
+            breaks: true,
+            failures: false,
+            lost_agents: false,
+        };
+        let mut sim = Sim::new(seed, faults);
+        sim.connect();
+        let mut first = body(&mut sim.rng, "/a");
+        let n = 1 + sim.rng.below(6);
+        first["instances"] = json!(n);
+        let app: AppId = "/a".parse().expect("valid");
+        let create = Command::Create {
+            body: first,
+            force: false,
+        };
+        // A crash may take the command with it, as it takes an HTTP request.
+        while !sim.core.state().apps.contains_key(&app) {
+            let _ = sim.command(create.clone());
+        }
+        sim.quiet(seed);
+        sim.faults = faults;
+        let before = sim.core.state().apps[&app].current.config;
+        while sim.core.state().apps[&app].current.config == before {
+            let _ = sim.command(Command::Restart {
+                app: app.clone(),
+                force: true,
+            });
+        }
+        let strategy = sim.core.state().apps[&app].current.app.upgrade;
+        let n = u32::try_from(n).expect("small");
+        let limits = bounds(n, strategy, n);
+        for step in 0..3000 {
+            sim.step();
+            let tasks = sim.world.tasks.values();
+            let live = u32::try_from(tasks.filter(|task| task.lives()).count()).expect("small");
+            let tasks = sim.world.tasks.values();
+            let running = u32::try_from(
+                tasks
+                    .filter(|task| task.state == TaskState::Running)
+                    .count(),
+            )
+            .expect("small");
+            assert!(
+                live <= limits.max_capacity,
+                "seed {seed} step {step}: {live} exist, {limits:?}"
+            );
+            assert!(
+                running >= limits.min_healthy,
+                "seed {seed} step {step}: {running} run, {limits:?}"
+            );
+            if sim.core.state().deployments.is_empty() {
+                break;
+            }
+        }
+        sim.quiet(seed);
+    }
+}
