@@ -171,7 +171,12 @@ impl Bench {
     }
 
     fn acknowledge_all(&mut self) {
-        while let Some(status) = self.sent.last().cloned() {
+        while let Some(status) = self
+            .sent
+            .iter()
+            .rfind(|status| status.update_id.is_some())
+            .cloned()
+        {
             let before = self.sent.len();
             let key = TaskKey {
                 framework: status.framework_id,
