@@ -109,3 +109,148 @@ pub(crate) enum Command {
     /// Print the version
     Version,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("mezzo").chain(line.split(' ')))
+    }
+
+    /// Every verb with the words that lead to it.
+    fn verbs() -> Vec<(String, clap::Command)> {
+        fn collect(path: &str, command: &clap::Command, all: &mut Vec<(String, clap::Command)>) {
+            for sub in command
+                .get_subcommands()
+                .filter(|sub| sub.get_name() != "help")
+            {
+                let path = format!("{path} {}", sub.get_name());
+                all.push((path.clone(), sub.clone()));
+                collect(&path, sub, all);
+            }
+        }
+        let mut command = Cli::command();
+        command.build();
+        let mut all = Vec::new();
+        collect("mezzo", &command, &mut all);
+        all
+    }
+
+    #[test]
+    fn the_definition_has_no_contradictions() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_every_verb_says_what_it_does_and_shows_how() {
+        let verbs = verbs();
+        assert!(verbs.len() > 40, "{}", verbs.len());
+        for (path, mut verb) in verbs {
+            let help = verb.render_long_help().to_string();
+            assert!(verb.get_about().is_some(), "{path} has no description");
+            let has_example = help.contains("Example") && help.contains(&path);
+            assert!(
+                has_example || verb.has_subcommands() || path == "mezzo version",
+                "{path} has no example:\n{help}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_example_is_a_valid_command_line() {
+        let mut checked = 0;
+        for (path, verb) in verbs() {
+            let after = verb
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            for line in after
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("mezzo "))
+            {
+                let line = line.split(" | ").next().unwrap_or_default();
+                let line = line.split(" > ").next().unwrap_or_default();
+                // What a person reads beside the command stands two spaces away.
+                let line = line
+                    .split("  ")
+                    .next()
+                    .unwrap_or_default()
+                    .trim()
+                    .replace('\'', "");
+                let parsed = parse(&line);
+                assert!(
+                    parsed.is_ok(),
+                    "{path}: `mezzo {line}`: {}",
+                    parsed.unwrap_err()
+                );
+                checked += 1;
+            }
+        }
+        assert!(checked > 40, "{checked}");
+    }
+
+    #[test]
+    fn wrong_lines_are_refused() {
+        let wrong = [
+            "",
+            "app",
+            "app add",
+            "app scale sleep",
+            "app scale sleep -1",
+            "app scale sleep many",
+            "task exec x",
+            "task kill",
+            "task log",
+            "task log x --stdout --stderr",
+            "node show",
+            "role weight batch",
+            "image pack x",
+            "completions tcsh",
+            "dev --master-port 70000",
+            "app list -o jsn",
+            "nonsense",
+        ];
+        for line in wrong {
+            assert_eq!(
+                parse(line).map(drop).map_err(|error| error.exit_code()),
+                Err(2),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn flags_of_all_verbs_stand_before_or_after_the_verb() {
+        for line in ["-o json app list", "app list -o json", "app -o json list"] {
+            assert_eq!(
+                parse(line).unwrap().global.output,
+                OutputArg::Json,
+                "{line}"
+            );
+        }
+        let cli = parse("image pack x -t y:1 -o out.tar").unwrap();
+        assert_eq!(cli.global.output, OutputArg::File("out.tar".into()));
+        assert_eq!(
+            parse("task list --master m:1")
+                .unwrap()
+                .global
+                .master
+                .as_deref(),
+            Some("m:1")
+        );
+    }
+
+    #[test]
+    fn a_command_to_run_inside_keeps_its_own_flags() {
+        let Command::Task(task::TaskCommand::Exec(args)) =
+            parse("task exec -it x -- ls -l --color").unwrap().command
+        else {
+            panic!("not exec");
+        };
+        assert!(args.interactive && args.tty);
+        assert_eq!(args.command, ["ls", "-l", "--color"]);
+    }
+}

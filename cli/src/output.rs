@@ -116,11 +116,18 @@ impl Progress {
         }
     }
 
-    /// `text` says what changes, `seconds` is shown only where it can be overwritten.
-    pub(crate) fn show(&mut self, text: &str, seconds: f64) {
+    /// `text` is the news; `detail` changes all the time and is shown only where it can be overwritten.
+    pub(crate) fn show(&mut self, text: &str, detail: &str) {
         let mut stderr = io::stderr().lock();
         if self.terminal {
-            let _ = write!(stderr, "\r\x1b[K{text} ({seconds:.0} s)");
+            // A line that wraps could not be overwritten.
+            let width =
+                terminal_size::terminal_size_of(io::stderr()).map_or(80, |(width, _)| width.0);
+            let line: String = format!("{text}{detail}")
+                .chars()
+                .take(usize::from(width.max(2)) - 1)
+                .collect();
+            let _ = write!(stderr, "\r\x1b[K{line}");
             let _ = stderr.flush();
         } else if self.shown != text {
             let _ = writeln!(stderr, "{text}");

@@ -169,7 +169,10 @@ async fn show<T: Copy>(mut progress: watch::Receiver<T>, text: impl Fn(T) -> Str
     let mut line = Progress::new();
     while progress.changed().await.is_ok() {
         let now = *progress.borrow_and_update();
-        line.show(&text(now), start.elapsed().as_secs_f64());
+        line.show(
+            "",
+            &format!("{} ({} s)", text(now), start.elapsed().as_secs()),
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

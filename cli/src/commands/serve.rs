@@ -145,8 +145,10 @@ fn settings<T: DeserializeOwned>(file: Option<&Path>, flags: Table) -> Result<T,
         }
     };
     table.extend(flags);
-    T::deserialize(Value::Table(table))
-        .map_err(|error| Failure::usage(format!("settings: {error}")))
+    T::deserialize(Value::Table(table)).map_err(|error| {
+        let error = error.to_string();
+        Failure::usage(format!("settings: {}", error.trim().replace('\n', " ")))
+    })
 }
 
 /// Runs a server until it ends by itself or is told to.

@@ -13,7 +13,7 @@ use crate::{
     render,
     view::{
         app::{self, App, QueueItem},
-        problems::{failure_text, why_it_waits},
+        problems::why_not_running,
     },
 };
 
@@ -47,7 +47,15 @@ pub(crate) async fn until_settled(
         if ours_is_over && app.is_settled() {
             return Ok(app);
         }
-        progress.show(&render::app::progress(&app), start.elapsed().as_secs_f64());
+        // A second is enough for what simply goes well.
+        let stuck = app.tasks_running < app.instances && start.elapsed() > Duration::from_secs(1);
+        let reason = if stuck {
+            why(scheduler, &app).await
+        } else {
+            String::new()
+        };
+        let detail = format!(" ({} s){reason}", start.elapsed().as_secs());
+        progress.show(&render::app::progress(&app), &detail);
         if start.elapsed() >= timeout {
             progress.clear();
             return Err(Failure::failed(format!(
@@ -76,9 +84,10 @@ pub(crate) async fn until_gone(
             Err(Failure::NotFound(_)) => return Ok(()),
             Err(other) => return Err(other),
         };
+        let detail = format!(" ({} s)", start.elapsed().as_secs());
         progress.show(
             &format!("{id}: {} still running", app.tasks_running),
-            start.elapsed().as_secs_f64(),
+            &detail,
         );
         if start.elapsed() >= timeout {
             progress.clear();
@@ -98,18 +107,13 @@ async fn why(scheduler: &Scheduler, app: &App) -> String {
         &scheduler.get("/v2/queue").await.unwrap_or_default(),
         "queue",
     );
-    let mut text = String::new();
-    if let Some(waits) = queue
-        .iter()
-        .find(|item| item.app.id == app.id)
-        .and_then(why_it_waits)
-    {
-        text.push_str(&format!(": {waits}"));
+    let waiting = queue.iter().find(|item| item.app.id == app.id);
+    let why = why_not_running(app, waiting);
+    if why.is_empty() {
+        why
+    } else {
+        format!(": {}", render::clean(&why))
     }
-    if let Some(failure) = &app.last_task_failure {
-        text.push_str(&format!("; last failure: {}", failure_text(failure)));
-    }
-    render::clean(&text)
 }
 
 #[cfg(test)]

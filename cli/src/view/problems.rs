@@ -95,12 +95,10 @@ fn app_problems(app: &App, seen: &Seen<'_>, add: &mut impl FnMut(Severity, Strin
     let waiting = seen.queue.iter().find(|item| item.app.id == app.id);
     if missing > 0 {
         let mut message = format!("{missing} of {} instances do not run", app.instances);
-        if let Some(why) = waiting.and_then(why_it_waits) {
+        let why = why_not_running(app, waiting);
+        if !why.is_empty() {
             message.push_str(": ");
             message.push_str(&why);
-        }
-        if let Some(failure) = &app.last_task_failure {
-            message.push_str(&format!("; last failure: {}", failure_text(failure)));
         }
         let starting = app.tasks_staged >= missing && app.last_task_failure.is_none();
         add(
@@ -137,6 +135,18 @@ fn app_problems(app: &App, seen: &Seen<'_>, add: &mut impl FnMut(Severity, Strin
             );
         }
     }
+}
+
+/// What holds an app up and how it failed last; empty if nothing is known.
+pub(crate) fn why_not_running(app: &App, waiting: Option<&QueueItem>) -> String {
+    let waits = waiting.and_then(why_it_waits).unwrap_or_default();
+    // The scheduler's own words may tell of the failure already.
+    let failure = app.last_task_failure.as_ref();
+    let failure =
+        failure.filter(|failure| failure.message.is_empty() || !waits.contains(&failure.message));
+    let failure = failure.map(|failure| format!("last failure: {}", failure_text(failure)));
+    let parts = [Some(waits).filter(|waits| !waits.is_empty()), failure];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// Why the launch queue holds an app back, if it tells.
