@@ -20,6 +20,9 @@ use crate::{leftovers, process, registry, wait};
 /// For everything that needs a pull, a start, a few offers: generous, because a busy machine is no failure.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
+/// `mezzo dev` stops three servers in turn, and the agent its tasks.
+const STOP_GRACE: Duration = Duration::from_secs(90);
+
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -191,25 +194,21 @@ impl Cluster {
         }
     }
 
-    /// The process id of one server: `mezzo dev`'s child with that verb. Keepers and the launcher have the same
-    /// command line, but a single thread.
+    /// The process id of one server, from the `dev.json` of its state folder; an error while it is away.
     pub fn server_pid(&self, server: Server) -> Result<i32> {
-        let dev = self.dev.as_ref().context("mezzo dev is not running")?.pid();
-        let found = leftovers::process_ids().find(|pid| {
-            let read =
-                |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
-            let cmdline = read("cmdline");
-            let status = read("status");
-            let field = |name: &str| {
-                let line = status.lines().find_map(|line| line.strip_prefix(name));
-                line.and_then(|value| value.trim().parse::<i32>().ok())
-                    .unwrap_or_default()
-            };
-            cmdline.split('\0').nth(1) == Some(server.name())
-                && field("PPid:") == dev
-                && field("Threads:") > 1
-        });
-        found.with_context(|| format!("mezzo dev has no {} process now", server.name()))
+        let file = self.options.dir.join("dev.json");
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let facts: Value =
+            serde_json::from_str(&text).with_context(|| format!("parse {}", file.display()))?;
+        let pid = facts[server.name()]["pid"]
+            .as_i64()
+            .and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.with_context(|| format!("{} names no {}", file.display(), server.name()))?;
+        let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if cmdline.split('\0').nth(1) != Some(server.name()) {
+            bail!("mezzo dev has no {} process now", server.name());
+        }
+        Ok(pid)
     }
 
     /// `kill -9` of one server, which `mezzo dev` starts again. Returns the process id that died.
@@ -232,7 +231,7 @@ impl Cluster {
         let Some(mut dev) = self.dev.take() else {
             return Ok(());
         };
-        let status = dev.stop(process::GRACE)?;
+        let status = dev.stop(STOP_GRACE)?;
         if !status.success() {
             bail!(
                 "mezzo dev ended with {}:\n{}",
