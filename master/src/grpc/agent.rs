@@ -14,7 +14,7 @@ use mezzo_api::{
         master_message,
     },
 };
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -117,7 +117,9 @@ async fn converse(
         )
         .await?;
 
-    let mut pings = interval(context.config.agent_ping_interval);
+    // Not at once: the first message on a stream is the answer to Register, which the core sends.
+    let period = context.config.agent_ping_interval;
+    let mut pings = interval_at(Instant::now() + period, period);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut sequence, mut heard) = (0, Instant::now());
     loop {
