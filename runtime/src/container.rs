@@ -14,8 +14,9 @@ use std::time::Duration;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::resource::{Resource, getrlimit};
+use oci_spec::runtime::{LinuxResources, Spec};
 
-use crate::cgroup::Hierarchies;
+use crate::cgroup::{CgroupMode, Hierarchies, direct};
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
 use crate::layout::{KeeperRecord, RECORD_VERSION, RunningRecord};
@@ -92,7 +93,14 @@ pub(crate) fn create(
         network_namespace,
         host: host_facts(&creation.hierarchies, &request.cgroup),
     };
-    let oci = spec::build(spec, &context, &hard_limit).map_err(StartFailure::internal)?;
+    let mut oci = spec::build(spec, &context, &hard_limit).map_err(StartFailure::internal)?;
+    mount::make_dir_beneath(&rootfs, &spec.cwd).map_err(|error| {
+        StartFailure::BadSpec(BadSpec {
+            field: "cwd".to_owned(),
+            problem: format!("{}: {error}", spec.cwd),
+        })
+    })?;
+    let direct_limits = take_resources_if_needed(&mut oci, context.host);
     fs::create_dir_all(dir.bundle()).map_err(io("making the bundle"))?;
     oci.save(dir.bundle().join("config.json"))
         .map_err(StartFailure::internal)?;
@@ -131,6 +139,13 @@ pub(crate) fn create(
         .ok_or_else(|| StartFailure::internal("the container has no process"))?
         .as_raw();
     let process = ProcessRef::of(pid).map_err(io("looking up the container's process"))?;
+    if let Some(resources) = direct_limits
+        && let Some(cgroup) = creation.hierarchies.unified_dir(&request.cgroup)
+    {
+        direct::apply(&cgroup, &resources).map_err(|error| StartFailure::Cgroup {
+            reason: error.to_string(),
+        })?;
+    }
     (creation.created)(pid).map_err(io("waiting for the keeper"))?;
     // On disk before the program's first instruction: whoever comes later knows that it may have run.
     let running = RunningRecord {
@@ -203,7 +218,6 @@ fn own_network_namespace() -> Result<PathBuf, StartFailure> {
 }
 
 fn host_facts(hierarchies: &Hierarchies, cgroup: &str) -> HostFacts {
-    use crate::cgroup::CgroupMode;
     let parent = cgroup.rsplit_once('/').map_or("/", |(parent, _)| parent);
     let swap_file = match hierarchies.mode {
         CgroupMode::V2 => "memory.swap.max",
@@ -218,6 +232,19 @@ fn host_facts(hierarchies: &Hierarchies, cgroup: &str) -> HostFacts {
         swap,
         may_raise_limits: has_capability(&status, CAP_SYS_RESOURCE),
     }
+}
+
+/// Takes the resources out of the specification where libcgroups could not apply them: see `cgroup::direct`.
+fn take_resources_if_needed(oci: &mut Spec, host: HostFacts) -> Option<LinuxResources> {
+    let hard = hard_limit("RLIMIT_MEMLOCK").unwrap_or(0);
+    if host.cgroups != CgroupMode::V2 || !direct::needed(hard, host.may_raise_limits) {
+        return None;
+    }
+    let mut linux = oci.linux().clone()?;
+    let resources = linux.resources().clone();
+    linux.set_resources(None);
+    oci.set_linux(Some(linux));
+    resources
 }
 
 pub(crate) const CAP_SYS_RESOURCE: u32 = 24;

@@ -14,8 +14,9 @@ use crate::cgroup::Hierarchies;
 use crate::error::StartFailure;
 use crate::exec_helper::{self, HelperInput};
 use crate::keeper::{self, KeeperInput};
-use crate::protocol::{self, ExecReply, HostContext, Request, StartReply};
+use crate::protocol::{self, ExecReply, HostContext, Ready, Request, StartReply};
 use crate::seccomp;
+use crate::spec::security;
 use crate::sys::{self, Forked};
 
 /// How a program knows that it was executed as a launcher.
@@ -57,10 +58,13 @@ fn run(keepers_cgroup: &str) -> io::Result<()> {
     for signal in [libc::SIGPIPE, libc::SIGINT, libc::SIGHUP] {
         sys::ignore_signal(signal);
     }
+    protocol::send(socket.as_fd(), &Ready {}, &[])?;
     let mut launcher = Launcher {
         host: HostContext { hierarchies },
         programs: HashMap::new(),
     };
+    // The first container need not wait for the compiler.
+    let _ = launcher.program(Some(&security::default_set()));
     while let Some((request, fds)) = protocol::receive::<Request>(socket.as_fd())? {
         match launcher.handle(request, fds) {
             Flow::Continue => {}

@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 
 use crate::launcher::{ARGV0, MARK};
 use crate::model::LauncherProgram;
-use crate::protocol::{MAX_MESSAGE, Request};
+use crate::protocol::{MAX_MESSAGE, Ready, Request};
 use crate::sys;
 
 /// Longest wait for a launcher to take a request.
@@ -57,10 +57,10 @@ impl LauncherLink {
     /// Makes sure that a launcher runs.
     pub(crate) async fn ensure(&self) -> io::Result<()> {
         let mut present = self.present.lock().await;
-        self.ensure_locked(&mut present)
+        self.ensure_locked(&mut present).await
     }
 
-    fn ensure_locked(&self, present: &mut Option<Present>) -> io::Result<()> {
+    async fn ensure_locked(&self, present: &mut Option<Present>) -> io::Result<()> {
         if let Some(launcher) = present {
             match launcher.child.try_wait() {
                 Ok(None) => return Ok(()),
@@ -70,11 +70,11 @@ impl LauncherLink {
                 }
             }
         }
-        *present = Some(self.spawn()?);
+        *present = Some(self.spawn().await?);
         Ok(())
     }
 
-    fn spawn(&self) -> io::Result<Present> {
+    async fn spawn(&self) -> io::Result<Present> {
         let (ours, theirs) = packet_socket_pair()?;
         let path = format!("/proc/self/fd/{}", self.program.as_raw_fd());
         let child = Command::new(path)
@@ -86,11 +86,24 @@ impl LauncherLink {
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
             .spawn()?;
+        let socket = non_blocking(ours)?;
+        match tokio::time::timeout(SEND_TIMEOUT, receive::<Ready>(&socket)).await {
+            Ok(Ok(Some(_))) => {}
+            Ok(Ok(None)) => {
+                return Err(io::Error::other(
+                    "the launcher ended at once; its standard error says why",
+                ));
+            }
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the launcher does not become ready",
+                ));
+            }
+        }
         tracing::debug!(pid = child.id(), "launcher started");
-        Ok(Present {
-            socket: non_blocking(ours)?,
-            child,
-        })
+        Ok(Present { socket, child })
     }
 
     /// Sends a request and its descriptors; starts a new launcher, once, if the present one is gone.
@@ -109,7 +122,7 @@ impl LauncherLink {
         }
         let mut present = self.present.lock().await;
         for attempt in 0..2 {
-            self.ensure_locked(&mut present)?;
+            self.ensure_locked(&mut present).await?;
             let Some(launcher) = present.as_mut() else {
                 continue;
             };

@@ -168,6 +168,41 @@ pub(crate) fn read_beneath(root: &Path, file: &str, max: u64) -> String {
     read().unwrap_or_default()
 }
 
+/// Makes the missing directories of a path in somebody else's root, as the working directory of an image may not
+/// be in any of its layers. Each step is resolved beneath `root`.
+pub(crate) fn make_dir_beneath(root: &Path, path: &str) -> io::Result<()> {
+    let root = File::open(root)?;
+    let how = || {
+        OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS)
+    };
+    let (mut parent, mut so_far) = (root.try_clone()?, PathBuf::new());
+    for part in path
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+    {
+        so_far.push(part);
+        parent = match openat2(&root, &so_far, how()) {
+            Ok(dir) => File::from(dir),
+            Err(nix::errno::Errno::ENOENT) => {
+                match nix::sys::stat::mkdirat(
+                    &parent,
+                    part,
+                    nix::sys::stat::Mode::from_bits_truncate(0o755),
+                ) {
+                    Ok(()) | Err(nix::errno::Errno::EEXIST) => {
+                        File::from(openat2(&root, &so_far, how())?)
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,5 +227,23 @@ mod tests {
         std::fs::write(dir.path().join("etc/hostname"), "inside").unwrap();
         assert_eq!(read_beneath(dir.path(), "etc/passwd", 100), "inside");
         assert_eq!(read_beneath(dir.path(), "etc/passwd", 3), "ins");
+    }
+
+    #[test]
+    fn directories_are_made_inside_the_root_even_through_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("real")).unwrap();
+        std::os::unix::fs::symlink("/../real", root.join("link")).unwrap();
+        make_dir_beneath(&root, "/link/a/b").unwrap();
+        assert!(root.join("real/a/b").is_dir());
+        std::fs::write(root.join("file"), "").unwrap();
+        assert!(make_dir_beneath(&root, "/file/x").is_err());
+        make_dir_beneath(&root, "/").unwrap();
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "nothing beside the root"
+        );
     }
 }

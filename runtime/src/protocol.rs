@@ -18,6 +18,10 @@ use crate::sys;
 /// Most bytes of one message; a packet must also fit into the socket's send buffer.
 pub(crate) const MAX_MESSAGE: usize = 160 * 1024;
 
+/// A new launcher's first and only word of its own: everything it needs is there.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Ready {}
+
 /// What the runtime asks of the launcher.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {

@@ -119,7 +119,9 @@ pub(crate) fn receive_message(
     max_bytes: usize,
 ) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-    let mut buffer = vec![0_u8; max_bytes];
+    // As long as the message and no longer: a big buffer, written anew for each request, would leave every keeper
+    // forked meanwhile with a copy of the old one.
+    let mut buffer = vec![0_u8; next_length(socket)?.min(max_bytes)];
     let mut space = nix::cmsg_space!([RawFd; MAX_FDS]);
     let (length, truncated, fds) = loop {
         let mut slices = [io::IoSliceMut::new(&mut buffer)];
@@ -157,6 +159,26 @@ pub(crate) fn receive_message(
     }
     buffer.truncate(length);
     Ok(Some((buffer, fds)))
+}
+
+/// The length of the next packet; what fits a page for sockets that know no packets.
+fn next_length(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    use nix::sys::socket::{MsgFlags, SockType, getsockopt, recv, sockopt};
+    if getsockopt(&socket, sockopt::SockType)? == SockType::Stream {
+        return Ok(4096);
+    }
+    loop {
+        match recv(
+            socket.as_raw_fd(),
+            &mut [],
+            MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC,
+        ) {
+            // One byte more, so that the end of the stream and an empty buffer are not the same.
+            Ok(length) => return Ok(length + 1),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Puts every signal back to its default action and unblocks all: an ignored signal survives `execve`, and a

@@ -1,8 +1,6 @@
 //! Containers from start to removal: how they end is told exactly, and every refusal is one clear error that
 //! leaves nothing.
 
-#![expect(clippy::unwrap_used, reason = "test")]
-
 mod common;
 
 use std::time::{Duration, Instant};

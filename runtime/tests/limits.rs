@@ -1,7 +1,5 @@
 //! Limits are enforced by the kernel, and usage is what the kernel says.
 
-#![expect(clippy::unwrap_used, reason = "test")]
-
 mod common;
 
 use std::fs;

@@ -4,6 +4,7 @@
 //!
 //! Every function takes an absolute cgroup path such as `/mezzo/containers/web`, the same in each hierarchy.
 
+pub(crate) mod direct;
 pub(crate) mod stats;
 pub(crate) mod usage;
 
