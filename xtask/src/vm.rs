@@ -4,14 +4,15 @@
 //! cgroups. Everything is built here and copied in; the guest has no compiler and no network.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use mezzo_integration::vm::{Accel, Bench, Guest, GuestSpec, Run};
-use mezzo_integration::{interrupt, paths, process};
+use mezzo_integration::vm::{Accel, Bench, Exit, Guest, GuestSpec, Run};
+use mezzo_integration::{images, interrupt, paths, process, registry};
 
 use crate::cargo::{self, TestProgram};
 use crate::runner::{self, Counts};
@@ -19,7 +20,7 @@ use crate::setup::{self, Need};
 use crate::steps::{Steps, seconds};
 
 /// One test program, on a machine that runs guests at full speed.
-const TEST_LIMIT: Duration = Duration::from_secs(60);
+const TEST_LIMIT: Duration = Duration::from_secs(180);
 
 #[derive(Debug, Args)]
 pub(crate) struct VmArgs {
@@ -39,6 +40,14 @@ enum What {
         #[arg(long, default_value_t = 2)]
         cpus: u32,
     },
+    /// Run the tests on real containers: a registry and a whole cluster in the guest
+    E2e {
+        /// Only tests whose names contain this
+        filter: Option<String>,
+        /// Processors of the guest
+        #[arg(long, default_value_t = 2)]
+        cpus: u32,
+    },
 }
 
 /// Runs the command.
@@ -51,6 +60,7 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
     let done = match &args.what {
         What::Boot => boot(&bench, &mut steps),
         What::Runtime { filter, cpus } => runtime(&bench, &mut steps, filter.as_deref(), *cpus),
+        What::E2e { filter, cpus } => e2e(&bench, &mut steps, filter.as_deref(), *cpus),
     };
     steps.print();
     done
@@ -123,22 +133,114 @@ fn runtime(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) ->
         tests = cargo::build_tests_of(&["-p", "mezzo-runtime"])?;
         Ok(format!("{} test programs", tests.len()))
     })?;
+    let scratch = Scratch::create()?;
+    let mut spec = guest_of_tests("runtime", &tests, cpus)?;
+    add_program(&mut spec, "mezzo-launcher")?;
+    let probe = scratch.0.join("probe");
+    let source = paths::workspace().join("runtime/tests/common/probe.c");
+    let mut compile = Command::new("cc");
+    process::output(
+        compile
+            .args(["-static", "-O1", "-o"])
+            .arg(&probe)
+            .arg(&source),
+    )?;
+    spec.with(&probe, "/usr/local/lib/probe");
+    scratch.script(
+        &mut spec,
+        "cc",
+        "while [ \"$1\" != -o ]; do shift; done\nexec cp /usr/local/lib/probe \"$2\"\n",
+    )?;
+    let words: Vec<&str> = filter.into_iter().collect();
+    run_tests(bench, steps, spec, &tests, &words)
+}
+
+fn e2e(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) -> Result<()> {
+    let mut tests = Vec::new();
+    let mut sleep = PathBuf::new();
+    steps.run("build mezzo and the tests on real containers", || {
+        setup::ensure(&[Need::Cluster])?;
+        let packages = [
+            "-p",
+            "mezzo",
+            "-p",
+            "mezzo-integration",
+            "-p",
+            "example-rust-framework",
+        ];
+        tests = cargo::build_tests_of(&packages)?;
+        tests.retain(|test| test.package == "mezzo-integration" && test.kind == "test");
+        sleep = images::build_sleep()?;
+        Ok(format!("{} test programs", tests.len()))
+    })?;
+    let scratch = Scratch::create()?;
+    let mut spec = guest_of_tests("e2e", &tests, cpus)?;
+    for name in ["mezzo", "example-rust-framework"] {
+        add_program(&mut spec, name)?;
+    }
+    spec.with_program(&registry::find_binary()?, "/usr/local/bin/docker-registry")?;
+    spec.with_same(Path::new("/etc/ssl/certs/ca-certificates.crt"));
+    spec.with_same(&sleep);
+    spec.with_same(&paths::workspace().join("examples/apps"));
+    // What tests ask cargo for has been built here.
+    scratch.script(&mut spec, "cargo", "exit 0\n")?;
+    let host = sleep
+        .ancestors()
+        .nth(2)
+        .and_then(Path::file_name)
+        .context("the target's name")?;
+    scratch.script(
+        &mut spec,
+        "rustc",
+        &format!("echo host: {}\n", host.to_string_lossy()),
+    )?;
+    let mut words = vec!["--test-threads", "1", "--nocapture"];
+    words.extend(filter);
+    run_tests(bench, steps, spec, &tests, &words)
+}
+
+/// The programs at their own paths, for tests know each other's.
+fn guest_of_tests(name: &str, tests: &[TestProgram], cpus: u32) -> Result<GuestSpec> {
+    let mut spec = GuestSpec::new(name);
+    spec.memory_mb = 1536;
+    spec.cpus = cpus;
+    // Not in memory: overlays and stores want a disk, as they have it on a real node.
+    spec.disk_mb = Some(4096);
+    for test in tests {
+        spec.with_program(&test.path, &test.path.to_string_lossy())?;
+        // Their snapshots, and the folder that they start in.
+        spec.with_same(&test.dir.join("src"));
+    }
+    Ok(spec)
+}
+
+fn add_program(spec: &mut GuestSpec, name: &str) -> Result<()> {
+    let path = paths::program(name)?;
+    spec.with_program(&path, &path.to_string_lossy()).map(drop)
+}
+
+/// Boots the guest, runs every test program in it, and looks whether they left something behind.
+fn run_tests(
+    bench: &Bench,
+    steps: &mut Steps,
+    spec: GuestSpec,
+    tests: &[TestProgram],
+    words: &[&str],
+) -> Result<()> {
     let mut guest = None;
     steps.run("boot a guest with them", || {
-        let scratch = Scratch::create()?;
-        let spec = runtime_spec(&tests, &scratch.0, cpus)?;
-        let guest = guest.insert(Guest::boot(bench, spec)?);
-        unified(guest)
+        unified(guest.insert(Guest::boot(bench, spec)?))
     })?;
     let mut guest = guest.context("the guest was not booted")?;
+    guest.sh("mkdir -p /data/tmp /data/e2e")?;
     let mut sum = Counts::default();
-    for test in &tests {
+    for test in tests {
         if interrupt::requested() {
             bail!("interrupted");
         }
         let name = format!("in the guest: {} {}", test.kind, test.target);
         let _in_the_table = steps.run(&name, || {
-            let counts = run_test(&guest, test, filter)?;
+            let counts = run_test(&guest, test, words)?;
             sum.add(counts);
             let told = format!("{} passed, {} failed", counts.passed, counts.failed);
             if counts.failed > 0 {
@@ -148,7 +250,7 @@ fn runtime(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) ->
             }
         });
     }
-    let _in_the_table = steps.run("the guest is as it was", || {
+    let _in_the_table = steps.run("nothing is left in the guest", || {
         let left = guest
             .sh("find /sys/fs/cgroup -mindepth 1 -type d; grep overlay /proc/mounts || true")?;
         if left.trim().is_empty() {
@@ -164,79 +266,47 @@ fn runtime(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) ->
     guest.power_off()
 }
 
-/// The programs at their own paths (tests know each other's), and a `cc` that hands out what was compiled here.
-fn runtime_spec(tests: &[TestProgram], scratch: &Path, cpus: u32) -> Result<GuestSpec> {
-    let mut spec = GuestSpec::new("runtime");
-    spec.memory_mb = 1024;
-    spec.cpus = cpus;
-    spec.disk_mb = Some(1024);
-    for test in tests {
-        spec.with_program(&test.path, &test.path.to_string_lossy())?;
-        // Their snapshots.
-        spec.with_same(&test.dir.join("src"));
-    }
-    let launcher = paths::program("mezzo-launcher")?;
-    spec.with_program(&launcher, &launcher.to_string_lossy())?;
-    let source = paths::workspace().join("runtime/tests/common/probe.c");
-    let probe = scratch.join("probe");
-    let mut compile = Command::new("cc");
-    process::output(
-        compile
-            .args(["-static", "-O1", "-o"])
-            .arg(&probe)
-            .arg(&source),
-    )?;
-    spec.with(&probe, "/usr/local/lib/probe");
-    let cc = scratch.join("cc");
-    let script =
-        "#!/bin/sh\nwhile [ \"$1\" != -o ]; do shift; done\nexec cp /usr/local/lib/probe \"$2\"\n";
-    fs::write(&cc, script).with_context(|| format!("write {}", cc.display()))?;
-    spec.with(&cc, "/usr/local/bin/cc");
-    for file in &mut spec.files {
-        if file.guest.starts_with("/usr/local/") {
-            file.mode = Some(0o755);
-        }
-    }
-    Ok(spec)
-}
-
-fn run_test(guest: &Guest, test: &TestProgram, filter: Option<&str>) -> Result<Counts> {
+fn run_test(guest: &Guest, test: &TestProgram, words: &[&str]) -> Result<Counts> {
     let program = test.path.to_string_lossy();
-    let mut args: Vec<&str> = vec![&program];
-    args.extend(filter);
-    let run = Run::new(&args)
-        .cwd(&test.dir.to_string_lossy())
-        .within(TEST_LIMIT);
-    // Not in memory: overlays want a disk, as they have it on a real node.
-    guest.sh("mkdir -p /data/tmp")?;
-    let run = run
+    let dir = test.dir.to_string_lossy();
+    let run = Run::new(&[&[&*program], words].concat())
+        .cwd(&dir)
+        .env("CARGO_MANIFEST_DIR", &dir)
         .env("TMPDIR", "/data/tmp")
+        .env("MEZZO_E2E_DIR", "/data/e2e")
         .env("INSTA_UPDATE", "no")
-        .env("CARGO_MANIFEST_DIR", &test.dir.to_string_lossy());
-    let start = Instant::now();
-    let ended = guest.run(&run)?;
-    let mut counts = Counts::default();
-    for line in ended.stdout.lines().chain(ended.stderr.lines()) {
-        if let Some(closing) = runner::closing_line(line) {
-            counts.add(closing);
-        }
+        .env("RUST_BACKTRACE", "1");
+    let ended = guest
+        .start(&run)?
+        .follow(TEST_LIMIT, |text| print!("{text}"))?;
+    for line in ended.stderr.lines() {
+        println!("  {line}");
     }
-    println!(
-        "{}{}  ({})",
-        ended.stdout,
-        ended.stderr,
-        seconds(start.elapsed())
-    );
-    if counts == Counts::default() {
-        bail!("{program} ended with {} and told nothing", ended.exit);
+    let mut counts = Counts::default();
+    for line in ended.stdout.lines() {
+        counts.add(runner::closing_line(line).unwrap_or_default());
+    }
+    if counts.failed == 0 && ended.exit != Exit::Code(0) {
+        bail!("{program} ended with {}", ended.exit);
     }
     Ok(counts)
 }
 
-/// A folder for what is compiled here, removed at the end.
+/// A folder for what goes into a guest and nowhere else, removed at the end.
 struct Scratch(PathBuf);
 
 impl Scratch {
+    /// A script in place of a program that the guest does not have.
+    fn script(&self, spec: &mut GuestSpec, name: &str, text: &str) -> Result<()> {
+        let path = self.0.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}"))
+            .with_context(|| format!("write {}", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("make {} executable", path.display()))?;
+        spec.with(&path, &format!("/usr/local/bin/{name}"));
+        Ok(())
+    }
+
     fn create() -> Result<Self> {
         let dir = paths::target()?.join(format!("vm/scratch-{}", std::process::id()));
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use super::archive::Archive;
 use super::bench::Bench;
-use super::line::{End, Line};
+use super::line::{Answer, End, Line};
 use super::package::sbin;
 use super::protocol::{self, CHUNK, Exit, Kind, Order};
 use crate::interrupt;
@@ -179,13 +179,38 @@ pub struct Job<'guest> {
 impl Job<'_> {
     /// Waits for its end.
     pub fn wait(self, within: Duration) -> Result<Ended> {
-        let guest = self.guest;
-        let finished = guest
-            .line
-            .finish(self.request, &self.line, guest.limit(within));
-        let (answer, end) = finished.inspect_err(|_| {
+        self.follow(within, |_| {})
+    }
+
+    /// Waits for its end; `heard` gets what it writes to stdout as it comes, in whole lines.
+    pub fn follow(self, within: Duration, mut heard: impl FnMut(&str)) -> Result<Ended> {
+        let line = &self.guest.line;
+        let mut told = 0;
+        let limit = self.guest.limit(within);
+        let ended = line.wait(self.request, &self.line, limit, |answer| {
+            let new = &answer.stdout[told..];
+            let whole = match answer.end {
+                Some(_) => new.len(),
+                None => new
+                    .iter()
+                    .rposition(|&byte| byte == b'\n')
+                    .map_or(0, |at| at + 1),
+            };
+            if whole > 0 {
+                heard(&String::from_utf8_lossy(&new[..whole]));
+                told += whole;
+            }
+            answer.end.clone()
+        });
+        let end = ended.inspect_err(|_| {
             let _best_effort = self.signal(nix::libc::SIGKILL);
         })?;
+        let answer = line.forget(self.request).unwrap_or_default();
+        self.ended(answer, end)
+    }
+
+    fn ended(self, answer: Answer, end: End) -> Result<Ended> {
+        let guest = self.guest;
         let exit = match end {
             End::Exited(exit) => exit,
             End::Failed(told) => bail!("{} in the guest: {told}", self.line),

@@ -25,3 +25,4 @@ pub use accel::{Accel, Speed};
 pub use bench::Bench;
 pub use elf::with_libraries;
 pub use guest::{Ended, Guest, GuestFile, GuestSpec, Job, Run};
+pub use protocol::Exit;
