@@ -1,0 +1,371 @@
+//! The tests, each on a machine of its own. Names are sentences.
+
+use std::{fs, future::Future, net::TcpListener, pin::Pin};
+
+use mezzo_api::proto::{
+    self, Reason,
+    TaskState::{TaskDropped, TaskError, TaskFailed, TaskFinished, TaskGone, TaskKilled, TaskKilling, TaskRunning},
+    exec_input::Input,
+    exec_output::Output,
+    master_message::{Message as FromMaster, TaskMessage},
+};
+use tokio_stream::StreamExt as _;
+
+use crate::bench::{Bench, FRAMEWORK, alive, eventually, task};
+
+type Run = for<'a> fn(&'a mut Bench) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) run: Run,
+}
+
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        pub(crate) fn all() -> Vec<Case> {
+            vec![$(Case { name: stringify!($name), run: |bench| Box::pin($name(bench)) }),*]
+        }
+    };
+}
+
+cases![
+    a_task_runs_is_measured_and_ends,
+    tasks_outlive_the_agent_and_no_end_is_lost,
+    a_task_over_its_memory_limit_is_told_with_limit_and_peak,
+    each_way_not_to_start_has_its_own_words,
+    a_kill_waits_for_the_grace_and_then_kills,
+    a_known_task_is_never_run_again,
+    statuses_are_repeated_until_acknowledged,
+    a_corrupt_checkpoint_is_set_aside_and_its_container_killed,
+    logs_are_read_and_followed,
+    programs_run_beside_a_task,
+    a_message_reaches_a_task,
+    a_second_agent_on_the_same_folder_is_refused,
+    the_agent_can_leave_with_its_tasks,
+    health_is_checked_by_command_and_port,
+];
+
+fn reason(status: &proto::TaskStatus) -> Reason {
+    status.reason()
+}
+
+async fn a_task_runs_is_measured_and_ends(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("short", &["sleep", "1"])).await;
+    let running = bench.master.status("short", TaskRunning).await;
+    let container = running.container.expect("a running task has a container");
+    assert!(alive(container.pid) && container.image_digest.starts_with("sha256:"), "{container:?}");
+    bench.master.report().await;
+    let mut client = bench.client().await;
+    let usage = client
+        .get_usage(proto::GetUsageRequest { task_ids: vec!["short".into()] })
+        .await
+        .unwrap()
+        .into_inner();
+    let usage = usage.tasks[0].usage.unwrap();
+    assert_eq!(usage.pids, Some(1), "{usage:?}");
+    assert!(usage.memory_bytes.is_some());
+    let node = client.get_node(proto::GetNodeRequest {}).await.unwrap().into_inner();
+    assert!(node.connected_to_master && node.tasks.len() == 1 && node.agent_id == "agent-1");
+    let end = bench.master.end("short").await;
+    assert_eq!((end.state(), reason(&end)), (TaskFinished, Reason::CommandExited), "{}", end.message);
+    assert_eq!(end.exit.and_then(|exit| exit.how), Some(proto::exit_info::How::Code(0)));
+    assert!(end.usage.is_some_and(|usage| usage.cpu_total_us.is_some_and(|us| us > 0)));
+    eventually("gone", || !alive(container.pid)).await;
+}
+
+async fn tasks_outlive_the_agent_and_no_end_is_lost(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("stays", &["sleep"])).await;
+    bench.launch(task("ends", &["sleep", "1"])).await;
+    let stays = bench.master.status("stays", TaskRunning).await.container.unwrap();
+    let ends = bench.master.status("ends", TaskRunning).await.container.unwrap();
+    bench.kill_agent().await;
+    eventually("ended", || !alive(ends.pid)).await;
+    assert!(alive(stays.pid), "containers outlive the agent");
+    bench.start(2).await;
+    let end = bench.master.end("ends").await;
+    assert_eq!((end.state(), reason(&end)), (TaskFinished, Reason::CommandExited), "{}", end.message);
+    let register = bench.master.last_registration();
+    assert_eq!(register.agent_id, "agent-1");
+    let kept = register.tasks.iter().find(|t| t.info.as_ref().unwrap().task_id == "stays").unwrap();
+    assert_eq!(kept.status.as_ref().unwrap().container.as_ref().unwrap().pid, stays.pid);
+    bench.kill_task("stays", None).await;
+    assert_eq!(bench.master.end("stays").await.state(), TaskKilled);
+    let running = |task: &str| {
+        let mut ids: Vec<_> = bench.master.statuses().into_iter()
+            .filter(|s| s.task_id == task && s.state() == TaskRunning)
+            .map(|s| s.update_id).collect();
+        ids.dedup();
+        ids.len()
+    };
+    assert_eq!((running("stays"), running("ends")), (1, 1), "each ran once");
+}
+
+async fn a_task_over_its_memory_limit_is_told_with_limit_and_peak(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("hungry", &["eat", "200"])).await;
+    let end = bench.master.end("hungry").await;
+    assert_eq!((end.state(), reason(&end)), (TaskFailed, Reason::ContainerLimitationMemory), "{}", end.message);
+    assert!(end.message.starts_with("killed by the kernel: memory limit 32.0 MiB, peak 3"), "{}", end.message);
+    let exit = end.exit.unwrap();
+    assert!(exit.oom_killed && exit.memory_limit_bytes == Some(32 << 20), "{exit:?}");
+}
+
+async fn each_way_not_to_start_has_its_own_words(bench: &mut Bench) {
+    bench.start(1).await;
+    let mut unknown = task("unknown-image", &[]);
+    // A port of loopback where nobody listens.
+    unknown.container.as_mut().unwrap().image = "127.0.0.1:9/none:1".into();
+    bench.launch(unknown).await;
+    let mut bad_reference = task("bad-reference", &[]);
+    bad_reference.container.as_mut().unwrap().image = "UPPER CASE".into();
+    bench.launch(bad_reference).await;
+    let mut empty = task("no-entrypoint", &[]);
+    empty.container.as_mut().unwrap().image = "empty:1".into();
+    bench.launch(empty).await;
+    let mut missing = task("no-program", &[]);
+    missing.container.as_mut().unwrap().command = vec!["/nowhere".into()];
+    bench.launch(missing).await;
+    let mut user = task("no-user", &[]);
+    user.container.as_mut().unwrap().user = "nobody-knows".into();
+    bench.launch(user).await;
+    let mut big = task("too-big", &[]);
+    big.resources[0].value = Some(proto::resource::Value::Scalar(proto::Scalar { millis: 64_000 }));
+    bench.launch(big).await;
+    let holder = (31_000..31_900).find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).unwrap();
+    let port = u64::from(holder.local_addr().unwrap().port());
+    let mut taken = task("port-taken", &[]);
+    taken.resources.push(proto::Resource {
+        name: "ports".into(),
+        value: Some(proto::resource::Value::Ranges(proto::Ranges {
+            ranges: vec![proto::Range { begin: port, end: port }],
+        })),
+    });
+    bench.launch(taken).await;
+    let mut privileged = task("privileged", &[]);
+    privileged.container.as_mut().unwrap().privileged = true;
+    bench.launch(privileged).await;
+    let pid = std::process::id();
+    for (id, state, why, words) in [
+        ("unknown-image", TaskFailed, Reason::ImagePullFailed, "127.0.0.1:9/none:1".to_owned()),
+        ("bad-reference", TaskError, Reason::ImagePullFailed, "UPPER CASE".to_owned()),
+        ("no-entrypoint", TaskError, Reason::TaskInvalid, "image empty:1 has no entrypoint; set `args` or `cmd`".to_owned()),
+        ("no-program", TaskFailed, Reason::ContainerLaunchFailed, "/nowhere".to_owned()),
+        ("no-user", TaskError, Reason::TaskInvalid, "nobody-knows".to_owned()),
+        ("too-big", TaskError, Reason::ResourcesUnavailable, "cpus:64".to_owned()),
+        ("port-taken", TaskFailed, Reason::ResourcesUnavailable, format!("port {port} of this machine is in use by")),
+        ("port-taken", TaskFailed, Reason::ResourcesUnavailable, format!("pid {pid}")),
+        ("privileged", TaskError, Reason::TaskUnauthorized, "allow_privileged".to_owned()),
+    ] {
+        let end = bench.master.end(id).await;
+        assert_eq!((end.state(), reason(&end)), (state, why), "{id}: {}", end.message);
+        assert!(end.message.contains(&words), "{id}: {}", end.message);
+    }
+}
+
+async fn a_kill_waits_for_the_grace_and_then_kills(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("stubborn", &["stubborn"])).await;
+    let pid = bench.master.status("stubborn", TaskRunning).await.container.unwrap().pid;
+    let ignores_sigterm = || {
+        fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| {
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or_default();
+            u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & (1 << 14) != 0)
+        })
+    };
+    eventually("ignoring SIGTERM", ignores_sigterm).await;
+    let begin = std::time::Instant::now();
+    bench.kill_task("stubborn", Some(1_000)).await;
+    bench.master.status("stubborn", TaskKilling).await;
+    let end = bench.master.end("stubborn").await;
+    assert_eq!((end.state(), reason(&end)), (TaskKilled, Reason::KillRequested), "{}", end.message);
+    assert!(begin.elapsed().as_millis() >= 1_000, "{:?}", begin.elapsed());
+    assert_eq!(end.exit.and_then(|exit| exit.how), Some(proto::exit_info::How::Signal(9)));
+}
+
+async fn a_known_task_is_never_run_again(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("once", &["exit", "3"])).await;
+    let end = bench.master.end("once").await;
+    assert_eq!(end.exit.and_then(|exit| exit.how), Some(proto::exit_info::How::Code(3)));
+    bench.kill_agent().await;
+    bench.start(2).await;
+    let before = bench.master.statuses().len();
+    bench.launch(task("once", &["exit", "4"])).await;
+    eventually("answered", || bench.master.statuses().len() > before).await;
+    let last = bench.master.statuses().pop().unwrap();
+    assert_eq!((last.state(), last.update_id), (TaskFailed, end.update_id));
+}
+
+async fn statuses_are_repeated_until_acknowledged(bench: &mut Bench) {
+    bench.master.acknowledge(false);
+    bench.start(1).await;
+    bench.launch(task("quick", &["exit", "0"])).await;
+    eventually("repeated", || bench.master.statuses().len() >= 2).await;
+    bench.kill_agent().await;
+    bench.start(2).await;
+    eventually("repeated after the restart", || bench.master.statuses().len() >= 3).await;
+    let first = bench.master.statuses()[0].clone();
+    assert_eq!(first.state(), TaskRunning);
+    assert!(bench.master.statuses().iter().all(|s| s.update_id == first.update_id), "only the oldest");
+    bench.master.acknowledge(true);
+    assert_eq!(bench.master.end("quick").await.state(), TaskFinished);
+}
+
+async fn a_corrupt_checkpoint_is_set_aside_and_its_container_killed(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("good", &["sleep"])).await;
+    bench.launch(task("bad", &["sleep"])).await;
+    let good = bench.master.status("good", TaskRunning).await.container.unwrap();
+    let bad = bench.master.status("bad", TaskRunning).await.container.unwrap();
+    bench.kill_agent().await;
+    fs::write(bench.container_dir(&bad.container_id).join("task.json"), "{\"version\": 1, \"contai").unwrap();
+    bench.start(2).await;
+    eventually("killed", || !alive(bad.pid)).await;
+    assert!(alive(good.pid));
+    assert!(bench.config.state_dir.join("quarantine").join(&bad.container_id).exists());
+    let tasks = bench.master.last_registration().tasks;
+    assert_eq!(tasks.len(), 1, "the master learns of the loss from the registration");
+}
+
+async fn logs_are_read_and_followed(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("talks", &["count", "1000"])).await;
+    bench.master.status("talks", TaskRunning).await;
+    let mut client = bench.client().await;
+    let request = proto::ReadLogRequest {
+        task_id: "talks".into(),
+        stream: proto::LogStream::Unspecified.into(),
+        tail_lines: None,
+        follow: true,
+    };
+    let mut chunks = client.read_log(request.clone()).await.unwrap().into_inner();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    while !(out.ends_with(b"line 999\n") && err.ends_with(b"to stderr\n")) {
+        let chunk = chunks.message().await.unwrap().expect("more is to come");
+        match chunk.stream() {
+            proto::LogStream::Stderr => err.extend(chunk.data),
+            _ => out.extend(chunk.data),
+        }
+    }
+    assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1000);
+    let tail = proto::ReadLogRequest {
+        stream: proto::LogStream::Stdout.into(),
+        tail_lines: Some(2),
+        follow: false,
+        ..request.clone()
+    };
+    let mut chunks = client.read_log(tail).await.unwrap().into_inner();
+    assert_eq!(chunks.message().await.unwrap().unwrap().data, b"line 998\nline 999\n");
+    assert!(chunks.message().await.unwrap().is_none());
+    let mut following = client.read_log(request.clone()).await.unwrap().into_inner();
+    bench.kill_task("talks", None).await;
+    while following.message().await.unwrap().is_some() {}
+    let missing = proto::ReadLogRequest { task_id: "nobody".into(), ..request };
+    assert_eq!(client.read_log(missing).await.unwrap_err().code(), tonic::Code::NotFound);
+}
+
+async fn exec(bench: &Bench, task: &str, args: &[&str], stdin: &[u8], terminal: bool) -> (Vec<u8>, Option<i32>) {
+    let start = proto::exec_input::Start {
+        task_id: task.into(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        env: vec![proto::EnvVar { name: "EXTRA".into(), value: "given".into() }],
+        terminal: terminal.then_some(proto::WindowSize { columns: 80, rows: 24 }),
+        ..proto::exec_input::Start::default()
+    };
+    let inputs = [Input::Start(start), Input::Stdin(stdin.to_vec()), Input::CloseStdin(true)];
+    let inputs = inputs.map(|input| proto::ExecInput { input: Some(input) });
+    let answers = bench.client().await.exec(tokio_stream::iter(inputs)).await.unwrap().into_inner();
+    let (mut out, mut code) = (Vec::new(), None);
+    tokio::pin!(answers);
+    while let Some(answer) = answers.next().await {
+        match answer.unwrap().output {
+            Some(Output::Stdout(data) | Output::Stderr(data)) => out.extend(data),
+            Some(Output::ExitCode(n)) => code = Some(n),
+            None => {}
+        }
+    }
+    (out, code)
+}
+
+async fn programs_run_beside_a_task(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("host", &["sleep"])).await;
+    bench.master.status("host", TaskRunning).await;
+    let (out, code) = exec(bench, "host", &["/bin/probe", "cat"], b"hello", false).await;
+    assert_eq!((out.as_slice(), code), (&b"hello"[..], Some(7)));
+    let (out, code) = exec(bench, "host", &["/bin/probe", "env"], b"", true).await;
+    let out = String::from_utf8_lossy(&out).into_owned();
+    assert_eq!(code, Some(0), "{out}");
+    assert!(out.contains("EXTRA=given") && out.contains("MEZZO_TASK_ID=host"), "{out}");
+    let start = proto::exec_input::Start {
+        task_id: "host".into(),
+        args: vec!["/nowhere".into()],
+        ..proto::exec_input::Start::default()
+    };
+    let input = proto::ExecInput { input: Some(Input::Start(start)) };
+    let error = bench.client().await.exec(tokio_stream::iter([input])).await.unwrap_err();
+    assert!(error.message().contains("/nowhere"), "{error}");
+}
+
+async fn a_message_reaches_a_task(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("listens", &["receive"])).await;
+    let container = bench.master.status("listens", TaskRunning).await.container.unwrap();
+    let socket = bench.container_dir(&container.container_id).join("sandbox/messages.sock");
+    eventually("bound", || socket.exists()).await;
+    let message = TaskMessage { framework_id: FRAMEWORK.into(), task_id: "listens".into(), data: b"hello".to_vec() };
+    bench.master.send(FromMaster::TaskMessage(message)).await;
+    let end = bench.master.end("listens").await;
+    assert_eq!(end.exit.and_then(|exit| exit.how), Some(proto::exit_info::How::Code(5)), "{}", end.message);
+}
+
+async fn a_second_agent_on_the_same_folder_is_refused(bench: &mut Bench) {
+    bench.start(1).await;
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let error = mezzo_agent::run(bench.config.clone(), shutdown).await.unwrap_err().to_string();
+    assert!(error.contains("another mezzo agent") && error.contains("--state-dir"), "{error}");
+}
+
+async fn the_agent_can_leave_with_its_tasks(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("one", &["sleep"])).await;
+    let first = bench.master.status("one", TaskRunning).await.container.unwrap();
+    bench.stop_agent().await;
+    assert!(alive(first.pid), "told to stop, it leaves its tasks alone");
+    bench.config.kill_tasks_on_shutdown = true;
+    bench.start(2).await;
+    assert!(alive(first.pid));
+    bench.stop_agent().await;
+    assert!(!alive(first.pid), "told so, it takes them along");
+    let snapshots = bench.config.state_dir.join("images/snapshots");
+    let left = fs::read_dir(snapshots).map_or(0, |entries| entries.flatten().count());
+    assert_eq!(left, 0);
+}
+
+async fn health_is_checked_by_command_and_port(bench: &mut Bench) {
+    bench.start(1).await;
+    let check = proto::HealthCheck {
+        kind: proto::CheckKind::Command.into(),
+        command: vec!["/bin/probe".into(), "exit".into(), "0".into()],
+        interval_ms: 200,
+        timeout_ms: 5_000,
+        max_consecutive_failures: 2,
+        ..proto::HealthCheck::default()
+    };
+    bench.launch(proto::TaskInfo { health_check: Some(check.clone()), ..task("well", &["sleep"]) }).await;
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        u32::from(listener.local_addr().unwrap().port())
+    };
+    let check = proto::HealthCheck { kind: proto::CheckKind::Tcp.into(), port: closed, command: vec![], ..check };
+    bench.launch(proto::TaskInfo { health_check: Some(check), ..task("ill", &["sleep"]) }).await;
+    let end = bench.master.end("ill").await;
+    assert_eq!((end.state(), reason(&end)), (TaskFailed, Reason::HealthCheckStatusUpdated), "{}", end.message);
+    eventually("healthy", || {
+        bench.master.statuses().iter().any(|s| s.task_id == "well" && s.healthy == Some(true))
+    })
+    .await;
+    assert!(!bench.master.statuses().iter().any(|s| matches!(s.state(), TaskDropped | TaskGone)));
+}

@@ -1,0 +1,43 @@
+/* The one program in the tests' image: linked statically, it does what its first argument says. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static void forever(void) { for (;;) pause(); }
+
+int main(int argc, char **argv) {
+    const char *what = argc > 1 ? argv[1] : "sleep";
+    long number = argc > 2 ? atol(argv[2]) : 0;
+    if (!strcmp(what, "exit")) return number;
+    if (!strcmp(what, "sleep")) { if (number) sleep(number); else forever(); return 0; }
+    if (!strcmp(what, "stubborn")) { signal(SIGTERM, SIG_IGN); puts("ready"); fflush(stdout); forever(); }
+    if (!strcmp(what, "eat")) { /* touch that many MiB, then wait */
+        for (long i = 0; i < number; i++) { char *p = malloc(1 << 20); memset(p, 1 + i, 1 << 20); }
+        forever();
+    }
+    if (!strcmp(what, "count")) { /* lines, then wait */
+        for (long i = 0; i < number; i++) printf("line %ld\n", i);
+        fflush(stdout);
+        fputs("to stderr\n", stderr);
+        forever();
+    }
+    if (!strcmp(what, "env")) { for (char **e = environ; *e; e++) puts(*e); return 0; }
+    if (!strcmp(what, "cat")) { int c; while ((c = getchar()) != EOF) putchar(c); return 7; }
+    if (!strcmp(what, "receive")) { /* one message in the sandbox, then its length is the exit code */
+        char buffer[256];
+        struct sockaddr_un address = { .sun_family = AF_UNIX };
+        snprintf(address.sun_path, sizeof address.sun_path, "%s/messages.sock", getenv("MEZZO_SANDBOX"));
+        int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+        if (bind(fd, (struct sockaddr *)&address, sizeof address)) { perror("bind"); return 100; }
+        puts("ready"); fflush(stdout);
+        ssize_t length = recv(fd, buffer, sizeof buffer, 0);
+        return length < 0 ? 101 : (int)length;
+    }
+    return 99;
+}
