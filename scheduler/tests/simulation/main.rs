@@ -198,7 +198,16 @@ impl Sim {
                 ends[self.rng.below(ends.len() as u64) as usize]
             }
             TaskState::Staging => TaskState::Starting,
-            _ => TaskState::Running,
+            TaskState::Starting
+            | TaskState::Running
+            | TaskState::Finished
+            | TaskState::Failed
+            | TaskState::Killed
+            | TaskState::Error
+            | TaskState::Dropped
+            | TaskState::Unreachable
+            | TaskState::Gone
+            | TaskState::Unknown => TaskState::Running,
         };
         self.world.move_task(&id, next);
     }
@@ -274,11 +283,22 @@ impl Sim {
             self.turn();
             let tasks: Vec<TaskId> = self.world.tasks.keys().cloned().collect();
             for id in tasks {
-                match self.world.tasks[&id].state {
-                    TaskState::Staging => self.world.move_task(&id, TaskState::Starting),
-                    TaskState::Starting => self.world.move_task(&id, TaskState::Running),
-                    TaskState::Killing => self.world.move_task(&id, TaskState::Killed),
-                    _ => {}
+                let next = match self.world.tasks[&id].state {
+                    TaskState::Staging => Some(TaskState::Starting),
+                    TaskState::Starting => Some(TaskState::Running),
+                    TaskState::Killing => Some(TaskState::Killed),
+                    TaskState::Running
+                    | TaskState::Finished
+                    | TaskState::Failed
+                    | TaskState::Killed
+                    | TaskState::Error
+                    | TaskState::Dropped
+                    | TaskState::Unreachable
+                    | TaskState::Gone
+                    | TaskState::Unknown => None,
+                };
+                if let Some(next) = next {
+                    self.world.move_task(&id, next);
                 }
                 self.world.repeat(&id);
             }

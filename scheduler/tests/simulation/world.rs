@@ -37,7 +37,7 @@ impl Rng {
 pub(crate) enum Message {
     Offers(Vec<Offer>),
     Rescind(OfferId),
-    Status(TaskStatus),
+    Status(Box<TaskStatus>),
 }
 
 #[derive(Debug)]
@@ -128,7 +128,11 @@ impl World {
             .filter(|task| self.agents[&task.info.agent_id].reachable)
             .filter_map(|task| task.unacknowledged.front().cloned())
             .collect();
-        self.to_core.extend(heads.into_iter().map(Message::Status));
+        self.to_core.extend(
+            heads
+                .into_iter()
+                .map(|status| Message::Status(Box::new(status))),
+        );
     }
 
     /// As the master's allocation pass.
@@ -201,7 +205,7 @@ impl World {
         reason: Reason,
     ) {
         let status = self.status(task, agent, state, Some(reason));
-        self.to_core.push_back(Message::Status(status));
+        self.to_core.push_back(Message::Status(Box::new(status)));
     }
 
     /// The agent moves a task on; the word waits behind earlier ones.
@@ -228,7 +232,7 @@ impl World {
         }
         task.unacknowledged.push_back(status.clone());
         if task.unacknowledged.len() == 1 && agent.reachable && self.connected {
-            self.to_core.push_back(Message::Status(status));
+            self.to_core.push_back(Message::Status(Box::new(status)));
         }
     }
 
@@ -241,7 +245,8 @@ impl World {
             && self.connected
             && self.agents[&task.info.agent_id].reachable
         {
-            self.to_core.push_back(Message::Status(head.clone()));
+            self.to_core
+                .push_back(Message::Status(Box::new(head.clone())));
         }
     }
 
