@@ -4,7 +4,7 @@
 //! - `registry`: manifests and blobs over HTTP.
 //! - `unpack`: a hostile archive into a directory, as root, without harm.
 //! - `store`: what is here, who holds it, what may go.
-//! - `pull`, `pack`, `push`: the three things people do.
+//! - `pull` (its layers: `fetch`), `pack` (its layer: `pack_layer`), `push`, `archive`: what people do.
 //!
 //! This crate knows nothing of tasks, agents or frameworks, and it never mounts anything: a [`Snapshot`] says which
 //! directories to mount, and whoever runs containers does so in a mount namespace of its own.
@@ -14,8 +14,10 @@
 mod archive;
 mod digest;
 mod elf;
+mod fetch;
 mod manifest;
 mod pack;
+mod pack_layer;
 mod pull;
 mod push;
 mod reference;

@@ -20,7 +20,8 @@ use crate::digest::Digest;
 use crate::manifest::OCI_MANIFEST;
 use crate::pack::{PackedImage, read_piece};
 use crate::reference::Reference;
-use crate::registry::client::{ClientOptions, Proof, RegistryClient};
+use crate::registry::client::{ClientOptions, RegistryClient};
+use crate::registry::session::{Proof, chain};
 use crate::registry::{RegistryError, auth, retry};
 
 const STALL: Duration = Duration::from_secs(30);
@@ -233,7 +234,7 @@ fn translate(error: OciDistributionError, reference: &Reference) -> RegistryErro
         };
     }
     if let OciDistributionError::RequestError(error) = &error {
-        let problem = crate::registry::client::chain(error);
+        let problem = chain(error);
         return RegistryError::Unreachable { registry, problem };
     }
     RegistryError::Protocol {

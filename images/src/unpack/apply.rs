@@ -8,29 +8,22 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
-use nix::sys::stat::{
-    FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstatat, futimens, makedev, mkdirat, mknodat,
-    utimensat,
-};
-use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
-use xattr::FileExt;
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstatat, futimens, makedev, mkdirat, mknodat};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
-use super::layer::{NOFOLLOW, through};
+use super::looks::{NOFOLLOW, dress, dress_by_name, failed, mark_opaque, spec, through};
 use super::paths::LayerPath;
 use super::tar::{Entry, Kind, TarReader, Time};
 use super::{DeviceNodes, UnpackError, UnpackLimits, printable};
 use crate::whiteout::{self, Name};
 
 const KEPT_PARENTS: usize = 16;
-const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Writes a layer's entries below one directory.
 #[derive(Debug)]
@@ -78,13 +71,6 @@ pub(crate) fn open_directory(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Err
             other => return other,
         }
     }
-}
-
-/// Whether an extended attribute of an archive is set on the file. Overlayfs's own are handled before.
-pub(crate) fn is_carried(name: &[u8]) -> bool {
-    (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
-        || name == b"security.capability"
-        || name.starts_with(b"system.posix_acl_")
 }
 
 impl LayerWriter {
@@ -467,92 +453,6 @@ impl LayerWriter {
     }
 }
 
-/// Owner, then mode (a change of owner clears set-id bits), then attributes (it clears capabilities, too).
-fn dress(made: &impl AsFd, entry: &Entry) -> Result<(), UnpackError> {
-    let made = made.as_fd();
-    fchown(
-        made,
-        Some(Uid::from_raw(entry.uid)),
-        Some(Gid::from_raw(entry.gid)),
-    )
-    .map_err(|e| failed("set the owner of", &entry.path, e))?;
-    fchmod(made, Mode::from_bits_truncate(entry.mode))
-        .map_err(|e| failed("set the mode of", &entry.path, e))?;
-    if entry.xattrs.iter().any(|(name, _)| is_carried(name)) {
-        let file = File::from(
-            made.try_clone_to_owned()
-                .map_err(|source| UnpackError::Io {
-                    operation: "open",
-                    path: printable(&entry.path),
-                    source,
-                })?,
-        );
-        for (name, value) in entry.xattrs.iter().filter(|(name, _)| is_carried(name)) {
-            attribute_result(
-                file.set_xattr(std::ffi::OsStr::from_bytes(name), value),
-                entry,
-            )?;
-        }
-    }
-    Ok(())
-}
-
-/// For what cannot be opened without side effects: symlinks and nodes.
-fn dress_by_name(parent: &OwnedFd, name: &[u8], entry: &Entry) -> Result<(), UnpackError> {
-    fchownat(
-        parent,
-        name,
-        Some(Uid::from_raw(entry.uid)),
-        Some(Gid::from_raw(entry.gid)),
-        NOFOLLOW,
-    )
-    .map_err(|e| failed("set the owner of", &entry.path, e))?;
-    for (attribute, value) in &entry.xattrs {
-        // The kernel allows user.* on files and directories only.
-        if is_carried(attribute) && !attribute.starts_with(b"user.") {
-            let set = xattr::set(
-                through(parent, name),
-                std::ffi::OsStr::from_bytes(attribute),
-                value,
-            );
-            attribute_result(set, entry)?;
-        }
-    }
-    let time = spec(entry.mtime);
-    utimensat(parent, name, &time, &time, UtimensatFlags::NoFollowSymlink)
-        .map_err(|e| failed("set the time of", &entry.path, e))
-}
-
-/// A file system without extended attributes is no reason to refuse an image.
-fn attribute_result(result: std::io::Result<()>, entry: &Entry) -> Result<(), UnpackError> {
-    match result {
-        Err(e) if e.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {
-            tracing::debug!(
-                path = printable(&entry.path),
-                "the file system holds no such extended attribute"
-            );
-            Ok(())
-        }
-        Err(source) => Err(UnpackError::Io {
-            operation: "set an attribute of",
-            path: printable(&entry.path),
-            source,
-        }),
-        Ok(()) => Ok(()),
-    }
-}
-
-fn mark_opaque(directory: &OwnedFd, path: &[u8]) -> Result<(), UnpackError> {
-    let io = |source| UnpackError::Io {
-        operation: "mark as opaque",
-        path: printable(path),
-        source,
-    };
-    File::from(directory.try_clone().map_err(io)?)
-        .set_xattr(OPAQUE, b"y")
-        .map_err(io)
-}
-
 fn look(parent: &OwnedFd, name: &[u8]) -> Result<FileStat, Errno> {
     fstatat(parent, name, NOFOLLOW)
 }
@@ -563,10 +463,6 @@ fn is(found: &FileStat, kind: SFlag) -> bool {
 
 fn is_whiteout(parent: &OwnedFd, name: &[u8]) -> bool {
     look(parent, name).is_ok_and(|found| is(&found, SFlag::S_IFCHR) && found.st_rdev == 0)
-}
-
-fn spec(time: Time) -> TimeSpec {
-    TimeSpec::new(time.secs, i64::from(time.nanos))
 }
 
 /// An entry that stands for an opaque marker in messages.
@@ -589,14 +485,6 @@ fn refused(entry: &Entry, reason: &'static str) -> UnpackError {
     UnpackError::Refused {
         path: printable(&entry.path),
         reason,
-    }
-}
-
-fn failed(operation: &'static str, path: &[u8], errno: Errno) -> UnpackError {
-    UnpackError::Io {
-        operation,
-        path: printable(path),
-        source: errno.into(),
     }
 }
 

@@ -4,20 +4,17 @@
 //! is given. `inherit` runs when the layers below are there: directories that the archive only implied get the mode,
 //! owner and times that they have below, because overlayfs shows those of the topmost layer.
 
-use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{Mode, fchmod, fstat, futimens};
-use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, fchown};
-use xattr::FileExt;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 use super::apply::{self, LayerWriter};
 use super::decompress::{BUFFERS, Bounds, Chunk, ChunkReader, PieceReader, Pumped, pump};
+use super::looks::copy_looks;
 use super::tar::TarReader;
 use super::{UnpackError, UnpackLimits, printable};
 use crate::digest::Digest;
@@ -167,28 +164,6 @@ pub(crate) fn inherit(
     Ok(())
 }
 
-/// Mode, owner, times and the extended attributes that are not overlayfs's own, from one directory to another.
-pub(crate) fn copy_looks(from: &OwnedFd, to: &OwnedFd) -> Result<(), std::io::Error> {
-    let looks = fstat(from)?;
-    fchown(
-        to,
-        Some(Uid::from_raw(looks.st_uid)),
-        Some(Gid::from_raw(looks.st_gid)),
-    )?;
-    fchmod(to, Mode::from_bits_truncate(looks.st_mode & 0o7777))?;
-    let (from_file, to_file) = (File::from(from.try_clone()?), File::from(to.try_clone()?));
-    for name in from_file.list_xattr()? {
-        if apply::is_carried(name.as_encoded_bytes())
-            && let Some(value) = from_file.get_xattr(&name)?
-        {
-            to_file.set_xattr(&name, &value)?;
-        }
-    }
-    let mtime = TimeSpec::new(looks.st_mtime, looks.st_mtime_nsec);
-    futimens(to, &mtime, &mtime)?;
-    Ok(())
-}
-
 /// A descriptor of the file system that holds a directory.
 pub(crate) fn open_for_sync(path: &Path) -> Result<OwnedFd, Errno> {
     nix::fcntl::open(
@@ -197,14 +172,3 @@ pub(crate) fn open_for_sync(path: &Path) -> Result<OwnedFd, Errno> {
         Mode::empty(),
     )
 }
-
-/// The path that leads through an open directory to one name in it, without following that name.
-pub(crate) fn through(directory: &OwnedFd, name: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    let mut path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
-    path.push(std::ffi::OsStr::from_bytes(name));
-    path
-}
-
-/// No following of symlinks: what every call here wants.
-pub(crate) const NOFOLLOW: AtFlags = AtFlags::AT_SYMLINK_NOFOLLOW;

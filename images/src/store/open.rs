@@ -1,0 +1,219 @@
+//! Opening a store: the lock, the format, what a crash has left behind, and the thread that writes layers back.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::Mode;
+use tokio::sync::Semaphore;
+
+use super::content::{self, LayerRecord, Layout};
+use super::inner::State;
+use super::{ImageStore, Inner, OpenError, StoreConfig, index};
+use crate::digest::Digest;
+use crate::manifest::Platform;
+use crate::registry::client::RegistryClient;
+use crate::unpack::layer::open_for_sync;
+
+/// Layers that one sync covers: each costs a descriptor.
+const MOST_AT_ONCE: usize = 128;
+
+/// Opens a store, on a thread that may block.
+pub(crate) fn open_blocking(
+    config: StoreConfig,
+    registries: RegistryClient,
+) -> Result<ImageStore, OpenError> {
+    let layout = Layout::new(&config.root);
+    let io = |operation, path: &Path| {
+        let path = path.to_path_buf();
+        move |source| OpenError::Io {
+            operation,
+            path,
+            source,
+        }
+    };
+    layout.create().map_err(io("create", layout.root()))?;
+    let lock = lock(&layout)?;
+    check_format(&layout)?;
+    let boot_id =
+        content::boot_id().map_err(io("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
+    for entry in std::fs::read_dir(layout.tmp()).map_err(io("read", &layout.tmp()))? {
+        let path = entry.map_err(io("read", &layout.tmp()))?.path();
+        content::delete(&path).map_err(io("remove left-over", &path))?;
+    }
+    let layers = load_layers(&layout, &boot_id)?;
+    let images = index::load(&layout)?;
+    let (write_back, jobs) = sync_channel(1024);
+    let root = config.root.clone();
+    std::thread::Builder::new()
+        .name("image-write-back".into())
+        .spawn(move || write_back_loop(&jobs))
+        .map_err(io("start a thread for", &root))?;
+    let inner = Inner {
+        permits: Arc::new(Semaphore::new(config.parallel_layers.max(1))),
+        config,
+        layout,
+        registries,
+        host: Platform::host(),
+        boot_id,
+        flights: Mutex::new(HashMap::new()),
+        layer_locks: Mutex::new(HashMap::new()),
+        state: Mutex::new(State {
+            images,
+            layers,
+            pins: BTreeMap::new(),
+        }),
+        names: Mutex::new(()),
+        write_back,
+        _lock: lock,
+    };
+    Ok(ImageStore {
+        inner: Arc::new(inner),
+    })
+}
+
+fn lock(layout: &Layout) -> Result<Flock<File>, OpenError> {
+    let path = layout.root().join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let file = file.map_err(|source| OpenError::Io {
+        operation: "open",
+        path: path.clone(),
+        source,
+    })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        if errno == Errno::EWOULDBLOCK {
+            OpenError::InUse {
+                root: layout.root().into(),
+            }
+        } else {
+            OpenError::Io {
+                operation: "lock",
+                path,
+                source: errno.into(),
+            }
+        }
+    })
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Format {
+    version: u32,
+}
+
+fn check_format(layout: &Layout) -> Result<(), OpenError> {
+    let path = layout.root().join("store.json");
+    let io = |operation| {
+        let path = path.clone();
+        move |source| OpenError::Io {
+            operation,
+            path,
+            source,
+        }
+    };
+    let text = match content::read_bounded(&path, 4096) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let text = serde_json::to_vec(&Format { version: 1 }).expect("a number serializes");
+            return layout.write_atomically(&path, &text).map_err(io("write"));
+        }
+        Err(e) => return Err(io("read")(e)),
+    };
+    match serde_json::from_slice(&text) {
+        Ok(Format { version: 1 }) => Ok(()),
+        Ok(Format { version }) => Err(OpenError::NewerFormat {
+            path,
+            found: version,
+            known: 1,
+        }),
+        Err(e) => Err(OpenError::Corrupt {
+            path,
+            root: layout.root().into(),
+            problem: e.to_string(),
+        }),
+    }
+}
+
+fn load_layers(layout: &Layout, boot_id: &str) -> Result<BTreeMap<Digest, LayerRecord>, OpenError> {
+    let folder = layout.layers();
+    let io = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| OpenError::Io {
+            operation: "read",
+            path,
+            source,
+        }
+    };
+    let mut layers = BTreeMap::new();
+    for entry in std::fs::read_dir(&folder).map_err(io(&folder))? {
+        let entry = entry.map_err(io(&folder))?;
+        let path = entry.path();
+        let name = entry.file_name();
+        let chain = name.to_str().and_then(|name| Digest::from_hex(name).ok());
+        let read = match chain {
+            Some(chain) => {
+                content::read_layer(&path, &chain, boot_id).map(|record| (chain, record))
+            }
+            None => Err("its name is no digest".into()),
+        };
+        match read {
+            Ok((chain, record)) => {
+                layers.insert(chain, record);
+            }
+            Err(problem) => {
+                tracing::warn!(layer = %path.display(), problem, "removing a layer that cannot be trusted");
+                content::delete(&path).map_err(io(&path))?;
+            }
+        }
+    }
+    Ok(layers)
+}
+
+/// Writes young layers back to the disk and marks them, until the store is closed. Its end is not waited for: a mark
+/// that is missing costs a pull after the next crash, no more.
+fn write_back_loop(jobs: &Receiver<PathBuf>) {
+    while let Ok(first) = jobs.recv() {
+        let mut layers = vec![first];
+        layers.extend(jobs.try_iter().take(MOST_AT_ONCE));
+        if let Err(error) = write_back(&layers) {
+            tracing::warn!(%error, "layers could not be written back; they count until the machine goes down");
+        }
+    }
+}
+
+fn write_back(layers: &[PathBuf]) -> std::io::Result<()> {
+    // Opened before the sync: a layer that is collected and fetched again meanwhile is another one of the same name,
+    // and must not get the mark.
+    let opened = layers
+        .iter()
+        .filter_map(|layer| match open_for_sync(layer) {
+            Err(Errno::ENOENT) => None,
+            other => Some(other),
+        });
+    let opened = opened.collect::<Result<Vec<_>, _>>()?;
+    let Some(first) = opened.first() else {
+        return Ok(());
+    };
+    // One call for all: they are on one file system.
+    nix::unistd::syncfs(first)?;
+    for layer in &opened {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC;
+        match openat(layer, "durable", flags, Mode::from_bits_truncate(0o600)) {
+            Ok(mark) => {
+                nix::unistd::fsync(&mark)?;
+                nix::unistd::fsync(layer)?;
+            }
+            // Collected meanwhile.
+            Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}

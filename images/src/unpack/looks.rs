@@ -1,0 +1,160 @@
+//! How what was made shall look: owner, mode, times and extended attributes, never through a link.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{Mode, UtimensatFlags, fchmod, fstat, futimens, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchown, fchownat};
+use xattr::FileExt;
+
+use super::tar::{Entry, Time};
+use super::{UnpackError, printable};
+
+const OPAQUE: &str = "trusted.overlay.opaque";
+
+/// Whether an extended attribute of an archive is set on the file. Overlayfs's own are handled before.
+pub(crate) fn is_carried(name: &[u8]) -> bool {
+    (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+        || name == b"security.capability"
+        || name.starts_with(b"system.posix_acl_")
+}
+
+/// Owner, then mode (a change of owner clears set-id bits), then attributes (it clears capabilities, too).
+pub(crate) fn dress(made: &impl AsFd, entry: &Entry) -> Result<(), UnpackError> {
+    let made = made.as_fd();
+    fchown(
+        made,
+        Some(Uid::from_raw(entry.uid)),
+        Some(Gid::from_raw(entry.gid)),
+    )
+    .map_err(|e| failed("set the owner of", &entry.path, e))?;
+    fchmod(made, Mode::from_bits_truncate(entry.mode))
+        .map_err(|e| failed("set the mode of", &entry.path, e))?;
+    if entry.xattrs.iter().any(|(name, _)| is_carried(name)) {
+        let file = File::from(
+            made.try_clone_to_owned()
+                .map_err(|source| UnpackError::Io {
+                    operation: "open",
+                    path: printable(&entry.path),
+                    source,
+                })?,
+        );
+        for (name, value) in entry.xattrs.iter().filter(|(name, _)| is_carried(name)) {
+            attribute_result(
+                file.set_xattr(std::ffi::OsStr::from_bytes(name), value),
+                entry,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// For what cannot be opened without side effects: symlinks and nodes.
+pub(crate) fn dress_by_name(
+    parent: &OwnedFd,
+    name: &[u8],
+    entry: &Entry,
+) -> Result<(), UnpackError> {
+    fchownat(
+        parent,
+        name,
+        Some(Uid::from_raw(entry.uid)),
+        Some(Gid::from_raw(entry.gid)),
+        NOFOLLOW,
+    )
+    .map_err(|e| failed("set the owner of", &entry.path, e))?;
+    for (attribute, value) in &entry.xattrs {
+        // The kernel allows user.* on files and directories only.
+        if is_carried(attribute) && !attribute.starts_with(b"user.") {
+            let set = xattr::set(
+                through(parent, name),
+                std::ffi::OsStr::from_bytes(attribute),
+                value,
+            );
+            attribute_result(set, entry)?;
+        }
+    }
+    let time = spec(entry.mtime);
+    utimensat(parent, name, &time, &time, UtimensatFlags::NoFollowSymlink)
+        .map_err(|e| failed("set the time of", &entry.path, e))
+}
+
+/// A file system without extended attributes is no reason to refuse an image.
+fn attribute_result(result: std::io::Result<()>, entry: &Entry) -> Result<(), UnpackError> {
+    match result {
+        Err(e) if e.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {
+            tracing::debug!(
+                path = printable(&entry.path),
+                "the file system holds no such extended attribute"
+            );
+            Ok(())
+        }
+        Err(source) => Err(UnpackError::Io {
+            operation: "set an attribute of",
+            path: printable(&entry.path),
+            source,
+        }),
+        Ok(()) => Ok(()),
+    }
+}
+
+pub(crate) fn mark_opaque(directory: &OwnedFd, path: &[u8]) -> Result<(), UnpackError> {
+    let io = |source| UnpackError::Io {
+        operation: "mark as opaque",
+        path: printable(path),
+        source,
+    };
+    File::from(directory.try_clone().map_err(io)?)
+        .set_xattr(OPAQUE, b"y")
+        .map_err(io)
+}
+
+/// Mode, owner, times and the extended attributes that are not overlayfs's own, from one directory to another.
+pub(crate) fn copy_looks(from: &OwnedFd, to: &OwnedFd) -> Result<(), std::io::Error> {
+    let looks = fstat(from)?;
+    fchown(
+        to,
+        Some(Uid::from_raw(looks.st_uid)),
+        Some(Gid::from_raw(looks.st_gid)),
+    )?;
+    fchmod(to, Mode::from_bits_truncate(looks.st_mode & 0o7777))?;
+    let (from_file, to_file) = (File::from(from.try_clone()?), File::from(to.try_clone()?));
+    for name in from_file.list_xattr()? {
+        if is_carried(name.as_encoded_bytes())
+            && let Some(value) = from_file.get_xattr(&name)?
+        {
+            to_file.set_xattr(&name, &value)?;
+        }
+    }
+    let mtime = TimeSpec::new(looks.st_mtime, looks.st_mtime_nsec);
+    futimens(to, &mtime, &mtime)?;
+    Ok(())
+}
+
+pub(crate) fn spec(time: Time) -> TimeSpec {
+    TimeSpec::new(time.secs, i64::from(time.nanos))
+}
+
+pub(crate) fn failed(operation: &'static str, path: &[u8], errno: Errno) -> UnpackError {
+    UnpackError::Io {
+        operation,
+        path: printable(path),
+        source: errno.into(),
+    }
+}
+
+/// The path that leads through an open directory to one name in it, without following that name.
+pub(crate) fn through(directory: &OwnedFd, name: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    let mut path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+    path.push(std::ffi::OsStr::from_bytes(name));
+    path
+}
+
+/// No following of symlinks: what every call here wants.
+pub(crate) const NOFOLLOW: AtFlags = AtFlags::AT_SYMLINK_NOFOLLOW;
