@@ -42,7 +42,7 @@ pub struct ContainerSpec {
     /// Which network the container sees.
     #[serde(default)]
     pub network: Network,
-    /// All capabilities, no seccomp filter, no masked paths, every device: the operator's switch.
+    /// All capabilities, no seccomp filter, no masked paths, no device filter: the operator's switch.
     #[serde(default)]
     pub privileged: bool,
     /// Capabilities on top of the default set, such as `CAP_NET_RAW` or `NET_RAW`.

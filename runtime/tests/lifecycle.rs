@@ -222,6 +222,59 @@ async fn stop_does_not_wait_for_a_program_that_cannot_hear() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stop_reaches_a_program_under_a_shell() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    node.runtime()
+        .start(&id("sh"), node.spec(&["shell"]))
+        .await
+        .unwrap();
+    node.await_output("sh", "ready").await;
+    let record = within(node.runtime().stop(&id("sh"), GRACE, libc::SIGTERM))
+        .await
+        .unwrap();
+    assert_eq!(record.exit, Exit::Code(3));
+    assert!(node.stdout("sh").ends_with("bye\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_lie_over_each_other_and_the_writable_one_on_top() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    // More layers than fit into one page of mount options; the first is the topmost.
+    let mut lowers = Vec::new();
+    for number in 0..80 {
+        let dir = node
+            .path()
+            .join(format!("layer-{}-{number}", "x".repeat(40)));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("which"), format!("layer {number}\n")).unwrap();
+        lowers.push(dir);
+    }
+    lowers.push(node.image());
+    let mut spec = node.spec(&["cat", "/which", "/only-above"]);
+    let Rootfs::Overlay {
+        lowers: layers,
+        upper,
+        ..
+    } = &mut spec.rootfs
+    else {
+        panic!()
+    };
+    *layers = lowers.clone();
+    std::fs::write(upper.join("only-above"), "above\n").unwrap();
+    node.run("layers", spec).await;
+    assert_eq!(node.stdout("layers"), "layer 0\nabove\n");
+    let mut spec = node.spec(&["touch", "/made"]);
+    spec.rootfs = Rootfs::Dir(node.image());
+    spec.cwd = "/not/in/the/image".into();
+    assert_eq!(node.run("dir", spec).await.exit, Exit::Code(0));
+    assert!(node.image().join("made").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn output_is_complete_at_the_end_and_bounded() {
     let Some(node) = Node::new().await else {
         return;

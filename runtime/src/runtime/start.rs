@@ -1,0 +1,151 @@
+//! One start: claim the id on disk, ask the launcher, take note of the answer; and when it fails, make sure that
+//! nothing is left.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Inner, remove_dir};
+use crate::error::{StartError, StartFailure};
+use crate::layout::{SpecRecord, create_private_dir, open_lock, try_lock};
+use crate::link;
+use crate::model::{Exit, Started};
+use crate::protocol::{Request, StartReply};
+use crate::supervise::{self, Entry};
+use crate::sys;
+
+/// How much longer than a keeper the runtime waits for its answer.
+const REPLY_MARGIN: Duration = Duration::from_secs(30);
+
+pub(super) async fn start_entry(
+    inner: &Arc<Inner>,
+    entry: &Arc<Entry>,
+    record: SpecRecord,
+) -> Result<Started, StartError> {
+    let id = &entry.id;
+    let internal = |what: &'static str| {
+        move |error: io::Error| StartError::Internal {
+            id: id.clone(),
+            reason: format!("{what}: {error}"),
+        }
+    };
+    let _permit = inner
+        .starts
+        .acquire()
+        .await
+        .map_err(|_| StartError::Closed { id: id.clone() })?;
+    if inner.closed.load(Ordering::Acquire) {
+        return Err(StartError::Closed { id: id.clone() });
+    }
+    let claiming = Arc::clone(entry);
+    let claimed = tokio::task::spawn_blocking(move || claim(&claiming, &record)).await;
+    let lock = match claimed.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(StartError::AlreadyExists { id: id.clone() });
+        }
+        Err(error) => return Err(internal("making the container's directory")(error)),
+    };
+    let answer = ask_launcher(inner, entry, lock).await;
+    match answer {
+        Ok(Some(StartReply::Started {
+            keeper,
+            process,
+            started_at_ms,
+        })) => {
+            supervise::watch_over(entry, &inner.hierarchies, keeper, process, started_at_ms);
+            Ok(Started {
+                pid: process.pid,
+                started_at_ms,
+                keeper_pid: keeper.pid,
+                cgroup: entry.cgroup.clone(),
+            })
+        }
+        Ok(Some(StartReply::Failed(failure))) => {
+            discard(inner, entry).await;
+            Err(failure.into_start_error(id))
+        }
+        Ok(None) => {
+            discard(inner, entry).await;
+            Err(StartError::Internal {
+                id: id.clone(),
+                reason: "its keeper died while starting it".to_owned(),
+            })
+        }
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            discard(inner, entry).await;
+            Err(StartFailure::TimedOut {
+                seconds: inner.config.start_timeout.as_secs(),
+            }
+            .into_start_error(id))
+        }
+        Err(error) => {
+            discard(inner, entry).await;
+            Err(internal("asking the launcher")(error))
+        }
+    }
+}
+
+/// Makes the container's directory, which claims the id, with everything that must be on disk before anything is
+/// started. The result is the locked lock file.
+fn claim(entry: &Entry, record: &SpecRecord) -> io::Result<fs::File> {
+    create_private_dir(entry.dir.path())?;
+    let lock = open_lock(&entry.dir.lock())?;
+    if !try_lock(&lock)? {
+        return Err(io::Error::other("a new lock file is locked"));
+    }
+    fs::create_dir(entry.dir.rootfs())?;
+    entry.dir.write_spec(record)?;
+    Ok(lock)
+}
+
+async fn ask_launcher(
+    inner: &Inner,
+    entry: &Entry,
+    lock: fs::File,
+) -> io::Result<Option<StartReply>> {
+    let (ours, theirs) = link::packet_socket_pair()?;
+    let ours = link::non_blocking(ours)?;
+    let request = Request::Start(entry.start_request(inner.config.start_timeout));
+    inner
+        .link
+        .request(&request, &[theirs.as_fd(), lock.as_fd()])
+        .await?;
+    // From here on only the launcher and the keeper hold them: their closing is an answer too.
+    drop((theirs, lock));
+    let answer = tokio::time::timeout(
+        inner.config.start_timeout + REPLY_MARGIN,
+        link::receive::<StartReply>(&ours),
+    );
+    match answer.await {
+        Ok(answer) => Ok(answer?.map(|(reply, _)| reply)),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer")),
+    }
+}
+
+/// Makes sure that nothing of a failed start is left.
+async fn discard(inner: &Arc<Inner>, entry: &Arc<Entry>) {
+    let (inner, entry) = (Arc::clone(inner), Arc::clone(entry));
+    let discarding = tokio::task::spawn_blocking(move || {
+        if let Ok(false) = supervise::wait_for_lock(&entry.dir, Duration::from_secs(2))
+            && let Ok(Some(record)) = entry.dir.read_keeper()
+            && let Some(keeper) = record.keeper.open()
+        {
+            let _ = sys::pidfd_send_signal(keeper.as_fd(), libc::SIGKILL);
+            let _ = supervise::wait_for_lock(&entry.dir, Duration::from_secs(10));
+        }
+        if !matches!(entry.dir.read_exit(), Ok(Some(_))) {
+            let exit = Exit::StartFailed("the start failed".to_owned());
+            if let Err(error) = supervise::close(&entry, &inner.hierarchies, exit) {
+                tracing::error!(container = %entry.id, %error, "failed start not cleaned up");
+            }
+        }
+        if let Err(error) = remove_dir(&inner.layout, &entry.id) {
+            tracing::error!(container = %entry.id, %error, "directory of a failed start not removed");
+        }
+    });
+    let _ = discarding.await;
+}
