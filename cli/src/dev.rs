@@ -17,14 +17,19 @@ mod ready;
 mod state;
 mod supervise;
 
-use std::{collections::BTreeMap, io::IsTerminal as _, time::Duration};
+use std::{collections::BTreeMap, io::IsTerminal as _, path::Path, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
 
-use crate::{args::server::DevArgs, commands::serve::need_root, failure::Failure, output::say};
+use crate::{
+    args::server::DevArgs,
+    commands::serve::need_root,
+    failure::{Failure, chain},
+    output::say,
+};
 use plan::{Plan, Server};
 use state::StateDir;
 use supervise::{Ended, Event, Supervisor};
@@ -60,8 +65,20 @@ pub(crate) fn run(args: &DevArgs) -> Result<(), Failure> {
         .map_err(|error| Failure::failed(format!("cannot start the event loop: {error}")))?;
     let result = runtime.block_on(session(&plan, &state, timeout, args.verbose));
     runtime.shutdown_timeout(Duration::from_secs(1));
+    let swept = sweep(state.path());
     state.forget();
-    result
+    result.and(swept)
+}
+
+/// What an agent leaves that did not come to an orderly end: nothing may outlive us but state. Usually there is nothing.
+fn sweep(state_dir: &Path) -> Result<(), Failure> {
+    let config = mezzo_agent::Config {
+        state_dir: state_dir.join(Server::Agent.name()),
+        ..mezzo_agent::Config::default()
+    };
+    mezzo_agent::purge(&config).map_err(|error| {
+        Failure::failed(format!("containers may be left behind: {}", chain(&error)))
+    })
 }
 
 /// From the first start to the last stop.

@@ -37,6 +37,14 @@ impl Node {
         refused("agent", &self.address, status)
     }
 
+    /// The machine as its agent sees it.
+    pub(crate) async fn describe(&mut self) -> Result<proto::Node, Failure> {
+        let answer = self.client.get_node(proto::GetNodeRequest {}).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
     /// A fresh sample of one task; none when the agent has none.
     pub(crate) async fn usage(&mut self, task_id: &str) -> Result<Option<proto::Usage>, Failure> {
         let request = proto::GetUsageRequest {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::plan::{Plan, Server};
 use crate::{
-    client::{master::Master, scheduler::Scheduler},
+    client::{master::Master, node::Node, scheduler::Scheduler},
     failure::Failure,
 };
 
@@ -40,7 +40,7 @@ async fn look(plan: &Plan) -> Result<Option<String>, Failure> {
     let scheduler = Scheduler::new(&format!("http://{}", plan.reachable(Server::Scheduler)))?;
     let missing = if !scheduler.ping(PATIENCE).await {
         Some("the scheduler does not answer".to_owned())
-    } else if cluster.agents_connected == 0 {
+    } else if cluster.agents_connected == 0 || !agent_is_connected(plan).await? {
         Some("the agent has not registered with the master".to_owned())
     } else if cluster.frameworks_connected == 0 {
         Some("the scheduler has not subscribed at the master".to_owned())
@@ -48,4 +48,10 @@ async fn look(plan: &Plan) -> Result<Option<String>, Failure> {
         None
     };
     Ok(missing)
+}
+
+/// The agent's own word: the master may still count a stream that the agent has given up.
+async fn agent_is_connected(plan: &Plan) -> Result<bool, Failure> {
+    let mut node = Node::connect(&plan.reachable(Server::Agent).to_string()).await?;
+    Ok(node.describe().await?.connected_to_master)
 }

@@ -35,21 +35,19 @@ pub(crate) fn table(apps: &[App]) -> Table {
 }
 
 fn state(app: &App) -> (Tone, &'static str) {
-    if !app.deployments.is_empty() {
+    let missing = app.tasks_running < app.instances;
+    if missing && app.last_task_failure.is_some() {
+        (Tone::Bad, "failing")
+    } else if !app.deployments.is_empty() {
         (Tone::Busy, "deploying")
     } else if app.tasks_unhealthy > 0 {
         (Tone::Bad, "unhealthy")
     } else if app.instances == 0 && app.tasks_running == 0 {
         (Tone::Faint, "suspended")
-    } else if app.tasks_running < app.instances {
-        (
-            Tone::Bad,
-            if app.tasks_staged > 0 {
-                "starting"
-            } else {
-                "waiting"
-            },
-        )
+    } else if missing && app.tasks_staged > 0 {
+        (Tone::Busy, "starting")
+    } else if missing {
+        (Tone::Bad, "waiting")
     } else {
         (Tone::Good, "running")
     }
@@ -276,7 +274,7 @@ mod tests {
         );
         insta::assert_snapshot!(show(&app, None, &[], PLAIN), @r#"
         app      /a
-        state    waiting, 0 of 1 running
+        state    failing, 0 of 1 running
         command  60
         each     0.5 cpus, 64.0 MiB memory, 0 B disk
         version  v2

@@ -118,21 +118,17 @@ fn app_problems(app: &App, seen: &Seen<'_>, add: &mut impl FnMut(Severity, Strin
             format!("{} instances fail their health check", app.tasks_unhealthy),
         );
     }
-    for deployment in seen
-        .deployments
-        .iter()
-        .filter(|one| one.affected_apps.contains(&app.id))
-    {
+    // An app that misses instances has told already what its deployment waits for.
+    let told = missing > 0;
+    let affects = |deployment: &&Deployment| !told && deployment.affected_apps.contains(&app.id);
+    for deployment in seen.deployments.iter().filter(affects) {
         if let Some(reason) = deployment
             .reason
             .as_deref()
             .filter(|reason| !reason.is_empty())
         {
-            add(
-                Severity::Warning,
-                subject.clone(),
-                format!("deployment {} waits: {reason}", deployment.id),
-            );
+            let message = format!("deployment {} waits: {reason}", deployment.id);
+            add(Severity::Warning, subject.clone(), message);
         }
     }
 }
