@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::accel::{self, Accel, Speed};
-use super::guest::{Guest, GuestSpec, Run};
+use super::guest::Guest;
+use super::spec::{GuestSpec, Run};
 use super::{initramfs, package};
 use crate::{paths, process};
 

@@ -5,168 +5,24 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::archive::Archive;
 use super::bench::Bench;
+use super::emulator::{self, EMULATOR};
 use super::line::{Answer, End, Line};
-use super::package::sbin;
-use super::protocol::{self, CHUNK, Exit, Kind, Order};
+use super::protocol::{self, CHUNK, Kind};
+use super::spec::{Ended, GuestSpec, Run};
 use crate::interrupt;
 use crate::process::{self, Managed};
 
-const EMULATOR: &str = "qemu-system-x86_64";
 /// At full speed; stretched.
-const COMMAND_LIMIT: Duration = Duration::from_secs(20);
 const FILE_LIMIT: Duration = Duration::from_secs(20);
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(10);
-/// QEMU makes its socket at once.
-const SOCKET_LIMIT: Duration = Duration::from_secs(20);
-
-/// A file or a tree of this machine, and where it goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GuestFile {
-    /// Here.
-    pub host: PathBuf,
-    /// There.
-    pub guest: String,
-    /// Else as here.
-    pub mode: Option<u32>,
-}
-
-/// What a guest is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GuestSpec {
-    /// For its logs.
-    pub name: String,
-    /// What it has beside the memory that its files take.
-    pub memory_mb: u64,
-    /// Processors.
-    pub cpus: u32,
-    /// What is there when it is up.
-    pub files: Vec<GuestFile>,
-    /// An empty ext4 file system on a block device of its own, mounted at `/data`.
-    pub disk_mb: Option<u64>,
-}
-
-impl GuestSpec {
-    /// A small one: one processor, 256 MB.
-    pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            memory_mb: 256,
-            cpus: 1,
-            files: Vec::new(),
-            disk_mb: None,
-        }
-    }
-
-    /// A file or a tree, at the same path as here.
-    pub fn with_same(&mut self, host: &Path) -> &mut Self {
-        self.with(host, &host.to_string_lossy())
-    }
-
-    /// A file or a tree.
-    pub fn with(&mut self, host: &Path, guest: &str) -> &mut Self {
-        self.files.push(GuestFile {
-            host: host.to_path_buf(),
-            guest: guest.to_owned(),
-            mode: None,
-        });
-        self
-    }
-
-    /// A program and the libraries that it loads.
-    pub fn with_program(&mut self, host: &Path, guest: &str) -> Result<&mut Self> {
-        self.with(host, guest);
-        for library in super::with_libraries(host)?.iter().skip(1) {
-            self.with_same(library);
-        }
-        Ok(self)
-    }
-}
-
-/// A command for a guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Run {
-    order: Order,
-    within: Duration,
-}
-
-impl Run {
-    /// A program and its arguments.
-    pub fn new(args: &[&str]) -> Self {
-        Self {
-            order: Order {
-                args: args.iter().map(|&word| word.to_owned()).collect(),
-                env: Vec::new(),
-                cwd: "/".to_owned(),
-            },
-            within: COMMAND_LIMIT,
-        }
-    }
-
-    /// One more variable.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.order.env.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// Where it starts.
-    #[must_use]
-    pub fn cwd(mut self, dir: &str) -> Self {
-        dir.clone_into(&mut self.order.cwd);
-        self
-    }
-
-    /// How long it may take on a machine that runs guests at full speed.
-    #[must_use]
-    pub fn within(mut self, limit: Duration) -> Self {
-        self.within = limit;
-        self
-    }
-
-    fn line(&self) -> String {
-        format!("`{}`", self.order.args.join(" "))
-    }
-}
-
-/// A command that ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
-    /// The command line.
-    pub line: String,
-    /// How.
-    pub exit: Exit,
-    /// What it wrote.
-    pub stdout: String,
-    /// What it complained about.
-    pub stderr: String,
-}
-
-impl Ended {
-    /// Its stdout; an error, with what it wrote, unless it ended with 0.
-    pub fn ok(self) -> Result<String> {
-        if self.exit == Exit::Code(0) {
-            return Ok(self.stdout);
-        }
-        let told = if self.stderr.trim().is_empty() {
-            &self.stdout
-        } else {
-            &self.stderr
-        };
-        bail!("{} in the guest: {}: {}", self.line, self.exit, told.trim())
-    }
-}
 
 /// A command that runs on while the test does other things.
 #[derive(Debug)]
@@ -267,7 +123,7 @@ impl Guest {
         let unique = format!("{}-{number}-{}", std::process::id(), spec.name);
         let dir = bench.dir.join("run").join(unique);
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-        let started = start(bench, &spec, &dir);
+        let started = emulator::start(bench, &spec, &dir);
         let (line, emulator) = started.inspect_err(|_| {
             let _left_for_the_next_run = fs::remove_dir_all(&dir);
         })?;
@@ -479,97 +335,7 @@ fn cause(console: &str) -> Option<String> {
     let telling = SIGNS
         .iter()
         .find_map(|sign| lines().find(|line| line.contains(sign)));
-    telling.or_else(|| lines().last()).map(str::to_owned)
-}
-
-fn start(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<(Line, Managed)> {
-    let payload_mb = write_payload(&spec.files, &dir.join("files.cpio"))?;
-    let mut command = Command::new(EMULATOR);
-    command.current_dir(dir);
-    command.args([
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-        "-display",
-        "none",
-    ]);
-    command
-        .args(["-machine", "pc", "-name", &spec.name])
-        .args(bench.speed.accel.args());
-    command.args(["-smp", &spec.cpus.to_string()]);
-    // Once on the disk (cached while it is read), once in the file system.
-    command.args(["-m", &format!("{}M", spec.memory_mb + 2 * payload_mb)]);
-    command
-        .arg("-kernel")
-        .arg(&bench.kernel)
-        .arg("-initrd")
-        .arg(&bench.initramfs);
-    // No driver binds to memory that nobody clears, and a guest that panics is over.
-    command.args([
-        "-append",
-        "console=ttyS0 loglevel=4 panic=-1 cgroup_no_v1=all psi=1 random.trust_cpu=on",
-    ]);
-    command.args(["-serial", "file:console.log", "-device", "virtio-rng-pci"]);
-    command.args([
-        "-chardev",
-        "socket,id=line,path=line.sock,server=on,wait=off",
-    ]);
-    command.args(["-device", "virtio-serial-pci", "-device"]);
-    command.arg(format!(
-        "virtserialport,chardev=line,name={}",
-        protocol::PORT
-    ));
-    // The first disk is always there, so that the second is always the second.
-    disk(&mut command, "files", "files.cpio", ",readonly=on");
-    if let Some(size_mb) = spec.disk_mb {
-        make_disk(&dir.join("data.img"), size_mb)?;
-        disk(
-            &mut command,
-            "data",
-            "data.img",
-            ",cache=unsafe,discard=unmap",
-        );
-    }
-    let mut emulator = Managed::spawn(EMULATOR, &mut command, &dir.join("qemu.log"))?;
-    let stream = connect(dir, &mut emulator)?;
-    let line = Line::new(stream, bench.speed.stretch(FILE_LIMIT))?;
-    Ok((line, emulator))
-}
-
-fn disk(command: &mut Command, name: &str, file: &str, more: &str) {
-    let drive = format!("id={name},file={file},if=none,format=raw{more}");
-    let device = format!("virtio-blk-pci,drive={name},serial={name}");
-    command.args(["-drive", &drive, "-device", &device]);
-}
-
-/// Returns its size.
-fn write_payload(files: &[GuestFile], path: &Path) -> Result<u64> {
-    let mut archive = Archive::create(path)?;
-    for file in files {
-        archive.host(&file.host, &file.guest, file.mode)?;
-    }
-    archive.finish()?;
-    let about = fs::metadata(path).with_context(|| format!("look at {}", path.display()))?;
-    Ok(about.len().div_ceil(1 << 20))
-}
-
-fn make_disk(path: &Path, size_mb: u64) -> Result<()> {
-    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
-    file.set_len(size_mb << 20)
-        .with_context(|| format!("size {}", path.display()))?;
-    let mut mkfs = Command::new(sbin("mkfs.ext4"));
-    process::output(mkfs.args(["-q", "-F"]).arg(path)).map(drop)
-}
-
-/// The path of a socket may have 107 bytes, checkouts lie deep: the way through our own descriptor is short.
-fn connect(dir: &Path, emulator: &mut Managed) -> Result<UnixStream> {
-    let folder = File::open(dir).with_context(|| format!("open {}", dir.display()))?;
-    let path = format!("/proc/self/fd/{}/line.sock", folder.as_raw_fd());
-    crate::wait::until("QEMU's socket", SOCKET_LIMIT, || {
-        emulator.check_running()?;
-        UnixStream::connect(&path)
-            .with_context(|| format!("connect to {}/line.sock", dir.display()))
-    })
+    telling.or_else(|| lines().next_back()).map(str::to_owned)
 }
 
 #[cfg(test)]

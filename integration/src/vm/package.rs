@@ -68,10 +68,8 @@ fn download(name: &str, version: &str, home: &Path) -> Result<()> {
     fetch.arg(format!("{name}={version}")).current_dir(&draft);
     process::output(&mut fetch)?;
     let packages = fs::read_dir(&draft).with_context(|| format!("list {}", draft.display()))?;
-    let package = packages.flatten().map(|entry| entry.path());
-    let package = package
-        .filter(|path| path.extension().is_some_and(|kind| kind == "deb"))
-        .next();
+    let mut packages = packages.flatten().map(|entry| entry.path());
+    let package = packages.find(|path| path.extension().is_some_and(|kind| kind == "deb"));
     let package = package.with_context(|| format!("apt-get downloaded no {name}"))?;
     let mut unpack = Command::new("dpkg-deb");
     process::output(unpack.arg("--extract").arg(&package).arg(&unpacked))?;

@@ -1,0 +1,116 @@
+//! QEMU's command line, the disks that it shows to a guest, and the socket that it makes for us.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::archive::Archive;
+use super::bench::Bench;
+use super::line::Line;
+use super::package::sbin;
+use super::protocol;
+use super::spec::{GuestFile, GuestSpec};
+use crate::process::{self, Managed};
+
+/// The program.
+pub(super) const EMULATOR: &str = "qemu-system-x86_64";
+/// QEMU makes its socket at once.
+const SOCKET_LIMIT: Duration = Duration::from_secs(20);
+/// A guest that does not read for so long (stretched) hangs.
+const WRITE_LIMIT: Duration = Duration::from_secs(20);
+
+/// Starts a guest in `dir` and connects its line.
+pub(super) fn start(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<(Line, Managed)> {
+    let payload_mb = write_payload(&spec.files, &dir.join("files.cpio"))?;
+    let mut command = Command::new(EMULATOR);
+    command.current_dir(dir);
+    command.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+    ]);
+    command
+        .args(["-machine", "pc", "-name", &spec.name])
+        .args(bench.speed.accel.args());
+    command.args(["-smp", &spec.cpus.to_string()]);
+    // Once on the disk (cached while it is read), once in the file system.
+    command.args(["-m", &format!("{}M", spec.memory_mb + 2 * payload_mb)]);
+    command
+        .arg("-kernel")
+        .arg(&bench.kernel)
+        .arg("-initrd")
+        .arg(&bench.initramfs);
+    // No driver binds to memory that nobody clears, and a guest that panics is over.
+    command.args([
+        "-append",
+        "console=ttyS0 loglevel=4 panic=-1 cgroup_no_v1=all psi=1 random.trust_cpu=on",
+    ]);
+    command.args(["-serial", "file:console.log", "-device", "virtio-rng-pci"]);
+    command.args([
+        "-chardev",
+        "socket,id=line,path=line.sock,server=on,wait=off",
+    ]);
+    command.args(["-device", "virtio-serial-pci", "-device"]);
+    command.arg(format!(
+        "virtserialport,chardev=line,name={}",
+        protocol::PORT
+    ));
+    // The first disk is always there, so that the second is always the second.
+    disk(&mut command, "files", "files.cpio", ",readonly=on");
+    if let Some(size_mb) = spec.disk_mb {
+        make_disk(&dir.join("data.img"), size_mb)?;
+        disk(
+            &mut command,
+            "data",
+            "data.img",
+            ",cache=unsafe,discard=unmap",
+        );
+    }
+    let mut emulator = Managed::spawn(EMULATOR, &mut command, &dir.join("qemu.log"))?;
+    let stream = connect(dir, &mut emulator)?;
+    let line = Line::new(stream, bench.speed.stretch(WRITE_LIMIT))?;
+    Ok((line, emulator))
+}
+
+fn disk(command: &mut Command, name: &str, file: &str, more: &str) {
+    let drive = format!("id={name},file={file},if=none,format=raw{more}");
+    let device = format!("virtio-blk-pci,drive={name},serial={name}");
+    command.args(["-drive", &drive, "-device", &device]);
+}
+
+/// Returns its size.
+fn write_payload(files: &[GuestFile], path: &Path) -> Result<u64> {
+    let mut archive = Archive::create(path)?;
+    for file in files {
+        archive.host(&file.host, &file.guest, file.mode)?;
+    }
+    archive.finish()?;
+    let about = fs::metadata(path).with_context(|| format!("look at {}", path.display()))?;
+    Ok(about.len().div_ceil(1 << 20))
+}
+
+fn make_disk(path: &Path, size_mb: u64) -> Result<()> {
+    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+    file.set_len(size_mb << 20)
+        .with_context(|| format!("size {}", path.display()))?;
+    let mut mkfs = Command::new(sbin("mkfs.ext4"));
+    process::output(mkfs.args(["-q", "-F"]).arg(path)).map(drop)
+}
+
+/// The path of a socket may have 107 bytes, checkouts lie deep: the way through our own descriptor is short.
+fn connect(dir: &Path, emulator: &mut Managed) -> Result<UnixStream> {
+    let folder = File::open(dir).with_context(|| format!("open {}", dir.display()))?;
+    let path = format!("/proc/self/fd/{}/line.sock", folder.as_raw_fd());
+    crate::wait::until("QEMU's socket", SOCKET_LIMIT, || {
+        emulator.check_running()?;
+        UnixStream::connect(&path)
+            .with_context(|| format!("connect to {}/line.sock", dir.display()))
+    })
+}
