@@ -10,6 +10,7 @@
 //! ```
 
 pub mod command;
+mod deploy;
 mod launch;
 pub mod record;
 mod settle;

@@ -107,12 +107,26 @@ pub fn lacks_text(lacks: &[Lack]) -> String {
     lacks.join(", ")
 }
 
-/// What an app under deployment waits for, with the reason if it is that instances are not launched.
+/// How the latest task of the current version failed, if one did.
+fn last_failure(app: &AppState) -> Option<String> {
+    let failure = app.last_failure.as_ref()?;
+    (failure.version >= app.current.config)
+        .then(|| format!("{} on {}: {}", failure.state, failure.host, failure.message))
+}
+
+/// What an app under deployment waits for, with the reason if instances are not launched or fail.
 #[must_use]
 pub fn waiting_for(state: &State, app: &AppState, now: u64) -> String {
+    let mut parts = vec![app.waiting_for.clone()];
     match why_not_launched(state, app, now) {
-        Some(why) if app.waiting_for.is_empty() => why,
-        Some(why) => format!("{}: {why}", app.waiting_for),
-        None => app.waiting_for.clone(),
+        Some(why) => parts.push(why),
+        None if !app.waiting_for.is_empty() => {
+            parts.extend(
+                last_failure(app).map(|failure| format!("the latest task that ended: {failure}")),
+            );
+        }
+        None => {}
     }
+    parts.retain(|part| !part.is_empty());
+    parts.join(": ")
 }

@@ -3,6 +3,7 @@
 //! Pure. What Marathon knows and mezzo does not do yet is refused in so many words, never ignored: an app that deploys
 //! means what its file says. Ports, health checks and volumes are read in [`super::parse::parts`].
 
+mod container;
 mod parts;
 
 use mezzo_api::model::{NetworkMode, Scalar};
@@ -11,8 +12,8 @@ use serde_json::Value;
 use super::AppId;
 use super::read::{Fields, Report, expected};
 use super::spec::{
-    App, AppHealthCheck, BackoffStrategy, Container, Engine, KillSelection, Limit, PPM, Run,
-    UnreachableStrategy, UpgradeStrategy,
+    App, AppHealthCheck, BackoffStrategy, KillSelection, Limit, PPM, Run, UnreachableStrategy,
+    UpgradeStrategy,
 };
 
 /// The largest amount of a scalar resource an app may name, in units.
@@ -98,7 +99,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
     let fields = Fields::open(value, String::new(), FIELDS, report)?;
     let id = read_id(&fields, id, report);
     refuse_unsupported(&fields, report);
-    let container = read_container(&fields, report);
+    let container = container::container(&fields, report);
     let run = read_run(&fields, report);
     let amount = |name: &str, min: u64, default: u64, report: &mut Report| {
         let millis = fields
@@ -117,15 +118,11 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         .unwrap_or(1);
     let env = read_env(&fields, report);
     let labels = fields.string_map("labels", report).unwrap_or_default();
-    let host_network = read_networks(&fields, report);
+    container::networks(&fields, report);
     let network = container
         .as_ref()
         .map_or(NetworkMode::Host, |container| container.network);
-    let ports = parts::ports(
-        &fields,
-        network == NetworkMode::Host && host_network,
-        report,
-    );
+    let ports = parts::ports(&fields, network == NetworkMode::Host, report);
     let require_ports = fields.boolean("requirePorts", report).unwrap_or(false);
     let health_check = read_health_check(&fields, ports.len(), report);
     let upgrade = read_upgrade(&fields, report);
@@ -185,6 +182,13 @@ fn read_id(fields: &Fields<'_>, from_path: Option<&AppId>, report: &mut Report) 
             None
         }
         Ok(id) => {
+            let last = id.as_str().rsplit('/').next().unwrap_or_default();
+            if RESERVED.contains(&last) {
+                report.value_problem(
+                    "/id",
+                    format!("must not end with {last:?}, which the API itself uses"),
+                );
+            }
             if let Some(wanted) = from_path
                 && *wanted != id
             {
@@ -194,6 +198,9 @@ fn read_id(fields: &Fields<'_>, from_path: Option<&AppId>, report: &mut Report) 
         }
     }
 }
+
+/// Names that the API itself uses below an app.
+const RESERVED: [&str; 3] = ["restart", "tasks", "versions"];
 
 fn refuse_unsupported(fields: &Fields<'_>, report: &mut Report) {
     for (name, advice) in [
@@ -232,94 +239,6 @@ fn read_run(fields: &Fields<'_>, report: &mut Report) -> Run {
         (None, Some(args)) => Run::Args(args),
         (None, None) => Run::Image,
     }
-}
-
-const NO_IMAGE: &str =
-    "is missing: mezzo runs container images; name one, such as \"busybox:1.36\", here";
-
-fn read_container(fields: &Fields<'_>, report: &mut Report) -> Option<Container> {
-    let Some(value) = fields.get("container") else {
-        report.value_problem("/container/docker/image", NO_IMAGE);
-        return None;
-    };
-    let known = [
-        "type",
-        "docker",
-        "volumes",
-        "portMappings",
-        "linuxInfo",
-        "appc",
-    ];
-    let container = Fields::open(value, fields.path_of("container"), &known, report)?;
-    let engine = container
-        .choice(
-            "type",
-            &[("DOCKER", Engine::Docker), ("MESOS", Engine::Mesos)],
-            report,
-        )
-        .unwrap_or(Engine::Mesos);
-    let bridge =
-        "needs a network of the container's own; only the host's is there yet, use portDefinitions";
-    container.unsupported("portMappings", bridge, report);
-    container.unsupported("linuxInfo", "", report);
-    container.unsupported("appc", "use an OCI image", report);
-    let volumes = parts::volumes(&container, report);
-    let Some(value) = container.get("docker") else {
-        report.value_problem("/container/docker/image", NO_IMAGE);
-        return None;
-    };
-    let known = [
-        "image",
-        "network",
-        "privileged",
-        "forcePullImage",
-        "parameters",
-        "portMappings",
-        "pullConfig",
-        "credential",
-    ];
-    let docker = Fields::open(value, container.path_of("docker"), &known, report)?;
-    let image = docker.string("image", report);
-    if docker.get("image").is_none() || image.as_deref() == Some("") {
-        report.value_problem("/container/docker/image", NO_IMAGE);
-    } else if let Some(image) = &image
-        && (image.len() > 1024 || image.chars().any(|c| c.is_whitespace() || c.is_control()))
-    {
-        report.value_problem(
-            "/container/docker/image",
-            format!("{image:?} is not an image reference"),
-        );
-    }
-    docker.unsupported("parameters", "", report);
-    docker.unsupported("portMappings", bridge, report);
-    docker.unsupported("pullConfig", "", report);
-    docker.unsupported("credential", "", report);
-    let network = match docker.string("network", report).as_deref() {
-        None | Some("HOST") => NetworkMode::Host,
-        Some("NONE") => NetworkMode::None,
-        Some(other @ ("BRIDGE" | "USER")) => {
-            report.value_problem(
-                docker.path_of("network"),
-                format!("{other} is not supported yet: use HOST"),
-            );
-            NetworkMode::Host
-        }
-        Some(other) => {
-            report.value_problem(
-                docker.path_of("network"),
-                format!("got {other:?}, must be one of HOST, NONE"),
-            );
-            NetworkMode::Host
-        }
-    };
-    Some(Container {
-        engine,
-        image: image?,
-        force_pull: docker.boolean("forcePullImage", report).unwrap_or(false),
-        privileged: docker.boolean("privileged", report).unwrap_or(false),
-        network,
-        volumes,
-    })
 }
 
 fn read_env(
@@ -362,27 +281,6 @@ fn read_env(
         }
     }
     env
-}
-
-/// Whether the app is on the host's network.
-fn read_networks(fields: &Fields<'_>, report: &mut Report) -> bool {
-    for (path, item) in fields.list("networks", report).unwrap_or_default() {
-        let Some(network) = Fields::open(item, path, &["mode", "name", "labels"], report) else {
-            continue;
-        };
-        match network.string("mode", report).as_deref() {
-            Some("host") => {}
-            None | Some("container" | "container/bridge") => report.value_problem(
-                network.path_of("mode"),
-                "not supported yet: only the host's network, {\"mode\": \"host\"}, is there",
-            ),
-            Some(other) => report.value_problem(
-                network.path_of("mode"),
-                format!("got {other:?}, must be one of host, container/bridge, container"),
-            ),
-        }
-    }
-    true
 }
 
 fn read_health_check(

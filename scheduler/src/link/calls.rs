@@ -176,7 +176,9 @@ impl Performer {
                     return;
                 }
             };
-            for agent in page.agents {
+            // One that is away for long is no place to run anything.
+            let there = |agent: &proto::Agent| agent.state() != proto::AgentState::AgentUnreachable;
+            for agent in page.agents.into_iter().filter(there) {
                 let Some(info) = agent.info else { continue };
                 let total = resources(info.resources);
                 if let (Ok(id), Some(total)) = (agent.agent_id.parse(), total) {

@@ -1,0 +1,118 @@
+//! What runs the app: image, engine, network.
+//!
+//! Pure.
+
+use mezzo_api::model::NetworkMode;
+
+use super::parts;
+use crate::app::read::{Fields, Report};
+use crate::app::spec::{Container, Engine};
+
+const NO_IMAGE: &str =
+    "is missing: mezzo runs container images; name one, such as \"busybox:1.36\", here";
+
+/// `container`: the image and how it is run.
+pub(super) fn container(fields: &Fields<'_>, report: &mut Report) -> Option<Container> {
+    let Some(value) = fields.get("container") else {
+        report.value_problem("/container/docker/image", NO_IMAGE);
+        return None;
+    };
+    let known = [
+        "type",
+        "docker",
+        "volumes",
+        "portMappings",
+        "linuxInfo",
+        "appc",
+    ];
+    let container = Fields::open(value, fields.path_of("container"), &known, report)?;
+    let engine = container
+        .choice(
+            "type",
+            &[("DOCKER", Engine::Docker), ("MESOS", Engine::Mesos)],
+            report,
+        )
+        .unwrap_or(Engine::Mesos);
+    let bridge =
+        "needs a network of the container's own; only the host's is there yet, use portDefinitions";
+    container.unsupported("portMappings", bridge, report);
+    container.unsupported("linuxInfo", "", report);
+    container.unsupported("appc", "use an OCI image", report);
+    let volumes = parts::volumes(&container, report);
+    let Some(value) = container.get("docker") else {
+        report.value_problem("/container/docker/image", NO_IMAGE);
+        return None;
+    };
+    let known = [
+        "image",
+        "network",
+        "privileged",
+        "forcePullImage",
+        "parameters",
+        "portMappings",
+        "pullConfig",
+        "credential",
+    ];
+    let docker = Fields::open(value, container.path_of("docker"), &known, report)?;
+    let image = docker.string("image", report);
+    if docker.get("image").is_none() || image.as_deref() == Some("") {
+        report.value_problem("/container/docker/image", NO_IMAGE);
+    } else if let Some(image) = &image
+        && (image.len() > 1024 || image.chars().any(|c| c.is_whitespace() || c.is_control()))
+    {
+        report.value_problem(
+            "/container/docker/image",
+            format!("{image:?} is not an image reference"),
+        );
+    }
+    docker.unsupported("parameters", "", report);
+    docker.unsupported("portMappings", bridge, report);
+    docker.unsupported("pullConfig", "", report);
+    docker.unsupported("credential", "", report);
+    let network = match docker.string("network", report).as_deref() {
+        None | Some("HOST") => NetworkMode::Host,
+        Some("NONE") => NetworkMode::None,
+        Some(other @ ("BRIDGE" | "USER")) => {
+            report.value_problem(
+                docker.path_of("network"),
+                format!("{other} is not supported yet: use HOST"),
+            );
+            NetworkMode::Host
+        }
+        Some(other) => {
+            report.value_problem(
+                docker.path_of("network"),
+                format!("got {other:?}, must be one of HOST, NONE"),
+            );
+            NetworkMode::Host
+        }
+    };
+    Some(Container {
+        engine,
+        image: image?,
+        force_pull: docker.boolean("forcePullImage", report).unwrap_or(false),
+        privileged: docker.boolean("privileged", report).unwrap_or(false),
+        network,
+        volumes,
+    })
+}
+
+/// `networks`: only the host's.
+pub(super) fn networks(fields: &Fields<'_>, report: &mut Report) {
+    for (path, item) in fields.list("networks", report).unwrap_or_default() {
+        let Some(network) = Fields::open(item, path, &["mode", "name", "labels"], report) else {
+            continue;
+        };
+        match network.string("mode", report).as_deref() {
+            Some("host") => {}
+            None | Some("container" | "container/bridge") => report.value_problem(
+                network.path_of("mode"),
+                "not supported yet: only the host's network, {\"mode\": \"host\"}, is there",
+            ),
+            Some(other) => report.value_problem(
+                network.path_of("mode"),
+                format!("got {other:?}, must be one of host, container/bridge, container"),
+            ),
+        }
+    }
+}

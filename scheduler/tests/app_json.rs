@@ -1,0 +1,387 @@
+//! What app files are accepted, what they mean, and how each mistake is named.
+
+use mezzo_scheduler::app::spec::{CheckPort, Protocol, Run, UnreachableStrategy};
+use mezzo_scheduler::app::{ProblemKind, merge, parse_app};
+use mezzo_scheduler::check_app_json;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn with(extra: Value) -> Value {
+    let base = json!({"id": "/web", "container": {"type": "DOCKER", "docker": {"image": "web:1"}}});
+    merge(&base, &extra)
+}
+
+fn accepted(value: &Value) -> mezzo_scheduler::app::App {
+    let (app, report) = parse_app(value, None);
+    app.unwrap_or_else(|| panic!("{value}: {:?}", report.errors))
+}
+
+/// The paths of all problems, with the kind of the first.
+fn refused(extra: Value) -> (ProblemKind, Vec<String>) {
+    let report = check_app_json(&with(extra.clone()));
+    assert!(!report.errors.is_empty(), "{extra} is accepted");
+    (
+        report.errors[0].kind,
+        report
+            .errors
+            .into_iter()
+            .map(|problem| problem.path)
+            .collect(),
+    )
+}
+
+#[test]
+fn defaults_are_those_of_marathon() {
+    let app = accepted(&with(json!({})));
+    assert_eq!(
+        (app.cpus.millis(), app.mem.millis(), app.disk.millis()),
+        (1000, 128_000, 0)
+    );
+    assert_eq!((app.instances, app.ports.len()), (1, 1));
+    assert_eq!(app.run, Run::Image);
+    assert_eq!(
+        (
+            app.backoff.initial_ms,
+            app.backoff.factor_ppm,
+            app.backoff.max_ms
+        ),
+        (1000, 1_150_000, 300_000)
+    );
+    assert_eq!(
+        (app.upgrade.minimum_health_ppm, app.upgrade.maximum_over_ppm),
+        (1_000_000, 1_000_000)
+    );
+    assert_eq!(
+        app.unreachable,
+        UnreachableStrategy::After {
+            inactive_ms: 0,
+            expunge_ms: 0
+        }
+    );
+    assert_eq!(app.kill_grace_ms, None);
+}
+
+#[test]
+fn plain_marathon_files_are_accepted() {
+    for extra in [
+        json!({"cmd": "python3 -m http.server 8080", "cpus": 0.5, "mem": 32.0, "disk": 0.25}),
+        json!({"args": ["-v"], "env": {"A": "1"}, "labels": {"HAPROXY_GROUP": "external"}}),
+        json!({"ports": [0, 0], "requirePorts": false}),
+        json!({"portDefinitions": [{"port": 0, "protocol": "tcp", "name": "http", "labels": {"VIP_0": "/web:80"}}]}),
+        json!({"networks": [{"mode": "host"}], "fetch": [], "constraints": [], "dependencies": [], "uris": []}),
+        json!({"container": {"type": "MESOS", "docker": {"image": "web:1", "forcePullImage": true}, "volumes": []}}),
+        json!({"container": {"docker": {"image": "web:1", "network": "HOST", "privileged": false, "parameters": [], "portMappings": []}}}),
+        json!({"healthChecks": [{"protocol": "HTTP", "path": "/health", "portIndex": 0, "gracePeriodSeconds": 5, "intervalSeconds": 10, "timeoutSeconds": 5, "maxConsecutiveFailures": 3, "ignoreHttp1xx": false}]}),
+        json!({"healthChecks": [{"protocol": "COMMAND", "command": {"value": "test -e /ok"}}]}),
+        json!({"upgradeStrategy": {"minimumHealthCapacity": 0.5, "maximumOverCapacity": 0}}),
+        json!({"unreachableStrategy": "disabled", "killSelection": "OLDEST_FIRST", "acceptedResourceRoles": ["*"]}),
+        json!({"resourceLimits": {"cpus": "unlimited", "mem": 256}, "user": "nobody", "executor": "", "secrets": {}}),
+        json!({"residency": null, "ipAddress": null, "cmd": null, "taskKillGracePeriodSeconds": 10, "role": "*"}),
+    ] {
+        let app = accepted(&with(extra.clone()));
+        assert!(check_app_json(&with(extra)).unknown.is_empty(), "{app:?}");
+    }
+}
+
+#[test]
+fn health_checks_keep_their_family() {
+    let check = |value: Value| {
+        let app = accepted(&with(json!({"healthChecks": [value]})));
+        app.health_check.expect("a check")
+    };
+    let marathon = check(json!({"protocol": "HTTP", "port": 8080}));
+    assert_eq!(
+        (marathon.delay_ms, marathon.port),
+        (0, CheckPort::Fixed(8080))
+    );
+    let mesos = check(json!({"protocol": "MESOS_TCP"}));
+    assert_eq!((mesos.delay_ms, mesos.port), (15_000, CheckPort::Index(0)));
+    assert_eq!(mesos.protocol, Protocol::MesosTcp);
+    assert_eq!(
+        (mesos.grace_period_ms, mesos.interval_ms, mesos.timeout_ms),
+        (300_000, 60_000, 20_000)
+    );
+}
+
+#[test]
+fn wrong_types_are_named_with_their_path() {
+    for (extra, path) in [
+        (json!({"cpus": "1"}), "/cpus"),
+        (json!({"instances": 1.5}), "/instances"),
+        (json!({"env": ["A=1"]}), "/env"),
+        (json!({"env": {"A": 1}}), "/env/A"),
+        (json!({"labels": {"A": true}}), "/labels/A"),
+        (json!({"args": "x"}), "/args"),
+        (json!({"args": [1]}), "/args(0)"),
+        (json!({"container": []}), "/container"),
+        (
+            json!({"container": {"docker": {"image": 1}}}),
+            "/container/docker/image",
+        ),
+        (
+            json!({"portDefinitions": [{"port": "80"}]}),
+            "/portDefinitions(0)/port",
+        ),
+        (json!({"healthChecks": {}}), "/healthChecks"),
+        (json!({"upgradeStrategy": 1}), "/upgradeStrategy"),
+        (json!({"requirePorts": "yes"}), "/requirePorts"),
+    ] {
+        assert_eq!(refused(extra), (ProblemKind::Type, vec![path.to_owned()]));
+    }
+}
+
+#[test]
+fn wrong_values_are_named_with_their_path() {
+    for (extra, path) in [
+        (json!({"id": "/Web"}), "/id"),
+        (json!({"id": "../../etc"}), "/id"),
+        (json!({"id": "/web/restart"}), "/id"),
+        (json!({"cpus": 0}), "/cpus"),
+        (json!({"cpus": 0.0001}), "/cpus"),
+        (json!({"cpus": 1e300}), "/cpus"),
+        (json!({"mem": 0}), "/mem"),
+        (json!({"disk": -1}), "/disk"),
+        (json!({"instances": -1}), "/instances"),
+        (json!({"instances": 10_000_000}), "/instances"),
+        (json!({"cmd": "a", "args": ["b"]}), "/cmd"),
+        (json!({"cmd": "a\u{0}b"}), "/cmd"),
+        (json!({"env": {"A=B": "1"}}), "/env/A=B"),
+        (json!({"env": {"A": {"secret": "s"}}}), "/env/A"),
+        (
+            json!({"container": {"type": "ROCKET", "docker": {"image": "a"}}}),
+            "/container/type",
+        ),
+        (
+            json!({"container": {"docker": {}}}),
+            "/container/docker/image",
+        ),
+        (
+            json!({"container": {"docker": {"image": "a b"}}}),
+            "/container/docker/image",
+        ),
+        (
+            json!({"container": {"docker": {"image": "a", "network": "BRIDGE"}}}),
+            "/container/docker/network",
+        ),
+        (
+            json!({"container": {"docker": {"image": "a"}, "portMappings": [{"containerPort": 80}]}}),
+            "/container/portMappings",
+        ),
+        (
+            json!({"container": {"docker": {"image": "a"}, "volumes": [{"containerPath": "/d", "persistent": {"size": 1}}]}}),
+            "/container/volumes(0)/persistent",
+        ),
+        (
+            json!({"portDefinitions": [{"port": 70_000}]}),
+            "/portDefinitions(0)/port",
+        ),
+        (
+            json!({"portDefinitions": [{"port": 80}, {"port": 80}]}),
+            "/portDefinitions(1)/port",
+        ),
+        (
+            json!({"portDefinitions": [{"protocol": "sctp"}]}),
+            "/portDefinitions(0)/protocol",
+        ),
+        (json!({"ports": [80, 80]}), "/ports(1)/port"),
+        (
+            json!({"healthChecks": [{"protocol": "GRPC"}]}),
+            "/healthChecks(0)/protocol",
+        ),
+        (
+            json!({"healthChecks": [{"protocol": "HTTP", "portIndex": 3}]}),
+            "/healthChecks(0)/portIndex",
+        ),
+        (
+            json!({"healthChecks": [{"protocol": "COMMAND"}]}),
+            "/healthChecks(0)/command",
+        ),
+        (
+            json!({"healthChecks": [{"protocol": "TCP"}, {"protocol": "TCP"}]}),
+            "/healthChecks(1)",
+        ),
+        (
+            json!({"upgradeStrategy": {"minimumHealthCapacity": 1.5}}),
+            "/upgradeStrategy/minimumHealthCapacity",
+        ),
+        (json!({"backoffFactor": 0.5}), "/backoffFactor"),
+        (
+            json!({"unreachableStrategy": "never"}),
+            "/unreachableStrategy",
+        ),
+        (
+            json!({"unreachableStrategy": {"inactiveAfterSeconds": 9, "expungeAfterSeconds": 3}}),
+            "/unreachableStrategy",
+        ),
+        (json!({"killSelection": "RANDOM"}), "/killSelection"),
+        (
+            json!({"resourceLimits": {"cpus": 0.5}}),
+            "/resourceLimits/cpus",
+        ),
+        (
+            json!({"acceptedResourceRoles": ["slave_public"]}),
+            "/acceptedResourceRoles(0)",
+        ),
+        (
+            json!({"constraints": [["hostname", "UNIQUE"]]}),
+            "/constraints",
+        ),
+        (json!({"fetch": [{"uri": "http://x"}]}), "/fetch"),
+        (json!({"dependencies": ["/db"]}), "/dependencies"),
+        (json!({"readinessChecks": [{}]}), "/readinessChecks"),
+        (json!({"secrets": {"s": {"source": "x"}}}), "/secrets"),
+        (
+            json!({"networks": [{"mode": "container/bridge"}]}),
+            "/networks(0)/mode",
+        ),
+        (json!({"tty": true}), "/tty"),
+    ] {
+        let shown = extra.to_string();
+        assert_eq!(
+            refused(extra),
+            (ProblemKind::Value, vec![path.to_owned()]),
+            "{shown}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_supported_says_so() {
+    let report = check_app_json(&with(
+        json!({"constraints": [["hostname", "UNIQUE"]], "fetch": [{"uri": "x"}]}),
+    ));
+    assert!(
+        report
+            .errors
+            .iter()
+            .all(|problem| problem.message.starts_with("not supported yet"))
+    );
+}
+
+#[test]
+fn an_app_without_an_image_is_told_what_to_do() {
+    let report = check_app_json(&json!({"id": "/a", "cmd": "sleep 1"}));
+    assert_eq!(report.errors[0].path, "/container/docker/image");
+    assert!(
+        report.errors[0]
+            .message
+            .contains("mezzo runs container images")
+    );
+}
+
+#[test]
+fn unknown_fields_are_found_at_every_depth() {
+    let report = check_app_json(&with(json!({
+        "instanses": 2,
+        "container": {"docker": {"image": "a", "forcepullimage": true}},
+        "healthChecks": [{"protocol": "TCP", "gracePeriod": 3}],
+        "zebra": 1
+    })));
+    let found: Vec<(String, Option<String>)> = report
+        .unknown
+        .into_iter()
+        .map(|unknown| (unknown.path, unknown.nearest))
+        .collect();
+    for (path, nearest) in [
+        ("/instanses", Some("instances")),
+        ("/container/docker/forcepullimage", Some("forcePullImage")),
+        ("/zebra", None),
+    ] {
+        assert!(
+            found.contains(&(path.into(), nearest.map(Into::into))),
+            "{path}: {found:?}"
+        );
+    }
+    assert!(
+        found
+            .iter()
+            .any(|(path, _)| path == "/healthChecks(0)/gracePeriod")
+    );
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 20, 5, |inner| {
+        let key = prop_oneof![
+            Just("id".to_owned()),
+            Just("docker".to_owned()),
+            Just("port".to_owned()),
+            Just("protocol".to_owned()),
+            ".{0,6}",
+        ];
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map(key, inner, 0..4)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+const NAMES: [&str; 16] = [
+    "id",
+    "cmd",
+    "args",
+    "cpus",
+    "mem",
+    "instances",
+    "container",
+    "env",
+    "portDefinitions",
+    "ports",
+    "healthChecks",
+    "upgradeStrategy",
+    "backoffFactor",
+    "unreachableStrategy",
+    "resourceLimits",
+    "networks",
+];
+
+proptest! {
+    #[test]
+    fn no_json_makes_the_parser_panic(name in proptest::sample::select(&NAMES[..]), value in any_json()) {
+        let mut app = with(json!({}));
+        app[name] = value.clone();
+        let _ = check_app_json(&app);
+        let _ = check_app_json(&value);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_as_the_same_app(
+        cpus in 1u64..100_000,
+        mem in 1000u64..1_000_000,
+        instances in 0u64..1000,
+        min in 0u64..=1_000_000,
+        backoff in 0u64..100_000,
+        ports in proptest::collection::vec(0u16..3, 0..3),
+        shape in 0u8..4,
+    ) {
+        let number = |millis: u64| serde_json::from_str::<Value>(&format!("{}.{:03}", millis / 1000, millis % 1000)).expect("a number");
+        let mut app = with(json!({
+            "instances": instances,
+            "requirePorts": shape > 1,
+            "portDefinitions": ports.iter().enumerate().map(|(i, p)| json!({"port": if *p == 0 { 0 } else { 100 + i }})).collect::<Vec<_>>(),
+            "unreachableStrategy": if shape == 0 { json!("disabled") } else { json!({"inactiveAfterSeconds": 1, "expungeAfterSeconds": 2.5}) },
+        }));
+        app["cpus"] = number(cpus);
+        app["mem"] = number(mem);
+        app["backoffSeconds"] = number(backoff);
+        app["upgradeStrategy"] = json!({"minimumHealthCapacity": min as f64 / 1e6});
+        match shape {
+            0 => app["cmd"] = json!("sleep 1"),
+            1 => app["args"] = json!(["a", "b"]),
+            2 => app["healthChecks"] = json!([{"protocol": "COMMAND", "command": {"value": "true"}}]),
+            _ => app["resourceLimits"] = json!({"cpus": "unlimited"}),
+        }
+        let first = accepted(&app);
+        let written = first.to_json();
+        let (second, report) = parse_app(&written, None);
+        prop_assert_eq!(Some(first), second);
+        prop_assert!(report.unknown.is_empty());
+    }
+}
