@@ -289,10 +289,10 @@ fn a_kill_is_repeated_until_the_task_ends() {
     let mut bench = Bench::new();
     let task = bench.run(json!({})).remove(0).task_id;
     bench.put(json!({"instances": 0})).expect("scales");
-    assert_eq!(killed(&bench.turn()), [task.clone()]);
+    assert_eq!(killed(&bench.turn()), std::slice::from_ref(&task));
     assert!(killed(&bench.turn()).is_empty());
     bench.now += 30_000;
-    assert_eq!(killed(&bench.turn()), [task.clone()]);
+    assert_eq!(killed(&bench.turn()), std::slice::from_ref(&task));
     bench.say(&task, TaskState::Killed);
     bench.now += 30_000;
     assert!(killed(&bench.turn()).is_empty());
@@ -403,7 +403,7 @@ fn a_removed_apps_lost_task_is_killed_when_it_returns() {
     let back = bench.say_more(&task, TaskState::Running, |s| {
         s.reason = Some(Reason::AgentReregistered)
     });
-    assert_eq!(killed(&back), [task.clone()]);
+    assert_eq!(killed(&back), std::slice::from_ref(&task));
     let effects = bench.say(&task, TaskState::Killed);
     assert!(bench.core.state().orphans.is_empty());
     assert!(
