@@ -309,3 +309,115 @@ async fn damaged_records_do_not_keep_the_others_from_being_found() {
     assert!(!containers.join("never-begun").exists());
     assert!(!node.config.state_dir.join("removing/half").exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn launchers_and_keepers_killed_in_the_middle_of_starts_leave_nothing_half_done() {
+    let Some(mut node) = Node::new().await else {
+        return;
+    };
+    let mut starts = tokio::task::JoinSet::new();
+    for number in 0..24 {
+        let (runtime, spec) = (node.runtime().clone(), node.spec(&["sleep"]));
+        starts.spawn(async move {
+            let name = id(&format!("c{number}"));
+            (name.clone(), runtime.start(&name, spec).await)
+        });
+    }
+    let (mut results, mut kills) = (Vec::new(), 0);
+    while let Some(result) = within(starts.join_next()).await {
+        results.push(result.unwrap());
+        // After every few starts something dies, while the next ones are under way.
+        match results.len() % 6 {
+            2 => {
+                if let Some(pid) = node.runtime().launcher_pid().await {
+                    kill(i32::try_from(pid).unwrap());
+                }
+                kills += 1;
+            }
+            5 => {
+                let listed = node.runtime().list().await.unwrap();
+                let told: Vec<_> = listed
+                    .iter()
+                    .filter_map(|status| status.keeper_pid)
+                    .collect();
+                // A keeper that nobody has been told of yet: its start is under way.
+                let victim = supervisors(&node)
+                    .into_iter()
+                    .find(|(pid, name)| name == "mezzo-keeper" && !told.contains(pid));
+                if let Some((pid, _)) = victim {
+                    let _ = nix::sys::signal::kill(
+                        nix::unistd::Pid::from_raw(pid),
+                        nix::sys::signal::Signal::SIGKILL,
+                    );
+                    kills += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(kills >= 4, "{kills}");
+    let mut running = 0;
+    for (name, result) in &results {
+        let status = node.runtime().status(name).await.unwrap();
+        match result {
+            Ok(started) => {
+                let status = status.unwrap();
+                match status.state {
+                    ContainerState::Running { pid, .. } => {
+                        assert!(pid == started.pid && alive(pid));
+                        running += 1;
+                    }
+                    // The keeper was killed just after its answer.
+                    ContainerState::Exited(record) => assert_eq!(record.exit, Exit::KeeperLost),
+                    ContainerState::Starting => panic!("{name}"),
+                }
+            }
+            Err(error) => {
+                assert_eq!(status, None, "{error}");
+                assert!(
+                    !node
+                        .config
+                        .state_dir
+                        .join("containers")
+                        .join(name.as_str())
+                        .exists()
+                );
+                assert!(!node.cgroup_dir("memory", name.as_str()).exists());
+            }
+        }
+    }
+    assert!(running >= 16, "{running}");
+    until("nothing runs beside what is listed", || {
+        probes(&node) == running
+    })
+    .await;
+    // A new runtime sees the same.
+    node.close();
+    let listed = node.open().await.list().await.unwrap();
+    let found = listed
+        .iter()
+        .filter(|status| matches!(status.state, ContainerState::Running { .. }))
+        .count();
+    assert_eq!(found, running);
+}
+
+/// The launcher and the keepers of this node, by pid and name.
+fn supervisors(node: &Node) -> Vec<(i32, String)> {
+    let mine = format!("{}/keepers", node.config.cgroup_parent);
+    let mut all = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&command).contains(&mine) {
+            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            all.push((pid, name.trim().to_owned()));
+        }
+    }
+    all
+}

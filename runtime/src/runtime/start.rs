@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Inner, remove_dir};
+use super::{Inner, KILL_TIMEOUT, remove_dir};
 use crate::error::{StartError, StartFailure};
 use crate::layout::{SpecRecord, create_private_dir, open_lock, try_lock};
 use crate::link;
@@ -47,9 +47,19 @@ pub(super) async fn start_entry(
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             return Err(StartError::AlreadyExists { id: id.clone() });
         }
-        Err(error) => return Err(internal("making the container's directory")(error)),
+        Err(error) => {
+            discard(inner, entry).await;
+            return Err(internal("making the container's directory")(error));
+        }
     };
-    let answer = ask_launcher(inner, entry, lock).await;
+    let mut answer = ask_launcher(inner, entry, lock).await;
+    if matches!(answer, Ok(None)) {
+        // The launcher died with the request, or the keeper before it had executed anything: once more.
+        if let Some(lock) = begin_again(inner, entry).await {
+            tracing::warn!(container = %id, "launcher or keeper died during the start, starting again");
+            answer = ask_launcher(inner, entry, lock).await;
+        }
+    }
     match answer {
         Ok(Some(StartReply::Started {
             keeper,
@@ -100,6 +110,30 @@ fn claim(entry: &Entry, record: &SpecRecord) -> io::Result<fs::File> {
     fs::create_dir(entry.dir.rootfs())?;
     entry.dir.write_spec(record)?;
     Ok(lock)
+}
+
+/// After a start whose keeper is gone without an answer: if it is certain that the program was never executed,
+/// everything back to where [`claim`] left it, with the lock taken again.
+async fn begin_again(inner: &Arc<Inner>, entry: &Arc<Entry>) -> Option<fs::File> {
+    let (inner, entry) = (Arc::clone(inner), Arc::clone(entry));
+    let resetting = tokio::task::spawn_blocking(move || -> io::Result<Option<fs::File>> {
+        let nobody = supervise::wait_for_lock(&entry.dir, Duration::from_secs(5))?;
+        let executed = entry
+            .dir
+            .read_keeper()?
+            .is_some_and(|record| record.running.is_some());
+        if !nobody || executed || entry.dir.read_exit()?.is_some() {
+            return Ok(None);
+        }
+        if !inner.hierarchies.kill(&entry.cgroup, KILL_TIMEOUT) {
+            return Ok(None);
+        }
+        crate::keeper::release(&entry.start_request(Duration::ZERO), &inner.hierarchies);
+        fs::create_dir(entry.dir.rootfs())?;
+        let lock = open_lock(&entry.dir.lock())?;
+        Ok(try_lock(&lock)?.then_some(lock))
+    });
+    resetting.await.ok()?.ok()?
 }
 
 async fn ask_launcher(
