@@ -3,6 +3,8 @@
 //! The first-class path of the design can so be tried on machines (CI's among them) that have only v1 or hybrid
 //! cgroups. Everything is built here and copied in; the guest has no compiler and no network.
 
+mod limits;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -40,6 +42,8 @@ enum What {
         #[arg(long, default_value_t = 2)]
         cpus: u32,
     },
+    /// Read back from the kernel what an app asks for
+    Limits,
     /// Run the tests on real containers: a registry and a whole cluster in the guest
     E2e {
         /// Only tests whose names contain this
@@ -60,6 +64,7 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
     let done = match &args.what {
         What::Boot => boot(&bench, &mut steps),
         What::Runtime { filter, cpus } => runtime(&bench, &mut steps, filter.as_deref(), *cpus),
+        What::Limits => limits::run(&bench, &mut steps),
         What::E2e { filter, cpus } => e2e(&bench, &mut steps, filter.as_deref(), *cpus),
     };
     steps.print();
@@ -135,7 +140,7 @@ fn runtime(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) ->
     })?;
     let scratch = Scratch::create()?;
     let mut spec = guest_of_tests("runtime", &tests, cpus)?;
-    add_program(&mut spec, "mezzo-launcher")?;
+    add_same(&mut spec, "mezzo-launcher")?;
     let probe = scratch.0.join("probe");
     let source = paths::workspace().join("runtime/tests/common/probe.c");
     let mut compile = Command::new("cc");
@@ -176,10 +181,9 @@ fn e2e(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) -> Res
     let scratch = Scratch::create()?;
     let mut spec = guest_of_tests("e2e", &tests, cpus)?;
     for name in ["mezzo", "example-rust-framework"] {
-        add_program(&mut spec, name)?;
+        add_same(&mut spec, name)?;
     }
     spec.with_program(&registry::find_binary()?, "/usr/local/bin/docker-registry")?;
-    spec.with_same(Path::new("/etc/ssl/certs/ca-certificates.crt"));
     spec.with_same(&sleep);
     spec.with_same(&paths::workspace().join("examples/apps"));
     // What tests ask cargo for has been built here.
@@ -214,9 +218,18 @@ fn guest_of_tests(name: &str, tests: &[TestProgram], cpus: u32) -> Result<GuestS
     Ok(spec)
 }
 
-fn add_program(spec: &mut GuestSpec, name: &str) -> Result<()> {
+/// A program of the workspace and what it needs.
+fn add_program(spec: &mut GuestSpec, name: &str, guest: &str) -> Result<()> {
+    spec.with_program(&paths::program(name)?, guest)?;
+    // Clients of registries load the system's certificates before they know whether they need them.
+    spec.with_same(Path::new("/etc/ssl/certs/ca-certificates.crt"));
+    Ok(())
+}
+
+/// The same, where tests look for it.
+fn add_same(spec: &mut GuestSpec, name: &str) -> Result<()> {
     let path = paths::program(name)?;
-    spec.with_program(&path, &path.to_string_lossy()).map(drop)
+    add_program(spec, name, &path.to_string_lossy())
 }
 
 /// Boots the guest, runs every test program in it, and looks whether they left something behind.
