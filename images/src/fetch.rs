@@ -97,7 +97,7 @@ pub(crate) async fn fetch_layers(
     let image_bytes = Arc::new(AtomicU64::new(0));
     let mut total = 0;
     let mut running = FuturesUnordered::new();
-    for step in distinct(plan) {
+    for step in plan.iter().cloned() {
         if let Some(record) = inner.layer(&step.chain) {
             done(told, step.layer.blob.size);
             image_bytes.fetch_add(record.size_unpacked, Ordering::Relaxed);
@@ -149,20 +149,14 @@ pub(crate) async fn fetch_layers(
         None => Ok(total),
         Some(error) => {
             // Trees are deleted where that may take its time.
-            blocking(move || Ok(drop(waiting))).await?;
+            blocking(move || {
+                drop(waiting);
+                Ok(())
+            })
+            .await?;
             Err(error)
         }
     }
-}
-
-/// An image may list the same layer twice in a row with the same chain id only if a hash collides; but an evil config
-/// costs nothing to guard against.
-fn distinct(plan: &[Step]) -> Vec<Step> {
-    let mut seen = std::collections::BTreeSet::new();
-    plan.iter()
-        .filter(|step| seen.insert(step.chain))
-        .cloned()
-        .collect()
 }
 
 fn done(told: &watch::Sender<PullProgress>, bytes: u64) {

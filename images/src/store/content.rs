@@ -147,15 +147,21 @@ impl Layout {
 
 /// Deletes a file or a tree; it is none of our business if it is gone.
 pub(crate) fn delete(path: &Path) -> io::Result<()> {
-    let deleted = match std::fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match deleted {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+    // A layer that is deleted right after it came may get its mark `durable` while its folder is being emptied: once,
+    // so that a second attempt finds nothing new.
+    for attempt in 1.. {
+        let deleted = match std::fs::symlink_metadata(path) {
+            Ok(found) if found.is_dir() => std::fs::remove_dir_all(path),
+            Ok(_) => std::fs::remove_file(path),
+            Err(e) => Err(e),
+        };
+        match deleted {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty && attempt < 3 => {}
+            other => return other,
+        }
     }
+    unreachable!("the loop above has no end but its returns")
 }
 
 /// Makes the names in a folder survive a crash of the machine.
