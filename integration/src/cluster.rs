@@ -266,14 +266,21 @@ impl Cluster {
         self.rest().delete(&format!("/v2/apps/{id}"))?.ok()?;
         wait::until("the app to be gone", PATIENCE, || {
             let status = self.rest().get(&format!("/v2/apps/{id}"))?.status;
-            let left = containers::of_app(id).len();
+            let left = self.containers(id).len();
             if status == 404 && left == 0 {
                 Ok(())
             } else {
                 bail!("GET answers {status}, {left} containers run")
             }
         })
-        .with_context(|| self.logs())
+    }
+
+    /// What of an app really runs.
+    pub fn containers(&self, id: &str) -> Vec<Running> {
+        let id = format!("/{}", id.trim_start_matches('/'));
+        let mut all = containers::running(&leftovers::cluster_cgroup(&self.options.dir));
+        all.retain(|one| one.app_id == id);
+        all
     }
 
     /// Waits until the API and the kernel agree that exactly `count` tasks of the app run and nothing is under way.
@@ -281,7 +288,7 @@ impl Cluster {
         let what = format!("{count} running tasks of {id}");
         wait::until(&what, PATIENCE, || {
             let app = self.app(id)?;
-            let running = containers::of_app(id);
+            let running = self.containers(id);
             containers::check_none_twice(&running)?;
             let told = app["tasksRunning"].as_u64();
             let under_way = app["deployments"].as_array().map_or(0, Vec::len);
@@ -294,7 +301,6 @@ impl Cluster {
                 app["lastTaskFailure"]["message"]
             )
         })
-        .with_context(|| self.logs())
     }
 
     /// The ends of all logs, for failures.

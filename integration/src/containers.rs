@@ -23,20 +23,15 @@ pub struct Running {
     pub version: String,
 }
 
-/// All of them, of the apps whose id passes `wanted`, by task id.
-pub fn running(wanted: impl Fn(&str) -> bool) -> Vec<Running> {
+/// All of them, of all apps, in the cgroup `parent` of a cluster, by task id.
+pub fn running(parent: &str) -> Vec<Running> {
+    let inside = format!("{}/", parent.trim_end_matches('/'));
     let mut found: Vec<Running> = crate::leftovers::process_ids()
+        .filter(|&pid| cgroup_of(pid).is_ok_and(|group| group.starts_with(&inside)))
         .filter_map(|pid| read_one(Path::new("/proc"), pid))
-        .filter(|running| wanted(&running.app_id))
         .collect();
     found.sort();
     found
-}
-
-/// Those of one app.
-pub fn of_app(app: &str) -> Vec<Running> {
-    let with_slash = format!("/{}", app.trim_start_matches('/'));
-    running(|id| id == with_slash)
 }
 
 /// An error if a task id runs in two containers at this moment.

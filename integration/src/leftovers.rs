@@ -1,9 +1,9 @@
 //! Is the machine as it was? Lists of processes, mounts, cgroups (of every hierarchy), network links and files,
 //! taken before and after, and their difference.
 //!
-//! On a machine where other people work the difference holds their doings too. What mezzo's is, [`compare`] tells by
-//! names that mezzo alone gives: its marker in a process's environment, the state folder, `mezzo` in a cgroup's path.
-//! Mounts and links, which do not come and go by themselves, always count. The rest is told, not held against us.
+//! On a machine where other people work the difference holds their doings too. What is ours, [`Scope`] tells by names:
+//! the marker in a process's environment, the state folder, words in a cgroup's path. Mounts and links, which do not
+//! come and go by themselves, always count. The rest is told, not held against us.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,6 +14,7 @@ use anyhow::{Result, bail};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sha2::{Digest, Sha256};
 
 use crate::wait;
 
@@ -99,14 +100,56 @@ impl Snapshot {
     }
 }
 
-/// All differences. `state` is the folder that may hold what it likes as long as nothing of it runs or is mounted.
-pub fn compare(before: &Snapshot, after: &Snapshot, state: &Path) -> Vec<Difference> {
-    let state = state.to_string_lossy();
+/// What counts as ours.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// The folder that may hold what it likes, as long as nothing of it runs or is mounted.
+    pub state: PathBuf,
+    /// Words in the paths of our cgroups.
+    pub cgroups: Vec<String>,
+}
+
+impl Scope {
+    /// Everything that any mezzo, or a library or peer of it, may have made.
+    pub fn any_mezzo(state: &Path) -> Self {
+        Self {
+            state: state.to_path_buf(),
+            cgroups: vec!["mezzo".to_owned()],
+        }
+    }
+
+    /// What the clusters on these state folders make.
+    pub fn of_clusters(state: &Path, clusters: &[PathBuf]) -> Self {
+        Self {
+            state: state.to_path_buf(),
+            cgroups: clusters.iter().map(|dir| cluster_cgroup(dir)).collect(),
+        }
+    }
+
+    fn has_cgroup(&self, path: &str) -> bool {
+        self.cgroups.iter().any(|word| path.contains(word.as_str()))
+    }
+}
+
+/// The cgroup of all containers of the cluster whose state is in `dir`: `mezzo dev` gives its agent `dir/agent`, and
+/// an agent names its cgroup after its state folder.
+pub fn cluster_cgroup(dir: &Path) -> String {
+    let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
+    let hash = Sha256::digest(dir.join("agent").as_os_str().as_encoded_bytes());
+    format!(
+        "/mezzo-{:02x}{:02x}{:02x}{:02x}",
+        hash[0], hash[1], hash[2], hash[3]
+    )
+}
+
+/// All differences.
+pub fn compare(before: &Snapshot, after: &Snapshot, scope: &Scope) -> Vec<Difference> {
+    let state = scope.state.to_string_lossy();
     let mut found = Vec::new();
     for (key, process) in &after.processes {
         if !before.processes.contains_key(key) {
             let ours = process.marked
-                || process.cgroups.contains("mezzo")
+                || scope.has_cgroup(&process.cgroups)
                 || process.command.contains(&*state);
             found.push(Difference {
                 kind: "new process",
@@ -115,54 +158,64 @@ pub fn compare(before: &Snapshot, after: &Snapshot, state: &Path) -> Vec<Differe
             });
         }
     }
-    let set = |kind: [&'static str; 2], before: &BTreeSet<String>, after: &BTreeSet<String>| {
-        let new = after.difference(before).map(|what| (kind[0], what));
-        let gone = before.difference(after).map(|what| (kind[1], what));
-        let all = new.chain(gone).map(|(kind, what)| Difference {
-            kind,
-            what: what.clone(),
-            ours: true,
-        });
-        all.collect::<Vec<_>>()
-    };
-    found.extend(set(
+    found.extend(sets(
         ["new mount", "missing mount"],
         &before.mounts,
         &after.mounts,
     ));
-    found.extend(set(
+    found.extend(sets(
         ["new network link", "missing network link"],
         &before.links,
         &after.links,
     ));
-    let by_name = |kind: &'static str, path: &PathBuf| {
+    found.extend(after.cgroups.difference(&before.cgroups).map(|path| {
         let what = path.display().to_string();
-        let ours = ["mezzo", "youki", "libcontainer", "crun"]
-            .iter()
-            .any(|name| what.contains(name));
-        Difference { kind, what, ours }
-    };
+        Difference {
+            kind: "new cgroup",
+            ours: scope.has_cgroup(&what),
+            what,
+        }
+    }));
+    let files = after.files.difference(&before.files);
     found.extend(
-        after
-            .cgroups
-            .difference(&before.cgroups)
-            .map(|path| by_name("new cgroup", path)),
-    );
-    found.extend(
-        after
-            .files
-            .difference(&before.files)
-            .filter(|path| !path.starts_with(&*state))
-            .map(|path| by_name("new file", path)),
+        files
+            .filter(|path| !path.starts_with(&scope.state))
+            .map(|path| {
+                let what = path.display().to_string();
+                let ours = ["mezzo", "youki", "libcontainer", "crun"]
+                    .iter()
+                    .any(|name| what.contains(name));
+                Difference {
+                    kind: "new file",
+                    what,
+                    ours,
+                }
+            }),
     );
     found
 }
 
+fn sets(
+    kinds: [&'static str; 2],
+    before: &BTreeSet<String>,
+    after: &BTreeSet<String>,
+) -> Vec<Difference> {
+    let new = after.difference(before).map(|what| (kinds[0], what));
+    let gone = before.difference(after).map(|what| (kinds[1], what));
+    let all = new.chain(gone);
+    all.map(|(kind, what)| Difference {
+        kind,
+        what: what.clone(),
+        ours: true,
+    })
+    .collect()
+}
+
 /// Waits until nothing of ours is left (cgroups and namespaces end a moment after their last process), then returns
 /// the differences that others made. What is still there at the end is the error.
-pub fn check(before: &Snapshot, state: &Path, within: Duration) -> Result<Vec<Difference>> {
+pub fn check(before: &Snapshot, scope: &Scope, within: Duration) -> Result<Vec<Difference>> {
     wait::until("the machine to be as before", within, || {
-        let differences = compare(before, &Snapshot::take(), state);
+        let differences = compare(before, &Snapshot::take(), scope);
         let (ours, others): (Vec<_>, Vec<_>) = differences
             .into_iter()
             .partition(|difference| difference.ours);
@@ -177,24 +230,28 @@ pub fn check(before: &Snapshot, state: &Path, within: Duration) -> Result<Vec<Di
     })
 }
 
-/// The last resort when a cluster on `state` did not end in order: kills what it started (keepers take their
-/// containers along), unmounts what is mounted below `state`, removes the cgroups that are then empty.
+/// The last resort when a cluster on `state` did not end in order: kills what it started, unmounts what is mounted
+/// below `state`, removes its cgroups.
 pub fn sweep(state: &Path) {
     let value = format!("{MARKER}={}", state.display());
+    let group = cluster_cgroup(state);
     let ours = |pid: &i32| {
         let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         environ
             .split(|&byte| byte == 0)
             .any(|word| word == value.as_bytes())
+            || groups.contains(&group)
     };
-    for pid in process_ids().filter(ours) {
-        let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
     let ended = wait::until("what was killed to end", Duration::from_secs(10), || {
-        if process_ids().any(|pid| ours(&pid)) {
-            bail!("some are still there")
-        } else {
+        let left: Vec<i32> = process_ids().filter(ours).collect();
+        for &pid in &left {
+            let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        if left.is_empty() {
             Ok(())
+        } else {
+            bail!("{left:?} are still there")
         }
     });
     if let Err(error) = ended {
@@ -210,13 +267,13 @@ pub fn sweep(state: &Path) {
             let _busy = umount2(point, MntFlags::MNT_DETACH);
         }
     }
-    let mut groups: Vec<PathBuf> = cgroup_roots(&mounts)
-        .iter()
-        .flat_map(|root| folders_below(root))
+    let roots = cgroup_roots(&mounts).into_iter();
+    let mut groups: Vec<PathBuf> = roots
+        .map(|root| root.join(group.trim_start_matches('/')))
+        .flat_map(|top| folders_below(&top).into_iter().chain([top]))
         .collect();
-    groups.retain(|path| path.to_string_lossy().contains("mezzo"));
     groups.sort();
-    // Deepest first; one with processes or of another cluster that lives refuses, as it should.
+    // Deepest first.
     for group in groups.iter().rev() {
         let _in_use = fs::remove_dir(group);
     }
@@ -384,7 +441,7 @@ mod tests {
         after
             .mounts
             .insert("/state/merged (overlay overlay)".to_owned());
-        let found = compare(&before, &after, Path::new("/state"));
+        let found = compare(&before, &after, &Scope::any_mezzo(Path::new("/state")));
         let ours: Vec<&str> = found
             .iter()
             .filter(|one| one.ours)

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use common::{Stage, check_contains, on_stage};
 use mezzo_integration::cluster::{PATIENCE, sleep_app};
 use mezzo_integration::http::Rest;
-use mezzo_integration::{containers, process, wait};
+use mezzo_integration::{process, wait};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -30,7 +30,7 @@ fn failure_of(stage: &Stage, mut app: Value) -> Result<String> {
             .with_context(|| format!("none is told: {}", app["lastTaskFailure"]))
     })?;
     ensure!(
-        containers::of_app(&id).is_empty(),
+        stage.cluster.containers(&id).is_empty(),
         "a container of {id} runs"
     );
     stage.cluster.remove(&id)?;

@@ -27,7 +27,7 @@ fn servers_killed_in_turn_and_together_lose_nothing() {
         let before = stage.cluster.wait_running(APP, COUNT)?;
         let done = AtomicBool::new(false);
         let (killed, watched) = thread::scope(|scope| {
-            let watch = scope.spawn(|| watch(&done));
+            let watch = scope.spawn(|| watch(&stage.cluster, &done));
             let killed = rounds(&stage.cluster);
             done.store(true, Ordering::Relaxed);
             (killed, watch.join())
@@ -48,10 +48,10 @@ fn servers_killed_in_turn_and_together_lose_nothing() {
 }
 
 /// Looks at what runs until `done`; an error at the first task id that runs twice.
-fn watch(done: &AtomicBool) -> Result<usize> {
+fn watch(cluster: &Cluster, done: &AtomicBool) -> Result<usize> {
     let mut looks = 0;
     while !done.load(Ordering::Relaxed) {
-        containers::check_none_twice(&containers::of_app(APP))?;
+        containers::check_none_twice(&cluster.containers(APP))?;
         looks += 1;
         thread::yield_now();
     }
@@ -75,7 +75,7 @@ fn rounds(cluster: &Cluster) -> Result<BTreeSet<String>> {
             .collect::<Result<_>>()?;
         if round % 2 == 1 {
             // The agent is away in these rounds: only the keeper sees this end.
-            killed.extend(kill_a_container()?);
+            killed.extend(kill_a_container(cluster)?);
         }
         wait::until("the servers to be back", PATIENCE, || {
             for &(server, pid) in &dead {
@@ -98,14 +98,15 @@ fn rounds(cluster: &Cluster) -> Result<BTreeSet<String>> {
     Ok(killed)
 }
 
-fn kill_a_container() -> Result<Option<String>> {
-    let Some(victim) = containers::of_app(APP).into_iter().next_back() else {
+fn kill_a_container(cluster: &Cluster) -> Result<Option<String>> {
+    let Some(victim) = cluster.containers(APP).into_iter().next_back() else {
         bail!("nothing runs");
     };
     kill(Pid::from_raw(victim.pid), Signal::SIGKILL)
         .with_context(|| format!("kill {}", victim.pid))?;
     wait::until("a killed container to end", Duration::from_secs(10), || {
-        let still = containers::of_app(APP)
+        let still = cluster
+            .containers(APP)
             .iter()
             .any(|one| one.pid == victim.pid);
         ensure!(!still, "process {} is still there", victim.pid);
@@ -139,7 +140,9 @@ fn check_same_processes(
 
 /// The scheduler's tasks, the master's and the kernel's.
 fn check_same_names(stage: &Stage) -> Result<()> {
-    let real: BTreeSet<String> = containers::of_app(APP)
+    let real: BTreeSet<String> = stage
+        .cluster
+        .containers(APP)
         .into_iter()
         .map(|one| one.task_id)
         .collect();

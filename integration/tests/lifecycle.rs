@@ -226,7 +226,7 @@ fn containers_outlive_mezzo_dev_and_the_next_one_adopts_them() {
             Duration::from_millis(500),
             || {
                 ensure!(
-                    identities(&containers::of_app("sleep")) == identities(&before),
+                    identities(&stage.cluster.containers("sleep")) == identities(&before),
                     "some ended"
                 );
                 Ok(())
@@ -302,7 +302,7 @@ fn a_rolling_update_never_falls_below_the_minimum_health_capacity() {
         wait::until("only the new version", PATIENCE, || {
             // The first error of a watch must not be retried away.
             watch_capacity(stage, 8, 12).unwrap_or_else(|error| panic!("{error:#}"));
-            let running = containers::of_app("sleep");
+            let running = stage.cluster.containers("sleep");
             let new = running.iter().filter(|one| one.version == "2").count();
             ensure!(
                 new == 10 && running.len() == 10,
@@ -332,7 +332,7 @@ fn a_rolling_update_never_falls_below_the_minimum_health_capacity() {
 
 /// What the API tells to run, and what really runs.
 fn watch_capacity(stage: &Stage, fewest: usize, most: usize) -> Result<()> {
-    let real = containers::of_app("sleep");
+    let real = stage.cluster.containers("sleep");
     containers::check_none_twice(&real)?;
     let told = stage.cluster.app("sleep")?;
     let told = told["tasks"].as_array().map_or(0, |all| {

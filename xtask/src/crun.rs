@@ -13,6 +13,9 @@ use anyhow::{Context, Result};
 use mezzo_integration::{leftovers, paths, process};
 use serde_json::{Value, json};
 
+/// In the names of its containers, and so of their cgroups.
+pub(crate) const NAME: &str = "mezzo-peer";
+
 /// Runs the script `$1` where the cgroup controllers are all v1.
 const WITH_V1_VIEW: &str = r#"set -eu
 mount -t tmpfs mezzo-view "$1"
@@ -167,7 +170,11 @@ mod tests {
         let sleep = images::build_sleep().expect("the sleep program");
         let before = Snapshot::take();
         let result = Crun::prepare(&dir, &sleep).and_then(|crun| crun.start(3));
-        let left = leftovers::check(&before, &dir, Duration::from_secs(10));
+        let scope = leftovers::Scope {
+            state: dir.clone(),
+            cgroups: vec![NAME.to_owned()],
+        };
+        let left = leftovers::check(&before, &scope, Duration::from_secs(10));
         fs::remove_dir_all(&dir).expect("remove the bundle");
         let took = result.expect("three containers");
         left.expect("nothing is left");

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use mezzo_integration::cluster::{Cluster, Options};
-use mezzo_integration::leftovers::{self, Snapshot};
+use mezzo_integration::leftovers::{self, Scope, Snapshot};
 use mezzo_integration::registry::Registry;
 use mezzo_integration::{images, interrupt, paths, wait};
 
 use crate::setup::{self, Need};
 use crate::steps::Steps;
-use crate::{DemoArgs, Profile, cargo, suite};
+use crate::{DemoArgs, Profile, cargo, crun, suite};
 
 /// Lies in a folder that a demo made, and may therefore remove.
 const OWNER_FILE: &str = "made-by-mezzo-demo";
@@ -89,7 +89,8 @@ fn play(args: &DemoArgs, steps: &mut Steps, target: &Path, dir: &Path) -> Result
         Ok("master, agent and scheduler".to_owned())
     })?;
     let mut cluster = cluster.context("the cluster")?;
-    scenes::play(steps, &cluster, &registry, &sleep, dir, args.keep)?;
+    scenes::play(steps, &cluster, &registry, &sleep, dir, args.keep)
+        .inspect_err(|_| eprintln!("{}", cluster.logs()))?;
     if args.keep {
         keep(&cluster, &registry)?;
     }
@@ -158,7 +159,9 @@ fn take_folder(dir: &Path) -> Result<()> {
 }
 
 fn clean_up(before: &Snapshot, dir: &Path) -> Result<String> {
-    let others = leftovers::check(before, dir, Duration::from_secs(15))?;
+    let mut scope = Scope::of_clusters(dir, &[dir.join("cluster")]);
+    scope.cgroups.push(crun::NAME.to_owned());
+    let others = leftovers::check(before, &scope, Duration::from_secs(15))?;
     // Logs and state are of use only to find out why something failed; then the error has named them already.
     wait::until("the folder to be removed", Duration::from_secs(5), || {
         fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))

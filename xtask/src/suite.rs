@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use mezzo_integration::leftovers::{self, Snapshot};
+use mezzo_integration::leftovers::{self, Scope, Snapshot};
 use mezzo_integration::{images, interrupt, paths};
 
 use crate::cargo::{self, TestProgram};
@@ -238,7 +238,11 @@ fn clean_up(before: &Snapshot, scratch: Scratch) -> Result<String> {
     let left: Vec<String> = names(&scratch.tmp);
     fs::remove_dir_all(&scratch.tmp)
         .with_context(|| format!("remove {}", scratch.tmp.display()))?;
-    let others = leftovers::check(before, &scratch.e2e, Duration::from_secs(15))?;
+    let others = leftovers::check(
+        before,
+        &Scope::any_mezzo(&scratch.e2e),
+        Duration::from_secs(15),
+    )?;
     if !left.is_empty() {
         bail!("tests left files behind in TMPDIR: {}", left.join(", "));
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use mezzo_integration::cluster::{Cluster, Options, sleep_app};
-use mezzo_integration::leftovers::{self, Snapshot};
+use mezzo_integration::leftovers::{self, Scope, Snapshot};
 use mezzo_integration::registry::Registry;
 use mezzo_integration::{images, interrupt, paths, process};
 use serde_json::Value;
@@ -72,16 +72,16 @@ pub(crate) fn on_stage(name: &str, act: impl FnOnce(&mut Stage) -> Result<()>) {
     let before = Snapshot::take();
     let played = panic::catch_unwind(AssertUnwindSafe(|| -> Result<PathBuf> {
         let mut stage = Stage::start(name)?;
-        let acted = act(&mut stage).with_context(|| stage.cluster.logs());
+        let acted = panic::catch_unwind(AssertUnwindSafe(|| act(&mut stage)));
+        if !matches!(acted, Ok(Ok(()))) {
+            eprintln!("{name}: {}", stage.cluster.logs());
+        }
         let stopped = stage.cluster.stop();
-        acted?;
+        acted.unwrap_or_else(|cause| panic::resume_unwind(cause))?;
         stopped?;
         Ok(stage.dir.clone())
     }));
-    let state = paths::target()
-        .map(|target| target.join("e2e"))
-        .unwrap_or_default();
-    let left = leftovers::check(&before, &state, Duration::from_secs(15));
+    let left = leftovers::check(&before, &scope(name), Duration::from_secs(15));
     match played {
         Err(panic) => panic::resume_unwind(panic),
         // The folder with the logs stays.
@@ -93,13 +93,18 @@ pub(crate) fn on_stage(name: &str, act: impl FnOnce(&mut Stage) -> Result<()>) {
     }
 }
 
+fn root() -> PathBuf {
+    let target = || paths::target().unwrap_or_default().join("e2e");
+    std::env::var_os("MEZZO_E2E_DIR").map_or_else(target, PathBuf::from)
+}
+
+fn scope(name: &str) -> Scope {
+    Scope::of_clusters(&root(), &[root().join(name).join("cluster")])
+}
+
 /// An empty folder for one test.
 pub(crate) fn folder(name: &str) -> Result<PathBuf> {
-    let root = match std::env::var_os("MEZZO_E2E_DIR") {
-        Some(dir) => PathBuf::from(dir),
-        None => paths::target()?.join("e2e"),
-    };
-    let dir = root.join(name);
+    let dir = root().join(name);
     if dir.exists() {
         leftovers::sweep(&dir.join("cluster"));
         fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;

@@ -113,7 +113,7 @@ impl Scenes<'_> {
     /// Each figure of mezzo's must lie between two readings of the kernel's own, one before it and one after.
     fn usage(&self) -> Result<String> {
         self.tell(&["task", "list", "--app", APP])?;
-        let running = containers::of_app(APP);
+        let running = self.cluster.containers(APP);
         let (mut cpu, mut memory) = (0, 0);
         for one in &running {
             let group = containers::cgroup_of(one.pid)?;
@@ -141,7 +141,9 @@ impl Scenes<'_> {
     }
 
     fn killed_container(&self) -> Result<String> {
-        let victim = containers::of_app(APP)
+        let victim = self
+            .cluster
+            .containers(APP)
             .into_iter()
             .next()
             .context("nothing runs")?;
@@ -178,7 +180,7 @@ impl Scenes<'_> {
     }
 
     fn killed_agent(&self) -> Result<String> {
-        let before = identities(&containers::of_app(APP));
+        let before = identities(&self.cluster.containers(APP));
         let pid = self.cluster.kill_server(Server::Agent)?;
         println!("  $ kill -9 {pid}");
         let start = Instant::now();
@@ -247,7 +249,7 @@ impl Scenes<'_> {
             process::Managed::spawn("the update", &mut command, &self.dir.join("update.log"))?;
         let (mut fewest, mut most) = (usize::MAX, 0);
         wait::until("the update to end", PATIENCE * 2, || {
-            let running = containers::of_app(APP);
+            let running = self.cluster.containers(APP);
             containers::check_none_twice(&running)?;
             fewest = fewest.min(running.len());
             most = most.max(running.len());
@@ -275,7 +277,7 @@ impl Scenes<'_> {
     fn remove(&self) -> Result<String> {
         self.tell(&["app", "remove", APP, "--wait"])?;
         wait::until("no container", PATIENCE, || {
-            let left = containers::of_app(APP).len();
+            let left = self.cluster.containers(APP).len();
             if left == 0 {
                 Ok(())
             } else {
