@@ -29,6 +29,9 @@ use crate::time::Timestamp;
 use record::{Key, Write};
 use state::{AppState, Machine, State};
 
+/// The first and the longest pause before a task of which the master said nothing is asked after again.
+const ASK_AGAIN_MS: (u64, u64) = (500, 30_000);
+
 /// Where names that must be unique come from.
 pub trait Ids {
     /// One that was never given before.
@@ -147,6 +150,11 @@ pub struct Core {
     demand: BTreeMap<AppId, (u32, Timestamp)>,
     suppressed: bool,
     reconcile_at: u64,
+    /// Tasks of which nothing was heard since the subscription began: the master says nothing of those whose agent it
+    /// still expects back, so they are asked after again.
+    unconfirmed: BTreeSet<TaskId>,
+    ask_again_at: u64,
+    ask_again_pause: u64,
     survey_at: u64,
     last_version: Timestamp,
     service_ports: HashMap<u16, u32>,
@@ -172,6 +180,9 @@ impl Core {
             demand: BTreeMap::new(),
             suppressed: true,
             reconcile_at: 0,
+            unconfirmed: BTreeSet::new(),
+            ask_again_at: 0,
+            ask_again_pause: ASK_AGAIN_MS.0,
             survey_at: 0,
             last_version: Timestamp::default(),
             service_ports: HashMap::new(),
@@ -223,6 +234,12 @@ impl Core {
         self.touched.extend(self.state.apps.keys().cloned());
         self.reconcile(now);
         self.calls.push(Call::Reconcile { tasks: Vec::new() });
+        self.unconfirmed = self
+            .all_instances()
+            .map(|instance| instance.task_id.clone())
+            .collect();
+        self.ask_again_pause = ASK_AGAIN_MS.0;
+        self.ask_again_at = now.saturating_add(self.ask_again_pause);
     }
 
     /// The stream broke.
@@ -278,6 +295,7 @@ impl Core {
         if self.state.connected && now >= self.reconcile_at {
             self.reconcile(now);
         }
+        self.ask_again(now);
         let dirty = std::mem::take(&mut self.dirty);
         let writes: Vec<Write> = dirty
             .into_iter()
@@ -298,6 +316,9 @@ impl Core {
         let mut wake_at = self.wakes.first().map(|(at, _)| *at);
         if self.state.connected {
             wake_at = Some(wake_at.map_or(self.reconcile_at, |at| at.min(self.reconcile_at)));
+            if !self.unconfirmed.is_empty() {
+                wake_at = wake_at.map(|at| at.min(self.ask_again_at));
+            }
             if !self.demand.is_empty() {
                 wake_at = wake_at.map(|at| at.min(self.survey_at.max(now + 1)));
             }
@@ -311,22 +332,50 @@ impl Core {
     }
 
     fn reconcile(&mut self, now: u64) {
-        /// So many per call stay well below gRPC's limit of a message.
-        const PER_CALL: usize = 1000;
         self.reconcile_at = now.saturating_add(millis(self.settings.reconcile_interval));
         let tasks: Vec<(TaskId, AgentId)> = self
-            .state
-            .apps
-            .values()
-            .flat_map(|app| app.instances.values())
-            .chain(self.state.orphans.values())
+            .all_instances()
             .map(|instance| (instance.task_id.clone(), instance.agent_id.clone()))
             .collect();
+        self.ask_after(&tasks);
+    }
+
+    fn ask_after(&mut self, tasks: &[(TaskId, AgentId)]) {
+        /// So many per call stay well below gRPC's limit of a message.
+        const PER_CALL: usize = 1000;
         for chunk in tasks.chunks(PER_CALL) {
             self.calls.push(Call::Reconcile {
                 tasks: chunk.to_vec(),
             });
         }
+    }
+
+    /// Asks once more after tasks that the master said nothing of, with growing pauses.
+    fn ask_again(&mut self, now: u64) {
+        if !self.state.connected || self.unconfirmed.is_empty() || now < self.ask_again_at {
+            return;
+        }
+        let tasks: Vec<(TaskId, AgentId)> = self
+            .all_instances()
+            .filter(|instance| self.unconfirmed.contains(&instance.task_id))
+            .map(|instance| (instance.task_id.clone(), instance.agent_id.clone()))
+            .collect();
+        if tasks.is_empty() {
+            self.unconfirmed.clear();
+            return;
+        }
+        self.ask_after(&tasks);
+        self.ask_again_pause = (self.ask_again_pause * 2).min(ASK_AGAIN_MS.1);
+        self.ask_again_at = now.saturating_add(self.ask_again_pause);
+    }
+
+    fn all_instances(&self) -> impl Iterator<Item = &state::Instance> {
+        self.state
+            .apps
+            .values()
+            .flat_map(|app| app.instances.values())
+            .chain(self.state.orphans.values())
+            .map(|instance| &**instance)
     }
 
     /// For changing an app; it will be settled in this turn.

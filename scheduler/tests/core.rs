@@ -522,6 +522,32 @@ fn an_app_that_fits_nowhere_says_so_with_the_arithmetic() {
 }
 
 #[test]
+fn a_task_the_master_says_nothing_of_is_asked_after_again() {
+    let mut bench = Bench::new();
+    let task = bench.run(json!({})).remove(0).task_id;
+    bench.core.disconnected();
+    bench
+        .core
+        .subscribed(&"framework".parse().expect("valid"), bench.now);
+    let asked = |effects: &Effects| {
+        let question = Call::Reconcile {
+            tasks: vec![(task.clone(), "agent-1".parse().expect("valid"))],
+        };
+        effects.calls.contains(&question)
+    };
+    let effects = bench.turn();
+    assert!(asked(&effects));
+    for pause in [500, 1000, 2000] {
+        assert!(!asked(&bench.turn()));
+        bench.now += pause;
+        assert!(asked(&bench.turn()));
+    }
+    bench.say(&task, TaskState::Running);
+    bench.now += 60_000;
+    assert!(!asked(&bench.turn()));
+}
+
+#[test]
 fn an_offer_of_no_use_is_declined_for_long() {
     let mut bench = Bench::new();
     let effects = bench.offer("agent-1", NODE);

@@ -18,6 +18,7 @@ impl Core {
     /// Takes note of a status.
     pub fn status(&mut self, status: &TaskStatus, now: u64) {
         self.state.counters.statuses += 1;
+        self.unconfirmed.remove(&status.task_id);
         if let (Some(update), Some(agent)) = (&status.update_id, &status.agent_id) {
             self.calls.push(Call::Acknowledge {
                 task: status.task_id.clone(),

@@ -237,7 +237,11 @@ impl Sim {
             }
             16 => {
                 if self.faults.breaks && self.rng.one_in(4) {
-                    self.world.disconnect();
+                    if self.faults.lost_agents && self.rng.one_in(2) {
+                        self.world.restart_master();
+                    } else {
+                        self.world.disconnect();
+                    }
                     self.core.disconnected();
                     self.turn();
                 } else {

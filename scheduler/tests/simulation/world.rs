@@ -45,6 +45,8 @@ pub(crate) struct Agent {
     total: Resources,
     free: Resources,
     pub(crate) reachable: bool,
+    /// The master was restarted and expects the agent back: it says nothing of its tasks.
+    recovering: bool,
     offer: Option<OfferId>,
     /// No offer within these resources until then.
     refused: Option<(Resources, u64)>,
@@ -90,6 +92,7 @@ impl World {
                     free: total.clone(),
                     total,
                     reachable: true,
+                    recovering: false,
                     offer: None,
                     refused: None,
                 };
@@ -112,6 +115,30 @@ impl World {
         self.to_core.clear();
         for agent in self.agents.values_mut() {
             agent.offer = None;
+        }
+    }
+
+    /// The master is killed and started again: what it had not yet sent to an agent is lost, without a word.
+    pub(crate) fn restart_master(&mut self) {
+        self.disconnect();
+        for agent in self.agents.values_mut() {
+            agent.reachable = false;
+            agent.recovering = true;
+            agent.refused = None;
+        }
+        let lost: Vec<TaskId> = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.state == TaskState::Staging)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in lost {
+            let task = self.tasks.remove(&id).expect("just seen");
+            let agent = self
+                .agents
+                .get_mut(&task.info.agent_id)
+                .expect("tasks are on agents");
+            agent.free.add(&task.info.resources);
         }
     }
 
@@ -277,6 +304,7 @@ impl World {
             return;
         }
         agent.reachable = true;
+        agent.recovering = false;
         if !self.connected {
             return;
         }
@@ -360,6 +388,9 @@ impl World {
                     let state = entry.state;
                     self.master_says(&task, agent, state, Reason::Reconciliation);
                 }
+                None if agent
+                    .as_ref()
+                    .is_some_and(|agent| self.agents[agent].recovering) => {}
                 None => self.master_says(&task, agent, TaskState::Unknown, Reason::Reconciliation),
             },
             Call::Acknowledge {
@@ -398,6 +429,14 @@ impl World {
                         .collect()
                 };
                 for (id, agent) in asked {
+                    let place = self
+                        .tasks
+                        .get(&id)
+                        .map(|task| &task.info.agent_id)
+                        .or(agent.as_ref());
+                    if place.is_some_and(|place| self.agents[place].recovering) {
+                        continue;
+                    }
                     let state = match self.tasks.get(&id) {
                         Some(task) if !self.agents[&task.info.agent_id].reachable => {
                             TaskState::Unreachable
