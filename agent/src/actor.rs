@@ -3,6 +3,10 @@
 //! Effects that take time run as tasks in one `JoinSet` and come back as events. Writes of one container happen in
 //! their order, those of different containers side by side. Reads are answered here too: they only copy.
 
+mod command;
+mod disk;
+mod steps;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
@@ -10,24 +14,24 @@ use std::{
 };
 
 use mezzo_api::{
-    model::{AgentId, NodeUsage, Resources, Task, TaskUsage, Usage},
+    model::{NodeUsage, TaskUsage, Usage},
     proto::{self, agent_message::Message},
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-    time::Instant,
-};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use command::{Command, Counters, Found, Handle, Stopped, Target, View, channel};
+use disk::{DiskOp, collect, write_durably};
+use steps::{log_step, watch};
 
 use crate::{
     health,
     launch::{Launcher, Order},
-    node::{ContainerExit, ContainerId, ExitRecord, Images, Runtime, RuntimeError},
+    node::{ContainerId, Images, Runtime},
     recovery::checkpoint::LogRecord,
     store::{Store, Write},
     task::{
-        Context, Now, TaskKey,
+        Context, Now,
         core::Core,
         event::{Effect, Event},
     },
@@ -38,104 +42,6 @@ const FLUSH: Duration = Duration::from_secs(5);
 /// Longest wait for tasks to end when they go with the agent, beyond their grace periods.
 const KILL_ALL: Duration = Duration::from_secs(15);
 const STEP_DEADLINE: Duration = Duration::from_secs(30);
-const WRITE_RETRY: Duration = Duration::from_secs(1);
-
-/// What others ask of the owner.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Something happened.
-    Event(Event),
-    /// A new stream to the master is being opened; gives what to register with. Events sent before belong to the
-    /// stream before, and are handled before.
-    Attach(
-        mpsc::Sender<proto::AgentMessage>,
-        oneshot::Sender<Vec<Task>>,
-    ),
-    /// The stream is closed.
-    Detach,
-    /// A round of samples.
-    Usage(NodeUsage, Vec<(ContainerId, Usage)>),
-    /// The whole view.
-    View(oneshot::Sender<View>),
-    /// Which containers run.
-    Alive(oneshot::Sender<Vec<Target>>),
-    /// One task, by id alone.
-    Find(String, oneshot::Sender<Option<Found>>),
-    /// One running task's container.
-    Locate(TaskKey, oneshot::Sender<Option<ContainerId>>),
-}
-
-/// A running task.
-#[derive(Debug, Clone)]
-pub(crate) struct Target {
-    pub(crate) key: TaskKey,
-    pub(crate) container: ContainerId,
-}
-
-/// A task that somebody asked for.
-#[derive(Debug, Clone)]
-pub(crate) struct Found {
-    pub(crate) container: ContainerId,
-    pub(crate) alive: bool,
-    pub(crate) ended: bool,
-}
-
-/// What the machine looks like from here.
-#[derive(Debug, Clone)]
-pub(crate) struct View {
-    pub(crate) agent_id: Option<AgentId>,
-    pub(crate) connected: bool,
-    pub(crate) total: Resources,
-    pub(crate) available: Resources,
-    pub(crate) tasks: Vec<Task>,
-    pub(crate) usage: Option<NodeUsage>,
-    pub(crate) n_unacknowledged: usize,
-    pub(crate) counters: Counters,
-}
-
-/// Since the start.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Counters {
-    pub(crate) launches: u64,
-    pub(crate) launch_failures: u64,
-    pub(crate) statuses_sent: u64,
-    pub(crate) write_failures: u64,
-}
-
-/// The way to the owner. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) struct Handle(mpsc::Sender<Command>);
-
-/// The owner has ended.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the agent is stopping")]
-pub(crate) struct Stopped;
-
-impl Handle {
-    pub(crate) async fn send(&self, command: Command) -> Result<(), Stopped> {
-        self.0.send(command).await.map_err(|_| Stopped)
-    }
-
-    pub(crate) async fn event(&self, event: Event) -> Result<(), Stopped> {
-        self.send(Command::Event(event)).await
-    }
-
-    /// Sends a question and waits for its answer.
-    pub(crate) async fn ask<T>(
-        &self,
-        question: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Result<T, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        self.send(question(reply)).await?;
-        answer.await.map_err(|_| Stopped)
-    }
-}
-
-/// The way to the owner and its end of it.
-pub(crate) fn channel() -> (Handle, mpsc::Receiver<Command>) {
-    let (sender, receiver) = mpsc::channel(1024);
-    (Handle(sender), receiver)
-}
 
 /// Monotonic time that begins at the Unix time of the start, so that ages of recovered things carry over.
 #[derive(Debug, Clone, Copy)]
@@ -172,12 +78,6 @@ pub(crate) fn unix_ms() -> u64 {
         .map_or(0, |since| {
             u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
         })
-}
-
-/// One thing to do on disk, in order.
-enum DiskOp {
-    Write(Write),
-    Remove,
 }
 
 /// Comes back from the task set.
@@ -376,14 +276,12 @@ impl Actor {
             now: self.clock.now(),
             random: &mut random,
         };
-        if matches!(event, Event::LaunchFailed(..)) {
+        if let Event::LaunchFailed(container, _) = &event {
             self.counters.launch_failures += 1;
+            self.launches.remove(container);
         }
-        match &event {
-            Event::Launched { container, .. } | Event::LaunchFailed(container, _) => {
-                self.launches.remove(container);
-            }
-            _ => {}
+        if let Event::Launched { container, .. } = &event {
+            self.launches.remove(container);
         }
         let effects = self.core.handle(event, &mut ctx);
         self.perform(effects);
@@ -599,111 +497,5 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Waits for a container's end, whatever happens on the way.
-async fn watch(runtime: Arc<dyn Runtime>, container: ContainerId) -> Event {
-    loop {
-        match runtime.wait(&container).await {
-            Ok(record) => return Event::Exited(container, Box::new(record)),
-            Err(RuntimeError::NotFound(_)) => {
-                let record = ExitRecord {
-                    exit: ContainerExit::KeeperLost,
-                    oom_killed: false,
-                    memory_limit_bytes: None,
-                    started_at_ms: None,
-                    finished_at_ms: unix_ms(),
-                    usage: Usage {
-                        sampled_at_ms: unix_ms(),
-                        ..Usage::default()
-                    },
-                };
-                return Event::Exited(container, Box::new(record));
-            }
-            Err(error @ RuntimeError::Other(_)) => {
-                tracing::warn!(%container, %error, "cannot wait for a container; trying again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        }
-    }
-}
-
-fn log_step(
-    step: &str,
-    container: &ContainerId,
-    result: Result<Result<(), RuntimeError>, tokio::time::error::Elapsed>,
-) {
-    match result {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::info!(%container, %error, step, "step failed; the container may have ended")
-        }
-        Err(_) => tracing::warn!(%container, step, "step took too long"),
-    }
-}
-
-/// Writes until it is on disk; only a checkpoint may fail, because nothing has been promised yet.
-async fn write_durably(
-    store: &Store,
-    container: &ContainerId,
-    write: Write,
-) -> (Option<Event>, u64) {
-    let mut failures = 0;
-    loop {
-        let attempt = {
-            let (store, container, write) = (store.clone(), container.clone(), write.clone());
-            tokio::task::spawn_blocking(move || store.write(&container, &write)).await
-        };
-        let error = match attempt {
-            Ok(Ok(())) => {
-                let event = match write {
-                    Write::Create(_) => Some(Event::Created(container.clone())),
-                    Write::Append(LogRecord::Update(status)) => status
-                        .update_id
-                        .map(|id| Event::Written(container.clone(), id)),
-                    Write::Append(LogRecord::Acknowledged(_) | LogRecord::Forgotten) => None,
-                };
-                return (event, failures);
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        failures += 1;
-        if matches!(write, Write::Create(_)) {
-            tracing::error!(%container, error, "cannot write a task's checkpoint: the task is dropped");
-            return (
-                Some(Event::CreateFailed(container.clone(), error)),
-                failures,
-            );
-        }
-        if !store.folder(container).exists() {
-            // Its checkpoint was never written, or it is collected: nothing can be promised for it.
-            return (None, failures);
-        }
-        if failures == 1 {
-            tracing::error!(%container, error, "cannot write a task's log; trying until it works");
-        }
-        tokio::time::sleep(WRITE_RETRY).await;
-    }
-}
-
-async fn collect(
-    store: &Store,
-    runtime: &Arc<dyn Runtime>,
-    images: &Arc<dyn Images>,
-    container: &ContainerId,
-) {
-    if let Err(error) = runtime.remove(container).await {
-        tracing::warn!(%container, %error, "cannot remove an ended container");
-    }
-    if let Err(error) = images.remove_snapshot(container.as_str()).await {
-        tracing::warn!(%container, %error, "cannot remove a root file system");
-    }
-    let (store, id) = (store.clone(), container.clone());
-    match tokio::task::spawn_blocking(move || store.remove(&id)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%container, %error, "cannot remove a task's folder"),
-        Err(error) => tracing::warn!(%container, %error, "removing a task's folder broke"),
     }
 }

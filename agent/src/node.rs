@@ -172,7 +172,7 @@ pub enum ContainerState {
     /// Its process runs.
     Running(Started),
     /// It has ended.
-    Exited(ExitRecord),
+    Exited(Box<ExitRecord>),
 }
 
 /// One container of the runtime.

@@ -82,7 +82,7 @@ impl FakeRuntime {
         if let Some(container) = self.lock().get_mut(id)
             && matches!(container.state, ContainerState::Running(_))
         {
-            container.state = ContainerState::Exited(ExitRecord {
+            container.state = ContainerState::Exited(Box::new(ExitRecord {
                 exit,
                 oom_killed,
                 memory_limit_bytes: Some(32 << 20),
@@ -93,7 +93,7 @@ impl FakeRuntime {
                     memory_peak_bytes: Some(32 << 20),
                     ..Usage::default()
                 },
-            });
+            }));
         }
         self.changed.send_modify(|n| *n += 1);
     }
@@ -145,7 +145,7 @@ impl Runtime for FakeRuntime {
         loop {
             match self.lock().get(id).map(|container| container.state.clone()) {
                 None => return Err(RuntimeError::NotFound(id.clone())),
-                Some(ContainerState::Exited(record)) => return Ok(record),
+                Some(ContainerState::Exited(record)) => return Ok(*record),
                 Some(ContainerState::Running(_) | ContainerState::Starting) => {}
             }
             if changed.changed().await.is_err() {

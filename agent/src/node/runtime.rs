@@ -334,7 +334,9 @@ fn from_status(status: rt::ContainerStatus) -> Option<Container> {
             cgroup,
             started_at_ms,
         }),
-        rt::ContainerState::Exited(record) => ContainerState::Exited(from_record(*record)),
+        rt::ContainerState::Exited(record) => {
+            ContainerState::Exited(Box::new(from_record(*record)))
+        }
     };
     Some(Container {
         id: status.id.as_str().parse().ok()?,

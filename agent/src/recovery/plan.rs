@@ -74,9 +74,7 @@ pub(crate) fn plan(
                 in_use.insert(id.as_str());
                 Action::Adopt(id.clone(), started.clone())
             }
-            Some(ContainerState::Exited(record)) => {
-                Action::ReportExit(id.clone(), Box::new(record.clone()))
-            }
+            Some(ContainerState::Exited(record)) => Action::ReportExit(id.clone(), record.clone()),
             // Recovery has waited for it; whatever it is doing, it is not to run behind our back.
             Some(ContainerState::Starting) => {
                 removals.push(Action::RemoveContainer(id.clone()));
@@ -198,7 +196,7 @@ mod tests {
             Seen::Nothing => return None,
             Seen::Starting => ContainerState::Starting,
             Seen::Running => ContainerState::Running(started()),
-            Seen::Exited => ContainerState::Exited(exit()),
+            Seen::Exited => ContainerState::Exited(Box::new(exit())),
         };
         Some(Container {
             id: id(n),

@@ -45,10 +45,9 @@ fn holder(port: u16) -> Option<String> {
         .collect();
     for process in procfs::process::all_processes().ok()?.flatten() {
         let Ok(fds) = process.fd() else { continue };
-        let holds = fds.flatten().any(|fd| match fd.target {
-            FDTarget::Socket(inode) => inodes.contains(&inode),
-            _ => false,
-        });
+        let holds = fds
+            .flatten()
+            .any(|fd| matches!(fd.target, FDTarget::Socket(inode) if inodes.contains(&inode)));
         if holds {
             let name = process
                 .stat()

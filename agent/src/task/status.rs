@@ -82,6 +82,17 @@ impl KillCause {
         }
     }
 
+    /// The same, for a task whose process does not run yet.
+    pub(crate) fn before_it_ran(self) -> Self {
+        match self {
+            Self::Requested | Self::DuringLaunch => Self::DuringLaunch,
+            Self::FrameworkRemoved
+            | Self::MaxCompletion(_)
+            | Self::Unhealthy(_)
+            | Self::AgentShutdown => self,
+        }
+    }
+
     /// The words and reason of `TASK_KILLING`.
     pub(crate) fn killing(&self, grace_ms: u64) -> Outcome {
         let (reason, why) = match self {
@@ -137,10 +148,7 @@ pub(crate) fn ended(record: &ExitRecord, cause: Option<&KillCause>) -> (Outcome,
         ContainerExit::StartFailed(message) => (None, message.clone()),
     };
     let outcome = match (&record.exit, cause) {
-        (ContainerExit::StartFailed(_), Some(cause)) => match cause {
-            KillCause::Requested | KillCause::DuringLaunch => KillCause::DuringLaunch.outcome(&how),
-            other => other.outcome(&how),
-        },
+        (ContainerExit::StartFailed(_), Some(cause)) => cause.clone().before_it_ran().outcome(&how),
         (ContainerExit::StartFailed(message), None) => Outcome::new(
             TaskState::Failed,
             Reason::ContainerLaunchFailed,

@@ -111,7 +111,17 @@ impl Bench {
                     self.sent.push((**status).clone());
                     None
                 }
-                _ => None,
+                Effect::AppendAcknowledged(..)
+                | Effect::AppendForgotten(_)
+                | Effect::Launch { .. }
+                | Effect::CancelLaunch(_)
+                | Effect::Watch(_)
+                | Effect::Terminate(_)
+                | Effect::Kill(_)
+                | Effect::StartHealth(..)
+                | Effect::StopHealth(_)
+                | Effect::DropSnapshot(_)
+                | Effect::Collect(_) => None,
             };
             self.effects.push(effect);
             if let Some(follow) = follow {

@@ -231,7 +231,7 @@ mod tests {
         fn updates_go_out_in_order_and_none_is_skipped(steps in prop::collection::vec(step(), 0..80)) {
             let mut queue = UpdateQueue::new(RETRY);
             let (mut pushed, mut acknowledged, mut now) = (0, 0, 0);
-            let mut durable = vec![false; 100];
+            let mut durable = [false; 100];
             for step in steps {
                 match step {
                     Step::Push => { queue.push(numbered(pushed)); pushed += 1; }

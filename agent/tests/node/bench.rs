@@ -60,7 +60,12 @@ impl Bench {
             usage_interval_ms: 200,
             ..Config::default()
         };
-        let bench = Self { master, config, agent: None, dir };
+        let bench = Self {
+            master,
+            config,
+            agent: None,
+            dir,
+        };
         bench.import("probe:1", &["/bin/probe"]).await;
         bench.import("empty:1", &[]).await;
         eprintln!("--- {name}");
@@ -73,7 +78,11 @@ impl Bench {
         fs::create_dir_all(source.join("bin")).unwrap();
         let program = source.join("bin/probe");
         fs::write(&program, probe()).unwrap();
-        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        fs::set_permissions(
+            &program,
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .unwrap();
         let packed = mezzo_images::pack(&mezzo_images::PackOptions {
             source,
             entrypoint: entrypoint.iter().map(|part| (*part).to_owned()).collect(),
@@ -86,7 +95,10 @@ impl Bench {
         })
         .await
         .unwrap();
-        store.import(&packed, &reference.parse().unwrap()).await.unwrap();
+        store
+            .import(&packed, &reference.parse().unwrap())
+            .await
+            .unwrap();
     }
 
     /// Starts an agent and waits for its nth registration with this bench's master.
@@ -112,36 +124,52 @@ impl Bench {
 
     /// `kill -9` of the agent.
     pub(crate) async fn kill_agent(&mut self) {
-        self.master.hang_up();
         if let Some(mut agent) = self.agent.take() {
             agent.kill().await.unwrap();
         }
+        // Afterwards, because a living agent would register again at once.
+        self.master.hang_up();
     }
 
     /// SIGTERM to the agent, and its end.
     pub(crate) async fn stop_agent(&mut self) {
-        let Some(mut agent) = self.agent.take() else { return };
+        let Some(mut agent) = self.agent.take() else {
+            return;
+        };
         if let Some(pid) = agent.id() {
             let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         }
-        let status = tokio::time::timeout(DEADLINE, agent.wait()).await.expect("the agent ends").unwrap();
+        let status = tokio::time::timeout(DEADLINE, agent.wait())
+            .await
+            .expect("the agent ends")
+            .unwrap();
         assert!(status.success(), "{status}");
     }
 
     pub(crate) async fn launch(&self, task: proto::TaskInfo) {
-        let launch = Launch { framework_id: FRAMEWORK.into(), role: "*".into(), task: Some(task) };
+        let launch = Launch {
+            framework_id: FRAMEWORK.into(),
+            role: "*".into(),
+            task: Some(task),
+        };
         self.master.send(FromMaster::Launch(launch)).await;
     }
 
     pub(crate) async fn kill_task(&self, task: &str, grace_ms: Option<u64>) {
-        let kill = Kill { framework_id: FRAMEWORK.into(), task_id: task.into(), grace_ms };
+        let kill = Kill {
+            framework_id: FRAMEWORK.into(),
+            task_id: task.into(),
+            grace_ms,
+        };
         self.master.send(FromMaster::Kill(kill)).await;
     }
 
     pub(crate) async fn client(&self) -> NodeServiceClient<Channel> {
         let address = fs::read_to_string(self.config.state_dir.join("address")).unwrap();
-        NodeServiceClient::connect(format!("http://{}", address.trim())).await.unwrap()
+        NodeServiceClient::connect(format!("http://{}", address.trim()))
+            .await
+            .unwrap()
     }
 
     pub(crate) fn container_dir(&self, container: &str) -> PathBuf {
@@ -166,9 +194,15 @@ impl Bench {
                 }
             }
         });
-        purged.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        purged
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
         let parent = self.config.cgroup_parent.clone().unwrap_or_default();
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").map_err(|error| error.to_string())?.flatten() {
+        for hierarchy in fs::read_dir("/sys/fs/cgroup")
+            .map_err(|error| error.to_string())?
+            .flatten()
+        {
             let left = hierarchy.path().join(parent.trim_start_matches('/'));
             if left.exists() {
                 return Err(left.display().to_string());
@@ -215,5 +249,7 @@ pub(crate) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("not {what}"));
+    tokio::time::timeout(DEADLINE, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("not {what}"));
 }

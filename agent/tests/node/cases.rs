@@ -4,7 +4,10 @@ use std::{fs, future::Future, net::TcpListener, pin::Pin};
 
 use mezzo_api::proto::{
     self, Reason,
-    TaskState::{TaskDropped, TaskError, TaskFailed, TaskFinished, TaskGone, TaskKilled, TaskKilling, TaskRunning},
+    TaskState::{
+        TaskDropped, TaskError, TaskFailed, TaskFinished, TaskGone, TaskKilled, TaskKilling,
+        TaskRunning,
+    },
     exec_input::Input,
     exec_output::Output,
     master_message::{Message as FromMaster, TaskMessage},
@@ -43,6 +46,7 @@ cases![
     a_second_agent_on_the_same_folder_is_refused,
     the_agent_can_leave_with_its_tasks,
     health_is_checked_by_command_and_port,
+    kills_of_the_agent_in_the_middle_of_launches_run_nothing_twice,
 ];
 
 fn reason(status: &proto::TaskStatus) -> Reason {
@@ -54,23 +58,43 @@ async fn a_task_runs_is_measured_and_ends(bench: &mut Bench) {
     bench.launch(task("short", &["sleep", "1"])).await;
     let running = bench.master.status("short", TaskRunning).await;
     let container = running.container.expect("a running task has a container");
-    assert!(alive(container.pid) && container.image_digest.starts_with("sha256:"), "{container:?}");
+    assert!(
+        alive(container.pid) && container.image_digest.starts_with("sha256:"),
+        "{container:?}"
+    );
     bench.master.report().await;
     let mut client = bench.client().await;
     let usage = client
-        .get_usage(proto::GetUsageRequest { task_ids: vec!["short".into()] })
+        .get_usage(proto::GetUsageRequest {
+            task_ids: vec!["short".into()],
+        })
         .await
         .unwrap()
         .into_inner();
     let usage = usage.tasks[0].usage.unwrap();
     assert_eq!(usage.pids, Some(1), "{usage:?}");
     assert!(usage.memory_bytes.is_some());
-    let node = client.get_node(proto::GetNodeRequest {}).await.unwrap().into_inner();
+    let node = client
+        .get_node(proto::GetNodeRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     assert!(node.connected_to_master && node.tasks.len() == 1 && node.agent_id == "agent-1");
     let end = bench.master.end("short").await;
-    assert_eq!((end.state(), reason(&end)), (TaskFinished, Reason::CommandExited), "{}", end.message);
-    assert_eq!(end.exit.and_then(|exit| exit.how), Some(proto::exit_info::How::Code(0)));
-    assert!(end.usage.is_some_and(|usage| usage.cpu_total_us.is_some_and(|us| us > 0)));
+    assert_eq!(
+        (end.state(), reason(&end)),
+        (TaskFinished, Reason::CommandExited),
+        "{}",
+        end.message
+    );
+    assert_eq!(
+        end.exit.and_then(|exit| exit.how),
+        Some(proto::exit_info::How::Code(0))
+    );
+    assert!(
+        end.usage
+            .is_some_and(|usage| usage.cpu_total_us.is_some_and(|us| us > 0))
+    );
     eventually("gone", || !alive(container.pid)).await;
 }
 
@@ -78,24 +102,56 @@ async fn tasks_outlive_the_agent_and_no_end_is_lost(bench: &mut Bench) {
     bench.start(1).await;
     bench.launch(task("stays", &["sleep"])).await;
     bench.launch(task("ends", &["sleep", "1"])).await;
-    let stays = bench.master.status("stays", TaskRunning).await.container.unwrap();
-    let ends = bench.master.status("ends", TaskRunning).await.container.unwrap();
+    let stays = bench
+        .master
+        .status("stays", TaskRunning)
+        .await
+        .container
+        .unwrap();
+    let ends = bench
+        .master
+        .status("ends", TaskRunning)
+        .await
+        .container
+        .unwrap();
     bench.kill_agent().await;
     eventually("ended", || !alive(ends.pid)).await;
     assert!(alive(stays.pid), "containers outlive the agent");
     bench.start(2).await;
     let end = bench.master.end("ends").await;
-    assert_eq!((end.state(), reason(&end)), (TaskFinished, Reason::CommandExited), "{}", end.message);
+    assert_eq!(
+        (end.state(), reason(&end)),
+        (TaskFinished, Reason::CommandExited),
+        "{}",
+        end.message
+    );
     let register = bench.master.last_registration();
     assert_eq!(register.agent_id, "agent-1");
-    let kept = register.tasks.iter().find(|t| t.info.as_ref().unwrap().task_id == "stays").unwrap();
-    assert_eq!(kept.status.as_ref().unwrap().container.as_ref().unwrap().pid, stays.pid);
+    let kept = register
+        .tasks
+        .iter()
+        .find(|t| t.info.as_ref().unwrap().task_id == "stays")
+        .unwrap();
+    assert_eq!(
+        kept.status
+            .as_ref()
+            .unwrap()
+            .container
+            .as_ref()
+            .unwrap()
+            .pid,
+        stays.pid
+    );
     bench.kill_task("stays", None).await;
     assert_eq!(bench.master.end("stays").await.state(), TaskKilled);
     let running = |task: &str| {
-        let mut ids: Vec<_> = bench.master.statuses().into_iter()
+        let mut ids: Vec<_> = bench
+            .master
+            .statuses()
+            .into_iter()
             .filter(|s| s.task_id == task && s.state() == TaskRunning)
-            .map(|s| s.update_id).collect();
+            .map(|s| s.update_id)
+            .collect();
         ids.dedup();
         ids.len()
     };
@@ -106,10 +162,23 @@ async fn a_task_over_its_memory_limit_is_told_with_limit_and_peak(bench: &mut Be
     bench.start(1).await;
     bench.launch(task("hungry", &["eat", "200"])).await;
     let end = bench.master.end("hungry").await;
-    assert_eq!((end.state(), reason(&end)), (TaskFailed, Reason::ContainerLimitationMemory), "{}", end.message);
-    assert!(end.message.starts_with("killed by the kernel: memory limit 32.0 MiB, peak 3"), "{}", end.message);
+    assert_eq!(
+        (end.state(), reason(&end)),
+        (TaskFailed, Reason::ContainerLimitationMemory),
+        "{}",
+        end.message
+    );
+    assert!(
+        end.message
+            .starts_with("killed by the kernel: memory limit 32.0 MiB, peak 3"),
+        "{}",
+        end.message
+    );
     let exit = end.exit.unwrap();
-    assert!(exit.oom_killed && exit.memory_limit_bytes == Some(32 << 20), "{exit:?}");
+    assert!(
+        exit.oom_killed && exit.memory_limit_bytes == Some(32 << 20),
+        "{exit:?}"
+    );
 }
 
 async fn each_way_not_to_start_has_its_own_words(bench: &mut Bench) {
@@ -131,15 +200,22 @@ async fn each_way_not_to_start_has_its_own_words(bench: &mut Bench) {
     user.container.as_mut().unwrap().user = "nobody-knows".into();
     bench.launch(user).await;
     let mut big = task("too-big", &[]);
-    big.resources[0].value = Some(proto::resource::Value::Scalar(proto::Scalar { millis: 64_000 }));
+    big.resources[0].value = Some(proto::resource::Value::Scalar(proto::Scalar {
+        millis: 64_000,
+    }));
     bench.launch(big).await;
-    let holder = (31_000..31_900).find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).unwrap();
+    let holder = (31_000..31_900)
+        .find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
+        .unwrap();
     let port = u64::from(holder.local_addr().unwrap().port());
     let mut taken = task("port-taken", &[]);
     taken.resources.push(proto::Resource {
         name: "ports".into(),
         value: Some(proto::resource::Value::Ranges(proto::Ranges {
-            ranges: vec![proto::Range { begin: port, end: port }],
+            ranges: vec![proto::Range {
+                begin: port,
+                end: port,
+            }],
         })),
     });
     bench.launch(taken).await;
@@ -148,18 +224,68 @@ async fn each_way_not_to_start_has_its_own_words(bench: &mut Bench) {
     bench.launch(privileged).await;
     let pid = std::process::id();
     for (id, state, why, words) in [
-        ("unknown-image", TaskFailed, Reason::ImagePullFailed, "127.0.0.1:9/none:1".to_owned()),
-        ("bad-reference", TaskError, Reason::ImagePullFailed, "UPPER CASE".to_owned()),
-        ("no-entrypoint", TaskError, Reason::TaskInvalid, "image empty:1 has no entrypoint; set `args` or `cmd`".to_owned()),
-        ("no-program", TaskFailed, Reason::ContainerLaunchFailed, "/nowhere".to_owned()),
-        ("no-user", TaskError, Reason::TaskInvalid, "nobody-knows".to_owned()),
-        ("too-big", TaskError, Reason::ResourcesUnavailable, "cpus:64".to_owned()),
-        ("port-taken", TaskFailed, Reason::ResourcesUnavailable, format!("port {port} of this machine is in use by")),
-        ("port-taken", TaskFailed, Reason::ResourcesUnavailable, format!("pid {pid}")),
-        ("privileged", TaskError, Reason::TaskUnauthorized, "allow_privileged".to_owned()),
+        (
+            "unknown-image",
+            TaskFailed,
+            Reason::ImagePullFailed,
+            "127.0.0.1:9/none:1".to_owned(),
+        ),
+        (
+            "bad-reference",
+            TaskError,
+            Reason::ImagePullFailed,
+            "UPPER CASE".to_owned(),
+        ),
+        (
+            "no-entrypoint",
+            TaskError,
+            Reason::TaskInvalid,
+            "image empty:1 has no entrypoint; set `args` or `cmd`".to_owned(),
+        ),
+        (
+            "no-program",
+            TaskFailed,
+            Reason::ContainerLaunchFailed,
+            "/nowhere".to_owned(),
+        ),
+        (
+            "no-user",
+            TaskError,
+            Reason::TaskInvalid,
+            "nobody-knows".to_owned(),
+        ),
+        (
+            "too-big",
+            TaskError,
+            Reason::ResourcesUnavailable,
+            "cpus:64".to_owned(),
+        ),
+        (
+            "port-taken",
+            TaskFailed,
+            Reason::ResourcesUnavailable,
+            format!("port {port} of this machine is in use by"),
+        ),
+        (
+            "port-taken",
+            TaskFailed,
+            Reason::ResourcesUnavailable,
+            format!("pid {pid}"),
+        ),
+        (
+            "privileged",
+            TaskError,
+            Reason::TaskUnauthorized,
+            "allow_privileged".to_owned(),
+        ),
     ] {
         let end = bench.master.end(id).await;
-        assert_eq!((end.state(), reason(&end)), (state, why), "{id}: {}", end.message);
+        assert_eq!(
+            (end.state(), reason(&end)),
+            (state, why),
+            "{id}: {}",
+            end.message
+        );
         assert!(end.message.contains(&words), "{id}: {}", end.message);
     }
 }
@@ -167,10 +293,19 @@ async fn each_way_not_to_start_has_its_own_words(bench: &mut Bench) {
 async fn a_kill_waits_for_the_grace_and_then_kills(bench: &mut Bench) {
     bench.start(1).await;
     bench.launch(task("stubborn", &["stubborn"])).await;
-    let pid = bench.master.status("stubborn", TaskRunning).await.container.unwrap().pid;
+    let pid = bench
+        .master
+        .status("stubborn", TaskRunning)
+        .await
+        .container
+        .unwrap()
+        .pid;
     let ignores_sigterm = || {
         fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| {
-            let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap_or_default();
+            let mask = status
+                .lines()
+                .find_map(|line| line.strip_prefix("SigIgn:"))
+                .unwrap_or_default();
             u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & (1 << 14) != 0)
         })
     };
@@ -179,16 +314,31 @@ async fn a_kill_waits_for_the_grace_and_then_kills(bench: &mut Bench) {
     bench.kill_task("stubborn", Some(1_000)).await;
     bench.master.status("stubborn", TaskKilling).await;
     let end = bench.master.end("stubborn").await;
-    assert_eq!((end.state(), reason(&end)), (TaskKilled, Reason::KillRequested), "{}", end.message);
-    assert!(begin.elapsed().as_millis() >= 1_000, "{:?}", begin.elapsed());
-    assert_eq!(end.exit.and_then(|exit| exit.how), Some(proto::exit_info::How::Signal(9)));
+    assert_eq!(
+        (end.state(), reason(&end)),
+        (TaskKilled, Reason::KillRequested),
+        "{}",
+        end.message
+    );
+    assert!(
+        begin.elapsed().as_millis() >= 1_000,
+        "{:?}",
+        begin.elapsed()
+    );
+    assert_eq!(
+        end.exit.and_then(|exit| exit.how),
+        Some(proto::exit_info::How::Signal(9))
+    );
 }
 
 async fn a_known_task_is_never_run_again(bench: &mut Bench) {
     bench.start(1).await;
     bench.launch(task("once", &["exit", "3"])).await;
     let end = bench.master.end("once").await;
-    assert_eq!(end.exit.and_then(|exit| exit.how), Some(proto::exit_info::How::Code(3)));
+    assert_eq!(
+        end.exit.and_then(|exit| exit.how),
+        Some(proto::exit_info::How::Code(3))
+    );
     bench.kill_agent().await;
     bench.start(2).await;
     let before = bench.master.statuses().len();
@@ -205,10 +355,20 @@ async fn statuses_are_repeated_until_acknowledged(bench: &mut Bench) {
     eventually("repeated", || bench.master.statuses().len() >= 2).await;
     bench.kill_agent().await;
     bench.start(2).await;
-    eventually("repeated after the restart", || bench.master.statuses().len() >= 3).await;
+    eventually("repeated after the restart", || {
+        bench.master.statuses().len() >= 3
+    })
+    .await;
     let first = bench.master.statuses()[0].clone();
     assert_eq!(first.state(), TaskRunning);
-    assert!(bench.master.statuses().iter().all(|s| s.update_id == first.update_id), "only the oldest");
+    assert!(
+        bench
+            .master
+            .statuses()
+            .iter()
+            .all(|s| s.update_id == first.update_id),
+        "only the oldest"
+    );
     bench.master.acknowledge(true);
     assert_eq!(bench.master.end("quick").await.state(), TaskFinished);
 }
@@ -217,16 +377,41 @@ async fn a_corrupt_checkpoint_is_set_aside_and_its_container_killed(bench: &mut 
     bench.start(1).await;
     bench.launch(task("good", &["sleep"])).await;
     bench.launch(task("bad", &["sleep"])).await;
-    let good = bench.master.status("good", TaskRunning).await.container.unwrap();
-    let bad = bench.master.status("bad", TaskRunning).await.container.unwrap();
+    let good = bench
+        .master
+        .status("good", TaskRunning)
+        .await
+        .container
+        .unwrap();
+    let bad = bench
+        .master
+        .status("bad", TaskRunning)
+        .await
+        .container
+        .unwrap();
     bench.kill_agent().await;
-    fs::write(bench.container_dir(&bad.container_id).join("task.json"), "{\"version\": 1, \"contai").unwrap();
+    fs::write(
+        bench.container_dir(&bad.container_id).join("task.json"),
+        "{\"version\": 1, \"contai",
+    )
+    .unwrap();
     bench.start(2).await;
     eventually("killed", || !alive(bad.pid)).await;
     assert!(alive(good.pid));
-    assert!(bench.config.state_dir.join("quarantine").join(&bad.container_id).exists());
+    assert!(
+        bench
+            .config
+            .state_dir
+            .join("quarantine")
+            .join(&bad.container_id)
+            .exists()
+    );
     let tasks = bench.master.last_registration().tasks;
-    assert_eq!(tasks.len(), 1, "the master learns of the loss from the registration");
+    assert_eq!(
+        tasks.len(),
+        1,
+        "the master learns of the loss from the registration"
+    );
 }
 
 async fn logs_are_read_and_followed(bench: &mut Bench) {
@@ -246,7 +431,7 @@ async fn logs_are_read_and_followed(bench: &mut Bench) {
         let chunk = chunks.message().await.unwrap().expect("more is to come");
         match chunk.stream() {
             proto::LogStream::Stderr => err.extend(chunk.data),
-            _ => out.extend(chunk.data),
+            proto::LogStream::Stdout | proto::LogStream::Unspecified => out.extend(chunk.data),
         }
     }
     assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1000);
@@ -257,26 +442,57 @@ async fn logs_are_read_and_followed(bench: &mut Bench) {
         ..request.clone()
     };
     let mut chunks = client.read_log(tail).await.unwrap().into_inner();
-    assert_eq!(chunks.message().await.unwrap().unwrap().data, b"line 998\nline 999\n");
+    assert_eq!(
+        chunks.message().await.unwrap().unwrap().data,
+        b"line 998\nline 999\n"
+    );
     assert!(chunks.message().await.unwrap().is_none());
     let mut following = client.read_log(request.clone()).await.unwrap().into_inner();
     bench.kill_task("talks", None).await;
     while following.message().await.unwrap().is_some() {}
-    let missing = proto::ReadLogRequest { task_id: "nobody".into(), ..request };
-    assert_eq!(client.read_log(missing).await.unwrap_err().code(), tonic::Code::NotFound);
+    let missing = proto::ReadLogRequest {
+        task_id: "nobody".into(),
+        ..request
+    };
+    assert_eq!(
+        client.read_log(missing).await.unwrap_err().code(),
+        tonic::Code::NotFound
+    );
 }
 
-async fn exec(bench: &Bench, task: &str, args: &[&str], stdin: &[u8], terminal: bool) -> (Vec<u8>, Option<i32>) {
+async fn exec(
+    bench: &Bench,
+    task: &str,
+    args: &[&str],
+    stdin: &[u8],
+    terminal: bool,
+) -> (Vec<u8>, Option<i32>) {
     let start = proto::exec_input::Start {
         task_id: task.into(),
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-        env: vec![proto::EnvVar { name: "EXTRA".into(), value: "given".into() }],
-        terminal: terminal.then_some(proto::WindowSize { columns: 80, rows: 24 }),
+        env: vec![proto::EnvVar {
+            name: "EXTRA".into(),
+            value: "given".into(),
+        }],
+        terminal: terminal.then_some(proto::WindowSize {
+            columns: 80,
+            rows: 24,
+        }),
         ..proto::exec_input::Start::default()
     };
-    let inputs = [Input::Start(start), Input::Stdin(stdin.to_vec()), Input::CloseStdin(true)];
+    let inputs = [
+        Input::Start(start),
+        Input::Stdin(stdin.to_vec()),
+        Input::CloseStdin(true),
+    ];
     let inputs = inputs.map(|input| proto::ExecInput { input: Some(input) });
-    let answers = bench.client().await.exec(tokio_stream::iter(inputs)).await.unwrap().into_inner();
+    let answers = bench
+        .client()
+        .await
+        .exec(tokio_stream::iter(inputs))
+        .await
+        .unwrap()
+        .into_inner();
     let (mut out, mut code) = (Vec::new(), None);
     tokio::pin!(answers);
     while let Some(answer) = answers.next().await {
@@ -298,40 +514,77 @@ async fn programs_run_beside_a_task(bench: &mut Bench) {
     let (out, code) = exec(bench, "host", &["/bin/probe", "env"], b"", true).await;
     let out = String::from_utf8_lossy(&out).into_owned();
     assert_eq!(code, Some(0), "{out}");
-    assert!(out.contains("EXTRA=given") && out.contains("MEZZO_TASK_ID=host"), "{out}");
+    assert!(
+        out.contains("EXTRA=given") && out.contains("MEZZO_TASK_ID=host"),
+        "{out}"
+    );
     let start = proto::exec_input::Start {
         task_id: "host".into(),
         args: vec!["/nowhere".into()],
         ..proto::exec_input::Start::default()
     };
-    let input = proto::ExecInput { input: Some(Input::Start(start)) };
-    let error = bench.client().await.exec(tokio_stream::iter([input])).await.unwrap_err();
+    let input = proto::ExecInput {
+        input: Some(Input::Start(start)),
+    };
+    let error = bench
+        .client()
+        .await
+        .exec(tokio_stream::iter([input]))
+        .await
+        .unwrap_err();
     assert!(error.message().contains("/nowhere"), "{error}");
 }
 
 async fn a_message_reaches_a_task(bench: &mut Bench) {
     bench.start(1).await;
     bench.launch(task("listens", &["receive"])).await;
-    let container = bench.master.status("listens", TaskRunning).await.container.unwrap();
-    let socket = bench.container_dir(&container.container_id).join("sandbox/messages.sock");
+    let container = bench
+        .master
+        .status("listens", TaskRunning)
+        .await
+        .container
+        .unwrap();
+    let socket = bench
+        .container_dir(&container.container_id)
+        .join("sandbox/messages.sock");
     eventually("bound", || socket.exists()).await;
-    let message = TaskMessage { framework_id: FRAMEWORK.into(), task_id: "listens".into(), data: b"hello".to_vec() };
+    let message = TaskMessage {
+        framework_id: FRAMEWORK.into(),
+        task_id: "listens".into(),
+        data: b"hello".to_vec(),
+    };
     bench.master.send(FromMaster::TaskMessage(message)).await;
     let end = bench.master.end("listens").await;
-    assert_eq!(end.exit.and_then(|exit| exit.how), Some(proto::exit_info::How::Code(5)), "{}", end.message);
+    assert_eq!(
+        end.exit.and_then(|exit| exit.how),
+        Some(proto::exit_info::How::Code(5)),
+        "{}",
+        end.message
+    );
 }
 
 async fn a_second_agent_on_the_same_folder_is_refused(bench: &mut Bench) {
     bench.start(1).await;
     let shutdown = tokio_util::sync::CancellationToken::new();
-    let error = mezzo_agent::run(bench.config.clone(), shutdown).await.unwrap_err().to_string();
-    assert!(error.contains("another mezzo agent") && error.contains("--state-dir"), "{error}");
+    let error = mezzo_agent::run(bench.config.clone(), shutdown)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("another mezzo agent") && error.contains("--state-dir"),
+        "{error}"
+    );
 }
 
 async fn the_agent_can_leave_with_its_tasks(bench: &mut Bench) {
     bench.start(1).await;
     bench.launch(task("one", &["sleep"])).await;
-    let first = bench.master.status("one", TaskRunning).await.container.unwrap();
+    let first = bench
+        .master
+        .status("one", TaskRunning)
+        .await
+        .container
+        .unwrap();
     bench.stop_agent().await;
     assert!(alive(first.pid), "told to stop, it leaves its tasks alone");
     bench.config.kill_tasks_on_shutdown = true;
@@ -354,18 +607,131 @@ async fn health_is_checked_by_command_and_port(bench: &mut Bench) {
         max_consecutive_failures: 2,
         ..proto::HealthCheck::default()
     };
-    bench.launch(proto::TaskInfo { health_check: Some(check.clone()), ..task("well", &["sleep"]) }).await;
+    bench
+        .launch(proto::TaskInfo {
+            health_check: Some(check.clone()),
+            ..task("well", &["sleep"])
+        })
+        .await;
     let closed = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         u32::from(listener.local_addr().unwrap().port())
     };
-    let check = proto::HealthCheck { kind: proto::CheckKind::Tcp.into(), port: closed, command: vec![], ..check };
-    bench.launch(proto::TaskInfo { health_check: Some(check), ..task("ill", &["sleep"]) }).await;
+    let check = proto::HealthCheck {
+        kind: proto::CheckKind::Tcp.into(),
+        port: closed,
+        command: vec![],
+        ..check
+    };
+    bench
+        .launch(proto::TaskInfo {
+            health_check: Some(check),
+            ..task("ill", &["sleep"])
+        })
+        .await;
     let end = bench.master.end("ill").await;
-    assert_eq!((end.state(), reason(&end)), (TaskFailed, Reason::HealthCheckStatusUpdated), "{}", end.message);
+    assert_eq!(
+        (end.state(), reason(&end)),
+        (TaskFailed, Reason::HealthCheckStatusUpdated),
+        "{}",
+        end.message
+    );
     eventually("healthy", || {
-        bench.master.statuses().iter().any(|s| s.task_id == "well" && s.healthy == Some(true))
+        bench
+            .master
+            .statuses()
+            .iter()
+            .any(|s| s.task_id == "well" && s.healthy == Some(true))
     })
     .await;
-    assert!(!bench.master.statuses().iter().any(|s| matches!(s.state(), TaskDropped | TaskGone)));
+    assert!(
+        !bench
+            .master
+            .statuses()
+            .iter()
+            .any(|s| matches!(s.state(), TaskDropped | TaskGone))
+    );
+}
+
+async fn kills_of_the_agent_in_the_middle_of_launches_run_nothing_twice(bench: &mut Bench) {
+    bench.start(1).await;
+    let begin = std::time::Instant::now();
+    for n in 0..20 {
+        bench.launch(task(&format!("calm{n}"), &["sleep"])).await;
+    }
+    for n in 0..20 {
+        bench.master.status(&format!("calm{n}"), TaskRunning).await;
+    }
+    eprintln!(
+        "20 launches to 20 times TASK_RUNNING: {} ms",
+        begin.elapsed().as_millis()
+    );
+    for round in 0..5_u64 {
+        for n in 0..4 {
+            bench
+                .launch(task(&format!("hasty{round}-{n}"), &["sleep"]))
+                .await;
+        }
+        // Not synchronisation: the point is to hit the launches at a different moment in every round.
+        tokio::time::sleep(std::time::Duration::from_millis(round * 15)).await;
+        bench.kill_agent().await;
+        bench.start(usize::try_from(round).unwrap() + 2).await;
+    }
+    let mut client = bench.client().await;
+    let node = client
+        .get_node(proto::GetNodeRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let holds: Vec<_> = node
+        .tasks
+        .iter()
+        .map(|task| task.info.as_ref().unwrap().task_id.clone())
+        .collect();
+    for round in 0..5 {
+        for n in 0..4 {
+            let id = format!("hasty{round}-{n}");
+            if holds.contains(&id) {
+                // Running, or told to have been dropped.
+                bench
+                    .master
+                    .any(&id, &[TaskRunning, TaskDropped, TaskGone, TaskKilled])
+                    .await;
+            }
+        }
+    }
+    // Every task that runs does so in exactly one process, and every process is a task's.
+    let node = client
+        .get_node(proto::GetNodeRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let mut pids: Vec<_> = node
+        .tasks
+        .iter()
+        .filter_map(|task| task.status.as_ref())
+        .filter(|status| status.state() == TaskRunning)
+        .map(|status| status.container.as_ref().unwrap().pid)
+        .collect();
+    assert!(pids.len() >= 20);
+    let mut found = processes_of(&bench.config.cgroup_parent.clone().unwrap());
+    pids.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, pids);
+}
+
+/// Pids of the tests' program in cgroups below one, by any hierarchy.
+fn processes_of(parent: &str) -> Vec<u32> {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        let cgroups = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if cgroups.contains(&format!("{parent}/")) && command.starts_with(b"/bin/probe\0") {
+            pids.push(pid);
+        }
+    }
+    pids
 }

@@ -3,6 +3,8 @@
 //! This program plays three parts: the tests; with `--agent FILE` an agent that can be killed; and, asked by the
 //! environment, the launcher of that agent's containers. Needs root; says so and passes where it is not.
 
+#![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+
 mod bench;
 mod cases;
 mod master;
@@ -39,8 +41,8 @@ async fn agent(file: &str) -> ExitCode {
     let text = std::fs::read(file).expect("the configuration is readable");
     let config = serde_json::from_slice(&text).expect("the configuration parses");
     let shutdown = CancellationToken::new();
-    let mut terminated =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signals can be awaited");
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .expect("signals can be awaited");
     let stop = shutdown.clone();
     let waiting = tokio::spawn(async move {
         terminated.recv().await;
@@ -68,14 +70,21 @@ async fn tests(args: &[String]) -> ExitCode {
     }
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: needs root");
-        println!("\ntest result: ok. 0 passed; 0 failed; {} ignored", all.len());
+        println!(
+            "\ntest result: ok. 0 passed; 0 failed; {} ignored",
+            all.len()
+        );
         return ExitCode::SUCCESS;
     }
     let begin = Instant::now();
     let (mut passed, mut failed) = (0, 0);
     println!("\nrunning {} tests", all.len());
     for case in all {
-        if !filters.is_empty() && !filters.iter().any(|filter| case.name.contains(filter.as_str())) {
+        if !filters.is_empty()
+            && !filters
+                .iter()
+                .any(|filter| case.name.contains(filter.as_str()))
+        {
             continue;
         }
         let mut bench = bench::Bench::new(case.name).await;
@@ -86,7 +95,11 @@ async fn tests(args: &[String]) -> ExitCode {
             eprintln!("left behind: {left}");
         }
         let ok = ran && clean.is_ok();
-        println!("test {} ... {}", case.name, if ok { "ok" } else { "FAILED" });
+        println!(
+            "test {} ... {}",
+            case.name,
+            if ok { "ok" } else { "FAILED" }
+        );
         if ok { passed += 1 } else { failed += 1 }
     }
     let word = if failed == 0 { "ok" } else { "FAILED" };
@@ -94,5 +107,9 @@ async fn tests(args: &[String]) -> ExitCode {
         "\ntest result: {word}. {passed} passed; {failed} failed; 0 ignored; finished in {:.2}s",
         begin.elapsed().as_secs_f64()
     );
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

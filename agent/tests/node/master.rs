@@ -3,7 +3,10 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, atomic::{AtomicBool, Ordering}},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -75,7 +78,11 @@ impl Master {
                 .await
                 .unwrap();
         });
-        Self { inner, address, server }
+        Self {
+            inner,
+            address,
+            server,
+        }
     }
 
     pub(crate) fn acknowledge(&self, yes: bool) {
@@ -83,8 +90,16 @@ impl Master {
     }
 
     pub(crate) async fn send(&self, message: FromMaster) {
-        let stream = self.inner.with(|seen| seen.stream.clone()).expect("an agent is connected");
-        stream.send(Ok(proto::MasterMessage { message: Some(message) })).await.unwrap();
+        let stream = self
+            .inner
+            .with(|seen| seen.stream.clone())
+            .expect("an agent is connected");
+        stream
+            .send(Ok(proto::MasterMessage {
+                message: Some(message),
+            }))
+            .await
+            .unwrap();
     }
 
     /// Breaks the stream.
@@ -97,7 +112,9 @@ impl Master {
     }
 
     pub(crate) fn last_registration(&self) -> Register {
-        self.inner.with(|seen| seen.registrations.last().cloned()).expect("an agent has registered")
+        self.inner
+            .with(|seen| seen.registrations.last().cloned())
+            .expect("an agent has registered")
     }
 
     async fn until<T>(&self, what: &str, find: impl Fn(&mut Seen) -> Option<T>) -> T {
@@ -119,30 +136,54 @@ impl Master {
 
     /// Waits for the nth registration.
     pub(crate) async fn registered(&self, n: usize) {
-        self.until("registration", |seen| (seen.registrations.len() >= n && seen.stream.is_some()).then_some(())).await;
+        self.until("registration", |seen| {
+            (seen.registrations.len() >= n && seen.stream.is_some()).then_some(())
+        })
+        .await;
     }
 
     /// Waits for a status of a task in a state.
     pub(crate) async fn status(&self, task: &str, state: proto::TaskState) -> proto::TaskStatus {
         self.until(&format!("{} of {task}", state.as_str_name()), |seen| {
-            seen.statuses.iter().find(|s| s.task_id == task && s.state() == state).cloned()
+            seen.statuses
+                .iter()
+                .find(|s| s.task_id == task && s.state() == state)
+                .cloned()
+        })
+        .await
+    }
+
+    /// Waits for a status of a task in any of these states.
+    pub(crate) async fn any(&self, task: &str, states: &[proto::TaskState]) -> proto::TaskStatus {
+        self.until(&format!("any of {states:?} of {task}"), |seen| {
+            seen.statuses
+                .iter()
+                .find(|s| s.task_id == task && states.contains(&s.state()))
+                .cloned()
         })
         .await
     }
 
     /// Waits for any terminal status of a task.
     pub(crate) async fn end(&self, task: &str) -> proto::TaskStatus {
-        use proto::TaskState::{TaskDropped, TaskError, TaskFailed, TaskFinished, TaskGone, TaskKilled};
-        let terminal = [TaskFinished, TaskFailed, TaskKilled, TaskError, TaskDropped, TaskGone];
-        self.until(&format!("end of {task}"), |seen| {
-            seen.statuses.iter().find(|s| s.task_id == task && terminal.contains(&s.state())).cloned()
-        })
-        .await
+        use proto::TaskState::{
+            TaskDropped, TaskError, TaskFailed, TaskFinished, TaskGone, TaskKilled,
+        };
+        let terminal = [
+            TaskFinished,
+            TaskFailed,
+            TaskKilled,
+            TaskError,
+            TaskDropped,
+            TaskGone,
+        ];
+        self.any(task, &terminal).await
     }
 
     /// Waits for a usage report.
     pub(crate) async fn report(&self) {
-        self.until("usage report", |seen| (seen.reports > 0).then_some(())).await;
+        self.until("usage report", |seen| (seen.reports > 0).then_some(()))
+            .await;
     }
 }
 
@@ -160,19 +201,26 @@ impl AgentService for Service {
         let (sender, answers) = mpsc::channel(64);
         let inner = Arc::clone(&self.0);
         tokio::spawn(async move {
-            let send = |message| proto::MasterMessage { message: Some(message) };
+            let send = |message| proto::MasterMessage {
+                message: Some(message),
+            };
             while let Ok(Some(message)) = messages.message().await {
                 match message.message {
                     Some(FromAgent::Register(register)) => {
-                        let agent_id =
-                            if register.agent_id.is_empty() { "agent-1".to_owned() } else { register.agent_id.clone() };
+                        let agent_id = if register.agent_id.is_empty() {
+                            "agent-1".to_owned()
+                        } else {
+                            register.agent_id.clone()
+                        };
                         let registered = proto::master_message::Registered {
                             agent_id,
                             master_id: "m".into(),
                             ping_interval_ms: 60_000,
                             ping_timeout_ms: 300_000,
                         };
-                        let _ = sender.send(Ok(send(FromMaster::Registered(registered)))).await;
+                        let _ = sender
+                            .send(Ok(send(FromMaster::Registered(registered))))
+                            .await;
                         // The test's copy is the only one that lasts: dropping it ends the stream.
                         let keep = sender.clone();
                         inner.with(|seen| {
@@ -193,7 +241,9 @@ impl AgentService for Service {
                         if inner.acknowledges.load(Ordering::Relaxed)
                             && let Some(stream) = stream
                         {
-                            let _ = stream.send(Ok(send(FromMaster::Acknowledge(acknowledge)))).await;
+                            let _ = stream
+                                .send(Ok(send(FromMaster::Acknowledge(acknowledge))))
+                                .await;
                         }
                     }
                     Some(FromAgent::Usage(_)) => inner.with(|seen| seen.reports += 1),
