@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     args::server::DevArgs,
-    commands::serve::need_root,
+    commands::serve::need_host,
     failure::{Failure, chain},
     output::say,
 };
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &DevArgs) -> Result<(), Failure> {
         let parsed: Result<mezzo_api::model::Resources, _> = resources.parse();
         parsed.map_err(|error| Failure::usage(format!("--resources `{resources}`: {error}")))?;
     }
-    need_root("mezzo dev")?;
+    need_host("mezzo dev")?;
     let state = StateDir::lock(&args.state_dir)?;
     let ports = plan::take_ports(
         args.bind,

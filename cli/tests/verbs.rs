@@ -568,3 +568,25 @@ fn an_image_is_packed_into_an_archive() {
     let name = mezzo(&["image", "pack", root.to_str().unwrap(), "-t", "../hello"]);
     assert_eq!(name.status.code(), Some(2), "{}", stderr(&name));
 }
+
+#[test]
+fn removing_waits_until_the_last_task_has_ended() {
+    let server = Scripted::start(&[
+        (
+            "DELETE",
+            "/v2/apps/a",
+            200,
+            r#"{"version":"v","deploymentId":"d1"}"#,
+        ),
+        (
+            "GET",
+            "/v2/deployments",
+            200,
+            r#"[{"id":"d1","affectedApps":["/a"]}]"#,
+        ),
+        ("GET", "/v2/deployments", 200, "[]"),
+    ]);
+    let output = server.mezzo(&["app", "remove", "a", "--wait"]);
+    assert_eq!(stdout(&output), "/a: removed\n");
+    assert_eq!(stderr(&output), "/a: its tasks are ending\n");
+}

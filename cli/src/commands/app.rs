@@ -343,7 +343,7 @@ async fn change(
     }
     let deployment = wait::deployment_id(&answer);
     if removal {
-        wait::until_gone(scheduler, id, timeout).await?;
+        wait::until_gone(scheduler, id, deployment.as_deref(), timeout).await?;
         context.output.done(&answer, &format!("{id}: removed"))
     } else {
         let app = wait::until_settled(scheduler, id, deployment.as_deref(), timeout).await?;

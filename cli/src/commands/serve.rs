@@ -65,7 +65,7 @@ pub(crate) fn agent(args: &AgentArgs, master: Option<&str>) -> Result<(), Failur
         flags.insert("kill_tasks_on_shutdown".to_owned(), Value::Boolean(true));
     }
     let config: mezzo_agent::Config = settings(args.server.config.as_deref(), flags)?;
-    need_root("mezzo agent")?;
+    need_host("mezzo agent")?;
     serve("agent", &args.server.log, |shutdown| {
         mezzo_agent::run(config, shutdown)
     })
@@ -80,15 +80,25 @@ pub(crate) fn scheduler(args: &SchedulerArgs, master: Option<&str>) -> Result<()
     })
 }
 
-/// One line instead of a hundred errors about cgroups and mounts.
-pub(crate) fn need_root(verb: &str) -> Result<(), Failure> {
-    if unistd::geteuid().is_root() {
-        Ok(())
-    } else {
-        Err(Failure::failed(format!(
+/// Root and a kernel with all that containers need: one line instead of a hundred errors about cgroups and mounts.
+pub(crate) fn need_host(verb: &str) -> Result<(), Failure> {
+    if !unistd::geteuid().is_root() {
+        return Err(Failure::failed(format!(
             "{verb} needs root to make containers: run it as `sudo {verb}`"
-        )))
+        )));
     }
+    let checks = mezzo_runtime::inspect_host().checks.into_iter();
+    let missing = checks.filter(|check| check.state == mezzo_runtime::CheckState::Missing);
+    let missing: Vec<String> = missing
+        .map(|check| format!("{}: {}; {}", check.name, check.found, check.fix))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let lines = missing.join("\n  ");
+    Err(Failure::failed(format!(
+        "{verb} cannot run containers on this machine (`mezzo doctor` tells more):\n  {lines}"
+    )))
 }
 
 fn add_master(flags: &mut Table, master: Option<&str>) -> Result<(), Failure> {

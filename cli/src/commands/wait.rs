@@ -70,35 +70,50 @@ pub(crate) async fn until_settled(
     }
 }
 
-/// Until the scheduler does not know the app any more.
+/// Until the scheduler does not know the app any more and its last task has ended.
 pub(crate) async fn until_gone(
     scheduler: &Scheduler,
     id: &str,
+    deployment: Option<&str>,
     timeout: Duration,
 ) -> Result<(), Failure> {
     let start = Instant::now();
     let mut progress = Progress::new();
     loop {
-        let app: App = match get(scheduler, id).await {
-            Ok(value) => app::one(&value),
-            Err(Failure::NotFound(_)) => return Ok(()),
+        let running = match get(scheduler, id).await {
+            Ok(value) => Some(app::one::<App>(&value).tasks_running),
+            // The app is forgotten at once; its tasks end within their grace periods.
+            Err(Failure::NotFound(_)) if is_over(scheduler, deployment).await? => return Ok(()),
+            Err(Failure::NotFound(_)) => None,
             Err(other) => return Err(other),
         };
-        let detail = format!(" ({} s)", start.elapsed().as_secs());
-        progress.show(
-            &format!("{id}: {} still running", app.tasks_running),
-            &detail,
+        let left = running.map_or_else(
+            || "its tasks are ending".to_owned(),
+            |running| format!("{running} still running"),
         );
+        let detail = format!(" ({} s)", start.elapsed().as_secs());
+        progress.show(&format!("{id}: {left}"), &detail);
         if start.elapsed() >= timeout {
             progress.clear();
             return Err(Failure::failed(format!(
-                "{id}: not removed after {} s, {} still running; it goes on without us",
-                timeout.as_secs(),
-                app.tasks_running
+                "{id}: not removed after {} s, {left}; it goes on without us",
+                timeout.as_secs()
             )));
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Whether a deployment is not under way any more.
+async fn is_over(scheduler: &Scheduler, deployment: Option<&str>) -> Result<bool, Failure> {
+    let Some(ours) = deployment else {
+        return Ok(true);
+    };
+    let answer = scheduler.get("/v2/deployments").await?;
+    let all = app::raw_list(&answer, "deployments");
+    Ok(all
+        .iter()
+        .all(|one| one.get("id").and_then(Value::as_str) != Some(ours)))
 }
 
 /// What holds an app up, as far as the scheduler tells.

@@ -229,6 +229,7 @@ impl Keeper {
             // Ctrl-C on the terminal is for us alone: we stop them in order.
             .process_group(0)
             .env_remove("MEZZO_MASTER")
+            .env_remove("MEZZO_SCHEDULER")
             .kill_on_drop(true)
             .spawn()
     }

@@ -1,0 +1,565 @@
+//! `task`, `node`, `status` and friends against a scripted master and node over real gRPC: what is asked of whom, what
+//! is printed, which exit code. No cluster and no root needed.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    pin::Pin,
+    process::{Command, Output, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use futures::{Stream, StreamExt as _, stream};
+use mezzo_api::proto::{
+    self,
+    node_service_server::{NodeService, NodeServiceServer},
+    operator_service_server::{OperatorService, OperatorServiceServer},
+};
+use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// A master with one node; both are this.
+#[derive(Clone, Default)]
+struct Scripted {
+    address: Arc<Mutex<String>>,
+    asked: Arc<Mutex<Vec<String>>>,
+    /// Where the master says that the node is, when not here.
+    node_elsewhere: Option<String>,
+}
+
+impl Scripted {
+    async fn start(mut self, node_elsewhere: Option<String>) -> Self {
+        self.node_elsewhere = node_elsewhere;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        *self.address.lock().unwrap() = listener.local_addr().unwrap().to_string();
+        let server = tonic::transport::Server::builder()
+            .add_service(OperatorServiceServer::new(self.clone()))
+            .add_service(NodeServiceServer::new(self.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        // Ends with the test's runtime.
+        tokio::spawn(server);
+        self
+    }
+
+    fn note(&self, what: impl std::fmt::Debug) {
+        self.asked.lock().unwrap().push(format!("{what:?}"));
+    }
+
+    fn asked(&self) -> String {
+        self.asked.lock().unwrap().join("\n")
+    }
+
+    async fn mezzo(&self, words: &[&str]) -> Ran {
+        self.mezzo_with(words, "").await
+    }
+
+    async fn mezzo_with(&self, words: &[&str], stdin: &str) -> Ran {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mezzo"));
+        command
+            .args(words)
+            .env("MEZZO_MASTER", self.address.lock().unwrap().as_str())
+            .env("NO_COLOR", "1");
+        command.env("MEZZO_SCHEDULER", "http://127.0.0.1:1");
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = tokio::process::Command::from(command).spawn().unwrap();
+        let mut pipe = child.stdin.take().unwrap();
+        // A command that does not read its input may be gone already.
+        let _ = pipe.write_all(stdin.as_bytes()).await;
+        drop(pipe);
+        child.wait_with_output().await.unwrap().into()
+    }
+}
+
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+}
+
+fn task(id: &str, state: proto::TaskState, message: &str) -> proto::Task {
+    proto::Task {
+        info: Some(proto::TaskInfo {
+            task_id: id.into(),
+            agent_id: "agent-1".into(),
+            ..Default::default()
+        }),
+        framework_id: "framework-1".into(),
+        role: "*".into(),
+        status: Some(proto::TaskStatus {
+            state: state.into(),
+            message: message.into(),
+            ..Default::default()
+        }),
+        started_at_ms: None,
+    }
+}
+
+fn usage() -> proto::Usage {
+    proto::Usage {
+        cpu_total_us: Some(1_500_000),
+        memory_bytes: Some(4096),
+        pids: Some(2),
+        ..Default::default()
+    }
+}
+
+fn agent(address: String) -> proto::Agent {
+    proto::Agent {
+        agent_id: "agent-1".into(),
+        info: Some(proto::AgentInfo {
+            hostname: "n1".into(),
+            address,
+            ..Default::default()
+        }),
+        state: proto::AgentState::AgentConnected.into(),
+        ..Default::default()
+    }
+}
+
+#[tonic::async_trait]
+impl OperatorService for Scripted {
+    async fn get_cluster(&self, _: Request<proto::GetClusterRequest>) -> Answer<proto::Cluster> {
+        Ok(Response::new(proto::Cluster {
+            version: "9.9".into(),
+            agents_connected: 1,
+            ..Default::default()
+        }))
+    }
+
+    async fn list_agents(
+        &self,
+        _: Request<proto::ListAgentsRequest>,
+    ) -> Answer<proto::ListAgentsResponse> {
+        let here = self.address.lock().unwrap().clone();
+        let agents = vec![agent(self.node_elsewhere.clone().unwrap_or(here))];
+        Ok(Response::new(proto::ListAgentsResponse {
+            agents,
+            ..Default::default()
+        }))
+    }
+
+    async fn get_agent(&self, request: Request<proto::GetAgentRequest>) -> Answer<proto::Agent> {
+        match request.into_inner().agent.as_str() {
+            "n1" => Ok(Response::new(agent(self.address.lock().unwrap().clone()))),
+            other => Err(Status::not_found(format!("no agent `{other}`"))),
+        }
+    }
+
+    async fn list_frameworks(
+        &self,
+        _: Request<proto::ListFrameworksRequest>,
+    ) -> Answer<proto::ListFrameworksResponse> {
+        let info = |id: &str, name: &str| proto::FrameworkInfo {
+            framework_id: id.into(),
+            name: name.into(),
+            ..Default::default()
+        };
+        let framework = |id, name| proto::Framework {
+            info: Some(info(id, name)),
+            connected: true,
+            tasks: 3,
+            ..Default::default()
+        };
+        let frameworks = vec![
+            framework("framework-1", "marathon"),
+            framework("framework-2", "batch"),
+        ];
+        Ok(Response::new(proto::ListFrameworksResponse {
+            frameworks,
+            ..Default::default()
+        }))
+    }
+
+    /// Two pages, to see that both are read.
+    async fn list_tasks(
+        &self,
+        request: Request<proto::ListTasksRequest>,
+    ) -> Answer<proto::ListTasksResponse> {
+        use proto::TaskState::{TaskFailed, TaskRunning};
+        let request = request.into_inner();
+        let (tasks, next_page_token) = match (request.page_token.as_str(), request.include_ended) {
+            ("", _) => (
+                vec![task("sleep.instance-a1._app.1", TaskRunning, "")],
+                "2".to_owned(),
+            ),
+            (_, false) => (
+                vec![
+                    task("sleep.instance-a2._app.1", TaskRunning, ""),
+                    task("web.b", TaskRunning, ""),
+                ],
+                String::new(),
+            ),
+            (_, true) => (
+                vec![
+                    task("sleep.instance-a2._app.1", TaskRunning, ""),
+                    task("web.b", TaskRunning, ""),
+                    task("web.c", TaskFailed, "\u{1b}[2Jexit code 7"),
+                ],
+                String::new(),
+            ),
+        };
+        Ok(Response::new(proto::ListTasksResponse {
+            tasks,
+            next_page_token,
+        }))
+    }
+
+    async fn list_roles(
+        &self,
+        _: Request<proto::ListRolesRequest>,
+    ) -> Answer<proto::ListRolesResponse> {
+        Ok(Response::new(proto::ListRolesResponse::default()))
+    }
+
+    async fn update_weights(
+        &self,
+        request: Request<proto::UpdateWeightsRequest>,
+    ) -> Answer<proto::UpdateWeightsResponse> {
+        self.note(request.into_inner());
+        Ok(Response::new(proto::UpdateWeightsResponse {}))
+    }
+
+    async fn kill_task(
+        &self,
+        request: Request<proto::KillTaskRequest>,
+    ) -> Answer<proto::KillTaskResponse> {
+        self.note(request.into_inner());
+        Ok(Response::new(proto::KillTaskResponse {}))
+    }
+
+    async fn teardown_framework(
+        &self,
+        request: Request<proto::TeardownFrameworkRequest>,
+    ) -> Answer<proto::TeardownFrameworkResponse> {
+        self.note(request.into_inner());
+        Ok(Response::new(proto::TeardownFrameworkResponse {}))
+    }
+
+    async fn remove_agent(
+        &self,
+        _: Request<proto::RemoveAgentRequest>,
+    ) -> Answer<proto::RemoveAgentResponse> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+type Stream_<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl NodeService for Scripted {
+    type ReadLogStream = Stream_<proto::LogChunk>;
+    type ExecStream = Stream_<proto::ExecOutput>;
+
+    async fn get_node(&self, _: Request<proto::GetNodeRequest>) -> Answer<proto::Node> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn get_usage(
+        &self,
+        request: Request<proto::GetUsageRequest>,
+    ) -> Answer<proto::GetUsageResponse> {
+        let tasks = request.into_inner().task_ids.into_iter();
+        let tasks = tasks.map(|task_id| proto::TaskUsage {
+            task_id,
+            usage: Some(usage()),
+            ..Default::default()
+        });
+        Ok(Response::new(proto::GetUsageResponse {
+            tasks: tasks.collect(),
+        }))
+    }
+
+    async fn read_log(
+        &self,
+        request: Request<proto::ReadLogRequest>,
+    ) -> Answer<Self::ReadLogStream> {
+        self.note(request.into_inner());
+        let chunk = |stream: proto::LogStream, data: &str| {
+            Ok(proto::LogChunk {
+                stream: stream.into(),
+                data: data.into(),
+            })
+        };
+        let chunks = [
+            chunk(proto::LogStream::Stdout, "out 1\n"),
+            chunk(proto::LogStream::Stderr, "err\n"),
+            chunk(proto::LogStream::Stdout, "out 2\n"),
+        ];
+        Ok(Response::new(Box::pin(stream::iter(chunks))))
+    }
+
+    /// Tells what it was started with, repeats its input, and ends with code 42.
+    async fn exec(
+        &self,
+        request: Request<Streaming<proto::ExecInput>>,
+    ) -> Answer<Self::ExecStream> {
+        let asked = self.clone();
+        let output = |output| {
+            Ok(proto::ExecOutput {
+                output: Some(output),
+            })
+        };
+        let echo = request.into_inner().map(move |message| {
+            asked.note(&message);
+            match message?.input {
+                Some(proto::exec_input::Input::Start(start)) if start.args == ["nope"] => {
+                    Err(Status::not_found("no such executable: nope"))
+                }
+                Some(proto::exec_input::Input::Stdin(bytes)) => {
+                    output(proto::exec_output::Output::Stdout(bytes))
+                }
+                Some(proto::exec_input::Input::CloseStdin(_)) => {
+                    output(proto::exec_output::Output::ExitCode(42))
+                }
+                _ => output(proto::exec_output::Output::Stderr(b"started\n".to_vec())),
+            }
+        });
+        Ok(Response::new(Box::pin(echo)))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_are_listed_over_all_pages_and_filtered() {
+    let cluster = Scripted::default().start(None).await;
+    let ran = cluster.mezzo(&["task", "list"]).await;
+    let names: Vec<&str> = ran
+        .stdout
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "sleep.instance-a1._app.1",
+            "sleep.instance-a2._app.1",
+            "web.b"
+        ],
+        "{}",
+        ran.stderr
+    );
+    let ran = cluster
+        .mezzo(&["task", "list", "--app", "sleep", "-o", "json"])
+        .await;
+    let json: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), 2);
+    assert_eq!(
+        (&json[0]["state"], &json[0]["node"]),
+        (&"TASK_RUNNING".into(), &"n1".into())
+    );
+    let ran = cluster.mezzo(&["task", "list", "--all"]).await;
+    assert!(
+        ran.stdout.contains("?[2Jexit code 7") && !ran.stdout.contains('\u{1b}'),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(
+        cluster.mezzo(&["task", "list", "--node", "n2"]).await.code,
+        Some(3)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beginning_names_a_task_unless_it_fits_several() {
+    let cluster = Scripted::default().start(None).await;
+    let ran = cluster.mezzo(&["task", "show", "web.b"]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(
+        ran.stdout.contains("cpu time  1.500 s"),
+        "the node's fresh usage: {}",
+        ran.stdout
+    );
+    let ran = cluster.mezzo(&["task", "show", "sleep"]).await;
+    assert_eq!(ran.code, Some(2));
+    assert!(
+        ran.stderr
+            .starts_with("mezzo: `sleep` is the beginning of 2 tasks: sleep.instance-a1"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(
+        cluster.mezzo(&["task", "show", "web"]).await.code,
+        Some(0),
+        "the one that lives wins"
+    );
+    assert_eq!(cluster.mezzo(&["task", "show", "x"]).await.code, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_goes_to_the_master_with_the_grace_asked_for() {
+    let cluster = Scripted::default().start(None).await;
+    let ran = cluster
+        .mezzo(&[
+            "task",
+            "kill",
+            "--grace",
+            "1.5s",
+            "web.b",
+            "sleep.instance-a1",
+        ])
+        .await;
+    assert_eq!(ran.stdout, "killing 2 tasks\n", "{}", ran.stderr);
+    assert_eq!(
+        cluster.asked(),
+        "KillTaskRequest { framework_id: \"framework-1\", task_id: \"web.b\", grace_ms: Some(1500) }\n\
+         KillTaskRequest { framework_id: \"framework-1\", task_id: \"sleep.instance-a1._app.1\", grace_ms: Some(1500) }"
+    );
+    let cluster = Scripted::default().start(None).await;
+    assert_eq!(
+        cluster.mezzo(&["task", "kill", "web.b", "x"]).await.code,
+        Some(3)
+    );
+    assert_eq!(
+        cluster.asked(),
+        "",
+        "nothing is killed when one name is wrong"
+    );
+    let ran = cluster.mezzo(&["task", "kill", "web.c"]).await;
+    assert_eq!(
+        (ran.code, ran.stderr.as_str()),
+        (Some(1), "mezzo: task web.c has ended already (failed)\n")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_keep_their_streams_apart() {
+    let cluster = Scripted::default().start(None).await;
+    let ran = cluster
+        .mezzo(&["task", "log", "-f", "--tail", "5", "web.b"])
+        .await;
+    assert_eq!(
+        (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+        (Some(0), "out 1\nout 2\n", "err\n")
+    );
+    assert!(
+        cluster
+            .asked()
+            .contains("tail_lines: Some(5), follow: true"),
+        "{}",
+        cluster.asked()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_passes_input_on_and_exits_with_the_commands_code() {
+    let cluster = Scripted::default().start(None).await;
+    let words = [
+        "task", "exec", "-i", "-e", "A=1", "-w", "/tmp", "web.b", "--", "cat", "-n",
+    ];
+    let ran = cluster.mezzo_with(&words, "hello").await;
+    assert_eq!(
+        (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+        (Some(42), "hello", "started\n")
+    );
+    let asked = cluster.asked();
+    assert!(
+        asked.contains("args: [\"cat\", \"-n\"]") && asked.contains("working_dir: \"/tmp\""),
+        "{asked}"
+    );
+
+    // Without -i the input is closed at once.
+    let ran = cluster
+        .mezzo_with(&["task", "exec", "web.b", "--", "cat"], "hello")
+        .await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(42), ""));
+
+    let ran = cluster
+        .mezzo(&["task", "exec", "web.b", "--", "nope"])
+        .await;
+    assert_eq!(
+        (ran.code, ran.stderr.as_str()),
+        (Some(3), "mezzo: no such executable: nope\n")
+    );
+    let ran = cluster
+        .mezzo(&["task", "exec", "-t", "web.b", "--", "sh"])
+        .await;
+    assert_eq!(ran.code, Some(2), "no terminal here");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_away_is_told_with_its_address() {
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let cluster = Scripted::default().start(Some(nobody.clone())).await;
+    let ran = cluster.mezzo(&["task", "log", "web.b"]).await;
+    assert_eq!(ran.code, Some(4));
+    assert!(
+        ran.stderr
+            .starts_with(&format!("mezzo: cannot reach the agent at {nobody}: ")),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(
+        cluster.mezzo(&["task", "show", "web.b"]).await.code,
+        Some(0),
+        "what the master knows is shown"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frameworks_are_named_by_id_beginning_or_name_and_torn_down_only_when_meant() {
+    let cluster = Scripted::default().start(None).await;
+    for name in ["framework-2", "batch"] {
+        let ran = cluster.mezzo(&["framework", "show", name]).await;
+        assert!(ran.stdout.contains("framework-2"), "{}", ran.stderr);
+    }
+    assert_eq!(
+        cluster
+            .mezzo(&["framework", "show", "framework"])
+            .await
+            .code,
+        Some(2)
+    );
+    let ran = cluster.mezzo(&["framework", "teardown", "batch"]).await;
+    assert_eq!(
+        (ran.code, cluster.asked().as_str()),
+        (Some(2), ""),
+        "{}",
+        ran.stderr
+    );
+    let ran = cluster
+        .mezzo(&["framework", "teardown", "batch", "--yes"])
+        .await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(
+        cluster.asked(),
+        "TeardownFrameworkRequest { framework_id: \"framework-2\" }"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_without_the_scheduler_still_has_a_status() {
+    let cluster = Scripted::default().start(None).await;
+    let ran = cluster.mezzo(&["status"]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(
+        ran.stdout.starts_with("mezzo 9.9 at ")
+            && ran.stdout.contains("!! scheduler: cannot reach"),
+        "{}",
+        ran.stdout
+    );
+    let ran = cluster.mezzo(&["status", "-o", "json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(json["problems"][0]["subject"], "scheduler");
+}
