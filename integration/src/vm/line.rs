@@ -236,3 +236,80 @@ fn keep(stream: &mut Vec<u8>, bytes: &[u8]) -> bool {
     stream.extend_from_slice(&bytes[..bytes.len().min(room)]);
     bytes.len() <= room
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn pair() -> (Line, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("sockets");
+        (Line::new(ours, LIMIT).expect("line"), theirs)
+    }
+
+    fn say(guest: &mut UnixStream, request: u32, kind: Kind, payload: &[u8]) {
+        protocol::write(guest, request, kind, payload).expect("write");
+    }
+
+    #[test]
+    fn answers_reach_those_who_asked_in_any_order() {
+        let (line, mut guest) = pair();
+        say(&mut guest, 0, Kind::Hello, b"6.1");
+        let kernel = crate::wait::until("the first word", LIMIT, || {
+            line.hello()?.context("nothing yet")
+        });
+        assert_eq!(kernel.expect("hello"), "6.1");
+        let first = line.ask(Kind::Get, b"/a").expect("ask");
+        let second = line.ask(Kind::Run, b"{}").expect("ask");
+        assert_eq!(protocol::read(&mut guest).expect("read").payload, b"/a");
+        say(&mut guest, second, Kind::Stdout, b"out");
+        say(&mut guest, second, Kind::Stderr, b"err");
+        say(&mut guest, second, Kind::Exited, b"code 3");
+        say(&mut guest, first, Kind::Failed, b"no such file");
+        let (answer, end) = line.finish(first, "a file", LIMIT).expect("end");
+        assert!(matches!(end, End::Failed(told) if told == "no such file"));
+        assert!(answer.stdout.is_empty());
+        let (answer, end) = line.finish(second, "a command", LIMIT).expect("end");
+        assert!(matches!(end, End::Exited(Exit::Code(3))));
+        assert_eq!(
+            (answer.stdout, answer.stderr),
+            (b"out".to_vec(), b"err".to_vec())
+        );
+    }
+
+    #[test]
+    fn a_dead_line_ends_what_is_asked_and_what_will_be() {
+        let (line, guest) = pair();
+        let asked = line.ask(Kind::Get, b"/a").expect("ask");
+        drop(guest);
+        let (_, end) = line.finish(asked, "a file", LIMIT).expect("end");
+        assert!(matches!(end, End::Gone));
+        assert!(line.is_dead());
+        assert!(line.ask(Kind::Get, b"/b").is_err());
+    }
+
+    #[test]
+    fn a_silent_guest_is_not_waited_for_longer_than_said() {
+        let (line, _guest) = pair();
+        let asked = line.ask(Kind::Get, b"/a").expect("ask");
+        let told = line.finish(asked, "a file", Duration::from_millis(50));
+        assert_eq!(
+            told.expect_err("silent").to_string(),
+            "a file: not within 0 s"
+        );
+    }
+
+    #[test]
+    fn more_than_is_kept_is_dropped_and_marked() {
+        let mut answer = Answer {
+            stdout: vec![0; MAX_KEPT - 1],
+            ..Answer::default()
+        };
+        take(&mut answer, Kind::Stdout, b"x");
+        assert!(!answer.cut);
+        take(&mut answer, Kind::Stdout, b"yz");
+        assert!(answer.cut);
+        assert_eq!(answer.stdout.len(), MAX_KEPT);
+    }
+}
