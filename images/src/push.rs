@@ -234,6 +234,14 @@ fn translate(error: OciDistributionError, reference: &Reference) -> RegistryErro
         };
     }
     if let OciDistributionError::RequestError(error) = &error {
+        if error.is_builder() {
+            // oci-client cannot be told to do without certificates, not even for plain http.
+            let problem = format!(
+                "no client could be made ({}); is ca-certificates installed here?",
+                chain(error)
+            );
+            return RegistryError::Protocol { registry, problem };
+        }
         let problem = chain(error);
         return RegistryError::Unreachable { registry, problem };
     }

@@ -467,17 +467,13 @@ async fn the_hosts_image_is_taken_from_an_index() {
 async fn refuse_manifest(manifest: &Value) -> ManifestError {
     let text = manifest.to_string().into_bytes();
     let fake = Fake::start(move |_| Answer::Full(200, OCI_MANIFEST.into(), text.clone()));
-    match fail(&fake).await {
-        PullError::Manifest { problem, .. } => {
-            assert_eq!(
-                fake.requests.lock().unwrap().len(),
-                1,
-                "more was fetched than the manifest"
-            );
-            problem
-        }
-        other => panic!("{other}"),
-    }
+    let error = fail(&fake).await;
+    let PullError::Manifest { problem, .. } = error else {
+        panic!("{error}")
+    };
+    let asked = fake.requests.lock().unwrap().len();
+    assert_eq!(asked, 1, "more was fetched than the manifest");
+    problem
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,5 @@
 //! What may be packed, what may not, and that the same input gives the same image.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a panic in a helper is the test's report"
-)]
-
 mod common;
 
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -27,7 +27,9 @@ pub(crate) struct ClientOptions {
 /// Makes sessions; cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct RegistryClient {
-    pub(super) http: reqwest::Client,
+    http: reqwest::Client,
+    /// For this machine's own registries: without the proxy that the environment may name.
+    direct: reqwest::Client,
     pub(super) options: Arc<ClientOptions>,
 }
 
@@ -73,18 +75,35 @@ impl RegistryClient {
                 .redirect(policy)
                 .user_agent(concat!("mezzo/", env!("CARGO_PKG_VERSION")))
         };
-        let http = builder().build().or_else(|error| {
-            tracing::warn!(%error, "no usable CA certificates on this machine: only plain http registries can be reached");
-            builder().tls_certs_only([]).build()
-        });
-        let http = http.map_err(|e| RegistryError::Protocol {
-            registry: "(none)".into(),
-            problem: chain(&e),
-        })?;
+        let build = |direct: bool| {
+            let with = || {
+                if direct {
+                    builder().no_proxy()
+                } else {
+                    builder()
+                }
+            };
+            let built = with().build().or_else(|error| {
+                tracing::warn!(%error, "no usable CA certificates on this machine: only plain http registries can be reached");
+                with().tls_certs_only([]).build()
+            });
+            built.map_err(|e| RegistryError::Protocol {
+                registry: "(none)".into(),
+                problem: chain(&e),
+            })
+        };
+        let (http, direct) = (build(false)?, build(true)?);
         Ok(Self {
             http,
+            direct,
             options: Arc::new(options),
         })
+    }
+
+    /// The client that reaches `url`.
+    pub(super) fn http(&self, url: &Url) -> &reqwest::Client {
+        let here = url.scheme() == "http" && url.host_str().is_some_and(is_loopback);
+        if here { &self.direct } else { &self.http }
     }
 
     /// Begins a conversation; `scope` is what a token shall allow: `pull` or `pull,push`.

@@ -290,7 +290,7 @@ impl Session {
     ) -> Result<Response, RegistryError> {
         let mut request = self
             .client
-            .http
+            .http(url)
             .get(url.clone())
             .header(ACCEPT, manifest::ACCEPT);
         if let Some(authorization) = self
@@ -358,7 +358,7 @@ impl Session {
             }
             query.append_pair("scope", scope.unwrap_or(&own));
         }
-        let mut request = self.client.http.get(url);
+        let mut request = self.client.http(&url).get(url.clone());
         if let Some(credentials) = self.credentials().await? {
             request = request.basic_auth(credentials.user, Some(credentials.password));
         }
