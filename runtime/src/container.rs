@@ -193,6 +193,10 @@ pub(crate) fn classify(error: &dyn std::error::Error) -> StartFailure {
         }
         source = cause.source();
     }
+    // What went wrong afterwards, while libcontainer cleaned up, is not the reason (and we clean up again).
+    if let Some((cause, _)) = reason.split_once(" error during cleanup") {
+        reason = cause.trim_end_matches(['.', ' ']).to_owned();
+    }
     let lower = reason.to_lowercase();
     if lower.contains("cgroup") {
         StartFailure::Cgroup { reason }

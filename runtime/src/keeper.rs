@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use crate::cgroup::Hierarchies;
@@ -30,6 +30,8 @@ use crate::process::{self, ProcessRef};
 use crate::protocol::{self, HostContext, StartReply, StartRequest};
 use crate::sys::{self, Forked};
 
+/// How often dead children are looked for while a container is being created.
+const REAP_INTERVAL: Duration = Duration::from_millis(10);
 /// How long the container's output may take to end after its last process has ended.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long killed processes may take to be gone, and a cgroup to become empty.
@@ -216,13 +218,7 @@ fn tell_created(mut keeper: PipeWriter, mut go: PipeReader, pid: i32) -> std::io
 /// Reaps every child but these two: libcontainer leaves an intermediate process, which ends by itself, and until
 /// it is reaped it counts as one of the container's processes.
 fn reap_others(creator: i32, process: i32, deadline: Instant) {
-    use nix::sys::wait::{Id, waitid};
-    let path = format!("/proc/self/task/{}/children", nix::unistd::gettid());
-    let children = std::fs::read_to_string(path).unwrap_or_default();
-    for pid in children
-        .split_whitespace()
-        .filter_map(|pid| pid.parse::<i32>().ok())
-    {
+    for pid in children() {
         if pid == creator || pid == process {
             continue;
         }
@@ -239,6 +235,23 @@ fn reap_others(creator: i32, process: i32, deadline: Instant) {
     }
 }
 
+/// Reaps every dead child but this one.
+fn reap_dead_but(creator: i32) {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+    for pid in children().into_iter().filter(|pid| *pid != creator) {
+        let _ = waitid(Id::Pid(Pid::from_raw(pid)), flags);
+    }
+}
+
+/// This process's children, dead ones included.
+fn children() -> Vec<i32> {
+    let path = format!("/proc/self/task/{}/children", nix::unistd::gettid());
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
 /// Waits for the creating child's answer while output already flows; `None` when the time is over.
 fn await_creation(
     mut result: PipeReader,
@@ -248,9 +261,20 @@ fn await_creation(
     outputs: &mut [Output; 2],
 ) -> Option<Result<RunningRecord, StartFailure>> {
     let mut bytes: Vec<u8> = Vec::new();
+    let mut created = false;
     loop {
         let left = deadline.checked_duration_since(Instant::now())?;
-        if poll_once(result.as_fd(), outputs, Some(left)) {
+        let step = if created {
+            left
+        } else {
+            left.min(REAP_INTERVAL)
+        };
+        let ready = poll_once(result.as_fd(), outputs, Some(step));
+        if !ready && !created {
+            // A start that fails leaves dead children, and libcontainer waits for their cgroup to become empty.
+            reap_dead_but(creator);
+        }
+        if ready {
             let mut chunk = [0_u8; 4096];
             match result.read(&mut chunk) {
                 Ok(0) => break,
@@ -262,6 +286,7 @@ fn await_creation(
                             .ok()
                             .and_then(|line| line.strip_prefix("created "));
                         if let Some(pid) = pid.and_then(|pid| pid.trim().parse().ok()) {
+                            created = true;
                             reap_others(creator, pid, deadline);
                             // If the child is gone, its silence is the answer.
                             let _ = go.write_all(b"g");
@@ -449,12 +474,7 @@ fn clean_up_failed_start(
 fn kill_children() {
     let deadline = Instant::now() + KILL_TIMEOUT;
     loop {
-        let path = format!("/proc/self/task/{}/children", nix::unistd::gettid());
-        for pid in std::fs::read_to_string(path)
-            .unwrap_or_default()
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-        {
+        for pid in children() {
             let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {

@@ -342,15 +342,19 @@ impl Runtime {
     }
 
     async fn recover(&self) -> Result<(), OpenError> {
-        let layout = self.inner.layout.clone();
-        let state_error = |source| OpenError::State {
-            path: self.inner.config.state_dir.clone(),
-            source,
-        };
-        let listing = tokio::task::spawn_blocking(move || open::found_ids(&layout)).await;
+        let inner = Arc::clone(&self.inner);
+        let listing = tokio::task::spawn_blocking(move || {
+            let ids = open::found_ids(&inner.layout)?;
+            open::sweep_cgroups(&inner, &ids);
+            Ok(ids)
+        });
         let ids = listing
+            .await
             .unwrap_or_else(|error| Err(io::Error::other(error)))
-            .map_err(state_error)?;
+            .map_err(|source| OpenError::State {
+                path: self.inner.config.state_dir.clone(),
+                source,
+            })?;
         let mut recoveries = tokio::task::JoinSet::new();
         for id in ids {
             let inner = Arc::clone(&self.inner);

@@ -292,6 +292,8 @@ async fn damaged_records_do_not_keep_the_others_from_being_found() {
     let containers = node.config.state_dir.join("containers");
     fs::write(containers.join("bad/spec.json"), "{\"version\":1,\"id\":").unwrap();
     fs::create_dir(containers.join("never-begun")).unwrap();
+    let forgotten = node.cgroup_dir("memory", "forgotten");
+    fs::create_dir(&forgotten).unwrap();
     fs::create_dir(node.config.state_dir.join("removing/half")).unwrap();
     node.open().await;
     let listed = node.runtime().list().await.unwrap();
@@ -307,6 +309,7 @@ async fn damaged_records_do_not_keep_the_others_from_being_found() {
         "kept for somebody to look at"
     );
     assert!(!containers.join("never-begun").exists());
+    assert!(!forgotten.exists());
     assert!(!node.config.state_dir.join("removing/half").exists());
 }
 

@@ -212,3 +212,20 @@ fn look_at(dir: &layout::ContainerDir) -> io::Result<Found> {
         lock_held,
     })
 }
+
+/// Removes cgroups of containers that have no directory: what a keeper that was killed in the middle of a start
+/// may have left after the start was given up.
+pub(super) fn sweep_cgroups(inner: &Inner, known: &[ContainerId]) {
+    let containers = format!("{}/containers", inner.cgroup_root());
+    for name in inner.hierarchies.children(&containers) {
+        if known.iter().any(|id| id.as_str() == name) {
+            continue;
+        }
+        let cgroup = format!("{containers}/{name}");
+        tracing::warn!(cgroup, "cgroup without a container, removed");
+        inner.hierarchies.kill(&cgroup, KILL_TIMEOUT);
+        if let Err(error) = inner.hierarchies.remove(&cgroup, KILL_TIMEOUT) {
+            tracing::warn!(cgroup, %error, "cgroup not removed");
+        }
+    }
+}
