@@ -470,6 +470,8 @@ impl Actor {
                 );
                 break;
             }
+            // A launch that was in the queue must not outlive the others.
+            self.handle(Event::KillAll);
         }
         for token in self.health.values() {
             token.cancel();

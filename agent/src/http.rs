@@ -26,7 +26,7 @@ pub(crate) fn routes(handle: Handle) -> Router {
 }
 
 async fn healthz(State(handle): State<Handle>) -> Response {
-    match handle.ask(Command::View).await {
+    match handle.ask(Command::Alive).await {
         Ok(_) => (StatusCode::OK, "ok\n").into_response(),
         Err(stopped) => (StatusCode::SERVICE_UNAVAILABLE, format!("{stopped}\n")).into_response(),
     }

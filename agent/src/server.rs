@@ -64,6 +64,7 @@ pub async fn run_with(
 ) -> Result<(), Error> {
     config.check()?;
     let _lock = lock(&config.state_dir)?;
+    forget_address(&config.state_dir)?;
     let listener = listen(&config.listen).await?;
     let images = open_images(&config).await?;
     let runtime = Containers::open(runtime_config(&config))
@@ -78,6 +79,19 @@ pub async fn run_with(
         ready,
     )
     .await
+}
+
+/// Nobody shall read the address of the agent before.
+fn forget_address(state_dir: &Path) -> Result<(), Error> {
+    let path = state_dir.join("address");
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::State {
+            operation: "remove",
+            path,
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Takes the state folder for this process; free again when the file is dropped, however the process ends.

@@ -33,6 +33,8 @@ const KILL_AGAIN_MS: u64 = 5_000;
 const HEALTH_QUEUE: usize = 4;
 /// Sent this often without an answer, the statuses of a removed framework's task are given up.
 const FORGOTTEN_ATTEMPTS: u32 = 5;
+/// Longest message of a status, in bytes.
+const MAX_MESSAGE: usize = 4_096;
 /// Ids of collected tasks that are remembered, so that a late launch does not run them again.
 const TOMBSTONES: usize = 4_096;
 
@@ -381,7 +383,7 @@ impl Entry {
             state: outcome.state,
             reason: outcome.reason,
             source: StatusSource::Agent,
-            message: outcome.message,
+            message: bounded(outcome.message),
             timestamp_ms: ctx.now.unix_ms,
             update_id: Some(
                 id.to_string()
@@ -394,4 +396,17 @@ impl Entry {
             usage,
         }
     }
+}
+
+/// Words of images, runtimes and kernels end up here; a status stays small whatever they say.
+fn bounded(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE {
+        let mut end = MAX_MESSAGE;
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        message.truncate(end);
+        message.push('…');
+    }
+    message
 }

@@ -16,6 +16,8 @@ use crate::node::{
 /// Where tasks find their own folder.
 pub(crate) const SANDBOX: &str = "/mnt/mezzo/sandbox";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The kernel takes no longer one.
+const MAX_HOSTNAME: usize = 64;
 const MIB: i64 = 1024 * 1024;
 
 /// What the machine adds.
@@ -233,7 +235,8 @@ pub(crate) fn container(
         },
         mounts,
         network: wanted.network,
-        hostname: (wanted.network == NetworkMode::Host).then(|| place.hostname.clone()),
+        hostname: (wanted.network == NetworkMode::Host && place.hostname.len() <= MAX_HOSTNAME)
+            .then(|| place.hostname.clone()),
         privileged: wanted.privileged,
         stop_signal: image.config.stop_signal.clone(),
         labels: [

@@ -10,6 +10,7 @@ use super::{
     Context, Now, TaskKey,
     core::{Core, Settings},
     event::{Effect, Event, LaunchFailure, Verdict},
+    status::Outcome,
     updates::Retry,
 };
 use crate::node::{ContainerExit, ContainerId, ExitRecord, Started};
@@ -292,6 +293,23 @@ fn what_does_not_fit_or_is_meant_for_others_is_an_error() {
     });
     bench.last(TaskState::Error, Some(Reason::TaskInvalid));
     assert_eq!(bench.launches(), 0);
+}
+
+#[test]
+fn a_message_without_end_is_cut() {
+    let mut bench = Bench::new();
+    bench.launch("t");
+    let container = bench.container("t");
+    let outcome = Outcome::new(
+        TaskState::Failed,
+        Reason::ContainerLaunchFailed,
+        "ü".repeat(100_000),
+    );
+    bench.event(Event::LaunchFailed(
+        container,
+        LaunchFailure::Failed(outcome),
+    ));
+    assert!(bench.sent.last().unwrap().message.len() < 5_000);
 }
 
 #[test]

@@ -46,6 +46,7 @@ cases![
     a_second_agent_on_the_same_folder_is_refused,
     the_agent_can_leave_with_its_tasks,
     health_is_checked_by_command_and_port,
+    a_silent_master_is_left_and_found_again,
     kills_of_the_agent_in_the_middle_of_launches_run_nothing_twice,
 ];
 
@@ -650,6 +651,34 @@ async fn health_is_checked_by_command_and_port(bench: &mut Bench) {
             .statuses()
             .iter()
             .any(|s| matches!(s.state(), TaskDropped | TaskGone))
+    );
+}
+
+async fn a_silent_master_is_left_and_found_again(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("runs-on", &["sleep"])).await;
+    let pid = bench
+        .master
+        .status("runs-on", TaskRunning)
+        .await
+        .container
+        .unwrap()
+        .pid;
+    bench.master.ping_timeout_ms(300);
+    bench.master.hang_up();
+    bench.master.registered(4).await;
+    assert!(alive(pid), "the master being away is no reason to kill");
+    let kept = bench.master.last_registration().tasks;
+    assert_eq!(
+        kept[0]
+            .status
+            .as_ref()
+            .unwrap()
+            .container
+            .as_ref()
+            .unwrap()
+            .pid,
+        pid
     );
 }
 

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -38,6 +38,7 @@ struct Inner {
     seen: Mutex<Seen>,
     changed: watch::Sender<u64>,
     acknowledges: AtomicBool,
+    ping_timeout_ms: AtomicU64,
 }
 
 impl Inner {
@@ -67,6 +68,7 @@ impl Master {
             seen: Mutex::default(),
             changed: watch::Sender::new(0),
             acknowledges: AtomicBool::new(true),
+            ping_timeout_ms: AtomicU64::new(300_000),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -87,6 +89,11 @@ impl Master {
 
     pub(crate) fn acknowledge(&self, yes: bool) {
         self.inner.acknowledges.store(yes, Ordering::Relaxed);
+    }
+
+    /// How long an agent bears the silence: this master never pings.
+    pub(crate) fn ping_timeout_ms(&self, ms: u64) {
+        self.inner.ping_timeout_ms.store(ms, Ordering::Relaxed);
     }
 
     pub(crate) async fn send(&self, message: FromMaster) {
@@ -216,7 +223,7 @@ impl AgentService for Service {
                             agent_id,
                             master_id: "m".into(),
                             ping_interval_ms: 60_000,
-                            ping_timeout_ms: 300_000,
+                            ping_timeout_ms: inner.ping_timeout_ms.load(Ordering::Relaxed),
                         };
                         let _ = sender
                             .send(Ok(send(FromMaster::Registered(registered))))
