@@ -117,21 +117,8 @@ impl Context {
         );
     }
 
-    /// Tells, and hands over a connection.
-    pub(crate) async fn attach(&self, event: Event, peer: Peer) -> Result<(), Status> {
-        let input = Input {
-            event,
-            answer: None,
-            peer: Some(peer),
-        };
-        self.inputs
-            .send(input)
-            .await
-            .map_err(|_| Status::from(Ending::ShuttingDown))
-    }
-
-    /// Hands over a framework's connection; the answer comes later.
-    pub(crate) async fn subscribe(
+    /// Hands over a connection; the answer comes later.
+    pub(crate) async fn attach(
         &self,
         event: Event,
         peer: Peer,
@@ -337,6 +324,7 @@ impl Actor {
                     self.frameworks.remove(conn);
                 }
                 Event::AgentAttached { .. }
+                | Event::AgentHeard { .. }
                 | Event::AgentStatus { .. }
                 | Event::AgentUsage { .. }
                 | Event::Subscribe { .. }

@@ -13,6 +13,8 @@ mod http;
 mod listener;
 mod metrics;
 mod server;
+#[cfg(test)]
+mod simulation;
 pub mod state;
 pub mod store;
 

@@ -152,6 +152,7 @@ async fn a_silent_agent_is_cut_off_and_the_newer_of_two_streams_wins() {
         0
     );
     // Its stream stays open, but nobody answers the pings.
+    second.mute();
     master
         .wait_for("it to be cut off", |c| c.agents_disconnected == 1)
         .await;
@@ -166,8 +167,7 @@ async fn a_silent_agent_is_cut_off_and_the_newer_of_two_streams_wins() {
         })
         .await
         .unwrap();
-    let (register, ()) = (register(&first.id), ());
-    let (mut refused, ()) = Agent::open(&master, register).await.unwrap();
+    let mut refused = Agent::open(&master, register(&first.id)).await.unwrap();
     match refused.next().await.unwrap() {
         master_message::Message::Refused(refusal) => assert!(refusal.message.contains(&first.id)),
         other => panic!("expected Refused, got {other:?}"),
@@ -293,7 +293,7 @@ async fn nonsense_ends_the_stream_with_a_word_and_silence_ends_the_connection() 
     let nameless = agent_message::Message::Register(agent_message::Register::default());
     let bad_id = register("a/b");
     for first in [pong, nameless, bad_id] {
-        let (mut agent, ()) = Agent::open(&master, first).await.unwrap();
+        let mut agent = Agent::open(&master, first).await.unwrap();
         assert_eq!(
             agent.next().await.unwrap_err().code(),
             Code::InvalidArgument

@@ -14,7 +14,7 @@ use mezzo_api::{
         master_message,
     },
 };
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -110,23 +110,25 @@ async fn converse(
         tasks = registration.tasks.len(),
         "agent attaches"
     );
-    context
-        .attach(
-            Event::AgentAttached { conn, registration },
-            Peer::Agent(conn, outbox.clone()),
-        )
+    let event = Event::AgentAttached { conn, registration };
+    let answer = context
+        .attach(event, Peer::Agent(conn, outbox.clone()))
         .await?;
+    // The first message on a stream answers Register; the first ping follows at once.
+    context.answer(answer).await?;
 
-    // Not at once: the first message on a stream is the answer to Register, which the core sends.
-    let period = context.config.agent_ping_interval;
-    let mut pings = interval_at(Instant::now() + period, period);
+    let mut pings = interval(context.config.agent_ping_interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut sequence, mut heard) = (0, Instant::now());
+    let (mut sequence, mut heard, mut first) = (0, Instant::now(), true);
     loop {
         tokio::select! {
             message = inbound.message() => {
                 let Some(message) = message? else { return Ok(()) };
                 heard = Instant::now();
+                if first {
+                    first = false;
+                    context.send(Event::AgentHeard { conn }).await;
+                }
                 if let Some(event) = decode(conn, message)? {
                     context.send(event).await;
                 }

@@ -85,7 +85,7 @@ impl FrameworkService for FrameworkFront {
         };
         let answer = self
             .context
-            .subscribe(event, Peer::Framework(conn, outbox.clone()))
+            .attach(event, Peer::Framework(conn, outbox.clone()))
             .await?;
         let context = self.context.clone();
         self.context.tasks.spawn(async move {

@@ -23,6 +23,9 @@ pub(super) enum AgentLink {
     Recovering { since_ms: u64 },
     /// The same, and it is too late.
     Missing,
+    /// It was given a new id on this stream and has not shown that it knows it. Nothing is offered: were the stream
+    /// to break now, it would come back as another agent, and nobody could say what became of tasks on this one.
+    Introduced { conn: ConnId },
     /// Its stream is open.
     Connected { conn: ConnId },
     /// Its stream broke; its tasks are still believed.
@@ -37,6 +40,8 @@ pub(super) struct AgentEntry {
     pub(super) info: AgentInfo,
     pub(super) registered_at_ms: u64,
     pub(super) link: AgentLink,
+    /// The last connection that it registered on.
+    pub(super) newest: Option<ConnId>,
     pub(super) ledger: Ledger,
     pub(super) filters: AgentFilters,
     pub(super) offers: BTreeSet<OfferId>,
@@ -52,6 +57,7 @@ impl AgentEntry {
             info: record.info,
             registered_at_ms: record.registered_at_ms,
             link: AgentLink::Recovering { since_ms: now },
+            newest: None,
             filters: AgentFilters::default(),
             offers: BTreeSet::new(),
             tasks: BTreeSet::new(),
@@ -61,7 +67,7 @@ impl AgentEntry {
 
     pub(super) fn conn(&self) -> Option<ConnId> {
         match self.link {
-            AgentLink::Connected { conn } => Some(conn),
+            AgentLink::Introduced { conn } | AgentLink::Connected { conn } => Some(conn),
             AgentLink::Recovering { .. }
             | AgentLink::Missing
             | AgentLink::Disconnected { .. }
@@ -83,6 +89,7 @@ impl Core {
             tasks,
             boot_id: _,
         } = registration;
+        let knows_its_id = agent_id.is_some();
         let agent_id = agent_id.unwrap_or_else(|| turn.source.agent_id());
         if self.removed_agents.contains(&agent_id) {
             let message = format!(
@@ -92,12 +99,27 @@ impl Core {
             turn.push(Effect::CloseAgent(conn, Ending::Refused));
             return;
         }
+        if self
+            .agents
+            .get(&agent_id)
+            .is_some_and(|entry| entry.newest > Some(conn))
+        {
+            // A Register that was long under way: the agent gave that stream up for a newer one, and what it says is
+            // older than what is known.
+            turn.push(Effect::CloseAgent(conn, Ending::Superseded));
+            return;
+        }
         if let Some(old) = self.agents.get(&agent_id).and_then(AgentEntry::conn) {
             self.agent_conns.remove(&old);
             turn.push(Effect::CloseAgent(old, Ending::Superseded));
             self.rescind_agent_offers(turn, &agent_id);
         }
-        self.admit_agent(turn, &agent_id, conn, info);
+        let link = if knows_its_id {
+            AgentLink::Connected { conn }
+        } else {
+            AgentLink::Introduced { conn }
+        };
+        self.admit_agent(turn, &agent_id, conn, link, info);
         turn.push(Effect::ToAgent(conn, ToAgent::Registered(agent_id.clone())));
         self.counters.agent_registrations += 1;
         self.take_inventory(turn, &agent_id, conn, tasks);
@@ -109,6 +131,7 @@ impl Core {
         turn: &mut Turn<'_>,
         agent_id: &AgentId,
         conn: ConnId,
+        link: AgentLink,
         info: AgentInfo,
     ) {
         let record = AgentRecord {
@@ -133,7 +156,8 @@ impl Core {
             .or_insert_with(|| AgentEntry::recovering(record.clone(), turn.now));
         entry.ledger.declare(record.info.resources.clone());
         entry.info = record.info;
-        entry.link = AgentLink::Connected { conn };
+        entry.link = link;
+        entry.newest = Some(conn);
         entry.filters.clear();
         self.agent_conns.insert(conn, agent_id.clone());
         self.view.touch_agent(agent_id);
@@ -209,10 +233,28 @@ impl Core {
             return;
         };
         self.rescind_agent_offers(turn, &agent_id);
-        if let Some(entry) = self.agents.get_mut(&agent_id) {
-            entry.link = AgentLink::Disconnected { since_ms: turn.now };
-            self.view.touch_agent(&agent_id);
+        let Some(entry) = self.agents.get_mut(&agent_id) else {
+            return;
+        };
+        self.view.touch_agent(&agent_id);
+        if entry.link == (AgentLink::Introduced { conn }) && entry.tasks.is_empty() {
+            turn.push(Effect::Store(Change::ForgetAgent(agent_id.clone())));
+            if let Some(entry) = self.agents.remove(&agent_id) {
+                self.total.sub(entry.ledger.total());
+            }
+            return;
         }
+        entry.link = AgentLink::Disconnected { since_ms: turn.now };
+    }
+
+    pub(super) fn agent_heard(&mut self, conn: ConnId) {
+        let Some(agent_id) = self.agent_conns.get(&conn).cloned() else {
+            return;
+        };
+        if let Some(entry) = self.agents.get_mut(&agent_id) {
+            entry.link = AgentLink::Connected { conn };
+        }
+        self.reconsider(&agent_id);
     }
 
     pub(super) fn agent_usage(
@@ -267,6 +309,7 @@ impl Core {
                     AgentLink::Recovering { .. }
                     | AgentLink::Disconnected { .. }
                     | AgentLink::Missing
+                    | AgentLink::Introduced { .. }
                     | AgentLink::Connected { .. }
                     | AgentLink::Unreachable => return None,
                 };

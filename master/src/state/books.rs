@@ -101,3 +101,98 @@ impl Core {
         self.reconsider(agent_id);
     }
 }
+
+#[cfg(test)]
+impl Core {
+    /// Every rule about the books and the tables that must hold between any two events.
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        use crate::allocator::Quantities;
+
+        let mut total = Quantities::default();
+        let mut in_use = Quantities::default();
+        for (id, agent) in &self.agents {
+            total.add(agent.ledger.total());
+            in_use.add(agent.ledger.offered());
+            in_use.add(agent.ledger.allocated());
+            if !agent.ledger.is_balanced() {
+                return Err(format!(
+                    "the books of agent {id} do not balance: {:?}",
+                    agent.ledger
+                ));
+            }
+            let mut offered = Resources::new();
+            for offer_id in &agent.offers {
+                let offer = self
+                    .offers
+                    .get(offer_id)
+                    .ok_or(format!("agent {id} lists lost offer {offer_id}"))?;
+                offered.add(&offer.resources);
+            }
+            if offered != *agent.ledger.offered() {
+                return Err(format!(
+                    "agent {id} has {} in offers, books {}",
+                    offered,
+                    agent.ledger.offered()
+                ));
+            }
+            if agent.conn().is_none() && !agent.offers.is_empty() {
+                return Err(format!("agent {id} is away and offered"));
+            }
+            for (framework_id, task_id) in agent.ledger.holders().map(|(holder, _)| holder) {
+                let entry = self
+                    .frameworks
+                    .get(framework_id)
+                    .and_then(|framework| framework.tasks.get(task_id));
+                if entry.is_none_or(|entry| {
+                    entry.agent_id != *id || entry.task.status.state.is_terminal()
+                }) {
+                    return Err(format!(
+                        "{task_id} holds something on agent {id} and is {entry:?}"
+                    ));
+                }
+            }
+        }
+        if total != self.total {
+            return Err(format!(
+                "the cluster has {total:?}, the sum says {:?}",
+                self.total
+            ));
+        }
+        let mut by_role = Quantities::default();
+        self.roles.values().for_each(|held| by_role.merge(held));
+        let mut by_framework = Quantities::default();
+        for (id, framework) in &self.frameworks {
+            framework
+                .roles
+                .values()
+                .for_each(|role| by_framework.merge(&role.held));
+            for (task_id, entry) in &framework.tasks {
+                let holder = (id.clone(), task_id.clone());
+                let agent = self
+                    .agents
+                    .get(&entry.agent_id)
+                    .ok_or(format!("{task_id} is on a lost agent"))?;
+                if !agent.tasks.contains(&holder) {
+                    return Err(format!("agent {} does not list {task_id}", entry.agent_id));
+                }
+                if agent.ledger.holds(&holder) == entry.task.status.state.is_terminal() {
+                    return Err(format!(
+                        "{task_id} is {} and books say otherwise",
+                        entry.task.status.state
+                    ));
+                }
+            }
+            if framework.is_removed() && framework.tasks.is_empty() {
+                return Err(format!(
+                    "framework {id} is removed, has no task and is still there"
+                ));
+            }
+        }
+        if in_use != by_role || in_use != by_framework {
+            return Err(format!(
+                "in use: agents {in_use:?}, roles {by_role:?}, frameworks {by_framework:?}"
+            ));
+        }
+        Ok(())
+    }
+}

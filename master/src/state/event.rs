@@ -14,12 +14,17 @@ pub struct ConnId(pub u64);
 /// Something happened.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// An agent opened its stream and said who it is.
+    /// An agent opened its stream and said who it is. Answered by one [`super::Effect::Reply`].
     AgentAttached {
         /// Its connection.
         conn: ConnId,
         /// What it said.
         registration: Registration,
+    },
+    /// The agent answered on that stream for the first time: it knows its id.
+    AgentHeard {
+        /// On which connection.
+        conn: ConnId,
     },
     /// That stream is over.
     AgentDetached {

@@ -175,8 +175,10 @@ impl Core {
         self.counters.events += 1;
         match event {
             Event::AgentAttached { conn, registration } => {
-                self.agent_attached(turn_ref, conn, registration)
+                self.agent_attached(turn_ref, conn, registration);
+                turn_ref.push(Effect::Reply(Ok(())));
             }
+            Event::AgentHeard { conn } => self.agent_heard(conn),
             Event::AgentDetached { conn } => self.agent_detached(turn_ref, conn),
             Event::AgentStatus { conn, status } => self.agent_status(turn_ref, conn, status),
             Event::AgentUsage { conn, node, tasks } => self.agent_usage(conn, node, tasks),

@@ -12,6 +12,7 @@ use mezzo_api::model::{
 
 use super::{
     ConnId, Core, Effect, Launch, Pass, Pending, ToAgent, ToFramework, Turn,
+    agents::{AgentEntry, AgentLink},
     frameworks::{FrameworkEntry, Interest},
     tasks::{TaskEntry, master_status},
 };
@@ -51,7 +52,8 @@ impl Core {
         };
         agents.retain(|id| {
             self.agents.get(id).is_some_and(|entry| {
-                entry.conn().is_some() && self.settings.minimum.is_met(entry.ledger.free())
+                matches!(entry.link, AgentLink::Connected { .. })
+                    && self.settings.minimum.is_met(entry.ledger.free())
             })
         });
         if agents.is_empty() {
@@ -256,11 +258,7 @@ impl Core {
         {
             return Err("the offers are not of one agent and one role".to_owned());
         }
-        let Some(conn) = self
-            .agents
-            .get(&first.agent_id)
-            .and_then(super::agents::AgentEntry::conn)
-        else {
+        let Some(conn) = self.agents.get(&first.agent_id).and_then(AgentEntry::conn) else {
             return Err(format!("agent {} is not connected", first.agent_id));
         };
         let mut left = Resources::new();

@@ -577,7 +577,8 @@ impl Core {
                     .map(|entry| entry.link)
                 {
                     Some(
-                        AgentLink::Connected { .. }
+                        AgentLink::Introduced { .. }
+                        | AgentLink::Connected { .. }
                         | AgentLink::Disconnected { .. }
                         | AgentLink::Unreachable,
                     ) => (TaskState::Gone, "the agent does not have the task"),

@@ -187,7 +187,7 @@ fn agent_view(core: &Core, id: &AgentId) -> Option<AgentView> {
         agent_id: id.clone(),
         info: entry.info.clone(),
         state: match entry.link {
-            AgentLink::Connected { .. } => AgentState::Connected,
+            AgentLink::Introduced { .. } | AgentLink::Connected { .. } => AgentState::Connected,
             AgentLink::Disconnected { .. } => AgentState::Disconnected,
             AgentLink::Unreachable | AgentLink::Missing => AgentState::Unreachable,
             AgentLink::Recovering { .. } => AgentState::Recovering,

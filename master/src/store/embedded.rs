@@ -202,6 +202,9 @@ impl EmbeddedStore {
                     Change::PutAgent(record) => {
                         agents.insert(record.agent_id.as_str(), &*encode(record))?;
                     }
+                    Change::ForgetAgent(agent_id) => {
+                        agents.remove(agent_id.as_str())?;
+                    }
                     Change::RemoveAgent { agent_id, at_ms } => {
                         agents.remove(agent_id.as_str())?;
                         removed_agents.insert(agent_id.as_str(), at_ms)?;

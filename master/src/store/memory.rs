@@ -56,6 +56,9 @@ impl MemoryStore {
             Change::PutAgent(record) => {
                 tables.agents.insert(record.agent_id.clone(), record);
             }
+            Change::ForgetAgent(agent_id) => {
+                tables.agents.remove(&agent_id);
+            }
             Change::RemoveAgent { agent_id, at_ms } => {
                 tables.agents.remove(&agent_id);
                 tables.removed_agents.insert(agent_id, at_ms);

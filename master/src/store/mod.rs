@@ -50,6 +50,8 @@ pub struct FrameworkRecord {
 pub enum Change {
     /// Admit or update.
     PutAgent(AgentRecord),
+    /// It was never used.
+    ForgetAgent(AgentId),
     /// Its id must not come back.
     RemoveAgent {
         /// Which.

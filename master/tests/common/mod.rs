@@ -8,11 +8,19 @@
     reason = "helpers of tests; a panic is the test's failure"
 )]
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use mezzo_api::proto::{
-    self, AgentMessage, MasterMessage, agent_message, agent_service_client::AgentServiceClient,
-    event, framework_service_client::FrameworkServiceClient, master_message,
+    self, AgentMessage, agent_message, agent_service_client::AgentServiceClient, event,
+    framework_service_client::FrameworkServiceClient, master_message,
     operator_service_client::OperatorServiceClient,
 };
 use mezzo_master::{Config, Error};
@@ -132,11 +140,19 @@ impl Drop for Master {
     }
 }
 
-/// A scripted agent.
+/// A scripted agent. Pings are answered in the background until it is muted.
 pub struct Agent {
     pub id: String,
+    muted: Arc<AtomicBool>,
     outbound: mpsc::Sender<AgentMessage>,
-    inbound: Streaming<MasterMessage>,
+    inbound: mpsc::Receiver<Result<master_message::Message, Status>>,
+    reader: JoinHandle<()>,
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
 }
 
 pub fn resources(text: &str) -> Vec<proto::Resource> {
@@ -175,7 +191,7 @@ impl Agent {
             boot_id: "boot".to_owned(),
             tasks,
         };
-        let (mut agent, _) = Self::open(master, agent_message::Message::Register(register)).await?;
+        let mut agent = Self::open(master, agent_message::Message::Register(register)).await?;
         match agent.next().await? {
             master_message::Message::Registered(registered) => agent.id = registered.agent_id,
             other => panic!("expected Registered, got {other:?}"),
@@ -183,10 +199,7 @@ impl Agent {
         Ok(agent)
     }
 
-    pub async fn open(
-        master: &Master,
-        first: agent_message::Message,
-    ) -> Result<(Self, ()), Status> {
+    pub async fn open(master: &Master, first: agent_message::Message) -> Result<Self, Status> {
         let (outbound, receiver) = mpsc::channel(64);
         outbound
             .send(AgentMessage {
@@ -195,42 +208,59 @@ impl Agent {
             .await
             .unwrap();
         let mut client = AgentServiceClient::new(master.channel().await);
-        let inbound = client
+        let mut stream = client
             .attach(ReceiverStream::new(receiver))
             .await?
             .into_inner();
-        Ok((
-            Self {
-                id: String::new(),
-                outbound,
-                inbound,
-            },
-            (),
-        ))
-    }
-
-    /// The next message; pings are answered on the way.
-    pub async fn next(&mut self) -> Result<master_message::Message, Status> {
-        loop {
-            let message = timeout(DEADLINE, self.inbound.message())
-                .await
-                .expect("the master says something")?;
-            let message = message.ok_or_else(|| Status::unknown("the stream ended"))?;
-            match message.message.unwrap() {
-                master_message::Message::Ping(ping) => {
+        let (forward, inbound) = mpsc::channel(1024);
+        let (pongs, muted) = (outbound.clone(), Arc::new(AtomicBool::new(false)));
+        let silent = Arc::clone(&muted);
+        let reader = tokio::spawn(async move {
+            loop {
+                let message = match stream.message().await {
+                    Ok(Some(message)) => Ok(message.message.unwrap()),
+                    Ok(None) => Err(Status::unknown("the stream ended")),
+                    Err(status) => Err(status),
+                };
+                if let Ok(master_message::Message::Ping(ping)) = message {
                     let pong = agent_message::Pong {
                         sequence: ping.sequence,
                     };
-                    let _ = self
-                        .outbound
-                        .send(AgentMessage {
-                            message: Some(agent_message::Message::Pong(pong)),
-                        })
-                        .await;
+                    if !silent.load(Ordering::Relaxed) {
+                        let _ = pongs
+                            .send(AgentMessage {
+                                message: Some(agent_message::Message::Pong(pong)),
+                            })
+                            .await;
+                    }
+                    continue;
                 }
-                other => return Ok(other),
+                let last = message.is_err();
+                if forward.send(message).await.is_err() || last {
+                    break;
+                }
             }
-        }
+        });
+        Ok(Self {
+            id: String::new(),
+            muted,
+            outbound,
+            inbound,
+            reader,
+        })
+    }
+
+    /// From now on pings are not answered.
+    pub fn mute(&self) {
+        self.muted.store(true, Ordering::Relaxed);
+    }
+
+    /// The next message that is not a ping.
+    pub async fn next(&mut self) -> Result<master_message::Message, Status> {
+        let message = timeout(DEADLINE, self.inbound.recv())
+            .await
+            .expect("the master says something");
+        message.unwrap_or_else(|| Err(Status::unknown("the stream ended")))
     }
 
     pub async fn expect_launch(&mut self) -> master_message::Launch {
@@ -359,16 +389,19 @@ impl Framework {
     }
 
     pub async fn next(&mut self) -> Result<event::Event, Status> {
-        loop {
-            let message = timeout(DEADLINE, self.events.message())
-                .await
-                .expect("the master says something")?;
-            let message = message.ok_or_else(|| Status::unknown("the stream ended"))?;
-            match message.event.unwrap() {
-                event::Event::Heartbeat(_) => {}
-                other => return Ok(other),
+        let event = async {
+            loop {
+                let message = self.events.message().await?;
+                let message = message.ok_or_else(|| Status::unknown("the stream ended"))?;
+                match message.event.unwrap() {
+                    event::Event::Heartbeat(_) => {}
+                    other => return Ok(other),
+                }
             }
-        }
+        };
+        timeout(DEADLINE, event)
+            .await
+            .expect("the master says something")
     }
 
     /// The next offers; rescinds on the way are dropped.

@@ -1,0 +1,257 @@
+//! A simulated framework: takes offers, launches, declines, acknowledges, reconciles, and remembers every end it saw.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use mezzo_api::model::{
+    AgentId, ContainerInfo, FrameworkId, FrameworkInfo, Offer, RoleName, StreamId, TaskId,
+    TaskInfo, TaskState, TaskStatus,
+};
+
+use super::Dice;
+use crate::state::{Call, Caller, ConnId, Launch, ToFramework};
+
+/// One framework.
+#[derive(Debug)]
+pub(super) struct Author {
+    pub(super) name: usize,
+    pub(super) id: Option<FrameworkId>,
+    pub(super) conn: Option<ConnId>,
+    stream_id: Option<StreamId>,
+    pub(super) gone: bool,
+    pub(super) quiet: bool,
+    role: RoleName,
+    failover_timeout: Duration,
+    pub(super) offers: BTreeMap<String, Offer>,
+    /// Launched, with the agent and the last state heard.
+    pub(super) tasks: BTreeMap<TaskId, (AgentId, TaskState)>,
+    ends: BTreeMap<TaskId, TaskState>,
+    acknowledgements: VecDeque<Call>,
+    used: BTreeSet<String>,
+    n_tasks: usize,
+}
+
+impl Author {
+    pub(super) fn new(name: usize, dice: &mut Dice) -> Self {
+        Self {
+            name,
+            id: None,
+            conn: None,
+            stream_id: None,
+            gone: false,
+            quiet: false,
+            role: ["*", "a", "b/c"][dice.below(3)].parse().unwrap(),
+            failover_timeout: Duration::from_secs([5, 60, 3600][dice.below(3)]),
+            offers: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            acknowledgements: VecDeque::new(),
+            used: BTreeSet::new(),
+            n_tasks: 0,
+        }
+    }
+
+    pub(super) fn info(&self) -> FrameworkInfo {
+        FrameworkInfo {
+            framework_id: self.id.clone(),
+            name: format!("author-{}", self.name),
+            user: String::new(),
+            roles: vec![self.role.clone()],
+            failover_timeout: self.failover_timeout,
+            hostname: String::new(),
+            principal: String::new(),
+            webui_url: String::new(),
+            labels: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn caller(&self) -> Option<Caller> {
+        self.conn?;
+        Some(Caller {
+            framework_id: self.id.clone()?,
+            stream_id: self.stream_id.clone()?,
+        })
+    }
+
+    pub(super) fn disconnect(&mut self) {
+        self.conn = None;
+        self.stream_id = None;
+        self.offers.clear();
+        self.acknowledgements.clear();
+    }
+
+    pub(super) fn hear(&mut self, event: ToFramework) -> Result<(), String> {
+        match event {
+            ToFramework::Subscribed {
+                framework_id,
+                stream_id,
+            } => {
+                if self.id.as_ref().is_some_and(|id| *id != framework_id) {
+                    return Err(format!("author {} got another id", self.name));
+                }
+                (self.id, self.stream_id) = (Some(framework_id), Some(stream_id));
+            }
+            ToFramework::Offers(offers) => {
+                for offer in offers {
+                    self.offers.insert(offer.offer_id.to_string(), offer);
+                }
+            }
+            ToFramework::Rescind(offer_id) => {
+                self.offers.remove(offer_id.as_str());
+            }
+            ToFramework::Update(status) => return self.update(*status),
+            ToFramework::AgentLost(_) => {}
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, status: TaskStatus) -> Result<(), String> {
+        let (task_id, state) = (status.task_id.clone(), status.state);
+        if let (Some(update_id), Some(agent_id)) =
+            (status.update_id.clone(), status.agent_id.clone())
+        {
+            self.acknowledgements.push_back(Call::Acknowledge {
+                agent_id,
+                task_id: task_id.clone(),
+                update_id,
+            });
+        }
+        let Some((_, known)) = self.tasks.get_mut(&task_id) else {
+            return Err(format!(
+                "author {} hears of {task_id}, which it never launched",
+                self.name
+            ));
+        };
+        if state.is_terminal() {
+            let first = *self.ends.entry(task_id.clone()).or_insert(state);
+            // The master does not remember what it refused: asked again, it says in other words that nothing runs.
+            let never_ran = [TaskState::Dropped, TaskState::Error, TaskState::Gone];
+            if first != state && !(never_ran.contains(&first) && never_ran.contains(&state)) {
+                return Err(format!(
+                    "{task_id} ended as {first}, and then as {state}: {}",
+                    status.message
+                ));
+            }
+            *known = state;
+        } else if !known.is_terminal() {
+            *known = state;
+        }
+        Ok(())
+    }
+
+    /// The next thing this framework asks for.
+    pub(super) fn act(&mut self, dice: &mut Dice) -> Option<Call> {
+        self.caller()?;
+        if let Some(call) = self.acknowledgements.pop_front() {
+            // Some are lost; the agent repeats.
+            if !dice.one_in(8) {
+                return Some(call);
+            }
+        }
+        match dice.below(if self.quiet { 3 } else { 12 }) {
+            0 => self.kill(dice),
+            1 => Some(Call::Reconcile(Vec::new())),
+            2 => Some(Call::Reconcile(self.unfinished())),
+            3 if dice.one_in(4) => Some(Call::Suppress(Vec::new())),
+            4 => Some(Call::Revive(Vec::new())),
+            5 => self.decline(dice),
+            6 if dice.one_in(20) => {
+                self.gone = true;
+                Some(Call::Teardown)
+            }
+            _ => self.accept(dice),
+        }
+    }
+
+    pub(super) fn unfinished(&self) -> Vec<(TaskId, Option<AgentId>)> {
+        self.tasks
+            .iter()
+            .filter(|(_, (_, state))| !state.is_terminal())
+            .map(|(id, (agent, _))| (id.clone(), Some(agent.clone())))
+            .collect()
+    }
+
+    pub(super) fn next_acknowledgement(&mut self) -> Option<Call> {
+        self.acknowledgements.pop_front()
+    }
+
+    fn kill(&self, dice: &mut Dice) -> Option<Call> {
+        let unfinished = self.unfinished();
+        let (task_id, agent_id) = unfinished.get(dice.below(unfinished.len()))?.clone();
+        let agent_id = if dice.one_in(2) { agent_id } else { None };
+        Some(Call::Kill {
+            task_id,
+            agent_id,
+            grace: None,
+        })
+    }
+
+    fn decline(&mut self, dice: &mut Dice) -> Option<Call> {
+        let (_, offer) = self.offers.pop_first()?;
+        let refuse = Duration::from_millis([0, 500, 5000][dice.below(3)]);
+        Some(Call::Decline {
+            offers: vec![offer.offer_id],
+            refuse,
+        })
+    }
+
+    fn accept(&mut self, dice: &mut Dice) -> Option<Call> {
+        let (_, first) = self.offers.pop_first()?;
+        let mut offers = vec![first.offer_id.clone()];
+        let more: Vec<String> = self
+            .offers
+            .iter()
+            .filter(|(_, offer)| offer.agent_id == first.agent_id)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in more {
+            offers.extend(self.offers.remove(&id).map(|offer| offer.offer_id));
+        }
+        if dice.one_in(10) {
+            // Named again: used before.
+            offers.extend(self.used.first().and_then(|id| id.parse().ok()));
+        }
+        self.used.extend(offers.iter().map(ToString::to_string));
+        let mut launches = Vec::new();
+        for _ in 0..dice.below(5) {
+            self.n_tasks += 1;
+            let task_id: TaskId = format!("f{}-t{}", self.name, self.n_tasks).parse().unwrap();
+            let port = 31_000 + dice.below(10);
+            let taken = format!(
+                "cpus:0.{};mem:{};ports:[{port}-{port}]",
+                1 + dice.below(9),
+                10 + dice.below(200)
+            );
+            self.tasks.insert(
+                task_id.clone(),
+                (first.agent_id.clone(), TaskState::Staging),
+            );
+            launches.push(Launch::Valid(Box::new(TaskInfo {
+                task_id,
+                name: String::new(),
+                agent_id: first.agent_id.clone(),
+                resources: taken.parse().unwrap(),
+                cpu_limit: None,
+                memory_limit_mb: None,
+                pids_limit: None,
+                container: ContainerInfo {
+                    image: "sleep:1".to_owned(),
+                    ..ContainerInfo::default()
+                },
+                kill_grace: None,
+                health_check: None,
+                max_completion: None,
+                labels: BTreeMap::new(),
+                data: Vec::new(),
+            })));
+        }
+        let refuse = Duration::from_millis([0, 1000][dice.below(2)]);
+        Some(Call::Accept {
+            offers,
+            launches,
+            refuse,
+        })
+    }
+}

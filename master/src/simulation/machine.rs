@@ -1,0 +1,219 @@
+//! A simulated agent: tasks are state machines, statuses are kept until acknowledged, as a real agent does.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use mezzo_api::model::{
+    AgentId, AgentInfo, CgroupMode, Resources, StatusSource, Task, TaskInfo, TaskState, TaskStatus,
+};
+
+use super::Dice;
+use crate::state::{ConnId, Holder, Registration, ToAgent};
+
+/// One task that this machine has.
+#[derive(Debug, Clone)]
+pub(super) struct Process {
+    pub(super) task: Task,
+    unacknowledged: VecDeque<TaskStatus>,
+}
+
+/// One machine.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) name: usize,
+    pub(super) id: Option<AgentId>,
+    pub(super) conn: Option<ConnId>,
+    /// On the present connection.
+    pub(super) registered: bool,
+    pub(super) refused: bool,
+    pub(super) processes: BTreeMap<Holder, Process>,
+    resources: Resources,
+    n_updates: u64,
+}
+
+impl Machine {
+    pub(super) fn new(name: usize, dice: &mut Dice) -> Self {
+        let resources = format!("cpus:{};mem:1024;ports:[31000-31009]", 1 + dice.below(4))
+            .parse()
+            .unwrap();
+        Self {
+            name,
+            id: None,
+            conn: None,
+            registered: false,
+            refused: false,
+            processes: BTreeMap::new(),
+            resources,
+            n_updates: 0,
+        }
+    }
+
+    pub(super) fn registration(&self) -> Registration {
+        Registration {
+            agent_id: self.id.clone(),
+            info: AgentInfo {
+                hostname: format!("machine-{}", self.name),
+                address: "127.0.0.1:5051".to_owned(),
+                resources: self.resources.clone(),
+                attributes: Vec::new(),
+                region: String::new(),
+                zone: String::new(),
+                version: String::new(),
+                kernel: String::new(),
+                architecture: String::new(),
+                cgroup_mode: CgroupMode::V2,
+            },
+            boot_id: String::new(),
+            tasks: self
+                .processes
+                .values()
+                .map(|process| process.task.clone())
+                .collect(),
+        }
+    }
+
+    pub(super) fn hear(&mut self, message: ToAgent, now: u64) -> Vec<TaskStatus> {
+        match message {
+            ToAgent::Registered(id) => {
+                assert!(
+                    self.id.as_ref().is_none_or(|mine| *mine == id),
+                    "an agent's id changed"
+                );
+                self.id = Some(id);
+                self.registered = true;
+                self.repeat()
+            }
+            ToAgent::Refused(_) => {
+                self.refused = true;
+                Vec::new()
+            }
+            ToAgent::Launch(task) => self.launch(Task::clone(&task), now),
+            ToAgent::Kill {
+                framework_id,
+                task_id,
+                ..
+            } => self
+                .advance_to(&(framework_id, task_id), TaskState::Killed, now)
+                .into_iter()
+                .collect(),
+            ToAgent::Acknowledge {
+                framework_id,
+                task_id,
+                update_id,
+            } => {
+                let holder = (framework_id, task_id);
+                if let Some(process) = self.processes.get_mut(&holder) {
+                    process
+                        .unacknowledged
+                        .retain(|status| status.update_id.as_ref() != Some(&update_id));
+                    if process.unacknowledged.is_empty() && process.task.status.state.is_terminal()
+                    {
+                        self.processes.remove(&holder);
+                    }
+                }
+                Vec::new()
+            }
+            ToAgent::TaskMessage { .. } => Vec::new(),
+            ToAgent::ShutdownFramework(framework_id) => {
+                let holders: Vec<Holder> = self
+                    .processes
+                    .keys()
+                    .filter(|(framework, _)| *framework == framework_id)
+                    .cloned()
+                    .collect();
+                holders
+                    .iter()
+                    .filter_map(|holder| self.advance_to(holder, TaskState::Killed, now))
+                    .collect()
+            }
+        }
+    }
+
+    fn launch(&mut self, task: Task, now: u64) -> Vec<TaskStatus> {
+        let holder = (task.framework_id.clone(), task.info.task_id.clone());
+        if let Some(process) = self.processes.get(&holder) {
+            return process.unacknowledged.iter().cloned().collect();
+        }
+        self.processes.insert(
+            holder.clone(),
+            Process {
+                task,
+                unacknowledged: VecDeque::new(),
+            },
+        );
+        self.advance_to(&holder, TaskState::Starting, now)
+            .into_iter()
+            .collect()
+    }
+
+    /// What is not acknowledged, again, in order per task.
+    pub(super) fn repeat(&self) -> Vec<TaskStatus> {
+        self.processes
+            .values()
+            .flat_map(|process| process.unacknowledged.iter().cloned())
+            .collect()
+    }
+
+    /// Some task goes on by itself.
+    pub(super) fn progress(&mut self, dice: &mut Dice, now: u64) -> Option<TaskStatus> {
+        let holders: Vec<Holder> = self.processes.keys().cloned().collect();
+        let holder = holders.get(dice.below(holders.len()))?;
+        let next = match self.processes.get(holder)?.task.status.state {
+            TaskState::Staging => TaskState::Starting,
+            TaskState::Starting => {
+                [TaskState::Running, TaskState::Running, TaskState::Failed][dice.below(3)]
+            }
+            TaskState::Running | TaskState::Killing => {
+                [TaskState::Finished, TaskState::Failed][dice.below(2)]
+            }
+            TaskState::Finished
+            | TaskState::Failed
+            | TaskState::Killed
+            | TaskState::Error
+            | TaskState::Dropped
+            | TaskState::Unreachable
+            | TaskState::Gone
+            | TaskState::Unknown => return None,
+        };
+        self.advance_to(holder, next, now)
+    }
+
+    /// The machine was rebooted: nothing runs any more, and it says so.
+    pub(super) fn reboot(&mut self, now: u64) {
+        let holders: Vec<Holder> = self.processes.keys().cloned().collect();
+        for holder in holders {
+            self.advance_to(&holder, TaskState::Failed, now);
+        }
+    }
+
+    fn advance_to(&mut self, holder: &Holder, state: TaskState, now: u64) -> Option<TaskStatus> {
+        let process = self.processes.get_mut(holder)?;
+        if process.task.status.state.is_terminal() {
+            return None;
+        }
+        self.n_updates += 1;
+        let status = TaskStatus {
+            state,
+            reason: None,
+            source: StatusSource::Agent,
+            timestamp_ms: now,
+            agent_id: self.id.clone(),
+            update_id: Some(
+                format!("m{}-u{}", self.name, self.n_updates)
+                    .parse()
+                    .unwrap(),
+            ),
+            ..process.task.status.clone()
+        };
+        process.task.status = status.clone();
+        process.unacknowledged.push_back(status.clone());
+        Some(status)
+    }
+
+    /// What really runs here.
+    pub(super) fn running(&self) -> impl Iterator<Item = (&Holder, &TaskInfo)> {
+        self.processes
+            .iter()
+            .filter(|(_, process)| !process.task.status.state.is_terminal())
+            .map(|(holder, process)| (holder, &process.task.info))
+    }
+}
