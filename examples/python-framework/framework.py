@@ -44,6 +44,7 @@ class Framework:
         self.caller = api.Caller()  # empty until the master has named us
         self.task_id = f"example-{uuid.uuid4()}"  # a task id is never used twice
         self.launched_on = None
+        self.last = None  # the status that ended our task
         self.ended = {
             types.TASK_FINISHED,
             types.TASK_FAILED,
@@ -58,9 +59,7 @@ class Framework:
         """Follows one stream after the other until the task has ended; returns its last status."""
         while True:
             try:
-                status = self.follow_stream(deadline)
-                self.stub.Teardown(self.api.TeardownRequest(caller=self.caller), timeout=10)
-                return status
+                return self.follow_stream(deadline)
             except grpc.RpcError as error:
                 # Connecting again helps against a master that is away, not against one that says no.
                 if error.code() in REFUSALS:
@@ -85,8 +84,9 @@ class Framework:
                     self.use_offers(event.offers.offers)
                 elif kind == "update":
                     self.updated(event.update)
-                    if event.update.task_id == self.task_id and event.update.state in self.ended:
-                        return event.update
+                if self.last:  # while we are subscribed: a call without a stream is refused
+                    self.stub.Teardown(self.api.TeardownRequest(caller=self.caller), timeout=10)
+                    return self.last
         finally:
             stream.cancel()
         raise StreamClosed()
@@ -94,7 +94,7 @@ class Framework:
     def subscribed(self, subscribed):
         print(f"subscribed as {subscribed.framework_id}", flush=True)
         self.caller = self.api.Caller(framework_id=subscribed.framework_id, stream_id=subscribed.stream_id)
-        if self.launched_on:  # what happened to our task while we were away? The answer comes as an update.
+        if self.launched_on and not self.last:  # what happened to our task while we were away? The answer comes as an update.
             task = self.api.ReconcileRequest.TaskKey(task_id=self.task_id, agent_id=self.launched_on)
             self.stub.Reconcile(self.api.ReconcileRequest(caller=self.caller, tasks=[task]), timeout=10)
 
@@ -135,6 +135,8 @@ class Framework:
                 ),
                 timeout=10,
             )
+        if status.task_id == self.task_id and status.state in self.ended and not self.last:
+            self.last = status
 
     def task(self, agent_id):
         types = self.types

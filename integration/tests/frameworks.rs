@@ -7,7 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use common::{Stage, check_contains, on_stage};
-use mezzo_integration::{paths, process};
+use mezzo_integration::cluster::PATIENCE;
+use mezzo_integration::{paths, process, wait};
 
 const ARGS: [&str; 6] = ["--", "0.2", "--cpu-ms", "300", "--exit-code", "7"];
 
@@ -36,12 +37,14 @@ fn check(stage: &Stage, command: &mut Command) -> Result<()> {
         "the task used 0.3 s of cpu, not {cpu}"
     );
     // Torn down: nothing of it stays with the master.
-    let frameworks = stage.ask(&["framework", "list"])?;
-    ensure!(
-        !frameworks.to_string().contains("example-"),
-        "it is still there: {frameworks}"
-    );
-    Ok(())
+    wait::until("the framework to be gone", PATIENCE, || {
+        let frameworks = stage.ask(&["framework", "list"])?;
+        ensure!(
+            !frameworks.to_string().contains("example-"),
+            "it is still there: {frameworks}"
+        );
+        Ok(())
+    })
 }
 
 #[test]

@@ -382,7 +382,11 @@ fn usage_agrees_with_the_kernels_own_files() {
         );
         cluster.remove("busy")?;
         // The last figures are kept, although the cgroup is gone.
-        let told = stage.ask(&["task", "show", &running[0].task_id])?;
+        let told = wait::until("the task's end", PATIENCE, || {
+            let told = stage.ask(&["task", "show", &running[0].task_id])?;
+            ensure!(told["state"] == "TASK_KILLED", "it is {}", told["state"]);
+            Ok(told)
+        })?;
         let cpu = told["usage"]["cpu_total_us"]
             .as_u64()
             .context("no final usage")?;

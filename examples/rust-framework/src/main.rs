@@ -90,15 +90,7 @@ async fn run(args: Args) -> anyhow::Result<TaskStatus> {
     let mut framework = Framework::new(FrameworkServiceClient::new(channel.connect_lazy()), args);
     loop {
         match framework.follow_stream().await {
-            Ok(ended) => {
-                let caller = Some(framework.caller.clone());
-                framework
-                    .client
-                    .teardown(TeardownRequest { caller })
-                    .await
-                    .context("teardown")?;
-                return Ok(ended);
-            }
+            Ok(ended) => return Ok(ended),
             // Connecting again helps against a master that is away, not against one that says no.
             Err(status) if is_refusal(status.code()) => {
                 bail!("the master refused: {}", status.message())
@@ -127,6 +119,8 @@ struct Framework {
     task_id: String,
     /// The agent that our task was launched on.
     launched_on: Option<String>,
+    /// The last status of our task.
+    ended: Option<TaskStatus>,
 }
 
 impl Framework {
@@ -138,6 +132,7 @@ impl Framework {
             caller: Caller::default(),
             task_id,
             launched_on: None,
+            ended: None,
         }
     }
 
@@ -168,13 +163,15 @@ impl Framework {
                     self.subscribed(subscribed).await?;
                 }
                 What::Offers(Offers { offers }) => self.use_offers(offers).await?,
-                What::Update(status) => {
-                    if let Some(ended) = self.updated(status).await? {
-                        return Ok(ended);
-                    }
-                }
+                What::Update(status) => self.updated(status).await?,
                 // A withdrawn offer is one we have answered already, or a launch of ours will be answered by an update.
                 What::Rescind(_) | What::AgentLost(_) | What::Heartbeat(Heartbeat {}) => {}
+            }
+            if let Some(ended) = self.ended.clone() {
+                // While we are subscribed: a call without a stream is refused.
+                let caller = Some(self.caller.clone());
+                self.client.teardown(TeardownRequest { caller }).await?;
+                return Ok(ended);
             }
         }
     }
@@ -186,7 +183,7 @@ impl Framework {
             stream_id: subscribed.stream_id,
         };
         // What happened to our task while we were away? The answer comes as an update.
-        if let Some(agent_id) = self.launched_on.clone() {
+        if let (Some(agent_id), None) = (self.launched_on.clone(), &self.ended) {
             let task = reconcile_request::TaskKey {
                 task_id: self.task_id.clone(),
                 agent_id,
@@ -239,8 +236,8 @@ impl Framework {
         Ok(())
     }
 
-    /// Acknowledges, or the agent would send it again and again. Returns the status that ends the task.
-    async fn updated(&mut self, status: TaskStatus) -> Result<Option<TaskStatus>, tonic::Status> {
+    /// Acknowledges, or the agent would send it again and again.
+    async fn updated(&mut self, status: TaskStatus) -> Result<(), tonic::Status> {
         println!("{} {}", status.state().as_str_name(), status.message);
         if !status.update_id.is_empty() {
             let request = AcknowledgeRequest {
@@ -251,7 +248,10 @@ impl Framework {
             };
             self.client.acknowledge(request).await?;
         }
-        Ok((status.task_id == self.task_id && has_ended(status.state())).then_some(status))
+        if status.task_id == self.task_id && has_ended(status.state()) && self.ended.is_none() {
+            self.ended = Some(status);
+        }
+        Ok(())
     }
 
     fn task(&self, agent_id: String) -> TaskInfo {
