@@ -158,6 +158,7 @@ pub struct Core {
     survey_at: u64,
     last_version: Timestamp,
     service_ports: HashMap<u16, u32>,
+    last_service_port: u16,
     salt: u64,
 }
 
@@ -186,6 +187,7 @@ impl Core {
             survey_at: 0,
             last_version: Timestamp::default(),
             service_ports: HashMap::new(),
+            last_service_port: 0,
             salt: 0,
             state,
         };

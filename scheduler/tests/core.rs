@@ -579,6 +579,27 @@ fn service_ports_are_unique_and_stay() {
         .ports[0]
         .port;
     assert_eq!(other, 10_002);
+    let image = json!({"docker": {"image": "a:1"}});
+    let both = Command::Update {
+        updates: ["/c", "/d"]
+            .map(|id| Update {
+                app: None,
+                body: json!({"id": id, "container": image}),
+            })
+            .to_vec(),
+        partial: true,
+        create: true,
+        force: false,
+    };
+    bench.command(both).expect("two apps at once");
+    let port = |id: &str| {
+        bench.core.state().apps[&id.parse::<AppId>().expect("valid")]
+            .current
+            .app
+            .ports[0]
+            .port
+    };
+    assert_ne!(port("/c"), port("/d"));
     let before = bench.app().current.config;
     let update = Command::Update {
         updates: vec![Update {

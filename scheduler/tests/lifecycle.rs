@@ -427,6 +427,174 @@ async fn a_broken_update_waits_and_is_rolled_back() {
 }
 
 #[tokio::test]
+async fn an_update_to_a_sick_version_keeps_the_healthy_one() {
+    let running = Master::start(NODE).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let scheduler = Scheduler::start(directory.path(), running.address).await;
+    let mut app = sleep_app();
+    app["healthChecks"] = json!([{"protocol": "TCP", "portIndex": 0}]);
+    app["instances"] = json!(2);
+    scheduler.request("POST", "/v2/apps", Some(app)).await;
+    let app = scheduler.settled("/sleep", 2).await;
+    assert_eq!(app["app"]["tasksHealthy"], 2);
+    assert_eq!(
+        app["app"]["tasks"][0]["healthCheckResults"][0]["alive"],
+        true
+    );
+    let good = running.master.world().live();
+    scheduler
+        .request(
+            "PUT",
+            "/v2/apps/sleep",
+            Some(json!({"container": {"docker": {"image": "sick:1"}}})),
+        )
+        .await;
+    let app = scheduler
+        .wait("/v2/apps/sleep", "two sick ones", |value| {
+            value["app"]["tasksUnhealthy"] == 2
+        })
+        .await;
+    assert_eq!(app["app"]["tasksHealthy"], 2);
+    assert!(
+        good.iter()
+            .all(|task| running.master.world().live().contains(task))
+    );
+    let deployments = scheduler.get("/v2/deployments").await;
+    let waiting = deployments[0]["waitingFor"].as_str().expect("text");
+    assert!(waiting.contains("0 of 2 new instances"), "{waiting}");
+    assert_eq!(
+        deployments[0]["currentActions"][0]["action"],
+        "RestartApplication"
+    );
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn an_app_that_always_fails_is_slowed_down_and_says_what_fails() {
+    let running = Master::start(NODE).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let scheduler = Scheduler::start(directory.path(), running.address).await;
+    let mut app = sleep_app();
+    app["container"]["docker"]["image"] = json!("fail:1");
+    app["backoffSeconds"] = json!(0.1);
+    app["backoffFactor"] = json!(2);
+    scheduler.request("POST", "/v2/apps", Some(app)).await;
+    scheduler
+        .wait("/v2/queue", "a delay of more than a second", |value| {
+            value["queue"][0]["delay"]["timeLeftSeconds"]
+                .as_f64()
+                .is_some_and(|left| left > 1.0)
+        })
+        .await;
+    // 0.1, 0.2, 0.4, 0.8, 1.6: five failures.
+    assert_eq!(running.master.world().launched.len(), 5);
+    let deployments = scheduler.get("/v2/deployments").await;
+    assert!(
+        deployments[0]["waitingFor"]
+            .as_str()
+            .is_some_and(|text| text.contains("exit code 1")),
+        "{deployments}"
+    );
+    let reset = scheduler
+        .request("DELETE", "/v2/queue//sleep/delay", None)
+        .await;
+    assert_eq!(reset.status, 204, "{}", reset.text);
+    scheduler
+        .wait("/v2/queue", "a launch", |_| {
+            running.master.world().launched.len() > 5
+        })
+        .await;
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_of_apps_is_put_at_once() {
+    let running = Master::start(NODE).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let scheduler = Scheduler::start(directory.path(), running.address).await;
+    let app = |id: &str| {
+        let mut app = sleep_app();
+        app["id"] = json!(id);
+        app["labels"] = json!({"group": "shop"});
+        app
+    };
+    let put = scheduler
+        .request(
+            "PUT",
+            "/v2/apps",
+            Some(json!([app("/shop/a"), app("/shop/b")])),
+        )
+        .await;
+    assert_eq!(put.status, 200, "{}", put.text);
+    scheduler.settled("/shop/a", 1).await;
+    scheduler.settled("/shop/b", 1).await;
+    let tree = scheduler.get("/v2/apps/shop/*").await;
+    assert_eq!(tree["*"].as_array().map(Vec::len), Some(2));
+    let labelled = scheduler
+        .get("/v2/apps?label=group%3D%3Dshop&id=/b&embed=apps.tasks")
+        .await;
+    assert_eq!(labelled["apps"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        labelled["apps"][0]["tasks"].as_array().map(Vec::len),
+        Some(1)
+    );
+
+    let wrong = scheduler
+        .request(
+            "PUT",
+            "/v2/apps",
+            Some(json!([app("/shop/a"), {"id": "/shop/c", "cpus": -1}])),
+        )
+        .await;
+    assert_eq!(wrong.status, 422, "{}", wrong.text);
+    assert!(wrong.text.contains("(1)/cpus"), "{}", wrong.text);
+    assert_eq!(
+        scheduler
+            .request("GET", "/v2/apps/shop/c", None)
+            .await
+            .status,
+        404,
+        "all or nothing"
+    );
+    let patched = scheduler
+        .request("PATCH", "/v2/apps/shop/none", Some(json!({"cpus": 1})))
+        .await;
+    assert_eq!(patched.status, 404, "{}", patched.text);
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn reads_go_on_while_the_master_is_away() {
+    let running = Master::start(NODE).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let scheduler = Scheduler::start(directory.path(), running.address).await;
+    scheduler
+        .request("POST", "/v2/apps", Some(sleep_app()))
+        .await;
+    scheduler.settled("/sleep", 1).await;
+    let master = running.master.clone();
+    drop(running);
+    master.cut();
+    scheduler
+        .wait("/healthz", "the loss noticed", |value| {
+            value["connectedToMaster"] == false
+        })
+        .await;
+    assert_eq!(
+        scheduler.get("/v2/apps/sleep").await["app"]["tasksRunning"],
+        1
+    );
+    let scaled = scheduler
+        .request("PUT", "/v2/apps/sleep", Some(json!({"instances": 2})))
+        .await;
+    assert_eq!(scaled.status, 200, "{}", scaled.text);
+    let queue = scheduler.get("/v2/queue").await;
+    let why = queue["queue"][0]["waitingFor"].as_str().expect("text");
+    assert!(why.contains("not connected to the master"), "{why}");
+    scheduler.stop().await;
+}
+
+#[tokio::test]
 async fn the_small_routes_answer() {
     let running = Master::start(NODE).await;
     let directory = tempfile::tempdir().expect("a directory");

@@ -224,7 +224,7 @@ impl Core {
 
     /// Gives every port 0 a number of its own in the cluster: that of before if there was one.
     fn assign_service_ports(
-        &self,
+        &mut self,
         ports: &mut [PortDefinition],
         before: Option<&[PortDefinition]>,
     ) {
@@ -237,16 +237,27 @@ impl Core {
                 .and_then(|before| before.get(index))
                 .map(|earlier| earlier.port)
                 .filter(|earlier| SERVICE_PORTS.contains(earlier) && !given.contains(earlier));
-            let chosen = earlier.or_else(|| {
-                let mut all = SERVICE_PORTS;
-                all.find(|port| !given.contains(port) && !self.service_ports.contains_key(port))
-            });
+            let chosen = earlier.or_else(|| self.free_service_port(&given));
             // With all of them taken it stays 0: any port will do for the task itself.
             if let Some(chosen) = chosen {
                 port.port = chosen;
                 given.insert(chosen);
             }
         }
+    }
+
+    /// The next one that nobody has, going round so that finding it does not take longer with every app.
+    fn free_service_port(&mut self, given: &BTreeSet<u16>) -> Option<u16> {
+        let from = self
+            .last_service_port
+            .saturating_add(1)
+            .max(*SERVICE_PORTS.start());
+        let is_free = |port: &u16| !given.contains(port) && !self.service_ports.contains_key(port);
+        let found = (from..=*SERVICE_PORTS.end())
+            .find(is_free)
+            .or_else(|| (*SERVICE_PORTS.start()..from).find(is_free))?;
+        self.last_service_port = found;
+        Some(found)
     }
 
     pub(super) fn count_service_ports(&mut self, ports: &[PortDefinition], more: bool) {

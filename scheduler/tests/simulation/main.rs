@@ -442,7 +442,7 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
 
 #[test]
 fn whatever_happens_in_the_end_exactly_what_is_wanted_runs() {
-    for seed in seeds(300) {
+    for seed in seeds(200) {
         let mut sim = Sim::new(
             seed,
             Faults {
@@ -468,7 +468,7 @@ fn whatever_happens_in_the_end_exactly_what_is_wanted_runs() {
 
 #[test]
 fn a_rolling_update_without_failures_never_leaves_its_bounds() {
-    for seed in seeds(300) {
+    for seed in seeds(200) {
         let faults = Faults {
             crashes: true,
             breaks: true,
