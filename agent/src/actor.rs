@@ -6,6 +6,8 @@
 mod command;
 mod disk;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
