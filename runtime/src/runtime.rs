@@ -304,6 +304,7 @@ impl Runtime {
         let permits =
             u32::try_from(self.inner.config.max_parallel_starts.max(1)).unwrap_or(u32::MAX);
         let _all = self.inner.starts.acquire_many(permits).await;
+        self.end_all().await;
         self.inner.link.close().await;
         let inner = Arc::clone(&self.inner);
         let purging = tokio::task::spawn_blocking(move || {
@@ -339,6 +340,23 @@ impl Runtime {
     /// The launcher's process id, for diagnosis.
     pub async fn launcher_pid(&self) -> Option<u32> {
         self.inner.link.pid().await
+    }
+
+    /// Kills what runs and waits until each end has been taken note of: a watcher that finds a keeper gone and
+    /// its record already deleted would write another.
+    async fn end_all(&self) {
+        let entries: Vec<_> = self.inner.containers().values().cloned().collect();
+        let mut ends = tokio::task::JoinSet::new();
+        for entry in entries {
+            let inner = Arc::clone(&self.inner);
+            ends.spawn(async move {
+                if entry.running().is_some() {
+                    stop::kill_entry(&inner, &entry).await;
+                    let _ = tokio::time::timeout(KILL_TIMEOUT, wait_entry(&entry)).await;
+                }
+            });
+        }
+        while ends.join_next().await.is_some() {}
     }
 
     async fn recover(&self) -> Result<(), OpenError> {

@@ -102,7 +102,7 @@ pub(super) fn send_signal(entry: &Entry, signal: i32) -> Result<(), Error> {
 
 /// Kills everything in a container: its first process, and with it the pid namespace; then whatever else is in
 /// the cgroup.
-async fn kill_entry(inner: &Arc<Inner>, entry: &Arc<Entry>) {
+pub(super) async fn kill_entry(inner: &Arc<Inner>, entry: &Arc<Entry>) {
     let _ = send_signal(entry, libc::SIGKILL);
     let (hierarchies, cgroup) = (Arc::clone(&inner.hierarchies), entry.cgroup.clone());
     let _ = tokio::task::spawn_blocking(move || hierarchies.kill(&cgroup, KILL_TIMEOUT)).await;
