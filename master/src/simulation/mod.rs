@@ -46,17 +46,14 @@ fn number(name: &str) -> Option<u64> {
 fn rules_hold_in_every_history_and_healed_worlds_come_to_rest() {
     let seeds = match number("MEZZO_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("MEZZO_SEEDS").unwrap_or(200),
+        None => 0..number("MEZZO_SEEDS").unwrap_or(300),
     };
     let mut launched = 0;
     for seed in seeds.clone() {
         let mut world = World::new(seed);
-        let result = world.live(1000).and_then(|()| world.heal());
-        if let Err(broken) = result {
-            panic!(
-                "seed {seed} (MEZZO_SEED={seed} runs it alone): {broken}\n{}",
-                world.recent()
-            );
+        if world.run().is_err() {
+            let broken = World::new(seed).record().run().unwrap_err();
+            panic!("seed {seed} (MEZZO_SEED={seed} runs it alone): {broken}");
         }
         launched += world.n_launched();
     }

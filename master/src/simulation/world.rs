@@ -69,7 +69,8 @@ pub(super) struct World {
     machines: Vec<Machine>,
     authors: Vec<Author>,
     launched: BTreeSet<Holder>,
-    log: VecDeque<String>,
+    /// Of a replay.
+    log: Option<VecDeque<String>>,
 }
 
 fn settings() -> Settings {
@@ -107,7 +108,7 @@ impl World {
                 .map(|name| Author::new(name, &mut dice))
                 .collect(),
             launched: BTreeSet::new(),
-            log: VecDeque::new(),
+            log: None,
             dice,
         }
     }
@@ -116,16 +117,24 @@ impl World {
         self.launched.len()
     }
 
-    pub(super) fn recent(&self) -> String {
-        self.log
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join("\n")
+    /// Lives it all and says what broke; with the last events when it is a replay.
+    pub(super) fn run(&mut self) -> Result<(), String> {
+        self.live(1000)
+            .and_then(|()| self.heal())
+            .map_err(|broken| {
+                let log = self.log.iter().flatten();
+                log.fold(broken, |text, line| text + "\n" + line)
+            })
+    }
+
+    /// Remembers events from now on.
+    pub(super) fn record(mut self) -> Self {
+        self.log = Some(VecDeque::new());
+        self
     }
 
     /// A life with faults.
-    pub(super) fn live(&mut self, n_steps: usize) -> Result<(), String> {
+    fn live(&mut self, n_steps: usize) -> Result<(), String> {
         for _ in 0..n_steps {
             self.step()?;
             self.check()?;
@@ -134,7 +143,7 @@ impl World {
     }
 
     /// No more faults, no more launches: everything must come to rest.
-    pub(super) fn heal(&mut self) -> Result<(), String> {
+    fn heal(&mut self) -> Result<(), String> {
         self.authors
             .iter_mut()
             .for_each(|author| author.quiet = true);
@@ -263,7 +272,7 @@ impl World {
             86 if self.dice.one_in(6) => {
                 self.break_machine(machine);
                 self.machines[machine].processes.clear();
-                self.note(format!("machine {machine} lost its disk, but not its id"));
+                self.note(|| format!("machine {machine} lost its disk, but not its id"));
                 Ok(())
             }
             87 if self.dice.one_in(4) => self.restart_master(),
@@ -329,7 +338,7 @@ impl World {
                 .iter()
                 .position(|machine| machine.conn == Some(conn))
             {
-                self.note(format!("machine {at} hears {message:?}"));
+                self.note(|| format!("machine {at} hears {message:?}"));
                 let hello = matches!(message, ToAgent::Registered(_));
                 let statuses = self.machines[at].hear(message, self.now);
                 if let Some(wire) = self.wires.get_mut(&conn).filter(|_| hello) {
@@ -343,7 +352,7 @@ impl World {
                 .iter()
                 .position(|author| author.conn == Some(conn))
             {
-                self.note(format!("author {at} hears {event:?}"));
+                self.note(|| format!("author {at} hears {event:?}"));
                 self.authors[at].hear(event)?;
             }
         } else if wire.closed_by_master {
@@ -433,7 +442,7 @@ impl World {
             return;
         };
         self.machines[at].registered = false;
-        self.note(format!("machine {at} is cut off"));
+        self.note(|| format!("machine {at} is cut off"));
         if let Some(wire) = self.wires.get_mut(&conn) {
             let arrived = self.dice.below(wire.to_master.len() + 1);
             wire.to_master.truncate(arrived);
@@ -447,7 +456,7 @@ impl World {
             return;
         };
         self.authors[at].disconnect();
-        self.note(format!("author {at} is cut off"));
+        self.note(|| format!("author {at} is cut off"));
         if let Some(wire) = self.wires.get_mut(&conn) {
             wire.to_master.push_back(Event::FrameworkDetached { conn });
             wire.to_framework.clear();
@@ -455,7 +464,7 @@ impl World {
     }
 
     fn restart_master(&mut self) -> Result<(), String> {
-        self.note("the master restarts".to_owned());
+        self.note(|| "the master restarts".to_owned());
         self.wires.clear();
         for machine in &mut self.machines {
             (machine.conn, machine.registered) = (None, false);
@@ -467,7 +476,8 @@ impl World {
     }
 
     fn feed(&mut self, event: Event) -> Result<(), String> {
-        self.note(format!("{} {event:?}", self.now));
+        let now = self.now;
+        self.note(|| format!("{now} {event:?}"));
         let subscriber = if let Event::Subscribe { conn, .. } = &event {
             Some(*conn)
         } else {
@@ -523,10 +533,12 @@ impl World {
         Ok(())
     }
 
-    fn note(&mut self, line: String) {
-        if self.log.len() == 400 {
-            self.log.pop_front();
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(log) = &mut self.log {
+            if log.len() == 400 {
+                log.pop_front();
+            }
+            log.push_back(line());
         }
-        self.log.push_back(line);
     }
 }
