@@ -22,6 +22,7 @@ use std::{collections::BTreeMap, io::IsTerminal as _, path::Path, time::Duration
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
+    time::Instant,
 };
 
 use crate::{
@@ -33,6 +34,9 @@ use crate::{
 use plan::{Plan, Server};
 use state::StateDir;
 use supervise::{Ended, Event, Supervisor};
+
+/// Signals that arrive within this time of the first mean the same.
+const SAME_WISH: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(args: &DevArgs) -> Result<(), Failure> {
     // Clean errors first, in the order in which a person can fix them.
@@ -111,7 +115,9 @@ async fn session(
             Some(event) = inbox.recv() => match event {
                 Event::Started { server, pid } => {
                     pids.insert(server, pid);
-                    state.write(plan, &pids)?;
+                    if let Err(failure) = state.write(plan, &pids) {
+                        say(&format!("mezzo dev: {failure}"));
+                    }
                 }
                 Event::Ended(ended) => {
                     if let Some(failure) = on_end(&ended, is_ready, &supervisor) {
@@ -159,6 +165,7 @@ async fn stop(
     inbox: &mut mpsc::Receiver<Event>,
     signals: &mut Signals,
 ) -> Result<(), Failure> {
+    let begin = Instant::now();
     let mut unclean = Vec::new();
     for server in [Server::Scheduler, Server::Agent, Server::Master] {
         let how = {
@@ -168,15 +175,17 @@ async fn stop(
                     how = &mut stopping => break how,
                     // Nobody needs these any more, but a full queue would hold the supervisors up.
                     Some(_) = inbox.recv() => {}
-                    () = signals.next() => supervise::stop_hard(),
+                    // `timeout` and some shells signal the process and its group: twice the same wish.
+                    () = signals.next() => if begin.elapsed() > SAME_WISH { supervise::stop_hard() },
                 }
             }
         };
         if let Some(how) = how {
+            let log = supervisor.log_path(server);
             unclean.push(format!(
-                "{} ended with {how}{}",
+                "{} ended with {how} (log: {})",
                 server.name(),
-                supervisor.last_words(server)
+                log.display()
             ));
         }
     }

@@ -65,10 +65,14 @@ impl std::fmt::Display for Resources {
             match quantity {
                 Quantity::Number(number) => write!(f, "{name} {number}")?,
                 Quantity::Ranges(ranges) => {
-                    let ranges: Vec<String> = ranges
-                        .iter()
-                        .map(|(begin, end)| format!("{begin}-{end}"))
-                        .collect();
+                    let ranges = ranges.iter().map(|(begin, end)| {
+                        if begin == end {
+                            begin.to_string()
+                        } else {
+                            format!("{begin}-{end}")
+                        }
+                    });
+                    let ranges: Vec<String> = ranges.collect();
                     write!(f, "{name} [{}]", ranges.join(", "))?;
                 }
                 Quantity::Set(items) => write!(f, "{name} {{{}}}", items.join(", "))?,

@@ -7,7 +7,10 @@ use std::{fs, io::IsTerminal as _, path::Path, time::Duration};
 
 use nix::{sys::signal::Signal, unistd};
 use serde::de::DeserializeOwned;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal as SignalStream, SignalKind, signal},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use toml::{Table, Value};
 
@@ -182,7 +185,8 @@ where
         .map_err(|error| Failure::failed(format!("cannot start the event loop: {error}")))?;
     let result = runtime.block_on(async {
         let shutdown = CancellationToken::new();
-        let failed = |error: std::io::Error| Failure::failed(format!("cannot watch for signals: {error}"));
+        let failed =
+            |error: std::io::Error| Failure::failed(format!("cannot watch for signals: {error}"));
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut server = std::pin::pin!(run(shutdown.clone()));
@@ -196,18 +200,34 @@ where
             None => {
                 tracing::info!("told to stop");
                 shutdown.cancel();
-                tokio::select! {
-                    result = tokio::time::timeout(STOP_DEADLINE, &mut server) => result.map_err(|_| {
-                        Failure::failed(format!("{name}: did not stop within {} s", STOP_DEADLINE.as_secs()))
-                    })?,
-                    _ = interrupt.recv() => return Err(Failure::failed(format!("{name}: told twice to stop, left at once"))),
-                }
+                stop(name, server, &mut interrupt).await?
             }
         };
         result.map_err(|error| Failure::failed(format!("{name}: {}", chain(&error))))
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// Waits for a server that was told to stop: until it has, a deadline, or a second Ctrl-C.
+async fn stop<T>(
+    name: &str,
+    server: impl Future<Output = T>,
+    interrupt: &mut SignalStream,
+) -> Result<T, Failure> {
+    let begin = Instant::now();
+    let mut server = std::pin::pin!(tokio::time::timeout(STOP_DEADLINE, server));
+    loop {
+        tokio::select! {
+            result = &mut server => return result.map_err(|_| {
+                Failure::failed(format!("{name}: did not stop within {} s", STOP_DEADLINE.as_secs()))
+            }),
+            // What comes at once is the same wish again, sent to us and to our group.
+            _ = interrupt.recv() => if begin.elapsed() > Duration::from_secs(1) {
+                return Err(Failure::failed(format!("{name}: told twice to stop, left at once")));
+            },
+        }
+    }
 }
 
 fn start_logging(args: &LogArgs) -> Result<(), Failure> {

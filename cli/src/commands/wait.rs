@@ -59,11 +59,10 @@ pub(crate) async fn until_settled(
         if start.elapsed() >= timeout {
             progress.clear();
             return Err(Failure::failed(format!(
-                "{id}: not complete after {} s, {} of {} running{}; it goes on without us",
+                "{}{}; not complete after {} s, it goes on without us",
+                render::app::progress(&app),
+                why(scheduler, &app).await,
                 timeout.as_secs(),
-                app.tasks_running,
-                app.instances,
-                why(scheduler, &app).await
             )));
         }
         tokio::time::sleep(PAUSE).await;
@@ -123,7 +122,13 @@ async fn why(scheduler: &Scheduler, app: &App) -> String {
         "queue",
     );
     let waiting = queue.iter().find(|item| item.app.id == app.id);
-    let why = why_not_running(app, waiting);
+    let why = why_not_running(
+        &App {
+            last_task_failure: None,
+            ..app.clone()
+        },
+        waiting,
+    );
     if why.is_empty() {
         why
     } else {

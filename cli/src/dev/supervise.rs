@@ -1,6 +1,6 @@
 //! Keeps the three servers running: starts each, drains its output into its log, starts it again when it ends.
 //!
-//! One task per server. Back-off doubles from a quarter of a second to ten seconds and begins anew after half a minute
+//! One task per server. Back-off doubles from a quarter of a second to four seconds and begins anew after five seconds
 //! of life. Stopping is SIGTERM, then SIGKILL after a grace period (or at once after [`stop_hard`]).
 
 use std::{
@@ -35,9 +35,9 @@ use super::{
 use crate::{failure::Failure, output::say};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(4);
 /// Who lives this long is well again.
-const WELL: Duration = Duration::from_secs(30);
+const WELL: Duration = Duration::from_secs(5);
 /// Between SIGTERM and SIGKILL: the agent ends its tasks in this time.
 const GRACE: Duration = Duration::from_secs(30);
 /// For the rest of the output of a server that has ended; its own children may keep the pipe open for ever.
@@ -123,17 +123,24 @@ impl Supervisor {
         task.await.unwrap_or_else(|error| Some(error.to_string()))
     }
 
-    /// What a server said last, as the end of a message.
+    /// What a server said last, as the end of a message: why it ended if it said so, else its last lines.
     pub(crate) fn last_words(&self, server: Server) -> String {
         let Some(log) = self.logs.get(&server) else {
             return String::new();
         };
         let log = lock(log);
-        let lines: Vec<String> = log
+        let reasons: Vec<&str> = log
             .last_lines()
-            .map(|line| format!("\n  {}: {line}", server.name()))
+            .filter_map(|line| line.strip_prefix("mezzo: "))
             .collect();
-        lines.concat()
+        if let Some(reason) = reasons.last() {
+            let name = format!("{}: ", server.name());
+            return format!(": {}", reason.strip_prefix(&name).unwrap_or(reason));
+        }
+        let lines = log
+            .last_lines()
+            .map(|line| format!("\n  {}: {line}", server.name()));
+        lines.collect()
     }
 
     /// What all of them said last.
