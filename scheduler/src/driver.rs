@@ -18,7 +18,7 @@ use crate::core::{Call, Core, Ids};
 use crate::link::{LinkEvent, Subscription};
 use crate::store::{Store, StoreError};
 
-/// Events taken into one turn at most.
+/// Events, and requests, taken into one turn at most.
 const BATCH: usize = 1024;
 /// Requests that may wait for the loop.
 const REQUEST_QUEUE: usize = 1024;
@@ -148,14 +148,18 @@ impl Driver {
                 Some(request) = self.requests.recv() => self.request(request, &mut answers),
                 () = sleep => {}
             }
+            // Some of each, so that a flood of statuses keeps no request waiting.
             for _ in 0..BATCH {
-                if let Ok(event) = self.events.try_recv() {
-                    self.event(event);
-                } else if let Ok(request) = self.requests.try_recv() {
-                    self.request(request, &mut answers);
-                } else {
+                let Ok(event) = self.events.try_recv() else {
                     break;
-                }
+                };
+                self.event(event);
+            }
+            for _ in 0..BATCH {
+                let Ok(request) = self.requests.try_recv() else {
+                    break;
+                };
+                self.request(request, &mut answers);
             }
             wake_at = self.turn(&mut answers).await?;
         }

@@ -27,7 +27,7 @@ use crate::core::state::Machine;
 /// Messages of a large cluster are larger than gRPC's usual 4 MiB.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 /// A first and a longest pause between two attempts.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Without so many heartbeats the stream counts as broken.
 const MISSED_HEARTBEATS: u32 = 5;
@@ -76,6 +76,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     let mut pause = PAUSES.0;
+    let mut said = String::new();
     loop {
         let began = tokio::time::Instant::now();
         let ended = tokio::select! {
@@ -86,10 +87,17 @@ pub(crate) async fn run(
             return;
         }
         if let Ended::After(problem) | Ended::Never(problem) = &ended {
-            tracing::warn!(master = %config.master, problem, "no subscription to the master");
+            // The same again and again is news once.
+            if *problem == said {
+                tracing::debug!(master = %config.master, problem, "still no subscription to the master");
+            } else {
+                tracing::warn!(master = %config.master, problem, "no subscription to the master; trying again");
+                said.clone_from(problem);
+            }
         }
         if matches!(ended, Ended::After(_)) && began.elapsed() > PAUSES.1 {
             pause = PAUSES.0;
+            said.clear();
         }
         tokio::select! {
             () = stop.cancelled() => return,
