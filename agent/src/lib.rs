@@ -1,7 +1,7 @@
 //! One machine of the cluster: registers with the master, launches tasks, reports on them, survives its own death.
 //!
 //! The decisions are pure (`task::core`, `task::updates`, `recovery::plan`, `resources::ledger`): state + event + now
-//! give new state + effects. One owner task ([`actor`]) drives them and performs the effects. What runs containers and
+//! give new state + effects. One owner task (`actor`) drives them and performs the effects. What runs containers and
 //! what holds images stand behind the two traits of [`node`].
 //!
 //! ```text

@@ -1,7 +1,7 @@
 //! The seams between the agent and what it stands on: containers and images.
 //!
 //! The agent's logic knows only these two traits and the plain types here. [`runtime`] and [`images`] fill them with
-//! the crates below; [`fake`] fills them in memory for tests.
+//! the crates below; `fake` (feature `testing`) fills them in memory for tests.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;

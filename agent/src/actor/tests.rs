@@ -305,6 +305,31 @@ async fn one_that_ignores_the_request_is_killed_after_its_grace() {
 }
 
 #[tokio::test]
+async fn a_kill_under_way_goes_on_after_a_crash() {
+    let machine = Machine::new();
+    machine.runtime.be_stubborn();
+    let mut agent = machine.start(OnShutdown::Leave).await;
+    agent.launch(a_task("t")).await;
+    agent.expect(TaskState::Running, None).await;
+    let grace = Some(Duration::from_secs(600));
+    agent
+        .handle
+        .event(Event::Kill {
+            key: key("t"),
+            grace,
+        })
+        .await
+        .unwrap();
+    agent
+        .expect(TaskState::Killing, Some(Reason::KillRequested))
+        .await;
+    agent.crash().await;
+    let mut agent = machine.start(OnShutdown::Leave).await;
+    while agent.next().await.state != TaskState::Killed {}
+    assert!(machine.runtime.running().is_empty());
+}
+
+#[tokio::test]
 async fn told_to_leave_it_leaves_and_told_to_kill_it_kills() {
     let machine = Machine::new();
     let mut agent = machine.start(OnShutdown::Leave).await;

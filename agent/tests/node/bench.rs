@@ -165,11 +165,13 @@ impl Bench {
         self.master.send(FromMaster::Kill(kill)).await;
     }
 
-    pub(crate) async fn client(&self) -> NodeServiceClient<Channel> {
+    pub(crate) fn address(&self) -> String {
         let address = fs::read_to_string(self.config.state_dir.join("address")).unwrap();
-        NodeServiceClient::connect(format!("http://{}", address.trim()))
-            .await
-            .unwrap()
+        format!("http://{}", address.trim())
+    }
+
+    pub(crate) async fn client(&self) -> NodeServiceClient<Channel> {
+        NodeServiceClient::connect(self.address()).await.unwrap()
     }
 
     pub(crate) fn container_dir(&self, container: &str) -> PathBuf {

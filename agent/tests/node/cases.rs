@@ -11,6 +11,7 @@ use mezzo_api::proto::{
     exec_input::Input,
     exec_output::Output,
     master_message::{Message as FromMaster, TaskMessage},
+    node_service_client::NodeServiceClient,
 };
 use tokio_stream::StreamExt as _;
 
@@ -534,6 +535,35 @@ async fn programs_run_beside_a_task(bench: &mut Bench) {
         .await
         .unwrap_err();
     assert!(error.message().contains("/nowhere"), "{error}");
+    // A caller that goes away takes its program along.
+    let address = bench.address();
+    let (leave, left) = tokio::sync::oneshot::channel::<()>();
+    let caller = std::thread::spawn(move || {
+        // A runtime of its own, so that the connection ends with it as with a killed client.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let start = proto::exec_input::Start {
+                task_id: "host".into(),
+                args: vec!["/bin/probe".into(), "sleep".into()],
+                ..proto::exec_input::Start::default()
+            };
+            let input = proto::ExecInput {
+                input: Some(Input::Start(start)),
+            };
+            let endless = tokio_stream::iter([input]).chain(tokio_stream::pending());
+            let mut client = NodeServiceClient::connect(address).await.unwrap();
+            let _answers = client.exec(endless).await.unwrap();
+            let _ = left.await;
+        });
+    });
+    let parent = bench.config.cgroup_parent.clone().unwrap();
+    eventually("two programs", || processes_of(&parent).len() == 2).await;
+    leave.send(()).unwrap();
+    eventually("one program", || processes_of(&parent).len() == 1).await;
+    caller.join().unwrap();
 }
 
 async fn a_message_reaches_a_task(bench: &mut Bench) {
