@@ -1,6 +1,6 @@
 //! Apps as people describe them: Marathon's AppDefinition, read from JSON, checked, and written back.
 //!
-//! [`spec`] has the checked type, [`parse`] makes it from JSON and collects every problem, [`json`] writes it, [`merge`]
+//! [`spec`] has the checked type, [`parse`] makes it from JSON and collects every problem, [`json`] writes it, [`mod@merge`]
 //! overlays an update, [`version`] is one entry of an app's history. All pure.
 
 pub mod id;

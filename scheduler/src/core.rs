@@ -1,6 +1,6 @@
 //! The scheduler's mind: commands, statuses and offers in; durable writes and calls to the master out.
 //!
-//! Pure: no clock, no I/O, no randomness but what is handed in. One owner ([`crate::driver`], or the simulator in the
+//! Pure: no clock, no I/O, no randomness but what is handed in. One owner (the `driver`, or the simulator in the
 //! tests) feeds it, then calls [`Core::turn`], makes the writes durable, and only then performs the calls: a task is
 //! on disk before the master hears of it, a status before it is acknowledged.
 //!

@@ -1,7 +1,7 @@
 //! Makes an [`App`] from JSON: defaults, deprecated forms, every problem with its path, every unknown field by name.
 //!
 //! Pure. What Marathon knows and mezzo does not do yet is refused in so many words, never ignored: an app that deploys
-//! means what its file says. Ports, health checks and volumes are read in [`super::parse::parts`].
+//! means what its file says. Ports, health checks and volumes are read in `parts`, the container in `container`.
 
 mod container;
 mod parts;
