@@ -590,3 +590,25 @@ fn removing_waits_until_the_last_task_has_ended() {
     assert_eq!(stdout(&output), "/a: removed\n");
     assert_eq!(stderr(&output), "/a: its tasks are ending\n");
 }
+
+#[test]
+fn a_scheduler_that_is_away_for_a_moment_is_waited_for() {
+    let server = Scripted::start(&[
+        (
+            "POST",
+            "/v2/apps",
+            201,
+            r#"{"id":"/sleep","deployments":[{"id":"d1"}]}"#,
+        ),
+        ("GET", "/v2/apps/sleep", 503, r#"{"message":"no leader"}"#),
+        (
+            "GET",
+            "/v2/apps/sleep",
+            200,
+            r#"{"app":{"id":"/sleep","instances":1,"tasksRunning":1}}"#,
+        ),
+    ]);
+    let output = server.mezzo_with(&["app", "add", "--wait", "-"], APP);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "/sleep: the scheduler is away\n");
+}

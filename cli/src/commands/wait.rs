@@ -19,6 +19,8 @@ use crate::{
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
+/// A scheduler that is being restarted is waited for this long.
+const AWAY: Duration = Duration::from_secs(30);
 
 /// The deployment that an answer tells of.
 pub(crate) fn deployment_id(answer: &Value) -> Option<String> {
@@ -40,8 +42,18 @@ pub(crate) async fn until_settled(
 ) -> Result<App, Failure> {
     let start = Instant::now();
     let mut progress = Progress::new();
+    let mut heard = start;
     loop {
-        let app: App = app::one(&get(scheduler, id).await?);
+        let app: App = match get(scheduler, id).await {
+            Ok(value) => app::one(&value),
+            Err(Failure::Unreachable(_)) if heard.elapsed() < AWAY => {
+                progress.show(&format!("{id}: the scheduler is away"), "");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            Err(other) => return Err(other),
+        };
+        heard = Instant::now();
         let ours_is_over =
             deployment.is_none_or(|ours| app.deployments.iter().all(|one| one.id != ours));
         if ours_is_over && app.is_settled() {
@@ -78,14 +90,21 @@ pub(crate) async fn until_gone(
 ) -> Result<(), Failure> {
     let start = Instant::now();
     let mut progress = Progress::new();
+    let mut heard = start;
     loop {
         let running = match get(scheduler, id).await {
             Ok(value) => Some(app::one::<App>(&value).tasks_running),
             // The app is forgotten at once; its tasks end within their grace periods.
             Err(Failure::NotFound(_)) if is_over(scheduler, deployment).await? => return Ok(()),
             Err(Failure::NotFound(_)) => None,
+            Err(Failure::Unreachable(_)) if heard.elapsed() < AWAY => {
+                progress.show(&format!("{id}: the scheduler is away"), "");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
             Err(other) => return Err(other),
         };
+        heard = Instant::now();
         let left = running.map_or_else(
             || "its tasks are ending".to_owned(),
             |running| format!("{running} still running"),
