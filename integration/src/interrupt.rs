@@ -24,7 +24,8 @@ pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
 
-/// Forgets it: for where Ctrl-C is the wished-for end of one part and the next is to run.
-pub fn reset() {
-    REQUESTED.store(false, Ordering::Relaxed);
+/// Whether one of them has come, and forgets it: cleaning up waits too, and must not be cut short by the signal that
+/// began it.
+pub fn take() -> bool {
+    REQUESTED.swap(false, Ordering::Relaxed)
 }

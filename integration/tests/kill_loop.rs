@@ -61,7 +61,7 @@ fn watch(cluster: &Cluster, done: &AtomicBool) -> Result<usize> {
 /// Returns the task ids of the containers that were killed.
 fn rounds(cluster: &Cluster) -> Result<BTreeSet<String>> {
     let mut killed = BTreeSet::new();
-    let rounds = if all() { 20 } else { 8 };
+    let rounds = if all() { 60 } else { 20 };
     for round in 0..rounds {
         let victims: &[Server] = match round % 4 {
             0 => &[Server::Master],

@@ -38,6 +38,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     take_folder(&dir)?;
     let before = Snapshot::take();
     let done = play(args, &mut steps, &target, &dir);
+    interrupt::take();
     let cleaned = steps.run("nothing is left behind", || clean_up(&before, &dir));
     steps.print();
     done?;
@@ -89,8 +90,11 @@ fn play(args: &DemoArgs, steps: &mut Steps, target: &Path, dir: &Path) -> Result
         Ok("master, agent and scheduler".to_owned())
     })?;
     let mut cluster = cluster.context("the cluster")?;
-    scenes::play(steps, &cluster, &registry, &sleep, dir, args.keep)
-        .inspect_err(|_| eprintln!("{}", cluster.logs()))?;
+    scenes::play(steps, &cluster, &registry, &sleep, dir, args.keep).inspect_err(|_| {
+        if !interrupt::requested() {
+            eprintln!("{}", cluster.logs());
+        }
+    })?;
     if args.keep {
         keep(&cluster, &registry)?;
     }
@@ -135,7 +139,7 @@ Ctrl-C here ends it and removes all of it.",
     while !interrupt::requested() {
         std::thread::sleep(Duration::from_millis(100));
     }
-    interrupt::reset();
+    interrupt::take();
     Ok(())
 }
 

@@ -36,13 +36,14 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     if plan.unit || plan.e2e {
         tests(&plan, &mut steps, &scratch, &mut counts);
     }
+    let interrupted = interrupt::take();
     let _in_the_table = steps.run("leave the machine as it was", || clean_up(&before, scratch));
     steps.print();
     println!("whole run: {}", seconds(start.elapsed()));
     // A step that failed without a test is a failure too: a red run never ends with "0 failed".
     let failed = counts.failed.max(steps.failed());
     println!("{}", closing_line(Counts { failed, ..counts }));
-    if interrupt::requested() {
+    if interrupted {
         bail!("interrupted");
     }
     if failed > 0 {

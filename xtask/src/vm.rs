@@ -184,6 +184,10 @@ fn e2e(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) -> Res
         add_same(&mut spec, name)?;
     }
     spec.with_program(&registry::find_binary()?, "/usr/local/bin/docker-registry")?;
+    // Tests ask it for what busybox's own cannot do.
+    if let Some(setpriv) = paths::on_path("setpriv") {
+        spec.with_program(&setpriv, "/usr/bin/setpriv")?;
+    }
     spec.with_same(&sleep);
     spec.with_same(&paths::workspace().join("examples/apps"));
     // What tests ask cargo for has been built here.
