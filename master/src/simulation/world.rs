@@ -256,9 +256,14 @@ impl World {
             },
             77..80 => self.connect_machine(machine),
             80..83 => self.connect_author(author),
-            83 if self.dice.one_in(2) => {
+            83 => {
                 self.break_machine(machine);
-                Ok(())
+                // Often back before the master has heard of the break, or even of the former Register.
+                if self.dice.one_in(2) {
+                    self.connect_machine(machine)
+                } else {
+                    Ok(())
+                }
             }
             84 if self.dice.one_in(3) => {
                 self.break_machine(machine);

@@ -194,6 +194,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn holder(name: &str) -> Holder {
@@ -219,5 +221,42 @@ mod tests {
         assert!(ledger.is_balanced());
         ledger.release(&holder("a"));
         assert_eq!(ledger.free(), ledger.total());
+    }
+
+    proptest! {
+        #[test]
+        fn every_unit_is_free_offered_or_held_exactly_once(
+            steps in proptest::collection::vec((0..6_u8, 0..4_usize, 1..40_i64, 0..9_u64), 0..60),
+        ) {
+            let mut ledger = Ledger::new("cpus:4;mem:64;ports:[0-9]".parse().unwrap());
+            let mut offers = Vec::new();
+            for (step, who, tenths, port) in steps {
+                let some: Resources =
+                    format!("cpus:{}.{};ports:[{port}-{port}]", tenths / 10, tenths % 10).parse().unwrap();
+                let who = holder(&format!("t{who}"));
+                match step {
+                    0 | 1 => {
+                        let part = if step == 0 { ledger.free().clone() } else { some };
+                        if ledger.offer(&part) {
+                            offers.push(part);
+                        }
+                    }
+                    2 => offers.pop().iter().for_each(|offer| ledger.withdraw(offer)),
+                    3 => {
+                        let fits = ledger.free().contains(&some) && !ledger.holds(&who);
+                        prop_assert_eq!(ledger.take(who, &some), fits);
+                    }
+                    // What agents report may overlap; the books must survive it.
+                    4 if !ledger.holds(&who) => ledger.admit(who, &some),
+                    _ => {
+                        ledger.release(&who);
+                    }
+                }
+                prop_assert!(ledger.is_balanced(), "{:?}", ledger);
+            }
+            offers.iter().for_each(|offer| ledger.withdraw(offer));
+            (0..4).for_each(|n| drop(ledger.release(&holder(&format!("t{n}")))));
+            prop_assert_eq!(ledger.free(), ledger.total());
+        }
     }
 }
