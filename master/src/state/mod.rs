@@ -2,14 +2,14 @@
 //!
 //! No tokio, no clock, no file, no socket, nothing of the protocol: the actor is the only caller, tests and the
 //! simulation are the others. Ids and randomness come from a [`Source`]. One file per thing: `agents` (attach, time
-//! out, remove), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline, allocation), `tasks` (status,
-//! kill, reconcile), `books` (who holds what), `view` (what readers see).
+//! out, remove), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline, allocation), `tasks` (status),
+//! `requests` (kill, reconcile), `books` (who holds what), `view` (what readers see).
 //!
 //! ```text
 //! agent:      Recovering ──► Missing          framework:  Connected ◄──► Disconnected ──► Removed
 //!                 │             │                             └───────── teardown ──────────▲
 //!                 ▼             ▼
-//!             Connected ◄──► Disconnected ──► Unreachable ──► Connected
+//! Introduced ──► Connected ◄──► Disconnected ──► Unreachable ──► Connected
 //! ```
 
 mod agents;
@@ -20,6 +20,7 @@ mod frameworks;
 mod ledger;
 mod offers;
 mod removed;
+mod requests;
 mod tasks;
 mod view;
 
