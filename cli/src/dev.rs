@@ -17,7 +17,7 @@ mod ready;
 mod state;
 mod supervise;
 
-use std::{collections::BTreeMap, io::IsTerminal as _, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -105,7 +105,7 @@ async fn session(
             result = &mut ready, if !is_ready => match result {
                 Ok(()) => {
                     is_ready = true;
-                    say(&plan.ready_line(std::io::stderr().is_terminal()));
+                    say(&plan.ready_line());
                 }
                 Err(missing) => {
                     let tail = supervisor.tails();

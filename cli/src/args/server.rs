@@ -115,6 +115,9 @@ pub(crate) struct AgentArgs {
     /// A registry that is asked over plain HTTP, host:port
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) insecure_registry: Vec<String>,
+    /// host:port at which others reach this agent [default: what it listens on]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) advertise: Option<String>,
     /// The cgroup under which containers live
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,

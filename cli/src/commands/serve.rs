@@ -67,6 +67,10 @@ pub(crate) fn agent(args: &AgentArgs, master: Option<&str>) -> Result<(), Failur
     if args.kill_tasks_on_shutdown {
         flags.insert("kill_tasks_on_shutdown".to_owned(), Value::Boolean(true));
     }
+    if let Some(address) = &args.advertise {
+        let address = request::address("--advertise", address)?;
+        flags.insert("advertise".to_owned(), Value::String(address));
+    }
     let config: mezzo_agent::Config = settings(args.server.config.as_deref(), flags)?;
     need_host("mezzo agent")?;
     serve("agent", &args.server.log, |shutdown| {

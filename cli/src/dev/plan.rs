@@ -105,6 +105,9 @@ impl Plan {
                     self.reachable(Server::Master).to_string(),
                 ]);
                 words.push("--kill-tasks-on-shutdown".to_owned());
+                if self.address(server).ip().is_unspecified() {
+                    words.extend(["--advertise".to_owned(), self.reachable(server).to_string()]);
+                }
                 for registry in &self.insecure_registries {
                     words.extend(["--insecure-registry".to_owned(), registry.clone()]);
                 }
@@ -116,26 +119,21 @@ impl Plan {
         words
     }
 
-    /// What a person is told when everything answers.
-    pub(crate) fn ready_line(&self, for_people: bool) -> String {
+    /// What a person is told when everything answers: where, and what to try next.
+    pub(crate) fn ready_line(&self) -> String {
         let [master, agent, scheduler] =
             Server::ALL.map(|server| self.reachable(server).to_string());
-        let mut line = format!(
-            "mezzo dev is ready: master {master}, agent {agent}, scheduler http://{scheduler}"
-        );
-        if for_people {
-            let mut variables = String::new();
-            if master != "127.0.0.1:5050" {
-                variables.push_str(&format!("MEZZO_MASTER={master} "));
-            }
-            if scheduler != "127.0.0.1:8080" {
-                variables.push_str(&format!("MEZZO_SCHEDULER=http://{scheduler} "));
-            }
-            line.push_str(&format!(
-                "; next: `{variables}mezzo app add FILE --wait`, `{variables}mezzo status`; Ctrl-C stops it"
-            ));
+        let mut variables = String::new();
+        if master != "127.0.0.1:5050" {
+            variables.push_str(&format!("MEZZO_MASTER={master} "));
         }
-        line
+        if scheduler != "127.0.0.1:8080" {
+            variables.push_str(&format!("MEZZO_SCHEDULER=http://{scheduler} "));
+        }
+        format!(
+            "mezzo dev is ready: master {master}, agent {agent}, scheduler http://{scheduler}; \
+             next: `{variables}mezzo app add FILE --wait`, `{variables}mezzo status`; Ctrl-C stops it"
+        )
     }
 }
 
@@ -216,6 +214,25 @@ mod tests {
         let plan = plan("0.0.0.0");
         assert_eq!(plan.address(Server::Master).to_string(), "0.0.0.0:1");
         assert_eq!(plan.reachable(Server::Master).to_string(), "127.0.0.1:1");
+    }
+
+    #[test]
+    fn the_ready_line_tells_the_variables_only_where_they_are_needed() {
+        let registries = Vec::new();
+        let ports = [5050, 5051, 9090];
+        let plan = Plan::new(
+            Path::new("/s"),
+            "127.0.0.1".parse().unwrap(),
+            ports,
+            registries,
+            None,
+        );
+        assert_eq!(
+            plan.ready_line(),
+            "mezzo dev is ready: master 127.0.0.1:5050, agent 127.0.0.1:5051, scheduler http://127.0.0.1:9090; next: \
+             `MEZZO_SCHEDULER=http://127.0.0.1:9090 mezzo app add FILE --wait`, \
+             `MEZZO_SCHEDULER=http://127.0.0.1:9090 mezzo status`; Ctrl-C stops it"
+        );
     }
 
     #[test]
