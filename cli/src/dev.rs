@@ -43,7 +43,7 @@ pub(crate) fn run(args: &DevArgs) -> Result<(), Failure> {
     let timeout = crate::request::duration("--ready-timeout", &args.ready_timeout)?;
     let registries = args.insecure_registry.iter();
     let registries = registries
-        .map(|one| crate::request::address("--insecure-registry", one))
+        .map(|one| crate::request::registry(one))
         .collect::<Result<Vec<_>, _>>()?;
     if let Some(resources) = &args.resources {
         let parsed: Result<mezzo_api::model::Resources, _> = resources.parse();

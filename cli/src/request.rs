@@ -60,6 +60,21 @@ pub(crate) fn address(flag: &str, text: &str) -> Result<String, Failure> {
     Ok(text.to_owned())
 }
 
+/// A registry: `host` or `host:port`.
+pub(crate) fn registry(text: &str) -> Result<String, Failure> {
+    let flag = "--insecure-registry";
+    if text.contains(':') {
+        return address(flag, text);
+    }
+    let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    if text.is_empty() || !text.chars().all(is_host) {
+        return Err(Failure::usage(format!(
+            "{flag} `{text}`: give host or host:port, like 127.0.0.1:5000"
+        )));
+    }
+    Ok(text.to_owned())
+}
+
 fn url(flag: &str, text: &str) -> Result<String, Failure> {
     let with_scheme = if text.contains("://") {
         text.to_owned()
@@ -319,6 +334,24 @@ mod tests {
             );
         }
         assert!(refused(Servers::new(None, Some("ftp://x"))).contains("--scheduler"));
+    }
+
+    #[test]
+    fn registries_may_have_a_port_but_no_path() {
+        for text in [
+            "127.0.0.1:5000",
+            "registry",
+            "registry.example:80",
+            "[::1]:5000",
+        ] {
+            assert_eq!(registry(text).unwrap(), text);
+        }
+        for text in ["", "http://r:1", "r/x", "r:x", "a b"] {
+            assert!(
+                refused(registry(text)).contains("--insecure-registry"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -58,10 +58,7 @@ fn reference(text: &str) -> Result<Reference, Failure> {
 }
 
 fn registries(texts: &[String]) -> Result<Vec<String>, Failure> {
-    texts
-        .iter()
-        .map(|text| request::address("--insecure-registry", text))
-        .collect()
+    texts.iter().map(|text| request::registry(text)).collect()
 }
 
 async fn open(args: &StoreArgs, insecure_registries: Vec<String>) -> Result<ImageStore, Failure> {

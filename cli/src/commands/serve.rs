@@ -46,7 +46,7 @@ pub(crate) fn agent(args: &AgentArgs, master: Option<&str>) -> Result<(), Failur
         let registries = args
             .insecure_registry
             .iter()
-            .map(|one| request::address("--insecure-registry", one));
+            .map(|one| request::registry(one));
         let registries = registries
             .map(|one| one.map(Value::String))
             .collect::<Result<Vec<_>, _>>()?;
