@@ -171,7 +171,19 @@ impl Bench {
     }
 
     pub(crate) async fn client(&self) -> NodeServiceClient<Channel> {
-        NodeServiceClient::connect(self.address()).await.unwrap()
+        // A new agent removes the address of the one before it, and writes its own when it listens.
+        let connected = tokio::time::timeout(DEADLINE, async {
+            loop {
+                let file = self.config.state_dir.join("address");
+                let address = fs::read_to_string(file).unwrap_or_default();
+                let address = format!("http://{}", address.trim());
+                if let Ok(client) = NodeServiceClient::connect(address).await {
+                    return client;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        connected.await.expect("the agent listens")
     }
 
     pub(crate) fn container_dir(&self, container: &str) -> PathBuf {
