@@ -110,7 +110,7 @@ fn damaged_state_is_named_and_left_alone() {
 /// The durable files of the three servers: databases first of all.
 fn state_files(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for server in ["master", "scheduler"] {
+    for server in ["master", "agent", "scheduler"] {
         let entries = fs::read_dir(dir.join(server))
             .into_iter()
             .flatten()

@@ -170,5 +170,5 @@ fn clean_up(before: &Snapshot, dir: &Path) -> Result<String> {
     wait::until("the folder to be removed", Duration::from_secs(5), || {
         fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))
     })?;
-    Ok(suite::told(before, others.len()))
+    Ok(suite::told(before, &others))
 }

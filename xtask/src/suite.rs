@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use mezzo_integration::leftovers::{self, Scope, Snapshot};
+use mezzo_integration::leftovers::{self, Difference, Scope, Snapshot};
 use mezzo_integration::{images, interrupt, paths};
 
 use crate::cargo::{self, TestProgram};
@@ -20,6 +20,9 @@ use crate::{Part, TestArgs};
 
 /// Tests of this crate's `tests/` need a cluster; everything else is a unit test.
 const E2E_PACKAGE: &str = "mezzo-integration";
+
+/// How many changes by other programs are listed.
+const OTHERS_TOLD: usize = 12;
 
 /// Runs the command.
 pub(crate) fn run(args: &TestArgs) -> Result<()> {
@@ -247,12 +250,16 @@ fn clean_up(before: &Snapshot, scratch: Scratch) -> Result<String> {
     if !left.is_empty() {
         bail!("tests left files behind in TMPDIR: {}", left.join(", "));
     }
-    Ok(told(before, others.len()))
+    Ok(told(before, &others))
 }
 
-/// "the same 61 processes, …".
-pub(crate) fn told(before: &Snapshot, others: usize) -> String {
+/// "the same processes, 18 mounts, …"; what others did meanwhile is listed above it.
+pub(crate) fn told(before: &Snapshot, others: &[Difference]) -> String {
     let counts = before.counts();
+    for other in others.iter().take(OTHERS_TOLD) {
+        println!("  not ours: {}: {}", other.kind, other.what);
+    }
+    let others = others.len();
     let noise = if others == 0 {
         String::new()
     } else {

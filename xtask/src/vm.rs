@@ -41,6 +41,9 @@ enum What {
         /// Processors of the guest
         #[arg(long, default_value_t = 2)]
         cpus: u32,
+        /// As a root without CAP_SYS_RESOURCE, which CI machines often have
+        #[arg(long)]
+        no_sys_resource: bool,
     },
     /// Read back from the kernel what an app asks for
     Limits,
@@ -54,6 +57,9 @@ enum What {
     },
 }
 
+/// Before a command that is to go without it.
+const DROP_SYS_RESOURCE: [&str; 2] = ["/usr/bin/setpriv", "--bounding-set=-sys_resource"];
+
 /// Runs the command.
 pub(crate) fn run(args: &VmArgs) -> Result<()> {
     let mut steps = Steps::default();
@@ -63,7 +69,18 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
     let bench = prepare(&mut steps)?;
     let done = match &args.what {
         What::Boot => boot(&bench, &mut steps),
-        What::Runtime { filter, cpus } => runtime(&bench, &mut steps, filter.as_deref(), *cpus),
+        What::Runtime {
+            filter,
+            cpus,
+            no_sys_resource,
+        } => {
+            let prefix: &[&str] = if *no_sys_resource {
+                &DROP_SYS_RESOURCE
+            } else {
+                &[]
+            };
+            runtime(&bench, &mut steps, filter.as_deref(), *cpus, prefix)
+        }
         What::Limits => limits::run(&bench, &mut steps),
         What::E2e { filter, cpus } => e2e(&bench, &mut steps, filter.as_deref(), *cpus),
     };
@@ -132,7 +149,13 @@ fn unified(guest: &Guest) -> Result<String> {
     Ok(format!("cgroup v2 with {}", controllers.trim()))
 }
 
-fn runtime(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) -> Result<()> {
+fn runtime(
+    bench: &Bench,
+    steps: &mut Steps,
+    filter: Option<&str>,
+    cpus: u32,
+    prefix: &[&str],
+) -> Result<()> {
     let mut tests = Vec::new();
     steps.run("build the runtime and its tests", || {
         tests = cargo::build_tests_of(&["-p", "mezzo-runtime"])?;
@@ -157,7 +180,7 @@ fn runtime(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) ->
         "while [ \"$1\" != -o ]; do shift; done\nexec cp /usr/local/lib/probe \"$2\"\n",
     )?;
     let words: Vec<&str> = filter.into_iter().collect();
-    run_tests(bench, steps, spec, &tests, &words)
+    run_tests(bench, steps, spec, &tests, (prefix, &words))
 }
 
 fn e2e(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) -> Result<()> {
@@ -184,10 +207,6 @@ fn e2e(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) -> Res
         add_same(&mut spec, name)?;
     }
     spec.with_program(&registry::find_binary()?, "/usr/local/bin/docker-registry")?;
-    // Tests ask it for what busybox's own cannot do.
-    if let Some(setpriv) = paths::on_path("setpriv") {
-        spec.with_program(&setpriv, "/usr/bin/setpriv")?;
-    }
     spec.with_same(&sleep);
     spec.with_same(&paths::workspace().join("examples/apps"));
     // What tests ask cargo for has been built here.
@@ -204,7 +223,7 @@ fn e2e(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) -> Res
     )?;
     let mut words = vec!["--test-threads", "1", "--nocapture"];
     words.extend(filter);
-    run_tests(bench, steps, spec, &tests, &words)
+    run_tests(bench, steps, spec, &tests, (&[], &words))
 }
 
 /// The programs at their own paths, for tests know each other's.
@@ -214,6 +233,10 @@ fn guest_of_tests(name: &str, tests: &[TestProgram], cpus: u32) -> Result<GuestS
     spec.cpus = cpus;
     // Not in memory: overlays and stores want a disk, as they have it on a real node.
     spec.disk_mb = Some(4096);
+    // What busybox's own cannot do.
+    if let Some(setpriv) = paths::on_path("setpriv") {
+        spec.with_program(&setpriv, "/usr/bin/setpriv")?;
+    }
     for test in tests {
         spec.with_program(&test.path, &test.path.to_string_lossy())?;
         // Their snapshots, and the folder that they start in.
@@ -242,7 +265,7 @@ fn run_tests(
     steps: &mut Steps,
     spec: GuestSpec,
     tests: &[TestProgram],
-    words: &[&str],
+    around: (&[&str], &[&str]),
 ) -> Result<()> {
     let mut guest = None;
     steps.run("boot a guest with them", || {
@@ -257,7 +280,7 @@ fn run_tests(
         }
         let name = format!("in the guest: {} {}", test.kind, test.target);
         let _in_the_table = steps.run(&name, || {
-            let counts = run_test(&guest, test, words)?;
+            let counts = run_test(&guest, test, around)?;
             sum.add(counts);
             let told = format!("{} passed, {} failed", counts.passed, counts.failed);
             if counts.failed > 0 {
@@ -283,10 +306,11 @@ fn run_tests(
     guest.power_off()
 }
 
-fn run_test(guest: &Guest, test: &TestProgram, words: &[&str]) -> Result<Counts> {
+/// `around` is what stands before and after the program on its command line.
+fn run_test(guest: &Guest, test: &TestProgram, around: (&[&str], &[&str])) -> Result<Counts> {
     let program = test.path.to_string_lossy();
     let dir = test.dir.to_string_lossy();
-    let run = Run::new(&[&[&*program], words].concat())
+    let run = Run::new(&[around.0, &[&*program], around.1].concat())
         .cwd(&dir)
         .env("CARGO_MANIFEST_DIR", &dir)
         .env("TMPDIR", "/data/tmp")
