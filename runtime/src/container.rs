@@ -235,6 +235,10 @@ fn host_facts(hierarchies: &Hierarchies, cgroup: &str) -> HostFacts {
         cgroups: hierarchies.mode,
         swap,
         may_raise_limits: has_capability(&status, CAP_SYS_RESOURCE),
+        most_files: fs::read_to_string("/proc/sys/fs/nr_open")
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(DEFAULT_NR_OPEN),
     }
 }
 
@@ -250,6 +254,9 @@ fn take_resources_if_needed(oci: &mut Spec, host: HostFacts) -> Option<LinuxReso
     oci.set_linux(Some(linux));
     resources
 }
+
+/// What the kernel starts with.
+const DEFAULT_NR_OPEN: u64 = 1 << 20;
 
 pub(crate) const CAP_SYS_RESOURCE: u32 = 24;
 

@@ -102,10 +102,11 @@ async fn the_cpu_limit_throttles_and_the_weight_is_set() {
                 "20000"
             );
         }
-        Err(_) => assert_eq!(
-            fs::read_to_string(dir.join("cpu.max")).unwrap().trim(),
-            "20000 100000"
-        ),
+        Err(_) => {
+            let text = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
+            assert_eq!(text("cpu.max").trim(), "20000 100000");
+            assert_eq!(text("cpu.weight").trim(), "50");
+        }
     }
 }
 

@@ -30,13 +30,13 @@ pub(crate) fn apply(dir: &Path, resources: &LinuxResources) -> io::Result<()> {
         fs::write(&path, value)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     };
-    if let Some(cpu) = resources.cpu() {
-        if let Some(shares) = cpu.shares() {
-            write("cpu.weight", weight(shares).to_string())?;
-        }
-        if let (Some(quota), Some(period)) = (cpu.quota(), cpu.period()) {
-            write("cpu.max", format!("{quota} {period}"))?;
-        }
+    for (name, value) in resources.unified().iter().flatten() {
+        write(name, value.clone())?;
+    }
+    if let Some(cpu) = resources.cpu()
+        && let (Some(quota), Some(period)) = (cpu.quota(), cpu.period())
+    {
+        write("cpu.max", format!("{quota} {period}"))?;
     }
     if let Some(memory) = resources.memory()
         && let Some(limit) = memory.limit()
@@ -53,11 +53,6 @@ pub(crate) fn apply(dir: &Path, resources: &LinuxResources) -> io::Result<()> {
         write("pids.max", pids.limit().to_string())?;
     }
     filter_devices(dir, resources.devices().as_deref().unwrap_or_default())
-}
-
-/// From cgroup v1's shares (2 to 262144) to v2's weight (1 to 10000), as the OCI runtimes do it.
-fn weight(shares: u64) -> u64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
 /// Loads and attaches a device program: the given rules, then the standard devices.
@@ -111,14 +106,6 @@ mod tests {
         assert!(!needed(u64::MAX, false));
     }
 
-    #[test]
-    fn shares_map_onto_the_whole_range_of_weights() {
-        assert_eq!(
-            [weight(0), weight(2), weight(1024), weight(262_144)],
-            [1, 1, 39, 10_000]
-        );
-    }
-
     /// Needs root and a cgroup2 mount: here the unified hierarchy of a hybrid host will do.
     #[test]
     fn limits_are_written_and_devices_are_filtered() {
@@ -137,7 +124,6 @@ mod tests {
         let resources = LinuxResourcesBuilder::default()
             .cpu(
                 LinuxCpuBuilder::default()
-                    .shares(1024_u64)
                     .quota(50_000)
                     .period(100_000_u64)
                     .build()
@@ -151,6 +137,7 @@ mod tests {
                     .unwrap(),
             )
             .pids(LinuxPidsBuilder::default().limit(7).build().unwrap())
+            .unified([("cpu.weight".to_owned(), "39".to_owned())])
             .build()
             .unwrap();
         // A plain directory takes the limits; that it takes no program is the error at the end.

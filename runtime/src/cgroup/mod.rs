@@ -161,20 +161,19 @@ impl Hierarchies {
             .try_for_each(|dir| fs::create_dir_all(dir).map_err(|error| at(dir, error)))
     }
 
-    /// On version 2: lets the children of `cgroup` have the controllers we use. Controllers that the parent
-    /// does not offer are left out; a container that needs one fails with libcontainer's own message.
+    /// On version 2: lets the children of `cgroup` have the controllers we use, from the root down, because a
+    /// cgroup can only pass on what it has. (Systemd has done that for the upper ones, nobody has elsewhere.)
+    /// Controllers that cannot be had are left out; a container that needs one fails with libcontainer's own
+    /// message.
     pub(crate) fn delegate(&self, cgroup: &str) {
         if self.mode != CgroupMode::V2 {
             return;
         }
-        let Some(dir) = self.unified_dir(cgroup) else {
-            return;
-        };
-        for controller in ["cpu", "memory", "io", "pids", "cpuset"] {
-            if let Err(error) =
-                fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"))
-            {
-                tracing::debug!(controller, dir = %dir.display(), %error, "controller not delegated");
+        let cgroup = cgroup.trim_matches('/');
+        let ends = cgroup.match_indices('/').map(|(end, _)| end);
+        for end in std::iter::once(0).chain(ends).chain([cgroup.len()]) {
+            if let Some(dir) = self.unified_dir(&cgroup[..end]) {
+                enable_controllers(&dir);
             }
         }
     }
@@ -275,6 +274,16 @@ fn is_controller(option: &str) -> bool {
             option,
             "rw" | "ro" | "xattr" | "noprefix" | "clone_children" | "favordynmods"
         ) && !option.contains('=')
+}
+
+/// One by one, so that one that cannot be had does not keep the others away.
+fn enable_controllers(dir: &Path) {
+    for controller in ["cpu", "memory", "io", "pids", "cpuset"] {
+        let file = dir.join("cgroup.subtree_control");
+        if let Err(error) = fs::write(file, format!("+{controller}")) {
+            tracing::debug!(controller, dir = %dir.display(), %error, "controller not delegated");
+        }
+    }
 }
 
 fn below(mount: &Path, cgroup: &str) -> PathBuf {

@@ -1,11 +1,14 @@
 //! Limits to OCI resources. Pure.
 
+use std::collections::HashMap;
+
 use oci_spec::runtime::{
     LinuxCpuBuilder, LinuxDeviceCgroupBuilder, LinuxMemoryBuilder, LinuxPidsBuilder,
     LinuxResources, LinuxResourcesBuilder,
 };
 
 use super::HostFacts;
+use crate::cgroup::CgroupMode;
 use crate::model::ContainerSpec;
 
 /// The period of the CPU limit: the kernel's own default.
@@ -20,7 +23,18 @@ pub(super) fn resources(spec: &ContainerSpec, host: HostFacts) -> Result<LinuxRe
         .access("rwm")
         .build()
         .map_err(text)?;
-    let mut cpu = LinuxCpuBuilder::default().shares(shares(limits.cpu_millis_weight));
+    let mut cpu = LinuxCpuBuilder::default();
+    let mut unified = HashMap::new();
+    match host.cgroups {
+        // Not as shares: the libraries bend those on their way to a weight, and 0.5 and 2 cores come out as 1:3.
+        CgroupMode::V2 => {
+            let weight = weight(limits.cpu_millis_weight).to_string();
+            unified.insert("cpu.weight".to_owned(), weight);
+        }
+        CgroupMode::V1 | CgroupMode::Hybrid => {
+            cpu = cpu.shares(shares(limits.cpu_millis_weight));
+        }
+    }
     if let Some(millis) = limits.cpu_limit_millis {
         let quota = millis.saturating_mul(PERIOD_US) / 1000;
         // The kernel takes no quota under one millisecond.
@@ -30,6 +44,7 @@ pub(super) fn resources(spec: &ContainerSpec, host: HostFacts) -> Result<LinuxRe
     }
     let mut resources = LinuxResourcesBuilder::default()
         .devices(vec![devices])
+        .unified(unified)
         .cpu(cpu.build().map_err(text)?);
     if let Some(bytes) = limits.memory_bytes {
         let mut memory = LinuxMemoryBuilder::default().limit(signed(bytes));
@@ -56,6 +71,11 @@ fn shares(millis: u64) -> u64 {
     (millis.saturating_mul(1024) / 1000).clamp(2, 262_144)
 }
 
+/// 100 per core, the kernel's default; it takes 1 to 10000.
+fn weight(millis: u64) -> u64 {
+    (millis.saturating_add(5) / 10).clamp(1, 10_000)
+}
+
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -63,6 +83,14 @@ fn signed(value: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn weights_are_in_proportion_and_in_the_kernels_range() {
+        assert_eq!(
+            [0, 1, 20, 500, 1000, 2000, u64::MAX].map(weight),
+            [1, 1, 2, 50, 100, 200, 10_000]
+        );
+    }
 
     #[test]
     fn shares_stay_in_the_kernels_range() {

@@ -38,6 +38,8 @@ pub(crate) struct HostFacts {
     pub(crate) swap: bool,
     /// Whether hard limits may be raised (CAP_SYS_RESOURCE).
     pub(crate) may_raise_limits: bool,
+    /// The most open files that anybody may ask for, whatever their capabilities.
+    pub(crate) most_files: u64,
 }
 
 /// Builds the OCI specification. `hard_limit` tells the present hard limit for a kind, for hosts that cannot
@@ -94,6 +96,9 @@ fn process(
     for limit in &spec.rlimits {
         let hard = match hard_limit(&limit.kind) {
             Some(present) if !context.host.may_raise_limits => limit.hard.min(present),
+            Some(_) | None if limit.kind == "RLIMIT_NOFILE" => {
+                limit.hard.min(context.host.most_files)
+            }
             Some(_) | None => limit.hard,
         };
         rlimits.push(rlimit(&limit.kind, limit.soft.min(hard), hard)?);
@@ -197,6 +202,7 @@ mod tests {
                 cgroups: CgroupMode::V2,
                 swap: true,
                 may_raise_limits: false,
+                most_files: 1 << 20,
             },
         };
         serde_json::to_value(build(spec, &context, &|_| Some(1024)).unwrap()).unwrap()
@@ -328,7 +334,11 @@ mod tests {
         assert_eq!(resources["pids"]["limit"], 20);
         assert_eq!(
             resources["cpu"],
-            serde_json::json!({"shares": 512, "quota": 150_000, "period": 100_000})
+            serde_json::json!({"quota": 150_000, "period": 100_000})
+        );
+        assert_eq!(
+            resources["unified"],
+            serde_json::json!({"cpu.weight": "50"})
         );
     }
 
