@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,10 @@ use crate::model::Rootfs;
 use crate::sys::{self, FsOption};
 
 const MOUNT_ATTR_NODEV: u32 = 4;
+/// A page, of which the last byte is the end.
+const MAX_OPTIONS: usize = 4096;
+/// Enough on any machine that does something else too.
+const MAX_RETRIES: u32 = 1000;
 
 /// Gives this process a mount namespace from which nothing spreads to the host.
 pub(crate) fn private_namespace() -> Result<(), StartFailure> {
@@ -69,17 +73,31 @@ pub(crate) fn mount_rootfs(rootfs: &Rootfs, target: &Path) -> Result<(), StartFa
                     return Err(StartFailure::Mount { reason });
                 }
             }
-            match mount_overlay_by_descriptors(lowers, upper, work, target) {
-                Ok(()) => Ok(()),
-                // Before Linux 6.5 layers cannot be added one by one, before 5.2 there is no such interface.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
-                    mount_overlay_by_options(lowers, upper, work, target)
-                        .map_err(failed("overlay".to_owned()))
+            let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+            let mounted = if takes_layers_one_by_one(&release) {
+                match mount_overlay_by_descriptors(lowers, upper, work, target) {
+                    Err(error)
+                        if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) =>
+                    {
+                        mount_overlay_by_options(lowers, upper, work, target)
+                    }
+                    done => done,
                 }
-                Err(error) => Err(failed("overlay".to_owned())(error)),
-            }
+            } else {
+                mount_overlay_by_options(lowers, upper, work, target)
+            };
+            mounted.map_err(failed("overlay".to_owned()))
         }
     }
+}
+
+/// From Linux 6.5 on (it came with one of the releases after it). Older ones are not even asked: they would write
+/// a line about every container into the kernel's log. Pure.
+fn takes_layers_one_by_one(release: &str) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 5)
 }
 
 fn mount_overlay_by_descriptors(
@@ -107,9 +125,16 @@ fn mount_overlay_by_options(
     work: &Path,
     target: &Path,
 ) -> io::Result<()> {
-    let options = overlay_options(lowers, upper, work);
-    // The kernel takes one page and cuts the rest off without a word.
-    if options.len() >= 4096 {
+    let mut options = overlay_options(lowers, upper, work);
+    // The kernel takes one page and cuts the rest off without a word: then layers go by short names.
+    let held: Vec<File>;
+    if options.len() >= MAX_OPTIONS {
+        held = lowers.iter().map(File::open).collect::<io::Result<_>>()?;
+        let short = |dir: &File| PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        let short: Vec<PathBuf> = held.iter().map(short).collect();
+        options = overlay_options(&short, upper, work);
+    }
+    if options.len() >= MAX_OPTIONS {
         let message = format!(
             "{} layers need {} bytes of options; this kernel takes 4095",
             lowers.len(),
@@ -149,15 +174,28 @@ fn overlay_options(lowers: &[PathBuf], upper: &Path, work: &Path) -> OsString {
     std::os::unix::ffi::OsStringExt::from_vec(text)
 }
 
+/// Opens a path as the program in that root would see it: no link leads out.
+fn open_in_root(root: &File, path: &Path, flags: OFlag) -> nix::Result<File> {
+    let how = OpenHow::new()
+        .flags(flags)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let mut retries = 0;
+    loop {
+        match openat2(root, path, how) {
+            // The kernel gives up on a `..` while anybody anywhere renames or mounts: "the caller may retry".
+            Err(nix::Error::EAGAIN) if retries < MAX_RETRIES => retries += 1,
+            opened => return opened.map(File::from),
+        }
+    }
+}
+
 /// The text of a file in somebody else's root, or nothing: links are resolved beneath `root`, only a regular
 /// file is read (never a FIFO that blocks), and of it at most `max` bytes.
 pub(crate) fn read_beneath(root: &Path, file: &str, max: u64) -> String {
     let read = || -> io::Result<String> {
         let root = File::open(root)?;
-        let how = OpenHow::new()
-            .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        let file = File::from(openat2(&root, file, how)?);
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+        let file = open_in_root(&root, Path::new(file), flags)?;
         if !file.metadata()?.is_file() {
             return Ok(String::new());
         }
@@ -172,28 +210,22 @@ pub(crate) fn read_beneath(root: &Path, file: &str, max: u64) -> String {
 /// be in any of its layers. Each step is resolved beneath `root`.
 pub(crate) fn make_dir_beneath(root: &Path, path: &str) -> io::Result<()> {
     let root = File::open(root)?;
-    let how = || {
-        OpenHow::new()
-            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS)
-    };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let (mut parent, mut so_far) = (root.try_clone()?, PathBuf::new());
     for part in path
         .split('/')
         .filter(|part| !part.is_empty() && *part != ".")
     {
         so_far.push(part);
-        parent = match openat2(&root, &so_far, how()) {
-            Ok(dir) => File::from(dir),
+        parent = match open_in_root(&root, &so_far, flags) {
+            Ok(dir) => dir,
             Err(nix::errno::Errno::ENOENT) => {
                 match nix::sys::stat::mkdirat(
                     &parent,
                     part,
                     nix::sys::stat::Mode::from_bits_truncate(0o755),
                 ) {
-                    Ok(()) | Err(nix::errno::Errno::EEXIST) => {
-                        File::from(openat2(&root, &so_far, how())?)
-                    }
+                    Ok(()) | Err(nix::errno::Errno::EEXIST) => open_in_root(&root, &so_far, flags)?,
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -215,6 +247,20 @@ mod tests {
             Path::new("/w"),
         );
         assert_eq!(options, r"lowerdir=/a\:b:/c\,d,upperdir=/u\,p,workdir=/w");
+    }
+
+    #[test]
+    fn kernels_that_take_layers_one_by_one_are_known() {
+        for (release, takes) in [
+            ("6.18.44-x\n", true),
+            ("6.5.0", true),
+            ("6.1.0-56-cloud-amd64\n", false),
+            ("5.15.0", false),
+            ("10.0.0", true),
+            ("", false),
+        ] {
+            assert_eq!(takes_layers_one_by_one(release), takes, "{release}");
+        }
     }
 
     #[test]
