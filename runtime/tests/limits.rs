@@ -17,7 +17,12 @@ async fn a_container_over_its_memory_limit_is_reported_as_killed_for_it() {
     };
     let mut spec = node.spec(&["eat", "64"]);
     spec.limits.memory_bytes = Some(16 * MIB);
-    let record = node.run("glutton", spec).await;
+    node.runtime().start(&id("glutton"), spec).await.unwrap();
+    // Without this a host with swap would let it have as much of that as there is.
+    let swap = node.cgroup_dir("memory", "glutton").join("memory.swap.max");
+    let swap = fs::read_to_string(swap);
+    let record = within(node.runtime().wait(&id("glutton"))).await.unwrap();
+    assert!(swap.is_err() || swap.is_ok_and(|most| most.trim() == "0"));
     assert_eq!(
         (&record.exit, record.oom_killed),
         (&Exit::Signal(libc::SIGKILL), true)

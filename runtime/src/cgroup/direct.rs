@@ -42,12 +42,6 @@ pub(crate) fn apply(dir: &Path, resources: &LinuxResources) -> io::Result<()> {
         && let Some(limit) = memory.limit()
     {
         write("memory.max", limit.to_string())?;
-        if let Some(both) = memory.swap() {
-            write(
-                "memory.swap.max",
-                both.saturating_sub(limit).max(0).to_string(),
-            )?;
-        }
     }
     if let Some(pids) = resources.pids() {
         write("pids.max", pids.limit().to_string())?;
@@ -129,15 +123,12 @@ mod tests {
                     .build()
                     .unwrap(),
             )
-            .memory(
-                LinuxMemoryBuilder::default()
-                    .limit(4096)
-                    .swap(4096)
-                    .build()
-                    .unwrap(),
-            )
+            .memory(LinuxMemoryBuilder::default().limit(4096).build().unwrap())
             .pids(LinuxPidsBuilder::default().limit(7).build().unwrap())
-            .unified([("cpu.weight".to_owned(), "39".to_owned())])
+            .unified(
+                [("cpu.weight", "39"), ("memory.swap.max", "0")]
+                    .map(|(name, value)| (name.to_owned(), value.to_owned())),
+            )
             .build()
             .unwrap();
         // A plain directory takes the limits; that it takes no program is the error at the end.

@@ -44,14 +44,19 @@ pub(super) fn resources(spec: &ContainerSpec, host: HostFacts) -> Result<LinuxRe
     }
     let mut resources = LinuxResourcesBuilder::default()
         .devices(vec![devices])
-        .unified(unified)
         .cpu(cpu.build().map_err(text)?);
     if let Some(bytes) = limits.memory_bytes {
         let mut memory = LinuxMemoryBuilder::default().limit(signed(bytes));
-        if host.swap {
-            memory = memory.swap(signed(
-                bytes.saturating_add(limits.memory_swap.unwrap_or(0)),
-            ));
+        let swap = limits.memory_swap.unwrap_or(0);
+        match host.cgroups {
+            _ if !host.swap => {}
+            // libcgroups takes a swap limit of zero for none at all.
+            CgroupMode::V2 => {
+                unified.insert("memory.swap.max".to_owned(), swap.to_string());
+            }
+            CgroupMode::V1 | CgroupMode::Hybrid => {
+                memory = memory.swap(signed(bytes.saturating_add(swap)));
+            }
         }
         resources = resources.memory(memory.build().map_err(text)?);
     }
@@ -63,7 +68,7 @@ pub(super) fn resources(spec: &ContainerSpec, host: HostFacts) -> Result<LinuxRe
                 .map_err(text)?,
         );
     }
-    resources.build().map_err(text)
+    resources.unified(unified).build().map_err(text)
 }
 
 /// 1024 shares per core; the kernel takes 2 to 262144.

@@ -327,10 +327,7 @@ mod tests {
             pids: Some(20),
         };
         let resources = &oci(&spec)["linux"]["resources"];
-        assert_eq!(
-            resources["memory"],
-            serde_json::json!({"limit": 64 << 20, "swap": 64 << 20})
-        );
+        assert_eq!(resources["memory"], serde_json::json!({"limit": 64 << 20}));
         assert_eq!(resources["pids"]["limit"], 20);
         assert_eq!(
             resources["cpu"],
@@ -338,7 +335,7 @@ mod tests {
         );
         assert_eq!(
             resources["unified"],
-            serde_json::json!({"cpu.weight": "50"})
+            serde_json::json!({"cpu.weight": "50", "memory.swap.max": "0"})
         );
     }
 

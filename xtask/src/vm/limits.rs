@@ -191,6 +191,11 @@ fn limits(guest: &Guest) -> Result<String> {
         file("memory.max")?
     );
     ensure!(
+        file("memory.swap.max")? == "0",
+        "memory.swap.max is {}",
+        file("memory.swap.max")?
+    );
+    ensure!(
         file("pids.max")?.parse::<u64>().is_ok(),
         "pids.max is {}",
         file("pids.max")?
