@@ -233,9 +233,11 @@ fn guest_of_tests(name: &str, tests: &[TestProgram], cpus: u32) -> Result<GuestS
     spec.cpus = cpus;
     // Not in memory: overlays and stores want a disk, as they have it on a real node.
     spec.disk_mb = Some(4096);
-    // What busybox's own cannot do.
-    if let Some(setpriv) = paths::on_path("setpriv") {
-        spec.with_program(&setpriv, "/usr/bin/setpriv")?;
+    // Tests ask them for what busybox's own cannot do (whose shell would take its own first).
+    for name in ["setpriv", "mount", "umount", "unshare", "sh"] {
+        if let Some(path) = paths::on_path(name) {
+            spec.with_program(&path, &format!("/usr/bin/{name}"))?;
+        }
     }
     for test in tests {
         spec.with_program(&test.path, &test.path.to_string_lossy())?;
