@@ -46,7 +46,7 @@ pub(crate) fn play(
     // A peer that is missing or fails is told in the table and is no failure of ours.
     let note = match Crun::prepare(dir, sleep).and_then(|crun| crun.start(MANY as u32)) {
         Ok(theirs) => format!(
-            "crun {} for 20 in a shell loop, without seccomp, limits and images; ours {} for 19 more",
+            "crun {} for 20 in a shell loop, without seccomp and images; ours {} for 19 more",
             seconds(theirs),
             seconds(ours)
         ),
