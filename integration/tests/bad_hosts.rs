@@ -155,16 +155,22 @@ fn without_root_or_cgroups_it_says_what_is_missing() {
         fs::remove_dir_all(&public).context("remove the folder")?;
         result?;
 
-        let mut hidden = Command::new("unshare");
-        hidden.args(["--mount", "--propagation", "private", "sh", "-c"]);
-        hidden.args([
-            "umount --recursive --lazy /sys/fs/cgroup && exec \"$@\"",
-            "sh",
-        ]);
-        let plain = dev(&stage.mezzo, &stage.dir.join("no-cgroups"));
-        hidden.arg(plain.get_program()).args(plain.get_args());
-        let told = fails(&mut hidden, &stage.dir.join("no-cgroups.log"))?;
-        check_contains(&told.to_lowercase(), "cgroup")
+        // Unmounted, or there and yet out of sight.
+        let ways = [
+            ("gone", "umount --recursive --lazy /sys/fs/cgroup"),
+            ("hidden", "mount -t tmpfs mezzo-hides /sys/fs/cgroup"),
+        ];
+        for (name, way) in ways {
+            let mut without = Command::new("unshare");
+            without.args(["--mount", "--propagation", "private", "sh", "-c"]);
+            without.arg(format!("{way} && exec \"$@\"")).arg("sh");
+            let plain = dev(&stage.mezzo, &stage.dir.join(format!("cgroups-{name}")));
+            without.arg(plain.get_program()).args(plain.get_args());
+            let log = stage.dir.join(format!("cgroups-{name}.log"));
+            let told = fails(&mut without, &log).context(name)?;
+            check_contains(&told.to_lowercase(), "control groups")?;
+        }
+        Ok(())
     });
 }
 

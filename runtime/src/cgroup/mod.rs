@@ -18,6 +18,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
+fn is_cgroup_file_system(path: &Path) -> bool {
+    use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
+    statfs(path).is_ok_and(|found| {
+        let kind = found.filesystem_type();
+        kind == CGROUP_SUPER_MAGIC || kind == CGROUP2_SUPER_MAGIC
+    })
+}
+
 /// Which generation of control groups holds the controllers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,12 +56,24 @@ impl Hierarchies {
     /// Reads what is mounted here.
     pub(crate) fn detect() -> io::Result<Self> {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
-        Self::parse(&mountinfo).ok_or_else(|| {
+        let found = Self::parse(&mountinfo).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::NotFound,
                 "no cgroup file system is mounted below /sys/fs/cgroup",
             )
-        })
+        })?;
+        // Something mounted over them would take plain directories for cgroups, and no limit would hold.
+        let mut mounts = found.v1.iter().map(|one| &one.mount).chain(&found.unified);
+        match mounts.find(|mount| !is_cgroup_file_system(mount)) {
+            None => Ok(found),
+            Some(hidden) => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!(
+                    "the cgroup file system at {} is hidden by another one mounted over it; unmount that",
+                    hidden.display()
+                ),
+            )),
+        }
     }
 
     /// The same from the text of a mountinfo file. Pure.
