@@ -190,7 +190,17 @@ impl Actor {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Event(event) => self.handle(event),
+            Command::Event(event) => {
+                let registered = matches!(event, Event::Registered(_));
+                self.handle(event);
+                // Told at once: an operator's first look should not find the machine unmeasured.
+                if registered && let Some(node) = self.node_usage.clone() {
+                    self.send(Message::Usage(proto::agent_message::UsageReport {
+                        node: Some(node.into()),
+                        tasks: Vec::new(),
+                    }));
+                }
+            }
             Command::Attach(outbound, reply) => {
                 self.handle(Event::Disconnected);
                 let _ = reply.send(self.core.snapshot());
