@@ -73,6 +73,10 @@ pub(crate) async fn recover(
         .collect();
     let mut effects = Vec::new();
     for action in actions {
+        let mut gone = |id: &ContainerId, state, reason, message: &str| {
+            let outcome = Outcome::new(state, reason, message);
+            report_gone(core, settings, &mut folders, id, outcome, ctx, &mut effects);
+        };
         match action {
             Action::Adopt(id, started) => {
                 let Some(folder) = folders.remove(&id) else {
@@ -105,45 +109,24 @@ pub(crate) async fn recover(
                 let (outcome, exit) = ended(&record, cause.as_ref());
                 effects.extend(core.report(&id, outcome, exit, Some(record.usage.clone()), ctx));
             }
-            Action::ReportLostAtReboot(id) => {
-                let message = "its machine was booted anew under it";
-                let outcome = Outcome::new(TaskState::Gone, Reason::ContainerLost, message);
-                report_gone(
-                    core,
-                    settings,
-                    &mut folders,
-                    &id,
-                    outcome,
-                    ctx,
-                    &mut effects,
-                );
-            }
-            Action::ReportDropped(id) => {
-                let message = "the agent was restarted before the task ran";
-                let outcome = Outcome::new(TaskState::Dropped, Reason::AgentRestarted, message);
-                report_gone(
-                    core,
-                    settings,
-                    &mut folders,
-                    &id,
-                    outcome,
-                    ctx,
-                    &mut effects,
-                );
-            }
-            Action::ReportVanished(id) => {
-                let message = "the agent was restarted and found no trace of the container";
-                let outcome = Outcome::new(TaskState::Gone, Reason::AgentRestarted, message);
-                report_gone(
-                    core,
-                    settings,
-                    &mut folders,
-                    &id,
-                    outcome,
-                    ctx,
-                    &mut effects,
-                );
-            }
+            Action::ReportLostAtReboot(id) => gone(
+                &id,
+                TaskState::Gone,
+                Reason::ContainerLost,
+                "its machine was booted anew under it",
+            ),
+            Action::ReportDropped(id) => gone(
+                &id,
+                TaskState::Dropped,
+                Reason::AgentRestarted,
+                "the agent was restarted before the task ran",
+            ),
+            Action::ReportVanished(id) => gone(
+                &id,
+                TaskState::Gone,
+                Reason::AgentRestarted,
+                "the agent was restarted and found no trace of the container",
+            ),
             Action::KeepEnded(id) => {
                 let Some(folder) = folders.remove(&id) else {
                     continue;
