@@ -267,3 +267,19 @@ pub(crate) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
         .await
         .unwrap_or_else(|_| panic!("not {what}"));
 }
+
+/// Pids of the tests' program in cgroups below one, by any hierarchy.
+pub(crate) fn processes_of(parent: &str) -> Vec<u32> {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        let cgroups = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if cgroups.contains(&format!("{parent}/")) && command.starts_with(b"/bin/probe\0") {
+            pids.push(pid);
+        }
+    }
+    pids
+}

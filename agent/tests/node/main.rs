@@ -7,6 +7,7 @@
 
 mod bench;
 mod cases;
+mod inside;
 mod master;
 
 use std::{
