@@ -132,8 +132,10 @@ pub enum ContainerExit {
     KeeperLost,
     /// The machine was booted anew under it.
     LostAtReboot,
-    /// Its process never ran.
+    /// Its process never ran, for this reason.
     StartFailed(String),
+    /// Its process never ran: the agent ended in the middle of the start.
+    StartInterrupted,
 }
 
 /// The end of a container, as its supervisor wrote it down.

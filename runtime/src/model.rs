@@ -294,6 +294,8 @@ pub enum Exit {
     LostAtReboot,
     /// It never ran, for this reason.
     StartFailed(String),
+    /// It never ran: the runtime's process ended in the middle of its start.
+    StartInterrupted,
 }
 
 /// What a container has used. What the kernel does not tell is `None`, never zero.

@@ -53,7 +53,7 @@ pub(crate) fn classify(found: &Found, boot_id: &str) -> Recovery {
         Found {
             keeper: Some(KeeperRecord { running: None, .. }) | None,
             ..
-        } => Recovery::Close(Exit::StartFailed("the start was interrupted".to_owned())),
+        } => Recovery::Close(Exit::StartInterrupted),
     }
 }
 
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn every_line_at_which_a_start_can_be_interrupted_has_one_answer() {
-        let interrupted = Recovery::Close(Exit::StartFailed("the start was interrupted".into()));
+        let interrupted = Recovery::Close(Exit::StartInterrupted);
         // Directory made, nothing written.
         assert_eq!(
             classify(

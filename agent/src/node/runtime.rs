@@ -354,6 +354,7 @@ fn from_record(record: rt::ExitRecord) -> ExitRecord {
             rt::Exit::KeeperLost => ContainerExit::KeeperLost,
             rt::Exit::LostAtReboot => ContainerExit::LostAtReboot,
             rt::Exit::StartFailed(message) => ContainerExit::StartFailed(message),
+            rt::Exit::StartInterrupted => ContainerExit::StartInterrupted,
         },
         oom_killed: record.oom_killed,
         memory_limit_bytes: record.memory_limit_bytes,

@@ -21,7 +21,7 @@ use crate::{
         core::{Core, Settings},
         entry::{Entry, Interest, Phase},
         event::Effect,
-        status::{KillCause, Outcome, ended},
+        status::{KillCause, NEVER_RAN, Outcome, ended},
         updates::UpdateQueue,
     },
 };
@@ -119,7 +119,7 @@ pub(crate) async fn recover(
                 &id,
                 TaskState::Dropped,
                 Reason::AgentRestarted,
-                "the agent was restarted before the task ran",
+                NEVER_RAN,
             ),
             Action::ReportVanished(id) => gone(
                 &id,

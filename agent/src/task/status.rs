@@ -6,6 +6,9 @@ use mezzo_api::model::{Exit, ExitInfo, Reason, TaskState};
 
 use crate::node::{ContainerExit, ExitRecord};
 
+/// Of a task that the end of its agent caught before its process ran.
+pub(crate) const NEVER_RAN: &str = "the agent was restarted before the task ran";
+
 /// A state with its reason and words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outcome {
@@ -146,14 +149,21 @@ pub(crate) fn ended(record: &ExitRecord, cause: Option<&KillCause>) -> (Outcome,
         ),
         ContainerExit::LostAtReboot => (None, "its machine was booted anew under it".to_owned()),
         ContainerExit::StartFailed(message) => (None, message.clone()),
+        ContainerExit::StartInterrupted => (None, NEVER_RAN.to_owned()),
     };
     let outcome = match (&record.exit, cause) {
-        (ContainerExit::StartFailed(_), Some(cause)) => cause.clone().before_it_ran().outcome(&how),
+        (ContainerExit::StartFailed(_) | ContainerExit::StartInterrupted, Some(cause)) => {
+            cause.clone().before_it_ran().outcome(&how)
+        }
         (ContainerExit::StartFailed(message), None) => Outcome::new(
             TaskState::Failed,
             Reason::ContainerLaunchFailed,
             message.clone(),
         ),
+        // The agent's fault and not the task's: a framework may launch it again without any back-off.
+        (ContainerExit::StartInterrupted, None) => {
+            Outcome::new(TaskState::Dropped, Reason::AgentRestarted, how.clone())
+        }
         (ContainerExit::LostAtReboot, _) => {
             Outcome::new(TaskState::Gone, Reason::ContainerLost, how.clone())
         }
@@ -182,8 +192,11 @@ pub(crate) fn ended(record: &ExitRecord, cause: Option<&KillCause>) -> (Outcome,
             Outcome::new(TaskState::Failed, Reason::CommandExited, how.clone())
         }
     };
-    let ran =
-        record.started_at_ms.is_some() && !matches!(record.exit, ContainerExit::StartFailed(_));
+    let ran = record.started_at_ms.is_some()
+        && !matches!(
+            record.exit,
+            ContainerExit::StartFailed(_) | ContainerExit::StartInterrupted
+        );
     let info = ran.then_some(ExitInfo {
         exit,
         oom_killed: record.oom_killed,
@@ -263,7 +276,9 @@ pub(crate) mod tests {
 
     #[test]
     fn every_end_has_its_state_and_reason() {
-        use ContainerExit::{Code, KeeperLost, LostAtReboot, Signal, StartFailed};
+        use ContainerExit::{
+            Code, KeeperLost, LostAtReboot, Signal, StartFailed, StartInterrupted,
+        };
         check(
             Code(0),
             false,
@@ -346,6 +361,21 @@ pub(crate) mod tests {
             None,
             TaskState::Failed,
             Reason::ContainerLaunchFailed,
+        );
+        let message = check(
+            StartInterrupted,
+            false,
+            None,
+            TaskState::Dropped,
+            Reason::AgentRestarted,
+        );
+        assert_eq!(message, NEVER_RAN);
+        check(
+            StartInterrupted,
+            false,
+            Some(KillCause::Requested),
+            TaskState::Killed,
+            Reason::TaskKilledDuringLaunch,
         );
     }
 }
