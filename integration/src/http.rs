@@ -96,6 +96,35 @@ impl Answer {
     }
 }
 
+/// A request as bytes, for those who have a way of their own to a server. HTTP/1.0: the answer ends with the connection.
+pub fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nAccept: application/json\r\nContent-Type: application/json\r\n\
+        Content-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body.as_bytes()].concat()
+}
+
+/// The answer to a [`request`].
+pub fn parse(bytes: &[u8]) -> Result<Answer> {
+    let text = String::from_utf8_lossy(bytes);
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .context("an answer that is no HTTP")?;
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|line| line.split(' ').nth(1));
+    let status = status.and_then(|number| number.parse().ok());
+    let headers = lines.filter_map(|line| line.split_once(':'));
+    let headers = headers.map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()));
+    Ok(Answer {
+        status: status.context("an answer without a status")?,
+        headers: headers.collect(),
+        text: body.to_owned(),
+        json: serde_json::from_str(body).unwrap_or(Value::Null),
+    })
+}
+
 fn answer(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer> {
     let mut response = result?;
     let status = response.status().as_u16();
@@ -120,4 +149,28 @@ fn answer(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Resu
         text,
         json,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_from_bytes() {
+        let bytes = b"HTTP/1.0 409 Conflict\r\nX-Mezzo: a: b\r\n\r\n{\"message\":\"locked\"}";
+        let answer = parse(bytes).expect("an answer");
+        assert_eq!(answer.status, 409);
+        assert_eq!(answer.headers["x-mezzo"], "a: b");
+        assert_eq!(answer.json["message"], "locked");
+        assert!(parse(b"SSH-2.0").is_err());
+        assert!(parse(b"HTTP/1.0\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn a_request_tells_the_length_of_its_body() {
+        let bytes = request("PUT", "/v2/apps/x", "{}");
+        let text = String::from_utf8(bytes).expect("text");
+        assert!(text.starts_with("PUT /v2/apps/x HTTP/1.0\r\n"));
+        assert!(text.ends_with("Content-Length: 2\r\n\r\n{}"));
+    }
 }

@@ -219,7 +219,13 @@ impl Driver {
             LinkEvent::Offers(offers) => self.core.offered(offers),
             LinkEvent::Rescind(offer) => self.core.rescinded(&offer),
             LinkEvent::Status(status) => {
-                tracing::debug!(task = %status.task_id, state = %status.state, message = status.message, "status");
+                tracing::debug!(
+                    task = %status.task_id,
+                    state = %status.state,
+                    update = status.update_id.as_ref().map(tracing::field::display),
+                    text = status.message,
+                    "status"
+                );
                 self.core.status(&status, now_ms());
             }
             LinkEvent::Machines(machines) => self.core.surveyed(machines),

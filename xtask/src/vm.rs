@@ -3,7 +3,9 @@
 //! The first-class path of the design can so be tried on machines (CI's among them) that have only v1 or hybrid
 //! cgroups. Everything is built here and copied in; the guest has no compiler and no network.
 
+mod faults;
 mod limits;
+mod smoke;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,8 +15,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use mezzo_integration::vm::cluster::Programs;
 use mezzo_integration::vm::{Accel, Bench, Exit, Guest, GuestSpec, Run};
 use mezzo_integration::{images, interrupt, paths, process, registry};
+
+use faults::Choice;
 
 use crate::cargo::{self, TestProgram};
 use crate::runner::{self, Counts};
@@ -44,6 +49,16 @@ enum What {
         /// As a root without CAP_SYS_RESOURCE, which CI machines often have
         #[arg(long)]
         no_sys_resource: bool,
+    },
+    /// A three-machine cluster: deploy, pull an agent's power, see its tasks elsewhere
+    Smoke,
+    /// Power cuts, partitions, full disks, clocks that jump: what a cluster must survive, judged by its history
+    Faults {
+        /// Only those whose names contain this
+        filter: Option<String>,
+        /// Only those that CI runs
+        #[arg(long, conflicts_with = "filter")]
+        sampled: bool,
     },
     /// Read back from the kernel what an app asks for
     Limits,
@@ -80,6 +95,15 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
                 &[]
             };
             runtime(&bench, &mut steps, filter.as_deref(), *cpus, prefix)
+        }
+        What::Smoke => smoke::run(&bench, &mut steps),
+        What::Faults { filter, sampled } => {
+            let choice = match filter {
+                Some(part) => Choice::Named(part),
+                None if *sampled => Choice::Sampled,
+                None => Choice::All,
+            };
+            faults::run(&bench, &mut steps, choice)
         }
         What::Limits => limits::run(&bench, &mut steps),
         What::E2e { filter, cpus } => e2e(&bench, &mut steps, filter.as_deref(), *cpus),
@@ -126,7 +150,7 @@ fn boot(bench: &Bench, steps: &mut Steps) -> Result<()> {
         let guest = guest.insert(Guest::boot(bench, spec)?);
         Ok(format!("Linux {}", guest.kernel()))
     })?;
-    let guest = guest.context("the guest was not booted")?;
+    let mut guest = guest.context("the guest was not booted")?;
     steps.run("look around", || {
         println!(
             "{}",
@@ -224,6 +248,25 @@ fn e2e(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) -> Res
     let mut words = vec!["--test-threads", "1", "--nocapture"];
     words.extend(filter);
     run_tests(bench, steps, spec, &tests, (&[], &words))
+}
+
+/// What a cluster of guests needs, without what only a debugger reads: every guest holds it in memory.
+fn programs(steps: &mut Steps) -> Result<Programs> {
+    let mut programs = None;
+    steps.run("build mezzo and the sleep program", || {
+        setup::ensure(&[Need::Cluster])?;
+        cargo::run(&["build", "--quiet", "-p", "mezzo"])?;
+        let mezzo = paths::target()?.join("vm/mezzo");
+        let mut strip = Command::new("strip");
+        process::output(strip.arg("-o").arg(&mezzo).arg(paths::program("mezzo")?))?;
+        programs = Some(Programs {
+            mezzo,
+            registry: registry::find_binary()?,
+            sleep: images::build_sleep()?,
+        });
+        Ok(String::new())
+    })?;
+    programs.context("nothing was built")
 }
 
 /// The programs at their own paths, for tests know each other's.

@@ -115,12 +115,9 @@ pub(crate) async fn recover(
                 Reason::ContainerLost,
                 "its machine was booted anew under it",
             ),
-            Action::ReportDropped(id) => gone(
-                &id,
-                TaskState::Dropped,
-                Reason::AgentRestarted,
-                NEVER_RAN,
-            ),
+            Action::ReportDropped(id) => {
+                gone(&id, TaskState::Dropped, Reason::AgentRestarted, NEVER_RAN)
+            }
             Action::ReportVanished(id) => gone(
                 &id,
                 TaskState::Gone,

@@ -2,12 +2,14 @@
 //! that `mezzo_integration::vm` listens on. When the host's end is gone, so is the guest: it powers off.
 //!
 //! One thread reads requests; each command has three more (two streams and its end). Started by the guest's init.
+//! `mezzo-guest running CGROUP` is another program in the same file: it tells which tasks run, as the kernel has it.
 
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -18,23 +20,46 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use mezzo_integration::containers;
 use mezzo_integration::vm::protocol::{self, CHUNK, Exit, Frame, Kind, Order, PORT};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use serde_json::json;
 
 /// How long the streams of an ended command are read on: its children may hold them open for ever.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// A server that is silent for so long has no answer.
+const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// More than any answer that a test asks for.
+const MAX_ANSWER: u64 = 32 << 20;
 
 /// The writing end, for all threads.
 type Voice = Arc<Mutex<File>>;
 
 fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [verb, cgroup] = &args[..]
+        && verb == "running"
+    {
+        list_running(cgroup);
+        return ExitCode::SUCCESS;
+    }
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mezzo-guest: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The tasks whose containers are below a cgroup, a line of JSON each.
+fn list_running(cgroup: &str) {
+    for one in containers::running(cgroup) {
+        let (task, app) = (one.task_id, one.app_id);
+        let line = json!({ "task": task, "app": app, "pid": one.pid, "started": one.started });
+        println!("{line}");
     }
 }
 
@@ -47,6 +72,7 @@ fn serve() -> Result<()> {
     say(&voice, 0, Kind::Hello, release.trim().as_bytes())?;
 
     let mut files: HashMap<u32, File> = HashMap::new();
+    let mut calls: HashMap<u32, Words> = HashMap::new();
     let commands: Arc<Mutex<HashMap<u32, Pid>>> = Arc::default();
     loop {
         let frame = match protocol::read(&mut ear) {
@@ -69,17 +95,32 @@ fn serve() -> Result<()> {
                 Ok(())
             }
             Kind::Put => put(&frame.payload).map(|file| drop(files.insert(request, file))),
-            Kind::Data => match files.get_mut(&request) {
-                Some(file) => file.write_all(&frame.payload).context("write"),
+            Kind::Call => {
+                let to = String::from_utf8_lossy(&frame.payload).into_owned();
+                let bytes = Vec::new();
+                calls.insert(request, Words { to, bytes });
+                Ok(())
+            }
+            Kind::Data => match (files.get_mut(&request), calls.get_mut(&request)) {
+                (Some(file), _) => file.write_all(&frame.payload).context("write"),
+                (None, Some(words)) => {
+                    words.bytes.extend_from_slice(&frame.payload);
+                    Ok(())
+                }
                 // It has failed, and that has been said.
-                None => Ok(()),
+                (None, None) => Ok(()),
             },
-            Kind::End => match files.remove(&request) {
-                Some(file) => {
+            Kind::End => match (files.remove(&request), calls.remove(&request)) {
+                (Some(file), _) => {
                     drop(file);
                     say(&voice, request, Kind::End, &[])
                 }
-                None => Ok(()),
+                (None, Some(words)) => {
+                    let voice = Arc::clone(&voice);
+                    thread::spawn(move || report(call(&words, request, &voice)));
+                    Ok(())
+                }
+                (None, None) => Ok(()),
             },
             Kind::Get => get(&frame, &voice),
             Kind::Hello | Kind::Stdout | Kind::Stderr | Kind::Exited | Kind::Failed => {
@@ -96,6 +137,40 @@ fn serve() -> Result<()> {
             )?;
         }
     }
+}
+
+/// What is said to a server, and to which.
+struct Words {
+    to: String,
+    bytes: Vec<u8>,
+}
+
+/// Passes the words on and the answer back.
+fn call(words: &Words, request: u32, voice: &Voice) -> Result<()> {
+    let heard = converse(words).with_context(|| format!("call {}", words.to));
+    match heard {
+        Ok(answer) => {
+            for chunk in answer.chunks(CHUNK) {
+                say(voice, request, Kind::Data, chunk)?;
+            }
+            say(voice, request, Kind::End, &[])
+        }
+        Err(error) => {
+            let told = format!("{error:#}");
+            say(voice, request, Kind::Failed, told.as_bytes())
+        }
+    }
+}
+
+fn converse(words: &Words) -> Result<Vec<u8>> {
+    let to: SocketAddr = words.to.parse().context("not an address")?;
+    let mut server = TcpStream::connect_timeout(&to, CALL_LIMIT)?;
+    server.set_read_timeout(Some(CALL_LIMIT))?;
+    server.set_write_timeout(Some(CALL_LIMIT))?;
+    server.write_all(&words.bytes)?;
+    let mut answer = Vec::new();
+    server.take(MAX_ANSWER).read_to_end(&mut answer)?;
+    Ok(answer)
 }
 
 /// The device of the port that has our name.

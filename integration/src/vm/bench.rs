@@ -24,7 +24,7 @@ const LOOP: &str =
     "i=0; while [ $i -lt 60 ]; do /bin/busybox true; /bin/busybox true x; i=$((i+1)); done";
 
 /// Ready to boot guests.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Bench {
     pub(super) dir: PathBuf,
     pub(super) kernel: PathBuf,
@@ -100,13 +100,14 @@ impl Bench {
             slowness: 1.0,
         };
         let start = Instant::now();
-        let guest = Guest::boot(self, GuestSpec::new("probe"))?;
+        let mut guest = Guest::boot_within(self, GuestSpec::new("probe"), deadline)?;
         let boot = start.elapsed();
         let start = Instant::now();
         let run = Run::new(&["/bin/busybox", "sh", "-c", LOOP]).within(deadline);
         guest.run(&run)?.ok()?;
         let inside = start.elapsed();
         guest.power_off()?;
+        drop(guest);
         let start = Instant::now();
         process::output(Command::new("busybox").args(["sh", "-c", LOOP]))?;
         let outside = start.elapsed();

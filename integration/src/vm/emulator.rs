@@ -12,21 +12,48 @@ use anyhow::{Context, Result};
 use super::archive::Archive;
 use super::bench::Bench;
 use super::line::Line;
+use super::net::Plug;
 use super::package::sbin;
-use super::protocol;
 use super::spec::{GuestFile, GuestSpec};
+use super::{protocol, qmp};
 use crate::process::{self, Managed};
 
 /// The program.
 pub(super) const EMULATOR: &str = "qemu-system-x86_64";
+/// What QEMU itself says.
+pub(super) const LOG: &str = "qemu.log";
+/// What a test puts into a guest.
+const FILES: &str = "files.cpio";
+/// What survives a power cut.
+const DATA: &str = "data.img";
 /// QEMU makes its socket at once.
 const SOCKET_LIMIT: Duration = Duration::from_secs(20);
 /// A guest that does not read for so long (stretched) hangs.
 const WRITE_LIMIT: Duration = Duration::from_secs(20);
 
-/// Starts a guest in `dir` and connects its line.
-pub(super) fn start(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<(Line, Managed)> {
-    let payload_mb = write_payload(&spec.files, &dir.join("files.cpio"))?;
+/// A guest under power. Dropped in this order: a guest whose line is dead powers itself off.
+#[derive(Debug)]
+pub(super) struct Power {
+    pub(super) line: Line,
+    pub(super) emulator: Managed,
+    /// On the network for as long.
+    _plug: Option<Plug>,
+}
+
+/// Makes the disks of a guest in `dir`.
+pub(super) fn make_disks(spec: &GuestSpec, dir: &Path) -> Result<()> {
+    write_payload(&spec.files, &dir.join(FILES))?;
+    match spec.disk_mb {
+        Some(size_mb) => make_disk(&dir.join(DATA), size_mb),
+        None => Ok(()),
+    }
+}
+
+/// Starts the guest whose disks are in `dir` and connects its line.
+pub(super) fn start(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<Power> {
+    let payload = dir.join(FILES);
+    let payload = fs::metadata(&payload).with_context(|| format!("look at {}", payload.display()));
+    let payload_mb = payload?.len().div_ceil(1 << 20);
     let mut command = Command::new(EMULATOR);
     command.current_dir(dir);
     command.args([
@@ -52,7 +79,10 @@ pub(super) fn start(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<(Line
         "-append",
         "console=ttyS0 loglevel=4 panic=-1 cgroup_no_v1=all psi=1 random.trust_cpu=on",
     ]);
-    command.args(["-serial", "file:console.log", "-device", "virtio-rng-pci"]);
+    // A guest that is switched on again goes on with its console.
+    command.args(["-chardev", "file,id=console,path=console.log,append=on"]);
+    command.args(["-serial", "chardev:console", "-device", "virtio-rng-pci"]);
+    command.args(["-qmp", &format!("unix:{},server=on,wait=off", qmp::SOCKET)]);
     command.args([
         "-chardev",
         "socket,id=line,path=line.sock,server=on,wait=off",
@@ -63,20 +93,25 @@ pub(super) fn start(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<(Line
         protocol::PORT
     ));
     // The first disk is always there, so that the second is always the second.
-    disk(&mut command, "files", "files.cpio", ",readonly=on");
-    if let Some(size_mb) = spec.disk_mb {
-        make_disk(&dir.join("data.img"), size_mb)?;
-        disk(
-            &mut command,
-            "data",
-            "data.img",
-            ",cache=unsafe,discard=unmap",
-        );
+    disk(&mut command, "files", FILES, ",readonly=on");
+    if spec.disk_mb.is_some() {
+        disk(&mut command, "data", DATA, ",cache=unsafe,discard=unmap");
     }
-    let mut emulator = Managed::spawn(EMULATOR, &mut command, &dir.join("qemu.log"))?;
+    let plug = match &spec.nic {
+        Some(nic) => {
+            command.args(nic.args());
+            Some(nic.plug(dir)?)
+        }
+        None => None,
+    };
+    let mut emulator = Managed::spawn(EMULATOR, &mut command, &dir.join(LOG))?;
     let stream = connect(dir, &mut emulator)?;
     let line = Line::new(stream, bench.speed.stretch(WRITE_LIMIT))?;
-    Ok((line, emulator))
+    Ok(Power {
+        line,
+        emulator,
+        _plug: plug,
+    })
 }
 
 fn disk(command: &mut Command, name: &str, file: &str, more: &str) {
@@ -85,15 +120,12 @@ fn disk(command: &mut Command, name: &str, file: &str, more: &str) {
     command.args(["-drive", &drive, "-device", &device]);
 }
 
-/// Returns its size.
-fn write_payload(files: &[GuestFile], path: &Path) -> Result<u64> {
+fn write_payload(files: &[GuestFile], path: &Path) -> Result<()> {
     let mut archive = Archive::create(path)?;
     for file in files {
         archive.host(&file.host, &file.guest, file.mode)?;
     }
-    archive.finish()?;
-    let about = fs::metadata(path).with_context(|| format!("look at {}", path.display()))?;
-    Ok(about.len().div_ceil(1 << 20))
+    archive.finish().map(drop)
 }
 
 fn make_disk(path: &Path, size_mb: u64) -> Result<()> {

@@ -3,6 +3,7 @@
 //! Everything ends with the [`Guest`]: QEMU, its folder, its disks. If that happens in a panic, or was asked for with
 //! [`Guest::keep_console`], the serial console stays below `target/vm/logs`, and one line tells the likely cause.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -13,15 +14,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::bench::Bench;
-use super::emulator::{self, EMULATOR};
+use super::emulator::{self, EMULATOR, LOG, Power};
 use super::line::{Answer, End, Line};
 use super::protocol::{self, CHUNK, Kind};
+use super::qmp;
 use super::spec::{Ended, GuestSpec, Run};
 use crate::interrupt;
-use crate::process::{self, Managed};
+use crate::process;
 
 /// At full speed; stretched.
 const FILE_LIMIT: Duration = Duration::from_secs(20);
+const CALL_LIMIT: Duration = Duration::from_secs(10);
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(10);
 
 /// A command that runs on while the test does other things.
@@ -40,7 +43,7 @@ impl Job<'_> {
 
     /// Waits for its end; `heard` gets what it writes to stdout as it comes, in whole lines.
     pub fn follow(self, within: Duration, mut heard: impl FnMut(&str)) -> Result<Ended> {
-        let line = &self.guest.line;
+        let line = self.guest.line()?;
         let mut told = 0;
         let limit = self.guest.limit(within);
         let ended = line.wait(self.request, &self.line, limit, |answer| {
@@ -88,79 +91,135 @@ impl Job<'_> {
     /// Sends a signal to it and its children.
     pub fn signal(&self, signal: i32) -> Result<()> {
         let number = u8::try_from(signal).context("the number of a signal")?;
-        self.guest.line.tell(self.request, Kind::Signal, &[number])
+        self.guest
+            .line()?
+            .tell(self.request, Kind::Signal, &[number])
     }
 
     /// What it wrote to stdout and stderr so far.
     pub fn output(&self) -> Result<(String, String)> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let line = &self.guest.line;
+        let line = self.guest.line()?;
         line.wait(self.request, &self.line, Duration::ZERO, |answer| {
             Some((text(&answer.stdout), text(&answer.stderr)))
         })
     }
 }
 
-/// A running guest.
+/// A guest: under power, unless that was cut.
 #[derive(Debug)]
 pub struct Guest {
-    name: String,
+    spec: GuestSpec,
+    bench: Bench,
     dir: PathBuf,
-    logs: PathBuf,
     kernel: String,
-    speed: super::Speed,
     keep_console: bool,
-    // Dropped in this order: a guest whose line is dead powers itself off.
-    line: Line,
-    emulator: Managed,
+    /// By name: what commands have said, before and after power cuts.
+    heard: BTreeMap<String, Heard>,
+    power: Option<Power>,
+}
+
+/// The output of a command that may be started anew.
+#[derive(Debug, Default)]
+struct Heard {
+    before: String,
+    request: Option<u32>,
 }
 
 impl Guest {
     /// Starts QEMU and waits until the guest answers.
     pub fn boot(bench: &Bench, spec: GuestSpec) -> Result<Self> {
+        Self::boot_within(bench, spec, boot_limit(bench))
+    }
+
+    /// The same for those who know how long it may take.
+    pub(super) fn boot_within(bench: &Bench, spec: GuestSpec, limit: Duration) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let unique = format!("{}-{number}-{}", std::process::id(), spec.name);
         let dir = bench.dir.join("run").join(unique);
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-        let started = emulator::start(bench, &spec, &dir);
-        let (line, emulator) = started.inspect_err(|_| {
-            let _left_for_the_next_run = fs::remove_dir_all(&dir);
-        })?;
         let mut guest = Self {
-            name: spec.name,
+            spec,
+            bench: bench.clone(),
             dir,
-            logs: bench.dir.join("logs"),
             kernel: String::new(),
-            speed: bench.speed,
             keep_console: false,
-            line,
-            emulator,
+            heard: BTreeMap::new(),
+            power: None,
         };
-        // The probe knows the deadline, later guests what the probe took; others may use the machine by now.
-        let limit = (bench.speed.boot * 5).clamp(Duration::from_secs(12), Duration::from_secs(180));
-        guest.kernel = guest.wait_for_hello(limit).inspect_err(|_| {
-            guest.keep_console = true;
-        })?;
+        emulator::make_disks(&guest.spec, &guest.dir)?;
+        guest.start_within(limit)?;
         Ok(guest)
+    }
+
+    /// Starts it (again): what was in memory is gone, what had reached its disk is there.
+    pub fn power_on(&mut self) -> Result<()> {
+        self.start_within(boot_limit(&self.bench))
+    }
+
+    fn start_within(&mut self, limit: Duration) -> Result<()> {
+        if self.power.is_some() {
+            bail!("{} is on already", self.spec.name);
+        }
+        self.power = Some(emulator::start(&self.bench, &self.spec, &self.dir)?);
+        let up = self
+            .wait_for_hello(limit)
+            .and_then(|kernel| self.configure_network().map(|()| kernel));
+        self.kernel = up.inspect_err(|_| self.keep_console = true)?;
+        Ok(())
+    }
+
+    /// Its interface is found by its address, because kinds of guests name interfaces differently.
+    fn configure_network(&self) -> Result<()> {
+        let Some(nic) = &self.spec.nic else {
+            return Ok(());
+        };
+        let (mac, address, name) = (nic.mac(), nic.address(), &self.spec.name);
+        self.sh(&format!(
+            "dev=$(basename $(dirname $(grep -l {mac} /sys/class/net/*/address)))
+            hostname {name}
+            ip addr add {address}/24 dev $dev
+            ip link set $dev up"
+        ))
+        .map(drop)
     }
 
     fn wait_for_hello(&mut self, limit: Duration) -> Result<String> {
         let start = Instant::now();
         loop {
-            let heard = self.line.hello().with_context(|| self.why_gone());
+            let heard = self.line()?.hello().with_context(|| self.why_gone());
             if let Some(kernel) = heard? {
                 return Ok(kernel);
             }
+            let name = &self.spec.name;
             if interrupt::requested() {
-                bail!("interrupted while {} boots", self.name);
+                bail!("interrupted while {name} boots");
             }
-            self.emulator.check_running()?;
             if start.elapsed() > limit {
                 let secs = limit.as_secs();
-                bail!("{} is not up after {secs} s: {}", self.name, self.cause());
+                bail!("{name} is not up after {secs} s: {}", self.cause());
+            }
+            if let Some(power) = &mut self.power {
+                power.emulator.check_running()?;
             }
         }
+    }
+
+    fn line(&self) -> Result<&Line> {
+        let power = self.power.as_ref();
+        let power = power.with_context(|| format!("{} is without power", self.spec.name))?;
+        Ok(&power.line)
+    }
+
+    /// As its spec says.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Whether it is under power.
+    pub fn is_on(&self) -> bool {
+        self.power.is_some()
     }
 
     /// The release of its kernel.
@@ -170,16 +229,51 @@ impl Guest {
 
     /// A time limit, stretched by how slow guests are here.
     pub fn limit(&self, limit: Duration) -> Duration {
-        self.speed.stretch(limit)
+        self.bench.speed.stretch(limit)
     }
 
     /// Starts a command.
     pub fn start(&self, run: &Run) -> Result<Job<'_>> {
         Ok(Job {
             guest: self,
-            request: self.line.ask(Kind::Run, &run.order.encode())?,
+            request: self.line()?.ask(Kind::Run, &run.order.encode())?,
             line: run.line(),
         })
+    }
+
+    /// Starts a command that runs on, and keeps what it writes to stdout, under a name, also over power cuts.
+    pub fn listen(&mut self, name: &str, run: &Run) -> Result<()> {
+        let request = self.line()?.ask(Kind::Run, &run.order.encode())?;
+        let heard = self.heard.entry(name.to_owned()).or_default();
+        heard.request = Some(request);
+        Ok(())
+    }
+
+    /// What a command that is listened to has written so far.
+    pub fn heard(&self, name: &str) -> String {
+        let Some(heard) = self.heard.get(name) else {
+            return String::new();
+        };
+        let now = heard.request.zip(self.power.as_ref());
+        let now = now.and_then(|(request, power)| power.line.peek(request));
+        format!("{}{}", heard.before, now.unwrap_or_default())
+    }
+
+    /// All that is listened to, by name.
+    pub fn all_heard(&self) -> Vec<(String, String)> {
+        let names = self.heard.keys();
+        names.map(|name| (name.clone(), self.heard(name))).collect()
+    }
+
+    /// Before the line is dropped.
+    fn keep_heard(&mut self) {
+        for (name, text) in self.all_heard() {
+            let before = Heard {
+                before: text,
+                request: None,
+            };
+            self.heard.insert(name, before);
+        }
     }
 
     /// Runs a command to its end.
@@ -199,10 +293,11 @@ impl Guest {
 
     /// The content of a file.
     pub fn get(&self, path: &str) -> Result<Vec<u8>> {
-        let request = self.line.ask(Kind::Get, path.as_bytes())?;
-        let what = format!("read {path} of {}", self.name);
+        let line = self.line()?;
+        let request = line.ask(Kind::Get, path.as_bytes())?;
+        let what = format!("read {path} of {}", self.spec.name);
         let limit = self.limit(FILE_LIMIT);
-        let (answer, end) = self.line.finish(request, &what, limit)?;
+        let (answer, end) = line.finish(request, &what, limit)?;
         self.complete(&what, &end)?;
         if answer.cut {
             bail!("{what}: it is larger than a test may ask for");
@@ -212,22 +307,36 @@ impl Guest {
 
     /// Makes a file; the parents are made as needed.
     pub fn put(&self, path: &str, mode: u32, mut content: impl Read) -> Result<()> {
-        let what = format!("write {path} of {}", self.name);
-        let request = self
-            .line
-            .ask(Kind::Put, &protocol::encode_put(path, mode))?;
+        let what = format!("write {path} of {}", self.spec.name);
+        let line = self.line()?;
+        let request = line.ask(Kind::Put, &protocol::encode_put(path, mode))?;
         let mut chunk = vec![0; CHUNK];
         loop {
             let n_read = content.read(&mut chunk).with_context(|| what.clone())?;
             if n_read == 0 {
                 break;
             }
-            self.line.tell(request, Kind::Data, &chunk[..n_read])?;
+            line.tell(request, Kind::Data, &chunk[..n_read])?;
         }
-        self.line.tell(request, Kind::End, &[])?;
+        line.tell(request, Kind::End, &[])?;
         let limit = self.limit(FILE_LIMIT);
-        let (_, end) = self.line.finish(request, &what, limit)?;
+        let (_, end) = line.finish(request, &what, limit)?;
         self.complete(&what, &end)
+    }
+
+    /// Says `request` to a server in the guest (host:port, as the guest sees it) and returns all that it answers
+    /// until it hangs up. The way in for HTTP: this machine and the guests share no network.
+    pub fn call(&self, to: &str, request: &[u8]) -> Result<Vec<u8>> {
+        let what = format!("call {to} from {}", self.spec.name);
+        let line = self.line()?;
+        let number = line.ask(Kind::Call, to.as_bytes())?;
+        for chunk in request.chunks(CHUNK) {
+            line.tell(number, Kind::Data, chunk)?;
+        }
+        line.tell(number, Kind::End, &[])?;
+        let (answer, end) = line.finish(number, &what, self.limit(CALL_LIMIT))?;
+        self.complete(&what, &end)?;
+        Ok(answer.stdout)
     }
 
     /// Copies a file of this machine to it.
@@ -242,22 +351,43 @@ impl Guest {
     }
 
     /// Shuts it down in order.
-    pub fn power_off(mut self) -> Result<()> {
+    pub fn power_off(&mut self) -> Result<()> {
         // The line dies under it, so there is no answer to wait for.
         let run = Run::new(&["/bin/sh", "-c", "sync; exec poweroff -f"]);
         let _job = self.start(&run)?;
         let limit = self.limit(POWER_OFF_LIMIT);
-        let status = self.emulator.wait(limit)?;
+        let Some(mut power) = self.power.take() else {
+            return Ok(());
+        };
+        let status = power.emulator.wait(limit)?;
         if !status.success() {
             bail!("{EMULATOR} ended with {}", process::tell(status));
         }
         Ok(())
     }
 
-    /// Pulls the power.
-    pub fn power_cut(mut self) -> Result<()> {
-        self.emulator.signal(nix::sys::signal::Signal::SIGKILL)?;
-        self.emulator.wait(POWER_OFF_LIMIT).map(drop)
+    /// Pulls the power cord. [`Guest::power_on`] starts it again.
+    pub fn pull_power(&mut self) -> Result<()> {
+        let Some(power) = &mut self.power else {
+            bail!("{} is off already", self.spec.name);
+        };
+        power.emulator.signal(nix::sys::signal::Signal::SIGKILL)?;
+        power.emulator.wait(POWER_OFF_LIMIT)?;
+        // What it said to the last has come by now.
+        power.line.wait_dead(POWER_OFF_LIMIT);
+        self.keep_heard();
+        self.power = None;
+        Ok(())
+    }
+
+    /// Stops the whole machine, clock and all, as a host does that is overloaded or moves it elsewhere.
+    pub fn freeze(&self) -> Result<()> {
+        qmp::command(&self.dir, "stop")
+    }
+
+    /// Lets it go on where it was, with a clock that knows nothing of the pause.
+    pub fn thaw(&self) -> Result<()> {
+        qmp::command(&self.dir, "cont")
     }
 
     /// Keeps the serial console at the end although nothing has panicked.
@@ -281,11 +411,11 @@ impl Guest {
     }
 
     fn why_gone(&self) -> String {
-        format!("{} is gone: {}", self.name, self.cause())
+        format!("{} is gone: {}", self.spec.name, self.cause())
     }
 
     fn cause(&self) -> String {
-        let emulator = || cause(&self.emulator.log_tail(5));
+        let emulator = || cause(&process::tail(&self.dir.join(LOG), 5));
         let told = cause(&self.console()).or_else(emulator);
         told.unwrap_or_else(|| "its serial console is silent".to_owned())
     }
@@ -295,25 +425,25 @@ impl Drop for Guest {
     fn drop(&mut self) {
         let failed = thread::panicking() || self.keep_console;
         if failed {
-            let kept = self.logs.join(format!("{}.console.log", self.name));
-            let copied = fs::create_dir_all(&self.logs)
+            let (name, logs) = (&self.spec.name, self.bench.dir.join("logs"));
+            let kept = logs.join(format!("{name}.console.log"));
+            let copied = fs::create_dir_all(&logs)
                 .and_then(|()| fs::copy(self.dir.join("console.log"), &kept));
             if copied.is_ok() {
-                eprintln!(
-                    "{}: {}; all of it: {}",
-                    self.name,
-                    self.cause(),
-                    kept.display()
-                );
+                eprintln!("{name}: {}; all of it: {}", self.cause(), kept.display());
             }
         }
-        if !self.line.is_dead() {
-            // Nothing in it is worth an orderly end.
-            let _ended_already = self.emulator.signal(nix::sys::signal::Signal::SIGKILL);
-            let _reported_by_its_drop = self.emulator.wait(POWER_OFF_LIMIT);
+        // Nothing in it is worth an orderly end.
+        if self.is_on() {
+            let _ended_already = self.pull_power();
         }
         let _left_for_the_next_run = fs::remove_dir_all(&self.dir);
     }
+}
+
+/// The probe was alone on the machine; a guest may boot beside others, and beside whatever else runs by now.
+fn boot_limit(bench: &Bench) -> Duration {
+    (bench.speed.boot * 10).clamp(Duration::from_secs(60), Duration::from_secs(300))
 }
 
 /// The line of a serial console that tells most.
@@ -330,7 +460,7 @@ fn cause(console: &str) -> Option<String> {
         console
             .lines()
             .map(str::trim)
-            .filter(|line| !line.is_empty())
+            .filter(|line| !line.is_empty() && !line.ends_with(" blocks"))
     };
     let telling = SIGNS
         .iter()

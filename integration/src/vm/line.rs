@@ -176,9 +176,19 @@ impl Line {
         self.shared.lock().requests.remove(&request)
     }
 
-    /// Whether the guest has gone.
-    pub(super) fn is_dead(&self) -> bool {
-        self.shared.lock().dead
+    /// What came on stdout for a request so far.
+    pub(super) fn peek(&self, request: u32) -> Option<String> {
+        let state = self.shared.lock();
+        let answer = state.requests.get(&request)?;
+        Some(String::from_utf8_lossy(&answer.stdout).into_owned())
+    }
+
+    /// Waits until everything that a guest said before it went has been heard.
+    pub(super) fn wait_dead(&self, within: Duration) {
+        let state = self.shared.lock();
+        let changed = &self.shared.changed;
+        let waited = changed.wait_timeout_while(state, within, |state| !state.dead);
+        drop(waited);
     }
 }
 
@@ -226,7 +236,7 @@ fn take(answer: &mut Answer, kind: Kind, payload: &[u8]) {
             answer.end = Some(End::Failed(String::from_utf8_lossy(payload).into_owned()));
         }
         // Those go the other way; a guest that sends them is not believed.
-        Kind::Run | Kind::Signal | Kind::Put | Kind::Get | Kind::Hello => {}
+        Kind::Run | Kind::Signal | Kind::Put | Kind::Get | Kind::Call | Kind::Hello => {}
     }
 }
 
@@ -285,7 +295,7 @@ mod tests {
         drop(guest);
         let (_, end) = line.finish(asked, "a file", LIMIT).expect("end");
         assert!(matches!(end, End::Gone));
-        assert!(line.is_dead());
+        line.wait_dead(LIMIT);
         assert!(line.ask(Kind::Get, b"/b").is_err());
     }
 

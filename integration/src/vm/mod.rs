@@ -6,26 +6,32 @@
 //! ```
 //!
 //! The *micro* guest is a kernel of Debian's, busybox, the modules that containers need, and the files that a test
-//! names, all in memory. It has no network but loopback. A guest ends with its [`Guest`]; if the test itself is
+//! names, all in memory. Its network is loopback and, where a test gives it an interface, a switch in the test's own
+//! process ([`Network`]). A guest ends with its [`Guest`]; if the test itself is
 //! killed, the guest sees its line go dead and powers off. Time limits are stretched by what [`Bench`] measured, so
 //! that software emulation gives the same results, only later.
 
 mod accel;
 mod archive;
 mod bench;
+pub mod cluster;
 mod elf;
 mod emulator;
 mod guest;
 mod initramfs;
 mod line;
 mod modules;
+mod net;
 mod package;
 pub mod protocol;
+mod qmp;
 mod spec;
 
 pub use accel::{Accel, Speed};
 pub use bench::Bench;
+pub use cluster::Cluster;
 pub use elf::with_libraries;
 pub use guest::{Guest, Job};
+pub use net::{Network, Nic, Weather, address};
 pub use protocol::Exit;
 pub use spec::{Ended, GuestFile, GuestSpec, Run};

@@ -26,6 +26,8 @@ pub enum Kind {
     Put,
     /// Read a file: its path.
     Get,
+    /// Speak to a server: its address; [`Kind::Data`] and [`Kind::End`] follow, and come back.
+    Call,
 
     /// The guest is up: the release of its kernel.
     Hello,
@@ -44,11 +46,12 @@ pub enum Kind {
     End,
 }
 
-const KINDS: [(Kind, u8); 11] = [
+const KINDS: [(Kind, u8); 12] = [
     (Kind::Run, 1),
     (Kind::Signal, 2),
     (Kind::Put, 3),
     (Kind::Get, 4),
+    (Kind::Call, 5),
     (Kind::Hello, 16),
     (Kind::Stdout, 17),
     (Kind::Stderr, 18),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use super::net::Nic;
 use super::protocol::{Exit, Order};
 
 /// At full speed; stretched.
@@ -22,7 +23,7 @@ pub struct GuestFile {
 }
 
 /// What a guest is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct GuestSpec {
     /// For its logs.
     pub name: String,
@@ -34,6 +35,8 @@ pub struct GuestSpec {
     pub files: Vec<GuestFile>,
     /// An empty ext4 file system on a block device of its own, mounted at `/data`.
     pub disk_mb: Option<u64>,
+    /// Its interface to a network, configured when it is up.
+    pub nic: Option<Nic>,
 }
 
 impl GuestSpec {
@@ -45,6 +48,7 @@ impl GuestSpec {
             cpus: 1,
             files: Vec::new(),
             disk_mb: None,
+            nic: None,
         }
     }
 
