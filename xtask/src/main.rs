@@ -43,11 +43,13 @@ Examples:
     /// Check everything: formatting, lints, licences, documentation, unit tests, tests on real containers
     #[command(after_help = "\
 Examples:
-  cargo xtask test                  all of it
+  cargo xtask test                  all that this machine can show by itself
+  cargo xtask test --vm             all that CI runs: the same, and what needs virtual machines
+  cargo xtask test --vm --all       with the long runs that CI samples
   cargo xtask test lint             formatting, clippy, cargo deny, documentation
   cargo xtask test unit --quick     unit tests alone, without looking for missing packages
   cargo xtask test e2e rolling      tests on real containers whose names contain `rolling`
-  cargo xtask test e2e --all        with the long runs that CI samples")]
+  cargo xtask test e2e --all        with more rounds of kill -9")]
     Test(TestArgs),
     /// Measure against peers, and write target/bench/NAME.json
     #[command(after_help = "\
@@ -96,6 +98,9 @@ struct TestArgs {
     /// Also the long runs that are otherwise sampled
     #[arg(long)]
     all: bool,
+    /// Also in virtual machines with true cgroup v2: clusters that lose power and links, limits, the runtime's tests
+    #[arg(long)]
+    vm: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -16,7 +16,7 @@ use crate::cargo::{self, TestProgram};
 use crate::runner::{self, Counts, Show};
 use crate::setup::{self, Need};
 use crate::steps::{Steps, seconds};
-use crate::{Part, TestArgs};
+use crate::{Part, TestArgs, vm};
 
 /// Tests of this crate's `tests/` need a cluster; everything else is a unit test.
 const E2E_PACKAGE: &str = "mezzo-integration";
@@ -38,6 +38,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     checks(&plan, &mut steps);
     if plan.unit || plan.e2e {
         tests(&plan, &mut steps, &scratch, &mut counts);
+    }
+    if plan.vm && !interrupt::requested() {
+        vm::suite(&mut steps, plan.all, &mut counts);
     }
     let interrupted = interrupt::take();
     let _in_the_table = steps.run("leave the machine as it was", || clean_up(&before, scratch));
@@ -62,6 +65,7 @@ struct Plan {
     e2e: bool,
     quick: bool,
     all: bool,
+    vm: bool,
     filter: Option<String>,
 }
 
@@ -74,6 +78,7 @@ impl Plan {
             e2e: part(Part::E2e) && !(args.quick && args.part.is_none()),
             quick: args.quick,
             all: args.all,
+            vm: args.vm,
             filter: args.filter.clone(),
         }
     }
@@ -82,6 +87,9 @@ impl Plan {
         let mut needs = vec![Need::Build];
         if self.lint && !self.quick {
             needs.push(Need::Deny);
+        }
+        if self.vm {
+            needs.push(Need::Vm);
         }
         if self.e2e {
             needs.extend([Need::Cluster, Need::Python]);
@@ -302,6 +310,7 @@ mod tests {
             filter: None,
             quick,
             all: false,
+            vm: false,
         });
         (plan.lint, plan.unit, plan.e2e)
     }

@@ -94,7 +94,7 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
             } else {
                 &[]
             };
-            runtime(&bench, &mut steps, filter.as_deref(), *cpus, prefix)
+            runtime(&bench, &mut steps, filter.as_deref(), *cpus, prefix).and_then(all_passed)
         }
         What::Smoke => smoke::run(&bench, &mut steps),
         What::Faults { filter, sampled } => {
@@ -103,14 +103,58 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
                 None if *sampled => Choice::Sampled,
                 None => Choice::All,
             };
-            faults::run(&bench, &mut steps, choice)
+            faults::run(&bench, &mut steps, choice).and_then(all_passed)
         }
         What::Limits => limits::run(&bench, &mut steps),
-        What::E2e { filter, cpus } => e2e(&bench, &mut steps, filter.as_deref(), *cpus),
+        What::E2e { filter, cpus } => {
+            e2e(&bench, &mut steps, filter.as_deref(), *cpus).and_then(all_passed)
+        }
     };
     steps.print();
     done
 }
+
+fn all_passed(counts: Counts) -> Result<()> {
+    let Counts { passed, failed, .. } = counts;
+    if failed > 0 {
+        bail!("{failed} of {} failed", passed + failed);
+    }
+    Ok(())
+}
+
+/// What `cargo xtask test --vm` adds; `all` brings what CI leaves out. What fails keeps nothing else from running.
+pub(crate) fn suite(steps: &mut Steps, all: bool, counts: &mut Counts) {
+    let Ok(bench) = prepare(steps) else {
+        return;
+    };
+    let choice = if all { Choice::All } else { Choice::Sampled };
+    type Part<'a> = &'a dyn Fn(&mut Steps) -> Result<Counts>;
+    let parts: [(&str, Part<'_>); 4] = [
+        ("smoke", &|steps| smoke::run(&bench, steps).map(|()| ONE)),
+        ("faults", &|steps| faults::run(&bench, steps, choice)),
+        ("limits", &|steps| limits::run(&bench, steps).map(|()| ONE)),
+        ("runtime", &|steps| runtime(&bench, steps, None, 2, &[])),
+    ];
+    for (name, part) in parts {
+        if interrupt::requested() {
+            return;
+        }
+        match part(steps) {
+            Ok(found) => counts.add(found),
+            Err(error) => {
+                println!("in virtual machines: {name}: {error:#}");
+                counts.failed += 1;
+            }
+        }
+    }
+}
+
+/// A part that is one test.
+const ONE: Counts = Counts {
+    passed: 1,
+    failed: 0,
+    skipped: 0,
+};
 
 fn prepare(steps: &mut Steps) -> Result<Bench> {
     steps.run("build the guest's agent", || {
@@ -179,7 +223,7 @@ fn runtime(
     filter: Option<&str>,
     cpus: u32,
     prefix: &[&str],
-) -> Result<()> {
+) -> Result<Counts> {
     let mut tests = Vec::new();
     steps.run("build the runtime and its tests", || {
         tests = cargo::build_tests_of(&["-p", "mezzo-runtime"])?;
@@ -207,7 +251,7 @@ fn runtime(
     run_tests(bench, steps, spec, &tests, (prefix, &words))
 }
 
-fn e2e(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) -> Result<()> {
+fn e2e(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) -> Result<Counts> {
     let mut tests = Vec::new();
     let mut sleep = PathBuf::new();
     steps.run("build mezzo and the tests on real containers", || {
@@ -311,7 +355,7 @@ fn run_tests(
     spec: GuestSpec,
     tests: &[TestProgram],
     around: (&[&str], &[&str]),
-) -> Result<()> {
+) -> Result<Counts> {
     let mut guest = None;
     steps.run("boot a guest with them", || {
         unified(guest.insert(Guest::boot(bench, spec)?))
@@ -335,7 +379,7 @@ fn run_tests(
             }
         });
     }
-    let _in_the_table = steps.run("nothing is left in the guest", || {
+    let clean = steps.run("nothing is left in the guest", || {
         let left = guest
             .sh("find /sys/fs/cgroup -mindepth 1 -type d; grep overlay /proc/mounts || true")?;
         if left.trim().is_empty() {
@@ -344,11 +388,12 @@ fn run_tests(
             bail!("left behind: {}", left.trim().replace('\n', ", "))
         }
     });
-    if steps.failed() > 0 {
+    if sum.failed > 0 || clean.is_err() {
         guest.keep_console();
-        bail!("{} of {} tests failed", sum.failed, sum.failed + sum.passed);
     }
-    guest.power_off()
+    clean?;
+    guest.power_off()?;
+    Ok(sum)
 }
 
 /// `around` is what stands before and after the program on its command line.
