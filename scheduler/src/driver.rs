@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::core::command::{Command, Refusal, Reply};
 use crate::core::state::State;
 use crate::core::{Call, Core, Ids};
-use crate::link::{LinkEvent, Subscription};
+use crate::link::{LinkEvent, Subscription, chain};
 use crate::store::{Store, StoreError};
 
 /// Events, and requests, taken into one turn at most.
@@ -175,9 +175,17 @@ impl Driver {
         if !effects.writes.is_empty() {
             let store = Arc::clone(&self.store);
             let writes = effects.writes;
-            tokio::task::spawn_blocking(move || store.commit(&writes))
+            let committed = tokio::task::spawn_blocking(move || store.commit(&writes))
                 .await
-                .expect("a commit does not panic and is not aborted")?;
+                .expect("a commit does not panic and is not aborted");
+            if let Err(failed) = committed {
+                // The scheduler ends and begins again with what is on disk. Those who wait are told why.
+                let why = chain(&failed);
+                for (reply, _) in answers.drain(..) {
+                    let _ = reply.send(Err(Refusal::NotWritten(why.clone())));
+                }
+                return Err(failed);
+            }
         }
         if effects.changed {
             self.publish

@@ -375,6 +375,29 @@ impl Cluster {
         self.guest_mut(machine).pull_power()
     }
 
+    /// Pulls it at the very moment that something becomes true.
+    pub fn pull_power_when(
+        &mut self,
+        machine: Machine,
+        what: &str,
+        within: Duration,
+        mut moment: impl FnMut(&Self) -> bool,
+    ) -> Result<()> {
+        let (limit, start) = (self.limit(within), Instant::now());
+        while !moment(self) {
+            if interrupt::requested() {
+                bail!("interrupted while waiting for {what}");
+            }
+            ensure!(
+                start.elapsed() < limit,
+                "waited {} s for {what}",
+                limit.as_secs()
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.pull_power(machine)
+    }
+
     /// Switches it on again; its servers start.
     pub fn power_on(&mut self, machine: Machine) -> Result<()> {
         self.boots[usize::from(machine.0) - 1] += 1;
@@ -423,9 +446,24 @@ impl Cluster {
 
     /// `kill -9` of a server, by its verb; it is started again.
     pub fn kill(&self, machine: Machine, server: &str) -> Result<()> {
-        self.guest(machine)
-            .sh(&format!("pkill -9 -f '^mezzo {server} '"))
-            .map(drop)
+        self.signal(machine, "KILL", &["mezzo", server])
+    }
+
+    /// A signal to the processes whose command line begins with two words; an error if there is none.
+    pub fn signal(&self, machine: Machine, signal: &str, words: &[&str; 2]) -> Result<()> {
+        let [program, verb] = words;
+        let script = format!(
+            "found=1
+            for file in $(grep -lz '^{verb}$' /proc/[0-9]*/cmdline 2>/dev/null); do
+                pid=${{file#/proc/}}
+                case \"$(tr '\\0' ' ' < $file)\" in
+                    '{program} {verb} '*) kill -{signal} ${{pid%/cmdline}} && found=0;;
+                esac
+            done
+            exit $found"
+        );
+        let sent = self.guest(machine).sh(&script).map(drop);
+        sent.with_context(|| format!("send {signal} to {program} {verb} on {}", machine.name()))
     }
 
     // What is so.

@@ -443,7 +443,7 @@ impl Drop for Guest {
 
 /// The probe was alone on the machine; a guest may boot beside others, and beside whatever else runs by now.
 fn boot_limit(bench: &Bench) -> Duration {
-    (bench.speed.boot * 10).clamp(Duration::from_secs(60), Duration::from_secs(300))
+    (bench.speed.boot * 20).clamp(Duration::from_secs(120), Duration::from_secs(300))
 }
 
 /// The line of a serial console that tells most.

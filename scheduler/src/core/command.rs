@@ -134,6 +134,9 @@ pub enum Refusal {
         "there are {0} deployments under way, which is the limit: wait for some to finish, or cancel them"
     )]
     TooManyDeployments(usize),
+    /// The disk did not take it; the driver's word, the core never says so.
+    #[error("nothing was changed: {0}")]
+    NotWritten(String),
 }
 
 impl Core {

@@ -61,6 +61,7 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
         }
         Refusal::Invalid(report) => with_warnings(invalid(report), &report.unknown),
         Refusal::TooManyDeployments(_) => error(StatusCode::FORBIDDEN, &message),
+        Refusal::NotWritten(_) => error(StatusCode::INSUFFICIENT_STORAGE, &message),
     }
 }
 

@@ -23,10 +23,8 @@ fn registry(cluster: &mut Cluster) -> Result<String> {
         );
         cluster.guest(MASTER).sh(&pack)?;
     }
-    let signal = |cluster: &Cluster, name: &str| {
-        let script = format!("pkill -{name} -f '^docker-registry serve'");
-        cluster.guest(MASTER).sh(&script).map(drop)
-    };
+    let signal =
+        |cluster: &Cluster, name: &str| cluster.signal(MASTER, name, &["docker-registry", "serve"]);
     signal(cluster, "STOP")?;
     cluster.deploy(&image("hang"))?;
     // What is here still starts.
@@ -39,7 +37,7 @@ fn registry(cluster: &mut Cluster) -> Result<String> {
     // The manifest of each image names its config: a blob of its own, because the environment differs.
     let mut told = Vec::new();
     for (tag, damage) in [
-        ("short", "truncate -s -7 $f"),
+        ("short", "head -c $(($(stat -c %s $f) - 7)) /data/kept > $f"),
         (
             "lie",
             "printf X | dd of=$f bs=1 seek=9 conv=notrunc 2>/dev/null",
@@ -47,7 +45,7 @@ fn registry(cluster: &mut Cluster) -> Result<String> {
     ] {
         let script = format!(
             "f=$(grep -rl 'OF={tag}' /data/registry/docker/registry/v2/blobs | head -n 1); test -n \"$f\"
-            cp $f /data/kept; {damage}; sync"
+            echo $f > /data/victim; cp $f /data/kept; {damage}; sync"
         );
         cluster.guest(MASTER).sh(&script)?;
         cluster.deploy(&image(tag))?;
@@ -61,12 +59,9 @@ fn registry(cluster: &mut Cluster) -> Result<String> {
         })?;
         ensure!(cluster.running(tag).is_empty(), "{tag} runs");
         told.push(format!("{tag}: {why}"));
-        let mend = format!(
-            "f=$(grep -rl 'OF={tag}' /data/registry/docker/registry/v2/blobs | head -n 1)
-            test -n \"$f\" || f=$(find /data/registry -name data -newer /data/kept | head -n 1)
-            cp /data/kept $f"
-        );
-        cluster.guest(MASTER).sh(&mend)?;
+        cluster
+            .guest(MASTER)
+            .sh("cp /data/kept $(cat /data/victim)")?;
         cluster.wait_running(tag, 1, 4 * PATIENCE)?;
     }
     for id in ["cached", "hang", "short", "lie"] {
