@@ -36,11 +36,16 @@ fn registry(cluster: &mut Cluster) -> Result<String> {
     cluster.wait_running("hang", 1, 4 * PATIENCE)?;
     // The manifest of each image names its config: a blob of its own, because the environment differs.
     let mut told = Vec::new();
-    for (tag, damage) in [
-        ("short", "head -c $(($(stat -c %s $f) - 7)) /data/kept > $f"),
+    for (tag, damage, complaint) in [
+        (
+            "short",
+            "head -c $(($(stat -c %s $f) - 7)) /data/kept > $f",
+            "wrong size",
+        ),
         (
             "lie",
             "printf X | dd of=$f bs=1 seek=9 conv=notrunc 2>/dev/null",
+            "wrong digest",
         ),
     ] {
         let script = format!(
@@ -57,6 +62,7 @@ fn registry(cluster: &mut Cluster) -> Result<String> {
             let message = told["app"]["lastTaskFailure"]["message"].as_str();
             message.map(str::to_owned).context("no failure yet")
         })?;
+        ensure!(why.contains(complaint), "not for {complaint}: {why}");
         ensure!(cluster.running(tag).is_empty(), "{tag} runs");
         told.push(format!("{tag}: {why}"));
         cluster
