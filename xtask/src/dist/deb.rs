@@ -115,7 +115,7 @@ mod tests {
             .map(|name| (name, format!("<{name}>")));
         let filled = fill(&control_template().expect("the control file"), &values).expect("filled");
         assert!(
-            filled.contains("\nDepends: <LIBRARIES>, passwd\n"),
+            filled.contains("\nDepends: <LIBRARIES>, ca-certificates, passwd\n"),
             "{filled}"
         );
         assert!(filled.ends_with('\n'));
