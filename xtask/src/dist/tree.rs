@@ -233,7 +233,7 @@ mod tests {
                 .expect("a command");
             let words: Vec<&str> = start.split(' ').collect();
             match words.as_slice() {
-                ["/usr/lib/mezzo/mezzo-tasks"] => {
+                ["/usr/lib/mezzo/mezzo-tasks", "hold"] => {
                     assert!(packaging().join("mezzo-tasks").is_file());
                 }
                 ["/usr/bin/mezzo", verb, "--config", settings] => {
