@@ -106,8 +106,18 @@ pub(crate) enum Command {
     Doctor(cluster::DoctorArgs),
     /// Print a completion script for a shell
     Completions(cluster::CompletionsArgs),
+    /// Write the manual pages of all verbs into a folder (for packaging)
+    #[command(hide = true)]
+    Man(ManArgs),
     /// Print the version
     Version,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  mezzo man target/man1")]
+pub(crate) struct ManArgs {
+    /// A folder that is there
+    pub(crate) dir: PathBuf,
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub(crate) mod deployment;
 pub(crate) mod doctor;
 mod exec;
 pub(crate) mod image;
+mod manual;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod task;
@@ -65,6 +66,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(_) => client(status::run(&context)),
         Command::Doctor(args) => client(doctor::run(&context, &args)),
         Command::Completions(args) => completions(args.shell),
+        Command::Man(args) => manual::run(&args.dir),
         Command::Version => version(&context),
     }
 }

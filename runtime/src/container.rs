@@ -119,6 +119,12 @@ pub(crate) fn create(
         seccomp: creation.seccomp,
     };
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    creation
+        .hierarchies
+        .create_unified(&request.cgroup)
+        .map_err(|error| StartFailure::Cgroup {
+            reason: error.to_string(),
+        })?;
     let built = ContainerBuilder::new(request.id.to_string(), SyscallType::default())
         .with_root_path(dir.oci_state())
         .map_err(|error| classify(&error))?

@@ -103,6 +103,11 @@ impl Child {
         let _ = nix::sys::prctl::set_name(name);
         let _ = nix::unistd::setsid();
         sys::default_signal(libc::SIGCHLD);
+        if matches!(self, Self::Keeper(_)) {
+            // Who ends a whole cgroup (systemd does, when the machine shuts down) sends it to all in it: the
+            // container is to take it, and the keeper to write down how it ended.
+            sys::ignore_signal(libc::SIGTERM);
+        }
         if let Ok(null) = std::fs::OpenOptions::new()
             .read(true)
             .write(true)

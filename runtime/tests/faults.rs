@@ -195,6 +195,27 @@ async fn a_container_dies_with_its_keeper_and_is_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sigterm_to_all_in_the_cgroups_lets_programs_end_and_keepers_report() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    let started = node
+        .runtime()
+        .start(&id("polite"), node.spec(&["graceful"]))
+        .await
+        .unwrap();
+    node.await_output("polite", "ready").await;
+    // As systemd does when it stops the unit they are in.
+    for pid in [started.keeper_pid, started.pid] {
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    }
+    let record = within(node.runtime().wait(&id("polite"))).await.unwrap();
+    assert_eq!(record.exit, Exit::Code(3));
+    assert!(node.stdout("polite").ends_with("bye\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_keeper_lost_while_no_runtime_is_there_is_reported_by_the_next() {
     let Some(mut node) = Node::new().await else {
         return;

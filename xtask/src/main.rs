@@ -9,6 +9,7 @@ mod bench;
 mod cargo;
 mod crun;
 mod demo;
+mod dist;
 mod runner;
 mod setup;
 mod steps;
@@ -64,6 +65,12 @@ Examples:
   cargo xtask vm runtime            runs all tests of the runtime crate in one
   cargo xtask vm runtime oom        those whose names contain `oom`")]
     Vm(vm::VmArgs),
+    /// Build a Debian package and an archive, with units, settings, manual pages and completions, in target/dist
+    #[command(after_help = "\
+Examples:
+  cargo xtask dist
+  cargo xtask dist --profile dev    for trying the package: builds in a third of the time")]
+    Dist(dist::DistArgs),
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +141,7 @@ fn main() -> ExitCode {
         Command::Test(args) => suite::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Vm(args) => vm::run(&args),
+        Command::Dist(args) => dist::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -57,6 +57,13 @@ const VM: [Package; 4] = [
     package("kmod", Sign::Program("kmod")),
     package("e2fsprogs", Sign::Program("mke2fs")),
 ];
+/// All but the first are on every Debian that has a compiler.
+const PACKAGE: [Package; 4] = [
+    package("dpkg", Sign::Program("dpkg-deb")),
+    package("binutils", Sign::Program("objdump")),
+    package("tar", Sign::Program("tar")),
+    package("gzip", Sign::Program("gzip")),
+];
 
 /// What a command needs beside the build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +80,8 @@ pub(crate) enum Need {
     Deny,
     /// Small virtual machines.
     Vm,
+    /// To make a Debian package.
+    Package,
 }
 
 /// What a person must do first; ends with exit status 2.
@@ -110,6 +119,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<String> {
     }
     if needs.contains(&Need::Vm) {
         wanted.extend(VM);
+    }
+    if needs.contains(&Need::Package) {
+        wanted.extend(PACKAGE);
     }
     let missing: Vec<&str> = wanted
         .iter()

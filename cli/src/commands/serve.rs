@@ -334,4 +334,44 @@ mod tests {
             "{failure}"
         );
     }
+
+    /// A settings file of the package, as it is and with each `#key = value` line put into force.
+    fn packaged(name: &str) -> (String, String) {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/config");
+        let text = fs::read_to_string(dir.join(name)).unwrap();
+        let is_key = |rest: &str| rest.starts_with(|first: char| first.is_ascii_lowercase());
+        let all = text.lines().map(|line| match line.strip_prefix('#') {
+            Some(rest) if is_key(rest) => rest,
+            Some(_) | None => line,
+        });
+        let all = all.collect::<Vec<_>>().join("\n");
+        (text, all)
+    }
+
+    /// The file says what holds anyway, but for `other`; and its commented lines name every key there is, each with
+    /// its default where it has one.
+    fn tells_the_truth<T>(name: &str, other: impl FnOnce(&mut T))
+    where
+        T: Default + serde::Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
+    {
+        let (shipped, all) = packaged(name);
+        let mut expected = T::default();
+        let defaults = Table::try_from(&expected).unwrap();
+        other(&mut expected);
+        assert_eq!(toml::from_str::<T>(&shipped).unwrap(), expected, "{name}");
+        toml::from_str::<T>(&all).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let told: Table = toml::from_str(&all).unwrap();
+        for (key, value) in defaults {
+            assert_eq!(told.get(&key), Some(&value), "{key} in {name}");
+        }
+    }
+
+    #[test]
+    fn the_settings_files_of_the_package_name_every_key_with_its_default() {
+        tells_the_truth::<mezzo_master::Config>("master.toml", |_| {});
+        tells_the_truth::<mezzo_scheduler::Config>("scheduler.toml", |_| {});
+        tells_the_truth::<mezzo_agent::Config>("agent.toml", |config| {
+            config.cgroup_parent = Some("/system.slice/mezzo-tasks.service".into());
+        });
+    }
 }

@@ -181,20 +181,43 @@ impl Hierarchies {
             .try_for_each(|dir| fs::create_dir_all(dir).map_err(|error| at(dir, error)))
     }
 
-    /// On version 2: lets the children of `cgroup` have the controllers we use, from the root down, because a
-    /// cgroup can only pass on what it has. (Systemd has done that for the upper ones, nobody has elsewhere.)
+    /// On version 2: lets the children of `cgroup`, which is `parent` or below it, have the controllers we use, from
+    /// the top down, because a cgroup can only pass on what it has.
+    ///
+    /// A parent that has what containers need was given it: by systemd (`Delegate=yes`), or by an earlier walk. What
+    /// is above it is then somebody else's and not written to. Elsewhere the walk begins at the root.
     /// Controllers that cannot be had are left out; a container that needs one fails with libcontainer's own
     /// message.
-    pub(crate) fn delegate(&self, cgroup: &str) {
+    pub(crate) fn delegate(&self, parent: &str, cgroup: &str) {
         if self.mode != CgroupMode::V2 {
             return;
         }
-        let cgroup = cgroup.trim_matches('/');
+        let (parent, cgroup) = (parent.trim_matches('/'), cgroup.trim_matches('/'));
+        let given = self.unified_dir(parent).is_some_and(|dir| {
+            let offered = read_words(&dir, "cgroup.controllers");
+            NEEDED
+                .iter()
+                .all(|name| offered.iter().any(|had| had == name))
+        });
         let ends = cgroup.match_indices('/').map(|(end, _)| end);
         for end in std::iter::once(0).chain(ends).chain([cgroup.len()]) {
+            if given && end < parent.len() {
+                continue;
+            }
             if let Some(dir) = self.unified_dir(&cgroup[..end]) {
                 enable_controllers(&dir);
             }
+        }
+    }
+
+    /// On version 2: makes the cgroup of one container. Where there is one libcontainer takes it as it is; else it
+    /// makes it, and writes to `cgroup.subtree_control` of everything above it, also of what is not ours.
+    pub(crate) fn create_unified(&self, cgroup: &str) -> io::Result<()> {
+        match (self.mode, self.unified_dir(cgroup)) {
+            (CgroupMode::V2, Some(dir)) => {
+                fs::create_dir_all(&dir).map_err(|error| at(&dir, error))
+            }
+            (CgroupMode::V1 | CgroupMode::Hybrid | CgroupMode::V2, _) => Ok(()),
         }
     }
 
@@ -296,14 +319,30 @@ fn is_controller(option: &str) -> bool {
         ) && !option.contains('=')
 }
 
-/// One by one, so that one that cannot be had does not keep the others away.
+/// What containers are limited with.
+const WANTED: [&str; 5] = ["cpu", "memory", "io", "pids", "cpuset"];
+
+/// Without these no container starts.
+const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// One by one, so that one that cannot be had does not keep the others away; and only what is not there yet.
 fn enable_controllers(dir: &Path) {
-    for controller in ["cpu", "memory", "io", "pids", "cpuset"] {
+    let enabled = read_words(dir, "cgroup.subtree_control");
+    let missing = WANTED
+        .iter()
+        .filter(|name| !enabled.iter().any(|had| had == *name));
+    for controller in missing {
         let file = dir.join("cgroup.subtree_control");
         if let Err(error) = fs::write(file, format!("+{controller}")) {
             tracing::debug!(controller, dir = %dir.display(), %error, "controller not delegated");
         }
     }
+}
+
+/// The words in a file of a cgroup; none if it cannot be read.
+fn read_words(dir: &Path, name: &str) -> Vec<String> {
+    let text = fs::read_to_string(dir.join(name)).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 fn below(mount: &Path, cgroup: &str) -> PathBuf {
@@ -390,5 +429,65 @@ mod tests {
             Hierarchies::parse("22 1 0:21 / /proc rw - proc proc rw\nnonsense\n"),
             None
         );
+    }
+
+    /// A version 2 hierarchy of plain files: each cgroup with what it is offered and what it passes on.
+    fn unified_tree(cgroups: &[(&str, &str, &str)]) -> (tempfile::TempDir, Hierarchies) {
+        let root = tempfile::tempdir().unwrap();
+        for (cgroup, offered, enabled) in cgroups {
+            let dir = below(root.path(), cgroup);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("cgroup.controllers"), offered).unwrap();
+            fs::write(dir.join("cgroup.subtree_control"), enabled).unwrap();
+        }
+        let hierarchies = Hierarchies {
+            mode: CgroupMode::V2,
+            v1: Vec::new(),
+            unified: Some(root.path().to_owned()),
+        };
+        (root, hierarchies)
+    }
+
+    fn passed_on(root: &tempfile::TempDir, cgroup: &str) -> String {
+        let file = below(root.path(), cgroup).join("cgroup.subtree_control");
+        fs::read_to_string(file).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_written_above_a_parent_that_was_given_its_controllers() {
+        // Systemd gave what it wants to give; cpuset is not among it.
+        let (root, hierarchies) = unified_tree(&[
+            ("/", "cpuset cpu io memory hugetlb pids", "cpu memory pids"),
+            ("/system.slice", "cpu memory pids", "cpu memory pids"),
+            ("/system.slice/tasks.service", "cpu memory pids", ""),
+            ("/system.slice/tasks.service/containers", "", ""),
+        ]);
+        let parent = "/system.slice/tasks.service";
+        hierarchies.delegate(parent, &format!("{parent}/containers"));
+        assert_eq!(passed_on(&root, "/"), "cpu memory pids");
+        assert_eq!(passed_on(&root, "/system.slice"), "cpu memory pids");
+        // A plain file keeps what was written last.
+        assert_eq!(passed_on(&root, parent), "+cpuset");
+        assert_eq!(passed_on(&root, &format!("{parent}/containers")), "+cpuset");
+    }
+
+    #[test]
+    fn where_nobody_delegates_controllers_are_enabled_from_the_root_down() {
+        let all = "cpuset cpu io memory pids";
+        let (root, hierarchies) =
+            unified_tree(&[("/", all, ""), ("/mezzo", "", ""), ("/mezzo/c", "", "")]);
+        hierarchies.delegate("/mezzo", "/mezzo/c");
+        for cgroup in ["/", "/mezzo", "/mezzo/c"] {
+            assert_eq!(passed_on(&root, cgroup), "+cpuset", "{cgroup}");
+        }
+    }
+
+    #[test]
+    fn what_is_enabled_is_not_written_again() {
+        let all = "cpuset cpu io memory pids";
+        let (root, hierarchies) = unified_tree(&[("/", all, all), ("/mezzo", all, all)]);
+        hierarchies.delegate("/mezzo", "/mezzo");
+        assert_eq!(passed_on(&root, "/"), all);
+        assert_eq!(passed_on(&root, "/mezzo"), all);
     }
 }

@@ -89,7 +89,7 @@ pub(super) fn open_blocking(config: RuntimeConfig) -> Result<Inner, OpenError> {
         .create(&keepers)
         .and_then(|()| hierarchies.create(&containers))
         .map_err(OpenError::Cgroups)?;
-    hierarchies.delegate(&containers);
+    hierarchies.delegate(root, &containers);
     let link = LauncherLink::new(&config.launcher, keepers).map_err(OpenError::Launcher)?;
     let boot_id = process::boot_id().map_err(state_error)?;
     Ok(Inner {
