@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use mezzo_integration::leftovers::{self, Scope, Snapshot};
 use mezzo_integration::vm::cluster::Programs;
 use mezzo_integration::vm::{Accel, Bench, Exit, Guest, GuestSpec, Run};
 use mezzo_integration::{images, interrupt, paths, process, registry};
@@ -25,9 +26,13 @@ use crate::cargo::{self, TestProgram};
 use crate::runner::{self, Counts};
 use crate::setup::{self, Need};
 use crate::steps::{Steps, seconds};
+use crate::suite;
 
 /// One test program, on a machine that runs guests at full speed.
 const TEST_LIMIT: Duration = Duration::from_secs(180);
+
+/// What was ended may take a moment to be gone.
+const LEAVE_LIMIT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Args)]
 pub(crate) struct VmArgs {
@@ -81,6 +86,7 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
     steps.run("look for what is missing", || {
         setup::ensure(&[Need::Build, Need::Vm])
     })?;
+    let before = Snapshot::take();
     let bench = prepare(&mut steps)?;
     let done = match &args.what {
         What::Boot => boot(&bench, &mut steps),
@@ -110,8 +116,13 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
             e2e(&bench, &mut steps, filter.as_deref(), *cpus).and_then(all_passed)
         }
     };
+    let state = paths::target()?.join("vm");
+    let clean = steps.run("leave the machine as it was", || {
+        let others = leftovers::check(&before, &Scope::any_mezzo(&state), LEAVE_LIMIT)?;
+        Ok(suite::told(&before, &others))
+    });
     steps.print();
-    done
+    done.and(clean)
 }
 
 fn all_passed(counts: Counts) -> Result<()> {

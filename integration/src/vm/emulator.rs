@@ -16,6 +16,7 @@ use super::net::Plug;
 use super::package::sbin;
 use super::spec::{GuestFile, GuestSpec};
 use super::{protocol, qmp};
+use crate::leftovers;
 use crate::process::{self, Managed};
 
 /// The program.
@@ -55,7 +56,7 @@ pub(super) fn start(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<Power
     let payload = fs::metadata(&payload).with_context(|| format!("look at {}", payload.display()));
     let payload_mb = payload?.len().div_ceil(1 << 20);
     let mut command = Command::new(EMULATOR);
-    command.current_dir(dir);
+    command.current_dir(dir).env(leftovers::MARKER, "vm");
     command.args([
         "-nodefaults",
         "-no-user-config",
