@@ -14,6 +14,7 @@ mod setup;
 mod steps;
 mod suite;
 mod table;
+mod vagrant;
 mod vm;
 
 use std::path::PathBuf;
@@ -45,6 +46,7 @@ Examples:
 Examples:
   cargo xtask test                  all of it
   cargo xtask test lint             formatting, clippy, cargo deny, documentation
+  cargo xtask test vagrant          the files for virtual machines, without starting one
   cargo xtask test unit --quick     unit tests alone, without looking for missing packages
   cargo xtask test e2e rolling      tests on real containers whose names contain `rolling`
   cargo xtask test e2e --all        with the long runs that CI samples")]
@@ -101,6 +103,7 @@ struct TestArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     Lint,
+    Vagrant,
     Unit,
     E2e,
 }
