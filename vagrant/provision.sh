@@ -305,8 +305,11 @@ declare -A wants=(
 wait_for() {
     local end=$((SECONDS + deadline))
     until "$1_is_healthy"; do
-        # Since its start just before; systemd may be told to try for ever.
-        (($(systemctl show --property=NRestarts --value "mezzo-$1") < 5)) || give_up "mezzo-$1" "does not stay up"
+        # systemd may be told to try for ever: then it counts, from our start on.
+        if systemctl --quiet is-failed "mezzo-$1" ||
+            (($(systemctl show --property=NRestarts --value "mezzo-$1") >= 5)); then
+            give_up "mezzo-$1" "does not stay up"
+        fi
         ((SECONDS < end)) || give_up "mezzo-$1" "${wants[$1]} after $deadline s"
         sleep 1
     done
