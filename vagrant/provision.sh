@@ -19,9 +19,9 @@ provision.sh --package FILE --role ROLE... --name NAME --ip IP --master IP [--ho
   --host IP=NAME        a machine of the cluster, for /etc/hosts; repeat for each
   --registry HOST:PORT  a registry that an agent asks over plain HTTP; repeat for each
 
-In the environment: MEZZO_ETC (/etc/mezzo), MEZZO_HOSTS (/etc/hosts), MEZZO_PROFILE (/etc/profile.d/mezzo.sh),
-MEZZO_MODULES (/etc/modules-load.d/mezzo.conf), MEZZO_STATE (/var/lib/mezzo), MEZZO_RUN (/run/mezzo-provision),
-MEZZO_DEADLINE in seconds for a server to become healthy (120).
+In the environment: MEZZO_DEADLINE in seconds for a server to become healthy (120), and where things are: MEZZO_ETC
+(/etc/mezzo), MEZZO_STATE (/var/lib/mezzo), MEZZO_NOTES (/var/lib/mezzo/provision), MEZZO_HOSTS (/etc/hosts),
+MEZZO_PROFILE (/etc/profile.d/mezzo.sh), MEZZO_MODULES (/etc/modules-load.d/mezzo.conf).
 TEXT
 }
 
@@ -30,7 +30,7 @@ hosts_file=${MEZZO_HOSTS:-/etc/hosts}
 profile=${MEZZO_PROFILE:-/etc/profile.d/mezzo.sh}
 state=${MEZZO_STATE:-/var/lib/mezzo}
 modules=${MEZZO_MODULES:-/etc/modules-load.d/mezzo.conf}
-run=${MEZZO_RUN:-/run/mezzo-provision}
+notes=${MEZZO_NOTES:-$state/provision}
 deadline=${MEZZO_DEADLINE:-120}
 
 master_port=5050
@@ -99,8 +99,8 @@ install_package() {
     say "installing $(dpkg-deb --show "$package" | tr '\t' ' ')"
     # A file of settings that came with the build before may name what is not there any more: the new one wins where
     # the package's has changed, the old one stays beside it as .dpkg-old, and our own values are written again below.
-    DEBIAN_FRONTEND=noninteractive dpkg --force-confnew --install "$package" >"$run/dpkg.log" 2>&1 || {
-        cat "$run/dpkg.log" >&2
+    DEBIAN_FRONTEND=noninteractive dpkg --force-confnew --install "$package" >"$notes/dpkg.log" 2>&1 || {
+        cat "$notes/dpkg.log" >&2
         fail "dpkg could not install $package"
     }
 }
@@ -218,7 +218,7 @@ write_hosts() {
 
 # Debian loads it when something mounts an overlay, and an agent wants to see it before.
 load_overlay() {
-    modprobe overlay || fail "this kernel has no overlay file system"
+    grep -qw overlay /proc/filesystems || modprobe overlay || fail "this kernel has no overlay file system"
     write_file "$modules" overlay
 }
 
@@ -240,8 +240,8 @@ pack_sample_image() {
     mkdir -p "$state/images"
     # shellcheck disable=SC2016 # expanded by the inner shell
     unshare --mount sh -c 'mount --bind "$1" "$2" && shift 2 && exec "$@"' sh "$store" "$state/images" \
-        mezzo image pack "$root" --tag "$sample_image" --entrypoint "$program" --cmd 1000000 >"$run/image.log" 2>&1 || {
-        cat "$run/image.log" >&2
+        mezzo image pack "$root" --tag "$sample_image" --entrypoint "$program" --cmd 1000000 >"$notes/image.log" 2>&1 || {
+        cat "$notes/image.log" >&2
         fail "cannot make the image $sample_image"
     }
     rmdir "$state/images" 2>/dev/null || true
@@ -251,19 +251,23 @@ pack_sample_image() {
 
 # --- the servers
 
-# start ROLE: a server whose program, settings or unit changed since we started it is started again.
+# start ROLE: a server whose program, settings or unit changed since it was started is started again. After an upgrade
+# the package has done so already if it ran.
 start() {
-    local unit=mezzo-$1 now before
+    local unit=mezzo-$1 now before pid
     now=$({
-        cat /usr/bin/mezzo "$etc/$1.toml"
+        cat "$etc/$1.toml"
         systemctl cat "$unit"
     } | sha256sum) || fail "the package brought no unit $unit"
-    before=$(cat "$run/$unit" 2>/dev/null || true)
-    systemctl --quiet enable "$unit" 2>"$run/enable.log" || fail "cannot enable $unit: $(cat "$run/enable.log")"
+    before=$(cat "$notes/$unit" 2>/dev/null || true)
+    systemctl --quiet enable "$unit" 2>"$notes/enable.log" || fail "cannot enable $unit: $(cat "$notes/enable.log")"
+    pid=$(systemctl show --property=MainPID --value "$unit")
     if ! systemctl --quiet is-active "$unit"; then
         say "starting $unit"
+    elif [[ ! /proc/$pid/exe -ef /usr/bin/mezzo ]]; then
+        say "restarting $unit: the program changed"
     elif [[ $now != "$before" ]]; then
-        say "restarting $unit: program or settings changed"
+        say "restarting $unit: settings changed"
     else
         say "$unit runs as it should"
         return 0
@@ -271,7 +275,7 @@ start() {
     # One that was given up would not be tried again.
     systemctl reset-failed "$unit" 2>/dev/null || true
     systemctl restart "$unit" || give_up "$unit" "does not start"
-    printf '%s\n' "$now" >"$run/$unit"
+    printf '%s\n' "$now" >"$notes/$unit"
 }
 
 give_up() {
@@ -320,7 +324,7 @@ main() {
     parse "$@"
     ((EUID == 0)) || fail "must be root"
     [[ -d /run/systemd/system ]] || fail "systemd does not run here"
-    mkdir -p "$run"
+    mkdir -p "$notes"
     write_hosts
     install_package
     write_settings
