@@ -15,6 +15,7 @@ mod setup;
 mod steps;
 mod suite;
 mod table;
+mod vagrant;
 mod vm;
 
 use std::path::PathBuf;
@@ -48,6 +49,7 @@ Examples:
   cargo xtask test --vm             all that CI runs: the same, and what needs virtual machines
   cargo xtask test --vm --all       with the long runs that CI samples
   cargo xtask test lint             formatting, clippy, cargo deny, documentation
+  cargo xtask test vagrant          the files for virtual machines, without starting one
   cargo xtask test unit --quick     unit tests alone, without looking for missing packages
   cargo xtask test e2e rolling      tests on real containers whose names contain `rolling`
   cargo xtask test e2e --all        with more rounds of kill -9")]
@@ -113,6 +115,7 @@ struct TestArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     Lint,
+    Vagrant,
     Unit,
     E2e,
 }

@@ -21,6 +21,8 @@ enum Sign {
     Program(&'static str),
     /// A header below /usr/include, here or in the folder of the architecture.
     Header(&'static str),
+    /// A folder, of what has nothing else that one could look for.
+    Folder(&'static str),
     /// A module that Python can import.
     PythonModule(&'static str),
 }
@@ -49,6 +51,15 @@ const PYTHON: [Package; 2] = [
     package("python3-venv", Sign::PythonModule("ensurepip")),
 ];
 const CRUN: Package = package("crun", Sign::Program("crun"));
+/// What looks at `vagrant/`. With them come Ruby and the libraries of libvirt, but no server.
+const VAGRANT: [Package; 3] = [
+    package("shellcheck", Sign::Program("shellcheck")),
+    package("vagrant", Sign::Program("vagrant")),
+    package(
+        "vagrant-libvirt",
+        Sign::Folder("/usr/share/doc/vagrant-libvirt"),
+    ),
+];
 /// An emulator, what goes into its guests, and what prepares their modules and disks. The guests' kernel is only
 /// unpacked below `target/vm`.
 const VM: [Package; 4] = [
@@ -78,6 +89,8 @@ pub(crate) enum Need {
     Python,
     /// `cargo deny`.
     Deny,
+    /// To check `vagrant/`. Goes without where it cannot be had.
+    Vagrant,
     /// Small virtual machines.
     Vm,
     /// To make a Debian package.
@@ -116,6 +129,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<String> {
     }
     if needs.contains(&Need::Crun) {
         wanted.push(CRUN);
+    }
+    if needs.contains(&Need::Vagrant) {
+        wanted.extend(VAGRANT);
     }
     if needs.contains(&Need::Vm) {
         wanted.extend(VM);
@@ -177,6 +193,7 @@ fn is_there(package: &Package) -> bool {
             let of_architecture = include.join(format!("{}-linux-gnu", std::env::consts::ARCH));
             include.join(name).exists() || of_architecture.join(name).exists()
         }
+        Sign::Folder(path) => Path::new(path).is_dir(),
         Sign::PythonModule(name) => {
             process::output(Command::new("python3").args(["-c", &format!("import {name}")])).is_ok()
         }

@@ -16,7 +16,7 @@ use crate::cargo::{self, TestProgram};
 use crate::runner::{self, Counts, Show};
 use crate::setup::{self, Need};
 use crate::steps::{Steps, seconds};
-use crate::{Part, TestArgs, vm};
+use crate::{Part, TestArgs, vagrant, vm};
 
 /// Tests of this crate's `tests/` need a cluster; everything else is a unit test.
 const E2E_PACKAGE: &str = "mezzo-integration";
@@ -36,6 +36,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let scratch = Scratch::create()?;
     let mut counts = Counts::default();
     checks(&plan, &mut steps);
+    if plan.vagrant && !interrupt::requested() {
+        let _in_the_table = steps.run("files for vagrant", vagrant::check);
+    }
     if plan.unit || plan.e2e {
         tests(&plan, &mut steps, &scratch, &mut counts);
     }
@@ -61,6 +64,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
 /// What was asked for.
 struct Plan {
     lint: bool,
+    vagrant: bool,
     unit: bool,
     e2e: bool,
     quick: bool,
@@ -74,6 +78,7 @@ impl Plan {
         let part = |part: Part| args.part.is_none_or(|only| only == part);
         Self {
             lint: part(Part::Lint),
+            vagrant: part(Part::Vagrant) && !(args.quick && args.part.is_none()),
             unit: part(Part::Unit),
             e2e: part(Part::E2e) && !(args.quick && args.part.is_none()),
             quick: args.quick,
