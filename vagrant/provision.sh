@@ -324,8 +324,8 @@ main() {
     parse "$@"
     ((EUID == 0)) || fail "must be root"
     [[ -d /run/systemd/system ]] || fail "systemd does not run here"
-    # Whoever comes first makes the folder above, and root's image store would make it for root alone: master and
-    # scheduler, which are not root, could not reach theirs.
+    # Root's image store would make the folder above for root alone, if it came before the package that brings it:
+    # master and scheduler, which are not root, could not reach theirs.
     mkdir -p "$notes"
     chmod 755 "$state"
     write_hosts

@@ -56,6 +56,8 @@ pub(super) fn lay_out(build: &Build, program: &Path, root: &Path) -> Result<Stri
         &root.join("usr/lib/mezzo/mezzo-tasks"),
         0o755,
     )?;
+    // Whoever made it first would make it for themselves alone, and the servers have different users.
+    make_parents(&root.join("var/lib/mezzo/master"))?;
     let pages = manual_pages(&installed, &root.join("usr/share/man/man1"))?;
     for (shell, path) in COMPLETIONS {
         let script = process::output(Command::new(&installed).args(["completions", shell]))?;
