@@ -27,6 +27,8 @@ pub(super) const LOG: &str = "qemu.log";
 const FILES: &str = "files.cpio";
 /// What survives a power cut.
 const DATA: &str = "data.img";
+/// What QEMU calls it.
+pub(super) const DATA_DRIVE: &str = "data";
 /// QEMU makes its socket at once.
 const SOCKET_LIMIT: Duration = Duration::from_secs(20);
 /// A guest that does not read for so long (stretched) hangs.
@@ -97,7 +99,12 @@ pub(super) fn start(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<Power
     // The first disk is always there, so that the second is always the second.
     disk(&mut command, "files", FILES, ",readonly=on");
     if spec.disk_mb.is_some() {
-        disk(&mut command, "data", DATA, ",cache=unsafe,discard=unmap");
+        disk(
+            &mut command,
+            DATA_DRIVE,
+            DATA,
+            ",cache=unsafe,discard=unmap",
+        );
     }
     let plug = match &spec.nic {
         Some(nic) => {

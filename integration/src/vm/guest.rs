@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 
 use super::bench::Bench;
 use super::emulator::{self, EMULATOR, LOG, Power};
@@ -382,12 +383,22 @@ impl Guest {
 
     /// Stops the whole machine, clock and all, as a host does that is overloaded or moves it elsewhere.
     pub fn freeze(&self) -> Result<()> {
-        qmp::command(&self.dir, "stop")
+        qmp::command(&self.dir, "stop", &json!({}))
     }
 
     /// Lets it go on where it was, with a clock that knows nothing of the pause.
     pub fn thaw(&self) -> Result<()> {
-        qmp::command(&self.dir, "cont")
+        qmp::command(&self.dir, "cont", &json!({}))
+    }
+
+    /// Lets the disk of its data do no more than so many writes a second until the power goes: what a test disk does at
+    /// once takes its time on a real one, and that is when power cuts hurt.
+    pub fn slow_disk(&self, writes_per_second: u32) -> Result<()> {
+        let limits = json!({
+            "device": emulator::DATA_DRIVE, "bps": 0, "bps_rd": 0, "bps_wr": 0,
+            "iops": 0, "iops_rd": 0, "iops_wr": writes_per_second,
+        });
+        qmp::command(&self.dir, "block_set_io_throttle", &limits)
     }
 
     /// Keeps the serial console at the end although nothing has panicked.

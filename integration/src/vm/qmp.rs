@@ -15,16 +15,17 @@ pub(super) const SOCKET: &str = "qmp.sock";
 /// QEMU answers at once.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Carries out one command without arguments.
-pub(super) fn command(dir: &Path, name: &str) -> Result<()> {
+/// Carries out one command, with its arguments as an object.
+pub(super) fn command(dir: &Path, name: &str, arguments: &Value) -> Result<()> {
     let context = || format!("tell QEMU to {name}");
     let folder = File::open(dir).with_context(context)?;
     let short = format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd());
     let mut to = UnixStream::connect(short).with_context(context)?;
     to.set_read_timeout(Some(LIMIT)).with_context(context)?;
     let mut from = BufReader::new(to.try_clone().with_context(context)?);
-    for word in ["qmp_capabilities", name] {
-        writeln!(to, "{}", json!({ "execute": word })).with_context(context)?;
+    for (name, arguments) in [("qmp_capabilities", &json!({})), (name, arguments)] {
+        let line = json!({ "execute": name, "arguments": arguments });
+        writeln!(to, "{line}").with_context(context)?;
         answer(&mut from).with_context(context)?;
     }
     Ok(())

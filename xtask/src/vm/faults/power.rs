@@ -92,17 +92,24 @@ fn all_lose_power(cluster: &mut Cluster) -> Result<String> {
     Ok("4 new tasks run".to_owned())
 }
 
-/// Tasks end all the time; at the moment when the scheduler has been told of one end more, the power goes. What it was
-/// told must be on the disk of the machine that told it, or the same task gets another end when that machine is back.
+/// Tasks end one after the other on a machine whose disk is slow; at the moment when the scheduler has been told of one
+/// end more, the power goes. What it was told must be on that disk, or the task gets another end when the machine is
+/// back.
 fn power_goes_while_tasks_end(cluster: &mut Cluster) -> Result<String> {
     const ROUNDS: usize = 3;
     let mut told = 0;
     for round in 1..=ROUNDS {
         let id = format!("brief-{round}");
         let mut brief = app(&id, 16);
-        brief["args"] = json!(["2", "--exit-code", "3"]);
+        brief["args"] = json!(["5", "--exit-code", "3"]);
         brief["backoffSeconds"] = json!(3600);
         cluster.deploy(&brief)?;
+        cluster.until("tasks on the first agent", 2 * PATIENCE, |cluster| {
+            let n_there = on(&cluster.running(&id), FIRST);
+            ensure!(n_there >= 2, "{n_there} run there");
+            Ok(())
+        })?;
+        cluster.guest(FIRST).slow_disk(20)?;
         let what = format!("end number {round} of {id}");
         cluster.pull_power_when(FIRST, &what, 2 * PATIENCE, |cluster| {
             cluster.n_ends_told(&id) >= round
