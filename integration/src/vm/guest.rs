@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::bench::Bench;
+use super::debian;
 use super::emulator::{self, EMULATOR, LOG, Power};
 use super::line::{Answer, End, Line};
 use super::protocol::{self, CHUNK, Kind};
 use super::qmp;
-use super::spec::{Ended, GuestSpec, Run};
+use super::spec::{Ended, GuestSpec, Run, System};
 use crate::interrupt;
 use crate::process;
 
@@ -148,7 +149,7 @@ impl Guest {
             heard: BTreeMap::new(),
             power: None,
         };
-        emulator::make_disks(&guest.spec, &guest.dir)?;
+        emulator::make_disks(bench, &guest.spec, &guest.dir)?;
         guest.start_within(limit)?;
         Ok(guest)
     }
@@ -163,11 +164,17 @@ impl Guest {
             bail!("{} is on already", self.spec.name);
         }
         self.power = Some(emulator::start(&self.bench, &self.spec, &self.dir)?);
-        let up = self
-            .wait_for_hello(limit)
-            .and_then(|kernel| self.configure_network().map(|()| kernel));
-        self.kernel = up.inspect_err(|_| self.keep_console = true)?;
-        Ok(())
+        let up = self.wait_until_up(limit);
+        up.inspect_err(|_| self.keep_console = true)
+    }
+
+    fn wait_until_up(&mut self, limit: Duration) -> Result<()> {
+        self.kernel = self.wait_for_hello(limit)?;
+        self.configure_network()?;
+        match self.spec.system {
+            System::Micro => Ok(()),
+            System::Debian => debian::wait_for_services(self),
+        }
     }
 
     /// Its interface is found by its address, because kinds of guests name interfaces differently.
@@ -353,7 +360,7 @@ impl Guest {
     /// Shuts it down in order.
     pub fn power_off(&mut self) -> Result<()> {
         // The line dies under it, so there is no answer to wait for.
-        let run = Run::new(&["/bin/sh", "-c", "sync; exec poweroff -f"]);
+        let run = Run::new(&["/bin/sh", "-c", self.spec.system.power_off()]);
         let _job = self.start(&run)?;
         let limit = self.limit(POWER_OFF_LIMIT);
         let Some(mut power) = self.power.take() else {
