@@ -56,7 +56,7 @@ pub(super) fn ensure(bench: &Bench) -> Result<PathBuf> {
     let draft = build::image(&bench.dir, &codename, &bench.modules)?;
     remove_images(&bench.dir)?;
     fs::rename(&draft, &image).with_context(|| format!("name {}", image.display()))?;
-    build::remove_draft(&bench.dir)?;
+    build::remove_drafts(&bench.dir);
     Ok(image)
 }
 
@@ -109,6 +109,11 @@ pub(super) fn wait_for_services(guest: &Guest) -> Result<()> {
         Ok(other) => bail!("systemd is {other:?} after the boot: {}", why(guest)),
         Err(error) => bail!("{error:#}: {}", why(guest)),
     }
+}
+
+/// What systemd and its units said since the last boot.
+pub(super) fn journal(guest: &Guest) -> Result<String> {
+    guest.sh("journalctl -b --no-pager")
 }
 
 fn why(guest: &Guest) -> String {

@@ -1,7 +1,8 @@
 //! One running guest: QEMU as a child, its serial console in a file, and a line to `mezzo-guest` inside.
 //!
 //! Everything ends with the [`Guest`]: QEMU, its folder, its disks. If that happens in a panic, or was asked for with
-//! [`Guest::keep_console`], the serial console stays below `target/vm/logs`, and one line tells the likely cause.
+//! [`Guest::keep_console`], the serial console (and systemd's journal) stay below `target/vm/logs`, and one line tells
+//! the likely cause.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -169,6 +170,7 @@ impl Guest {
     }
 
     fn wait_until_up(&mut self, limit: Duration) -> Result<()> {
+        self.kernel.clear();
         self.kernel = self.wait_for_hello(limit)?;
         self.configure_network()?;
         match self.spec.system {
@@ -438,6 +440,12 @@ impl Drop for Guest {
                 .and_then(|()| fs::copy(self.dir.join("console.log"), &kept));
             if copied.is_ok() {
                 eprintln!("{name}: {}; all of it: {}", self.cause(), kept.display());
+            }
+            // Not of one that has not spoken since it was switched on.
+            let speaks = self.is_on() && !self.kernel.is_empty();
+            if self.spec.system == System::Debian && speaks {
+                let told = debian::journal(self).unwrap_or_else(|error| format!("{error:#}"));
+                let _console_is_kept = fs::write(logs.join(format!("{name}.journal.log")), told);
             }
         }
         // Nothing in it is worth an orderly end.

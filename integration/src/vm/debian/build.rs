@@ -9,6 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use super::apt;
 use crate::process::{self, GRACE, Managed};
@@ -68,20 +70,24 @@ printf '[Journal]\nStorage=persistent\nSystemMaxUse=64M\n' > etc/systemd/journal
 "#;
 
 /// The file system of a guest may grow to this; the image takes what is in it.
-const SIZE_MB: u32 = 8192;
+const SIZE: &str = "8192M";
 /// Inode tables are a part of every guest's reads; this is one inode for 64 kB.
 const BYTES_PER_INODE: &str = "65536";
 /// A mirror that is slower than this cannot be told from one that is dead.
 const LIMIT: Duration = Duration::from_secs(900);
 
+/// The folder of a builder, whose process id follows.
+const DRAFT: &str = "debian-draft-";
+
 /// All that decides what is on an image.
 pub(super) fn recipe() -> impl Iterator<Item = &'static str> {
     let words = PACKAGES.into_iter().chain(EXCLUDED).chain(MASKED);
-    words.chain([FINISH, FILL, BYTES_PER_INODE])
+    words.chain([FINISH, FILL, BYTES_PER_INODE, SIZE])
 }
 
-/// Unpacks `$1` into `tree`, with modules from `$2`, and makes the file system `$3` of it, with the program `$4`. The
-/// unwritten inode tables are never written: the initramfs mounts accordingly.
+/// Unpacks `$1` into `tree`, with modules from `$2`, and makes the file system `$3` of it, with the program `$4`, one
+/// inode for `$5` bytes, and `$6` large. What is unwritten of the inode tables is never written: the initramfs mounts
+/// accordingly.
 const FILL: &str = r#"
 mkdir tree
 tar -xf "$1" -C tree --numeric-owner
@@ -92,29 +98,23 @@ cp -r --preserve=mode,timestamps "$2" tree/usr/lib/modules/
 
 /// Makes it, and returns where the draft is. The caller is alone.
 pub(super) fn image(dir: &Path, codename: &str, modules: &Path) -> Result<PathBuf> {
-    remove_draft(dir)?;
-    let draft = draft(dir);
+    remove_drafts(dir);
+    let draft = dir.join(format!("{DRAFT}{}", std::process::id()));
     fs::create_dir_all(&draft).with_context(|| format!("create {}", draft.display()))?;
     let made = install(&draft, codename).and_then(|tar| fill(&draft, &tar, modules));
     if made.is_err() {
-        // The next builder does it otherwise.
-        let _first_error_counts = remove_draft(dir);
+        remove_drafts(dir);
     }
     made
 }
 
-fn draft(dir: &Path) -> PathBuf {
-    dir.join("debian-draft")
-}
-
-/// Removes what a builder left, finished or not.
-pub(super) fn remove_draft(dir: &Path) -> Result<()> {
-    let draft = draft(dir);
-    match fs::remove_dir_all(&draft) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", draft.display()))
+/// Removes what builders left, finished or not. One that was killed may have left an mmdebstrap that still writes into
+/// its draft: it fails by this, and if the draft stays, the next builder removes it.
+pub(super) fn remove_drafts(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(DRAFT) {
+            let _left_for_the_next = fs::remove_dir_all(entry.path());
         }
-        _ => Ok(()),
     }
 }
 
@@ -128,9 +128,7 @@ fn install(draft: &Path, codename: &str) -> Result<PathBuf> {
     let sources = write("sources.list", apt::sources()?)?;
     let options = write("apt.conf", apt::options()?)?;
     let tar = draft.join("root.tar");
-    // If this process is killed, mmdebstrap is asked to end, and cleans up.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "TERM", "--", "mmdebstrap"]);
+    let mut command = Command::new("mmdebstrap");
     command.args(["--variant=apt", "--format=tar"]);
     command.arg(format!("--include={}", PACKAGES.join(",")));
     command.arg("--aptopt=Acquire::Languages \"none\"");
@@ -174,7 +172,7 @@ fn fill(draft: &Path, tar: &Path, modules: &Path) -> Result<PathBuf> {
     };
     command.args(["-ec", FILL, "sh"]).current_dir(draft);
     command.args([tar, modules, &image, &sbin("mkfs.ext4")]);
-    command.args([BYTES_PER_INODE, &format!("{SIZE_MB}M")]);
+    command.args([BYTES_PER_INODE, SIZE]);
     to_the_end("mkfs.ext4", &mut command, &draft.join("mkfs.log"))?;
     Ok(image)
 }
@@ -203,7 +201,9 @@ fn to_the_end(name: &str, command: &mut Command, log: &Path) -> Result<()> {
             } else {
                 "out of time"
             };
-            running.stop(GRACE)?;
+            // mmdebstrap itself waits for those that it has started, and cleans up after them.
+            let _ended = killpg(Pid::from_raw(running.pid()), Signal::SIGTERM);
+            let _killed_by_its_drop = running.wait(GRACE);
             bail!("{why} while {name} made Debian's root file system");
         }
         thread::sleep(Duration::from_millis(50));
