@@ -65,7 +65,7 @@ pub(super) fn run(bench: &Bench, steps: &mut Steps, args: &DebianArgs) -> Result
         done = package::play(steps, &guest);
     }
     if done.is_err() {
-        println!("{}", guest.sh("journalctl -b --no-pager -n 60")?);
+        println!("{}", guest.sh("journalctl -b --no-pager -n 20")?);
         guest.keep_console();
     }
     done?;
