@@ -75,6 +75,12 @@ impl Managed {
         }
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        let status = self.child.try_wait();
+        status.with_context(|| format!("look at {}", self.name))
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
         let start = Instant::now();

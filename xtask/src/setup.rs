@@ -76,6 +76,17 @@ const PACKAGE: [Package; 4] = [
     package("gzip", Sign::Program("gzip")),
 ];
 
+/// What makes the root file system of a Debian guest, and its disks.
+const DEBIAN: [Package; 2] = [
+    package("mmdebstrap", Sign::Program("mmdebstrap")),
+    package("qemu-utils", Sign::Program("qemu-img")),
+];
+/// How those who are not root make it.
+const WITHOUT_ROOT: [Package; 2] = [
+    package("uidmap", Sign::Program("newuidmap")),
+    package("fakeroot", Sign::Program("fakeroot")),
+];
+
 /// What a command needs beside the build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -95,6 +106,8 @@ pub(crate) enum Need {
     Vm,
     /// To make a Debian package.
     Package,
+    /// Those with Debian.
+    Debian,
 }
 
 /// What a person must do first; ends with exit status 2.
@@ -138,6 +151,12 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<String> {
     }
     if needs.contains(&Need::Package) {
         wanted.extend(PACKAGE);
+    }
+    if needs.contains(&Need::Debian) {
+        wanted.extend(DEBIAN);
+        if !root {
+            wanted.extend(WITHOUT_ROOT);
+        }
     }
     let missing: Vec<&str> = wanted
         .iter()
@@ -234,14 +253,30 @@ fn install(packages: &[&str], with_registry: bool, root: bool) -> Result<()> {
     };
     apt(&["update"])?;
     if !packages.is_empty() {
-        let mut words = vec!["install", "-y", "--no-install-recommends"];
-        words.extend(packages);
-        apt(&words)?;
+        let words = ["install", "-y", "--no-install-recommends"];
+        let plain = apt(&[&words, packages].concat());
+        if let (Err(error), Some(older)) = (&plain, older_tools(packages)) {
+            println!("  {error:#}");
+            apt(&[&words, packages, &["--allow-downgrades", &older]].concat())?;
+        } else {
+            plain?;
+        }
     }
     if with_registry {
         unpack_registry()?;
     }
     Ok(())
+}
+
+/// An emulator cannot stand beside tools of a newer release (from backports, say) that apt cannot get the emulator
+/// from: then the tools' package in the installed release.
+fn older_tools(packages: &[&str]) -> Option<String> {
+    let asked = packages.contains(&"qemu-system-x86") && paths::on_path("qemu-img").is_some();
+    let release = fs::read_to_string("/etc/os-release").ok()?;
+    let codename = release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+    asked.then(|| format!("qemu-utils/{codename}"))
 }
 
 fn install_line(packages: &[&str], with_registry: bool) -> String {

@@ -3,6 +3,7 @@
 //! The first-class path of the design can so be tried on machines (CI's among them) that have only v1 or hybrid
 //! cgroups. Everything is built here and copied in; the guest has no compiler and no network.
 
+mod debian;
 mod faults;
 mod limits;
 mod smoke;
@@ -67,6 +68,8 @@ enum What {
     },
     /// Read back from the kernel what an app asks for
     Limits,
+    /// Boot one with Debian and systemd; with a package, install, upgrade and remove it under running tasks
+    Debian(debian::DebianArgs),
     /// Run the tests on real containers: a registry and a whole cluster in the guest
     E2e {
         /// Only tests whose names contain this
@@ -84,7 +87,11 @@ const DROP_SYS_RESOURCE: [&str; 2] = ["/usr/bin/setpriv", "--bounding-set=-sys_r
 pub(crate) fn run(args: &VmArgs) -> Result<()> {
     let mut steps = Steps::default();
     steps.run("look for what is missing", || {
-        setup::ensure(&[Need::Build, Need::Vm])
+        let mut needs = vec![Need::Build, Need::Vm];
+        if let What::Debian(args) = &args.what {
+            needs.extend(args.needs());
+        }
+        setup::ensure(&needs)
     })?;
     let before = Snapshot::take();
     let bench = prepare(&mut steps)?;
@@ -111,6 +118,7 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
             };
             faults::run(&bench, &mut steps, choice).and_then(all_passed)
         }
+        What::Debian(args) => debian::run(&bench, &mut steps, args),
         What::Limits => limits::run(&bench, &mut steps),
         What::E2e { filter, cpus } => {
             e2e(&bench, &mut steps, filter.as_deref(), *cpus).and_then(all_passed)

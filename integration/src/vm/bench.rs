@@ -1,5 +1,5 @@
-//! What all guests of a checkout share, made once and kept below `target/vm`: the kernel, the initramfs, and what the
-//! probe guest showed. A lock on the folder lets many test programs ask at once.
+//! What all guests of a checkout share, made once and kept below `target/vm`: the kernel, the initramfs, the root file
+//! system of Debian guests, and what the probe guest showed. A lock on the folder lets many test programs ask at once.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::accel::{self, Accel, Speed};
 use super::guest::Guest;
 use super::spec::{GuestSpec, Run};
-use super::{initramfs, package};
+use super::{debian, initramfs, package};
 use crate::{paths, process};
 
 /// A guest that answers later than this under KVM never will.
@@ -28,6 +28,8 @@ const LOOP: &str =
 pub struct Bench {
     pub(super) dir: PathBuf,
     pub(super) kernel: PathBuf,
+    pub(super) kernel_package: String,
+    pub(super) modules: PathBuf,
     pub(super) release: String,
     pub(super) initramfs: PathBuf,
     pub(super) speed: Speed,
@@ -47,6 +49,8 @@ impl Bench {
         let mut bench = Self {
             dir,
             kernel: kernel.image,
+            kernel_package: kernel.package,
+            modules: kernel.modules,
             release: kernel.release,
             initramfs,
             speed: Speed {
@@ -74,6 +78,12 @@ impl Bench {
     /// The kernel of the guests, as `uname -r` says it.
     pub fn kernel_release(&self) -> &str {
         &self.release
+    }
+
+    /// Makes the root file system of Debian guests if it is not there yet, and returns where it is. The first such
+    /// guest does it else.
+    pub fn prepare_debian(&self) -> Result<PathBuf> {
+        debian::ensure(self)
     }
 
     fn probe(&mut self) -> Result<Speed> {
@@ -119,7 +129,8 @@ impl Bench {
     }
 }
 
-fn lock(path: &Path) -> Result<Flock<File>> {
+/// Waits until nobody else has it.
+pub(super) fn lock(path: &Path) -> Result<Flock<File>> {
     let context = || format!("lock {}", path.display());
     let file = File::options().create(true).append(true).open(path);
     let file = file.with_context(context)?;

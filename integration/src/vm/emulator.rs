@@ -14,8 +14,8 @@ use super::bench::Bench;
 use super::line::Line;
 use super::net::Plug;
 use super::package::sbin;
-use super::spec::{GuestFile, GuestSpec};
-use super::{protocol, qmp};
+use super::spec::{GuestFile, GuestSpec, System};
+use super::{debian, protocol, qmp};
 use crate::leftovers;
 use crate::process::{self, Managed};
 
@@ -29,6 +29,10 @@ const FILES: &str = "files.cpio";
 const DATA: &str = "data.img";
 /// What QEMU calls it.
 pub(super) const DATA_DRIVE: &str = "data";
+/// A guest that panics is over. On a busy machine an emulated timer may miss the few ticks that the kernel gives it to
+/// prove itself, which would be a panic.
+const KERNEL_WORDS: &str =
+    "console=ttyS0 loglevel=4 panic=-1 no_timer_check cgroup_no_v1=all psi=1 random.trust_cpu=on";
 /// QEMU makes its socket at once.
 const SOCKET_LIMIT: Duration = Duration::from_secs(20);
 /// A guest that does not read for so long (stretched) hangs.
@@ -44,8 +48,11 @@ pub(super) struct Power {
 }
 
 /// Makes the disks of a guest in `dir`.
-pub(super) fn make_disks(spec: &GuestSpec, dir: &Path) -> Result<()> {
+pub(super) fn make_disks(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<()> {
     write_payload(&spec.files, &dir.join(FILES))?;
+    if spec.system == System::Debian {
+        debian::make_disk(bench, dir)?;
+    }
     match spec.disk_mb {
         Some(size_mb) => make_disk(&dir.join(DATA), size_mb),
         None => Ok(()),
@@ -71,18 +78,18 @@ pub(super) fn start(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<Power
         .args(bench.speed.accel.args());
     command.args(["-smp", &spec.cpus.to_string()]);
     // Once on the disk (cached while it is read), once in the file system.
-    command.args(["-m", &format!("{}M", spec.memory_mb + 2 * payload_mb)]);
+    let payload_mb = match spec.system {
+        System::Micro => 2 * payload_mb,
+        System::Debian => 0,
+    };
+    command.args(["-m", &format!("{}M", spec.memory_mb + payload_mb)]);
     command
         .arg("-kernel")
         .arg(&bench.kernel)
         .arg("-initrd")
         .arg(&bench.initramfs);
-    // A guest that panics is over. On a busy machine an emulated timer may miss the few ticks that the kernel gives it
-    // to prove itself, which would be a panic.
-    command.args([
-        "-append",
-        "console=ttyS0 loglevel=4 panic=-1 no_timer_check cgroup_no_v1=all psi=1 random.trust_cpu=on",
-    ]);
+    let words = [KERNEL_WORDS, spec.system.kernel_words()].join(" ");
+    command.args(["-append", words.trim_end()]);
     // A guest that is switched on again goes on with its console.
     command.args(["-chardev", "file,id=console,path=console.log,append=on"]);
     command.args(["-serial", "chardev:console", "-device", "virtio-rng-pci"]);
@@ -97,13 +104,21 @@ pub(super) fn start(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<Power
         protocol::PORT
     ));
     // The first disk is always there, so that the second is always the second.
-    disk(&mut command, "files", FILES, ",readonly=on");
+    disk(&mut command, "files", FILES, "raw,readonly=on");
+    if spec.system == System::Debian {
+        disk(
+            &mut command,
+            "root",
+            debian::ROOT,
+            "qcow2,cache=unsafe,discard=unmap",
+        );
+    }
     if spec.disk_mb.is_some() {
         disk(
             &mut command,
             DATA_DRIVE,
             DATA,
-            ",cache=unsafe,discard=unmap",
+            "raw,cache=unsafe,discard=unmap",
         );
     }
     let plug = match &spec.nic {
@@ -123,8 +138,8 @@ pub(super) fn start(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<Power
     })
 }
 
-fn disk(command: &mut Command, name: &str, file: &str, more: &str) {
-    let drive = format!("id={name},file={file},if=none,format=raw{more}");
+fn disk(command: &mut Command, name: &str, file: &str, format: &str) {
+    let drive = format!("id={name},file={file},if=none,format={format}");
     let device = format!("virtio-blk-pci,drive={name},serial={name}");
     command.args(["-drive", &drive, "-device", &device]);
 }

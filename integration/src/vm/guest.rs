@@ -1,7 +1,8 @@
 //! One running guest: QEMU as a child, its serial console in a file, and a line to `mezzo-guest` inside.
 //!
 //! Everything ends with the [`Guest`]: QEMU, its folder, its disks. If that happens in a panic, or was asked for with
-//! [`Guest::keep_console`], the serial console stays below `target/vm/logs`, and one line tells the likely cause.
+//! [`Guest::keep_console`], the serial console (and systemd's journal) stay below `target/vm/logs`, and one line tells
+//! the likely cause.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,11 +16,12 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::bench::Bench;
+use super::debian;
 use super::emulator::{self, EMULATOR, LOG, Power};
 use super::line::{Answer, End, Line};
 use super::protocol::{self, CHUNK, Kind};
 use super::qmp;
-use super::spec::{Ended, GuestSpec, Run};
+use super::spec::{Ended, GuestSpec, Run, System};
 use crate::interrupt;
 use crate::process;
 
@@ -149,7 +151,7 @@ impl Guest {
             heard: BTreeMap::new(),
             power: None,
         };
-        emulator::make_disks(&guest.spec, &guest.dir)?;
+        emulator::make_disks(bench, &guest.spec, &guest.dir)?;
         guest.start_within(limit)?;
         Ok(guest)
     }
@@ -164,11 +166,18 @@ impl Guest {
             bail!("{} is on already", self.spec.name);
         }
         self.power = Some(emulator::start(&self.bench, &self.spec, &self.dir)?);
-        let up = self
-            .wait_for_hello(limit)
-            .and_then(|kernel| self.configure_network().map(|()| kernel));
-        self.kernel = up.inspect_err(|_| self.keep_console = true)?;
-        Ok(())
+        let up = self.wait_until_up(limit);
+        up.inspect_err(|_| self.keep_console = true)
+    }
+
+    fn wait_until_up(&mut self, limit: Duration) -> Result<()> {
+        self.kernel.clear();
+        self.kernel = self.wait_for_hello(limit)?;
+        self.configure_network()?;
+        match self.spec.system {
+            System::Micro => Ok(()),
+            System::Debian => debian::wait_for_services(self),
+        }
     }
 
     /// Its interface is found by its address, because kinds of guests name interfaces differently.
@@ -354,7 +363,7 @@ impl Guest {
     /// Shuts it down in order.
     pub fn power_off(&mut self) -> Result<()> {
         // The line dies under it, so there is no answer to wait for.
-        let run = Run::new(&["/bin/sh", "-c", "sync; exec poweroff -f"]);
+        let run = Run::new(&["/bin/sh", "-c", self.spec.system.power_off()]);
         let _job = self.start(&run)?;
         let limit = self.limit(POWER_OFF_LIMIT);
         let Some(mut power) = self.power.take() else {
@@ -442,6 +451,12 @@ impl Drop for Guest {
                 .and_then(|()| fs::copy(self.dir.join("console.log"), &kept));
             if copied.is_ok() {
                 eprintln!("{name}: {}; all of it: {}", self.cause(), kept.display());
+            }
+            // Not of one that has not spoken since it was switched on.
+            let speaks = self.is_on() && !self.kernel.is_empty();
+            if self.spec.system == System::Debian && speaks {
+                let told = debian::journal(self).unwrap_or_else(|error| format!("{error:#}"));
+                let _console_is_kept = fs::write(logs.join(format!("{name}.journal.log")), told);
             }
         }
         // Nothing in it is worth an orderly end.

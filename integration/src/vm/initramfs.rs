@@ -1,8 +1,9 @@
-//! What a guest starts from: busybox, kernel modules, `mezzo-guest` with its libraries, and two scripts. Written once
+//! What a guest starts from: busybox, kernel modules, `mezzo-guest` with its libraries, and scripts. Written once
 //! per content, whose hash is in its name.
 //!
 //! The first script fills a file system in memory and moves into it, because `pivot_root` (which every container
-//! does) refuses to leave the file system that the kernel unpacked the initramfs to.
+//! does) refuses to leave the file system that the kernel unpacked the initramfs to. Where the kernel's command line
+//! names a root file system, it moves there instead, and systemd takes over.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,9 +22,16 @@ B=/bin/busybox
 $B mount -t devtmpfs dev /dev
 $B mount -t proc proc /proc
 $B mount -t sysfs sys /sys
-for module in $($B cat /modules/order); do
-    $B insmod "/modules/$module" || echo "init: no module $module"
+load() {
+    for module in $($B cat "/modules/$1"); do
+        $B insmod "/modules/$module" || echo "init: no module $module"
+    done
+}
+load devices
+for word in $($B cat /proc/cmdline); do
+    case $word in mezzo.root=*) . /debian "${word#mezzo.root=}" ;; esac
 done
+load containers
 $B mount -t tmpfs -o mode=755,size=90% root /new
 $B cp -a /bin /etc /lib /lib64 /sbin /usr /new/ 2>/dev/null
 cd /new
@@ -36,6 +44,44 @@ $B mount --move /proc /new/proc
 $B mount --move /sys /new/sys
 exec $B switch_root /new /sbin/init
 "#;
+
+/// Goes on for a guest with a disk, `$1`. The machine's id is written when all that the test gave is on the disk: so a
+/// power cut before that is no first boot. What is ours lives in `/run`, which systemd leaves as it finds it.
+const DEBIAN: &str = r#"
+$B mount -t ext4 -o noinit_itable "$1" /new || echo "init: no root file system on $1"
+cd /new
+if [ ! -s etc/machine-id ]; then
+    $B cpio -idmu < /dev/vda || echo "init: the first disk could not be unpacked"
+    # The archive's folders all look the same.
+    $B chmod 1777 tmp var/tmp && $B chmod 700 root
+    $B sync
+    $B tr -d - < /proc/sys/kernel/random/uuid > etc/machine-id
+    $B sync
+fi
+if [ -b /dev/vdc ]; then
+    $B mount -t ext4 /dev/vdc data || echo "init: the disk for data could not be mounted"
+fi
+for place in dev proc sys; do $B mount --move "/$place" "$place"; done
+$B mount -t tmpfs -o mode=755,nosuid,nodev,size=20% run run
+$B cp -a /sbin/mezzo-guest run/
+$B mkdir -p run/systemd/system/sysinit.target.wants
+$B cp /mezzo-guest.service run/systemd/system/
+$B ln -s ../mezzo-guest.service run/systemd/system/sysinit.target.wants/
+exec $B switch_root /new /sbin/init
+"#;
+
+/// Starts before all else and stays to the last, so that a boot or an end that hangs can be looked into.
+const UNIT: &str = "[Unit]
+Description=Hands of the test bench
+DefaultDependencies=no
+SuccessAction=poweroff-immediate
+FailureAction=poweroff-immediate
+
+[Service]
+ExecStart=/run/mezzo-guest
+StandardError=journal+console
+TasksMax=infinity
+";
 
 /// As systemd would have it: one shared tree of mounts, cgroup v2, a loopback interface.
 const BOOT: &str = r#"#!/bin/busybox sh
@@ -100,6 +146,8 @@ fn assemble(kernel: &Kernel, guest_program: &Path) -> Result<Vec<u8>> {
     archive.bytes("/init", 0o755, INIT.as_bytes())?;
     archive.host(&busybox, "/bin/busybox", Some(0o755))?;
     archive.link("/sbin/init", "/bin/busybox")?;
+    archive.bytes("/debian", 0o644, DEBIAN.as_bytes())?;
+    archive.bytes("/mezzo-guest.service", 0o644, UNIT.as_bytes())?;
     archive.bytes("/etc/boot", 0o755, BOOT.as_bytes())?;
     archive.bytes("/etc/inittab", 0o644, INITTAB.as_bytes())?;
     archive.bytes("/etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
@@ -117,17 +165,19 @@ fn assemble(kernel: &Kernel, guest_program: &Path) -> Result<Vec<u8>> {
 
     let dep = kernel.modules.join("modules.dep");
     let dep = fs::read_to_string(&dep).with_context(|| format!("read {}", dep.display()))?;
-    let mut order = String::new();
-    for file in modules::load_order(&dep, &modules::WANTED)? {
-        let name = file.rsplit('/').next().unwrap_or(&file).to_owned();
-        archive.host(
-            &kernel.modules.join(&file),
-            &format!("/modules/{name}"),
-            None,
-        )?;
-        order.push_str(&name);
-        order.push('\n');
+    let devices = modules::load_order(&dep, &modules::DEVICES)?;
+    let mut containers = modules::load_order(&dep, &modules::CONTAINERS)?;
+    containers.retain(|file| !devices.contains(file));
+    for (list, files) in [("devices", devices), ("containers", containers)] {
+        let mut order = String::new();
+        for file in files {
+            let name = file.rsplit('/').next().unwrap_or(&file);
+            let path = format!("/modules/{name}");
+            archive.host(&kernel.modules.join(&file), &path, None)?;
+            order.push_str(name);
+            order.push('\n');
+        }
+        archive.bytes(&format!("/modules/{list}"), 0o644, order.as_bytes())?;
     }
-    archive.bytes("/modules/order", 0o644, order.as_bytes())?;
     archive.finish()
 }

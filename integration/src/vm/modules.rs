@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 
-/// What a guest needs: its devices, and what containers and their networks ask the kernel for.
-pub(super) const WANTED: [&str; 18] = [
+/// For a guest's devices. Whatever else is needed, a guest with udev and modprobe loads by itself.
+pub(super) const DEVICES: [&str; 5] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_console",
     "virtio_net",
     "virtio_rng",
+];
+
+/// What containers and their networks ask the kernel for, in a guest without modprobe.
+pub(super) const CONTAINERS: [&str; 13] = [
     "overlay",
     "loop",
     "veth",

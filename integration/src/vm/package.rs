@@ -14,6 +14,8 @@ const META: &str = "linux-image-cloud-amd64";
 /// An unpacked kernel package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Kernel {
+    /// Name and version of the package.
+    pub(super) package: String,
     /// What `uname -r` says in the guest.
     pub(super) release: String,
     /// The kernel.
@@ -87,6 +89,10 @@ fn look(home: &Path) -> Result<Kernel> {
         let name = entry.file_name().to_string_lossy().into_owned();
         if let Some(release) = name.strip_prefix("vmlinuz-") {
             return Ok(Kernel {
+                package: home
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned())
+                    .unwrap_or_default(),
                 release: release.to_owned(),
                 image: entry.path(),
                 modules: home.join("lib/modules").join(release),

@@ -22,12 +22,41 @@ pub struct GuestFile {
     pub mode: Option<u32>,
 }
 
+/// What runs in a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum System {
+    /// Busybox, in memory: up in seconds, and gone with the power.
+    Micro,
+    /// Debian with systemd, on a disk that lasts as long as the guest.
+    Debian,
+}
+
+impl System {
+    /// What its kernel is told beside what every guest's is.
+    pub(super) fn kernel_words(self) -> &'static str {
+        match self {
+            Self::Micro => "",
+            Self::Debian => super::debian::KERNEL_WORDS,
+        }
+    }
+
+    /// The script that ends it in order. The line dies under it.
+    pub(super) fn power_off(self) -> &'static str {
+        match self {
+            Self::Micro => "sync; exec poweroff -f",
+            Self::Debian => "exec systemctl poweroff",
+        }
+    }
+}
+
 /// What a guest is made of.
 #[derive(Debug, Clone)]
 pub struct GuestSpec {
     /// For its logs.
     pub name: String,
-    /// What it has beside the memory that its files take.
+    /// What runs in it.
+    pub system: System,
+    /// What it has beside the memory that its files take in a micro guest.
     pub memory_mb: u64,
     /// Processors.
     pub cpus: u32,
@@ -44,11 +73,22 @@ impl GuestSpec {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            system: System::Micro,
             memory_mb: 256,
             cpus: 1,
             files: Vec::new(),
             disk_mb: None,
             nic: None,
+        }
+    }
+
+    /// One with systemd: two processors, 1 GB.
+    pub fn debian(name: &str) -> Self {
+        Self {
+            system: System::Debian,
+            memory_mb: 1024,
+            cpus: 2,
+            ..Self::new(name)
         }
     }
 
@@ -67,9 +107,12 @@ impl GuestSpec {
         self
     }
 
-    /// A program and the libraries that it loads.
+    /// A program and the libraries that it loads. Debian has its own libraries, of this machine's release.
     pub fn with_program(&mut self, host: &Path, guest: &str) -> Result<&mut Self> {
         self.with(host, guest);
+        if self.system == System::Debian {
+            return Ok(self);
+        }
         for library in super::with_libraries(host)?.iter().skip(1) {
             self.with_same(library);
         }

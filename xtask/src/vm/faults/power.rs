@@ -109,7 +109,7 @@ fn power_goes_while_tasks_end(cluster: &mut Cluster) -> Result<String> {
             ensure!(n_there >= 2, "{n_there} run there");
             Ok(())
         })?;
-        cluster.guest(FIRST).slow_disk(20)?;
+        cluster.guest(FIRST).slow_disk(4)?;
         let what = format!("end number {round} of {id}");
         cluster.pull_power_when(FIRST, &what, 2 * PATIENCE, |cluster| {
             cluster.n_ends_told(&id) >= round
