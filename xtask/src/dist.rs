@@ -74,13 +74,28 @@ impl Build {
 /// Runs the command.
 pub(crate) fn run(args: &DistArgs) -> Result<()> {
     let mut steps = Steps::default();
-    steps.run("look for what is missing", || {
+    let made = make(&mut steps, args.profile);
+    steps.print();
+    let build = made?;
+    for path in [build.deb(), build.archive(), build.out.join("SHA256SUMS")] {
+        println!("{:>8}  {}", size(&path)?, path.display());
+    }
+    Ok(())
+}
+
+/// Makes everything, and tells where the package is.
+pub(crate) fn deb(steps: &mut Steps, profile: Profile) -> Result<PathBuf> {
+    make(steps, profile).map(|build| build.deb())
+}
+
+fn make(steps: &mut Steps, profile: Profile) -> Result<Build> {
+    steps.run("look for what a package needs", || {
         setup::ensure(&[Need::Build, Need::Package])
     })?;
     let target = paths::target()?;
     let out = target.join("dist");
     let build = Build {
-        profile: args.profile,
+        profile,
         architecture: process::output(Command::new("dpkg").arg("--print-architecture"))?
             .trim()
             .to_owned(),
@@ -88,13 +103,13 @@ pub(crate) fn run(args: &DistArgs) -> Result<()> {
         stage: out.join("stage"),
         out,
     };
-    let folder = match args.profile {
+    let folder = match profile {
         Profile::Dev => "debug",
         Profile::Release => "release",
     };
     steps.run(&format!("build mezzo ({folder})"), || {
         let mut words = vec!["build", "--locked", "--package", "mezzo"];
-        if args.profile == Profile::Release {
+        if profile == Profile::Release {
             words.push("--release");
         }
         cargo::run(&words)?;
@@ -102,16 +117,10 @@ pub(crate) fn run(args: &DistArgs) -> Result<()> {
     })?;
     let program = target.join(folder).join("mezzo");
     fresh_folder(&build.stage)?;
-    let made = package(&build, &program, &mut steps);
+    let made = package(&build, &program, steps);
     let removed = fs::remove_dir_all(&build.stage)
         .with_context(|| format!("remove {}", build.stage.display()));
-    steps.print();
-    made?;
-    removed?;
-    for path in [build.deb(), build.archive(), build.out.join("SHA256SUMS")] {
-        println!("{:>8}  {}", size(&path)?, path.display());
-    }
-    Ok(())
+    made.and(removed).map(|()| build)
 }
 
 fn package(build: &Build, program: &Path, steps: &mut Steps) -> Result<()> {

@@ -94,7 +94,7 @@ impl Plan {
             needs.push(Need::Deny);
         }
         if self.vm {
-            needs.push(Need::Vm);
+            needs.extend([Need::Vm, Need::Debian, Need::Package, Need::Cluster]);
         }
         if self.e2e {
             needs.extend([Need::Cluster, Need::Python]);

@@ -21,13 +21,14 @@ use mezzo_integration::vm::cluster::Programs;
 use mezzo_integration::vm::{Accel, Bench, Exit, Guest, GuestSpec, Run};
 use mezzo_integration::{images, interrupt, paths, process, registry};
 
+use debian::DebianArgs;
 use faults::Choice;
 
 use crate::cargo::{self, TestProgram};
 use crate::runner::{self, Counts};
 use crate::setup::{self, Need};
 use crate::steps::{Steps, seconds};
-use crate::suite;
+use crate::{Profile, dist, suite};
 
 /// One test program, on a machine that runs guests at full speed.
 const TEST_LIMIT: Duration = Duration::from_secs(180);
@@ -69,7 +70,7 @@ enum What {
     /// Read back from the kernel what an app asks for
     Limits,
     /// Boot one with Debian and systemd; with a package, install, upgrade and remove it under running tasks
-    Debian(debian::DebianArgs),
+    Debian(DebianArgs),
     /// Run the tests on real containers: a registry and a whole cluster in the guest
     E2e {
         /// Only tests whose names contain this
@@ -148,11 +149,14 @@ pub(crate) fn suite(steps: &mut Steps, all: bool, counts: &mut Counts) {
     };
     let choice = if all { Choice::All } else { Choice::Sampled };
     type Part<'a> = &'a dyn Fn(&mut Steps) -> Result<Counts>;
-    let parts: [(&str, Part<'_>); 4] = [
+    let parts: [(&str, Part<'_>); 5] = [
         ("smoke", &|steps| smoke::run(&bench, steps).map(|()| ONE)),
         ("faults", &|steps| faults::run(&bench, steps, choice)),
         ("limits", &|steps| limits::run(&bench, steps).map(|()| ONE)),
         ("runtime", &|steps| runtime(&bench, steps, None, 2, &[])),
+        ("package", &|steps| {
+            installation(&bench, steps).map(|()| ONE)
+        }),
     ];
     for (name, part) in parts {
         if interrupt::requested() {
@@ -166,6 +170,16 @@ pub(crate) fn suite(steps: &mut Steps, all: bool, counts: &mut Counts) {
             }
         }
     }
+}
+
+/// The package on Debian with systemd.
+fn installation(bench: &Bench, steps: &mut Steps) -> Result<()> {
+    let deb = dist::deb(steps, Profile::Dev)?;
+    let args = DebianArgs {
+        deb: Some(deb),
+        upgrade: None,
+    };
+    debian::run(bench, steps, &args)
 }
 
 /// A part that is one test.

@@ -1,7 +1,8 @@
 //! `cargo xtask vm debian`: a guest as a real node is, Debian with systemd; `--deb` plays the life of an installation
-//! in it.
+//! in it, by hand and by the script that vagrant runs.
 
 mod package;
+mod provision;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -17,12 +18,13 @@ use crate::steps::Steps;
 
 #[derive(Debug, Args)]
 pub(super) struct DebianArgs {
-    /// Install this package of mezzo's, run 50 tasks with it, restart, upgrade and remove it
+    /// Install this package of mezzo's, run 50 tasks with it, restart, upgrade and remove it; then the same machine as
+    /// vagrant provisions it
     #[arg(long, value_name = "PATH")]
-    deb: Option<PathBuf>,
+    pub(super) deb: Option<PathBuf>,
     /// What it is upgraded to [default: the same package once more]
     #[arg(long, value_name = "PATH", requires = "deb")]
-    upgrade: Option<PathBuf>,
+    pub(super) upgrade: Option<PathBuf>,
 }
 
 impl DebianArgs {
@@ -50,6 +52,7 @@ pub(super) fn run(bench: &Bench, steps: &mut Steps, args: &DebianArgs) -> Result
         steps.run("build what it deploys", || {
             let upgrade = args.upgrade.as_ref().unwrap_or(deb);
             package::fill(&mut spec, &scratch, deb, upgrade)?;
+            provision::fill(&mut spec, &scratch)?;
             Ok(String::new())
         })?;
     }
@@ -62,7 +65,7 @@ pub(super) fn run(bench: &Bench, steps: &mut Steps, args: &DebianArgs) -> Result
     let mut guest = guest.context("the guest was not booted")?;
     let mut done = steps.run("it is up, on cgroup v2", || look(&guest));
     if args.deb.is_some() && done.is_ok() {
-        done = package::play(steps, &guest);
+        done = package::play(steps, &guest).and_then(|()| provision::play(steps, &guest));
     }
     if done.is_err() {
         println!("{}", guest.sh("journalctl -b --no-pager -n 20")?);

@@ -20,7 +20,7 @@ const N_TASKS: usize = 50;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The first starts may come before the master's.
 const MAX_RESTARTS: u32 = 3;
-const OLD: &str = "/root/mezzo.deb";
+pub(super) const OLD: &str = "/root/mezzo.deb";
 const NEW: &str = "/root/mezzo-upgrade.deb";
 const SERVERS: [&str; 3] = ["mezzo-master", "mezzo-scheduler", "mezzo-agent"];
 /// Each with its start time: a process id alone may be used again.
@@ -91,7 +91,7 @@ pub(super) fn play(steps: &mut Steps, guest: &Guest) -> Result<()> {
 }
 
 /// A command that may take as long as anything here.
-fn patient(guest: &Guest, script: &str) -> Result<String> {
+pub(super) fn patient(guest: &Guest, script: &str) -> Result<String> {
     let run = Run::new(&["/bin/sh", "-ec", script]).within(PATIENCE);
     guest.run(&run)?.ok()
 }
