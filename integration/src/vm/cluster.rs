@@ -568,13 +568,13 @@ impl Cluster {
         Ok(found)
     }
 
-    /// How many ends of an app's tasks the scheduler has been told so far.
-    pub fn n_ends_told(&self, app: &str) -> usize {
-        let prefix = format!("{}.", app.trim_start_matches('/'));
+    /// The tasks of which the scheduler has been told the end so far.
+    pub fn ended(&self) -> BTreeSet<String> {
         let heard = self.guest(MASTER).heard("scheduler");
         let told = heard.lines().filter_map(parse_told);
-        told.filter(|status| status.task.starts_with(&prefix) && status.is_terminal())
-            .count()
+        told.filter(Status::is_terminal)
+            .map(|status| status.task)
+            .collect()
     }
 
     /// All apps.

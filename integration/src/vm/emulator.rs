@@ -23,6 +23,9 @@ use crate::process::{self, Managed};
 pub(super) const EMULATOR: &str = "qemu-system-x86_64";
 /// What QEMU itself says.
 pub(super) const LOG: &str = "qemu.log";
+/// What it starts from, also when it is switched on again and the bench has newer ones by then.
+const KERNEL: &str = "vmlinuz";
+const INITRAMFS: &str = "initramfs.cpio";
 /// What a test puts into a guest.
 const FILES: &str = "files.cpio";
 /// What survives a power cut.
@@ -49,6 +52,9 @@ pub(super) struct Power {
 
 /// Makes the disks of a guest in `dir`.
 pub(super) fn make_disks(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<()> {
+    for (from, name) in [(&bench.kernel, KERNEL), (&bench.initramfs, INITRAMFS)] {
+        fs::hard_link(from, dir.join(name)).with_context(|| format!("link {}", from.display()))?;
+    }
     write_payload(&spec.files, &dir.join(FILES))?;
     if spec.system == System::Debian {
         debian::make_disk(bench, dir)?;
@@ -84,10 +90,8 @@ pub(super) fn start(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<Power
     };
     command.args(["-m", &format!("{}M", spec.memory_mb + payload_mb)]);
     command
-        .arg("-kernel")
-        .arg(&bench.kernel)
-        .arg("-initrd")
-        .arg(&bench.initramfs);
+        .args(["-kernel", KERNEL])
+        .args(["-initrd", INITRAMFS]);
     let words = [KERNEL_WORDS, spec.system.kernel_words()].join(" ");
     command.args(["-append", words.trim_end()]);
     // A guest that is switched on again goes on with its console.

@@ -118,7 +118,7 @@ pub(super) fn ensure(dir: &Path, kernel: &Kernel, guest_program: &Path) -> Resul
     if path.is_file() {
         return Ok(path);
     }
-    // Those of earlier builds; a guest that was started from one has read it.
+    // Those of earlier builds; guests have links of their own.
     for entry in fs::read_dir(dir)
         .with_context(|| format!("list {}", dir.display()))?
         .flatten()
