@@ -190,9 +190,8 @@ impl Cluster {
         self.history.told = heard.lines().filter_map(parse_told).collect();
         let mut written: BTreeMap<String, Vec<Status>> = BTreeMap::new();
         for machine in self.machines().into_iter().skip(1) {
-            if !self.guest(machine).is_on() {
-                continue;
-            }
+            let is_on = self.guest(machine).is_on();
+            ensure!(is_on, "{} is off: its disk tells nothing", machine.name());
             let logs = "find /data/agent/tasks -name log.jsonl -exec cat {} + 2>/dev/null || true";
             let run = Run::new(&["/bin/sh", "-c", logs]).within(PATIENCE);
             let text = self.guest(machine).run(&run)?.ok()?;
