@@ -254,9 +254,10 @@ impl OperatorService for Scripted {
 
     async fn remove_agent(
         &self,
-        _: Request<proto::RemoveAgentRequest>,
+        request: Request<proto::RemoveAgentRequest>,
     ) -> Answer<proto::RemoveAgentResponse> {
-        Err(Status::unimplemented(""))
+        self.note(request.into_inner());
+        Ok(Response::new(proto::RemoveAgentResponse {}))
     }
 }
 
@@ -546,6 +547,27 @@ async fn frameworks_are_named_by_id_beginning_or_name_and_torn_down_only_when_me
         cluster.asked(),
         "TeardownFrameworkRequest { framework_id: \"framework-2\" }"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_forgotten_only_when_meant() {
+    let cluster = Scripted::default().start(None).await;
+    let ran = cluster.mezzo(&["node", "remove", "n1"]).await;
+    assert_eq!(
+        (ran.code, cluster.asked().as_str()),
+        (Some(2), ""),
+        "{}",
+        ran.stderr
+    );
+    let ran = cluster.mezzo(&["node", "remove", "n1", "--yes"]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(
+        cluster.asked().starts_with("RemoveAgentRequest"),
+        "{}",
+        cluster.asked()
+    );
+    let ran = cluster.mezzo(&["node", "remove", "nobody", "--yes"]).await;
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]

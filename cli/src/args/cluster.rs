@@ -12,6 +12,21 @@ pub(crate) enum NodeCommand {
     /// Show one node and its tasks
     #[command(after_help = "Example:\n  mezzo node show node-1")]
     Show(NodeArg),
+    /// Forget a node that is gone for good: its tasks count as lost, and it must register anew if it comes back
+    #[command(
+        visible_alias = "rm",
+        after_help = "Example:\n  mezzo node remove agent-3 --yes"
+    )]
+    Remove(NodeRemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeRemoveArgs {
+    /// An agent's id, the beginning of one, or a hostname; it must not be connected
+    pub(crate) node: String,
+    /// Yes, its tasks are lost
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

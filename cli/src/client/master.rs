@@ -79,6 +79,17 @@ impl Master {
             .map_err(|status| self.refused(&status))
     }
 
+    pub(crate) async fn remove_agent(&mut self, agent_id: &str) -> Result<(), Failure> {
+        let request = proto::RemoveAgentRequest {
+            agent_id: agent_id.to_owned(),
+        };
+        self.client
+            .remove_agent(request)
+            .await
+            .map(drop)
+            .map_err(|status| self.refused(&status))
+    }
+
     pub(crate) async fn frameworks(&mut self) -> Result<Vec<proto::Framework>, Failure> {
         let mut frameworks = Vec::new();
         let mut page_token = String::new();

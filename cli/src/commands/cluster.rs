@@ -32,6 +32,23 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), 
                 render::cluster::node(&node, &tasks, now_ms(), style)
             })
         }
+        NodeCommand::Remove(args) => {
+            let node = Node::from(&master.agent(&args.node).await?);
+            if !args.yes {
+                return Err(Failure::usage(format!(
+                    "this forgets node {} ({}, {}), and {} on it count as lost; say --yes if that is meant",
+                    render::clean(&node.hostname),
+                    node.id,
+                    node.state,
+                    render::count(node.tasks as usize, "task"),
+                )));
+            }
+            master.remove_agent(&node.id).await?;
+            context.output.done(
+                &json!({ "removed": node.id }),
+                &format!("node {} removed", render::clean(&node.hostname)),
+            )
+        }
     }
 }
 
