@@ -38,7 +38,6 @@ pub(crate) struct StartRequest {
     pub(crate) dir: ContainerDir,
     pub(crate) cgroup: String,
     pub(crate) log: LogLimits,
-    pub(crate) memory_limit_bytes: Option<u64>,
     /// The capabilities that decide the seccomp rules; `None` for no filter.
     pub(crate) seccomp: Option<Vec<String>>,
     pub(crate) timeout_ms: u64,
@@ -60,6 +59,7 @@ pub(crate) enum StartReply {
         keeper: ProcessRef,
         process: ProcessRef,
         started_at_ms: u64,
+        cpu_start_us: Option<u64>,
     },
     Failed(StartFailure),
 }

@@ -277,8 +277,8 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
         cpu_millis_weight: spec.limits.cpu_millis,
         cpu_limit_millis: spec.limits.cpu_limit_millis,
         memory_bytes: spec.limits.memory_bytes,
-        memory_swap: None,
         pids: spec.limits.pids,
+        ..rt::Limits::default()
     };
     to.mounts = spec
         .mounts
