@@ -158,7 +158,7 @@ pub(crate) fn create(
         started_at_ms: process::now_ms(),
         // Everything is made, the processes that made it are gone, and the one that is left waits for our word: the
         // figure stands still.
-        cpu_start_us: usage::cpu_total_us(&creation.hierarchies, &request.cgroup),
+        start_cost: usage::start_cost(&creation.hierarchies, &request.cgroup, pid),
     };
     dir.write_keeper(&keeper_record(Some(running.clone())))
         .map_err(io("recording the container's process"))?;

@@ -23,7 +23,7 @@ use crate::cgroup::Hierarchies;
 use crate::cgroup::usage::UsageReader;
 use crate::container::{self, Creation};
 use crate::error::StartFailure;
-use crate::layout::{ContainerDir, RunningRecord};
+use crate::layout::{ContainerDir, RunningRecord, StartCost};
 use crate::logs::BoundedLog;
 use crate::model::{Exit, ExitRecord, Stream, Usage};
 use crate::process::{self, ProcessRef};
@@ -74,7 +74,7 @@ pub(crate) fn run(input: KeeperInput) -> i32 {
                 keeper: me(),
                 process: running.1.process,
                 started_at_ms: running.1.started_at_ms,
-                cpu_start_us: running.1.cpu_start_us,
+                start_cost: running.1.start_cost,
             };
             // An agent that is gone finds the container by its records.
             let _ = protocol::send(reply.as_fd(), &message, &[]);
@@ -394,7 +394,7 @@ fn watch(
         drain_once(&mut outputs, left);
     }
     hierarchies.kill(&request.cgroup, KILL_TIMEOUT);
-    let usage = last_usage(hierarchies, &request.cgroup, record.cpu_start_us);
+    let usage = last_usage(hierarchies, &request.cgroup, record.start_cost);
     let exit_record = ExitRecord {
         id: request.id.clone(),
         exit,
@@ -438,9 +438,9 @@ fn drain_once(outputs: &mut [Output; 2], timeout: Duration) {
 pub(crate) fn last_usage(
     hierarchies: &Hierarchies,
     cgroup: &str,
-    cpu_start_us: Option<u64>,
+    start_cost: Option<StartCost>,
 ) -> Usage {
-    UsageReader::open(hierarchies, cgroup, cpu_start_us).read(process::now_ms())
+    UsageReader::open(hierarchies, cgroup, start_cost).read(process::now_ms())
 }
 
 /// The memory limit at a container's end, from its record: it may have been changed since the start.

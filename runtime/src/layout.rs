@@ -54,9 +54,18 @@ pub(crate) struct KeeperRecord {
 pub(crate) struct RunningRecord {
     pub(crate) process: ProcessRef,
     pub(crate) started_at_ms: u64,
-    /// CPU time charged to the container before this record was written. `None` in records of older programs.
+    /// `None` in records of older programs.
     #[serde(default)]
-    pub(crate) cpu_start_us: Option<u64>,
+    pub(crate) start_cost: Option<StartCost>,
+}
+
+/// CPU time that a container had used when its program was about to be executed, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StartCost {
+    /// All that was charged to its cgroup.
+    pub(crate) total_us: u64,
+    /// Of that, what its first process used.
+    pub(crate) own_us: u64,
 }
 
 /// The exit record as it is on disk.

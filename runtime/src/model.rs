@@ -366,8 +366,11 @@ pub struct Usage {
     pub cpu_total_us: u64,
     /// The part of `cpu_total_us` that making the container took: what had been charged when its first process was
     /// ready to execute the program. (Namespaces, mounts and the switch of the root are work of processes that are
-    /// in the container's cgroup already; a program's own `getrusage` counts a part of that too.)
+    /// in the container's cgroup already.)
     pub cpu_start_us: Option<u64>,
+    /// The part of `cpu_start_us` that the first process itself used. It becomes the program without being forked
+    /// again, so that the program's own `getrusage` counts this part too.
+    pub cpu_start_own_us: Option<u64>,
     /// CPU time in user mode.
     pub cpu_user_us: Option<u64>,
     /// CPU time in the kernel.

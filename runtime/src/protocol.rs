@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Hierarchies;
 use crate::error::StartFailure;
 use crate::id::ContainerId;
-use crate::layout::ContainerDir;
+use crate::layout::{ContainerDir, StartCost};
 use crate::model::{ExecExit, ExecSpec, LogLimits};
 use crate::process::ProcessRef;
 use crate::sys;
@@ -59,7 +59,7 @@ pub(crate) enum StartReply {
         keeper: ProcessRef,
         process: ProcessRef,
         started_at_ms: u64,
-        cpu_start_us: Option<u64>,
+        start_cost: Option<StartCost>,
     },
     Failed(StartFailure),
 }

@@ -89,7 +89,7 @@ mod tests {
         let running = running.then_some(RunningRecord {
             process,
             started_at_ms: 2,
-            cpu_start_us: None,
+            start_cost: None,
         });
         Some(KeeperRecord {
             version: RECORD_VERSION,

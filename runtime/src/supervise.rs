@@ -159,7 +159,7 @@ pub(crate) fn watch_over(
         process: running.process,
         pidfd: running.process.open(),
         started_at_ms: running.started_at_ms,
-        usage: UsageReader::open(hierarchies, &entry.cgroup, running.cpu_start_us),
+        usage: UsageReader::open(hierarchies, &entry.cgroup, running.start_cost),
     };
     if entry.live.set(live).is_err() {
         return;
@@ -237,8 +237,8 @@ pub(crate) fn close(
         }
     }
     let usage = if same_boot {
-        let cpu_start_us = running.as_ref().and_then(|running| running.cpu_start_us);
-        keeper::last_usage(hierarchies, &entry.cgroup, cpu_start_us)
+        let start_cost = running.as_ref().and_then(|running| running.start_cost);
+        keeper::last_usage(hierarchies, &entry.cgroup, start_cost)
     } else {
         Usage::default()
     };

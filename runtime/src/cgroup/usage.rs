@@ -6,14 +6,14 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::{CgroupMode, Hierarchies, stats};
+use crate::layout::StartCost;
 use crate::model::Usage;
 
 /// The kept descriptors of one cgroup.
 #[derive(Debug)]
 pub(crate) struct UsageReader {
     mode: CgroupMode,
-    /// See [`Usage::cpu_start_us`].
-    cpu_start_us: Option<u64>,
+    start_cost: Option<StartCost>,
     files: Vec<(&'static str, File)>,
     /// Where the pressure files are, on version 2. They are opened for each sample: three more descriptors kept per
     /// container would bring the agent to its limit of open files a third earlier.
@@ -48,7 +48,11 @@ const V1_FILES: &[(&str, &str)] = &[
 
 impl UsageReader {
     /// Opens what there is; a missing file means a value that is not told.
-    pub(crate) fn open(hierarchies: &Hierarchies, cgroup: &str, cpu_start_us: Option<u64>) -> Self {
+    pub(crate) fn open(
+        hierarchies: &Hierarchies,
+        cgroup: &str,
+        start_cost: Option<StartCost>,
+    ) -> Self {
         let wanted = match hierarchies.mode {
             CgroupMode::V2 => V2_FILES,
             CgroupMode::V1 | CgroupMode::Hybrid => V1_FILES,
@@ -62,7 +66,7 @@ impl UsageReader {
             .collect();
         Self {
             mode: hierarchies.mode,
-            cpu_start_us,
+            start_cost,
             files,
             pressure: (hierarchies.mode == CgroupMode::V2)
                 .then(|| hierarchies.unified_dir(cgroup))
@@ -78,7 +82,8 @@ impl UsageReader {
             CgroupMode::V1 | CgroupMode::Hybrid => usage_v1(now_ms, &text),
         };
         Usage {
-            cpu_start_us: self.cpu_start_us,
+            cpu_start_us: self.start_cost.map(|cost| cost.total_us),
+            cpu_start_own_us: self.start_cost.map(|cost| cost.own_us),
             ..usage
         }
     }
@@ -110,18 +115,29 @@ impl UsageReader {
     }
 }
 
-/// The CPU time charged to a cgroup so far.
-pub(crate) fn cpu_total_us(hierarchies: &Hierarchies, cgroup: &str) -> Option<u64> {
+/// What making a container has cost, asked while its first process waits for the word to go. `None` where one of
+/// the two clocks cannot be read.
+pub(crate) fn start_cost(
+    hierarchies: &Hierarchies,
+    cgroup: &str,
+    first_process: i32,
+) -> Option<StartCost> {
     let text = |controller: &str, file: &str| {
         let dir = hierarchies.controller_dir(controller, cgroup)?;
         std::fs::read_to_string(dir.join(file)).ok()
     };
-    match hierarchies.mode {
-        CgroupMode::V2 => stats::parse_keyed(&text("cpu", "cpu.stat")?, "usage_usec"),
+    let total_us = match hierarchies.mode {
+        CgroupMode::V2 => stats::parse_keyed(&text("cpu", "cpu.stat")?, "usage_usec")?,
         CgroupMode::V1 | CgroupMode::Hybrid => {
-            Some(stats::parse_single(&text("cpuacct", "cpuacct.usage")?)? / 1000)
+            stats::parse_single(&text("cpuacct", "cpuacct.usage")?)? / 1000
         }
-    }
+    };
+    let clock = nix::time::clock_getcpuclockid(nix::unistd::Pid::from_raw(first_process)).ok()?;
+    let used = std::time::Duration::from(nix::time::clock_gettime(clock).ok()?);
+    Some(StartCost {
+        total_us,
+        own_us: u64::try_from(used.as_micros()).ok()?,
+    })
 }
 
 /// Pure: a sample from the texts of version 2 files.
@@ -136,6 +152,7 @@ fn usage_v2(now_ms: u64, text: &dyn Fn(&str) -> Option<String>) -> Usage {
         sampled_at_ms: now_ms,
         cpu_total_us: stats::parse_keyed(&cpu, "usage_usec").unwrap_or(0),
         cpu_start_us: None,
+        cpu_start_own_us: None,
         cpu_user_us: stats::parse_keyed(&cpu, "user_usec"),
         cpu_system_us: stats::parse_keyed(&cpu, "system_usec"),
         memory_bytes: single("memory.current"),

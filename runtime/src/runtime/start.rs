@@ -65,12 +65,12 @@ pub(super) async fn start_entry(
             keeper,
             process,
             started_at_ms,
-            cpu_start_us,
+            start_cost,
         })) => {
             let running = RunningRecord {
                 process,
                 started_at_ms,
-                cpu_start_us,
+                start_cost,
             };
             supervise::watch_over(entry, &inner.hierarchies, keeper, &running);
             Ok(Started {

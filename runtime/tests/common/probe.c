@@ -97,7 +97,8 @@ int main(int argc, char **argv) {
         say("pin", sched_setaffinity(0, sizeof first, &first)); fflush(stdout);
         for (;;) {}
     }
-    if (!strcmp(what, "burn")) { /* that many milliseconds of CPU time, then the end: what was used before, and in all */
+    if (!strcmp(what, "burn")) { /* that many milliseconds of CPU time, after so many asleep: how many it was, and all */
+        if (argc > 3) usleep(atol(argv[3]) * 1000);
         long long before = used();
         char line[64];
         while (used() - before < number * 1000) for (volatile int i = 0; i < 2000; i++) {}
