@@ -413,7 +413,7 @@ async fn a_disk_is_written_as_fast_as_allowed_also_when_that_changes() {
         // A slow disk may be slower than allowed, none may be faster (but for the kernel's slices).
         assert!(rate < most as f64 * 1.15, "{rates:?}");
         if most <= 4 * MIB {
-            assert!(rate > most as f64 * 0.5, "{rates:?}");
+            assert!(rate > most as f64 * 0.2, "{rates:?}");
         }
     }
     tell(&format!("written: {}", rates.join(", ")));
@@ -468,7 +468,7 @@ async fn a_device_that_is_none_is_refused_by_its_name() {
 /// Whether what only cgroup v2 does can be tested here; said loudly if not.
 fn v2() -> bool {
     if !Node::v2() {
-        tell("skipped: needs cgroup v2 (cargo xtask vm runtime limits)");
+        tell("skipped: needs cgroup v2 (cargo xtask vm runtime)");
     }
     Node::v2()
 }

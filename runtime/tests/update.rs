@@ -1,5 +1,7 @@
 //! Limits of running containers change: in the kernel, in what the container can do, on record; or not at all.
 
+#![expect(clippy::unwrap_used, reason = "test helpers")]
+
 mod common;
 
 use std::fs;
@@ -204,7 +206,7 @@ async fn a_container_held_back_by_memory_high_goes_on_when_that_is_raised() {
         return;
     };
     if !Node::v2() {
-        tell("skipped: needs cgroup v2 (cargo xtask vm runtime update)");
+        tell("skipped: needs cgroup v2 (cargo xtask vm runtime)");
         return;
     }
     let high = |bytes| Limits {

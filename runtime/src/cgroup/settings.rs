@@ -34,13 +34,6 @@ pub(crate) struct Setting {
     pub(crate) optional: bool,
 }
 
-impl Setting {
-    /// What the kernel calls no limit at all.
-    pub(crate) fn is_no_limit(&self) -> bool {
-        self.optional && (self.value == "-1" || self.value.starts_with("max"))
-    }
-}
-
 /// Why limits were not changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChangeError {
@@ -221,11 +214,12 @@ pub(crate) fn quota_us(millis: u64) -> u64 {
     (millis.saturating_mul(PERIOD_US) / 1000).max(1000)
 }
 
-/// Sets the limits of a new version 2 cgroup, in which everything is still without a limit.
+/// Sets the limits of a new version 2 cgroup, which has none yet.
 pub(crate) fn set(dir: &Path, settings: &[Setting]) -> Result<(), ChangeError> {
+    let there_already = wanted_v2(&Limits::default(), &[]);
     for one in settings {
         let file = dir.join(one.file);
-        if one.is_no_limit() || (one.optional && !file.exists()) {
+        if one.optional && (there_already.contains(one) || !file.exists()) {
             continue;
         }
         write(&file, &one.value)?;
@@ -337,7 +331,9 @@ impl Seen {
                     },
                 }
             }
-            other => other,
+            other @ (ChangeError::Missing { .. }
+            | ChangeError::MemoryInUse { .. }
+            | ChangeError::Refused { .. }) => other,
         }
     }
 }
@@ -442,17 +438,24 @@ fn steps(seen: &Seen) -> Vec<Step> {
     // Version 2: less memory than is in use.
     let max = of("memory.max").filter(changes);
     let high = of("memory.high");
-    let squeezed = match (max, high, &seen.memory) {
-        (Some(max), Some(high), Some((usage, used))) if number(&max.wanted) < *used => {
-            write(&mut steps, high, &max.wanted);
-            steps.push(Step::Fits {
-                usage: usage.clone(),
-                bytes: number(&max.wanted),
-            });
-            true
+    let mut squeezed = false;
+    if let (Some(max), Some((usage, used))) = (max, &seen.memory)
+        && number(&max.wanted) < *used
+    {
+        if let Some(high) = high {
+            let lower = number(&high.now) < number(&max.wanted);
+            write(
+                &mut steps,
+                high,
+                if lower { &high.now } else { &max.wanted },
+            );
+            squeezed = true;
         }
-        _ => false,
-    };
+        steps.push(Step::Fits {
+            usage: usage.clone(),
+            bytes: number(&max.wanted),
+        });
+    }
     if let Some(max) = max {
         write(&mut steps, max, &max.wanted);
     }
@@ -487,18 +490,19 @@ fn read_number(path: &Path) -> Option<u64> {
 }
 
 fn write(file: &Path, value: &str) -> Result<(), ChangeError> {
-    fs::write(file, value).map_err(|source| match source.kind() {
-        // A file that is not there can be made nowhere in a cgroup, and that is what the kernel says.
-        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied if !file.exists() => {
+    // Nothing can be made in a cgroup, so for a file that is not there the kernel's answer is "permission denied".
+    fs::write(file, value).map_err(|source| {
+        if file.exists() {
+            ChangeError::Refused {
+                file: file.to_owned(),
+                value: value.to_owned(),
+                source,
+            }
+        } else {
             ChangeError::Missing {
                 file: file.to_owned(),
             }
         }
-        _ => ChangeError::Refused {
-            file: file.to_owned(),
-            value: value.to_owned(),
-            source,
-        },
     })
 }
 
@@ -734,6 +738,14 @@ mod tests {
                 "memory.swap.max=0"
             ]
         );
+        // Never by raising what holds it down already.
+        fs::write(dir.path().join("memory.high"), "2097152\n").unwrap();
+        let seen = look(
+            &|_| Some(dir.path().to_owned()),
+            &wanted(&limits, CgroupMode::V2, &[]),
+        )
+        .unwrap();
+        assert_eq!(writes(&seen)[..2], ["memory.high=2097152", "fits 4194304"]);
     }
 
     #[test]
