@@ -227,6 +227,17 @@ pub(crate) struct Usage {
     pub(crate) throttled_us: Option<u64>,
     pub(crate) io_read_bytes: Option<u64>,
     pub(crate) io_write_bytes: Option<u64>,
+    pub(crate) cpu_start_us: Option<u64>,
+    pub(crate) cpu_periods: Option<u64>,
+    pub(crate) cpu_throttled_periods: Option<u64>,
+    pub(crate) memory_high_events: Option<u64>,
+    pub(crate) memory_max_events: Option<u64>,
+    pub(crate) cpu_pressure_some_us: Option<u64>,
+    pub(crate) cpu_pressure_full_us: Option<u64>,
+    pub(crate) memory_pressure_some_us: Option<u64>,
+    pub(crate) memory_pressure_full_us: Option<u64>,
+    pub(crate) io_pressure_some_us: Option<u64>,
+    pub(crate) io_pressure_full_us: Option<u64>,
 }
 
 impl From<&proto::Usage> for Usage {
@@ -245,6 +256,17 @@ impl From<&proto::Usage> for Usage {
             throttled_us: usage.throttled_us,
             io_read_bytes: usage.io_read_bytes,
             io_write_bytes: usage.io_write_bytes,
+            cpu_start_us: usage.cpu_start_us,
+            cpu_periods: usage.cpu_periods,
+            cpu_throttled_periods: usage.cpu_throttled_periods,
+            memory_high_events: usage.memory_high_events,
+            memory_max_events: usage.memory_max_events,
+            cpu_pressure_some_us: usage.cpu_pressure_some_us,
+            cpu_pressure_full_us: usage.cpu_pressure_full_us,
+            memory_pressure_some_us: usage.memory_pressure_some_us,
+            memory_pressure_full_us: usage.memory_pressure_full_us,
+            io_pressure_some_us: usage.io_pressure_some_us,
+            io_pressure_full_us: usage.io_pressure_full_us,
         }
     }
 }

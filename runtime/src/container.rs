@@ -7,20 +7,20 @@
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::resource::{Resource, getrlimit};
-use oci_spec::runtime::{LinuxResources, Spec};
 
-use crate::cgroup::{CgroupMode, Hierarchies, direct};
+use crate::cgroup::device::{self, DeviceNumber};
+use crate::cgroup::{CgroupMode, Hierarchies, devices, settings, usage};
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
 use crate::layout::{KeeperRecord, RECORD_VERSION, RunningRecord};
-use crate::model::Network;
+use crate::model::{IoLimit, Network};
 use crate::mount;
 use crate::process::{self, ProcessRef};
 use crate::protocol::StartRequest;
@@ -93,14 +93,14 @@ pub(crate) fn create(
         network_namespace,
         host: host_facts(&creation.hierarchies, &request.cgroup),
     };
-    let mut oci = spec::build(spec, &context, &hard_limit).map_err(StartFailure::internal)?;
+    let limited = io_devices(&spec.limits.io_max).map_err(StartFailure::BadSpec)?;
+    let oci = spec::build(spec, &context, &hard_limit).map_err(StartFailure::internal)?;
     mount::make_dir_beneath(&rootfs, &spec.cwd).map_err(|error| {
         StartFailure::BadSpec(BadSpec {
             field: "cwd".to_owned(),
             problem: format!("{}: {error}", spec.cwd),
         })
     })?;
-    let direct_limits = take_resources_if_needed(&mut oci, context.host);
     fs::create_dir_all(dir.bundle()).map_err(io("making the bundle"))?;
     oci.save(dir.bundle().join("config.json"))
         .map_err(StartFailure::internal)?;
@@ -145,18 +145,26 @@ pub(crate) fn create(
         .ok_or_else(|| StartFailure::internal("the container has no process"))?
         .as_raw();
     let process = ProcessRef::of(pid).map_err(io("looking up the container's process"))?;
-    if let Some(resources) = direct_limits
+    if context.host.cgroups == CgroupMode::V2
         && let Some(cgroup) = creation.hierarchies.unified_dir(&request.cgroup)
     {
-        direct::apply(&cgroup, &resources).map_err(|error| StartFailure::Cgroup {
+        let refused = |error: &dyn std::fmt::Display| StartFailure::Cgroup {
             reason: error.to_string(),
-        })?;
+        };
+        let wanted = settings::wanted(&spec.limits, context.host.cgroups, &limited);
+        settings::set(&cgroup, &wanted).map_err(|error| refused(&error))?;
+        if !spec.privileged {
+            devices::filter(&cgroup).map_err(|error| refused(&error))?;
+        }
     }
     (creation.created)(pid).map_err(io("waiting for the keeper"))?;
     // On disk before the program's first instruction: whoever comes later knows that it may have run.
     let running = RunningRecord {
         process,
         started_at_ms: process::now_ms(),
+        // Everything is made, the processes that made it are gone, and the one that is left waits for our word: the
+        // figure stands still.
+        start_cost: usage::start_cost(&creation.hierarchies, &request.cgroup, pid),
     };
     dir.write_keeper(&keeper_record(Some(running.clone())))
         .map_err(io("recording the container's process"))?;
@@ -227,15 +235,20 @@ fn own_network_namespace() -> Result<PathBuf, StartFailure> {
     )))
 }
 
-fn host_facts(hierarchies: &Hierarchies, cgroup: &str) -> HostFacts {
-    let parent = cgroup.rsplit_once('/').map_or("/", |(parent, _)| parent);
+/// Whether the swap of `cgroup` is accounted, so that it can be limited.
+pub(crate) fn accounts_swap(hierarchies: &Hierarchies, cgroup: &str) -> bool {
     let swap_file = match hierarchies.mode {
         CgroupMode::V2 => "memory.swap.max",
         CgroupMode::V1 | CgroupMode::Hybrid => "memory.memsw.limit_in_bytes",
     };
-    let swap = hierarchies
-        .controller_dir("memory", parent)
-        .is_some_and(|dir| dir.join(swap_file).exists());
+    hierarchies
+        .controller_dir("memory", cgroup)
+        .is_some_and(|dir| dir.join(swap_file).exists())
+}
+
+fn host_facts(hierarchies: &Hierarchies, cgroup: &str) -> HostFacts {
+    let parent = cgroup.rsplit_once('/').map_or("/", |(parent, _)| parent);
+    let swap = accounts_swap(hierarchies, parent);
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     HostFacts {
         cgroups: hierarchies.mode,
@@ -248,17 +261,23 @@ fn host_facts(hierarchies: &Hierarchies, cgroup: &str) -> HostFacts {
     }
 }
 
-/// Takes the resources out of the specification where libcgroups could not apply them: see `cgroup::direct`.
-fn take_resources_if_needed(oci: &mut Spec, host: HostFacts) -> Option<LinuxResources> {
-    let hard = hard_limit("RLIMIT_MEMLOCK").unwrap_or(0);
-    if host.cgroups != CgroupMode::V2 || !direct::needed(hard, host.may_raise_limits) {
-        return None;
+/// The devices of limits, in their order.
+pub(crate) fn io_devices(limits: &[IoLimit]) -> Result<Vec<DeviceNumber>, BadSpec> {
+    let mut found: Vec<DeviceNumber> = Vec::new();
+    for (index, limit) in limits.iter().enumerate() {
+        let bad = |problem| BadSpec {
+            field: format!("limits.io_max[{index}].device"),
+            problem,
+        };
+        let number = device::resolve(&limit.device, Path::new("/sys")).map_err(bad)?;
+        if found.contains(&number) {
+            return Err(bad(format!(
+                "is device {number}, which has limits already; put them into one entry"
+            )));
+        }
+        found.push(number);
     }
-    let mut linux = oci.linux().clone()?;
-    let resources = linux.resources().clone();
-    linux.set_resources(None);
-    oci.set_linux(Some(linux));
-    resources
+    Ok(found)
 }
 
 /// What the kernel starts with.

@@ -222,6 +222,76 @@ pub enum Error {
     },
 }
 
+/// Why a container's limits were not changed. The old ones are in force, except where it is said.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// There is no such container.
+    #[error("there is no container {id}")]
+    NotFound {
+        /// Its id.
+        id: ContainerId,
+    },
+    /// It does not run (any more).
+    #[error("container {id} is not running")]
+    NotRunning {
+        /// Its id.
+        id: ContainerId,
+    },
+    /// A limit cannot be used, here or anywhere.
+    #[error("limits of container {id}: {problem}")]
+    BadLimits {
+        /// Which container.
+        id: ContainerId,
+        /// Which field, and why.
+        problem: BadSpec,
+    },
+    /// More memory is in use than the new limit allows, even after the kernel has taken back what it could. To go
+    /// on would have been to kill.
+    #[error(
+        "container {id} uses {used_bytes} bytes of memory and cannot be limited to {wanted_bytes}: it would be killed; stop it, or choose more"
+    )]
+    MemoryInUse {
+        /// Which container.
+        id: ContainerId,
+        /// The limit that was asked for.
+        wanted_bytes: u64,
+        /// What is in use.
+        used_bytes: u64,
+    },
+    /// The kernel refused.
+    #[error("limits of container {id}: {reason}{}", not_restored(stuck))]
+    Cgroup {
+        /// Which container.
+        id: ContainerId,
+        /// Which file and why.
+        reason: String,
+        /// Files that could not be given their old value back.
+        stuck: Vec<PathBuf>,
+    },
+    /// The new limits could not be recorded, so that a later runtime would not have known them.
+    #[error("cannot record the limits of container {id}{}", not_restored(stuck))]
+    Record {
+        /// Which container.
+        id: ContainerId,
+        /// Files that could not be given their old value back.
+        stuck: Vec<PathBuf>,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn not_restored(files: &[PathBuf]) -> String {
+    if files.is_empty() {
+        return String::new();
+    }
+    let names: Vec<_> = files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    format!("; not put back: {}", names.join(", "))
+}
+
 /// Why a keeper or helper failed, as it is told over the socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum StartFailure {

@@ -70,10 +70,7 @@ pub fn inspect_host() -> HostReport {
         ),
         seccomp(&fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default()),
         namespaces(Path::new("/proc/self/ns")),
-        sys_resource(
-            has_capability(&status, CAP_SYS_RESOURCE),
-            hierarchies.as_ref().map(|found| found.mode),
-        ),
+        sys_resource(has_capability(&status, CAP_SYS_RESOURCE)),
         memory_files(),
     ]);
     HostReport {
@@ -226,23 +223,15 @@ fn namespaces(dir: &Path) -> Check {
     )
 }
 
-fn sys_resource(present: bool, mode: Option<CgroupMode>) -> Check {
+fn sys_resource(present: bool) -> Check {
     if present {
         return check("CAP_SYS_RESOURCE", CheckState::Ok, "present", "");
     }
-    let found = match mode {
-        Some(CgroupMode::V2) => {
-            "absent: RLIMIT_MEMLOCK cannot be raised for the device filter, hard limits stay as they are"
-        }
-        Some(CgroupMode::V1 | CgroupMode::Hybrid) | None => {
-            "absent: hard limits cannot be raised and stay as they are"
-        }
-    };
     check(
         "CAP_SYS_RESOURCE",
         CheckState::Warning,
-        found,
-        "give the agent CAP_SYS_RESOURCE, and LimitMEMLOCK=infinity in its unit",
+        "absent: hard limits cannot be raised and stay as they are",
+        "give the agent CAP_SYS_RESOURCE",
     )
 }
 

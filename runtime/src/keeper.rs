@@ -23,7 +23,7 @@ use crate::cgroup::Hierarchies;
 use crate::cgroup::usage::UsageReader;
 use crate::container::{self, Creation};
 use crate::error::StartFailure;
-use crate::layout::RunningRecord;
+use crate::layout::{ContainerDir, RunningRecord, StartCost};
 use crate::logs::BoundedLog;
 use crate::model::{Exit, ExitRecord, Stream, Usage};
 use crate::process::{self, ProcessRef};
@@ -74,6 +74,7 @@ pub(crate) fn run(input: KeeperInput) -> i32 {
                 keeper: me(),
                 process: running.1.process,
                 started_at_ms: running.1.started_at_ms,
+                start_cost: running.1.start_cost,
             };
             // An agent that is gone finds the container by its records.
             let _ = protocol::send(reply.as_fd(), &message, &[]);
@@ -393,12 +394,12 @@ fn watch(
         drain_once(&mut outputs, left);
     }
     hierarchies.kill(&request.cgroup, KILL_TIMEOUT);
-    let usage = last_usage(hierarchies, &request.cgroup);
+    let usage = last_usage(hierarchies, &request.cgroup, record.start_cost);
     let exit_record = ExitRecord {
         id: request.id.clone(),
         exit,
         oom_killed: usage.oom_kills.is_some_and(|kills| kills > 0),
-        memory_limit_bytes: request.memory_limit_bytes,
+        memory_limit_bytes: memory_limit(&request.dir),
         started_at_ms: record.started_at_ms,
         finished_at_ms,
         usage,
@@ -434,8 +435,17 @@ fn drain_once(outputs: &mut [Output; 2], timeout: Duration) {
 }
 
 /// A sample of a cgroup that is about to be removed.
-pub(crate) fn last_usage(hierarchies: &Hierarchies, cgroup: &str) -> Usage {
-    UsageReader::open(hierarchies, cgroup).read(process::now_ms())
+pub(crate) fn last_usage(
+    hierarchies: &Hierarchies,
+    cgroup: &str,
+    start_cost: Option<StartCost>,
+) -> Usage {
+    UsageReader::open(hierarchies, cgroup, start_cost).read(process::now_ms())
+}
+
+/// The memory limit at a container's end, from its record: it may have been changed since the start.
+pub(crate) fn memory_limit(dir: &ContainerDir) -> Option<u64> {
+    dir.read_limits()?.memory_bytes
 }
 
 /// Removes what a container leaves behind beside its records and logs. Also called for containers whose keeper
@@ -461,7 +471,7 @@ fn clean_up_failed_start(
         id: request.id.clone(),
         exit: Exit::StartFailed(failure.to_string()),
         oom_killed: false,
-        memory_limit_bytes: request.memory_limit_bytes,
+        memory_limit_bytes: memory_limit(&request.dir),
         started_at_ms: 0,
         finished_at_ms: process::now_ms(),
         usage: Usage::default(),

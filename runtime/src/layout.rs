@@ -5,7 +5,7 @@
 //! <state>/lock                 held by the one runtime that has this state open
 //! <state>/containers/<id>/     its existence claims the id
 //!     lock                     held by the keeper, from before it is forked until it is gone
-//!     spec.json                written before anything is started
+//!     spec.json                written before anything is started; replaced when limits change
 //!     keeper.json              the keeper's pid; then also the container's
 //!     exit.json                how it ended, written before the cgroup goes
 //!     stdout stdout.1 stderr …
@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::id::ContainerId;
-use crate::model::{ContainerSpec, ExitRecord, Stream};
+use crate::model::{ContainerSpec, ExitRecord, Limits, Stream};
 use crate::process::ProcessRef;
 
 /// Form of the records; readers refuse a newer one. 1 is the first: old reader, new writer: refused by number.
@@ -54,6 +54,18 @@ pub(crate) struct KeeperRecord {
 pub(crate) struct RunningRecord {
     pub(crate) process: ProcessRef,
     pub(crate) started_at_ms: u64,
+    /// `None` in records of older programs.
+    #[serde(default)]
+    pub(crate) start_cost: Option<StartCost>,
+}
+
+/// CPU time that a container had used when its program was about to be executed, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StartCost {
+    /// All that was charged to its cgroup.
+    pub(crate) total_us: u64,
+    /// Of that, what its first process used.
+    pub(crate) own_us: u64,
 }
 
 /// The exit record as it is on disk.
@@ -135,6 +147,11 @@ impl ContainerDir {
 
     pub(crate) fn write_spec(&self, record: &SpecRecord) -> io::Result<()> {
         write_record(&self.path, "spec.json", record, Durability::Process)
+    }
+
+    /// The limits that the container runs under now: an update replaces the record of the start.
+    pub(crate) fn read_limits(&self) -> Option<Limits> {
+        Some(self.read_spec().ok().flatten()?.spec.limits)
     }
 
     pub(crate) fn read_keeper(&self) -> io::Result<Option<KeeperRecord>> {

@@ -37,14 +37,14 @@ mod sys;
 mod user;
 
 pub use cgroup::CgroupMode;
-pub use error::{Error, ExecError, OpenError, StartError};
+pub use error::{Error, ExecError, OpenError, StartError, UpdateError};
 pub use host::{Check, CheckState, HostReport, inspect_host};
 pub use id::{ContainerId, InvalidContainerId};
 pub use launcher::launcher_main_if_requested;
 pub use model::{
     ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, ExecExit, ExecSpec, Exit,
-    ExitRecord, LauncherProgram, Limits, LogLimits, MountSpec, Network, Rlimit, Rootfs,
-    RuntimeConfig, Started, Stream, Usage,
+    ExitRecord, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits, MountSpec, Network,
+    Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Usage,
 };
 pub use purge::{PurgeError, purge_dir};
 pub use runtime::Runtime;

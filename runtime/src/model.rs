@@ -116,6 +116,9 @@ pub enum Rootfs {
 }
 
 /// What a container may use. `None` means no limit.
+///
+/// What came after the first version is left out of a record when it is not used, so that an older program, which
+/// refuses fields that it does not know, still reads the records of a newer one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -129,6 +132,60 @@ pub struct Limits {
     pub memory_swap: Option<u64>,
     /// Most processes and threads at once.
     pub pids: Option<u64>,
+    /// Bytes of memory above which the container is slowed down and its memory taken back, but nothing killed.
+    /// Only cgroup v2 can: refused elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_high: Option<u64>,
+    /// Bytes of memory that the kernel takes back only when nothing else is left on the node. Only cgroup v2 can:
+    /// refused elsewhere (the soft limit of v1 is another thing: a target, not a protection).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_low: Option<u64>,
+    /// Share of a busy block device against other containers, 1 to 10000; the kernel's own default is 100. It works
+    /// where the operator has chosen a policy for the device that knows weights (`io.cost.qos`, or the scheduler
+    /// BFQ). Only on cgroup v2: refused elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_weight: Option<u64>,
+    /// Most that may be read from and written to block devices. Only on cgroup v2: refused elsewhere, because
+    /// version 1 does not charge what goes through the page cache to whom it belongs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub io_max: Vec<IoLimit>,
+}
+
+/// Most that may be read from and written to one block device; `None` means no limit, and at least one is needed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IoLimit {
+    /// Which device.
+    pub device: IoDevice,
+    /// Bytes read per second.
+    #[serde(default)]
+    pub read_bytes_per_sec: Option<u64>,
+    /// Bytes written per second.
+    #[serde(default)]
+    pub write_bytes_per_sec: Option<u64>,
+    /// Read operations per second.
+    #[serde(default)]
+    pub reads_per_sec: Option<u64>,
+    /// Write operations per second.
+    #[serde(default)]
+    pub writes_per_sec: Option<u64>,
+}
+
+/// A block device of the host. A partition stands for its whole disk, the only thing that the kernel limits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum IoDevice {
+    /// By its numbers, such as 8 and 0.
+    Number {
+        /// The driver's.
+        major: u32,
+        /// The device's.
+        minor: u32,
+    },
+    /// By an absolute path of the host: the device itself, such as `/dev/sda`, or any file or directory on a file
+    /// system on that device, such as `/var/lib`. It is looked up when the limit is set, and what it meant then
+    /// holds until the next `update`.
+    Path(PathBuf),
 }
 
 /// One entry of a container's mounts.
@@ -270,7 +327,7 @@ pub struct ExitRecord {
     pub exit: Exit,
     /// Whether the kernel killed something in it for want of memory.
     pub oom_killed: bool,
-    /// The memory limit it ran under.
+    /// The memory limit it ran under, at its end.
     pub memory_limit_bytes: Option<u64>,
     /// When the program was executed, in milliseconds since 1970; 0 if it never was.
     pub started_at_ms: u64,
@@ -304,8 +361,16 @@ pub enum Exit {
 pub struct Usage {
     /// When the sample was taken, in milliseconds since 1970.
     pub sampled_at_ms: u64,
-    /// CPU time.
+    /// CPU time: all that the kernel has charged to the container, so that the sum over all containers is what their
+    /// parent cgroup was charged.
     pub cpu_total_us: u64,
+    /// The part of `cpu_total_us` that making the container took: what had been charged when its first process was
+    /// ready to execute the program. (Namespaces, mounts and the switch of the root are work of processes that are
+    /// in the container's cgroup already.)
+    pub cpu_start_us: Option<u64>,
+    /// The part of `cpu_start_us` that the first process itself used. It becomes the program without being forked
+    /// again, so that the program's own `getrusage` counts this part too.
+    pub cpu_start_own_us: Option<u64>,
     /// CPU time in user mode.
     pub cpu_user_us: Option<u64>,
     /// CPU time in the kernel.
@@ -330,13 +395,47 @@ pub struct Usage {
     pub oom_kills: Option<u64>,
     /// Time spent waiting because the CPU limit was used up.
     pub throttled_us: Option<u64>,
+    /// Periods of the CPU limit in which something wanted to run.
+    pub cpu_periods: Option<u64>,
+    /// Periods of those in which the limit was used up.
+    pub cpu_throttled_periods: Option<u64>,
+    /// Times that `memory_high` was passed and memory taken back for it.
+    pub memory_high_events: Option<u64>,
+    /// Times that the memory limit was about to be passed and memory taken back for it.
+    pub memory_max_events: Option<u64>,
+    /// Times that nothing more could be taken back and the limit was met: an allocation failed or a process was
+    /// killed.
+    pub memory_oom_events: Option<u64>,
+    /// Time in which work waited for a processor.
+    pub cpu_pressure: Option<Pressure>,
+    /// Time in which work waited for memory.
+    pub memory_pressure: Option<Pressure>,
+    /// Time in which work waited for block devices.
+    pub io_pressure: Option<Pressure>,
     /// Bytes read from block devices.
     pub io_read_bytes: Option<u64>,
     /// Bytes written to block devices.
     pub io_write_bytes: Option<u64>,
 }
 
+/// How long work has waited for something, since the container's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pressure {
+    /// Microseconds in which at least one of the container's threads waited.
+    pub some_us: u64,
+    /// Microseconds in which all that had something to do waited.
+    pub full_us: Option<u64>,
+}
+
 impl Usage {
+    /// CPU time of the program and what it started, from `execve` on: all that was charged less the start.
+    #[must_use]
+    pub fn cpu_program_us(&self) -> u64 {
+        self.cpu_total_us
+            .saturating_sub(self.cpu_start_us.unwrap_or(0))
+    }
+
     /// Memory that cannot simply be taken back: what is charged less the page cache not used lately.
     #[must_use]
     pub fn memory_working_set_bytes(&self) -> Option<u64> {

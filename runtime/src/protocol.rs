@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Hierarchies;
 use crate::error::StartFailure;
 use crate::id::ContainerId;
-use crate::layout::ContainerDir;
+use crate::layout::{ContainerDir, StartCost};
 use crate::model::{ExecExit, ExecSpec, LogLimits};
 use crate::process::ProcessRef;
 use crate::sys;
@@ -38,7 +38,6 @@ pub(crate) struct StartRequest {
     pub(crate) dir: ContainerDir,
     pub(crate) cgroup: String,
     pub(crate) log: LogLimits,
-    pub(crate) memory_limit_bytes: Option<u64>,
     /// The capabilities that decide the seccomp rules; `None` for no filter.
     pub(crate) seccomp: Option<Vec<String>>,
     pub(crate) timeout_ms: u64,
@@ -60,6 +59,7 @@ pub(crate) enum StartReply {
         keeper: ProcessRef,
         process: ProcessRef,
         started_at_ms: u64,
+        start_cost: Option<StartCost>,
     },
     Failed(StartFailure),
 }

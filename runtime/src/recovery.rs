@@ -89,6 +89,7 @@ mod tests {
         let running = running.then_some(RunningRecord {
             process,
             started_at_ms: 2,
+            start_cost: None,
         });
         Some(KeeperRecord {
             version: RECORD_VERSION,

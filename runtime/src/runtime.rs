@@ -1,13 +1,14 @@
 //! The runtime: an asynchronous handle on the containers of one state directory. It starts them through the
 //! launcher, finds them again when it is opened, and never holds anything that its loss would lose.
 //!
-//! The public calls are here; opening, starting, stopping and executing are a file each below. What is known of
+//! The public calls are here; opening, starting, stopping, updating and executing are a file each below. What is known of
 //! one container is in `supervise`, the decision about what a directory found at start-up means in `recovery`.
 
 mod exec;
 mod open;
 mod start;
 mod stop;
+mod update;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,12 +21,14 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::cgroup::Hierarchies;
-use crate::error::{Error, ExecError, OpenError, StartError};
+use crate::container;
+use crate::error::{Error, ExecError, OpenError, StartError, UpdateError};
 use crate::id::ContainerId;
 use crate::layout::{Layout, RECORD_VERSION, SpecRecord};
 use crate::link::LauncherLink;
 use crate::model::{
-    ContainerSpec, ContainerStatus, ExecSpec, ExitRecord, RuntimeConfig, Started, Stream, Usage,
+    ContainerSpec, ContainerStatus, ExecSpec, ExitRecord, Limits, RuntimeConfig, Started, Stream,
+    Usage,
 };
 use crate::process;
 use crate::protocol::ExecRequest;
@@ -120,16 +123,21 @@ impl Runtime {
         id: &ContainerId,
         spec: ContainerSpec,
     ) -> Result<Started, StartError> {
-        validate::check(&spec).map_err(|problem| StartError::BadSpec {
-            id: id.clone(),
-            problem,
-        })?;
+        let containers = format!("{}/containers", self.inner.cgroup_root());
+        let hierarchies = &self.inner.hierarchies;
+        let swap = container::accounts_swap(hierarchies, &containers);
+        validate::check(&spec)
+            .and_then(|()| validate::check_host(&spec.limits, hierarchies.mode, swap))
+            .map_err(|problem| StartError::BadSpec {
+                id: id.clone(),
+                problem,
+            })?;
         let record = SpecRecord {
             version: RECORD_VERSION,
             id: id.clone(),
             boot_id: self.inner.boot_id.clone(),
             created_at_ms: process::now_ms(),
-            cgroup: format!("{}/containers/{id}", self.inner.cgroup_root()),
+            cgroup: format!("{containers}/{id}"),
             spec,
         };
         let entry = Arc::new(Entry::new(&record, self.inner.layout.container(id)));
@@ -243,6 +251,24 @@ impl Runtime {
             .running()
             .ok_or_else(|| Error::NotRunning { id: id.clone() })?;
         Ok(live.usage.read(process::now_ms()))
+    }
+
+    /// Gives a running container other limits: all of them at once, those that are `None` included. They hold when
+    /// this returns, are on record for a later runtime, and are what the exit record tells. After an error the old
+    /// ones hold, unless the error names a file that could not be put back.
+    ///
+    /// A memory limit below what is in use first makes the kernel take back what it can (page cache, mostly; this
+    /// may take a while) and is refused if that is not enough: nothing is ever killed for it.
+    pub async fn update(&self, id: &ContainerId, limits: Limits) -> Result<(), UpdateError> {
+        validate::check_limits(&limits).map_err(|problem| UpdateError::BadLimits {
+            id: id.clone(),
+            problem,
+        })?;
+        let entry = self
+            .inner
+            .entry(id)
+            .map_err(|_| UpdateError::NotFound { id: id.clone() })?;
+        update::update(&self.inner, &entry, limits).await
     }
 
     /// Runs a program in a running container.

@@ -15,7 +15,7 @@ use crate::cgroup::Hierarchies;
 use crate::cgroup::usage::UsageReader;
 use crate::id::ContainerId;
 use crate::keeper;
-use crate::layout::{ContainerDir, SpecRecord, open_lock, try_lock};
+use crate::layout::{ContainerDir, RunningRecord, SpecRecord, open_lock, try_lock};
 use crate::model::{ContainerState, ContainerStatus, Exit, ExitRecord, Usage};
 use crate::process::{self, ProcessRef};
 use crate::protocol::StartRequest;
@@ -32,11 +32,12 @@ pub(crate) struct Entry {
     pub(crate) dir: ContainerDir,
     pub(crate) cgroup: String,
     pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) memory_limit_bytes: Option<u64>,
     pub(crate) seccomp: Option<Vec<String>>,
     pub(crate) log: crate::model::LogLimits,
     pub(crate) state: watch::Sender<EntryState>,
     pub(crate) live: OnceLock<Live>,
+    /// Held by whoever changes its limits.
+    pub(crate) updating: Mutex<()>,
     watcher: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -69,7 +70,6 @@ impl Entry {
             dir,
             cgroup: record.cgroup.clone(),
             labels: spec.labels.clone(),
-            memory_limit_bytes: spec.limits.memory_bytes,
             seccomp: (!spec.privileged).then(|| {
                 security::capability_set(spec)
                     .into_iter()
@@ -79,6 +79,7 @@ impl Entry {
             log: spec.log,
             state: watch::Sender::new(EntryState::Starting),
             live: OnceLock::new(),
+            updating: Mutex::new(()),
             watcher: Mutex::new(None),
         }
     }
@@ -89,7 +90,6 @@ impl Entry {
             dir: self.dir.clone(),
             cgroup: self.cgroup.clone(),
             log: self.log,
-            memory_limit_bytes: self.memory_limit_bytes,
             seccomp: self.seccomp.clone(),
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
         }
@@ -152,15 +152,14 @@ pub(crate) fn watch_over(
     entry: &Arc<Entry>,
     hierarchies: &Arc<Hierarchies>,
     keeper: ProcessRef,
-    process: ProcessRef,
-    started_at_ms: u64,
+    running: &RunningRecord,
 ) {
     let live = Live {
         keeper,
-        process,
-        pidfd: process.open(),
-        started_at_ms,
-        usage: UsageReader::open(hierarchies, &entry.cgroup),
+        process: running.process,
+        pidfd: running.process.open(),
+        started_at_ms: running.started_at_ms,
+        usage: UsageReader::open(hierarchies, &entry.cgroup, running.start_cost),
     };
     if entry.live.set(live).is_err() {
         return;
@@ -238,7 +237,8 @@ pub(crate) fn close(
         }
     }
     let usage = if same_boot {
-        keeper::last_usage(hierarchies, &entry.cgroup)
+        let start_cost = running.as_ref().and_then(|running| running.start_cost);
+        keeper::last_usage(hierarchies, &entry.cgroup, start_cost)
     } else {
         Usage::default()
     };
@@ -246,7 +246,7 @@ pub(crate) fn close(
         id: entry.id.clone(),
         exit,
         oom_killed: usage.oom_kills.is_some_and(|kills| kills > 0),
-        memory_limit_bytes: entry.memory_limit_bytes,
+        memory_limit_bytes: keeper::memory_limit(&entry.dir),
         started_at_ms: running.map_or(0, |running| running.started_at_ms),
         finished_at_ms: process::now_ms(),
         usage,

@@ -3,10 +3,10 @@
 mod common;
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{Node, id, until, within};
-use mezzo_runtime::Exit;
+use common::{Node, id, tell, until, within};
+use mezzo_runtime::{Exit, IoDevice, IoLimit, Limits, StartError, Usage};
 
 const MIB: u64 = 1 << 20;
 
@@ -31,6 +31,12 @@ async fn a_container_over_its_memory_limit_is_reported_as_killed_for_it() {
     let peak = record.usage.memory_peak_bytes.unwrap();
     assert!(peak > 15 * MIB && peak <= 16 * MIB, "{peak}");
     assert!(record.usage.oom_kills.unwrap() >= 1);
+    if Node::v2() {
+        assert!(record.usage.memory_max_events.unwrap() >= 1);
+        assert!(record.usage.memory_oom_events.unwrap() >= 1);
+    } else {
+        assert_eq!(record.usage.memory_max_events, None);
+    }
     // A plain SIGKILL is not one.
     node.runtime()
         .start(&id("plain"), node.spec(&["sleep"]))
@@ -75,6 +81,9 @@ async fn the_process_limit_holds() {
         node.runtime().usage(&id("forks")).await.unwrap().pids,
         Some(10)
     );
+    let refused = node.cgroup_text("pids", "forks", &["pids.events"]);
+    let times: u64 = refused.strip_prefix("max ").unwrap().parse().unwrap();
+    assert!(times >= 1, "{refused}");
     within(
         node.runtime()
             .stop(&id("forks"), Duration::ZERO, libc::SIGKILL),
@@ -96,6 +105,11 @@ async fn the_cpu_limit_throttles_and_the_weight_is_set() {
     let usage = node.runtime().usage(&id("spin")).await.unwrap();
     assert!(usage.throttled_us.unwrap() > 0, "{usage:?}");
     assert!(usage.cpu_total_us >= 150_000, "{usage:?}");
+    assert!(usage.cpu_throttled_periods.unwrap() > 0, "{usage:?}");
+    assert!(
+        usage.cpu_periods >= usage.cpu_throttled_periods,
+        "{usage:?}"
+    );
     let dir = node.cgroup_dir("cpu", "spin");
     match fs::read_to_string(dir.join("cpu.shares")) {
         Ok(shares) => {
@@ -223,4 +237,238 @@ async fn hard_limits_that_cannot_be_raised_stay_as_they_are() {
     spec.rlimits = vec![rlimit(1000, 1 << 30)];
     assert_eq!(node.run("high", spec).await.exit, Exit::Code(0));
     assert_eq!(line("high")[3], "1000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_version_2_can_limit_is_refused_elsewhere() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    for (field, limits) in [
+        (
+            "limits.memory_high",
+            Limits {
+                memory_high: Some(64 * MIB),
+                ..Limits::default()
+            },
+        ),
+        (
+            "limits.memory_low",
+            Limits {
+                memory_low: Some(MIB),
+                ..Limits::default()
+            },
+        ),
+        (
+            "limits.io_weight",
+            Limits {
+                io_weight: Some(300),
+                ..Limits::default()
+            },
+        ),
+    ] {
+        let mut spec = node.spec(&["sleep"]);
+        spec.limits = limits;
+        let started = node.runtime().start(&id("limited"), spec).await;
+        if Node::v2() {
+            started.unwrap();
+            let dir = |file: &str| node.cgroup_text("io", "limited", &[file]);
+            match field {
+                "limits.memory_high" => assert_eq!(dir("memory.high"), (64 * MIB).to_string()),
+                "limits.memory_low" => assert_eq!(dir("memory.low"), MIB.to_string()),
+                _ => assert_eq!(dir("io.weight"), "default 300"),
+            }
+            let container = id("limited");
+            let stopped = node
+                .runtime()
+                .stop(&container, Duration::ZERO, libc::SIGKILL);
+            within(stopped).await.unwrap();
+            node.runtime().remove(&id("limited")).await.unwrap();
+        } else {
+            let error = started.unwrap_err();
+            assert!(
+                matches!(&error, StartError::BadSpec { problem, .. } if problem.field == field),
+                "{error}"
+            );
+            assert!(error.to_string().contains("needs cgroup v2"), "{error}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_above_high_is_taken_back_and_nothing_is_killed() {
+    let Some(node) = Node::new().await.filter(|_| v2()) else {
+        return;
+    };
+    let mut spec = node.with_store(node.spec(&["store", "48", "/store/file", "cached"]));
+    spec.limits.memory_high = Some(16 * MIB);
+    spec.limits.memory_low = Some(4 * MIB);
+    node.runtime().start(&id("cache"), spec).await.unwrap();
+    node.await_output("cache", "stored").await;
+    let usage = node.runtime().usage(&id("cache")).await.unwrap();
+    tell(&format!(
+        "48 MiB written under memory.high of 16 MiB: peak {} KiB, high {:?}, stalled {:?}",
+        usage.memory_peak_bytes.unwrap() / 1024,
+        usage.memory_high_events,
+        usage.memory_pressure
+    ));
+    assert!(usage.memory_high_events.unwrap() > 0, "{usage:?}");
+    assert_eq!(
+        (usage.oom_kills, usage.memory_oom_events),
+        (Some(0), Some(0))
+    );
+    // It is no wall: a charge is made first and paid for after. Without it all 48 would be there.
+    assert!(usage.memory_peak_bytes.unwrap() < 32 * MIB, "{usage:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn busy_containers_share_a_processor_by_their_weights() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    for (name, weight) in [("one", 250), ("three", 750)] {
+        let mut spec = node.spec(&["share"]);
+        spec.limits.cpu_millis_weight = weight;
+        node.runtime().start(&id(name), spec).await.unwrap();
+    }
+    for name in ["one", "three"] {
+        node.await_output(name, "pin: ok").await;
+    }
+    let both = async || -> [Usage; 2] {
+        let one = node.runtime().usage(&id("one")).await.unwrap();
+        let three = node.runtime().usage(&id("three")).await.unwrap();
+        [one, three]
+    };
+    let before = both().await;
+    // However much the rest of the machine leaves to them: it is what they share that counts.
+    let (used, after) = within(async {
+        loop {
+            let now = both().await;
+            let used = [0, 1].map(|i| now[i].cpu_total_us - before[i].cpu_total_us);
+            if used[0] + used[1] >= 3_000_000 {
+                return (used, now);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let ratio = used[1] as f64 / used[0] as f64;
+    tell(&format!(
+        "weights 1:3 share 1:{ratio:.2} ({} and {} us)",
+        used[0], used[1]
+    ));
+    assert!((2.5..3.6).contains(&ratio), "{used:?}");
+    let pressure = after.map(|usage| usage.cpu_pressure);
+    if !Node::v2() {
+        assert_eq!(pressure, [None, None], "told by version 2 alone");
+    } else if fs::exists("/proc/pressure/cpu").unwrap() {
+        // The small one waits most of the time, the large one a quarter of it.
+        let waited = pressure.map(|pressure| pressure.unwrap().some_us);
+        tell(&format!("they waited {waited:?} us"));
+        assert!(waited[0] > waited[1] && waited[1] > 0, "{waited:?}");
+    }
+}
+
+fn writes_to(device: IoDevice, bytes_per_sec: u64) -> Limits {
+    Limits {
+        io_max: vec![IoLimit {
+            device,
+            read_bytes_per_sec: None,
+            write_bytes_per_sec: Some(bytes_per_sec),
+            reads_per_sec: None,
+            writes_per_sec: None,
+        }],
+        ..Limits::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_is_written_as_fast_as_allowed_also_when_that_changes() {
+    let Some(node) = Node::new().await.filter(|_| v2()) else {
+        return;
+    };
+    let mut spec = node.with_store(node.spec(&["store", "200", "/store/file", "direct"]));
+    // Whichever disk the directory is on.
+    let device = IoDevice::Path(node.path().to_owned());
+    spec.limits = writes_to(device.clone(), 4 * MIB);
+    match node.runtime().start(&id("writer"), spec).await {
+        Err(StartError::BadSpec { problem, .. }) if problem.problem.contains("block device") => {
+            tell(&format!("skipped: {problem}"));
+            return;
+        }
+        started => started.unwrap(),
+    };
+    let mut rates = Vec::new();
+    for (most, measured) in [(4 * MIB, 12 * MIB), (MIB, 4 * MIB), (16 * MIB, 32 * MIB)] {
+        let limits = writes_to(device.clone(), most);
+        node.runtime().update(&id("writer"), limits).await.unwrap();
+        let line = node.cgroup_text("io", "writer", &["io.max"]);
+        assert!(line.contains(&format!("wbps={most} ")), "{line}");
+        // What was allowed before the change is written first.
+        let (_, begun) = written(&node, 0).await;
+        let (from, start) = written(&node, begun + MIB).await;
+        let (to, end) = written(&node, start + measured).await;
+        let rate = (end - start) as f64 / (to - from).as_secs_f64();
+        rates.push(format!("{:.2} of {} MiB/s", rate / MIB as f64, most / MIB));
+        // A slow disk may be slower than allowed, none may be faster (but for the kernel's slices).
+        assert!(rate < most as f64 * 1.15, "{rates:?}");
+        if most <= 4 * MIB {
+            assert!(rate > most as f64 * 0.2, "{rates:?}");
+        }
+    }
+    tell(&format!("written: {}", rates.join(", ")));
+    let usage = node.runtime().usage(&id("writer")).await.unwrap();
+    if fs::exists("/proc/pressure/io").unwrap() {
+        assert!(usage.io_pressure.unwrap().some_us > 0, "{usage:?}");
+    }
+}
+
+/// When, and how much, the writer has written once it is at least this much, by the kernel's count.
+async fn written(node: &Node, at_least: u64) -> (Instant, u64) {
+    within(async {
+        loop {
+            let bytes = io_stat(node);
+            if bytes >= at_least {
+                return (Instant::now(), bytes);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+fn io_stat(node: &Node) -> u64 {
+    let text = node.cgroup_text("io", "writer", &["io.stat"]);
+    text.split_whitespace()
+        .filter_map(|word| word.strip_prefix("wbytes=")?.parse::<u64>().ok())
+        .sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_none_is_refused_by_its_name() {
+    let Some(node) = Node::new().await.filter(|_| v2()) else {
+        return;
+    };
+    let number = IoDevice::Number {
+        major: 259,
+        minor: 1_000_000,
+    };
+    for device in [IoDevice::Path("/proc".into()), number] {
+        let mut spec = node.spec(&["sleep"]);
+        spec.limits = writes_to(device, MIB);
+        let error = node.runtime().start(&id("bad"), spec).await.unwrap_err();
+        assert!(
+            matches!(&error, StartError::BadSpec { problem, .. } if problem.field == "limits.io_max[0].device"),
+            "{error}"
+        );
+    }
+    assert_eq!(node.runtime().list().await.unwrap(), []);
+}
+
+/// Whether what only cgroup v2 does can be tested here; said loudly if not.
+fn v2() -> bool {
+    if !Node::v2() {
+        tell("skipped: needs cgroup v2 (cargo xtask vm runtime)");
+    }
+    Node::v2()
 }

@@ -277,8 +277,8 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
         cpu_millis_weight: spec.limits.cpu_millis,
         cpu_limit_millis: spec.limits.cpu_limit_millis,
         memory_bytes: spec.limits.memory_bytes,
-        memory_swap: None,
         pids: spec.limits.pids,
+        ..rt::Limits::default()
     };
     to.mounts = spec
         .mounts
@@ -365,6 +365,8 @@ fn from_record(record: rt::ExitRecord) -> ExitRecord {
 }
 
 fn from_usage(usage: rt::Usage) -> Usage {
+    let some = |pressure: Option<rt::Pressure>| Some(pressure?.some_us);
+    let full = |pressure: Option<rt::Pressure>| pressure?.full_us;
     Usage {
         sampled_at_ms: usage.sampled_at_ms,
         cpu_total_us: Some(usage.cpu_total_us),
@@ -379,6 +381,17 @@ fn from_usage(usage: rt::Usage) -> Usage {
         throttled_us: usage.throttled_us,
         io_read_bytes: usage.io_read_bytes,
         io_write_bytes: usage.io_write_bytes,
+        cpu_start_us: usage.cpu_start_us,
+        cpu_periods: usage.cpu_periods,
+        cpu_throttled_periods: usage.cpu_throttled_periods,
+        memory_high_events: usage.memory_high_events,
+        memory_max_events: usage.memory_max_events,
+        cpu_pressure_some_us: some(usage.cpu_pressure),
+        cpu_pressure_full_us: full(usage.cpu_pressure),
+        memory_pressure_some_us: some(usage.memory_pressure),
+        memory_pressure_full_us: full(usage.memory_pressure),
+        io_pressure_some_us: some(usage.io_pressure),
+        io_pressure_full_us: full(usage.io_pressure),
     }
 }
 

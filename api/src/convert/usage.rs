@@ -36,6 +36,17 @@ both_ways!(Usage {
     throttled_us,
     io_read_bytes,
     io_write_bytes,
+    cpu_start_us,
+    cpu_periods,
+    cpu_throttled_periods,
+    memory_high_events,
+    memory_max_events,
+    cpu_pressure_some_us,
+    cpu_pressure_full_us,
+    memory_pressure_some_us,
+    memory_pressure_full_us,
+    io_pressure_some_us,
+    io_pressure_full_us,
 });
 
 both_ways!(NodeUsage {

@@ -33,6 +33,28 @@ pub struct Usage {
     pub io_read_bytes: Option<u64>,
     /// Written to block devices.
     pub io_write_bytes: Option<u64>,
+    /// The part of `cpu_total_us` that making the container took.
+    pub cpu_start_us: Option<u64>,
+    /// Periods of the cpu limit in which something wanted to run.
+    pub cpu_periods: Option<u64>,
+    /// Of those, the ones in which the limit was used up.
+    pub cpu_throttled_periods: Option<u64>,
+    /// Times that memory was taken back for the soft limit.
+    pub memory_high_events: Option<u64>,
+    /// Times that memory was taken back for the hard limit.
+    pub memory_max_events: Option<u64>,
+    /// Time in which something waited for a processor.
+    pub cpu_pressure_some_us: Option<u64>,
+    /// Time in which all that had something to do waited for a processor.
+    pub cpu_pressure_full_us: Option<u64>,
+    /// Time in which something waited for memory.
+    pub memory_pressure_some_us: Option<u64>,
+    /// Time in which all that had something to do waited for memory.
+    pub memory_pressure_full_us: Option<u64>,
+    /// Time in which something waited for block devices.
+    pub io_pressure_some_us: Option<u64>,
+    /// Time in which all that had something to do waited for block devices.
+    pub io_pressure_full_us: Option<u64>,
 }
 
 /// Of one task.

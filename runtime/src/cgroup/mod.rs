@@ -1,10 +1,12 @@
 //! Control groups: which hierarchies this host has, where a container's directories are, and making, joining,
-//! killing and removing them. Limits are set by libcontainer's own managers; this module owns what they leave to
-//! the embedder (the parents, the unified directory on a hybrid host, the removal) and all reading.
+//! killing and removing them, and all reading. Limits at the start are set by libcontainer's own managers on version
+//! 1 and by `settings` on version 2, where the same code changes them while the container runs.
 //!
 //! Every function takes an absolute cgroup path such as `/mezzo/containers/web`, the same in each hierarchy.
 
-pub(crate) mod direct;
+pub(crate) mod device;
+pub(crate) mod devices;
+pub(crate) mod settings;
 pub(crate) mod stats;
 pub(crate) mod usage;
 

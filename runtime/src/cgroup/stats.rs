@@ -1,5 +1,7 @@
 //! The texts of cgroup files turned into numbers. Pure; what a file does not say is `None`.
 
+use crate::model::Pressure;
+
 /// A file that holds one number (or `max`, which is no number).
 pub(crate) fn parse_single(text: &str) -> Option<u64> {
     text.trim().parse().ok()
@@ -10,6 +12,22 @@ pub(crate) fn parse_keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(' ')?;
         (name == key).then(|| value.trim().parse().ok()).flatten()
+    })
+}
+
+/// The totals of a pressure file.
+pub(crate) fn parse_pressure(text: &str) -> Option<Pressure> {
+    let total = |kind: &str| {
+        text.lines().find_map(|line| {
+            let mut words = line.split(' ');
+            (words.next() == Some(kind))
+                .then(|| words.find_map(|word| word.strip_prefix("total=")?.trim().parse().ok()))
+                .flatten()
+        })
+    };
+    Some(Pressure {
+        some_us: total("some")?,
+        full_us: total("full"),
     })
 }
 
@@ -28,8 +46,9 @@ pub(crate) fn parse_io_stat(text: &str) -> (u64, u64) {
     (sum("rbytes"), sum("wbytes"))
 }
 
-/// Bytes read and written, summed over the devices of a version 1 `blkio.throttle.io_service_bytes`.
-pub(crate) fn parse_blkio(text: &str) -> (u64, u64) {
+/// Bytes read and written, summed over the devices of a version 1 `blkio.throttle.io_service_bytes`. `None` where
+/// no device is named: kernels since 6.10 count for those alone that somebody has limited.
+pub(crate) fn parse_blkio(text: &str) -> Option<(u64, u64)> {
     let sum = |kind: &str| {
         text.lines()
             .filter_map(|line| {
@@ -38,9 +57,9 @@ pub(crate) fn parse_blkio(text: &str) -> (u64, u64) {
                     .then(|| words.next()?.parse::<u64>().ok())
                     .flatten()
             })
-            .fold(0_u64, u64::saturating_add)
+            .reduce(u64::saturating_add)
     };
-    (sum("Read"), sum("Write"))
+    Some((sum("Read")?, sum("Write")?))
 }
 
 /// The process ids of a `cgroup.procs` (0 stands for a process of another pid namespace).
@@ -77,7 +96,18 @@ mod tests {
         assert_eq!(parse_io_stat(text), (11, 22));
         assert_eq!(parse_io_stat(""), (0, 0));
         let text = "253:0 Read 4096\n253:0 Write 8192\n8:0 Read 1\nTotal 12289\n";
-        assert_eq!(parse_blkio(text), (4097, 8192));
+        assert_eq!(parse_blkio(text), Some((4097, 8192)));
+        assert_eq!(parse_blkio("Total 0\n"), None);
+    }
+
+    #[test]
+    fn pressure_is_told_in_totals() {
+        let some = "some avg10=0.00 avg60=0.00 avg300=0.00 total=12\n";
+        let told = |text: &str| parse_pressure(text).map(|found| (found.some_us, found.full_us));
+        assert_eq!(told(some), Some((12, None)));
+        let both = format!("{some}full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n");
+        assert_eq!(told(&both), Some((12, Some(7))));
+        assert_eq!(told(""), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::{Inner, KILL_TIMEOUT, remove_dir};
+use super::{Inner, KILL_TIMEOUT, remove_dir, update};
 use crate::cgroup::Hierarchies;
 use crate::error::OpenError;
 use crate::id::ContainerId;
@@ -165,13 +165,8 @@ pub(super) async fn recover_one(inner: &Arc<Inner>, id: &ContainerId) -> io::Res
                     && let Some(running) = &keeper.running
                 {
                     let entry = entry(spec);
-                    supervise::watch_over(
-                        &entry,
-                        &inner.hierarchies,
-                        keeper.keeper,
-                        running.process,
-                        running.started_at_ms,
-                    );
+                    supervise::watch_over(&entry, &inner.hierarchies, keeper.keeper, running);
+                    update::enforce(inner, &entry, &spec.spec.limits).await;
                     return Ok(());
                 }
             }

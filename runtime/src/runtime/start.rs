@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{Inner, KILL_TIMEOUT, remove_dir};
 use crate::error::{StartError, StartFailure};
-use crate::layout::{SpecRecord, create_private_dir, open_lock, try_lock};
+use crate::layout::{RunningRecord, SpecRecord, create_private_dir, open_lock, try_lock};
 use crate::link;
 use crate::model::{Exit, Started};
 use crate::protocol::{Request, StartReply};
@@ -65,8 +65,14 @@ pub(super) async fn start_entry(
             keeper,
             process,
             started_at_ms,
+            start_cost,
         })) => {
-            supervise::watch_over(entry, &inner.hierarchies, keeper, process, started_at_ms);
+            let running = RunningRecord {
+                process,
+                started_at_ms,
+                start_cost,
+            };
+            supervise::watch_over(entry, &inner.hierarchies, keeper, &running);
             Ok(Started {
                 pid: process.pid,
                 started_at_ms,

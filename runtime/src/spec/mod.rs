@@ -58,13 +58,13 @@ pub(crate) fn build(
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces(spec, context)?)
         .cgroups_path(context.cgroup)
-        .resources(limits::resources(spec, context.host)?)
         .masked_paths(security::masked_paths(spec.privileged))
         .readonly_paths(security::readonly_paths(spec.privileged))
         .build()
         .map_err(text)?;
     // Ours is loaded by the executor, compiled once: see seccomp.rs.
     linux
+        .set_resources(limits::resources(spec, context.host)?)
         .set_seccomp(None)
         .set_devices(None)
         .set_uid_mappings(None)
@@ -186,6 +186,10 @@ mod tests {
     use crate::model::{Limits, MountSpec, Rlimit, Rootfs};
 
     fn oci(spec: &ContainerSpec) -> serde_json::Value {
+        oci_on(spec, CgroupMode::Hybrid)
+    }
+
+    fn oci_on(spec: &ContainerSpec, cgroups: CgroupMode) -> serde_json::Value {
         let user = ResolvedUser {
             uid: 1000,
             gid: 1001,
@@ -199,7 +203,7 @@ mod tests {
             user: &user,
             network_namespace: Some("/proc/7/ns/net".into()),
             host: HostFacts {
-                cgroups: CgroupMode::V2,
+                cgroups,
                 swap: true,
                 may_raise_limits: false,
                 most_files: 1 << 20,
@@ -317,26 +321,28 @@ mod tests {
     }
 
     #[test]
-    fn limits_become_resources() {
+    fn on_version_1_limits_become_resources() {
         let mut spec = plain();
         spec.limits = Limits {
             cpu_millis_weight: 500,
             cpu_limit_millis: Some(1500),
             memory_bytes: Some(64 << 20),
-            memory_swap: None,
             pids: Some(20),
+            ..Limits::default()
         };
         let resources = &oci(&spec)["linux"]["resources"];
-        assert_eq!(resources["memory"], serde_json::json!({"limit": 64 << 20}));
+        assert_eq!(
+            resources["memory"],
+            serde_json::json!({"limit": 64 << 20, "swap": 64 << 20})
+        );
         assert_eq!(resources["pids"]["limit"], 20);
         assert_eq!(
             resources["cpu"],
-            serde_json::json!({"quota": 150_000, "period": 100_000})
+            serde_json::json!({"shares": 512, "quota": 150_000, "period": 100_000})
         );
-        assert_eq!(
-            resources["unified"],
-            serde_json::json!({"cpu.weight": "50", "memory.swap.max": "0"})
-        );
+        // On version 2 we write them ourselves.
+        let on_v2 = &oci_on(&spec, CgroupMode::V2)["linux"];
+        assert!(on_v2["resources"].is_null(), "{on_v2}");
     }
 
     #[test]
@@ -354,7 +360,7 @@ mod tests {
                 mode: 0o1777,
             },
         ];
-        let oci = oci(&spec);
+        let oci = oci_on(&spec, CgroupMode::V2);
         let mounts = oci["mounts"].as_array().unwrap();
         let targets: Vec<_> = mounts
             .iter()

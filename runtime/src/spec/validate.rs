@@ -2,7 +2,8 @@
 
 use std::path::{Component, Path};
 
-use crate::model::{ContainerSpec, ExecSpec, MountSpec, Rootfs};
+use crate::cgroup::CgroupMode;
+use crate::model::{ContainerSpec, ExecSpec, IoDevice, IoLimit, Limits, MountSpec, Rootfs};
 use crate::spec::security::capability_name;
 
 /// A field of a specification that cannot be used.
@@ -47,7 +48,8 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), BadSpec> {
             ));
         }
     }
-    check_limits(spec)?;
+    check_limits(&spec.limits)?;
+    check_log(spec)?;
     for (index, mount) in spec.mounts.iter().enumerate() {
         let field = format!("mounts[{index}]");
         match mount {
@@ -167,16 +169,18 @@ fn check_rootfs(rootfs: &Rootfs) -> Result<(), BadSpec> {
     }
 }
 
-fn check_limits(spec: &ContainerSpec) -> Result<(), BadSpec> {
-    let limits = &spec.limits;
-    if let Some(bytes) = limits
-        .memory_bytes
-        .filter(|bytes| *bytes < MIN_MEMORY_BYTES)
-    {
-        return Err(bad(
-            "limits.memory_bytes",
-            format!("{bytes} is less than the least that works, {MIN_MEMORY_BYTES}"),
-        ));
+/// The first problem of limits, on whatever host.
+pub(crate) fn check_limits(limits: &Limits) -> Result<(), BadSpec> {
+    for (field, bytes) in [
+        ("limits.memory_bytes", limits.memory_bytes),
+        ("limits.memory_high", limits.memory_high),
+    ] {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes < MIN_MEMORY_BYTES) {
+            return Err(bad(
+                field,
+                format!("{bytes} is less than the least that works, {MIN_MEMORY_BYTES}"),
+            ));
+        }
     }
     if limits.memory_swap.is_some() && limits.memory_bytes.is_none() {
         return Err(bad(
@@ -184,12 +188,99 @@ fn check_limits(spec: &ContainerSpec) -> Result<(), BadSpec> {
             "needs limits.memory_bytes beside it",
         ));
     }
+    if let Some(most) = limits.memory_bytes {
+        for (field, bytes) in [
+            ("limits.memory_high", limits.memory_high),
+            ("limits.memory_low", limits.memory_low),
+        ] {
+            if let Some(bytes) = bytes.filter(|bytes| *bytes > most) {
+                return Err(bad(
+                    field,
+                    format!("{bytes} is above limits.memory_bytes, {most}, where it means nothing"),
+                ));
+            }
+        }
+    }
     if limits.pids == Some(0) {
         return Err(bad("limits.pids", "must be at least 1"));
     }
     if limits.cpu_limit_millis == Some(0) {
         return Err(bad("limits.cpu_limit_millis", "must be more than 0"));
     }
+    if limits
+        .io_weight
+        .is_some_and(|weight| !(1..=10_000).contains(&weight))
+    {
+        return Err(bad("limits.io_weight", "must be 1 to 10000"));
+    }
+    for (index, limit) in limits.io_max.iter().enumerate() {
+        check_io_limit(&format!("limits.io_max[{index}]"), limit)?;
+    }
+    Ok(())
+}
+
+fn check_io_limit(field: &str, limit: &IoLimit) -> Result<(), BadSpec> {
+    if let IoDevice::Path(path) = &limit.device {
+        clean(&format!("{field}.device"), path)?;
+    }
+    let rates = [
+        ("read_bytes_per_sec", limit.read_bytes_per_sec),
+        ("write_bytes_per_sec", limit.write_bytes_per_sec),
+        ("reads_per_sec", limit.reads_per_sec),
+        ("writes_per_sec", limit.writes_per_sec),
+    ];
+    if rates.iter().all(|(_, rate)| rate.is_none()) {
+        return Err(bad(field, "limits nothing: give at least one rate"));
+    }
+    for (name, rate) in rates {
+        if rate == Some(0) {
+            return Err(bad(format!("{field}.{name}"), "must be more than 0"));
+        }
+        // The kernel counts operations in 32 bits and would quietly take less.
+        if name.ends_with("s_per_sec")
+            && !name.contains("bytes")
+            && rate.is_some_and(|rate| rate > u64::from(u32::MAX))
+        {
+            return Err(bad(
+                format!("{field}.{name}"),
+                format!("must be at most {}", u32::MAX),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The first limit that this host cannot enforce: refused, because a limit that does not hold is worse than none.
+pub(crate) fn check_host(limits: &Limits, mode: CgroupMode, swap: bool) -> Result<(), BadSpec> {
+    if limits.memory_swap.is_some() && !swap {
+        return Err(bad(
+            "limits.memory_swap",
+            "this host does not account swap (boot with swapaccount=1)",
+        ));
+    }
+    let only_v2 = [
+        ("limits.memory_high", limits.memory_high.is_some()),
+        ("limits.memory_low", limits.memory_low.is_some()),
+        ("limits.io_weight", limits.io_weight.is_some()),
+        ("limits.io_max", !limits.io_max.is_empty()),
+    ];
+    match mode {
+        CgroupMode::V2 => Ok(()),
+        CgroupMode::V1 | CgroupMode::Hybrid => {
+            only_v2
+                .iter()
+                .find(|(_, given)| *given)
+                .map_or(Ok(()), |(field, _)| {
+                    Err(bad(
+                    *field,
+                    "needs cgroup v2, and this host's controllers are on version 1 (boot with systemd.unified_cgroup_hierarchy=1)",
+                ))
+                })
+        }
+    }
+}
+
+fn check_log(spec: &ContainerSpec) -> Result<(), BadSpec> {
     if spec.log.max_bytes < MIN_LOG_BYTES {
         return Err(bad(
             "log.max_bytes",
@@ -327,6 +418,99 @@ mod tests {
             problem_of(|spec| spec.rlimits.push(rlimit)),
             "rlimits[0].soft"
         );
+    }
+
+    fn io(device: IoDevice, rate: Option<u64>) -> IoLimit {
+        IoLimit {
+            device,
+            read_bytes_per_sec: rate,
+            write_bytes_per_sec: None,
+            reads_per_sec: None,
+            writes_per_sec: None,
+        }
+    }
+
+    #[test]
+    fn limits_that_mean_nothing_are_refused() {
+        let field = |limits: Limits| {
+            check_limits(&limits).map_or_else(|bad| bad.field, |()| "none".to_owned())
+        };
+        let memory = |memory_bytes, memory_high, memory_low| {
+            field(Limits {
+                memory_bytes,
+                memory_high,
+                memory_low,
+                ..Limits::default()
+            })
+        };
+        const MIB: u64 = 1 << 20;
+        assert_eq!(memory(Some(8 * MIB), Some(8 * MIB), Some(MIB)), "none");
+        assert_eq!(memory(None, Some(MIB), None), "limits.memory_high");
+        assert_eq!(
+            memory(Some(8 * MIB), Some(9 * MIB), None),
+            "limits.memory_high"
+        );
+        assert_eq!(
+            memory(Some(8 * MIB), None, Some(9 * MIB)),
+            "limits.memory_low"
+        );
+        let weight = |weight| {
+            field(Limits {
+                io_weight: Some(weight),
+                ..Limits::default()
+            })
+        };
+        assert_eq!(weight(10_000), "none");
+        assert_eq!(weight(10_001), "limits.io_weight");
+        let device = |limit| {
+            field(Limits {
+                io_max: vec![limit],
+                ..Limits::default()
+            })
+        };
+        assert_eq!(device(io(IoDevice::Path("/data".into()), Some(1))), "none");
+        assert_eq!(
+            device(io(IoDevice::Path("data".into()), Some(1))),
+            "limits.io_max[0].device"
+        );
+        assert_eq!(
+            device(io(IoDevice::Path("/data".into()), None)),
+            "limits.io_max[0]"
+        );
+        let none = IoDevice::Number { major: 8, minor: 0 };
+        assert_eq!(
+            device(io(none.clone(), Some(0))),
+            "limits.io_max[0].read_bytes_per_sec"
+        );
+        let mut many = io(none, None);
+        many.writes_per_sec = Some(1 << 40);
+        assert_eq!(device(many), "limits.io_max[0].writes_per_sec");
+    }
+
+    #[test]
+    fn what_a_host_cannot_enforce_is_refused() {
+        let limits = |memory_high, memory_swap| Limits {
+            memory_high,
+            memory_swap,
+            ..Limits::default()
+        };
+        let problem = |limits: &Limits, mode, swap| {
+            check_host(limits, mode, swap).map_or_else(|bad| bad.field, |()| "none".to_owned())
+        };
+        let high = limits(Some(8 << 20), None);
+        assert_eq!(problem(&high, CgroupMode::V2, false), "none");
+        assert_eq!(
+            problem(&high, CgroupMode::Hybrid, false),
+            "limits.memory_high"
+        );
+        let swap = limits(None, Some(1));
+        assert_eq!(problem(&swap, CgroupMode::V1, true), "none");
+        assert_eq!(problem(&swap, CgroupMode::V2, false), "limits.memory_swap");
+        let disk = Limits {
+            io_max: vec![io(IoDevice::Path("/data".into()), Some(1))],
+            ..Limits::default()
+        };
+        assert_eq!(problem(&disk, CgroupMode::V1, true), "limits.io_max");
     }
 
     #[test]

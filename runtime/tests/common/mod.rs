@@ -178,6 +178,40 @@ impl Node {
         }
     }
 
+    /// Whether all controllers are on cgroup v2.
+    pub(crate) fn v2() -> bool {
+        Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+    }
+
+    /// What a file of a container's cgroup holds: the first of these names that there is.
+    pub(crate) fn cgroup_text(&self, controller: &str, name: &str, files: &[&str]) -> String {
+        let dir = self.cgroup_dir(controller, name);
+        let text = files
+            .iter()
+            .find_map(|file| fs::read_to_string(dir.join(file)).ok());
+        text.unwrap_or_else(|| panic!("{}: none of {files:?}", dir.display()))
+            .trim()
+            .to_owned()
+    }
+
+    /// The number in such a file.
+    pub(crate) fn cgroup_number(&self, controller: &str, name: &str, files: &[&str]) -> u64 {
+        let text = self.cgroup_text(controller, name, files);
+        text.parse().unwrap_or_else(|_| panic!("{files:?}: {text}"))
+    }
+
+    /// A directory on the disk that is seen as `/store` inside.
+    pub(crate) fn with_store(&self, mut spec: ContainerSpec) -> ContainerSpec {
+        let source = self.dir.path().join("store");
+        fs::create_dir_all(&source).unwrap();
+        spec.mounts.push(mezzo_runtime::MountSpec::Bind {
+            source,
+            target: "/store".into(),
+            readonly: false,
+        });
+        spec
+    }
+
     /// What is left of this node on the machine, in words.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut left = Vec::new();
@@ -284,6 +318,12 @@ pub(crate) fn alive(pid: i32) -> bool {
         stat.rsplit_once(") ")
             .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
     })
+}
+
+/// Figures for whoever reads the log, past the capture of the test harness.
+pub(crate) fn tell(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Ends a process the hard way.

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -33,6 +35,13 @@ static void cat(const char *path) {
     ssize_t length;
     while ((length = read(fd, buffer, sizeof buffer)) > 0) fwrite(buffer, 1, length, stdout);
     close(fd);
+}
+
+/* What this process has used, in microseconds; what it did before its program was executed counts too. */
+static long long used(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000LL + usage.ru_utime.tv_usec + usage.ru_stime.tv_usec;
 }
 
 static volatile sig_atomic_t stopped;
@@ -78,6 +87,34 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "spin")) { /* that many milliseconds of CPU time */
         while (clock() < number * (CLOCKS_PER_SEC / 1000)) {}
         puts("done"); fflush(stdout);
+        forever();
+    }
+    if (!strcmp(what, "share")) { /* busy for ever, on the first processor that it may use */
+        cpu_set_t all, first;
+        sched_getaffinity(0, sizeof all, &all);
+        CPU_ZERO(&first);
+        for (int i = 0; i < CPU_SETSIZE; i++) if (CPU_ISSET(i, &all)) { CPU_SET(i, &first); break; }
+        say("pin", sched_setaffinity(0, sizeof first, &first)); fflush(stdout);
+        for (;;) {}
+    }
+    if (!strcmp(what, "burn")) { /* that many milliseconds of CPU time, after so many asleep: how many it was, and all */
+        if (argc > 3) usleep(atol(argv[3]) * 1000);
+        long long before = used();
+        char line[64];
+        while (used() - before < number * 1000) for (volatile int i = 0; i < 2000; i++) {}
+        write(1, line, snprintf(line, sizeof line, "burned %lld of %lld\n", used() - before, used()));
+        _exit(0);
+    }
+    if (!strcmp(what, "store")) { /* so many MiB into a file, past the page cache ("direct") or through it, then wait */
+        int direct = argc > 4 && !strcmp(argv[4], "direct");
+        int fd = open(argv[3], O_CREAT | O_WRONLY | O_TRUNC | (direct ? O_DIRECT : 0), 0644);
+        char *block;
+        if (fd < 0 || posix_memalign((void **)&block, 65536, 65536)) { say(argv[3], -1); return 1; }
+        memset(block, 'x', 65536);
+        for (long i = 0; i < number * 16; i++)
+            if (write(fd, block, 65536) != 65536) { say("write", -1); return 1; }
+        if (fsync(fd)) { say("sync", -1); return 1; }
+        puts("stored"); fflush(stdout);
         forever();
     }
     if (!strcmp(what, "write")) { /* that many numbered lines, of 100 bytes each */

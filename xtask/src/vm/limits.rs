@@ -271,14 +271,36 @@ fn throttled(guest: &Guest) -> Result<String> {
     deploy(guest, &slow)?;
     let group = cgroup(guest, "slow")?;
     let found = rates(guest, std::slice::from_ref(&group))?;
+    let waited = wait::until("the throttling to be told", guest.limit(PATIENCE), || {
+        told_to_wait(guest)
+    })?;
     let stat = guest
         .read(&format!("{group}/cpu.stat"))?
         .replace('\n', ", ");
     remove(guest, "slow")?;
-    let told = format!("limit 0.2, used {:.3}", found[0]);
+    let told = format!("limit 0.2, used {:.3}; {waited}", found[0]);
     println!("  {stat}");
     ensure!((0.16..0.22).contains(&found[0]), "{told}");
     Ok(told)
+}
+
+/// What the operator is told of a task that its limit holds back.
+fn told_to_wait(guest: &Guest) -> Result<String> {
+    let tasks: Value = serde_json::from_str(&guest.sh("mezzo task list -o json")?)?;
+    let tasks = tasks.as_array().context("no list of tasks")?;
+    let figure = |name: &str| {
+        let told = tasks
+            .iter()
+            .filter_map(|task| task["usage"][name].as_u64())
+            .max();
+        told.filter(|value| *value > 0)
+            .with_context(|| format!("no task is told to have {name}"))
+    };
+    Ok(format!(
+        "throttled in {} periods, waited {} us for a processor",
+        figure("cpu_throttled_periods")?,
+        figure("cpu_pressure_some_us")?
+    ))
 }
 
 fn oom(guest: &Guest) -> Result<String> {

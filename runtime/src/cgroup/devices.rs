@@ -1,0 +1,92 @@
+//! The device filter of a version 2 cgroup: every device is refused but the standard few. Built with libcgroups'
+//! compiler and loaded here, not by its manager, which first raises RLIMIT_MEMLOCK to 128 MiB (and gives up where
+//! it may not) though kernels since 5.11 do not need that, and which would have the container pay for the loading.
+//! The container's process waits meanwhile: it executes its program only after this.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use libcgroups::v2::devices::bpf::prog;
+use libcgroups::v2::devices::emulator::Emulator;
+use libcgroups::v2::devices::program::Program;
+use oci_spec::runtime::{LinuxDeviceCgroupBuilder, LinuxDeviceType};
+
+/// Refuses the cgroup at `dir` all devices but the standard ones.
+pub(crate) fn filter(dir: &Path) -> io::Result<()> {
+    let mut emulator = Emulator::with_default_allow(false);
+    // null, zero, full, random, urandom, tty, console, ptmx, and terminals.
+    let standard = [
+        (1, Some(3)),
+        (1, Some(5)),
+        (1, Some(7)),
+        (1, Some(8)),
+        (1, Some(9)),
+        (5, Some(0)),
+        (5, Some(1)),
+        (5, Some(2)),
+        (136, None),
+    ];
+    for (major, minor) in standard {
+        let mut rule = LinuxDeviceCgroupBuilder::default()
+            .allow(true)
+            .typ(LinuxDeviceType::C)
+            .major(major)
+            .access("rwm");
+        if let Some(minor) = minor {
+            rule = rule.minor(minor);
+        }
+        emulator.add_rule(&rule.build().map_err(io::Error::other)?);
+    }
+    let program =
+        Program::from_rules(&emulator.rules, emulator.default_allow).map_err(io::Error::other)?;
+    let loaded = prog::load("Apache\0", program.bytecodes()).map_err(io::Error::other)?;
+    let cgroup = fs::File::open(dir)?;
+    let attached = prog::attach(loaded, cgroup.as_raw_fd()).map_err(io::Error::other);
+    // The cgroup holds the program from now on.
+    crate::sys::close_raw(loaded);
+    attached
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs root and a cgroup2 mount: here the unified hierarchy of a hybrid host will do.
+    #[test]
+    fn devices_but_the_standard_ones_are_refused() {
+        let Some(unified) = crate::cgroup::Hierarchies::detect()
+            .ok()
+            .and_then(|found| found.unified_dir("/"))
+        else {
+            eprintln!("skipped: needs a cgroup2 mount");
+            return;
+        };
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        // A plain directory takes no program.
+        let plain = tempfile::tempdir().unwrap();
+        assert!(filter(plain.path()).is_err());
+        let dir = unified.join(format!("mezzo-test-devices-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let filtered = filter(&dir);
+        let script = format!(
+            "echo $$ > {}/cgroup.procs; head -c1 /dev/zero | wc -c; head -c1 /dev/kmsg 2>&1 | grep -c 'not permitted'; true",
+            dir.display()
+        );
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
+        let removed = crate::cgroup::remove_dir(
+            &dir,
+            std::time::Instant::now() + std::time::Duration::from_secs(10),
+        );
+        filtered.unwrap();
+        removed.unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n1\n");
+    }
+}

@@ -1,0 +1,309 @@
+//! Plans and their order on plain files in place of the kernel's.
+
+use super::*;
+use crate::model::IoDevice;
+
+const MIB: u64 = 1 << 20;
+
+fn fixture(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+/// As the kernel shows a version 2 cgroup without any limit.
+fn fresh() -> tempfile::TempDir {
+    fixture(&[
+        ("cpu.weight", "100\n"),
+        ("cpu.max", "max 100000\n"),
+        ("memory.low", "0\n"),
+        ("memory.high", "max\n"),
+        ("memory.max", "max\n"),
+        ("memory.swap.max", "max\n"),
+        ("memory.current", "8388608\n"),
+        ("pids.max", "max\n"),
+        ("io.weight", "default 100\n"),
+        ("io.max", ""),
+    ])
+}
+
+fn io_limits() -> Limits {
+    Limits {
+        io_max: vec![IoLimit {
+            device: IoDevice::Path("/data".into()),
+            read_bytes_per_sec: None,
+            write_bytes_per_sec: Some(4 * MIB),
+            reads_per_sec: None,
+            writes_per_sec: Some(100),
+        }],
+        ..Limits::default()
+    }
+}
+
+const DISK: DeviceNumber = DeviceNumber {
+    major: 253,
+    minor: 16,
+};
+
+fn apply(
+    dir: &Path,
+    limits: &Limits,
+    mode: CgroupMode,
+    devices: &[DeviceNumber],
+) -> Result<Changed, (ChangeError, Vec<PathBuf>)> {
+    let dir = dir.to_owned();
+    change(&move |_| Some(dir.clone()), &wanted(limits, mode, devices))
+}
+
+fn writes(seen: &Seen) -> Vec<String> {
+    steps(seen)
+        .into_iter()
+        .map(|step| match step {
+            Step::Write { file, value, .. } => {
+                format!("{}={value}", file.file_name().unwrap().display())
+            }
+            Step::Fits { bytes, .. } => format!("fits {bytes}"),
+        })
+        .collect()
+}
+
+#[test]
+fn weights_are_in_proportion_and_in_the_kernels_range() {
+    assert_eq!(
+        [0, 1, 20, 500, 1000, 2000, u64::MAX].map(weight),
+        [1, 1, 2, 50, 100, 200, 10_000]
+    );
+}
+
+#[test]
+fn shares_stay_in_the_kernels_range() {
+    assert_eq!(
+        [
+            shares(0),
+            shares(1),
+            shares(1000),
+            shares(100),
+            shares(u64::MAX)
+        ],
+        [2, 2, 1024, 102, 262_144]
+    );
+}
+
+#[test]
+fn a_new_cgroup_gets_what_was_asked_for_and_no_more() {
+    let limits = Limits {
+        cpu_millis_weight: 500,
+        cpu_limit_millis: Some(1500),
+        memory_bytes: Some(64 * MIB),
+        memory_high: Some(32 * MIB),
+        memory_low: Some(16 * MIB),
+        pids: Some(20),
+        io_weight: Some(300),
+        ..io_limits()
+    };
+    let dir = fresh();
+    set(dir.path(), &wanted(&limits, CgroupMode::V2, &[DISK])).unwrap();
+    let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    assert_eq!(
+        [text("cpu.weight"), text("cpu.max"), text("pids.max")],
+        ["50", "150000 100000", "20"]
+    );
+    assert_eq!(
+        ["memory.max", "memory.high", "memory.low", "memory.swap.max"].map(text),
+        ["67108864", "33554432", "16777216", "0"]
+    );
+    assert_eq!(
+        [text("io.weight"), text("io.max")],
+        [
+            "default 300",
+            "253:16 rbps=max wbps=4194304 riops=max wiops=100"
+        ]
+    );
+    // Nothing asked for: only the weight.
+    let dir = fresh();
+    set(dir.path(), &wanted(&Limits::default(), CgroupMode::V2, &[])).unwrap();
+    let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    assert_eq!([text("cpu.weight"), text("memory.max")], ["1", "max\n"]);
+}
+
+#[test]
+fn a_limit_whose_file_is_missing_is_an_error_and_its_absence_is_none() {
+    let dir = fixture(&[("cpu.weight", "100\n")]);
+    let none = Limits::default();
+    set(dir.path(), &wanted(&none, CgroupMode::V2, &[])).unwrap();
+    apply(dir.path(), &none, CgroupMode::V2, &[]).unwrap();
+    let (error, stuck) = apply(dir.path(), &io_limits(), CgroupMode::V2, &[DISK]).unwrap_err();
+    assert!(
+        matches!(&error, ChangeError::Missing { file } if file.ends_with("io.max")),
+        "{error:?}"
+    );
+    assert_eq!(stuck, Vec::<PathBuf>::new());
+}
+
+#[test]
+fn what_was_changed_can_be_put_back() {
+    let dir = fresh();
+    let limits = Limits {
+        cpu_millis_weight: 2000,
+        memory_bytes: Some(64 * MIB),
+        pids: Some(5),
+        ..io_limits()
+    };
+    let changed = apply(dir.path(), &limits, CgroupMode::V2, &[DISK]).unwrap();
+    let texts = || {
+        ["cpu.weight", "memory.max", "pids.max", "io.max"]
+            .map(|name| fs::read_to_string(dir.path().join(name)).unwrap())
+    };
+    let line = "253:16 rbps=max wbps=4194304 riops=max wiops=100";
+    assert_eq!(texts(), ["200", "67108864", "5", line]);
+    assert_eq!(changed.undo(), Vec::<PathBuf>::new());
+    let line = "253:16 rbps=max wbps=max riops=max wiops=max";
+    assert_eq!(texts(), ["100", "max", "max", line]);
+}
+
+#[test]
+fn a_refused_change_puts_the_others_back_and_is_named() {
+    let dir = fresh();
+    // Readable, and not to be written even by root.
+    fs::remove_file(dir.path().join("pids.max")).unwrap();
+    std::os::unix::fs::symlink("/proc/version", dir.path().join("pids.max")).unwrap();
+    let limits = Limits {
+        cpu_millis_weight: 2000,
+        memory_bytes: Some(64 * MIB),
+        pids: Some(5),
+        ..Limits::default()
+    };
+    let (error, stuck) = apply(dir.path(), &limits, CgroupMode::V2, &[]).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("pids.max does not take \"5\""), "{text}");
+    assert_eq!(stuck, Vec::<PathBuf>::new());
+    let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    assert_eq!(
+        ["cpu.weight", "memory.max", "memory.swap.max"].map(text),
+        ["100", "max", "max"]
+    );
+}
+
+#[test]
+fn less_memory_than_is_in_use_is_refused_and_nothing_changes() {
+    let dir = fresh();
+    let limits = Limits {
+        cpu_millis_weight: 2000,
+        memory_bytes: Some(4 * MIB),
+        ..Limits::default()
+    };
+    let (error, stuck) = apply(dir.path(), &limits, CgroupMode::V2, &[]).unwrap_err();
+    assert!(
+        matches!(error, ChangeError::MemoryInUse { wanted, used } if (wanted, used) == (4 * MIB, 8 * MIB)),
+        "{error:?}"
+    );
+    assert_eq!(stuck, Vec::<PathBuf>::new());
+    let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    assert_eq!(
+        ["memory.high", "memory.max", "cpu.weight"].map(|name| text(name).trim().to_owned()),
+        ["max", "max", "100"]
+    );
+}
+
+#[test]
+fn memory_is_taken_back_before_its_limit_is_lowered() {
+    let dir = fresh();
+    let limits = Limits {
+        memory_bytes: Some(4 * MIB),
+        cpu_millis_weight: 1000,
+        ..Limits::default()
+    };
+    let seen = look(
+        &|_| Some(dir.path().to_owned()),
+        &wanted(&limits, CgroupMode::V2, &[]),
+    )
+    .unwrap();
+    assert_eq!(
+        writes(&seen),
+        [
+            "memory.high=4194304",
+            "fits 4194304",
+            "memory.max=4194304",
+            "memory.high=max",
+            "memory.swap.max=0"
+        ]
+    );
+    // Never by raising what holds it down already.
+    fs::write(dir.path().join("memory.high"), "2097152\n").unwrap();
+    let seen = look(
+        &|_| Some(dir.path().to_owned()),
+        &wanted(&limits, CgroupMode::V2, &[]),
+    )
+    .unwrap();
+    assert_eq!(writes(&seen)[..2], ["memory.high=2097152", "fits 4194304"]);
+}
+
+#[test]
+fn on_version_1_the_limit_stays_below_the_one_that_counts_swap_in() {
+    let files = |limit: &str, both: &str| {
+        fixture(&[
+            ("cpu.shares", "2\n"),
+            ("memory.limit_in_bytes", limit),
+            ("memory.memsw.limit_in_bytes", both),
+            ("memory.usage_in_bytes", "4096\n"),
+        ])
+    };
+    let order = |dir: &tempfile::TempDir, bytes: Option<u64>| {
+        let limits = Limits {
+            memory_bytes: bytes,
+            ..Limits::default()
+        };
+        let wanted = wanted(&limits, CgroupMode::Hybrid, &[]);
+        writes(&look(&|_| Some(dir.path().to_owned()), &wanted).unwrap())
+    };
+    let dir = files("8388608\n", "8388608\n");
+    assert_eq!(
+        order(&dir, Some(16 * MIB)),
+        [
+            "memory.memsw.limit_in_bytes=16777216",
+            "memory.limit_in_bytes=16777216"
+        ]
+    );
+    assert_eq!(
+        order(&dir, None),
+        ["memory.memsw.limit_in_bytes=-1", "memory.limit_in_bytes=-1"]
+    );
+    assert_eq!(
+        order(&dir, Some(4 * MIB)),
+        [
+            "memory.limit_in_bytes=4194304",
+            "memory.memsw.limit_in_bytes=4194304"
+        ]
+    );
+}
+
+#[test]
+fn a_device_that_is_no_longer_named_is_no_longer_limited() {
+    let dir = fresh();
+    let disk = "253:16 rbps=max wbps=1048576 riops=max wiops=max\n";
+    let other = "8:0 rbps=5 wbps=max riops=max wiops=max\n";
+    fs::write(dir.path().join("io.max"), format!("{disk}{other}")).unwrap();
+    let seen = look(
+        &|_| Some(dir.path().to_owned()),
+        &wanted(&io_limits(), CgroupMode::V2, &[DISK]),
+    )
+    .unwrap();
+    assert_eq!(
+        writes(&seen),
+        [
+            "cpu.weight=1",
+            "io.max=253:16 rbps=max wbps=4194304 riops=max wiops=100",
+            "io.max=8:0 rbps=max wbps=max riops=max wiops=max"
+        ]
+    );
+    assert_eq!(
+        seen.found
+            .iter()
+            .filter(|one| one.file == "io.max")
+            .map(|one| one.now.as_str())
+            .collect::<Vec<_>>(),
+        [disk.trim(), other.trim()]
+    );
+}
