@@ -180,6 +180,7 @@ fn decode(conn: ConnId, message: AgentMessage) -> Result<Option<Event>, Status> 
         agent_message::Message::Status(status) => {
             let status =
                 TaskStatus::try_from(status).map_err(|invalid| invalid.within("status"))?;
+            let status = Box::new(status);
             Some(Event::AgentStatus { conn, status })
         }
         agent_message::Message::Usage(usage) => {

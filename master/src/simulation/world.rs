@@ -386,11 +386,11 @@ impl World {
             return;
         };
         if let Some(wire) = self.wires.get_mut(&conn) {
-            wire.to_master.extend(
-                statuses
-                    .into_iter()
-                    .map(|status| Event::AgentStatus { conn, status }),
-            );
+            wire.to_master
+                .extend(statuses.into_iter().map(|status| Event::AgentStatus {
+                    conn,
+                    status: Box::new(status),
+                }));
         }
     }
 

@@ -36,7 +36,7 @@ pub enum Event {
         /// Who says so.
         conn: ConnId,
         /// What.
-        status: TaskStatus,
+        status: Box<TaskStatus>,
     },
     /// An agent tells what is used.
     AgentUsage {

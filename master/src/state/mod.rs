@@ -181,7 +181,7 @@ impl Core {
             }
             Event::AgentHeard { conn } => self.agent_heard(conn),
             Event::AgentDetached { conn } => self.agent_detached(turn_ref, conn),
-            Event::AgentStatus { conn, status } => self.agent_status(turn_ref, conn, status),
+            Event::AgentStatus { conn, status } => self.agent_status(turn_ref, conn, *status),
             Event::AgentUsage { conn, node, tasks } => self.agent_usage(conn, node, tasks),
             Event::Subscribe {
                 conn,
