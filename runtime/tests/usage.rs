@@ -11,6 +11,8 @@ use common::{Node, id, tell, within};
 use mezzo_runtime::ExitRecord;
 
 const MIB: u64 = 1 << 20;
+/// How often runs that were disturbed are repeated.
+const BATCHES: u32 = 4;
 
 /// Runs a container that burns so many milliseconds, or sleeps a while if there are none to burn; what it burned
 /// by its own count, and since it was forked.
@@ -41,13 +43,23 @@ impl Burn {
     fn beyond(&self) -> u64 {
         self.told - self.own
     }
+
+    /// The one with less of it: what disturbs adds, and never takes away.
+    fn or_less_disturbed(self, other: Self) -> Self {
+        if other.beyond() < self.beyond() {
+            other
+        } else {
+            self
+        }
+    }
 }
 
-/// The run with the least beyond the program's own count: what disturbs adds, and never takes away.
-async fn best_burn(node: &Node, millis: u64, rounds: u32) -> Burn {
+/// The least disturbed of some runs.
+async fn best_burn(node: &Node, batch: u32, millis: u64, rounds: u32) -> Burn {
     let mut best: Option<Burn> = None;
     for round in 0..rounds {
-        let (record, burned, since_fork) = burn(node, &format!("{millis}-{round}"), millis).await;
+        let name = format!("{millis}-{batch}-{round}");
+        let (record, burned, since_fork) = burn(node, &name, millis).await;
         let usage = &record.usage;
         let start = usage.cpu_start_us.unwrap();
         assert_eq!(usage.cpu_total_us, usage.cpu_program_us() + start);
@@ -58,12 +70,10 @@ async fn best_burn(node: &Node, millis: u64, rounds: u32) -> Burn {
         };
         // Nothing is lost.
         assert!(burned <= one.own && one.own <= one.told + 1, "{usage:?}");
-        if best
-            .as_ref()
-            .is_none_or(|best| one.beyond() < best.beyond())
-        {
-            best = Some(one);
-        }
+        best = Some(match best {
+            Some(best) => best.or_less_disturbed(one),
+            None => one,
+        });
     }
     best.unwrap()
 }
@@ -76,7 +86,7 @@ async fn a_known_burn_is_reported_within_one_percent_however_short() {
     let Some(node) = Node::new().await else {
         return;
     };
-    let nothing = best_burn(&node, 0, 9).await;
+    let mut nothing = best_burn(&node, 0, 0, 9).await;
     tell(&format!(
         "making a container costs {} us, executing a program {} us, burying it {} us",
         nothing.start,
@@ -90,8 +100,17 @@ async fn a_known_burn_is_reported_within_one_percent_however_short() {
         start => start * 8 / 1000,
     };
     for (millis, rounds) in [(short, 9), (short.max(100) * 2, 3)] {
-        let burn = best_burn(&node, millis, rounds).await;
-        let off = burn.beyond().abs_diff(nothing.beyond());
+        let mut burn = best_burn(&node, 0, millis, rounds).await;
+        let off = |burn: &Burn, nothing: &Burn| burn.beyond().abs_diff(nothing.beyond());
+        // Where others use the machine too, both are measured again: a wrong count stays wrong.
+        for batch in 1..=BATCHES {
+            if off(&burn, &nothing) * 100 <= burn.own {
+                break;
+            }
+            nothing = nothing.or_less_disturbed(best_burn(&node, batch, 0, 9).await);
+            burn = burn.or_less_disturbed(best_burn(&node, batch, millis, rounds).await);
+        }
+        let off = off(&burn, &nothing);
         tell(&format!(
             "{millis} ms: {} us by its own count, {} us told, {} us of it the burial: {:.2} % apart",
             burn.own,
