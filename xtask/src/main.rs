@@ -137,8 +137,16 @@ enum Bench {
     Launch,
 }
 
+/// The command line, without a `--` behind the command: people are used to it from `cargo run`, and here it would hide
+/// the command's own commands.
+fn words(args: impl Iterator<Item = String>) -> impl Iterator<Item = String> {
+    args.enumerate()
+        .filter(|(n, word)| !(*n == 2 && word == "--"))
+        .map(|(_, word)| word)
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(words(std::env::args()));
     interrupt::install();
     let done = match cli.command {
         Command::Demo(args) => demo::run(&args),
@@ -158,5 +166,33 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_has_no_contradictions() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_separator_behind_the_command_is_no_word() {
+        let parse = |line: &str| {
+            let words_typed = line.split(' ').map(str::to_owned);
+            Cli::try_parse_from(words(words_typed)).map(drop)
+        };
+        for line in [
+            "xtask vm -- smoke",
+            "xtask vm smoke",
+            "xtask test lint -- x",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+        assert!(parse("xtask vm -- nonsense").is_err());
     }
 }
