@@ -1,7 +1,8 @@
-//! `cargo xtask vm`: mezzo's own programs in a small virtual machine whose controllers are all on cgroup v2.
+//! `cargo xtask vm`: mezzo's own programs in small virtual machines whose controllers are all on cgroup v2, alone or as
+//! a cluster.
 //!
 //! The first-class path of the design can so be tried on machines (CI's among them) that have only v1 or hybrid
-//! cgroups. Everything is built here and copied in; the guest has no compiler and no network.
+//! cgroups. Everything is built here and copied in; guests have no compiler, and no network but each other.
 
 mod debian;
 mod faults;

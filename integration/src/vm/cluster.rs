@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use super::accel::Speed;
 use super::bench::Bench;
 use super::guest::Guest;
 use super::net::{self, Network};
@@ -131,7 +132,7 @@ pub struct Cluster {
     frozen: BTreeSet<Machine>,
     scratch: PathBuf,
     logs: PathBuf,
-    slow: Duration,
+    speed: Speed,
 }
 
 impl Cluster {
@@ -155,7 +156,7 @@ impl Cluster {
             began: Instant::now(),
             cut_off: BTreeSet::new(),
             frozen: BTreeSet::new(),
-            slow: bench.speed().stretch(PATIENCE),
+            speed: *bench.speed(),
             plan,
             network,
             scratch,
@@ -314,9 +315,9 @@ impl Cluster {
         &self.network
     }
 
-    /// How slow machines are here.
+    /// A time limit, stretched by how slow machines are here.
     pub fn limit(&self, limit: Duration) -> Duration {
-        limit.mul_f64(self.slow.as_secs_f64() / PATIENCE.as_secs_f64())
+        self.speed.stretch(limit)
     }
 
     // What a person does.
