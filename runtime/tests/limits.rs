@@ -387,7 +387,7 @@ async fn a_disk_is_written_as_fast_as_allowed_also_when_that_changes() {
     let Some(node) = Node::new().await.filter(|_| v2()) else {
         return;
     };
-    let mut spec = node.with_store(node.spec(&["store", "200", "/store/file", "direct"]));
+    let mut spec = node.with_store(node.spec(&["store", "400", "/store/file", "direct"]));
     // Whichever disk the directory is on.
     let device = IoDevice::Path(node.path().to_owned());
     spec.limits = writes_to(device.clone(), 4 * MIB);
@@ -404,13 +404,16 @@ async fn a_disk_is_written_as_fast_as_allowed_also_when_that_changes() {
         node.runtime().update(&id("writer"), limits).await.unwrap();
         let line = node.cgroup_text("io", "writer", &["io.max"]);
         assert!(line.contains(&format!("wbps={most} ")), "{line}");
-        // What was allowed before the change is written first.
-        let (_, begun) = written(&node, 0).await;
-        let (from, start) = written(&node, begun + MIB).await;
-        let (to, end) = written(&node, start + measured).await;
-        let rate = (end - start) as f64 / (to - from).as_secs_f64();
-        rates.push(format!("{:.2} of {} MiB/s", rate / MIB as f64, most / MIB));
-        // A slow disk may be slower than allowed, none may be faster (but for the kernel's slices).
+        // A slow disk may be slower than allowed, none may be faster, but for the kernel's slices. What the limit
+        // before allowed and was not used comes first, in one burst; that may be the whole of the first measures.
+        let mut rate = f64::MAX;
+        for _ in 0..4 {
+            rate = rate_of(&node, measured).await;
+            rates.push(format!("{:.2} of {} MiB/s", rate / MIB as f64, most / MIB));
+            if rate < most as f64 * 1.15 {
+                break;
+            }
+        }
         assert!(rate < most as f64 * 1.15, "{rates:?}");
         fastest = rate;
     }
@@ -425,13 +428,16 @@ async fn a_disk_is_written_as_fast_as_allowed_also_when_that_changes() {
     }
 }
 
-/// When, and how much, the writer has written once it is at least this much, by the kernel's count.
-async fn written(node: &Node, at_least: u64) -> (Instant, u64) {
+/// Bytes per second, while so many are written. Measured from before the first look to after the last, so that a test
+/// that is held up sees less, never more.
+async fn rate_of(node: &Node, bytes: u64) -> f64 {
+    let from = Instant::now();
+    let start = io_stat(node);
     within(async {
         loop {
-            let bytes = io_stat(node);
-            if bytes >= at_least {
-                return (Instant::now(), bytes);
+            let written = io_stat(node) - start;
+            if written >= bytes {
+                return written as f64 / from.elapsed().as_secs_f64();
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
