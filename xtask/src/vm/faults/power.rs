@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mezzo_integration::vm::cluster::{Cluster, MASTER, Machine, PATIENCE};
 use serde_json::json;
 
@@ -106,21 +106,25 @@ fn power_goes_while_tasks_end(cluster: &mut Cluster) -> Result<String> {
         brief["args"] = json!(["10", "--exit-code", "3"]);
         brief["backoffSeconds"] = json!(3600);
         cluster.deploy(&brief)?;
-        let tasks = cluster.until("tasks on the first agent", 2 * PATIENCE, |cluster| {
-            let running = cluster.running(&id).into_iter();
-            let there = running.filter(|one| one.machine == FIRST.name());
-            let there: BTreeSet<String> = there.map(|one| one.task).collect();
-            ensure!(there.len() >= 4, "{} run there", there.len());
-            Ok(there)
+        let what = format!("tasks of {id} on one machine");
+        let (victim, tasks) = cluster.until(&what, 2 * PATIENCE, |cluster| {
+            let running = cluster.running(&id);
+            let there = |machine: Machine| -> BTreeSet<String> {
+                let there = running.iter().filter(|one| one.machine == machine.name());
+                there.map(|one| one.task.clone()).collect()
+            };
+            let found = [FIRST, SECOND].map(|machine| (machine, there(machine)));
+            let found = found.into_iter().find(|(_, tasks)| tasks.len() >= 4);
+            found.with_context(|| format!("these run: {running:?}"))
         })?;
-        cluster.guest(FIRST).slow_disk(10)?;
+        cluster.guest(victim).slow_disk(10)?;
         let n_ended = |cluster: &Cluster| cluster.ended().intersection(&tasks).count();
         let what = format!("end number {round} there");
-        cluster.pull_power_when(FIRST, &what, 2 * PATIENCE, |cluster| {
+        cluster.pull_power_when(victim, &what, 2 * PATIENCE, |cluster| {
             n_ended(cluster) >= round
         })?;
         n_told += n_ended(cluster);
-        cluster.power_on(FIRST)?;
+        cluster.power_on(victim)?;
         cluster.wait_agents(2)?;
         cluster.remove(&id)?;
     }
