@@ -104,7 +104,7 @@ async fn the_cpu_limit_throttles_and_the_weight_is_set() {
     node.await_output("spin", "done").await;
     let usage = node.runtime().usage(&id("spin")).await.unwrap();
     assert!(usage.throttled_us.unwrap() > 0, "{usage:?}");
-    assert!(usage.cpu_total_us >= 150_000, "{usage:?}");
+    assert!(usage.cpu_program_us() >= 150_000, "{usage:?}");
     assert!(usage.cpu_throttled_periods.unwrap() > 0, "{usage:?}");
     assert!(
         usage.cpu_periods >= usage.cpu_throttled_periods,
@@ -405,9 +405,9 @@ async fn a_disk_is_written_as_fast_as_allowed_also_when_that_changes() {
         let line = node.cgroup_text("io", "writer", &["io.max"]);
         assert!(line.contains(&format!("wbps={most} ")), "{line}");
         // A slow disk may be slower than allowed, none may be faster, but for the kernel's slices. What the limit
-        // before allowed and was not used comes first, in one burst; that may be the whole of the first measures.
+        // before allowed and was not used comes first, in one burst; that may be the whole of the first few measures.
         let mut rate = f64::MAX;
-        for _ in 0..4 {
+        for _ in 0..20 {
             rate = rate_of(&node, measured).await;
             rates.push(format!("{:.2} of {} MiB/s", rate / MIB as f64, most / MIB));
             if rate < most as f64 * 1.15 {
