@@ -46,7 +46,11 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         vm::suite(&mut steps, plan.all, &mut counts);
     }
     let interrupted = interrupt::take();
-    let _in_the_table = steps.run("leave the machine as it was", || clean_up(&before, scratch));
+    let clean = steps.run("leave the machine as it was", || clean_up(&before, scratch));
+    if let Err(error) = clean {
+        // The table has room for the first line; which things they are stands below it.
+        println!("{error:#}");
+    }
     steps.print();
     println!("whole run: {}", seconds(start.elapsed()));
     // A step that failed without a test is a failure too: a red run never ends with "0 failed".
