@@ -95,10 +95,6 @@ pub struct Plan {
     pub resources: String,
     /// Thousandths of a processor in `resources`.
     pub cpu_millis: u64,
-    /// More lines of `master.toml`.
-    pub master_settings: String,
-    /// More lines of `agent.toml`.
-    pub agent_settings: String,
     /// Of each agent's disk.
     pub disk_mb: u64,
 }
@@ -111,8 +107,6 @@ impl Plan {
             agents,
             resources: "cpus:4;mem:1024;disk:1000;ports:[31000-31100]".to_owned(),
             cpu_millis: 4_000,
-            master_settings: String::new(),
-            agent_settings: String::new(),
             disk_mb: 1024,
         }
     }
@@ -204,9 +198,7 @@ impl Cluster {
         file("keep", "/usr/local/bin/keep", 0o755, KEEP)?;
         let address = net::address(machine.0);
         if machine == MASTER {
-            let settings = &self.plan.master_settings;
-            let master =
-                format!("listen = \"{address}:5050\"\nstate_dir = \"/data/master\"\n{settings}\n");
+            let master = format!("listen = \"{address}:5050\"\nstate_dir = \"/data/master\"\n");
             let scheduler = format!(
                 "listen = \"{SCHEDULER}\"\nmaster = \"{address}:5050\"\nstate_dir = \"/data/scheduler\"\n"
             );
@@ -226,11 +218,11 @@ impl Cluster {
             spec.with(&programs.sleep, "/usr/local/lib/sleep");
         } else {
             let master = net::address(MASTER.0);
-            let (resources, settings) = (&self.plan.resources, &self.plan.agent_settings);
+            let resources = &self.plan.resources;
             let agent = format!(
                 "listen = \"{address}:5051\"\nmaster = \"{master}:5050\"\nstate_dir = \"/data/agent\"\n\
                 hostname = \"{}\"\nresources = \"{resources}\"\ncgroup_parent = \"{CGROUP}\"\n\
-                insecure_registries = [\"{REGISTRY}\"]\nretain_ended = 100000\nretain_secs = 864000\n{settings}\n",
+                insecure_registries = [\"{REGISTRY}\"]\nretain_ended = 100000\nretain_secs = 864000\n",
                 machine.name()
             );
             file("agent.toml", "/etc/mezzo/agent.toml", 0o644, &agent)?;
