@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::containers::{self, Running};
 use crate::http::Rest;
-use crate::{leftovers, process, registry, wait};
+use crate::{leftovers, ports, process, wait};
 
 /// For everything that needs a pull, a start, a few offers: generous, because a busy machine is no failure.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -77,11 +77,7 @@ impl Cluster {
     pub fn start(options: Options) -> Result<Self> {
         fs::create_dir_all(&options.dir)
             .with_context(|| format!("create {}", options.dir.display()))?;
-        let ports = [
-            registry::free_port()?,
-            registry::free_port()?,
-            registry::free_port()?,
-        ];
+        let ports = [ports::free()?, ports::free()?, ports::free()?];
         let [master, agent, scheduler] = ports.map(|port| format!("127.0.0.1:{port}"));
         let mut cluster = Self {
             options,

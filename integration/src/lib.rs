@@ -16,6 +16,7 @@ pub mod interrupt;
 pub mod kernel;
 pub mod leftovers;
 pub mod paths;
+pub mod ports;
 pub mod process;
 pub mod registry;
 pub mod vm;

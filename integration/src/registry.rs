@@ -1,13 +1,12 @@
 //! A real registry: Debian's `docker-registry` on a free port of loopback, all of its state in one folder.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use crate::http::{Answer, Rest};
-use crate::{leftovers, paths, process, wait};
+use crate::{leftovers, paths, ports, process, wait};
 use anyhow::{Context, Result, bail};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -25,7 +24,7 @@ impl Registry {
     /// Starts one in `dir` and waits until it answers.
     pub fn start(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-        let address = format!("127.0.0.1:{}", free_port()?);
+        let address = format!("127.0.0.1:{}", ports::free()?);
         let config = dir.join("config.yml");
         let data = dir.join("data");
         // JSON is YAML: no quoting of our own.
@@ -106,13 +105,6 @@ impl Registry {
             .get_as(&format!("/v2/{repository}/manifests/{tag}"), MANIFEST)?
             .ok()
     }
-}
-
-/// A port of loopback that nothing listens on. Another program may take it before we do: then starting fails and
-/// says so.
-pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).context("find a free port")?;
-    Ok(listener.local_addr().context("find a free port")?.port())
 }
 
 /// From the PATH, or where xtask unpacked Debian's package.

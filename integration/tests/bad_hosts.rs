@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{check_contains, on_stage};
+use mezzo_integration::ports;
 use mezzo_integration::process::{Managed, tail, tell};
-use mezzo_integration::registry::free_port;
 
 /// Starts a command that must end by itself with an error; returns what it said.
 fn fails(command: &mut Command, log: &Path) -> Result<String> {
@@ -55,7 +55,7 @@ fn ports_and_state_folders_in_use_are_named() {
                 let number = if other == server {
                     port.clone()
                 } else {
-                    free_port()?.to_string()
+                    ports::free()?.to_string()
                 };
                 command.arg(format!("--{other}-port")).arg(number);
             }
