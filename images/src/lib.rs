@@ -4,7 +4,7 @@
 //! - `registry`: manifests and blobs over HTTP.
 //! - `unpack`: a hostile archive into a directory, as root, without harm.
 //! - `store`: what is here, who holds it, what may go.
-//! - `pull` (its layers: `fetch`), `pack` (its layer: `pack_layer`), `push`, `archive`: what people do.
+//! - `pull` (its layers: `fetch`), `import`, `pack` (its layer: `pack_layer`), `push`, `archive`: what people do.
 //!
 //! This crate knows nothing of tasks, agents or frameworks, and it never mounts anything: a [`Snapshot`] says which
 //! directories to mount, and whoever runs containers does so in a mount namespace of its own.
@@ -15,6 +15,7 @@ mod archive;
 mod digest;
 mod elf;
 mod fetch;
+mod import;
 mod manifest;
 mod pack;
 mod pack_layer;
@@ -22,11 +23,13 @@ mod pull;
 mod push;
 mod reference;
 mod registry;
+mod section;
 mod store;
 mod unpack;
 mod whiteout;
 
 pub use digest::{Digest, DigestError};
+pub use import::{ImportError, ImportOptions, ImportSource};
 pub use manifest::{ImageConfig, ManifestError};
 pub use pack::{PackError, PackOptions, PackedImage, pack};
 pub use pull::{PullError, PullPolicy, PullProgress};
