@@ -3,6 +3,7 @@
 //! - `reference`, `digest`, `manifest`, `whiteout`, `elf`: what things are called and what they look like (pure).
 //! - `registry`: manifests and blobs over HTTP.
 //! - `unpack`: a hostile archive into a directory, as root, without harm.
+//! - `tree`: the files of an unpacked layer as a list, to compare with and to pack again.
 //! - `store`: what is here, who holds it, what may go.
 //! - `pull` (its layers: `fetch`), `import`, `pack` (its layer: `pack_layer`), `push`, `archive`: what people do.
 //!
@@ -25,12 +26,13 @@ mod reference;
 mod registry;
 mod section;
 mod store;
+mod tree;
 mod unpack;
 mod whiteout;
 
 pub use digest::{Digest, DigestError};
 pub use import::{ImportError, ImportOptions, ImportSource};
-pub use manifest::{ImageConfig, ManifestError};
+pub use manifest::{HistoryEntry, ImageConfig, ManifestError};
 pub use pack::{PackError, PackOptions, PackedImage, pack};
 pub use pull::{PullError, PullPolicy, PullProgress};
 pub use push::{PushError, PushProgress, push};
@@ -38,6 +40,8 @@ pub use reference::{DEFAULT_REGISTRY, Reference, ReferenceError};
 pub use registry::RegistryError;
 pub use store::snapshot::{Snapshot, SnapshotError};
 pub use store::{
-    Image, ImageStore, ImageSummary, OpenError, Pruned, Removed, StoreConfig, StoreError,
+    DiskUsage, Image, ImageDetails, ImageStore, ImageSummary, LayerDetails, LayerState, MountError,
+    MountPlan, MountedImage, OpenError, Pruned, Removed, StoreConfig, StoreError, Stray,
+    VerifiedImage, VerifiedLayer, VerifyOptions, VerifyReport,
 };
 pub use unpack::{DeviceNodes, UnpackError, UnpackLimits};

@@ -10,7 +10,7 @@
 //! goes. What happens to the layers is in `fetch`.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -22,7 +22,7 @@ use crate::manifest::{self, Document, Manifest, ManifestError};
 use crate::reference::Reference;
 use crate::registry::RegistryError;
 use crate::store::index::Record;
-use crate::store::{Image, ImageStore, Inner, StoreError, blocking};
+use crate::store::{Image, ImageStore, Inner, StoreError, blocking, unix_seconds};
 use crate::unpack::UnpackError;
 
 /// When to ask the registry.
@@ -338,6 +338,7 @@ pub(crate) async fn store(
         layers: chains.clone(),
         size_compressed,
         size_unpacked,
+        pulled_at: unix_seconds(SystemTime::now()),
     };
     let inner = Arc::clone(inner);
     blocking(move || {

@@ -34,14 +34,14 @@ pub(crate) fn garbage<'a>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn digest(name: &str) -> Digest {
         Digest::of(name.as_bytes())
     }
 
-    fn image(name: &str, layers: &[&str]) -> Record {
+    pub(crate) fn image(name: &str, layers: &[&str]) -> Record {
         Record {
             version: 1,
             reference: name.parse().unwrap(),
@@ -50,6 +50,7 @@ mod tests {
             layers: layers.iter().map(|name| digest(name)).collect(),
             size_compressed: 0,
             size_unpacked: 0,
+            pulled_at: None,
         }
     }
 

@@ -8,18 +8,23 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::Flock;
 use tokio::sync::Semaphore;
 
 use super::content::{self, LayerRecord, Layout};
 use super::index::Record;
-use super::{Image, StoreConfig, StoreError, gc, snapshot};
+use super::recorder::Recorder;
+use super::{Image, StoreConfig, StoreError, gc, mounts, snapshot};
 use crate::digest::Digest;
 use crate::manifest::{self, Platform};
 use crate::pull::Flight;
 use crate::reference::Reference;
 use crate::registry::client::RegistryClient;
+
+/// Uses of an image within this time are one.
+const COARSE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -36,12 +41,16 @@ pub(crate) struct Inner {
     /// Held while names change on the disk.
     pub(super) names: Mutex<()>,
     pub(super) write_back: SyncSender<PathBuf>,
+    /// Before the lock: when another process gets that, nobody here writes any more.
+    pub(super) recorder: Recorder,
     pub(super) _lock: Flock<File>,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) images: BTreeMap<Reference, Record>,
+    /// As the records' files tell it, and newer.
+    pub(super) last_used: BTreeMap<Reference, SystemTime>,
     pub(super) layers: BTreeMap<Digest, LayerRecord>,
     pub(super) pins: BTreeMap<Digest, usize>,
 }
@@ -172,13 +181,18 @@ impl Inner {
             .layout
             .references()
             .join(Record::file_name(&record.reference));
-        if self.state().images.get(&record.reference) == Some(&record) {
+        let known = self.state().images.get(&record.reference).cloned();
+        if known.is_some_and(|known| known.is_same_as(&record)) {
+            self.touch(&record.reference, SystemTime::now());
             return Ok(());
         }
         self.layout
             .write_atomically(&path, &record.to_json())
             .map_err(|source| io_error("write", &path, source))?;
-        self.state().images.insert(record.reference.clone(), record);
+        let mut state = self.state();
+        let reference = record.reference.clone();
+        state.last_used.insert(reference.clone(), SystemTime::now());
+        state.images.insert(reference, record);
         Ok(())
     }
 
@@ -190,7 +204,9 @@ impl Inner {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(source) => return Err(io_error("remove", &path, source)),
         }
-        Ok(self.state().images.remove(reference).is_some())
+        let mut state = self.state();
+        state.last_used.remove(reference);
+        Ok(state.images.remove(reference).is_some())
     }
 
     /// Deletes what nobody needs; returns the number of layers and their bytes.
@@ -200,9 +216,7 @@ impl Inner {
             // Under the state's lock: no pull can pin, and no snapshot begin, between decision and rename.
             let mut state = self.state();
             let mut pinned: BTreeSet<Digest> = state.pins.keys().copied().collect();
-            let used = snapshot::used_layers(&self.layout)
-                .map_err(|e| StoreError::Snapshots(Arc::new(e)))?;
-            pinned.extend(used);
+            pinned.extend(self.used_layers()?);
             let layers = state.layers.keys().copied().collect::<Vec<_>>();
             let garbage = gc::garbage(
                 state.images.values(),
@@ -219,10 +233,9 @@ impl Inner {
                         .discard(&path)
                         .map_err(|source| io_error("remove", &path, source))?,
                 );
-                bytes += state
-                    .layers
-                    .remove(layer)
-                    .map_or(0, |record| record.size_unpacked);
+                let record = state.layers.remove(layer);
+                bytes += record.map_or(0, |record| self.disk_bytes(&record));
+                self.recorder.shared().forget(layer);
             }
             for blob in &garbage.blobs {
                 let path = self.layout.blob(blob);
@@ -240,6 +253,54 @@ impl Inner {
         Ok((layers, bytes))
     }
 
+    /// Layers of containers and of mounted images.
+    pub(super) fn used_layers(&self) -> Result<BTreeSet<Digest>, StoreError> {
+        let used =
+            snapshot::used_layers(&self.layout).map_err(|e| StoreError::Snapshots(Arc::new(e)))?;
+        let mut used: BTreeSet<Digest> = used.into_iter().collect();
+        for mount in mounts::list(&self.layout)? {
+            if mount.is_there {
+                used.extend(mount.record.layers);
+            }
+        }
+        Ok(used)
+    }
+
+    /// The same, and those of pulls under way.
+    pub(super) fn held_layers(&self) -> Result<BTreeSet<Digest>, StoreError> {
+        let mut held = self.used_layers()?;
+        held.extend(self.state().pins.keys());
+        Ok(held)
+    }
+
+    /// What a layer takes on the disk; what its archive took, until its files were counted.
+    pub(super) fn disk_bytes(&self, layer: &LayerRecord) -> u64 {
+        let recorded = self.recorder.shared().known(&layer.chain_id);
+        recorded.map_or(layer.size_unpacked, |recorded| recorded.disk_bytes)
+    }
+
+    /// Notes that an image is used. Costs a system call a minute.
+    pub(crate) fn touch(&self, reference: &Reference, now: SystemTime) {
+        {
+            let mut state = self.state();
+            let Some(used) = state.last_used.get_mut(reference) else {
+                return;
+            };
+            if now.duration_since(*used).is_ok_and(|since| since < COARSE) {
+                return;
+            }
+            *used = now;
+        }
+        let path = self.layout.references().join(Record::file_name(reference));
+        let noted = File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_modified(now));
+        if let Err(error) = noted {
+            tracing::debug!(%reference, %error, "cannot note that an image is used");
+        }
+    }
+
     fn blobs_on_disk(&self) -> Result<Vec<Digest>, StoreError> {
         let folder = self.layout.blobs();
         let io = |source| io_error("list", &folder, source);
@@ -250,6 +311,13 @@ impl Inner {
         }
         Ok(found)
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_seconds(time: SystemTime) -> Option<u64> {
+    time.duration_since(UNIX_EPOCH)
+        .ok()
+        .map(|since| since.as_secs())
 }
 
 /// Runs file system work off the async threads.

@@ -3,7 +3,9 @@
 //! - `handle`: `ImageStore`, what callers see.
 //! - `inner`: the state behind it, in memory and on the disk, and who holds what.
 //! - `open`: the lock, the format, and what a crash has left behind.
-//! - `content`, `index`, `snapshot`: folders and files.
+//! - `content`, `index`, `snapshot`, `mounts`: folders and files.
+//! - `recorder`: lists the files of young layers in the background.
+//! - `verify`, `inspect`: looking at what is here. `usage`: whose bytes they are (pure).
 //! - `gc`: what may go (pure).
 //!
 //! One process holds the store's lock. Images, layers and pins live in memory and are read from the disk once, by
@@ -15,10 +17,19 @@ pub(crate) mod gc;
 pub(crate) mod handle;
 pub(crate) mod index;
 pub(crate) mod inner;
+pub(crate) mod inspect;
+pub(crate) mod mounts;
 pub(crate) mod open;
+pub(crate) mod recorder;
 pub(crate) mod snapshot;
 pub(crate) mod types;
+pub(crate) mod usage;
+pub(crate) mod verify;
 
 pub use handle::ImageStore;
-pub(crate) use inner::{Inner, blocking, io_error};
+pub(crate) use inner::{Inner, blocking, io_error, unix_seconds};
+pub use inspect::{ImageDetails, LayerDetails};
+pub use mounts::{MountError, MountPlan, MountedImage};
 pub use types::{Image, ImageSummary, OpenError, Pruned, Removed, StoreConfig, StoreError};
+pub use usage::DiskUsage;
+pub use verify::{LayerState, Stray, VerifiedImage, VerifiedLayer, VerifyOptions, VerifyReport};

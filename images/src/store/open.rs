@@ -13,10 +13,12 @@ use tokio::sync::Semaphore;
 
 use super::content::{self, LayerRecord, Layout};
 use super::inner::State;
-use super::{ImageStore, Inner, OpenError, StoreConfig, index};
+use super::recorder::{self, Recorder};
+use super::{ImageStore, Inner, OpenError, StoreConfig, index, mounts};
 use crate::digest::Digest;
 use crate::manifest::Platform;
 use crate::registry::client::RegistryClient;
+use crate::tree::record::{self, Recorded};
 use crate::unpack::layer::open_for_sync;
 
 /// Layers that one sync covers: each costs a descriptor.
@@ -46,15 +48,36 @@ pub(crate) fn open_blocking(
         content::delete(&path).map_err(io("remove left-over", &path))?;
     }
     let layers = load_layers(&layout, &boot_id)?;
-    let images = index::load(&layout)?;
+    let records = index::load(&layout)?;
+    mounts::forget_stale(&layout);
     let (write_back, jobs) = sync_channel(1024);
     let root = config.root.clone();
+    let permits = Arc::new(Semaphore::new(config.parallel_layers.max(1)));
+    let known = load_trees(&layout, &layers);
+    let recorder = Recorder::start(layout.clone(), Arc::clone(&permits), known)
+        .map_err(io("start a thread for", &root))?;
+    let shared = Arc::clone(recorder.shared());
     std::thread::Builder::new()
         .name("image-write-back".into())
-        .spawn(move || write_back_loop(&jobs))
+        .spawn(move || write_back_loop(&jobs, &shared))
         .map_err(io("start a thread for", &root))?;
+    // What an earlier process did not come to.
+    for chain in layers.keys() {
+        let folder = layout.layer(chain);
+        if !folder.join("durable").exists() {
+            let _ = write_back.try_send(folder);
+        } else if recorder.shared().known(chain).is_none() {
+            recorder.shared().submit(*chain);
+        }
+    }
+    let mut images = BTreeMap::new();
+    let mut last_used = BTreeMap::new();
+    for (reference, (record, used)) in records {
+        last_used.insert(reference.clone(), used);
+        images.insert(reference, record);
+    }
     let inner = Inner {
-        permits: Arc::new(Semaphore::new(config.parallel_layers.max(1))),
+        permits,
         config,
         layout,
         registries,
@@ -64,11 +87,13 @@ pub(crate) fn open_blocking(
         layer_locks: Mutex::new(HashMap::new()),
         state: Mutex::new(State {
             images,
+            last_used,
             layers,
             pins: BTreeMap::new(),
         }),
         names: Mutex::new(()),
         write_back,
+        recorder,
         _lock: lock,
     };
     Ok(ImageStore {
@@ -176,14 +201,39 @@ fn load_layers(layout: &Layout, boot_id: &str) -> Result<BTreeMap<Digest, LayerR
     Ok(layers)
 }
 
+/// What is known of the layers' files.
+fn load_trees(
+    layout: &Layout,
+    layers: &BTreeMap<Digest, LayerRecord>,
+) -> BTreeMap<Digest, Recorded> {
+    let mut known = BTreeMap::new();
+    for chain in layers.keys() {
+        let path = layout.layer(chain).join(recorder::NAME);
+        match File::open(&path).and_then(|mut list| record::summary(&mut list)) {
+            Ok(recorded) => drop(known.insert(*chain, recorded)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "cannot read the list of a layer's files; making a new one");
+            }
+        }
+    }
+    known
+}
+
 /// Writes young layers back to the disk and marks them, until the store is closed. Its end is not waited for: a mark
 /// that is missing costs a pull after the next crash, no more.
-fn write_back_loop(jobs: &Receiver<PathBuf>) {
+fn write_back_loop(jobs: &Receiver<PathBuf>, recorder: &recorder::Shared) {
     while let Ok(first) = jobs.recv() {
         let mut layers = vec![first];
         layers.extend(jobs.try_iter().take(MOST_AT_ONCE));
         if let Err(error) = write_back(&layers) {
             tracing::warn!(%error, "layers could not be written back; they count until the machine goes down");
+        }
+        for layer in &layers {
+            let name = layer.file_name().and_then(|name| name.to_str());
+            if let Some(chain) = name.and_then(|name| Digest::from_hex(name).ok()) {
+                recorder.submit(chain);
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use xattr::FileExt;
 use super::tar::{Entry, Time};
 use super::{UnpackError, printable};
 
-const OPAQUE: &str = "trusted.overlay.opaque";
+pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Whether an extended attribute of an archive is set on the file. Overlayfs's own are handled before.
 pub(crate) fn is_carried(name: &[u8]) -> bool {
