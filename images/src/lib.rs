@@ -5,7 +5,8 @@
 //! - `unpack`: a hostile archive into a directory, as root, without harm.
 //! - `tree`: the files of an unpacked layer as a list, to compare with and to pack again.
 //! - `store`: what is here, who holds it, what may go.
-//! - `pull` (its layers: `fetch`), `import`, `pack` (its layer: `pack_layer`), `push`, `archive`: what people do.
+//! - `pull` (its layers: `fetch`), `import`, `pack` (its layer: `pack_layer`), `export`, `push`, `archive`: what people
+//!   do. `tar_write`: what `export` writes (pure).
 //!
 //! This crate knows nothing of tasks, agents or frameworks, and it never mounts anything: a [`Snapshot`] says which
 //! directories to mount, and whoever runs containers does so in a mount namespace of its own.
@@ -15,6 +16,7 @@
 mod archive;
 mod digest;
 mod elf;
+mod export;
 mod fetch;
 mod import;
 mod manifest;
@@ -26,11 +28,13 @@ mod reference;
 mod registry;
 mod section;
 mod store;
+mod tar_write;
 mod tree;
 mod unpack;
 mod whiteout;
 
 pub use digest::{Digest, DigestError};
+pub use export::ExportError;
 pub use import::{ImportError, ImportOptions, ImportSource};
 pub use manifest::{HistoryEntry, ImageConfig, ManifestError};
 pub use pack::{PackError, PackOptions, PackedImage, pack};

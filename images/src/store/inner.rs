@@ -97,6 +97,11 @@ impl Inner {
         self.state().layers.get(chain).cloned()
     }
 
+    pub(crate) fn config_digest(&self, reference: &Reference) -> Option<Digest> {
+        let state = self.state();
+        state.images.get(reference).map(|record| record.config)
+    }
+
     pub(crate) fn get(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
         let record = {
             let state = self.state();
