@@ -44,8 +44,8 @@ pub use reference::{DEFAULT_REGISTRY, Reference, ReferenceError};
 pub use registry::RegistryError;
 pub use store::snapshot::{Snapshot, SnapshotError};
 pub use store::{
-    DiskUsage, Image, ImageDetails, ImageStore, ImageSummary, LayerDetails, LayerState, MountError,
-    MountPlan, MountedImage, OpenError, Pruned, Removed, StoreConfig, StoreError, Stray,
-    VerifiedImage, VerifiedLayer, VerifyOptions, VerifyReport,
+    DiskUsage, GcPolicy, GcReport, Image, ImageDetails, ImageStore, ImageSummary, LayerDetails,
+    LayerState, MountError, MountPlan, MountedImage, OpenError, Pruned, Removed, StoreConfig,
+    StoreError, Stray, VerifiedImage, VerifiedLayer, VerifyOptions, VerifyReport,
 };
 pub use unpack::{DeviceNodes, UnpackError, UnpackLimits};

@@ -55,6 +55,15 @@ pub(super) struct State {
     pub(super) pins: BTreeMap<Digest, usize>,
 }
 
+/// What was taken out of the store and is still to be deleted.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) trash: Vec<PathBuf>,
+    pub(super) layers: usize,
+    /// On the disk.
+    pub(super) bytes: u64,
+}
+
 /// Keeps contents from being collected while it lives.
 #[derive(Debug)]
 pub(crate) struct Pins {
@@ -95,6 +104,12 @@ impl Inner {
 
     pub(crate) fn layer(&self, chain: &Digest) -> Option<LayerRecord> {
         self.state().layers.get(chain).cloned()
+    }
+
+    pub(super) fn layers_of(&self, reference: &Reference) -> Vec<Digest> {
+        let state = self.state();
+        let record = state.images.get(reference);
+        record.map_or_else(Vec::new, |record| record.layers.clone())
     }
 
     pub(crate) fn config_digest(&self, reference: &Reference) -> Option<Digest> {
@@ -216,12 +231,26 @@ impl Inner {
 
     /// Deletes what nobody needs; returns the number of layers and their bytes.
     pub(super) fn collect(&self) -> Result<(usize, u64), StoreError> {
+        let taken = self.take_garbage(|_| false)?;
+        for path in &taken.trash {
+            content::delete(path).map_err(|source| io_error("delete", path, source))?;
+        }
+        Ok((taken.layers, taken.bytes))
+    }
+
+    /// Takes what nobody needs out of the store, but for layers that `stays` wants kept; to delete it is up to the caller.
+    pub(super) fn take_garbage(
+        &self,
+        stays: impl Fn(&Digest) -> bool,
+    ) -> Result<Taken, StoreError> {
         let blobs = self.blobs_on_disk()?;
-        let (trash, layers, bytes) = {
+        {
             // Under the state's lock: no pull can pin, and no snapshot begin, between decision and rename.
             let mut state = self.state();
             let mut pinned: BTreeSet<Digest> = state.pins.keys().copied().collect();
             pinned.extend(self.used_layers()?);
+            let layers = state.layers.keys().copied();
+            pinned.extend(layers.filter(stays));
             let layers = state.layers.keys().copied().collect::<Vec<_>>();
             let garbage = gc::garbage(
                 state.images.values(),
@@ -250,12 +279,12 @@ impl Inner {
                         .map_err(|source| io_error("remove", &path, source))?,
                 );
             }
-            (trash, garbage.layers.len(), bytes)
-        };
-        for path in trash {
-            content::delete(&path).map_err(|source| io_error("delete", &path, source))?;
+            Ok(Taken {
+                trash,
+                layers: garbage.layers.len(),
+                bytes,
+            })
         }
-        Ok((layers, bytes))
     }
 
     /// Layers of containers and of mounted images.

@@ -1,11 +1,10 @@
 //! All there is to know of one image: its config, its history, and what each layer takes.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::content::read_bounded;
 use super::{
-    DiskUsage, Image, ImageStore, Inner, StoreError, blocking, io_error, unix_seconds, usage,
+    DiskUsage, Image, ImageStore, Inner, StoreError, blocking, gc, io_error, unix_seconds, usage,
 };
 use crate::digest::Digest;
 use crate::manifest::{self, Document, HistoryEntry, MAX_METADATA_BYTES};
@@ -140,12 +139,7 @@ fn inspect(inner: &Inner, reference: &Reference) -> Result<Option<ImageDetails>,
         disk,
         layers,
         history,
-        in_use: is_used(&record.layers, &inner.held_layers()?),
+        in_use: gc::is_used(&record.layers, &inner.held_layers()?),
         image,
     }))
-}
-
-/// Whether somebody stands on an image: its topmost chain id speaks of all its layers.
-pub(super) fn is_used(layers: &[Digest], held: &BTreeSet<Digest>) -> bool {
-    layers.last().is_some_and(|top| held.contains(top))
 }

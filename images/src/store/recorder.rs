@@ -1,5 +1,5 @@
 //! Lists the files of young layers, on a thread of its own and out of the way: what `verify` needs later, and what a layer
-//! takes on the disk.
+//! takes on the disk. Layers that an earlier process left young are written back first.
 //!
 //! A pull must not feel it. So it begins when no layer has been fetched for a moment, works half of the time, and waits
 //! while a pull is under way. The list is made of what is in the page cache anyway. Ends with the store, at once.
@@ -19,6 +19,7 @@ use nix::sys::stat::Mode;
 use tokio::sync::Semaphore;
 
 use super::content::Layout;
+use super::write_back;
 use crate::digest::Digest;
 use crate::tree::record::{self, Recorded, TreeError};
 use crate::unpack::layer::open_for_sync;
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     known: Mutex<BTreeMap<Digest, Recorded>>,
+    /// True once the store is closed; held by those who must be done before.
+    closed: Mutex<bool>,
     /// Held while one layer is listed.
     working: Mutex<()>,
     /// Somebody wants `working` and shall not wait.
@@ -72,6 +75,7 @@ impl Recorder {
             queue: Mutex::default(),
             wake: Condvar::new(),
             known: Mutex::new(known),
+            closed: Mutex::default(),
             working: Mutex::default(),
             wanted: AtomicBool::new(false),
         });
@@ -94,6 +98,8 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         self.shared.queue().closed = true;
         self.shared.wake.notify_all();
+        let closed = self.shared.closed.lock();
+        *closed.unwrap_or_else(PoisonError::into_inner) = true;
         // Not longer than reading one piece of a file takes; afterwards nobody writes into the store any more.
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -125,6 +131,12 @@ impl Shared {
         known.remove(chain);
     }
 
+    /// Keeps the store from being closed while the guard lives; none if it is closed.
+    pub(crate) fn while_open(&self) -> Option<MutexGuard<'_, bool>> {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        (!*closed).then_some(closed)
+    }
+
     /// Keeps the thread from working while the guard lives.
     pub(crate) fn hold(&self) -> MutexGuard<'_, ()> {
         self.wanted.store(true, Ordering::SeqCst);
@@ -137,6 +149,10 @@ impl Shared {
         while let Some(chain) = self.next() {
             if !self.wait_for_quiet() {
                 return;
+            }
+            self.write_back(&chain);
+            if self.known(&chain).is_some() {
+                continue;
             }
             let working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
             let mut pace = Pace {
@@ -158,6 +174,16 @@ impl Shared {
                     tracing::warn!(layer = %chain, ?error, "the files of a layer could not be listed");
                 }
             }
+        }
+    }
+
+    /// For a layer that an earlier process left without the mark.
+    fn write_back(&self, chain: &Digest) {
+        let layer = self.layout.layer(chain);
+        if !layer.join(write_back::MARK).exists()
+            && let Err(error) = write_back::write_back(&[layer], self)
+        {
+            tracing::warn!(%error, layer = %chain, "a layer could not be written back; it counts until the machine goes down");
         }
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::content::{self, read_bounded};
 use super::index::Record;
 use super::recorder::NAME;
-use super::{ImageStore, Inner, StoreError, blocking, io_error, snapshot};
+use super::{ImageStore, Inner, StoreError, blocking, io_error, snapshot, write_back};
 use crate::digest::{Digest, chain_id};
 use crate::manifest::{self, Document, MAX_METADATA_BYTES};
 use crate::reference::Reference;
@@ -315,7 +315,7 @@ fn strays(inner: &Inner) -> Result<Vec<Stray>, StoreError> {
     look(layout.references(), &|name| records.contains(name))?;
     look(layout.layers(), &|name| layers.contains(name))?;
     for layer in &layers {
-        let parts = ["durable", "fs", "layer.json", NAME];
+        let parts = [write_back::MARK, "fs", "layer.json", NAME];
         look(layout.layers().join(layer), &|name| parts.contains(&name))?;
     }
     look(layout.snapshots(), &|name| {
