@@ -28,6 +28,7 @@ use steps::{log_step, watch};
 
 use crate::{
     health,
+    image_gc::ImageStats,
     launch::{Launcher, Order},
     node::{ContainerId, Images, Runtime},
     recovery::checkpoint::LogRecord,
@@ -99,6 +100,7 @@ pub(crate) struct Actor {
     launcher: Arc<Launcher>,
     outbound: Option<mpsc::Sender<proto::AgentMessage>>,
     node_usage: Option<NodeUsage>,
+    image_stats: ImageStats,
     counters: Counters,
     jobs: JoinSet<Done>,
     feedback: mpsc::Sender<Event>,
@@ -130,6 +132,7 @@ impl Actor {
             launcher: Arc::new(launcher),
             outbound: None,
             node_usage: None,
+            image_stats: ImageStats::default(),
             counters: Counters::default(),
             jobs: JoinSet::new(),
             feedback,
@@ -211,6 +214,7 @@ impl Actor {
                 self.handle(Event::Disconnected);
             }
             Command::Usage(node, samples) => self.usage(node, samples),
+            Command::Images(stats) => self.image_stats = stats,
             Command::View(reply) => {
                 let _ = reply.send(View {
                     agent_id: self.core.agent_id().cloned(),
@@ -223,6 +227,7 @@ impl Actor {
                         .map(crate::task::entry::Entry::task)
                         .collect(),
                     usage: self.node_usage.clone(),
+                    images: self.image_stats,
                     n_unacknowledged: self.core.n_unacknowledged(),
                     counters: self.counters,
                 });

@@ -7,7 +7,7 @@ use mezzo_api::model::{Attribute, Ranges, Resources};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::Error;
+use crate::{Error, node::GcPolicy};
 
 /// The configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,12 @@ pub struct Config {
     pub kill_grace_ms: u64,
     /// Whole time that one pull may take.
     pub pull_deadline_secs: u64,
+    /// Above this use of the disk, in percent, unused images are removed; 100 turns that off.
+    pub image_gc_high_percent: u8,
+    /// Until no more than this is used.
+    pub image_gc_low_percent: u8,
+    /// Images that were used within this time stay.
+    pub image_gc_min_age_secs: u64,
     /// Container starts at once.
     pub max_parallel_starts: usize,
     /// Ended tasks of which folder and logs are kept.
@@ -92,6 +98,9 @@ impl Default for Config {
             default_pids_limit: 4_096,
             kill_grace_ms: 3_000,
             pull_deadline_secs: 3_600,
+            image_gc_high_percent: 85,
+            image_gc_low_percent: 80,
+            image_gc_min_age_secs: 120,
             max_parallel_starts: 8,
             retain_ended: 50,
             retain_secs: 3_600,
@@ -133,6 +142,19 @@ impl Config {
                 "0 would start nothing; give at least 1".into(),
             );
         }
+        let (low, high) = (self.image_gc_low_percent, self.image_gc_high_percent);
+        if high == 0 || high > 100 {
+            return wrong(
+                "image_gc_high_percent",
+                format!("{high} is not within 1 to 100"),
+            );
+        }
+        if low >= high {
+            return wrong(
+                "image_gc_low_percent",
+                format!("{low} is not below image_gc_high_percent, which is {high}"),
+            );
+        }
         if let Some(bad) = self.host_path_allow.iter().find(|path| !path.is_absolute()) {
             return wrong(
                 "host_path_allow",
@@ -162,6 +184,15 @@ impl Config {
                 "/mezzo-{:02x}{:02x}{:02x}{:02x}",
                 hash[0], hash[1], hash[2], hash[3]
             )
+        })
+    }
+
+    /// When images go; none: never by themselves.
+    pub(crate) fn image_gc(&self) -> Option<GcPolicy> {
+        (self.image_gc_high_percent < 100).then(|| GcPolicy {
+            high_percent: self.image_gc_high_percent,
+            low_percent: self.image_gc_low_percent,
+            min_age: Duration::from_secs(self.image_gc_min_age_secs),
         })
     }
 
@@ -203,6 +234,26 @@ mod tests {
             })
             .contains("cgroup_parent")
         );
+        assert!(
+            message(Config {
+                image_gc_low_percent: 90,
+                ..Config::default()
+            })
+            .contains("image_gc_low_percent")
+        );
+        assert!(
+            message(Config {
+                image_gc_high_percent: 101,
+                ..Config::default()
+            })
+            .contains("image_gc_high_percent")
+        );
+        let off = Config {
+            image_gc_high_percent: 100,
+            ..Config::default()
+        };
+        off.check().unwrap();
+        assert_eq!(off.image_gc(), None);
     }
 
     #[test]

@@ -135,6 +135,42 @@ fn render(view: &View) -> String {
         "Failed writes of task state.",
         &one(view.counters.write_failures),
     );
+    let images = &view.images;
+    for (name, kind, help, value) in [
+        ("images", "gauge", "Images here.", images.images),
+        (
+            "image_disk_bytes",
+            "gauge",
+            "What images take on the disk.",
+            images.disk_bytes,
+        ),
+        (
+            "image_gc_runs_total",
+            "counter",
+            "Times that the disk was used above the high mark.",
+            images.runs,
+        ),
+        (
+            "image_gc_removed_total",
+            "counter",
+            "Images removed because the disk was full.",
+            images.removed,
+        ),
+        (
+            "image_gc_freed_bytes_total",
+            "counter",
+            "What they took on the disk.",
+            images.freed_bytes,
+        ),
+        (
+            "image_gc_short_bytes",
+            "gauge",
+            "Used above the low mark after the last run, where nothing more could go.",
+            images.short_bytes,
+        ),
+    ] {
+        metric(name, kind, help, &one(value));
+    }
     if let Some(usage) = &view.usage {
         for (name, help, value) in [
             (
@@ -189,6 +225,10 @@ mod tests {
             available: "cpus:1.5;mem:10;ports:[1-2]".parse().unwrap(),
             tasks: vec![],
             usage: None,
+            images: crate::image_gc::ImageStats {
+                short_bytes: 7,
+                ..Default::default()
+            },
             n_unacknowledged: 3,
             counters: crate::actor::Counters::default(),
         };
@@ -200,6 +240,7 @@ mod tests {
         assert!(text.contains("mezzo_agent_resources_total{resource=\"ports\"} 4\n"));
         assert!(text.contains("mezzo_agent_tasks{state=\"TASK_RUNNING\"} 0\n"));
         assert!(text.contains("mezzo_agent_statuses_unacknowledged 3\n"));
+        assert!(text.contains("mezzo_agent_image_gc_short_bytes 7\n"));
         assert!(!text.contains("odd"));
     }
 }

@@ -7,7 +7,7 @@
 //! ```text
 //! master ⇄ master_link ──►  actor  ──► store    (checkpoints and updates, durable before they are told)
 //!              grpc, http ──►  │    ──► launch   (image, snapshot, ports, container)
-//!                             core  ──► watch    (waits for the end), health, usage
+//!                             core  ──► watch    (waits for the end), health, usage, image_gc
 //! ```
 
 mod actor;
@@ -16,6 +16,7 @@ mod error;
 mod grpc;
 mod health;
 mod http;
+mod image_gc;
 mod launch;
 mod master_link;
 mod messages;

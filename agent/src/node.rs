@@ -399,6 +399,45 @@ pub enum ImageError {
     Unavailable(String),
 }
 
+/// When images go because the disk is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GcPolicy {
+    /// Nothing goes below this use of the disk.
+    pub high_percent: u8,
+    /// Then images go until no more than this is used.
+    pub low_percent: u8,
+    /// Images that were used within this time stay.
+    pub min_age: Duration,
+}
+
+/// What went, and why not more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Names of images.
+    pub removed: Vec<String>,
+    /// On the disk.
+    pub freed_bytes: u64,
+    /// Of the disk, before.
+    pub used_percent_before: u8,
+    /// Of the disk, after.
+    pub used_percent_after: u8,
+    /// Still used above the low mark.
+    pub short_bytes: u64,
+    /// Images that stay because something runs on them.
+    pub in_use: usize,
+    /// Images that stay because they were used just now.
+    pub young: usize,
+}
+
+/// What images take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ImagesUsage {
+    /// How many names there are.
+    pub images: u64,
+    /// On the disk, shared layers once.
+    pub disk_bytes: u64,
+}
+
 /// What holds images.
 #[async_trait]
 pub trait Images: Send + Sync + 'static {
@@ -414,6 +453,10 @@ pub trait Images: Send + Sync + 'static {
     async fn remove_snapshot(&self, key: &str) -> Result<(), ImageError>;
     /// Keys of all root file systems.
     async fn list_snapshots(&self) -> Result<Vec<String>, ImageError>;
+    /// Removes unused images if the disk is used above the high mark; `None` if it is not.
+    async fn collect_garbage(&self, policy: GcPolicy) -> Result<Option<Collected>, ImageError>;
+    /// What all images take.
+    async fn usage(&self) -> Result<ImagesUsage, ImageError>;
 }
 
 /// How long a container start may take before it counts as failed.

@@ -26,7 +26,7 @@ use crate::{
     Config, Error,
     actor::{self, Actor, Clock, OnShutdown},
     grpc::NodeApi,
-    http,
+    http, image_gc,
     launch::Launcher,
     master_link::{Identity, Link},
     node::{
@@ -227,6 +227,16 @@ pub(crate) async fn serve(
     );
     parts.spawn(async move {
         sampler.await;
+        Ok(())
+    });
+    let collector = image_gc::run(
+        handle.clone(),
+        Arc::clone(&images),
+        config.image_gc(),
+        stop.clone(),
+    );
+    parts.spawn(async move {
+        collector.await;
         Ok(())
     });
     parts.spawn(listener_task(

@@ -7,6 +7,7 @@ use mezzo_api::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    image_gc::ImageStats,
     node::ContainerId,
     task::{TaskKey, event::Event},
 };
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     Detach,
     /// A round of samples.
     Usage(NodeUsage, Vec<(ContainerId, Usage)>),
+    /// What images take, and what went.
+    Images(ImageStats),
     /// The whole view.
     View(oneshot::Sender<View>),
     /// Which containers run.
@@ -60,6 +63,7 @@ pub(crate) struct View {
     pub(crate) available: Resources,
     pub(crate) tasks: Vec<Task>,
     pub(crate) usage: Option<NodeUsage>,
+    pub(crate) images: ImageStats,
     pub(crate) n_unacknowledged: usize,
     pub(crate) counters: Counters,
 }

@@ -13,9 +13,9 @@ use mezzo_api::model::Usage;
 use tokio::sync::watch;
 
 use super::{
-    Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecSession, ExecSpec,
-    ExitRecord, ImageConfig, ImageError, Images, PreparedImage, PullProgress, Runtime,
-    RuntimeError, Snapshot, StartError, Started, Stream,
+    Collected, Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecSession,
+    ExecSpec, ExitRecord, GcPolicy, ImageConfig, ImageError, Images, ImagesUsage, PreparedImage,
+    PullProgress, Runtime, RuntimeError, Snapshot, StartError, Started, Stream,
 };
 
 /// Containers in memory.
@@ -289,6 +289,17 @@ impl Images for FakeImages {
             .expect("no test panics while it holds this lock")
             .remove(key);
         Ok(())
+    }
+
+    async fn collect_garbage(&self, _: GcPolicy) -> Result<Option<Collected>, ImageError> {
+        Ok(None)
+    }
+
+    async fn usage(&self) -> Result<ImagesUsage, ImageError> {
+        Ok(ImagesUsage {
+            images: 1,
+            disk_bytes: 1000,
+        })
     }
 
     async fn list_snapshots(&self) -> Result<Vec<String>, ImageError> {

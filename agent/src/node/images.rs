@@ -5,8 +5,8 @@ use mezzo_images as im;
 use tokio::sync::watch;
 
 use super::{
-    ContainerId, ImageConfig, ImageError, Images, PreparedImage, PullProgress, Snapshot,
-    runtime::chain,
+    Collected, ContainerId, GcPolicy, ImageConfig, ImageError, Images, ImagesUsage, PreparedImage,
+    PullProgress, Snapshot, runtime::chain,
 };
 
 /// The real image store.
@@ -103,6 +103,40 @@ impl Images for ImageFolder {
             .await
             .map_err(|error| ImageError::Unavailable(error.to_string()))?
             .map_err(|error| ImageError::Unavailable(chain(&error)))
+    }
+
+    async fn collect_garbage(&self, policy: GcPolicy) -> Result<Option<Collected>, ImageError> {
+        let policy = im::GcPolicy {
+            high_percent: policy.high_percent,
+            low_percent: policy.low_percent,
+            min_age: policy.min_age,
+        };
+        let report = self
+            .0
+            .collect_garbage(policy)
+            .await
+            .map_err(|error| ImageError::Unavailable(chain(&error)))?;
+        Ok(report.map(|report| Collected {
+            removed: report.removed.iter().map(ToString::to_string).collect(),
+            freed_bytes: report.freed_bytes,
+            used_percent_before: report.used_percent_before,
+            used_percent_after: report.used_percent_after,
+            short_bytes: report.short_bytes,
+            in_use: report.in_use,
+            young: report.young,
+        }))
+    }
+
+    async fn usage(&self) -> Result<ImagesUsage, ImageError> {
+        let images = self
+            .0
+            .list()
+            .await
+            .map_err(|error| ImageError::Unavailable(chain(&error)))?;
+        Ok(ImagesUsage {
+            images: images.len() as u64,
+            disk_bytes: self.0.disk_bytes(),
+        })
     }
 
     async fn list_snapshots(&self) -> Result<Vec<String>, ImageError> {
