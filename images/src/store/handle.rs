@@ -43,10 +43,18 @@ impl ImageStore {
         })?
     }
 
-    /// The image of that name, if it is here.
+    /// The image of that name, if it is here. Counts as a use of it: whoever asks means to do something with it, and it
+    /// shall not be collected just then.
     pub async fn get(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
         let (inner, reference) = (Arc::clone(&self.inner), reference.clone());
-        blocking(move || inner.get(&reference)).await
+        blocking(move || {
+            let found = inner.get(&reference)?;
+            if found.is_some() {
+                inner.touch(&reference, SystemTime::now());
+            }
+            Ok(found)
+        })
+        .await
     }
 
     /// All images, by name.

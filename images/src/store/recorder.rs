@@ -151,10 +151,11 @@ impl Shared {
                 return;
             }
             self.write_back(&chain);
+            let working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
+            // Verifying may have done it.
             if self.known(&chain).is_some() {
                 continue;
             }
-            let working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
             let mut pace = Pace {
                 shared: self,
                 began: Instant::now(),
