@@ -48,6 +48,13 @@ impl ImageStore {
         blocking(move || inner.get(&reference)).await
     }
 
+    /// Waits until everything that is here would survive a crash of the machine. Else that comes by itself within
+    /// half a minute, as long as the store stays open.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.flush()).await
+    }
+
     /// All images, by name.
     #[expect(
         clippy::unused_async,

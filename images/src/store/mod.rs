@@ -4,6 +4,7 @@
 //! - `inner`: the state behind it, in memory and on the disk, and who holds what.
 //! - `open`: the lock, the format, and what a crash has left behind.
 //! - `content`, `index`, `snapshot`: folders and files.
+//! - `write_back`: what is synced to the disk, and when.
 //! - `gc`: what may go (pure).
 //!
 //! One process holds the store's lock. Images, layers and pins live in memory and are read from the disk once, by
@@ -18,6 +19,7 @@ pub(crate) mod inner;
 pub(crate) mod open;
 pub(crate) mod snapshot;
 pub(crate) mod types;
+mod write_back;
 
 pub use handle::ImageStore;
 pub(crate) use inner::{Inner, blocking, io_error};

@@ -1,26 +1,21 @@
-//! Opening a store: the lock, the format, what a crash has left behind, and the thread that writes layers back.
+//! Opening a store: the lock, the format, what a crash has left behind.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::Semaphore;
 
 use super::content::{self, LayerRecord, Layout};
 use super::inner::State;
+use super::write_back::{self, WriteBack};
 use super::{ImageStore, Inner, OpenError, StoreConfig, index};
 use crate::digest::Digest;
 use crate::manifest::Platform;
 use crate::registry::client::RegistryClient;
-use crate::unpack::layer::open_for_sync;
-
-/// Layers that one sync covers: each costs a descriptor.
-const MOST_AT_ONCE: usize = 128;
 
 /// Opens a store, on a thread that may block.
 pub(crate) fn open_blocking(
@@ -47,14 +42,20 @@ pub(crate) fn open_blocking(
     }
     let layers = load_layers(&layout, &boot_id)?;
     let images = index::load(&layout)?;
-    let (write_back, jobs) = sync_channel(1024);
-    let root = config.root.clone();
-    std::thread::Builder::new()
-        .name("image-write-back".into())
-        .spawn(move || write_back_loop(&jobs))
-        .map_err(io("start a thread for", &root))?;
+    let parallel = config.parallel_layers.max(1);
+    let permits = Arc::new(Semaphore::new(parallel));
+    let write_back = WriteBack::start(Arc::clone(&permits), parallel)
+        .map_err(io("start a thread for", &config.root))?;
+    // What an earlier process did not come to.
+    write_back.submit(
+        layers
+            .keys()
+            .map(|chain| layout.layer(chain))
+            .filter(|folder| !write_back::is_durable(folder))
+            .collect(),
+    );
     let inner = Inner {
-        permits: Arc::new(Semaphore::new(config.parallel_layers.max(1))),
+        permits,
         config,
         layout,
         registries,
@@ -174,46 +175,4 @@ fn load_layers(layout: &Layout, boot_id: &str) -> Result<BTreeMap<Digest, LayerR
         }
     }
     Ok(layers)
-}
-
-/// Writes young layers back to the disk and marks them, until the store is closed. Its end is not waited for: a mark
-/// that is missing costs a pull after the next crash, no more.
-fn write_back_loop(jobs: &Receiver<PathBuf>) {
-    while let Ok(first) = jobs.recv() {
-        let mut layers = vec![first];
-        layers.extend(jobs.try_iter().take(MOST_AT_ONCE));
-        if let Err(error) = write_back(&layers) {
-            tracing::warn!(%error, "layers could not be written back; they count until the machine goes down");
-        }
-    }
-}
-
-fn write_back(layers: &[PathBuf]) -> std::io::Result<()> {
-    // Opened before the sync: a layer that is collected and fetched again meanwhile is another one of the same name,
-    // and must not get the mark.
-    let opened = layers
-        .iter()
-        .filter_map(|layer| match open_for_sync(layer) {
-            Err(Errno::ENOENT) => None,
-            other => Some(other),
-        });
-    let opened = opened.collect::<Result<Vec<_>, _>>()?;
-    let Some(first) = opened.first() else {
-        return Ok(());
-    };
-    // One call for all: they are on one file system.
-    nix::unistd::syncfs(first)?;
-    for layer in &opened {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC;
-        match openat(layer, "durable", flags, Mode::from_bits_truncate(0o600)) {
-            Ok(mark) => {
-                nix::unistd::fsync(&mark)?;
-                nix::unistd::fsync(layer)?;
-            }
-            // Collected meanwhile.
-            Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(())
 }
