@@ -22,7 +22,7 @@ use crate::store::content::{LayerRecord, read_bounded};
 use crate::store::{ImageStore, Inner, StoreError, io_error};
 use crate::tar_write;
 use crate::tree::walk::{Found, What, walk};
-use crate::unpack::apply::open_root;
+use crate::unpack::directories::open_root;
 use crate::unpack::looks::{OPAQUE, is_carried};
 use crate::unpack::tar::{Entry, Kind, Time};
 use crate::unpack::{UnpackError, printable};
@@ -280,6 +280,7 @@ fn entry(found: &Found<'_>) -> Result<Entry, UnpackError> {
             nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
         },
         device: (0, 0),
+        sparse: None,
         xattrs: found
             .xattrs
             .iter()
@@ -336,6 +337,7 @@ fn marker() -> Entry {
         mtime: Time::default(),
         device: (0, 0),
         xattrs: Vec::new(),
+        sparse: None,
     }
 }
 

@@ -26,7 +26,7 @@ use crate::unpack::decompress::{Bounds, Chunk};
 use crate::unpack::layer::{self, Job, LayerFailure, Unpacked};
 
 /// Pieces of a download that may wait for the disk.
-const PIECES: usize = 16;
+const PIECES: usize = 6;
 
 /// Where the bytes of an image come from.
 pub(crate) enum Origin {
@@ -115,6 +115,10 @@ pub(crate) async fn fetch_layers(
             ));
         }
     }
+    let mut young = Young {
+        inner,
+        layers: Vec::new(),
+    };
     // In whatever order they arrive, a layer takes its place after those below: it may inherit from them.
     let mut waiting: Vec<Ready> = Vec::new();
     let mut failure = None;
@@ -140,8 +144,12 @@ pub(crate) async fn fetch_layers(
             let bytes = ready.unpacked.bytes;
             let inner = Arc::clone(inner);
             let (reference, layer) = (reference.to_string(), ready.step.layer.blob.digest);
+            let chain = ready.step.chain;
             match blocking(move || Ok(commit(&inner, &ready))).await? {
-                Ok(()) => total += bytes,
+                Ok(()) => {
+                    total += bytes;
+                    young.layers.push(chain);
+                }
                 Err(problem) => failure = Some(problem.named(reference, layer)),
             }
             told.send_modify(|progress| progress.layers_done += 1);
@@ -158,6 +166,18 @@ pub(crate) async fn fetch_layers(
             .await?;
             Err(error)
         }
+    }
+}
+
+/// Layers that took their place: written back when no more will come, however that ends.
+struct Young<'a> {
+    inner: &'a Inner,
+    layers: Vec<Digest>,
+}
+
+impl Drop for Young<'_> {
+    fn drop(&mut self) {
+        self.inner.write_back(&self.layers);
     }
 }
 

@@ -60,6 +60,7 @@ pub(crate) fn header(entry: &Entry) -> io::Result<Vec<u8>> {
             mtime: crate::unpack::tar::Time::default(),
             device: (0, 0),
             xattrs: Vec::new(),
+            sparse: None,
         };
         out.extend(block(&extension, b'x', &extension.path));
         out.extend_from_slice(&records);
@@ -205,6 +206,7 @@ mod tests {
                 mtime: Time { secs, nanos },
                 device: if is_device { device } else { (0, 0) },
                 xattrs: xattrs.into_iter().map(|(name, value)| (name.into_bytes(), value)).collect(),
+                sparse: None,
             };
             (entry, data)
         }
@@ -251,6 +253,7 @@ mod tests {
             },
             device: (0, 0),
             xattrs: vec![(b"user.x".to_vec(), b"y\n".to_vec())],
+            sparse: None,
         };
         let mut archive = header(&entry).unwrap();
         end(&mut archive).unwrap();

@@ -105,6 +105,12 @@ fn node(
     limits: &UnpackLimits,
 ) -> Result<Option<(Vec<u8>, Node)>, UnpackError> {
     let path = LayerPath::parse(&entry.path, limits)?;
+    if entry.sparse.is_some() {
+        return Err(UnpackError::Unsupported {
+            path: printable(&entry.path),
+            feature: "a sparse file around images",
+        });
+    }
     let node = match entry.kind {
         Kind::File => Node::File(Section::new(Arc::clone(file), data, entry.size)),
         Kind::HardLink => Node::Link(LayerPath::parse(&entry.link, limits)?.bytes().to_vec()),

@@ -14,10 +14,11 @@
 //! tmp/                    what is not complete, or being deleted: emptied when the store is opened
 //! ```
 //!
-//! Everything is made in `tmp` and renamed into place when it is complete and verified. Layers are not fsynced file by
-//! file, which would cost more than all the rest: a layer counts only while the machine runs (its boot id is the
-//! current one) until a `syncfs` in the background has written it back and left the mark `durable`. After a crash of
-//! the machine, layers of another boot without that mark are thrown away by `open`.
+//! Everything is made in `tmp` and renamed into place when it is complete and verified. Nothing of a pull is synced on
+//! its way, which would cost more than all the rest: a layer counts only while the machine runs (its boot id is the
+//! current one) until a `syncfs` in the background, after its image came, has written it back and left the mark
+//! `durable`. After a crash of the machine, layers of another boot without that mark are thrown away by `open`; a name
+//! or a blob of that time that is damaged is seen as such, and the image is pulled again.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -127,13 +128,27 @@ impl Layout {
 
     /// Writes a file that is either there whole or not at all, also after a crash of the machine.
     pub(crate) fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.write(path, bytes, true)
+    }
+
+    /// The same but for a crash of the machine, after which the file may be there in part.
+    pub(crate) fn write_whole(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.write(path, bytes, false)
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8], durably: bool) -> io::Result<()> {
         let temporary = self.fresh("file");
         let written = (|| {
             let mut file = File::create_new(&temporary)?;
             file.write_all(bytes)?;
-            file.sync_all()?;
+            if durably {
+                file.sync_all()?;
+            }
             std::fs::rename(&temporary, path)?;
-            sync_folder(path.parent().unwrap_or(&self.root))
+            if durably {
+                sync_folder(path.parent().unwrap_or(&self.root))?;
+            }
+            Ok(())
         })();
         if written.is_err() {
             let _ = std::fs::remove_file(&temporary);

@@ -57,6 +57,13 @@ impl ImageStore {
         .await
     }
 
+    /// Waits until everything that is here would survive a crash of the machine. Else that comes by itself within
+    /// half a minute, as long as the store stays open.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.flush()).await
+    }
+
     /// All images, by name.
     #[expect(
         clippy::unused_async,

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +15,7 @@ use tokio::sync::Semaphore;
 use super::content::{self, LayerRecord, Layout};
 use super::index::Record;
 use super::recorder::Recorder;
+use super::write_back::WriteBack;
 use super::{Image, StoreConfig, StoreError, gc, mounts, snapshot};
 use crate::digest::Digest;
 use crate::manifest::{self, Platform};
@@ -40,7 +40,7 @@ pub(crate) struct Inner {
     pub(super) state: Mutex<State>,
     /// Held while names change on the disk.
     pub(super) names: Mutex<()>,
-    pub(super) write_back: SyncSender<PathBuf>,
+    pub(super) write_back: WriteBack,
     /// Before the lock: when another process gets that, nobody here writes any more.
     pub(super) recorder: Recorder,
     pub(super) _lock: Flock<File>,
@@ -162,14 +162,15 @@ impl Inner {
         // One that was damaged on the disk is replaced: what comes here is verified.
         match content::read_bounded(&path, manifest::MAX_METADATA_BYTES) {
             Ok(found) if Digest::of(&found) == *digest => Ok(()),
+            // Not synced: a damaged one is seen by its digest, and its layers are not durable yet either.
             Ok(_) | Err(_) => self
                 .layout
-                .write_atomically(&path, bytes)
+                .write_whole(&path, bytes)
                 .map_err(|source| io_error("write", &path, source)),
         }
     }
 
-    /// Makes an unpacked layer visible: from here on it may be mounted.
+    /// Makes an unpacked layer visible: from here on it may be mounted. See [`Inner::write_back`] for what comes after.
     pub(crate) fn commit_layer(
         &self,
         folder: &Path,
@@ -189,9 +190,23 @@ impl Inner {
         }
         std::fs::rename(folder, &target).map_err(|source| io_error("publish", &target, source))?;
         self.state().layers.insert(record.chain_id, record);
-        // A full queue only means that these layers stay marked as young until the store is opened again.
-        let _ = self.write_back.try_send(target);
         Ok(())
+    }
+
+    /// Has layers written back to the disk and marked as durable, in the background. Not while their image still
+    /// comes: the sync would hold up every file that is made meanwhile.
+    pub(crate) fn write_back(&self, layers: &[Digest]) {
+        let folders = layers.iter().map(|chain| self.layout.layer(chain));
+        self.write_back.submit(folders.collect());
+    }
+
+    /// Does what else would be done in the background, and syncs the files of names and blobs with it.
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        let root = self.layout.root();
+        self.write_back
+            .now()
+            .and_then(|()| nix::unistd::syncfs(std::fs::File::open(root)?).map_err(Into::into))
+            .map_err(|source| io_error("write back", root, source))
     }
 
     /// Makes a name stand for an image.
@@ -202,13 +217,20 @@ impl Inner {
             .references()
             .join(Record::file_name(&record.reference));
         let known = self.state().images.get(&record.reference).cloned();
-        if known.is_some_and(|known| known.is_same_as(&record)) {
+        if known
+            .as_ref()
+            .is_some_and(|known| known.is_same_as(&record))
+        {
             self.touch(&record.reference, SystemTime::now());
             return Ok(());
         }
-        self.layout
-            .write_atomically(&path, &record.to_json())
-            .map_err(|source| io_error("write", &path, source))?;
+        // A new name is as young as its layers, and goes with them when the machine does; an old one must not.
+        let written = if known.is_some() {
+            self.layout.write_atomically(&path, &record.to_json())
+        } else {
+            self.layout.write_whole(&path, &record.to_json())
+        };
+        written.map_err(|source| io_error("write", &path, source))?;
         let mut state = self.state();
         let reference = record.reference.clone();
         state.last_used.insert(reference.clone(), SystemTime::now());

@@ -4,7 +4,7 @@
 //! - `inner`: the state behind it, in memory and on the disk, and who holds what.
 //! - `open`: the lock, the format, and what a crash has left behind.
 //! - `content`, `index`, `snapshot`, `mounts`: folders and files.
-//! - `write_back`, `recorder`: what happens to young layers in the background: to the disk, and a list of their files.
+//! - `write_back`: what is synced to the disk, and when. `recorder`: lists the files of young layers after that.
 //! - `verify`, `inspect`: looking at what is here. `usage`: whose bytes they are (pure).
 //! - `gc`: what may go (pure). `collect`: lets it go when the disk fills.
 //!
@@ -26,7 +26,7 @@ pub(crate) mod snapshot;
 pub(crate) mod types;
 pub(crate) mod usage;
 pub(crate) mod verify;
-pub(crate) mod write_back;
+mod write_back;
 
 pub use collect::{GcPolicy, GcReport};
 pub use handle::ImageStore;

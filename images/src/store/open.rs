@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
@@ -13,7 +12,8 @@ use tokio::sync::Semaphore;
 use super::content::{self, LayerRecord, Layout};
 use super::inner::State;
 use super::recorder::{self, Recorder};
-use super::{ImageStore, Inner, OpenError, StoreConfig, index, mounts, write_back};
+use super::write_back::{self, WriteBack};
+use super::{ImageStore, Inner, OpenError, StoreConfig, index, mounts};
 use crate::digest::Digest;
 use crate::manifest::Platform;
 use crate::registry::client::RegistryClient;
@@ -45,22 +45,23 @@ pub(crate) fn open_blocking(
     let layers = load_layers(&layout, &boot_id)?;
     let records = index::load(&layout)?;
     mounts::forget_stale(&layout);
-    let (young, jobs) = sync_channel(1024);
-    let root = config.root.clone();
-    let permits = Arc::new(Semaphore::new(config.parallel_layers.max(1)));
+    let parallel = config.parallel_layers.max(1);
+    let permits = Arc::new(Semaphore::new(parallel));
     let known = load_trees(&layout, &layers);
     let recorder = Recorder::start(layout.clone(), Arc::clone(&permits), known)
-        .map_err(io("start a thread for", &root))?;
+        .map_err(io("start a thread for", &config.root))?;
     let shared = Arc::clone(recorder.shared());
-    std::thread::Builder::new()
-        .name("image-write-back".into())
-        .spawn(move || write_back::run(&jobs, &shared))
-        .map_err(io("start a thread for", &root))?;
+    let write_back = WriteBack::start(Arc::clone(&permits), parallel, shared)
+        .map_err(io("start a thread for", &config.root))?;
     // What an earlier process did not come to.
-    for chain in layers.keys() {
-        let durable = layout.layer(chain).join(write_back::MARK).exists();
-        if !durable || recorder.shared().known(chain).is_none() {
-            recorder.shared().submit(*chain);
+    let (durable, young): (Vec<_>, Vec<_>) = layers
+        .keys()
+        .map(|chain| (*chain, layout.layer(chain)))
+        .partition(|(_, folder)| write_back::is_durable(folder));
+    write_back.submit(young.into_iter().map(|(_, folder)| folder).collect());
+    for (chain, _) in durable {
+        if recorder.shared().known(&chain).is_none() {
+            recorder.shared().submit(chain);
         }
     }
     let mut images = BTreeMap::new();
@@ -85,7 +86,7 @@ pub(crate) fn open_blocking(
             pins: BTreeMap::new(),
         }),
         names: Mutex::new(()),
-        write_back: young,
+        write_back,
         recorder,
         _lock: lock,
     };

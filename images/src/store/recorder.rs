@@ -1,5 +1,5 @@
 //! Lists the files of young layers, on a thread of its own and out of the way: what `verify` needs later, and what a layer
-//! takes on the disk. Layers that an earlier process left young are written back first.
+//! takes on the disk.
 //!
 //! A pull must not feel it. So it begins when no layer has been fetched for a moment, works half of the time, and waits
 //! while a pull is under way. The list is made of what is in the page cache anyway. Ends with the store, at once.
@@ -19,7 +19,6 @@ use nix::sys::stat::Mode;
 use tokio::sync::Semaphore;
 
 use super::content::Layout;
-use super::write_back;
 use crate::digest::Digest;
 use crate::tree::record::{self, Recorded, TreeError};
 use crate::unpack::layer::open_for_sync;
@@ -150,7 +149,6 @@ impl Shared {
             if !self.wait_for_quiet() {
                 return;
             }
-            self.write_back(&chain);
             let working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
             // Verifying may have done it.
             if self.known(&chain).is_some() {
@@ -175,16 +173,6 @@ impl Shared {
                     tracing::warn!(layer = %chain, ?error, "the files of a layer could not be listed");
                 }
             }
-        }
-    }
-
-    /// For a layer that an earlier process left without the mark.
-    fn write_back(&self, chain: &Digest) {
-        let layer = self.layout.layer(chain);
-        if !layer.join(write_back::MARK).exists()
-            && let Err(error) = write_back::write_back(&[layer], self)
-        {
-            tracing::warn!(%error, layer = %chain, "a layer could not be written back; it counts until the machine goes down");
         }
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::content::{Layout, delete};
 use crate::digest::Digest;
-use crate::unpack::apply::open_root;
+use crate::unpack::directories::open_root;
 use crate::unpack::looks::copy_looks;
 
 /// What overlayfs needs for one container.

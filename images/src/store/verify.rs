@@ -18,7 +18,7 @@ use crate::digest::{Digest, chain_id};
 use crate::manifest::{self, Document, MAX_METADATA_BYTES};
 use crate::reference::Reference;
 use crate::tree::record::{self, TreeError};
-use crate::unpack::apply::open_root;
+use crate::unpack::directories::open_root;
 
 /// What to look at, and whether to mend it.
 #[derive(Debug, Clone, Default)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
-use crate::unpack::apply::open_root;
+use crate::unpack::directories::open_root;
 
 fn filled() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
