@@ -46,6 +46,6 @@ pub use store::snapshot::{Snapshot, SnapshotError};
 pub use store::{
     DiskUsage, GcPolicy, GcReport, Image, ImageDetails, ImageStore, ImageSummary, LayerDetails,
     LayerState, MountError, MountPlan, MountedImage, OpenError, Pruned, Removed, StoreConfig,
-    StoreError, Stray, VerifiedImage, VerifiedLayer, VerifyOptions, VerifyReport,
+    StoreError, StoreReader, Stray, VerifiedImage, VerifiedLayer, VerifyOptions, VerifyReport,
 };
 pub use unpack::{DeviceNodes, UnpackError, UnpackLimits};

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{Archive, Fake, Packed, TestImage, image, open, skip_unless_root};
-use mezzo_images::{ImageStore, LayerState, PullPolicy, Reference, VerifyOptions, VerifyReport};
+use mezzo_images::{
+    ImageStore, LayerState, PullPolicy, Reference, StoreReader, VerifyOptions, VerifyReport,
+};
 
 fn base() -> Vec<u8> {
     Archive::new()
@@ -134,7 +136,7 @@ async fn every_damage_is_found_and_mended_by_a_repair_and_a_pull() {
     if skip_unless_root() {
         return;
     }
-    let cases: [(&str, Damage); 9] = [
+    let cases: [(&str, Damage); 11] = [
         ("content", |root| {
             let path = layer_with(root, "top").join("fs/top");
             let time = std::fs::metadata(&path).unwrap().modified().unwrap();
@@ -158,6 +160,14 @@ async fn every_damage_is_found_and_mended_by_a_repair_and_a_pull() {
             let path = layer_with(root, "top").join("tree");
             let text = std::fs::read_to_string(&path).unwrap();
             std::fs::write(&path, text.replacen("0644", "0645", 1)).unwrap();
+        }),
+        ("list of files that is cut short", |root| {
+            let path = layer_with(root, "top").join("tree");
+            let text = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(&path, &text[..text.len() / 2]).unwrap();
+        }),
+        ("record of a mount", |root| {
+            std::fs::write(root.join("mounts/0123.json"), "{").unwrap();
         }),
         ("missing layer", |root| {
             std::fs::remove_dir_all(layer_with(root, "etc/a")).unwrap();
@@ -352,4 +362,40 @@ async fn an_image_of_one_layer_can_be_mounted_as_well() {
     store.prune(&BTreeSet::new()).await.unwrap();
     assert_eq!(entries(&root.path().join("layers")).len(), 0);
     assert!(verify(&store).await.found_nothing());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_may_look_while_another_process_has_the_store() {
+    if skip_unless_root() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let nothing = StoreReader::open(root.path().join("nothing"))
+        .await
+        .unwrap();
+    assert_eq!(nothing.list().await.unwrap(), []);
+    assert!(
+        !root.path().join("nothing").exists(),
+        "a look makes nothing"
+    );
+
+    let store_root = root.path().join("store");
+    let (_fake, store, names) = filled(&store_root).await;
+    verify(&store).await;
+    let image = store.get(&names[0]).await.unwrap().unwrap();
+    store.snapshot(&image, "c").unwrap();
+    // What an open by the next owner would remove stays.
+    for stray in ["tmp/stray", "layers/stray"] {
+        std::fs::write(store_root.join(stray), "").unwrap();
+    }
+    let reader = StoreReader::open(store_root.clone()).await.unwrap();
+    assert_eq!(reader.list().await.unwrap(), store.list().await.unwrap());
+    assert_eq!(reader.disk_bytes(), store.disk_bytes());
+    let details = reader.inspect(&names[0]).await.unwrap().unwrap();
+    assert!(details.in_use);
+    assert_eq!(Some(details), store.inspect(&names[0]).await.unwrap());
+    assert_eq!(reader.mounts().unwrap(), []);
+    for stray in ["tmp/stray", "layers/stray"] {
+        assert!(store_root.join(stray).exists(), "{stray}");
+    }
 }

@@ -16,6 +16,7 @@ use std::{
 
 use mezzo_images::{
     Image, ImageStore, ImageSummary, PackOptions, PullPolicy, PullProgress, Reference, StoreConfig,
+    StoreReader,
 };
 use nix::unistd;
 use serde_json::{Value, json};
@@ -75,6 +76,17 @@ fn reference(text: &str) -> Result<Reference, Failure> {
 
 fn registries(texts: &[String]) -> Result<Vec<String>, Failure> {
     texts.iter().map(|text| request::registry(text)).collect()
+}
+
+/// The store to look into; whoever has it open goes on.
+async fn look(args: &StoreArgs) -> Result<StoreReader, Failure> {
+    let root = match &args.store {
+        Some(root) => root.clone(),
+        None => default_store()?,
+    };
+    StoreReader::open(root)
+        .await
+        .map_err(|error| Failure::failed(chain(&error)))
 }
 
 async fn open(args: &StoreArgs, insecure_registries: Vec<String>) -> Result<ImageStore, Failure> {
@@ -188,7 +200,7 @@ fn layers_of(doing: &str, progress: PullProgress) -> String {
 }
 
 async fn list(context: &Context, args: &StoreArgs) -> Result<(), Failure> {
-    let store = open(args, Vec::new()).await?;
+    let store = look(args).await?;
     let images = store
         .list()
         .await

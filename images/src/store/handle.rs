@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::open::Access;
 use super::snapshot::{self, Snapshot, SnapshotError};
 use super::{
     Image, ImageSummary, Inner, OpenError, Pruned, Removed, StoreConfig, StoreError, blocking,
@@ -27,6 +28,10 @@ impl ImageStore {
     ///
     /// The lock goes to every child that is forked without exec while the store is open: fork those first.
     pub async fn open(config: StoreConfig) -> Result<Self, OpenError> {
+        Self::open_for(config, Access::Own).await
+    }
+
+    pub(super) async fn open_for(config: StoreConfig, access: Access) -> Result<Self, OpenError> {
         let registries = RegistryClient::new(ClientOptions {
             insecure: config.insecure_registries.clone(),
             auth_file: config.auth_file.clone(),
@@ -35,7 +40,8 @@ impl ImageStore {
         .map_err(OpenError::Client)?;
         let root = config.root.clone();
         let opened =
-            tokio::task::spawn_blocking(move || open::open_blocking(config, registries)).await;
+            tokio::task::spawn_blocking(move || open::open_blocking(config, registries, access))
+                .await;
         opened.map_err(|e| OpenError::Io {
             operation: "open",
             path: root,

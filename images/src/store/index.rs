@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::OpenError;
 use super::content::{Layout, read_bounded};
+use super::open::{Access, is_gone};
 use crate::digest::Digest;
 use crate::reference::Reference;
 
@@ -78,6 +79,7 @@ impl Record {
 /// Reads all records, each with the time when its image was last used.
 pub(crate) fn load(
     layout: &Layout,
+    access: Access,
 ) -> Result<BTreeMap<Reference, (Record, SystemTime)>, OpenError> {
     let folder = layout.references();
     let io = |source| OpenError::Io {
@@ -86,18 +88,27 @@ pub(crate) fn load(
         source,
     };
     let mut records = BTreeMap::new();
-    for file in std::fs::read_dir(&folder).map_err(io)? {
+    let files = match std::fs::read_dir(&folder) {
+        Err(e) if is_gone(&e, access) => return Ok(records),
+        other => other.map_err(io)?,
+    };
+    for file in files {
         let path = file.map_err(io)?.path();
         if path.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
-        match read(&path)? {
+        let record = match read(&path) {
+            Err(OpenError::Io { source, .. }) if is_gone(&source, access) => continue,
+            other => other?,
+        };
+        match record {
             Ok(record) => {
                 let used = std::fs::metadata(&path)
                     .and_then(|file| file.modified())
                     .unwrap_or(UNIX_EPOCH);
                 records.insert(record.reference.clone(), (record, used));
             }
+            Err(_) if access == Access::Look => {}
             Err(problem) => {
                 tracing::warn!(file = %path.display(), problem, "set a damaged image record aside; the image will be pulled again");
                 std::fs::rename(&path, path.with_extension("corrupt")).map_err(io)?;

@@ -43,7 +43,8 @@ pub(crate) struct Inner {
     pub(super) write_back: WriteBack,
     /// Before the lock: when another process gets that, nobody here writes any more.
     pub(super) recorder: Recorder,
-    pub(super) _lock: Flock<File>,
+    /// None for one who only looks.
+    pub(super) _lock: Option<Flock<File>>,
 }
 
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use crate::reference::Reference;
 
 const VERSION: u32 = 1;
 /// A directory with nothing in it: overlayfs wants two layers where there is no writable one.
-const EMPTY: &str = "empty";
+pub(super) const EMPTY: &str = "empty";
 
 /// What is written down.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -168,12 +168,17 @@ fn file(layout: &Layout, key: &str) -> PathBuf {
     layout.mounts().join(format!("{key}.json"))
 }
 
-/// All records. One that cannot be read counts as there, with no layers: verify tells.
+/// All records. One that cannot be read holds nothing: verify calls it a stray.
 pub(crate) fn list(layout: &Layout) -> Result<Vec<Held>, StoreError> {
     let folder = layout.mounts();
     let mut held = Vec::new();
     let mut sources = None;
-    for entry in std::fs::read_dir(&folder).map_err(|e| io_error("list", &folder, e))? {
+    let entries = match std::fs::read_dir(&folder) {
+        // A store of before there were mounts, which somebody only looks at.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(held),
+        other => other.map_err(|e| io_error("list", &folder, e))?,
+    };
+    for entry in entries {
         let path = entry.map_err(|e| io_error("list", &folder, e))?.path();
         let Some(key) = path
             .file_name()

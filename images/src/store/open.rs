@@ -1,4 +1,4 @@
-//! Opening a store: the lock, the format, and what a crash has left behind.
+//! Opening a store: the lock, the format, and what a crash has left behind. Or looking into one, without any of that.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -19,10 +19,20 @@ use crate::manifest::Platform;
 use crate::registry::client::RegistryClient;
 use crate::tree::record::{self, Recorded};
 
+/// What an opened store is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Everything: one process at a time.
+    Own,
+    /// Nothing on the disk is changed, and another process may change it meanwhile.
+    Look,
+}
+
 /// Opens a store, on a thread that may block.
 pub(crate) fn open_blocking(
     config: StoreConfig,
     registries: RegistryClient,
+    access: Access,
 ) -> Result<ImageStore, OpenError> {
     let layout = Layout::new(&config.root);
     let io = |operation, path: &Path| {
@@ -33,18 +43,26 @@ pub(crate) fn open_blocking(
             source,
         }
     };
-    layout.create().map_err(io("create", layout.root()))?;
-    let lock = lock(&layout)?;
-    check_format(&layout)?;
+    let lock = match access {
+        Access::Own => {
+            layout.create().map_err(io("create", layout.root()))?;
+            Some(lock(&layout)?)
+        }
+        Access::Look => None,
+    };
+    check_format(&layout, access)?;
     let boot_id =
         content::boot_id().map_err(io("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-    for entry in std::fs::read_dir(layout.tmp()).map_err(io("read", &layout.tmp()))? {
-        let path = entry.map_err(io("read", &layout.tmp()))?.path();
-        content::delete(&path).map_err(io("remove left-over", &path))?;
+    if access == Access::Own {
+        for entry in std::fs::read_dir(layout.tmp()).map_err(io("read", &layout.tmp()))? {
+            let path = entry.map_err(io("read", &layout.tmp()))?.path();
+            content::delete(&path).map_err(io("remove left-over", &path))?;
+        }
+        mounts::forget_stale(&layout);
     }
-    let layers = load_layers(&layout, &boot_id)?;
-    let records = index::load(&layout)?;
-    mounts::forget_stale(&layout);
+    // Names first: to one who looks while another process pulls, a name's layers are there.
+    let records = index::load(&layout, access)?;
+    let layers = load_layers(&layout, &boot_id, access)?;
     let parallel = config.parallel_layers.max(1);
     let permits = Arc::new(Semaphore::new(parallel));
     let known = load_trees(&layout, &layers);
@@ -53,15 +71,17 @@ pub(crate) fn open_blocking(
     let shared = Arc::clone(recorder.shared());
     let write_back = WriteBack::start(Arc::clone(&permits), parallel, shared)
         .map_err(io("start a thread for", &config.root))?;
-    // What an earlier process did not come to.
-    let (durable, young): (Vec<_>, Vec<_>) = layers
-        .keys()
-        .map(|chain| (*chain, layout.layer(chain)))
-        .partition(|(_, folder)| write_back::is_durable(folder));
-    write_back.submit(young.into_iter().map(|(_, folder)| folder).collect());
-    for (chain, _) in durable {
-        if recorder.shared().known(&chain).is_none() {
-            recorder.shared().submit(chain);
+    if access == Access::Own {
+        // What an earlier process did not come to.
+        let (durable, young): (Vec<_>, Vec<_>) = layers
+            .keys()
+            .map(|chain| (*chain, layout.layer(chain)))
+            .partition(|(_, folder)| write_back::is_durable(folder));
+        write_back.submit(young.into_iter().map(|(_, folder)| folder).collect());
+        for (chain, _) in durable {
+            if recorder.shared().known(&chain).is_none() {
+                recorder.shared().submit(chain);
+            }
         }
     }
     let mut images = BTreeMap::new();
@@ -93,6 +113,11 @@ pub(crate) fn open_blocking(
     Ok(ImageStore {
         inner: Arc::new(inner),
     })
+}
+
+/// What is not there is no error to one who only looks: nobody made it, or it went just now.
+pub(super) fn is_gone(error: &std::io::Error, access: Access) -> bool {
+    access == Access::Look && error.kind() == std::io::ErrorKind::NotFound
 }
 
 fn lock(layout: &Layout) -> Result<Flock<File>, OpenError> {
@@ -127,7 +152,7 @@ struct Format {
     version: u32,
 }
 
-fn check_format(layout: &Layout) -> Result<(), OpenError> {
+fn check_format(layout: &Layout, access: Access) -> Result<(), OpenError> {
     let path = layout.root().join("store.json");
     let io = |operation| {
         let path = path.clone();
@@ -139,6 +164,7 @@ fn check_format(layout: &Layout) -> Result<(), OpenError> {
     };
     let text = match content::read_bounded(&path, 4096) {
         Ok(text) => text,
+        Err(e) if is_gone(&e, access) => return Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let text = serde_json::to_vec(&Format { version: 1 }).expect("a number serializes");
             return layout.write_atomically(&path, &text).map_err(io("write"));
@@ -160,7 +186,11 @@ fn check_format(layout: &Layout) -> Result<(), OpenError> {
     }
 }
 
-fn load_layers(layout: &Layout, boot_id: &str) -> Result<BTreeMap<Digest, LayerRecord>, OpenError> {
+fn load_layers(
+    layout: &Layout,
+    boot_id: &str,
+    access: Access,
+) -> Result<BTreeMap<Digest, LayerRecord>, OpenError> {
     let folder = layout.layers();
     let io = |path: &Path| {
         let path = path.to_path_buf();
@@ -171,7 +201,11 @@ fn load_layers(layout: &Layout, boot_id: &str) -> Result<BTreeMap<Digest, LayerR
         }
     };
     let mut layers = BTreeMap::new();
-    for entry in std::fs::read_dir(&folder).map_err(io(&folder))? {
+    let entries = match std::fs::read_dir(&folder) {
+        Err(e) if is_gone(&e, access) => return Ok(layers),
+        other => other.map_err(io(&folder))?,
+    };
+    for entry in entries {
         let entry = entry.map_err(io(&folder))?;
         let path = entry.path();
         let name = entry.file_name();
@@ -186,6 +220,7 @@ fn load_layers(layout: &Layout, boot_id: &str) -> Result<BTreeMap<Digest, LayerR
             Ok((chain, record)) => {
                 layers.insert(chain, record);
             }
+            Err(_) if access == Access::Look => {}
             Err(problem) => {
                 tracing::warn!(layer = %path.display(), problem, "removing a layer that cannot be trusted");
                 content::delete(&path).map_err(io(&path))?;
@@ -207,7 +242,7 @@ fn load_trees(
             Ok(recorded) => drop(known.insert(*chain, recorded)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
-                tracing::warn!(file = %path.display(), %error, "cannot read the list of a layer's files; making a new one");
+                tracing::warn!(file = %path.display(), %error, "cannot read the list of a layer's files; `mezzo image verify --repair` drops the layer");
             }
         }
     }

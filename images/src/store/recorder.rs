@@ -150,8 +150,9 @@ impl Shared {
                 return;
             }
             let working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
-            // Verifying may have done it.
-            if self.known(&chain).is_some() {
+            // Verifying may have done it. A list that is there is never replaced, also if it is damaged: a new one would
+            // take the layer for good as it is.
+            if self.layout.layer(&chain).join(NAME).exists() {
                 continue;
             }
             let mut pace = Pace {
@@ -268,11 +269,14 @@ impl Pace<'_> {
         if self.began.elapsed() < TURN && self.shared.is_quiet() {
             return true;
         }
-        let open = if self.shared.is_quiet() {
-            self.shared.rest(TURN)
-        } else {
-            self.shared.wait_for_quiet()
-        };
+        let waiting = Instant::now();
+        let mut open = self.shared.rest(TURN);
+        while open && !self.shared.is_quiet() && waiting.elapsed() < LONGEST_WAIT {
+            if self.shared.wanted.load(Ordering::SeqCst) {
+                return false;
+            }
+            open = self.shared.rest(TURN);
+        }
         self.began = Instant::now();
         open
     }

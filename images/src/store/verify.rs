@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::content::{self, read_bounded};
 use super::index::Record;
 use super::recorder::NAME;
-use super::{ImageStore, Inner, StoreError, blocking, io_error, snapshot, write_back};
+use super::{ImageStore, Inner, StoreError, blocking, io_error, mounts, snapshot, write_back};
 use crate::digest::{Digest, chain_id};
 use crate::manifest::{self, Document, MAX_METADATA_BYTES};
 use crate::reference::Reference;
@@ -305,6 +305,8 @@ fn strays(inner: &Inner) -> Result<Vec<Stray>, StoreError> {
         "lost+found",
         "mounts",
         "references",
+        // Of those who ask for signatures.
+        "signatures",
         "snapshots",
         "store.json",
         "tmp",
@@ -321,8 +323,12 @@ fn strays(inner: &Inner) -> Result<Vec<Stray>, StoreError> {
     look(layout.snapshots(), &|name| {
         snapshot::check_key(name).is_ok()
     })?;
+    let mounts: BTreeSet<String> = mounts::list(layout)?
+        .into_iter()
+        .map(|held| format!("{}.json", held.key))
+        .collect();
     look(layout.mounts(), &|name| {
-        name == "empty" || name.ends_with(".json")
+        name == mounts::EMPTY || mounts.contains(name)
     })?;
     // Whoever fetches or writes just now has things there.
     let idle = inner.permits.available_permits() >= inner.config.parallel_layers.max(1);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
 
-use super::{ago, open, reference};
+use super::{ago, look, open, reference};
 use crate::{
     args::image::{MountArgs, StoreArgs, UmountArgs},
     commands::Context,
@@ -79,7 +79,7 @@ pub(super) async fn undo(context: &Context, args: &UmountArgs) -> Result<(), Fai
 }
 
 async fn list(context: &Context, args: &StoreArgs) -> Result<(), Failure> {
-    let store = open(args, Vec::new()).await?;
+    let store = look(args).await?;
     let mounts = store
         .mounts()
         .map_err(|error| Failure::failed(chain(&error)))?;

@@ -3,7 +3,7 @@
 use mezzo_images::{HistoryEntry, ImageDetails, LayerDetails};
 use serde_json::{Value, json};
 
-use super::{ago, open, reference};
+use super::{ago, look, reference};
 use crate::{
     args::image::ShowArgs,
     commands::Context,
@@ -13,7 +13,7 @@ use crate::{
 
 pub(super) async fn run(context: &Context, args: &ShowArgs) -> Result<(), Failure> {
     let name = reference(&args.image)?;
-    let store = open(&args.store, Vec::new()).await?;
+    let store = look(&args.store).await?;
     let details = store
         .inspect(&name)
         .await
