@@ -3,6 +3,7 @@
 //! One writer per layer, by its lock; a layer's place in `layers/` is taken by rename, after both digests were checked
 //! and when those below it are there, for it may inherit from them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -17,6 +18,7 @@ use crate::pull::{PullError, PullProgress};
 use crate::reference::Reference;
 use crate::registry::RegistryError;
 use crate::registry::session::Session;
+use crate::section::Section;
 use crate::store::content::{LayerRecord, Layout, delete};
 use crate::store::{Inner, StoreError, blocking, io_error};
 use crate::unpack::UnpackError;
@@ -29,8 +31,8 @@ const PIECES: usize = 6;
 /// Where the bytes of an image come from.
 pub(crate) enum Origin {
     Registry(Box<Session>),
-    /// A layer that lies in a file, as packed here.
-    File(Arc<std::fs::File>),
+    /// Layers that lie in files: packed here, or in an archive that is imported.
+    Local(BTreeMap<Digest, Section>),
 }
 
 /// One layer and its place in the image.
@@ -301,9 +303,14 @@ async fn send(
     };
     match origin {
         Origin::Registry(session) => session.stream(blob, deliver).await?,
-        Origin::File(file) => crate::pack::stream_file(file, blob.size, deliver)
-            .await
-            .map_err(|source| io_error("read", std::path::Path::new("packed layer"), source))?,
+        Origin::Local(layers) => {
+            let streamed = match layers.get(&blob.digest) {
+                Some(layer) => layer.stream(deliver).await,
+                None => Err(std::io::ErrorKind::NotFound.into()),
+            };
+            let what = PathBuf::from(format!("layer {}", blob.digest));
+            streamed.map_err(|source| io_error("read", &what, source))?;
+        }
     }
     let _ = chunks.send(Chunk::End).await;
     Ok(())

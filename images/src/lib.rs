@@ -3,8 +3,10 @@
 //! - `reference`, `digest`, `manifest`, `whiteout`, `elf`: what things are called and what they look like (pure).
 //! - `registry`: manifests and blobs over HTTP.
 //! - `unpack`: a hostile archive into a directory, as root, without harm.
+//! - `tree`: the files of an unpacked layer as a list, to compare with and to pack again.
 //! - `store`: what is here, who holds it, what may go.
-//! - `pull` (its layers: `fetch`), `pack` (its layer: `pack_layer`), `push`, `archive`: what people do.
+//! - `pull` (its layers: `fetch`), `import`, `pack` (its layer: `pack_layer`), `export`, `push`, `archive`: what people
+//!   do. `tar_write`: what `export` writes (pure).
 //!
 //! This crate knows nothing of tasks, agents or frameworks, and it never mounts anything: a [`Snapshot`] says which
 //! directories to mount, and whoever runs containers does so in a mount namespace of its own.
@@ -14,7 +16,9 @@
 mod archive;
 mod digest;
 mod elf;
+mod export;
 mod fetch;
+mod import;
 mod manifest;
 mod pack;
 mod pack_layer;
@@ -22,12 +26,17 @@ mod pull;
 mod push;
 mod reference;
 mod registry;
+mod section;
 mod store;
+mod tar_write;
+mod tree;
 mod unpack;
 mod whiteout;
 
 pub use digest::{Digest, DigestError};
-pub use manifest::{ImageConfig, ManifestError};
+pub use export::ExportError;
+pub use import::{ImportError, ImportOptions, ImportSource};
+pub use manifest::{HistoryEntry, ImageConfig, ManifestError};
 pub use pack::{PackError, PackOptions, PackedImage, pack};
 pub use pull::{PullError, PullPolicy, PullProgress};
 pub use push::{PushError, PushProgress, push};
@@ -35,6 +44,8 @@ pub use reference::{DEFAULT_REGISTRY, Reference, ReferenceError};
 pub use registry::RegistryError;
 pub use store::snapshot::{Snapshot, SnapshotError};
 pub use store::{
-    Image, ImageStore, ImageSummary, OpenError, Pruned, Removed, StoreConfig, StoreError,
+    DiskUsage, GcPolicy, GcReport, Image, ImageDetails, ImageStore, ImageSummary, LayerDetails,
+    LayerState, MountError, MountPlan, MountedImage, OpenError, Pruned, Removed, StoreConfig,
+    StoreError, Stray, VerifiedImage, VerifiedLayer, VerifyOptions, VerifyReport,
 };
 pub use unpack::{DeviceNodes, UnpackError, UnpackLimits};

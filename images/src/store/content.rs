@@ -7,8 +7,10 @@
 //! layers/HEX/fs           an unpacked layer, named by its chain id
 //! layers/HEX/layer.json   what it is, and the boot it was unpacked in
 //! layers/HEX/durable      it has been written back to the disk
+//! layers/HEX/tree         the list of its files, with digests; made in the background
 //! references/HEX.json     a name and the image it stands for
 //! snapshots/KEY/          upper and work directory of a container, and its layers
+//! mounts/KEY.json         an image that somebody mounted to look at it, and its layers
 //! tmp/                    what is not complete, or being deleted: emptied when the store is opened
 //! ```
 //!
@@ -86,6 +88,10 @@ impl Layout {
         self.root.join("snapshots")
     }
 
+    pub(crate) fn mounts(&self) -> PathBuf {
+        self.root.join("mounts")
+    }
+
     pub(crate) fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }
@@ -106,6 +112,7 @@ impl Layout {
             self.layers(),
             self.references(),
             self.snapshots(),
+            self.mounts(),
             self.tmp(),
         ] {
             builder.create(folder)?;

@@ -5,21 +5,26 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::Flock;
 use tokio::sync::Semaphore;
 
 use super::content::{self, LayerRecord, Layout};
 use super::index::Record;
+use super::recorder::Recorder;
 use super::write_back::WriteBack;
-use super::{Image, StoreConfig, StoreError, gc, snapshot};
+use super::{Image, StoreConfig, StoreError, gc, mounts, snapshot};
 use crate::digest::Digest;
 use crate::manifest::{self, Platform};
 use crate::pull::Flight;
 use crate::reference::Reference;
 use crate::registry::client::RegistryClient;
+
+/// Uses of an image within this time are one.
+const COARSE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -36,14 +41,27 @@ pub(crate) struct Inner {
     /// Held while names change on the disk.
     pub(super) names: Mutex<()>,
     pub(super) write_back: WriteBack,
+    /// Before the lock: when another process gets that, nobody here writes any more.
+    pub(super) recorder: Recorder,
     pub(super) _lock: Flock<File>,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) images: BTreeMap<Reference, Record>,
+    /// As the records' files tell it, and newer.
+    pub(super) last_used: BTreeMap<Reference, SystemTime>,
     pub(super) layers: BTreeMap<Digest, LayerRecord>,
     pub(super) pins: BTreeMap<Digest, usize>,
+}
+
+/// What was taken out of the store and is still to be deleted.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) trash: Vec<PathBuf>,
+    pub(super) layers: usize,
+    /// On the disk.
+    pub(super) bytes: u64,
 }
 
 /// Keeps contents from being collected while it lives.
@@ -86,6 +104,17 @@ impl Inner {
 
     pub(crate) fn layer(&self, chain: &Digest) -> Option<LayerRecord> {
         self.state().layers.get(chain).cloned()
+    }
+
+    pub(super) fn layers_of(&self, reference: &Reference) -> Vec<Digest> {
+        let state = self.state();
+        let record = state.images.get(reference);
+        record.map_or_else(Vec::new, |record| record.layers.clone())
+    }
+
+    pub(crate) fn config_digest(&self, reference: &Reference) -> Option<Digest> {
+        let state = self.state();
+        state.images.get(reference).map(|record| record.config)
     }
 
     pub(crate) fn get(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
@@ -188,7 +217,11 @@ impl Inner {
             .references()
             .join(Record::file_name(&record.reference));
         let known = self.state().images.get(&record.reference).cloned();
-        if known.as_ref() == Some(&record) {
+        if known
+            .as_ref()
+            .is_some_and(|known| known.is_same_as(&record))
+        {
+            self.touch(&record.reference, SystemTime::now());
             return Ok(());
         }
         // A new name is as young as its layers, and goes with them when the machine does; an old one must not.
@@ -198,7 +231,10 @@ impl Inner {
             self.layout.write_whole(&path, &record.to_json())
         };
         written.map_err(|source| io_error("write", &path, source))?;
-        self.state().images.insert(record.reference.clone(), record);
+        let mut state = self.state();
+        let reference = record.reference.clone();
+        state.last_used.insert(reference.clone(), SystemTime::now());
+        state.images.insert(reference, record);
         Ok(())
     }
 
@@ -210,19 +246,33 @@ impl Inner {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(source) => return Err(io_error("remove", &path, source)),
         }
-        Ok(self.state().images.remove(reference).is_some())
+        let mut state = self.state();
+        state.last_used.remove(reference);
+        Ok(state.images.remove(reference).is_some())
     }
 
     /// Deletes what nobody needs; returns the number of layers and their bytes.
     pub(super) fn collect(&self) -> Result<(usize, u64), StoreError> {
+        let taken = self.take_garbage(|_| false)?;
+        for path in &taken.trash {
+            content::delete(path).map_err(|source| io_error("delete", path, source))?;
+        }
+        Ok((taken.layers, taken.bytes))
+    }
+
+    /// Takes what nobody needs out of the store, but for layers that `stays` wants kept; to delete it is up to the caller.
+    pub(super) fn take_garbage(
+        &self,
+        stays: impl Fn(&Digest) -> bool,
+    ) -> Result<Taken, StoreError> {
         let blobs = self.blobs_on_disk()?;
-        let (trash, layers, bytes) = {
+        {
             // Under the state's lock: no pull can pin, and no snapshot begin, between decision and rename.
             let mut state = self.state();
             let mut pinned: BTreeSet<Digest> = state.pins.keys().copied().collect();
-            let used = snapshot::used_layers(&self.layout)
-                .map_err(|e| StoreError::Snapshots(Arc::new(e)))?;
-            pinned.extend(used);
+            pinned.extend(self.used_layers()?);
+            let layers = state.layers.keys().copied();
+            pinned.extend(layers.filter(stays));
             let layers = state.layers.keys().copied().collect::<Vec<_>>();
             let garbage = gc::garbage(
                 state.images.values(),
@@ -239,10 +289,9 @@ impl Inner {
                         .discard(&path)
                         .map_err(|source| io_error("remove", &path, source))?,
                 );
-                bytes += state
-                    .layers
-                    .remove(layer)
-                    .map_or(0, |record| record.size_unpacked);
+                let record = state.layers.remove(layer);
+                bytes += record.map_or(0, |record| self.disk_bytes(&record));
+                self.recorder.shared().forget(layer);
             }
             for blob in &garbage.blobs {
                 let path = self.layout.blob(blob);
@@ -252,12 +301,60 @@ impl Inner {
                         .map_err(|source| io_error("remove", &path, source))?,
                 );
             }
-            (trash, garbage.layers.len(), bytes)
-        };
-        for path in trash {
-            content::delete(&path).map_err(|source| io_error("delete", &path, source))?;
+            Ok(Taken {
+                trash,
+                layers: garbage.layers.len(),
+                bytes,
+            })
         }
-        Ok((layers, bytes))
+    }
+
+    /// Layers of containers and of mounted images.
+    pub(super) fn used_layers(&self) -> Result<BTreeSet<Digest>, StoreError> {
+        let used =
+            snapshot::used_layers(&self.layout).map_err(|e| StoreError::Snapshots(Arc::new(e)))?;
+        let mut used: BTreeSet<Digest> = used.into_iter().collect();
+        for mount in mounts::list(&self.layout)? {
+            if mount.is_there {
+                used.extend(mount.record.layers);
+            }
+        }
+        Ok(used)
+    }
+
+    /// The same, and those of pulls under way.
+    pub(super) fn held_layers(&self) -> Result<BTreeSet<Digest>, StoreError> {
+        let mut held = self.used_layers()?;
+        held.extend(self.state().pins.keys());
+        Ok(held)
+    }
+
+    /// What a layer takes on the disk; what its archive took, until its files were counted.
+    pub(super) fn disk_bytes(&self, layer: &LayerRecord) -> u64 {
+        let recorded = self.recorder.shared().known(&layer.chain_id);
+        recorded.map_or(layer.size_unpacked, |recorded| recorded.disk_bytes)
+    }
+
+    /// Notes that an image is used. Costs a system call a minute.
+    pub(crate) fn touch(&self, reference: &Reference, now: SystemTime) {
+        {
+            let mut state = self.state();
+            let Some(used) = state.last_used.get_mut(reference) else {
+                return;
+            };
+            if now.duration_since(*used).is_ok_and(|since| since < COARSE) {
+                return;
+            }
+            *used = now;
+        }
+        let path = self.layout.references().join(Record::file_name(reference));
+        let noted = File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_modified(now));
+        if let Err(error) = noted {
+            tracing::debug!(%reference, %error, "cannot note that an image is used");
+        }
     }
 
     fn blobs_on_disk(&self) -> Result<Vec<Digest>, StoreError> {
@@ -270,6 +367,13 @@ impl Inner {
         }
         Ok(found)
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_seconds(time: SystemTime) -> Option<u64> {
+    time.duration_since(UNIX_EPOCH)
+        .ok()
+        .map(|since| since.as_secs())
 }
 
 /// Runs file system work off the async threads.

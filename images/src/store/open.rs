@@ -1,4 +1,4 @@
-//! Opening a store: the lock, the format, what a crash has left behind.
+//! Opening a store: the lock, the format, and what a crash has left behind.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -11,11 +11,13 @@ use tokio::sync::Semaphore;
 
 use super::content::{self, LayerRecord, Layout};
 use super::inner::State;
+use super::recorder::{self, Recorder};
 use super::write_back::{self, WriteBack};
-use super::{ImageStore, Inner, OpenError, StoreConfig, index};
+use super::{ImageStore, Inner, OpenError, StoreConfig, index, mounts};
 use crate::digest::Digest;
 use crate::manifest::Platform;
 use crate::registry::client::RegistryClient;
+use crate::tree::record::{self, Recorded};
 
 /// Opens a store, on a thread that may block.
 pub(crate) fn open_blocking(
@@ -41,19 +43,31 @@ pub(crate) fn open_blocking(
         content::delete(&path).map_err(io("remove left-over", &path))?;
     }
     let layers = load_layers(&layout, &boot_id)?;
-    let images = index::load(&layout)?;
-    let parallel = config.parallel_layers.max(1);
-    let permits = Arc::new(Semaphore::new(parallel));
-    let write_back = WriteBack::start(Arc::clone(&permits), parallel)
-        .map_err(io("start a thread for", &config.root))?;
+    let records = index::load(&layout)?;
+    mounts::forget_stale(&layout);
+    let root = config.root.clone();
+    let permits = Arc::new(Semaphore::new(config.parallel_layers.max(1)));
+    let known = load_trees(&layout, &layers);
+    let recorder = Recorder::start(layout.clone(), Arc::clone(&permits), known)
+        .map_err(io("start a thread for", &root))?;
+    let write_back =
+        WriteBack::start(Arc::clone(recorder.shared())).map_err(io("start a thread for", &root))?;
     // What an earlier process did not come to.
-    write_back.submit(
-        layers
-            .keys()
-            .map(|chain| layout.layer(chain))
-            .filter(|folder| !write_back::is_durable(folder))
-            .collect(),
-    );
+    let (old, young): (Vec<&Digest>, Vec<&Digest>) = layers
+        .keys()
+        .partition(|chain| write_back::is_durable(&layout.layer(chain)));
+    write_back.submit(young.into_iter().map(|chain| layout.layer(chain)).collect());
+    for chain in old {
+        if recorder.shared().known(chain).is_none() {
+            recorder.shared().submit(*chain);
+        }
+    }
+    let mut images = BTreeMap::new();
+    let mut last_used = BTreeMap::new();
+    for (reference, (record, used)) in records {
+        last_used.insert(reference.clone(), used);
+        images.insert(reference, record);
+    }
     let inner = Inner {
         permits,
         config,
@@ -65,11 +79,13 @@ pub(crate) fn open_blocking(
         layer_locks: Mutex::new(HashMap::new()),
         state: Mutex::new(State {
             images,
+            last_used,
             layers,
             pins: BTreeMap::new(),
         }),
         names: Mutex::new(()),
         write_back,
+        recorder,
         _lock: lock,
     };
     Ok(ImageStore {
@@ -175,4 +191,23 @@ fn load_layers(layout: &Layout, boot_id: &str) -> Result<BTreeMap<Digest, LayerR
         }
     }
     Ok(layers)
+}
+
+/// What is known of the layers' files.
+fn load_trees(
+    layout: &Layout,
+    layers: &BTreeMap<Digest, LayerRecord>,
+) -> BTreeMap<Digest, Recorded> {
+    let mut known = BTreeMap::new();
+    for chain in layers.keys() {
+        let path = layout.layer(chain).join(recorder::NAME);
+        match File::open(&path).and_then(|mut list| record::summary(&mut list)) {
+            Ok(recorded) => drop(known.insert(*chain, recorded)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "cannot read the list of a layer's files; making a new one");
+            }
+        }
+    }
+    known
 }

@@ -14,10 +14,14 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
+use super::recorder::Shared;
+use crate::digest::Digest;
 use crate::unpack::layer::open_for_sync;
 
+/// The mark in a layer's folder.
+pub(super) const MARK: &str = "durable";
 /// Layers that one sync covers: each costs a descriptor.
 const MOST_AT_ONCE: usize = 128;
 /// How long nothing must have come before layers are written back, and how long they wait at most.
@@ -38,13 +42,12 @@ pub(super) struct WriteBack {
 }
 
 impl WriteBack {
-    /// `permits`: one of the `parallel` ones is held by each layer that is being unpacked.
-    pub(super) fn start(permits: Arc<Semaphore>, parallel: usize) -> io::Result<Self> {
+    /// Hands each layer on to `recorder`, to have its files listed.
+    pub(super) fn start(recorder: Arc<Shared>) -> io::Result<Self> {
         let (jobs, work) = sync_channel(1024);
-        let calm = move || permits.available_permits() == parallel;
         std::thread::Builder::new()
             .name("image-write-back".into())
-            .spawn(move || run(&work, calm))?;
+            .spawn(move || run(&work, &recorder))?;
         Ok(Self { jobs })
     }
 
@@ -67,10 +70,10 @@ impl WriteBack {
 
 /// Whether a layer would survive a crash of the machine.
 pub(super) fn is_durable(layer: &Path) -> bool {
-    layer.join("durable").exists()
+    layer.join(MARK).exists()
 }
 
-fn run(work: &Receiver<Job>, is_calm: impl Fn() -> bool) {
+fn run(work: &Receiver<Job>, recorder: &Shared) {
     while let Ok(first) = work.recv() {
         let start = Instant::now();
         let mut layers = Vec::new();
@@ -79,7 +82,7 @@ fn run(work: &Receiver<Job>, is_calm: impl Fn() -> bool) {
             match next {
                 Ok(Job::Layers(more)) => layers.extend(more),
                 Ok(Job::Now(told)) => break Some(told),
-                Err(RecvTimeoutError::Timeout) if is_calm() => break None,
+                Err(RecvTimeoutError::Timeout) if recorder.is_quiet() => break None,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -88,17 +91,25 @@ fn run(work: &Receiver<Job>, is_calm: impl Fn() -> bool) {
             }
             next = work.recv_timeout(SETTLE);
         };
-        let written = layers.chunks(MOST_AT_ONCE).try_for_each(write_back);
+        let written = layers
+            .chunks(MOST_AT_ONCE)
+            .try_for_each(|some| write_back(some, recorder));
         if let Err(error) = &written {
             tracing::warn!(%error, "layers could not be written back; they count until the machine goes down");
         }
         if let Some(told) = waiting {
             let _ = told.send(written);
         }
+        for layer in &layers {
+            let name = layer.file_name().and_then(|name| name.to_str());
+            if let Some(chain) = name.and_then(|name| Digest::from_hex(name).ok()) {
+                recorder.submit(chain);
+            }
+        }
     }
 }
 
-fn write_back(layers: &[PathBuf]) -> io::Result<()> {
+fn write_back(layers: &[PathBuf], recorder: &Shared) -> io::Result<()> {
     // Opened before the sync: a layer that is collected and fetched again meanwhile is another one of the same name,
     // and must not get the mark.
     let opened = layers
@@ -113,9 +124,12 @@ fn write_back(layers: &[PathBuf]) -> io::Result<()> {
     };
     // One call for all: they are on one file system.
     nix::unistd::syncfs(first)?;
+    let Some(_open) = recorder.while_open() else {
+        return Ok(());
+    };
     for layer in &opened {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC;
-        match openat(layer, "durable", flags, Mode::from_bits_truncate(0o600)) {
+        match openat(layer, MARK, flags, Mode::from_bits_truncate(0o600)) {
             Ok(mark) => {
                 nix::unistd::fsync(&mark)?;
                 nix::unistd::fsync(layer)?;

@@ -17,7 +17,7 @@ use xattr::FileExt;
 use super::tar::{Entry, Time};
 use super::{UnpackError, printable};
 
-const OPAQUE: &str = "trusted.overlay.opaque";
+pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 /// The ACL that new files in a directory get.
 pub(crate) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
