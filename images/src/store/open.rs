@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
@@ -85,6 +86,7 @@ pub(crate) fn open_blocking(
         }),
         names: Mutex::new(()),
         write_back,
+        young_files: AtomicBool::new(false),
         recorder,
         _lock: lock,
     };
