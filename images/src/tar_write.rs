@@ -205,8 +205,8 @@ mod tests {
                 gid,
                 mtime: Time { secs, nanos },
                 device: if is_device { device } else { (0, 0) },
-                xattrs: xattrs.into_iter().map(|(name, value)| (name.into_bytes(), value)).collect(),
                 sparse: None,
+                xattrs: xattrs.into_iter().map(|(name, value)| (name.into_bytes(), value)).collect(),
             };
             (entry, data)
         }
@@ -252,8 +252,8 @@ mod tests {
                 nanos: 5,
             },
             device: (0, 0),
-            xattrs: vec![(b"user.x".to_vec(), b"y\n".to_vec())],
             sparse: None,
+            xattrs: vec![(b"user.x".to_vec(), b"y\n".to_vec())],
         };
         let mut archive = header(&entry).unwrap();
         end(&mut archive).unwrap();

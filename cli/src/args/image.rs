@@ -143,6 +143,9 @@ pub(crate) struct PullArgs {
     /// A registry that is asked over plain HTTP, host:port
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) insecure_registry: Vec<String>,
+    /// Do not wait until the image would survive a power cut
+    #[arg(long)]
+    pub(crate) no_sync: bool,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 }
@@ -158,6 +161,9 @@ pub(crate) struct ImportArgs {
     /// Which image, if there are several: its name or digest in the archive
     #[arg(long, value_name = "NAME")]
     pub(crate) image: Option<String>,
+    /// Do not wait until the image would survive a power cut
+    #[arg(long)]
+    pub(crate) no_sync: bool,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 }

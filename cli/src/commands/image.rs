@@ -156,6 +156,7 @@ async fn pack(context: &Context, args: &PackArgs, archive: Option<&Path>) -> Res
                 chain(&error)
             ))
         })?;
+        flush(&store, &name).await?;
         done.push(format!("stored in {}", store.root().display()));
     }
     if archive.is_some_and(|path| path == Path::new("-")) {
@@ -271,6 +272,9 @@ async fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
     };
     let image: Image = pulled
         .map_err(|error| Failure::failed(format!("cannot pull {name}: {}", chain(&error))))?;
+    if !args.no_sync {
+        flush(&store, &name).await?;
+    }
     let value = json!({
         "reference": name.to_string(),
         "digest": image.manifest_digest.to_string(),
@@ -287,6 +291,16 @@ async fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
         &value,
         &format!("{name}: {size}, {}", image.manifest_digest),
     )
+}
+
+/// Waits until what was brought would survive a power cut: a long-running agent does that by itself, in its own time.
+async fn flush(store: &ImageStore, name: &Reference) -> Result<(), Failure> {
+    store.flush().await.map_err(|error| {
+        Failure::failed(format!(
+            "{name} is here, but may be lost when the machine goes down: {}",
+            chain(&error)
+        ))
+    })
 }
 
 async fn remove(context: &Context, args: &RemoveArgs) -> Result<(), Failure> {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -41,6 +42,8 @@ pub(crate) struct Inner {
     /// Held while names change on the disk.
     pub(super) names: Mutex<()>,
     pub(super) write_back: WriteBack,
+    /// Names or blobs were written that a crash of the machine may still take.
+    pub(super) young_files: AtomicBool,
     /// Before the lock: when another process gets that, nobody here writes any more.
     pub(super) recorder: Recorder,
     /// None for one who only looks.
@@ -164,10 +167,12 @@ impl Inner {
         match content::read_bounded(&path, manifest::MAX_METADATA_BYTES) {
             Ok(found) if Digest::of(&found) == *digest => Ok(()),
             // Not synced: a damaged one is seen by its digest, and its layers are not durable yet either.
-            Ok(_) | Err(_) => self
-                .layout
-                .write_whole(&path, bytes)
-                .map_err(|source| io_error("write", &path, source)),
+            Ok(_) | Err(_) => {
+                self.young_files.store(true, Ordering::SeqCst);
+                self.layout
+                    .write_whole(&path, bytes)
+                    .map_err(|source| io_error("write", &path, source))
+            }
         }
     }
 
@@ -204,10 +209,14 @@ impl Inner {
     /// Does what else would be done in the background, and syncs the files of names and blobs with it.
     pub(super) fn flush(&self) -> Result<(), StoreError> {
         let root = self.layout.root();
-        self.write_back
-            .now()
-            .and_then(|()| nix::unistd::syncfs(std::fs::File::open(root)?).map_err(Into::into))
-            .map_err(|source| io_error("write back", root, source))
+        let sync = || {
+            self.write_back.now()?;
+            if self.young_files.swap(false, Ordering::SeqCst) {
+                nix::unistd::syncfs(File::open(root)?)?;
+            }
+            Ok(())
+        };
+        sync().map_err(|source| io_error("write back", root, source))
     }
 
     /// Makes a name stand for an image.
@@ -229,6 +238,7 @@ impl Inner {
         let written = if known.is_some() {
             self.layout.write_atomically(&path, &record.to_json())
         } else {
+            self.young_files.store(true, Ordering::SeqCst);
             self.layout.write_whole(&path, &record.to_json())
         };
         written.map_err(|source| io_error("write", &path, source))?;

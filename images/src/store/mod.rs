@@ -28,7 +28,7 @@ pub(crate) mod snapshot;
 pub(crate) mod types;
 pub(crate) mod usage;
 pub(crate) mod verify;
-mod write_back;
+pub(crate) mod write_back;
 
 pub use collect::{GcPolicy, GcReport};
 pub use handle::ImageStore;

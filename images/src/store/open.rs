@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
@@ -63,24 +64,22 @@ pub(crate) fn open_blocking(
     // Names first: to one who looks while another process pulls, a name's layers are there.
     let records = index::load(&layout, access)?;
     let layers = load_layers(&layout, &boot_id, access)?;
-    let parallel = config.parallel_layers.max(1);
-    let permits = Arc::new(Semaphore::new(parallel));
+    let root = config.root.clone();
+    let permits = Arc::new(Semaphore::new(config.parallel_layers.max(1)));
     let known = load_trees(&layout, &layers);
     let recorder = Recorder::start(layout.clone(), Arc::clone(&permits), known)
-        .map_err(io("start a thread for", &config.root))?;
-    let shared = Arc::clone(recorder.shared());
-    let write_back = WriteBack::start(Arc::clone(&permits), parallel, shared)
-        .map_err(io("start a thread for", &config.root))?;
+        .map_err(io("start a thread for", &root))?;
+    let write_back =
+        WriteBack::start(Arc::clone(recorder.shared())).map_err(io("start a thread for", &root))?;
     if access == Access::Own {
         // What an earlier process did not come to.
-        let (durable, young): (Vec<_>, Vec<_>) = layers
+        let (old, young): (Vec<&Digest>, Vec<&Digest>) = layers
             .keys()
-            .map(|chain| (*chain, layout.layer(chain)))
-            .partition(|(_, folder)| write_back::is_durable(folder));
-        write_back.submit(young.into_iter().map(|(_, folder)| folder).collect());
-        for (chain, _) in durable {
-            if recorder.shared().known(&chain).is_none() {
-                recorder.shared().submit(chain);
+            .partition(|chain| write_back::is_durable(&layout.layer(chain)));
+        write_back.submit(young.into_iter().map(|chain| layout.layer(chain)).collect());
+        for chain in old {
+            if recorder.shared().known(chain).is_none() {
+                recorder.shared().submit(*chain);
             }
         }
     }
@@ -107,6 +106,7 @@ pub(crate) fn open_blocking(
         }),
         names: Mutex::new(()),
         write_back,
+        young_files: AtomicBool::new(false),
         recorder,
         _lock: lock,
     };

@@ -204,7 +204,8 @@ impl Shared {
         !queue.closed
     }
 
-    fn is_quiet(&self) -> bool {
+    /// No layer is being fetched.
+    pub(super) fn is_quiet(&self) -> bool {
         self.permits.available_permits() >= self.n_permits
     }
 

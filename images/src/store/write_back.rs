@@ -3,8 +3,7 @@
 //! Not at once: a sync holds up every file that is made meanwhile, and the end of the process as well; and several
 //! images cost no more than one. So it waits until nothing came for a while and no layer is being unpacked, but not
 //! forever. What was not written back when the store is closed is so when it is opened again, if the machine did not
-//! go down in between; who cannot live with that calls [`WriteBack::now`]. Once the store is closed no mark is made any
-//! more. What was written back goes on to the recorder.
+//! go down in between; who cannot live with that calls [`WriteBack::now`].
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::recorder::Shared;
 use crate::digest::Digest;
@@ -43,17 +42,12 @@ pub(super) struct WriteBack {
 }
 
 impl WriteBack {
-    /// `permits`: one of the `parallel` ones is held by each layer that is being unpacked.
-    pub(super) fn start(
-        permits: Arc<Semaphore>,
-        parallel: usize,
-        recorder: Arc<Shared>,
-    ) -> io::Result<Self> {
+    /// Hands each layer on to `recorder`, to have its files listed.
+    pub(super) fn start(recorder: Arc<Shared>) -> io::Result<Self> {
         let (jobs, work) = sync_channel(1024);
-        let calm = move || permits.available_permits() == parallel;
         std::thread::Builder::new()
             .name("image-write-back".into())
-            .spawn(move || run(&work, calm, &recorder))?;
+            .spawn(move || run(&work, &recorder))?;
         Ok(Self { jobs })
     }
 
@@ -79,7 +73,7 @@ pub(super) fn is_durable(layer: &Path) -> bool {
     layer.join(MARK).exists()
 }
 
-fn run(work: &Receiver<Job>, is_calm: impl Fn() -> bool, recorder: &Shared) {
+fn run(work: &Receiver<Job>, recorder: &Shared) {
     while let Ok(first) = work.recv() {
         let start = Instant::now();
         let mut layers = Vec::new();
@@ -88,7 +82,7 @@ fn run(work: &Receiver<Job>, is_calm: impl Fn() -> bool, recorder: &Shared) {
             match next {
                 Ok(Job::Layers(more)) => layers.extend(more),
                 Ok(Job::Now(told)) => break Some(told),
-                Err(RecvTimeoutError::Timeout) if is_calm() => break None,
+                Err(RecvTimeoutError::Timeout) if recorder.is_quiet() => break None,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -99,7 +93,7 @@ fn run(work: &Receiver<Job>, is_calm: impl Fn() -> bool, recorder: &Shared) {
         };
         let written = layers
             .chunks(MOST_AT_ONCE)
-            .try_for_each(|layers| write_back(layers, recorder));
+            .try_for_each(|some| write_back(some, recorder));
         if let Err(error) = &written {
             tracing::warn!(%error, "layers could not be written back; they count until the machine goes down");
         }

@@ -12,7 +12,7 @@ use mezzo_images::{
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::{layers_of, open, progress, reference, registries, share};
+use super::{flush, layers_of, open, progress, reference, registries, share};
 use crate::{
     args::image::{ExportArgs, ImportArgs, PushArgs},
     commands::Context,
@@ -43,6 +43,9 @@ pub(super) async fn import(context: &Context, args: &ImportArgs) -> Result<(), F
         () = shown => std::future::pending().await,
     };
     let (name, image) = imported.map_err(|error| Failure::failed(chain(&error)))?;
+    if !args.no_sync {
+        flush(&store, &name).await?;
+    }
     let value = json!({
         "reference": name.to_string(),
         "digest": image.manifest_digest.to_string(),
