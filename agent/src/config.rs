@@ -41,6 +41,8 @@ pub struct Config {
     pub zone: String,
     /// Registries asked over plain HTTP, `host:port`.
     pub insecure_registries: Vec<String>,
+    /// Mirrors and certificates of registries, by their names.
+    pub registries: mezzo_images::RegistriesConfig,
     /// Tasks may ask for privileged containers.
     pub allow_privileged: bool,
     /// Paths of the machine beneath which tasks may ask for volumes.
@@ -84,6 +86,7 @@ impl Default for Config {
             region: String::new(),
             zone: String::new(),
             insecure_registries: Vec::new(),
+            registries: mezzo_images::RegistriesConfig::default(),
             allow_privileged: false,
             host_path_allow: Vec::new(),
             cgroup_parent: None,
@@ -126,6 +129,9 @@ impl Config {
                 "master",
                 format!("{:?} is not of the form host:port", self.master),
             );
+        }
+        if let Err(error) = self.registries.check() {
+            return wrong("registries", error.to_string());
         }
         if self.max_parallel_starts == 0 {
             return wrong(
@@ -203,6 +209,22 @@ mod tests {
             })
             .contains("cgroup_parent")
         );
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_registries_is_told() {
+        let text = "[registries.\"docker.io\"]\nmirrors = [\"http://m\"]\nca_file = \"ca.pem\"\n";
+        let config: Config = toml::from_str(text).unwrap();
+        let error = config.check().unwrap_err().to_string();
+        assert!(
+            error.contains(r#"registries."docker.io".mirrors[0]"#),
+            "{error}"
+        );
+        assert!(
+            error.contains(r#"registries."docker.io".ca_file"#),
+            "{error}"
+        );
+        assert!(toml::from_str::<Config>("[registries.\"r.example\"]\nprefix = \"x\"\n").is_err());
     }
 
     #[test]

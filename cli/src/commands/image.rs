@@ -8,7 +8,7 @@ use std::{
 
 use mezzo_images::{
     Image, ImageStore, ImageSummary, PackOptions, PullPolicy, PullProgress, PushProgress,
-    Reference, StoreConfig,
+    Reference, RegistriesConfig, StoreConfig,
 };
 use nix::unistd;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::Context;
 use crate::{
-    args::image::{ImageCommand, PackArgs, PullArgs, RemoveArgs, StoreArgs},
+    args::image::{ImageCommand, PackArgs, PullArgs, RegistriesArgs, RemoveArgs, StoreArgs},
     failure::{Failure, chain},
     output::Progress,
     render::{Table, bytes, count},
@@ -57,18 +57,37 @@ fn reference(text: &str) -> Result<Reference, Failure> {
     })
 }
 
-fn registries(texts: &[String]) -> Result<Vec<String>, Failure> {
-    texts.iter().map(|text| request::registry(text)).collect()
+/// What the flags say about registries. The file is read as an agent's settings are, so that one file does for both.
+fn registries(args: &RegistriesArgs) -> Result<RegistriesConfig, Failure> {
+    let insecure = args.insecure_registry.iter();
+    let insecure = insecure
+        .map(|text| request::registry(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let config = match &args.registries {
+        None => RegistriesConfig::default(),
+        Some(path) => {
+            let wrong = |problem: String| {
+                Failure::usage(format!("--registries {}: {problem}", path.display()))
+            };
+            let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+            let file: mezzo_agent::Config =
+                toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+            let config = file.registries.with_insecure(&file.insecure_registries);
+            config.check().map_err(|error| wrong(error.to_string()))?;
+            config
+        }
+    };
+    Ok(config.with_insecure(&insecure))
 }
 
-async fn open(args: &StoreArgs, insecure_registries: Vec<String>) -> Result<ImageStore, Failure> {
+async fn open(args: &StoreArgs, registries: RegistriesConfig) -> Result<ImageStore, Failure> {
     let root = match &args.store {
         Some(root) => root.clone(),
         None => default_store()?,
     };
     let config = StoreConfig {
         root,
-        insecure_registries,
+        registries,
         ..StoreConfig::default()
     };
     ImageStore::open(config)
@@ -91,7 +110,7 @@ fn default_store() -> Result<PathBuf, Failure> {
 
 async fn pack(context: &Context, args: &PackArgs, archive: Option<&Path>) -> Result<(), Failure> {
     let name = reference(&args.tag)?;
-    let insecure = registries(&args.insecure_registry)?;
+    let registries = registries(&args.registries)?;
     let options = PackOptions {
         source: args.source.clone(),
         entrypoint: args.entrypoint.clone(),
@@ -129,7 +148,7 @@ async fn pack(context: &Context, args: &PackArgs, archive: Option<&Path>) -> Res
             )
         });
         let pushed = tokio::select! {
-            pushed = mezzo_images::push(&packed, &name, &insecure, Some(sender)) => pushed,
+            pushed = mezzo_images::push(&packed, &name, &registries, Some(sender)) => pushed,
             () = shown => std::future::pending().await,
         };
         pushed
@@ -137,7 +156,7 @@ async fn pack(context: &Context, args: &PackArgs, archive: Option<&Path>) -> Res
         done.push("pushed".to_owned());
     }
     if done.is_empty() {
-        let store = open(&StoreArgs { store: None }, insecure).await?;
+        let store = open(&StoreArgs { store: None }, registries).await?;
         let imported = store.import(&packed, &name).await;
         imported.map_err(|error| {
             Failure::failed(format!(
@@ -175,7 +194,7 @@ async fn show<T: Copy>(mut progress: watch::Receiver<T>, text: impl Fn(T) -> Str
 }
 
 async fn list(context: &Context, args: &StoreArgs) -> Result<(), Failure> {
-    let store = open(args, Vec::new()).await?;
+    let store = open(args, RegistriesConfig::default()).await?;
     let images = store
         .list()
         .await
@@ -211,7 +230,7 @@ fn summary(image: &ImageSummary) -> Value {
 
 async fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
     let name = reference(&args.image)?;
-    let store = open(&args.store, registries(&args.insecure_registry)?).await?;
+    let store = open(&args.store, registries(&args.registries)?).await?;
     let policy = if args.always {
         PullPolicy::Always
     } else {
@@ -256,7 +275,7 @@ async fn remove(context: &Context, args: &RemoveArgs) -> Result<(), Failure> {
         .iter()
         .map(|text| reference(text))
         .collect::<Result<Vec<_>, _>>()?;
-    let store = open(&args.store, Vec::new()).await?;
+    let store = open(&args.store, RegistriesConfig::default()).await?;
     let mut values = Vec::new();
     let mut lines = Vec::new();
     for name in &names {
@@ -281,7 +300,7 @@ async fn remove(context: &Context, args: &RemoveArgs) -> Result<(), Failure> {
 }
 
 async fn prune(context: &Context, args: &StoreArgs) -> Result<(), Failure> {
-    let store = open(args, Vec::new()).await?;
+    let store = open(args, RegistriesConfig::default()).await?;
     // Layers of snapshots are kept by the store itself; no name is held by anybody but a running agent, whose store
     // this cannot be: it is locked.
     let pruned = store
@@ -297,4 +316,51 @@ async fn prune(context: &Context, args: &StoreArgs) -> Result<(), Failure> {
         bytes(pruned.bytes)
     );
     context.output.done(&value, &line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<RegistriesConfig, Failure> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.toml");
+        std::fs::write(&path, text).unwrap();
+        registries(&RegistriesArgs {
+            insecure_registry: vec!["10.0.0.1:5000".into()],
+            registries: Some(path),
+        })
+    }
+
+    #[test]
+    fn an_agents_settings_say_how_registries_are_reached() {
+        let text = "insecure_registries = [\"10.0.0.2:5000\"]\nlisten = \"127.0.0.1:1\"\n\
+            [registries.\"docker.io\"]\nmirrors = [\"m.example\"]\n";
+        let plain = ["10.0.0.1:5000".to_owned(), "10.0.0.2:5000".to_owned()];
+        let mirrors = mezzo_images::RegistryConfig {
+            mirrors: vec!["m.example".into()],
+            ..mezzo_images::RegistryConfig::default()
+        };
+        let expected = RegistriesConfig::default()
+            .with("docker.io", mirrors)
+            .with_insecure(&plain);
+        assert_eq!(read(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_is_named_with_the_key() {
+        for (text, key) in [
+            ("[registry.\"docker.io\"]\n", "registry"),
+            (
+                "[registries.\"docker.io\"]\nmirrors = [\"a/b\"]\n",
+                "mirrors[0]",
+            ),
+            ("[registries.\"docker.io\"]\nmirror = \"m\"\n", "mirror"),
+        ] {
+            let failure = read(text).unwrap_err();
+            assert!(matches!(failure, Failure::Usage(_)), "{failure}");
+            let told = failure.to_string();
+            assert!(told.contains("x.toml") && told.contains(key), "{told}");
+        }
+    }
 }

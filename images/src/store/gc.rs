@@ -50,6 +50,7 @@ mod tests {
             layers: layers.iter().map(|name| digest(name)).collect(),
             size_compressed: 0,
             size_unpacked: 0,
+            with_secret: false,
         }
     }
 

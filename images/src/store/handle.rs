@@ -26,9 +26,10 @@ impl ImageStore {
     ///
     /// The lock goes to every child that is forked without exec while the store is open: fork those first.
     pub async fn open(config: StoreConfig) -> Result<Self, OpenError> {
+        let registries = config.registries.clone();
         let registries = RegistryClient::new(ClientOptions {
-            insecure: config.insecure_registries.clone(),
-            auth_file: config.auth_file.clone(),
+            registries: registries.with_insecure(&config.insecure_registries),
+            auth_files: config.auth_files.clone(),
             stall: config.stall_timeout,
         })
         .map_err(OpenError::Client)?;

@@ -32,6 +32,9 @@ pub(crate) struct Record {
     pub(crate) layers: Vec<Digest>,
     pub(crate) size_compressed: u64,
     pub(crate) size_unpacked: u64,
+    /// It came with a pull's own credentials: who asks for it must show that the registry would give it to them.
+    #[serde(default)]
+    pub(crate) with_secret: bool,
 }
 
 #[derive(Deserialize)]

@@ -88,6 +88,11 @@ impl Inner {
         self.state().layers.get(chain).cloned()
     }
 
+    /// What a name stands for.
+    pub(crate) fn record(&self, reference: &Reference) -> Option<Record> {
+        self.state().images.get(reference).cloned()
+    }
+
     pub(crate) fn get(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
         let record = {
             let state = self.state();

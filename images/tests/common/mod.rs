@@ -5,6 +5,9 @@
 )]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod faulty;
+pub(crate) mod tls;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -45,7 +48,7 @@ pub(crate) fn config(root: &Path) -> StoreConfig {
         root: root.to_path_buf(),
         pull_deadline: Duration::from_secs(20),
         stall_timeout: Duration::from_millis(500),
-        auth_file: None,
+        auth_files: Vec::new(),
         ..StoreConfig::default()
     }
 }
@@ -66,6 +69,11 @@ pub(crate) struct Registry {
 impl Registry {
     /// None, loudly, if the program is not installed.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with("")
+    }
+
+    /// The same with further lines of its `http` section.
+    pub(crate) fn start_with(http: &str) -> Option<Self> {
         if Command::new("docker-registry")
             .arg("--version")
             .stdout(Stdio::null())
@@ -86,7 +94,7 @@ impl Registry {
             let file = folder.path().join("config.yml");
             let data = folder.path().join("data");
             let text = format!(
-                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",
+                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n{http}",
                 data.display()
             );
             std::fs::write(&file, text).unwrap();
@@ -137,13 +145,17 @@ pub(crate) enum Answer {
     Hang,
     /// Status and raw header lines, empty body.
     Headers(u16, String),
+    /// Status 206, `Content-Range` if there is one, body.
+    Part(Option<String>, Vec<u8>),
 }
 
 type Handler = dyn Fn(&Request) -> Answer + Send + Sync;
 
 pub(crate) struct Request {
+    pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: String,
     /// How often this path was asked for before.
     pub(crate) before: usize,
 }
@@ -265,7 +277,11 @@ fn serve(
     if reader.read_line(&mut line).unwrap_or(0) == 0 {
         return;
     }
-    let path = line.split(' ').nth(1).unwrap_or("").to_string();
+    let mut words = line.split(' ').map(str::to_string);
+    let (method, path) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
     let mut headers = HashMap::new();
     loop {
         let mut line = String::new();
@@ -275,6 +291,11 @@ fn serve(
         if let Some((key, value)) = line.split_once(':') {
             headers.insert(key.trim().to_lowercase(), value.trim().to_string());
         }
+    }
+    let length = headers.get("content-length").and_then(|n| n.parse().ok());
+    let mut sent = vec![0; length.unwrap_or(0)];
+    if reader.read_exact(&mut sent).is_err() {
+        return;
     }
     let before = {
         let mut seen = seen.lock().unwrap();
@@ -288,8 +309,10 @@ fn serve(
         )
     };
     let answer = handler(&Request {
+        method,
         path,
         headers,
+        body: String::from_utf8_lossy(&sent).into_owned(),
         before,
     });
     let _ = match answer {
@@ -306,6 +329,11 @@ fn serve(
         Answer::Truncated(body, claimed) => out
             .write_all(head(200, claimed, "").as_bytes())
             .and_then(|()| out.write_all(&body)),
+        Answer::Part(range, body) => {
+            let range = range.map(|range| format!("Content-Range: {range}\r\n"));
+            out.write_all(head(206, body.len(), &range.unwrap_or_default()).as_bytes())
+                .and_then(|()| out.write_all(&body))
+        }
         Answer::Headers(status, lines) => out.write_all(head(status, 0, &lines).as_bytes()),
         Answer::Hang => {
             hangs.fetch_add(1, Ordering::SeqCst);
