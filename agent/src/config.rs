@@ -43,6 +43,8 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
     /// Mirrors and certificates of registries, by their names.
     pub registries: mezzo_images::RegistriesConfig,
+    /// Folder of the files that apps may name as pull secrets, each like Docker's `config.json`.
+    pub pull_secrets_dir: Option<PathBuf>,
     /// Tasks may ask for privileged containers.
     pub allow_privileged: bool,
     /// Paths of the machine beneath which tasks may ask for volumes.
@@ -87,6 +89,7 @@ impl Default for Config {
             zone: String::new(),
             insecure_registries: Vec::new(),
             registries: mezzo_images::RegistriesConfig::default(),
+            pull_secrets_dir: None,
             allow_privileged: false,
             host_path_allow: Vec::new(),
             cgroup_parent: None,
@@ -143,6 +146,14 @@ impl Config {
             return wrong(
                 "host_path_allow",
                 format!("{} is not absolute", bad.display()),
+            );
+        }
+        if let Some(folder) = &self.pull_secrets_dir
+            && !folder.is_absolute()
+        {
+            return wrong(
+                "pull_secrets_dir",
+                format!("{} is not absolute", folder.display()),
             );
         }
         if let Some(parent) = &self.cgroup_parent

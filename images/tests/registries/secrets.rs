@@ -183,6 +183,40 @@ async fn what_came_without_a_secret_needs_no_registry_but_a_secret_is_always_tri
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_tells_no_heads_is_asked_for_the_manifest() {
+    if skip_unless_root() {
+        return;
+    }
+    let all = answers(&[&simple()]);
+    let fake = Fake::start(move |request| {
+        if request.method == "HEAD" {
+            return Answer::Headers(405, String::new());
+        }
+        all.get(&request.path).cloned().unwrap_or_else(not_found)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let secret = secret(&fake.host, ALICE);
+    for _ in 0..2 {
+        store
+            .pull_with_secret(
+                &fake.reference("x"),
+                PullPolicy::IfNotPresent,
+                &secret,
+                None,
+            )
+            .await
+            .unwrap();
+    }
+    assert_eq!(fake.count(&layer_path(&simple())), 1);
+    assert_eq!(
+        fake.count("/manifests/sha256:"),
+        2,
+        "one head, one manifest"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pulls_at_the_same_time_are_one_only_with_the_same_secret() {
     if skip_unless_root() {
         return;
