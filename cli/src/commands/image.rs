@@ -19,9 +19,15 @@ use crate::{
     args::image::{ImageCommand, PackArgs, PullArgs, RegistriesArgs, RemoveArgs, StoreArgs},
     failure::{Failure, chain},
     output::Progress,
-    render::{Table, bytes, count},
+    render::{
+        Table, bytes, count,
+        transfer::{Share, Transfer},
+    },
     request,
 };
+
+/// Between two looks at a transfer that does not move.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// `pack_to` is the file that `-o` named.
 pub(crate) fn run(
@@ -141,11 +147,12 @@ async fn pack(context: &Context, args: &PackArgs, archive: Option<&Path>) -> Res
     }
     if args.push {
         let (sender, receiver) = watch::channel(PushProgress::default());
-        let shown = show(receiver, |progress| {
-            format!(
-                "pushing {}",
-                share(progress.bytes_done, progress.bytes_total)
-            )
+        let shown = show("pushing", receiver, |progress| {
+            let share = Share {
+                done: progress.bytes_done,
+                total: progress.bytes_total,
+            };
+            (share, String::new())
         });
         let pushed = tokio::select! {
             pushed = mezzo_images::push(&packed, &name, &registries, Some(sender)) => pushed,
@@ -174,22 +181,40 @@ async fn pack(context: &Context, args: &PackArgs, archive: Option<&Path>) -> Res
     )
 }
 
-/// `1.2 MiB of 3.0 MiB`.
-fn share(done: u64, total: u64) -> String {
-    format!("{} of {}", bytes(done), bytes(total))
-}
-
-/// Shows progress until the sender goes.
-async fn show<T: Copy>(mut progress: watch::Receiver<T>, text: impl Fn(T) -> String) {
+/// Shows progress until it is dropped: a bar on a terminal, a line for each tenth elsewhere. `read` gives how far it
+/// is and what else is to be said.
+async fn show<T: Copy>(
+    what: &str,
+    mut progress: watch::Receiver<T>,
+    read: impl Fn(T) -> (Share, String),
+) {
     let start = Instant::now();
     let mut line = Progress::new();
-    while progress.changed().await.is_ok() {
-        let now = *progress.borrow_and_update();
-        line.show(
-            "",
-            &format!("{} ({} s)", text(now), start.elapsed().as_secs()),
-        );
+    let mut transfer = Transfer::default();
+    loop {
+        // Also when nothing comes: the speed and what is left are others then.
+        if let Ok(Err(_)) = tokio::time::timeout(BEAT, progress.changed()).await {
+            // The transfer is over, and whoever drives it says so.
+            return std::future::pending().await;
+        }
+        let (share, rest) = read(*progress.borrow_and_update());
+        line.show_line(&news(what, share, &rest), |columns| {
+            transfer.line(what, share, &rest, start.elapsed(), columns)
+        });
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What is worth a line of its own where lines stay.
+fn news(what: &str, share: Share, rest: &str) -> String {
+    let share = match share.percent() {
+        Some(percent) => format!("{what}: {} % of {}", percent / 10 * 10, bytes(share.total)),
+        None => what.to_owned(),
+    };
+    if rest.starts_with("waiting") {
+        format!("{share}, {rest}")
+    } else {
+        share
     }
 }
 
@@ -237,13 +262,24 @@ async fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
         PullPolicy::IfNotPresent
     };
     let (sender, receiver) = watch::channel(PullProgress::default());
-    let shown = show(receiver, |progress| {
-        format!(
-            "pulling: {}, {} of {} layers",
-            share(progress.bytes_done, progress.bytes_total),
-            progress.layers_done,
-            progress.layers_total
-        )
+    let registry = name.registry();
+    let shown = show("pulling", receiver, |progress| {
+        let share = Share {
+            done: progress.bytes_done,
+            total: progress.bytes_total,
+        };
+        let rest = match progress.waiting {
+            Some(wait) => {
+                let seconds = wait.as_secs_f64().ceil();
+                format!("waiting {seconds} s for registry {registry} (rate limit)")
+            }
+            None if progress.layers_total == 0 => String::new(),
+            None => format!(
+                "{} of {} layers",
+                progress.layers_done, progress.layers_total
+            ),
+        };
+        (share, rest)
     });
     let pulled = tokio::select! {
         pulled = store.pull(&name, policy, Some(sender)) => pulled,
@@ -330,6 +366,25 @@ mod tests {
             insecure_registry: vec!["10.0.0.1:5000".into()],
             registries: Some(path),
         })
+    }
+
+    #[test]
+    fn where_lines_stay_there_is_one_for_each_tenth_and_for_waits() {
+        let at = |done| Share { done, total: 2048 };
+        assert_eq!(news("pulling", Share::default(), ""), "pulling");
+        let layers = |n| format!("{n} of 3 layers");
+        assert_eq!(
+            news("pulling", at(1024), &layers(1)),
+            "pulling: 50 % of 2.0 KiB"
+        );
+        assert_eq!(
+            news("pulling", at(1200), &layers(2)),
+            "pulling: 50 % of 2.0 KiB"
+        );
+        assert_eq!(
+            news("pulling", at(1200), "waiting 2 s"),
+            "pulling: 50 % of 2.0 KiB, waiting 2 s"
+        );
     }
 
     #[test]
