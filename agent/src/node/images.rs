@@ -112,7 +112,7 @@ impl Images for ImageFolder {
                     if told {
                         let now = *changes.borrow_and_update();
                         let waiting = now.waiting.map(|wait| {
-                            let seconds = wait.as_secs_f64().ceil();
+                            let seconds = wait.as_secs_f64().round();
                             format!("{seconds} s for registry {} (rate limit)", reference.registry())
                         });
                         let (done, total) = (now.bytes_done, now.bytes_total);

@@ -147,12 +147,10 @@ async fn pack(context: &Context, args: &PackArgs, archive: Option<&Path>) -> Res
     }
     if args.push {
         let (sender, receiver) = watch::channel(PushProgress::default());
-        let shown = show("pushing", receiver, |progress| {
-            let share = Share {
-                done: progress.bytes_done,
-                total: progress.bytes_total,
-            };
-            (share, String::new())
+        let shown = show("pushing", receiver, |progress| Share {
+            done: progress.bytes_done,
+            total: progress.bytes_total,
+            ..Share::default()
         });
         let pushed = tokio::select! {
             pushed = mezzo_images::push(&packed, &name, &registries, Some(sender)) => pushed,
@@ -181,13 +179,8 @@ async fn pack(context: &Context, args: &PackArgs, archive: Option<&Path>) -> Res
     )
 }
 
-/// Shows progress until it is dropped: a bar on a terminal, a line for each tenth elsewhere. `read` gives how far it
-/// is and what else is to be said.
-async fn show<T: Copy>(
-    what: &str,
-    mut progress: watch::Receiver<T>,
-    read: impl Fn(T) -> (Share, String),
-) {
+/// Shows progress until it is dropped: a bar on a terminal, a line for each tenth elsewhere.
+async fn show<T: Copy>(what: &str, mut progress: watch::Receiver<T>, read: impl Fn(T) -> Share) {
     let start = Instant::now();
     let mut line = Progress::new();
     let mut transfer = Transfer::default();
@@ -197,24 +190,23 @@ async fn show<T: Copy>(
             // The transfer is over, and whoever drives it says so.
             return std::future::pending().await;
         }
-        let (share, rest) = read(*progress.borrow_and_update());
-        line.show_line(&news(what, share, &rest), |columns| {
-            transfer.line(what, share, &rest, start.elapsed(), columns)
+        let share = read(*progress.borrow_and_update());
+        line.show_line(&news(what, &share), |columns| {
+            transfer.line(what, &share, start.elapsed(), columns)
         });
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
 /// What is worth a line of its own where lines stay.
-fn news(what: &str, share: Share, rest: &str) -> String {
-    let share = match share.percent() {
+fn news(what: &str, share: &Share) -> String {
+    let news = match share.percent() {
         Some(percent) => format!("{what}: {} % of {}", percent / 10 * 10, bytes(share.total)),
         None => what.to_owned(),
     };
-    if rest.starts_with("waiting") {
-        format!("{share}, {rest}")
-    } else {
-        share
+    match &share.waiting {
+        Some(waiting) => format!("{news}, {waiting}"),
+        None => news,
     }
 }
 
@@ -263,23 +255,17 @@ async fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
     };
     let (sender, receiver) = watch::channel(PullProgress::default());
     let registry = name.registry();
-    let shown = show("pulling", receiver, |progress| {
-        let share = Share {
-            done: progress.bytes_done,
-            total: progress.bytes_total,
-        };
-        let rest = match progress.waiting {
-            Some(wait) => {
-                let seconds = wait.as_secs_f64().ceil();
-                format!("waiting {seconds} s for registry {registry} (rate limit)")
-            }
-            None if progress.layers_total == 0 => String::new(),
-            None => format!(
-                "{} of {} layers",
-                progress.layers_done, progress.layers_total
-            ),
-        };
-        (share, rest)
+    let shown = show("pulling", receiver, |progress| Share {
+        done: progress.bytes_done,
+        total: progress.bytes_total,
+        aside: match progress.layers_total {
+            0 => String::new(),
+            total => format!("{} of {total} layers", progress.layers_done),
+        },
+        waiting: progress.waiting.map(|wait| {
+            let seconds = wait.as_secs_f64().round();
+            format!("waiting {seconds} s for registry {registry} (rate limit)")
+        }),
     });
     let pulled = tokio::select! {
         pulled = store.pull(&name, policy, Some(sender)) => pulled,
@@ -370,19 +356,19 @@ mod tests {
 
     #[test]
     fn where_lines_stay_there_is_one_for_each_tenth_and_for_waits() {
-        let at = |done| Share { done, total: 2048 };
-        assert_eq!(news("pulling", Share::default(), ""), "pulling");
-        let layers = |n| format!("{n} of 3 layers");
+        let at = |done, waiting: Option<&str>| Share {
+            done,
+            total: 2048,
+            aside: format!("{done} of many layers"),
+            waiting: waiting.map(str::to_owned),
+        };
+        assert_eq!(news("pulling", &Share::default()), "pulling");
+        for done in [1024, 1200] {
+            let news = news("pulling", &at(done, None));
+            assert_eq!(news, "pulling: 50 % of 2.0 KiB");
+        }
         assert_eq!(
-            news("pulling", at(1024), &layers(1)),
-            "pulling: 50 % of 2.0 KiB"
-        );
-        assert_eq!(
-            news("pulling", at(1200), &layers(2)),
-            "pulling: 50 % of 2.0 KiB"
-        );
-        assert_eq!(
-            news("pulling", at(1200), "waiting 2 s"),
+            news("pulling", &at(1200, Some("waiting 2 s"))),
             "pulling: 50 % of 2.0 KiB, waiting 2 s"
         );
     }

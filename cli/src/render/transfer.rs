@@ -12,18 +12,23 @@ const WINDOW: Duration = Duration::from_secs(5);
 /// The first moments say nothing about what is left.
 const WARM_UP: Duration = Duration::from_secs(1);
 const WIDEST_BAR: usize = 40;
+const LEAST_BAR: usize = 8;
 
 /// How far it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Share {
     pub(crate) done: u64,
     /// 0: not known yet.
     pub(crate) total: u64,
+    /// Shown where there is room.
+    pub(crate) aside: String,
+    /// What keeps it from moving.
+    pub(crate) waiting: Option<String>,
 }
 
 impl Share {
     /// None while the whole is not known.
-    pub(crate) fn percent(self) -> Option<u64> {
+    pub(crate) fn percent(&self) -> Option<u64> {
         let percent = self.done.saturating_mul(100).checked_div(self.total)?;
         Some(percent.min(100))
     }
@@ -36,47 +41,50 @@ pub(crate) struct Transfer {
 }
 
 impl Transfer {
-    /// What a person sees on a line of so many columns; `what` goes before the bar and `rest` behind all.
+    /// What a person sees on a line of so many columns; `what` goes before the bar.
     pub(crate) fn line(
         &mut self,
         what: &str,
-        share: Share,
-        rest: &str,
+        share: &Share,
         at: Duration,
         columns: usize,
     ) -> String {
         let speed = self.speed(share.done, at);
-        let Some(percent) = share.percent() else {
-            let rest = if rest.is_empty() {
-                ""
-            } else {
-                &format!(", {rest}")
-            };
-            return format!("{what}{rest}");
-        };
-        let mut facts = vec![format!(
-            "{percent} %, {} of {}",
-            bytes(share.done),
-            bytes(share.total)
-        )];
-        if let Some(speed) = speed {
-            facts.push(format!("{}/s", bytes(speed)));
-            let left = share.total.saturating_sub(share.done);
-            if at >= WARM_UP && left > 0 {
-                let seconds = left.div_ceil(speed);
-                facts.push(format!("{} left", age(0, seconds.saturating_mul(1000))));
+        let mut facts = Vec::new();
+        let percent = share.percent();
+        if let Some(percent) = percent {
+            let (done, total) = (bytes(share.done), bytes(share.total));
+            facts.push(format!("{percent} %, {done} of {total}"));
+        }
+        let left = share.total.saturating_sub(share.done);
+        match (&share.waiting, speed) {
+            (Some(waiting), _) => facts.push(waiting.clone()),
+            (None, Some(speed)) => {
+                facts.push(format!("{}/s", bytes(speed)));
+                if at >= WARM_UP && left > 0 {
+                    let seconds = left.div_ceil(speed);
+                    facts.push(format!("{} left", age(0, seconds.saturating_mul(1000))));
+                }
             }
+            (None, None) => {}
         }
-        if !rest.is_empty() {
-            facts.push(rest.to_owned());
-        }
+        let Some(percent) = percent else {
+            facts.insert(0, what.to_owned());
+            return facts.join(", ");
+        };
+        // What does not fit is what is said aside, then the bar, never the figures.
         let facts = facts.join(", ");
-        // What does not fit is the bar, never the figures.
-        let room = columns.saturating_sub(what.len() + facts.len() + 5);
-        if room < 8 {
+        let with_aside = format!("{facts}, {}", share.aside);
+        let room = |facts: &str| columns.saturating_sub(what.len() + facts.len() + 5);
+        let facts = if share.aside.is_empty() || room(&with_aside) < LEAST_BAR {
+            facts
+        } else {
+            with_aside
+        };
+        let width = room(&facts).min(WIDEST_BAR);
+        if width < LEAST_BAR {
             return format!("{what} {facts}");
         }
-        let width = room.min(WIDEST_BAR);
         let filled = usize::try_from(percent).unwrap_or(100) * width / 100;
         format!(
             "{what} [{}{}] {facts}",
@@ -115,20 +123,31 @@ mod tests {
     #[test]
     fn a_transfer_is_told_with_bar_speed_and_what_is_left() {
         let mut transfer = Transfer::default();
-        let share = |mib: u64| Share {
+        let share = |mib: u64, waiting: Option<&str>| Share {
             done: mib * MIB,
             total: 100 * MIB,
+            aside: "1 of 2 layers".to_owned(),
+            waiting: waiting.map(str::to_owned),
         };
-        let first = transfer.line("pulling", share(0), "", at(0), 80);
-        assert!(first.ends_with("] 0 %, 0 B of 100 MiB"), "{first}");
-        let line = transfer.line("pulling", share(50), "1 of 2 layers", at(5), 100);
+        let first = transfer.line("pulling", &share(0, None), at(0), 80);
+        assert!(
+            first.ends_with("] 0 %, 0 B of 100 MiB, 1 of 2 layers"),
+            "{first}"
+        );
         assert_eq!(
-            line,
+            transfer.line("pulling", &share(50, None), at(5), 100),
             "pulling [#############-------------] 50 %, 50.0 MiB of 100 MiB, 10.0 MiB/s, 5 s left, 1 of 2 layers"
         );
-        assert!(line.len() <= 100);
-        // On a narrow terminal the bar goes first.
-        let narrow = transfer.line("pulling", share(100), "", at(10), 30);
+        assert_eq!(
+            transfer.line("pulling", &share(50, None), at(5), 80),
+            "pulling [##########-----------] 50 %, 50.0 MiB of 100 MiB, 10.0 MiB/s, 5 s left"
+        );
+        let limit = "waiting 12 s for registry r.example (rate limit)";
+        assert_eq!(
+            transfer.line("pulling", &share(50, Some(limit)), at(6), 80),
+            "pulling 50 %, 50.0 MiB of 100 MiB, waiting 12 s for registry r.example (rate limit)"
+        );
+        let narrow = transfer.line("pulling", &share(100, None), at(10), 30);
         assert_eq!(narrow, "pulling 100 %, 100 MiB of 100 MiB, 10.0 MiB/s");
     }
 
@@ -156,11 +175,11 @@ mod tests {
     #[test]
     fn without_a_whole_there_is_no_bar() {
         let mut transfer = Transfer::default();
-        let unknown = Share::default();
+        let mut unknown = Share::default();
         assert_eq!(unknown.percent(), None);
-        let line = transfer.line("pulling", unknown, "", at(0), 80);
-        assert_eq!(line, "pulling");
-        let line = transfer.line("pulling", unknown, "waiting 12 s", at(1), 80);
+        assert_eq!(transfer.line("pulling", &unknown, at(0), 80), "pulling");
+        unknown.waiting = Some("waiting 12 s".into());
+        let line = transfer.line("pulling", &unknown, at(1), 80);
         assert_eq!(line, "pulling, waiting 12 s");
     }
 }
