@@ -432,8 +432,9 @@ pub(crate) async fn store(
         layers: chains.clone(),
         size_compressed,
         size_unpacked,
-        with_secret: guarded(inner, reference, manifest_digest, origin),
-    };
+        with_secret: false,
+    }
+    .guarded(guarded(inner, reference, manifest_digest, origin));
     let inner = Arc::clone(inner);
     blocking(move || {
         inner.put_blob(&manifest_digest, &manifest_bytes)?;

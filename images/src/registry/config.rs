@@ -64,13 +64,6 @@ impl RegistriesConfig {
         self
     }
 
-    /// The same, with the sections of `other` added; its own win.
-    #[must_use]
-    pub fn overlaid(mut self, other: Self) -> Self {
-        self.registries.extend(other.registries);
-        self
-    }
-
     /// Finds all that cannot be right. Files are not looked at.
     pub fn check(&self) -> Result<(), RegistriesConfigError> {
         let mut problems = Vec::new();

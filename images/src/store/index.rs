@@ -5,7 +5,8 @@
 //! with a warning and the image is pulled again. A file of a newer version is an error, for then this program is too
 //! old for the store.
 //!
-//! Versions: 1 is the first. A reader must refuse a higher number; new fields need a new number only if an old reader
+//! Versions: 1 is the first; 2 has `with_secret` set, which an older program must not drop, for it would give the image
+//! to everybody. A reader must refuse a higher number; new fields need a new number only if an old reader
 //! that drops them would do harm.
 
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ use crate::digest::Digest;
 use crate::reference::Reference;
 
 const VERSION: u32 = 1;
+/// Of records with a secret.
+const VERSION_GUARDED: u32 = 2;
 const MAX_RECORD: u64 = 1 << 20;
 
 /// What a name stands for.
@@ -45,6 +48,20 @@ struct VersionOnly {
 impl Record {
     pub(crate) fn version() -> u32 {
         VERSION
+    }
+
+    /// Marks whether the image is to be guarded from those without its credentials.
+    pub(crate) fn guarded(self, with_secret: bool) -> Self {
+        let version = if with_secret {
+            VERSION_GUARDED
+        } else {
+            VERSION
+        };
+        Self {
+            version,
+            with_secret,
+            ..self
+        }
     }
 
     /// The name of the file that holds the record of `reference`.
@@ -104,12 +121,12 @@ fn read(path: &Path) -> Result<Result<Record, String>, OpenError> {
         }
     };
     if let Ok(VersionOnly { version }) = serde_json::from_slice(&text)
-        && version > VERSION
+        && version > VERSION_GUARDED
     {
         return Err(OpenError::NewerFormat {
             path: path.into(),
             found: version,
-            known: VERSION,
+            known: VERSION_GUARDED,
         });
     }
     let record: Record = match serde_json::from_slice(&text) {

@@ -46,12 +46,12 @@ async fn a_damaged_record_is_set_aside_and_a_newer_one_is_an_error() {
         &record,
         String::from_utf8(text)
             .unwrap()
-            .replace("\"version\": 1", "\"version\": 2"),
+            .replace("\"version\": 1", "\"version\": 3"),
     )
     .unwrap();
     let error = ImageStore::open(config(&root)).await.unwrap_err();
     assert!(
-        matches!(error, OpenError::NewerFormat { found: 2, .. }),
+        matches!(error, OpenError::NewerFormat { found: 3, .. }),
         "{error}"
     );
     assert!(error.to_string().contains(record.to_str().unwrap()));
