@@ -41,6 +41,10 @@ pub struct Config {
     pub zone: String,
     /// Registries asked over plain HTTP, `host:port`.
     pub insecure_registries: Vec<String>,
+    /// Mirrors and certificates of registries, by their names.
+    pub registries: mezzo_images::RegistriesConfig,
+    /// Folder of the files that apps may name as pull secrets, each like Docker's `config.json`.
+    pub pull_secrets_dir: Option<PathBuf>,
     /// Tasks may ask for privileged containers.
     pub allow_privileged: bool,
     /// Paths of the machine beneath which tasks may ask for volumes.
@@ -90,6 +94,8 @@ impl Default for Config {
             region: String::new(),
             zone: String::new(),
             insecure_registries: Vec::new(),
+            registries: mezzo_images::RegistriesConfig::default(),
+            pull_secrets_dir: None,
             allow_privileged: false,
             host_path_allow: Vec::new(),
             cgroup_parent: None,
@@ -136,6 +142,9 @@ impl Config {
                 format!("{:?} is not of the form host:port", self.master),
             );
         }
+        if let Err(error) = self.registries.check() {
+            return wrong("registries", error.to_string());
+        }
         if self.max_parallel_starts == 0 {
             return wrong(
                 "max_parallel_starts",
@@ -159,6 +168,14 @@ impl Config {
             return wrong(
                 "host_path_allow",
                 format!("{} is not absolute", bad.display()),
+            );
+        }
+        if let Some(folder) = &self.pull_secrets_dir
+            && !folder.is_absolute()
+        {
+            return wrong(
+                "pull_secrets_dir",
+                format!("{} is not absolute", folder.display()),
             );
         }
         if let Some(parent) = &self.cgroup_parent
@@ -254,6 +271,22 @@ mod tests {
         };
         off.check().unwrap();
         assert_eq!(off.image_gc(), None);
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_registries_is_told() {
+        let text = "[registries.\"docker.io\"]\nmirrors = [\"http://m\"]\nca_file = \"ca.pem\"\n";
+        let config: Config = toml::from_str(text).unwrap();
+        let error = config.check().unwrap_err().to_string();
+        assert!(
+            error.contains(r#"registries."docker.io".mirrors[0]"#),
+            "{error}"
+        );
+        assert!(
+            error.contains(r#"registries."docker.io".ca_file"#),
+            "{error}"
+        );
+        assert!(toml::from_str::<Config>("[registries.\"r.example\"]\nprefix = \"x\"\n").is_err());
     }
 
     #[test]

@@ -167,9 +167,13 @@ impl Launcher {
     ) -> Result<PreparedImage, LaunchFailure> {
         let reference = &info.container.image;
         let (progress, mut seen) = watch::channel(PullProgress::default());
-        let prepare =
-            self.images
-                .prepare(reference, info.container.force_pull, container, progress);
+        let prepare = self.images.prepare(
+            reference,
+            info.container.force_pull,
+            info.container.pull_secret.as_ref(),
+            container,
+            progress,
+        );
         tokio::pin!(prepare);
         let mut report_at = Instant::now();
         let mut pulling = true;
@@ -186,21 +190,37 @@ impl Launcher {
                 }
                 changed = async {
                     tokio::time::sleep_until(report_at).await;
-                    seen.changed().await
+                    // Told also when nothing changes: news that comes while an earlier status is under way is dropped.
+                    match tokio::time::timeout(PROGRESS_PAUSE, seen.changed()).await {
+                        Ok(changed) => changed.is_ok(),
+                        Err(_) => true,
+                    }
                 }, if pulling => {
-                    pulling = changed.is_ok();
+                    pulling = changed;
                     if pulling {
-                        let PullProgress { done, total } = *seen.borrow_and_update();
-                        let message = match (done * 100).checked_div(total) {
-                            Some(percent) => format!("pulling {} %", percent.min(100)),
-                            None => "pulling".to_owned(),
-                        };
+                        let message = told(&seen.borrow_and_update());
                         report_at = Instant::now() + PROGRESS_PAUSE;
                         let _ = feedback.send(Event::Progress(container.clone(), message)).await;
                     }
                 }
             }
         }
+    }
+}
+
+/// What a task's status says about its pull.
+fn told(progress: &PullProgress) -> String {
+    let pulling = match progress
+        .done
+        .saturating_mul(100)
+        .checked_div(progress.total)
+    {
+        Some(percent) => format!("pulling {} %", percent.min(100)),
+        None => "pulling".to_owned(),
+    };
+    match &progress.waiting {
+        Some(waiting) => format!("{pulling}, waiting {waiting}"),
+        None => pulling,
     }
 }
 
@@ -281,6 +301,25 @@ mod tests {
 
     use super::*;
     use crate::task::tests::a_task;
+
+    #[test]
+    fn a_pull_tells_how_far_it_is_and_what_it_waits_for() {
+        let at = |done, total, waiting: Option<&str>| {
+            told(&PullProgress {
+                done,
+                total,
+                waiting: waiting.map(str::to_owned),
+            })
+        };
+        assert_eq!(at(0, 0, None), "pulling");
+        assert_eq!(at(43, 100, None), "pulling 43 %");
+        assert_eq!(at(u64::MAX, 100, None), "pulling 100 %");
+        let limit = "12 s for registry r.example (rate limit)";
+        assert_eq!(
+            at(0, 0, Some(limit)),
+            "pulling, waiting 12 s for registry r.example (rate limit)"
+        );
+    }
 
     #[test]
     fn a_link_out_of_the_allowed_path_is_refused() {

@@ -7,11 +7,12 @@
 pub mod fake;
 pub mod images;
 pub mod runtime;
+mod secrets;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use mezzo_api::model::{NetworkMode, Usage};
+use mezzo_api::model::{NetworkMode, SecretSource, Usage};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -352,12 +353,14 @@ pub trait Runtime: Send + Sync + 'static {
 }
 
 /// How far a pull is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PullProgress {
     /// Bytes here.
     pub done: u64,
     /// Bytes in all; 0 when not yet known.
     pub total: u64,
+    /// What it waits for just now, if that is worth a word: "12 s for registry r.example (rate limit)".
+    pub waiting: Option<String>,
 }
 
 /// What the agent needs of an image's configuration. Labels are left out: nothing of an image steers the agent.
@@ -441,11 +444,13 @@ pub struct ImagesUsage {
 /// What holds images.
 #[async_trait]
 pub trait Images: Send + Sync + 'static {
-    /// Pulls what is missing and makes a root file system for the container. Progress is only sent while pulling.
+    /// Pulls what is missing and makes a root file system for the container. With a pull secret the registry is asked
+    /// whether its holder may have the image, also when that is here. Progress is only sent while pulling.
     async fn prepare(
         &self,
         reference: &str,
         force_pull: bool,
+        pull_secret: Option<&SecretSource>,
         id: &ContainerId,
         progress: watch::Sender<PullProgress>,
     ) -> Result<PreparedImage, ImageError>;

@@ -130,12 +130,14 @@ pub(crate) async fn open_images(config: &Config) -> Result<ImageFolder, Error> {
     let store = mezzo_images::StoreConfig {
         root: config.state_dir.join("images"),
         insecure_registries: config.insecure_registries.clone(),
+        registries: config.registries.clone(),
         pull_deadline: Duration::from_secs(config.pull_deadline_secs),
         ..mezzo_images::StoreConfig::default()
     };
-    ImageFolder::open(store)
+    let folder = ImageFolder::open(store)
         .await
-        .map_err(|error| Error::Images(error.to_string()))
+        .map_err(|error| Error::Images(error.to_string()))?;
+    Ok(folder.with_pull_secrets(config.pull_secrets_dir.clone()))
 }
 
 async fn listen(address: &str) -> Result<TcpListener, Error> {

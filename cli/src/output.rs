@@ -118,15 +118,18 @@ impl Progress {
 
     /// `text` is the news; `detail` changes all the time and is shown only where it can be overwritten.
     pub(crate) fn show(&mut self, text: &str, detail: &str) {
+        self.show_line(text, |_| format!("{text}{detail}"));
+    }
+
+    /// The same with a line of its own for a terminal of so many columns.
+    pub(crate) fn show_line(&mut self, text: &str, line: impl FnOnce(usize) -> String) {
         let mut stderr = io::stderr().lock();
         if self.terminal {
             // A line that wraps could not be overwritten.
             let width =
                 terminal_size::terminal_size_of(io::stderr()).map_or(80, |(width, _)| width.0);
-            let line: String = format!("{text}{detail}")
-                .chars()
-                .take(usize::from(width.max(2)) - 1)
-                .collect();
+            let columns = usize::from(width.max(2)) - 1;
+            let line: String = line(columns).chars().take(columns).collect();
             let _ = write!(stderr, "\r\x1b[K{line}");
             let _ = stderr.flush();
         } else if self.shown != text {

@@ -7,6 +7,7 @@ pub(crate) mod app;
 pub(crate) mod cluster;
 pub(crate) mod status;
 pub(crate) mod task;
+pub(crate) mod transfer;
 
 use std::fmt::Write as _;
 

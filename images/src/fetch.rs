@@ -17,7 +17,7 @@ use crate::manifest::{Blob, LayerBlob, Manifest, ParsedConfig};
 use crate::pull::{PullError, PullProgress};
 use crate::reference::Reference;
 use crate::registry::RegistryError;
-use crate::registry::session::Session;
+use crate::registry::source::Source;
 use crate::section::Section;
 use crate::store::content::{LayerRecord, Layout, delete};
 use crate::store::{Inner, StoreError, blocking, io_error};
@@ -30,7 +30,7 @@ const PIECES: usize = 6;
 
 /// Where the bytes of an image come from.
 pub(crate) enum Origin {
-    Registry(Box<Session>),
+    Registry(Box<Source>),
     /// Layers that lie in files: packed here, or in an archive that is imported.
     Local(BTreeMap<Digest, Section>),
 }
@@ -194,7 +194,35 @@ enum Arrived {
     Ready(Box<Ready>),
 }
 
+/// Fetches a layer; again, from elsewhere, if a mirror sent something else.
 async fn fetch_layer(
+    inner: &Arc<Inner>,
+    reference: &Reference,
+    step: Step,
+    origin: &Origin,
+    told: &watch::Sender<PullProgress>,
+    image_bytes: Arc<AtomicU64>,
+) -> Result<Arrived, PullError> {
+    loop {
+        let bytes = Arc::clone(&image_bytes);
+        let fetched = fetch_layer_once(inner, reference, step.clone(), origin, told, bytes).await;
+        let (Err(error), Origin::Registry(source)) = (&fetched, origin) else {
+            return fetched;
+        };
+        let Some(wasted) = error
+            .is_of_the_bytes()
+            .then(|| source.distrust(&step.layer.blob.digest))
+            .flatten()
+        else {
+            return fetched;
+        };
+        told.send_modify(|progress| {
+            progress.bytes_done = progress.bytes_done.saturating_sub(wasted);
+        });
+    }
+}
+
+async fn fetch_layer_once(
     inner: &Arc<Inner>,
     reference: &Reference,
     step: Step,

@@ -41,7 +41,10 @@ pub use pack::{PackError, PackOptions, PackedImage, pack};
 pub use pull::{PullError, PullPolicy, PullProgress};
 pub use push::{PushError, PushProgress, push};
 pub use reference::{DEFAULT_REGISTRY, Reference, ReferenceError};
-pub use registry::RegistryError;
+pub use registry::{
+    MAX_CREDENTIALS_FILE, PullSecret, RegistriesConfig, RegistriesConfigError, RegistryConfig,
+    RegistryError, credential_files,
+};
 pub use store::snapshot::{Snapshot, SnapshotError};
 pub use store::{
     DiskUsage, GcPolicy, GcReport, Image, ImageDetails, ImageStore, ImageSummary, LayerDetails,

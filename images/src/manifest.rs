@@ -154,14 +154,51 @@ impl Platform {
         Self {
             os: "linux".into(),
             architecture: architecture.into(),
-            variant: None,
+            variant: host_variant(),
         }
     }
 
-    /// Whether an image for `self` runs on `host`.
+    /// Whether an image for `self` runs on `host`: a variant that counts further than the host's does not.
     pub(crate) fn runs_on(&self, host: &Self) -> bool {
-        self.os == host.os && self.architecture == host.architecture
+        let within = match (self.level(), host.level()) {
+            (Some(wanted), Some(there)) => wanted <= there,
+            (Some(_) | None, _) => true,
+        };
+        self.os == host.os && self.architecture == host.architecture && within
     }
+
+    /// The number in a variant such as `v8`.
+    fn level(&self) -> Option<u32> {
+        self.variant.as_deref()?.strip_prefix('v')?.parse().ok()
+    }
+}
+
+/// What the processor can do beyond its architecture, as far as there are words for it.
+#[cfg(target_arch = "x86_64")]
+fn host_variant() -> Option<String> {
+    use std::arch::is_x86_feature_detected as has;
+    let v2 = has!("cmpxchg16b") && has!("popcnt") && has!("sse4.2") && has!("ssse3");
+    let v3 = v2
+        && has!("avx2")
+        && has!("bmi1")
+        && has!("bmi2")
+        && has!("f16c")
+        && has!("fma")
+        && has!("lzcnt")
+        && has!("movbe");
+    let v4 = v3
+        && has!("avx512f")
+        && has!("avx512bw")
+        && has!("avx512cd")
+        && has!("avx512dq")
+        && has!("avx512vl");
+    let level = 1 + u32::from(v2) + u32::from(v3) + u32::from(v4);
+    Some(format!("v{level}"))
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn host_variant() -> Option<String> {
+    (std::env::consts::ARCH == "aarch64").then(|| "v8".to_owned())
 }
 
 impl std::fmt::Display for Platform {
@@ -380,7 +417,7 @@ fn malformed(what: &'static str, error: &serde_json::Error) -> ManifestError {
     }
 }
 
-/// The entry for `host`, or the platforms that there are.
+/// The entry for `host`, of several the one that makes most of it (the first of equals), or the platforms that there are.
 pub(crate) fn select<'a>(
     entries: &'a [IndexEntry],
     host: &Platform,
@@ -392,7 +429,9 @@ pub(crate) fn select<'a>(
                 .as_ref()
                 .is_some_and(|platform| platform.runs_on(host))
     };
-    entries.iter().find(fits).ok_or_else(|| {
+    let level = |entry: &IndexEntry| entry.platform.as_ref().and_then(Platform::level);
+    let best = entries.iter().filter(fits).rev();
+    best.max_by_key(|entry| level(entry)).ok_or_else(|| {
         // buildx adds attestations as unknown/unknown: noise to someone who looks for an architecture.
         let real = entries
             .iter()
@@ -600,6 +639,44 @@ mod tests {
             select(&entries, &host("mips")).unwrap_err(),
             ["linux/s390x", "linux/amd64", "linux/arm64"]
         );
+    }
+
+    #[test]
+    fn the_best_variant_that_the_host_can_run_is_picked() {
+        let entry = |arch: &str, variant: Option<&str>| {
+            let mut raw = descriptor(OCI_MANIFEST, 7);
+            raw["platform"] = json!({"os": "linux", "architecture": arch, "variant": variant});
+            raw
+        };
+        let pick = |host: (&str, Option<&str>), there: &[(&str, Option<&str>)]| {
+            let entries: Vec<Value> = there.iter().map(|(a, v)| entry(a, *v)).collect();
+            let text = json!({"schemaVersion": 2, "manifests": entries}).to_string();
+            let Ok(Document::Index(entries)) = parse_document(text.as_bytes(), None) else {
+                panic!("no index")
+            };
+            let host = Platform {
+                os: "linux".into(),
+                architecture: host.0.into(),
+                variant: host.1.map(str::to_owned),
+            };
+            let picked = select(&entries, &host).ok()?;
+            entries.iter().position(|entry| std::ptr::eq(entry, picked))
+        };
+        let (v2, v3, v6, v7, v8) = (Some("v2"), Some("v3"), Some("v6"), Some("v7"), Some("v8"));
+        let amd = [("amd64", v3), ("amd64", None), ("amd64", v2), ("amd64", v2)];
+        assert_eq!(pick(("amd64", v2), &amd), Some(2));
+        assert_eq!(pick(("amd64", Some("v1")), &amd), Some(1));
+        assert_eq!(pick(("amd64", Some("v4")), &amd), Some(0));
+        assert_eq!(pick(("amd64", v2), &[("amd64", v3)]), None);
+        let arm = [("arm", v6), ("arm", v7), ("arm64", v8)];
+        assert_eq!(pick(("arm64", v8), &arm), Some(2));
+        assert_eq!(pick(("arm", v6), &arm), Some(0));
+        // What has no number is taken as it comes.
+        assert_eq!(
+            pick(("arm64", v8), &[("arm64", None), ("arm64", v8)]),
+            Some(1)
+        );
+        assert_eq!(pick(("arm64", v8), &[("arm64", Some("odd"))]), Some(0));
     }
 
     #[test]

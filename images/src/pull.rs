@@ -22,7 +22,8 @@ use crate::digest::Digest;
 use crate::fetch::{Origin, fetch_layers, plan};
 use crate::manifest::{self, Document, Manifest, ManifestError};
 use crate::reference::Reference;
-use crate::registry::RegistryError;
+use crate::registry::source::DocumentError;
+use crate::registry::{PullSecret, RegistryError};
 use crate::store::index::Record;
 use crate::store::{Image, ImageStore, Inner, StoreError, blocking, unix_seconds};
 use crate::unpack::UnpackError;
@@ -47,6 +48,8 @@ pub struct PullProgress {
     pub bytes_done: u64,
     /// Compressed bytes of the image.
     pub bytes_total: u64,
+    /// The registry limits how often it may be asked, and we wait so long for it.
+    pub waiting: Option<Duration>,
 }
 
 /// How a file system says that it is full, or that somebody's share of it is.
@@ -137,6 +140,25 @@ impl PullError {
             | Self::Unpack { .. } => false,
         }
     }
+
+    /// Whether what came was something else than what was asked for.
+    pub(crate) fn is_of_the_bytes(&self) -> bool {
+        match self {
+            Self::Registry(error) => matches!(
+                error,
+                RegistryError::WrongDigest { .. }
+                    | RegistryError::WrongSize { .. }
+                    | RegistryError::Protocol { .. }
+            ),
+            Self::Manifest { .. }
+            | Self::WrongPlatform { .. }
+            | Self::WrongDiffId { .. }
+            | Self::Unpack { .. }
+            | Self::Store(_)
+            | Self::NoSpace { .. }
+            | Self::Deadline { .. } => false,
+        }
+    }
 }
 
 impl PullError {
@@ -202,10 +224,37 @@ impl ImageStore {
         policy: PullPolicy,
         progress: Option<watch::Sender<PullProgress>>,
     ) -> Result<Image, PullError> {
+        self.pull_as(reference, policy, None, progress).await
+    }
+
+    /// The same with credentials of one's own. An image that is here is used only if the registry would give it to
+    /// whoever has them: that is asked each time.
+    pub async fn pull_with_secret(
+        &self,
+        reference: &Reference,
+        policy: PullPolicy,
+        secret: &PullSecret,
+        progress: Option<watch::Sender<PullProgress>>,
+    ) -> Result<Image, PullError> {
+        self.pull_as(reference, policy, Some(secret), progress)
+            .await
+    }
+
+    async fn pull_as(
+        &self,
+        reference: &Reference,
+        policy: PullPolicy,
+        secret: Option<&PullSecret>,
+        progress: Option<watch::Sender<PullProgress>>,
+    ) -> Result<Image, PullError> {
         // A name with a digest always stands for the same image.
         if policy == PullPolicy::IfNotPresent || reference.digest().is_some() {
             match self.get(reference).await {
-                Ok(Some(image)) => return Ok(image),
+                Ok(Some(image)) => {
+                    if self.may_use(&image, secret, progress.as_ref()).await? {
+                        return Ok(image);
+                    }
+                }
                 Ok(None) => {}
                 // What is damaged here is whole in the registry.
                 Err(error @ StoreError::Corrupt { .. }) => {
@@ -214,7 +263,7 @@ impl ImageStore {
                 Err(error) => return Err(error.into()),
             }
         }
-        let flight = self.flight(reference);
+        let flight = self.flight(reference, secret);
         let mut seen = flight.progress.clone();
         let mut result = flight.result.clone();
         loop {
@@ -237,14 +286,45 @@ impl ImageStore {
         }
     }
 
-    fn flight(&self, reference: &Reference) -> Arc<Flight> {
+    /// Whether an image that is here may be used by whoever asks: one that came with a secret, or is asked for with
+    /// one, only if the registry agrees. False if it must be pulled again, because the registry has it no more.
+    async fn may_use(
+        &self,
+        image: &Image,
+        secret: Option<&PullSecret>,
+        told: Option<&watch::Sender<PullProgress>>,
+    ) -> Result<bool, PullError> {
+        let reference = &image.reference;
+        let guarded = self
+            .inner
+            .record(reference)
+            .is_some_and(|record| record.with_secret);
+        if secret.is_none() && !guarded {
+            return Ok(true);
+        }
+        let source = self.inner.registries.source(reference, secret, told)?;
+        let deadline = self.inner.config.pull_deadline;
+        match tokio::time::timeout(deadline, source.serves(&image.manifest_digest)).await {
+            Ok(served) => Ok(served?),
+            Err(_) => Err(PullError::Deadline {
+                reference: reference.to_string(),
+                after: deadline,
+            }),
+        }
+    }
+
+    /// Pulls with the same credentials are one.
+    fn flight(&self, reference: &Reference, secret: Option<&PullSecret>) -> Arc<Flight> {
         let mut flights = self
             .inner
             .flights
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         flights.retain(|_, flight| flight.strong_count() > 0);
-        let name = reference.to_string();
+        let name = match secret {
+            Some(secret) => format!("{reference} {:?}", secret.fingerprint()),
+            None => reference.to_string(),
+        };
         if let Some(flight) = flights.get(&name).and_then(std::sync::Weak::upgrade)
             && flight.result.peek().is_none()
         {
@@ -252,9 +332,11 @@ impl ImageStore {
         }
         let (told, progress) = watch::channel(PullProgress::default());
         let (inner, reference) = (Arc::clone(&self.inner), reference.clone());
+        let secret = secret.cloned();
         let deadline = self.inner.config.pull_deadline;
         let result = async move {
-            match tokio::time::timeout(deadline, fetch(&inner, &reference, told)).await {
+            let fetched = fetch(&inner, &reference, secret.as_ref(), told);
+            match tokio::time::timeout(deadline, fetched).await {
                 Ok(result) => result,
                 Err(_) => Err(PullError::Deadline {
                     reference: reference.to_string(),
@@ -274,16 +356,19 @@ impl ImageStore {
 async fn fetch(
     inner: &Arc<Inner>,
     reference: &Reference,
+    secret: Option<&PullSecret>,
     told: watch::Sender<PullProgress>,
 ) -> Result<Image, PullError> {
-    let session = inner.registries.session(reference, "pull")?;
+    let source = inner.registries.source(reference, secret, Some(&told))?;
     let unusable = |problem| PullError::Manifest {
         reference: reference.to_string(),
         problem,
     };
-    let mut fetched = session.manifest(None).await?;
-    let document = manifest::parse_document(&fetched.bytes, fetched.content_type.as_deref())
-        .map_err(unusable)?;
+    let failed = |error| match error {
+        DocumentError::Registry(error) => PullError::Registry(error),
+        DocumentError::Manifest(problem) => unusable(problem),
+    };
+    let (mut fetched, document) = source.document(None).await.map_err(failed)?;
     let manifest = match document {
         Document::Manifest(manifest) => manifest,
         Document::Index(entries) => {
@@ -298,10 +383,9 @@ async fn fetch(
                     },
                 }
             })?;
-            fetched = session.manifest(Some(&entry.blob.digest)).await?;
-            match manifest::parse_document(&fetched.bytes, Some(&entry.media_type))
-                .map_err(unusable)?
-            {
+            let (child, document) = source.document(Some(entry)).await.map_err(failed)?;
+            fetched = child;
+            match document {
                 Document::Manifest(manifest) => manifest,
                 Document::Index(_) => {
                     return Err(unusable(ManifestError::Malformed {
@@ -312,7 +396,7 @@ async fn fetch(
             }
         }
     };
-    let config = session.blob(&manifest.config, "config").await?;
+    let config = source.blob(&manifest.config, "config").await?;
     let incoming = Incoming {
         manifest,
         manifest_digest: fetched.digest,
@@ -323,10 +407,21 @@ async fn fetch(
         inner,
         reference,
         incoming,
-        &Origin::Registry(Box::new(session)),
+        &Origin::Registry(Box::new(source)),
         told,
     )
     .await
+}
+
+/// Whether the image is to be guarded from those without its credentials: it came with some, and was not here before
+/// without.
+fn guarded(inner: &Inner, reference: &Reference, manifest: Digest, origin: &Origin) -> bool {
+    let with_secret = match origin {
+        Origin::Registry(source) => source.with_secret(),
+        Origin::Local(_) => false,
+    };
+    let open = |record: &Record| record.manifest == manifest && !record.with_secret;
+    with_secret && !inner.record(reference).as_ref().is_some_and(open)
 }
 
 /// An image of which all but the layers is in memory.
@@ -394,7 +489,9 @@ async fn store_parts(
         size_compressed,
         size_unpacked,
         pulled_at: unix_seconds(SystemTime::now()),
-    };
+        with_secret: false,
+    }
+    .guarded(guarded(inner, reference, manifest_digest, origin));
     let inner = Arc::clone(inner);
     blocking(move || {
         inner.put_blob(&manifest_digest, &manifest_bytes)?;

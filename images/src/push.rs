@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
-use oci_client::client::{Client, ClientConfig, ClientProtocol};
+use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 use reqwest::header::HeaderValue;
@@ -21,8 +21,9 @@ use crate::manifest::OCI_MANIFEST;
 use crate::pack::{PackedImage, PackedLayer};
 use crate::reference::Reference;
 use crate::registry::client::{ClientOptions, RegistryClient};
-use crate::registry::session::{Proof, chain};
-use crate::registry::{RegistryError, auth, retry};
+use crate::registry::exchange::chain;
+use crate::registry::session::Proof;
+use crate::registry::{RegistriesConfig, RegistryError, credential_files, retry};
 
 const STALL: Duration = Duration::from_secs(30);
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
@@ -52,12 +53,12 @@ pub enum PushError {
     },
 }
 
-/// Pushes a packed image to the registry that its name says; `insecure` lists registries to reach without TLS (those
-/// on a loopback address always are). Returns the image's digest.
+/// Pushes a packed image to the registry that its name says, never to a mirror; `registries` says how that is reached.
+/// Returns the image's digest.
 pub async fn push(
     packed: &PackedImage,
     reference: &Reference,
-    insecure: &[String],
+    registries: &RegistriesConfig,
     progress: Option<watch::Sender<PushProgress>>,
 ) -> Result<Digest, PushError> {
     if reference
@@ -70,8 +71,8 @@ pub async fn push(
         });
     }
     let options = ClientOptions {
-        insecure: insecure.to_vec(),
-        auth_file: auth::default_file(),
+        registries: registries.clone(),
+        auth_files: credential_files(),
         stall: STALL,
     };
     let client = RegistryClient::new(options)?;
@@ -90,7 +91,8 @@ pub async fn push(
             Ok(()) => return Ok(packed.manifest_digest),
             Err(error) => error,
         };
-        let delay = retry::delay(failures, rand::random(), error.retry_after())
+        let wish = error.retry_after();
+        let delay = retry::delay(failures, retry::ATTEMPTS, rand::random(), wish)
             .filter(|_| error.is_transient());
         let Some(delay) = delay else {
             return Err(error.into());
@@ -117,8 +119,14 @@ async fn push_once(
     } else {
         ClientProtocol::Https
     };
+    let own = session.own_certificates();
+    let certificate = (!own.is_empty()).then(|| Certificate {
+        encoding: CertificateEncoding::Pem,
+        data: own.to_vec(),
+    });
     let oci = Client::try_from(ClientConfig {
         protocol,
+        extra_root_certificates: certificate.into_iter().collect(),
         use_monolithic_push: true,
         connect_timeout: Some(Duration::from_secs(10)),
         read_timeout: Some(STALL),
@@ -134,8 +142,8 @@ async fn push_once(
             )
             .await;
         }
-        Proof::Basic(credentials) => {
-            let basic = RegistryAuth::Basic(credentials.user, credentials.password);
+        Proof::Basic { user, password } => {
+            let basic = RegistryAuth::Basic(user, password);
             oci.store_auth_if_needed(oci_reference.resolve_registry(), &basic)
                 .await;
         }

@@ -188,7 +188,7 @@ fn names_a_registry(first: &str) -> bool {
         || first.chars().any(|c| c.is_ascii_uppercase())
 }
 
-fn valid_registry(registry: &str) -> bool {
+pub(crate) fn valid_registry(registry: &str) -> bool {
     let host = host_of(registry);
     let port_ok = match registry[host.len()..].strip_prefix(':') {
         Some(port) => {

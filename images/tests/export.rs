@@ -188,7 +188,14 @@ async fn an_image_of_the_store_can_be_pushed_by_another_name_and_pulled_again() 
         .unwrap();
     let packed = here.export(&reference).await.unwrap();
     let name = registry.reference("copy:1");
-    let pushed = push(&packed, &name, &[], None).await.unwrap();
+    let pushed = push(
+        &packed,
+        &name,
+        &mezzo_images::RegistriesConfig::default(),
+        None,
+    )
+    .await
+    .unwrap();
     assert_eq!(pushed, packed.digest());
     let there = open(&folder.path().join("there")).await;
     let pulled = there

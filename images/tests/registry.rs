@@ -11,7 +11,9 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use common::{Registry, open, skip_unless_root};
-use mezzo_images::{OpenError, PackOptions, PullPolicy, PullProgress, RegistryError, pack, push};
+use mezzo_images::{
+    OpenError, PackOptions, PullPolicy, PullProgress, RegistriesConfig, RegistryError, pack, push,
+};
 use tokio::sync::watch;
 
 fn tree(root: &std::path::Path) {
@@ -53,10 +55,12 @@ async fn a_directory_goes_through_a_real_registry_unchanged() {
     );
     let reference = registry.reference("team/app:1");
     assert_eq!(
-        push(&packed, &reference, &[], None).await.unwrap(),
+        push(&packed, &reference, &RegistriesConfig::default(), None)
+            .await
+            .unwrap(),
         packed.digest()
     );
-    push(&packed, &reference, &[], None)
+    push(&packed, &reference, &RegistriesConfig::default(), None)
         .await
         .expect("a second push finds everything there");
 
@@ -141,7 +145,9 @@ async fn a_store_is_found_again_and_opened_once_only() {
     })
     .unwrap();
     let reference = registry.reference("app");
-    push(&packed, &reference, &[], None).await.unwrap();
+    push(&packed, &reference, &RegistriesConfig::default(), None)
+        .await
+        .unwrap();
     let root = folder.path().join("store");
     let store = open(&root).await;
     let image = store

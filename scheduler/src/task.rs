@@ -57,6 +57,7 @@ pub fn task_info(
             privileged: app.container.privileged,
             network: app.container.network,
             volumes: app.container.volumes.clone(),
+            pull_secret: app.pull_secret().cloned(),
         },
         kill_grace: app.kill_grace_ms.map(Duration::from_millis),
         health_check: app

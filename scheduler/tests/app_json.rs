@@ -84,6 +84,29 @@ fn plain_marathon_files_are_accepted() {
 }
 
 #[test]
+fn a_pull_secret_is_named_by_the_app_and_kept_in_its_json() {
+    let extra = json!({"container": {"type": "MESOS", "docker": {"image": "web:1", "pullConfig": {"secret": "pull"}}},
+        "secrets": {"pull": {"source": "team/registry"}, "other": {"source": "x"}}});
+    let app = accepted(&with(extra));
+    let source = app.pull_secret().map(ToString::to_string);
+    assert_eq!(source.as_deref(), Some("team/registry"));
+    let written = app.to_json();
+    assert_eq!(
+        written["container"]["docker"]["pullConfig"],
+        json!({"secret": "pull"})
+    );
+    assert_eq!(
+        written["secrets"],
+        json!({"pull": {"source": "team/registry"}, "other": {"source": "x"}})
+    );
+    assert_eq!(accepted(&written), app);
+    // Another secret is another configuration: the app is deployed anew.
+    let mut changed = written.clone();
+    changed["secrets"]["pull"]["source"] = json!("team/other");
+    assert!(!accepted(&changed).same_config(&app));
+}
+
+#[test]
 fn health_checks_keep_their_family() {
     let check = |value: Value| {
         let app = accepted(&with(json!({"healthChecks": [value]})));
@@ -229,7 +252,23 @@ fn wrong_values_are_named_with_their_path() {
         (json!({"fetch": [{"uri": "http://x"}]}), "/fetch"),
         (json!({"dependencies": ["/db"]}), "/dependencies"),
         (json!({"readinessChecks": [{}]}), "/readinessChecks"),
-        (json!({"secrets": {"s": {"source": "x"}}}), "/secrets"),
+        (
+            json!({"secrets": {"s": {"source": "../x"}}}),
+            "/secrets/s/source",
+        ),
+        (json!({"secrets": {"s": {}}}), "/secrets/s/source"),
+        (
+            json!({"container": {"docker": {"image": "a", "pullConfig": {"secret": "s"}}}, "secrets": {"t": {"source": "x"}}}),
+            "/container/docker/pullConfig/secret",
+        ),
+        (
+            json!({"container": {"docker": {"image": "a", "pullConfig": {}}}}),
+            "/container/docker/pullConfig/secret",
+        ),
+        (
+            json!({"container": {"docker": {"image": "a", "credential": {"principal": "me"}}}}),
+            "/container/docker/credential",
+        ),
         (
             json!({"networks": [{"mode": "container/bridge"}]}),
             "/networks(0)/mode",

@@ -212,6 +212,33 @@ async fn a_slow_pull_is_told_and_can_be_given_up() {
 }
 
 #[tokio::test]
+async fn news_of_a_pull_that_came_too_early_is_told_later() {
+    let machine = Machine::new();
+    let mut agent = machine.start(OnShutdown::Leave).await;
+    agent.launch(with_image("t", "slow:1")).await;
+    assert_eq!(agent.peek().await.message, "pulling 43 %");
+    // The status is not acknowledged yet: this is not told at once, and nothing more will change.
+    machine
+        .images
+        .wait_for("12 s for registry r.example (rate limit)");
+    // It is repeated until it is acknowledged, and may have been sent again before that.
+    let waiting = loop {
+        let status = agent.expect(TaskState::Starting, None).await;
+        if status.message != "pulling 43 %" {
+            break status;
+        }
+    };
+    assert_eq!(
+        waiting.message,
+        "pulling 43 %, waiting 12 s for registry r.example (rate limit)"
+    );
+    agent.kill("t").await;
+    agent
+        .expect(TaskState::Killed, Some(Reason::TaskKilledDuringLaunch))
+        .await;
+}
+
+#[tokio::test]
 async fn an_image_that_is_nowhere_fails_with_its_name() {
     let machine = Machine::new();
     let mut agent = machine.start(OnShutdown::Leave).await;
@@ -224,6 +251,20 @@ async fn an_image_that_is_nowhere_fails_with_its_name() {
         "image missing:1: the registry has no such image"
     );
     assert!(machine.images.list_snapshots().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_private_image_is_pulled_with_the_secret_that_the_task_names() {
+    let machine = Machine::new();
+    let mut agent = machine.start(OnShutdown::Leave).await;
+    agent.launch(with_image("t", "private:1")).await;
+    agent
+        .expect(TaskState::Failed, Some(Reason::ImagePullFailed))
+        .await;
+    let mut info = with_image("u", "private:1");
+    info.container.pull_secret = Some("team/registry".parse().unwrap());
+    agent.launch(info).await;
+    agent.expect(TaskState::Running, None).await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mezzo_api::model::Usage;
+use mezzo_api::model::{SecretSource, Usage};
 use tokio::sync::watch;
 
 use super::{
@@ -209,12 +209,13 @@ impl Runtime for FakeRuntime {
     }
 }
 
-/// Images in memory. `slow…` pulls until a test lets it go, `missing…` is nowhere, `empty…` has no entrypoint, all
-/// others are here.
+/// Images in memory. `slow…` pulls until a test lets it go, `missing…` is nowhere, `private…` needs a pull secret,
+/// `empty…` has no entrypoint, all others are here.
 #[derive(Debug)]
 pub struct FakeImages {
     snapshots: Mutex<BTreeSet<String>>,
     release: watch::Sender<bool>,
+    waiting: watch::Sender<Option<String>>,
 }
 
 impl Default for FakeImages {
@@ -222,6 +223,7 @@ impl Default for FakeImages {
         Self {
             snapshots: Mutex::default(),
             release: watch::Sender::new(false),
+            waiting: watch::Sender::new(None),
         }
     }
 }
@@ -230,6 +232,11 @@ impl FakeImages {
     /// Slow pulls end now.
     pub fn release(&self) {
         self.release.send_replace(true);
+    }
+
+    /// Slow pulls wait for this now.
+    pub fn wait_for(&self, what: &str) {
+        self.waiting.send_replace(Some(what.to_owned()));
     }
 
     /// Adds a root file system that nobody asked for.
@@ -247,6 +254,7 @@ impl Images for FakeImages {
         &self,
         reference: &str,
         _: bool,
+        pull_secret: Option<&SecretSource>,
         id: &ContainerId,
         progress: watch::Sender<PullProgress>,
     ) -> Result<PreparedImage, ImageError> {
@@ -255,13 +263,25 @@ impl Images for FakeImages {
                 "the registry has no such image".into(),
             ));
         }
+        if reference.starts_with("private") && pull_secret.is_none() {
+            return Err(ImageError::Unavailable(
+                "the registry wants to know who asks".into(),
+            ));
+        }
         if reference.starts_with("slow") {
-            progress.send_replace(PullProgress {
-                done: 43,
-                total: 100,
-            });
+            let mut waiting = self.waiting.subscribe();
             let mut released = self.release.subscribe();
-            let _ = released.wait_for(|released| *released).await;
+            loop {
+                progress.send_replace(PullProgress {
+                    done: 43,
+                    total: 100,
+                    waiting: waiting.borrow_and_update().clone(),
+                });
+                tokio::select! {
+                    _ = released.wait_for(|released| *released) => break,
+                    changed = waiting.changed() => if changed.is_err() { break },
+                }
+            }
         }
         self.plant(id.as_str());
         let entrypoint = if reference.starts_with("empty") {

@@ -1,17 +1,23 @@
-//! [`Images`] on the `mezzo-images` crate: translation, no decisions.
+//! [`Images`] on the `mezzo-images` crate: translation, no decisions. Pull secrets are read in `secrets`.
+
+use std::path::PathBuf;
 
 use async_trait::async_trait;
+use mezzo_api::model::SecretSource;
 use mezzo_images as im;
 use tokio::sync::watch;
 
 use super::{
     Collected, ContainerId, GcPolicy, ImageConfig, ImageError, Images, ImagesUsage, PreparedImage,
-    PullProgress, Snapshot, runtime::chain,
+    PullProgress, Snapshot, runtime::chain, secrets::PullSecrets,
 };
 
 /// The real image store.
 #[derive(Clone)]
-pub struct ImageFolder(im::ImageStore);
+pub struct ImageFolder {
+    store: im::ImageStore,
+    secrets: Option<PullSecrets>,
+}
 
 impl std::fmt::Debug for ImageFolder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -24,14 +30,40 @@ impl ImageFolder {
     pub async fn open(config: im::StoreConfig) -> Result<Self, ImageError> {
         im::ImageStore::open(config)
             .await
-            .map(Self)
+            .map(|store| Self {
+                store,
+                secrets: None,
+            })
             .map_err(|error| ImageError::Unavailable(chain(&error)))
+    }
+
+    /// The same with a folder of pull secrets.
+    #[must_use]
+    pub fn with_pull_secrets(self, folder: Option<PathBuf>) -> Self {
+        Self {
+            secrets: folder.map(PullSecrets::new),
+            ..self
+        }
+    }
+
+    async fn secret(&self, source: &SecretSource) -> Result<im::PullSecret, ImageError> {
+        let secrets = self.secrets.clone().ok_or_else(|| {
+            ImageError::Unavailable(format!(
+                "pull secret \"{source}\": this agent has no folder with such secrets (pull_secrets_dir)"
+            ))
+        })?;
+        let source = source.clone();
+        let read = tokio::task::spawn_blocking(move || secrets.read(&source)).await;
+        read.map_err(|error| {
+            ImageError::Unavailable(format!("reading a pull secret broke: {error}"))
+        })?
+        .map_err(ImageError::Unavailable)
     }
 
     /// The store itself, for those who bring images in another way.
     #[must_use]
     pub fn store(&self) -> &im::ImageStore {
-        &self.0
+        &self.store
     }
 }
 
@@ -41,6 +73,7 @@ impl Images for ImageFolder {
         &self,
         reference: &str,
         force_pull: bool,
+        pull_secret: Option<&SecretSource>,
         id: &ContainerId,
         progress: watch::Sender<PullProgress>,
     ) -> Result<PreparedImage, ImageError> {
@@ -53,7 +86,21 @@ impl Images for ImageFolder {
             im::PullPolicy::IfNotPresent
         };
         let (seen, mut changes) = watch::channel(im::PullProgress::default());
-        let pull = self.0.pull(&reference, policy, Some(seen));
+        let secret = match pull_secret {
+            Some(source) => Some(self.secret(source).await?),
+            None => None,
+        };
+        let pull = async {
+            match &secret {
+                Some(secret) => {
+                    let pull = self
+                        .store
+                        .pull_with_secret(&reference, policy, secret, Some(seen));
+                    pull.await
+                }
+                None => self.store.pull(&reference, policy, Some(seen)).await,
+            }
+        };
         tokio::pin!(pull);
         let mut told = true;
         let image = loop {
@@ -64,12 +111,17 @@ impl Images for ImageFolder {
                     told = changed.is_ok();
                     if told {
                         let now = *changes.borrow_and_update();
-                        progress.send_replace(PullProgress { done: now.bytes_done, total: now.bytes_total });
+                        let waiting = now.waiting.map(|wait| {
+                            let seconds = wait.as_secs_f64().round();
+                            format!("{seconds} s for registry {} (rate limit)", reference.registry())
+                        });
+                        let (done, total) = (now.bytes_done, now.bytes_total);
+                        progress.send_replace(PullProgress { done, total, waiting });
                     }
                 }
             }
         };
-        let (store, key) = (self.0.clone(), id.to_string());
+        let (store, key) = (self.store.clone(), id.to_string());
         tokio::task::spawn_blocking(move || {
             let snapshot = store
                 .snapshot(&image, &key)
@@ -98,7 +150,7 @@ impl Images for ImageFolder {
     }
 
     async fn remove_snapshot(&self, key: &str) -> Result<(), ImageError> {
-        let (store, key) = (self.0.clone(), key.to_owned());
+        let (store, key) = (self.store.clone(), key.to_owned());
         tokio::task::spawn_blocking(move || store.remove_snapshot(&key))
             .await
             .map_err(|error| ImageError::Unavailable(error.to_string()))?
@@ -112,7 +164,7 @@ impl Images for ImageFolder {
             min_age: policy.min_age,
         };
         let report = self
-            .0
+            .store
             .collect_garbage(policy)
             .await
             .map_err(|error| ImageError::Unavailable(chain(&error)))?;
@@ -129,21 +181,61 @@ impl Images for ImageFolder {
 
     async fn usage(&self) -> Result<ImagesUsage, ImageError> {
         let images = self
-            .0
+            .store
             .list()
             .await
             .map_err(|error| ImageError::Unavailable(chain(&error)))?;
         Ok(ImagesUsage {
             images: images.len() as u64,
-            disk_bytes: self.0.disk_bytes(),
+            disk_bytes: self.store.disk_bytes(),
         })
     }
 
     async fn list_snapshots(&self) -> Result<Vec<String>, ImageError> {
-        let store = self.0.clone();
+        let store = self.store.clone();
         tokio::task::spawn_blocking(move || store.list_snapshots())
             .await
             .map_err(|error| ImageError::Unavailable(error.to_string()))?
             .map_err(|error| ImageError::Unavailable(chain(&error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pull_secret_that_is_not_here_is_one_clear_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = im::StoreConfig {
+            root: dir.path().join("images"),
+            ..im::StoreConfig::default()
+        };
+        let folder = ImageFolder::open(config).await.unwrap();
+        let refuse = async |folder: &ImageFolder| {
+            let (source, id) = ("team/registry".parse().unwrap(), "c1".parse().unwrap());
+            let (progress, _seen) = watch::channel(PullProgress::default());
+            let image = "127.0.0.1:1/app:1";
+            let prepared = folder.prepare(image, false, Some(&source), &id, progress);
+            prepared.await.unwrap_err().to_string()
+        };
+        let error = refuse(&folder).await;
+        assert!(
+            error.contains("team/registry") && error.contains("pull_secrets_dir"),
+            "{error}"
+        );
+        let secrets = dir.path().join("secrets");
+        std::fs::create_dir_all(secrets.join("team")).unwrap();
+        let folder = folder.with_pull_secrets(Some(secrets.clone()));
+        let error = refuse(&folder).await;
+        assert!(error.contains("no such file"), "{error}");
+        // It says nothing about this registry: nothing is asked.
+        let other = r#"{"auths": {"r.example": {"auth": "bWU6eA=="}}}"#;
+        std::fs::write(secrets.join("team/registry"), other).unwrap();
+        let error = refuse(&folder).await;
+        assert!(
+            error.contains("no \"auths\" entry for 127.0.0.1:1"),
+            "{error}"
+        );
     }
 }

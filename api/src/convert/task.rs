@@ -6,8 +6,8 @@ use super::{Invalid, Problems, common::millis};
 use crate::{
     model::{
         CheckKind, ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, HealthCheck,
-        NetworkMode, Reason, Scalar, StatusSource, Task, TaskInfo, TaskState, TaskStatus, Volume,
-        VolumeSource,
+        NetworkMode, Reason, Scalar, SecretSource, StatusSource, Task, TaskInfo, TaskState,
+        TaskStatus, Volume, VolumeSource,
     },
     proto,
 };
@@ -165,6 +165,8 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
         }
         let env = problems.list("env", container.env, MOST_ARGS);
         let volumes = problems.list("volumes", container.volumes, 256);
+        let pull_secret = some(container.pull_secret)
+            .and_then(|source| problems.take("pull_secret", source.parse::<SecretSource>()));
         problems.finish(Some(Self {
             image: container.image,
             force_pull: container.force_pull,
@@ -177,6 +179,7 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
             privileged: container.privileged,
             network,
             volumes,
+            pull_secret,
         }))
     }
 }
@@ -199,6 +202,10 @@ impl From<ContainerInfo> for proto::ContainerInfo {
             }
             .into(),
             volumes: container.volumes.into_iter().map(Into::into).collect(),
+            pull_secret: container
+                .pull_secret
+                .map(|source| source.to_string())
+                .unwrap_or_default(),
         }
     }
 }
@@ -633,6 +640,7 @@ mod tests {
                     read_only: false,
                     source: None,
                 }],
+                pull_secret: "../x".into(),
                 ..Default::default()
             }),
             health_check: Some(proto::HealthCheck {
@@ -653,6 +661,7 @@ mod tests {
                 "container.env[1].name",
                 "container.volumes[0].container_path",
                 "container.volumes[0].source",
+                "container.pull_secret",
                 "health_check.kind",
                 "health_check.interval_ms",
                 "health_check.timeout_ms",

@@ -69,6 +69,29 @@ fn check_role(value: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Secret sources are relative paths that cannot lead out of a folder, whoever resolves them.
+fn check_secret_source(value: &str) -> Result<(), &'static str> {
+    if value.is_empty() {
+        return Err("it is empty");
+    }
+    if value.len() > 255 {
+        return Err("it is longer than 255 bytes");
+    }
+    for part in value.split('/') {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if part.is_empty() {
+            return Err("a part between slashes is empty; give one like `team/registry`");
+        }
+        if part.starts_with('.') {
+            return Err("a part begins with `.`");
+        }
+        if !part.chars().all(plain) {
+            return Err("only letters, digits, `.`, `_`, `-` and `/` are allowed");
+        }
+    }
+    Ok(())
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $check:ident) => {
         $(#[$doc])*
@@ -160,6 +183,9 @@ impl Default for RoleName {
     }
 }
 
+id!(/// Where a secret comes from: a name that each agent resolves in its own folder.
+    SecretSource, "secret source", check_secret_source);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +225,31 @@ mod tests {
         }
         for good in ["*", "eng", "eng/prod", "a.b", "a-b"] {
             assert!(good.parse::<RoleName>().is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn secret_sources_stay_in_their_folder() {
+        for bad in [
+            "",
+            "/",
+            "/a",
+            "a/",
+            "a//b",
+            "..",
+            "a/../b",
+            ".a",
+            "a/.b",
+            "a b",
+            "a\\b",
+            "a\0b",
+            "ü",
+            &"x".repeat(256),
+        ] {
+            assert!(bad.parse::<SecretSource>().is_err(), "{bad:?}");
+        }
+        for good in ["a", "team/registry", "a.json", "A-b_c/1", &"x".repeat(255)] {
+            assert!(good.parse::<SecretSource>().is_ok(), "{good:?}");
         }
     }
 

@@ -13,7 +13,9 @@ mod usage;
 
 pub use agent::{AgentInfo, Attribute, AttributeValue, CgroupMode};
 pub use framework::FrameworkInfo;
-pub use ids::{AgentId, FrameworkId, InvalidId, OfferId, RoleName, StreamId, TaskId, UpdateId};
+pub use ids::{
+    AgentId, FrameworkId, InvalidId, OfferId, RoleName, SecretSource, StreamId, TaskId, UpdateId,
+};
 pub use offer::{Filters, Offer};
 pub use resources::{InvalidResources, Overflow, Ranges, Resources, Scalar, Set, Value};
 pub use task::{

@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgentId, FrameworkId, Resources, RoleName, Scalar, TaskId, UpdateId, Usage};
+use super::{
+    AgentId, FrameworkId, Resources, RoleName, Scalar, SecretSource, TaskId, UpdateId, Usage,
+};
 
 /// An environment variable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +76,9 @@ pub struct ContainerInfo {
     pub network: NetworkMode,
     /// Mounted in order.
     pub volumes: Vec<Volume>,
+    /// Where the credentials for the registry come from; `None`: the agent's own.
+    #[serde(default)]
+    pub pull_secret: Option<SecretSource>,
 }
 
 /// How health is asked for.

@@ -73,9 +73,10 @@ Examples:
     )]
     Umount(UmountArgs),
     /// Pull an image into the local store
-    #[command(
-        after_help = "Example:\n  mezzo image pull 127.0.0.1:5000/sleep:1 --insecure-registry 127.0.0.1:5000"
-    )]
+    #[command(after_help = "\
+Examples:
+  mezzo image pull 127.0.0.1:5000/sleep:1 --insecure-registry 127.0.0.1:5000
+  mezzo image pull busybox:1.36 --registries /etc/mezzo/agent.toml")]
     Pull(PullArgs),
     /// Remove images from the local store
     #[command(
@@ -88,7 +89,18 @@ Examples:
     Prune(StoreArgs),
 }
 
-/// Which store, and which registries may be asked without TLS.
+/// How registries are reached.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RegistriesArgs {
+    /// A registry that is asked over plain HTTP, host:port
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) insecure_registry: Vec<String>,
+    /// A TOML file with [registries."NAME"] sections (mirrors, ca_file, insecure), such as an agent's settings
+    #[arg(long, value_name = "FILE", env = "MEZZO_REGISTRIES")]
+    pub(crate) registries: Option<PathBuf>,
+}
+
+/// Which store.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct StoreArgs {
     /// The local store [default: /var/lib/mezzo/images as root, else ~/.local/share/mezzo/images]
@@ -125,9 +137,8 @@ pub(crate) struct PackArgs {
     /// Push to the registry that the reference names
     #[arg(long)]
     pub(crate) push: bool,
-    /// A registry that is asked over plain HTTP, host:port
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) insecure_registry: Vec<String>,
+    #[command(flatten)]
+    pub(crate) registries: RegistriesArgs,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 }
@@ -140,9 +151,8 @@ pub(crate) struct PullArgs {
     /// Ask the registry also when the image is here
     #[arg(long)]
     pub(crate) always: bool,
-    /// A registry that is asked over plain HTTP, host:port
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) insecure_registry: Vec<String>,
+    #[command(flatten)]
+    pub(crate) registries: RegistriesArgs,
     /// Do not wait until the image would survive a power cut
     #[arg(long)]
     pub(crate) no_sync: bool,
@@ -185,9 +195,8 @@ pub(crate) struct PushArgs {
     /// What it shall be called in the registry [default: the same]
     #[arg(value_name = "AS")]
     pub(crate) name: Option<String>,
-    /// A registry that is asked over plain HTTP, host:port
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) insecure_registry: Vec<String>,
+    #[command(flatten)]
+    pub(crate) registries: RegistriesArgs,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 }

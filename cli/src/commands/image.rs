@@ -15,8 +15,8 @@ use std::{
 };
 
 use mezzo_images::{
-    Image, ImageStore, ImageSummary, PackOptions, PullPolicy, PullProgress, Reference, StoreConfig,
-    StoreReader,
+    Image, ImageStore, ImageSummary, PackOptions, PullPolicy, PullProgress, PushProgress,
+    Reference, RegistriesConfig, StoreConfig, StoreReader,
 };
 use nix::unistd;
 use serde_json::{Value, json};
@@ -24,12 +24,18 @@ use tokio::{sync::watch, time::Instant};
 
 use super::Context;
 use crate::{
-    args::image::{ImageCommand, PackArgs, PullArgs, RemoveArgs, StoreArgs},
+    args::image::{ImageCommand, PackArgs, PullArgs, RegistriesArgs, RemoveArgs, StoreArgs},
     failure::{Failure, chain},
     output::Progress,
-    render::{Table, age, bytes, count},
+    render::{
+        Table, age, bytes, count,
+        transfer::{Share, Transfer},
+    },
     request,
 };
+
+/// Between two looks at a transfer that does not move.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// `pack_to` is the file that `-o` named.
 pub(crate) fn run(
@@ -74,8 +80,27 @@ fn reference(text: &str) -> Result<Reference, Failure> {
     })
 }
 
-fn registries(texts: &[String]) -> Result<Vec<String>, Failure> {
-    texts.iter().map(|text| request::registry(text)).collect()
+/// What the flags say about registries. The file is read as an agent's settings are, so that one file does for both.
+fn registries(args: &RegistriesArgs) -> Result<RegistriesConfig, Failure> {
+    let insecure = args.insecure_registry.iter();
+    let insecure = insecure
+        .map(|text| request::registry(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let config = match &args.registries {
+        None => RegistriesConfig::default(),
+        Some(path) => {
+            let wrong = |problem: String| {
+                Failure::usage(format!("--registries {}: {problem}", path.display()))
+            };
+            let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+            let file: mezzo_agent::Config =
+                toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+            let config = file.registries.with_insecure(&file.insecure_registries);
+            config.check().map_err(|error| wrong(error.to_string()))?;
+            config
+        }
+    };
+    Ok(config.with_insecure(&insecure))
 }
 
 /// The store to look into; whoever has it open goes on.
@@ -89,14 +114,14 @@ async fn look(args: &StoreArgs) -> Result<StoreReader, Failure> {
         .map_err(|error| Failure::failed(chain(&error)))
 }
 
-async fn open(args: &StoreArgs, insecure_registries: Vec<String>) -> Result<ImageStore, Failure> {
+async fn open(args: &StoreArgs, registries: RegistriesConfig) -> Result<ImageStore, Failure> {
     let root = match &args.store {
         Some(root) => root.clone(),
         None => default_store()?,
     };
     let config = StoreConfig {
         root,
-        insecure_registries,
+        registries,
         ..StoreConfig::default()
     };
     ImageStore::open(config)
@@ -119,7 +144,7 @@ fn default_store() -> Result<PathBuf, Failure> {
 
 async fn pack(context: &Context, args: &PackArgs, archive: Option<&Path>) -> Result<(), Failure> {
     let name = reference(&args.tag)?;
-    let insecure = registries(&args.insecure_registry)?;
+    let registries = registries(&args.registries)?;
     let options = PackOptions {
         source: args.source.clone(),
         entrypoint: args.entrypoint.clone(),
@@ -144,11 +169,11 @@ async fn pack(context: &Context, args: &PackArgs, archive: Option<&Path>) -> Res
         done.push(format!("written to {}", path.display()));
     }
     if args.push {
-        transfer::send(&packed, &name, &insecure).await?;
+        transfer::send(&packed, &name, &registries).await?;
         done.push("pushed".to_owned());
     }
     if done.is_empty() {
-        let store = open(&args.store, insecure).await?;
+        let store = open(&args.store, registries).await?;
         let imported = store.import(&packed, &name).await;
         imported.map_err(|error| {
             Failure::failed(format!(
@@ -171,33 +196,60 @@ async fn pack(context: &Context, args: &PackArgs, archive: Option<&Path>) -> Res
     )
 }
 
-/// `1.2 MiB of 3.0 MiB`.
-fn share(done: u64, total: u64) -> String {
-    format!("{} of {}", bytes(done), bytes(total))
-}
-
-/// Shows progress until the sender goes.
-async fn progress<T: Copy>(mut progress: watch::Receiver<T>, text: impl Fn(T) -> String) {
+/// Shows progress until it is dropped: a bar on a terminal, a line for each tenth elsewhere.
+async fn show<T: Copy>(what: &str, mut progress: watch::Receiver<T>, read: impl Fn(T) -> Share) {
     let start = Instant::now();
     let mut line = Progress::new();
-    while progress.changed().await.is_ok() {
-        let now = *progress.borrow_and_update();
-        line.show(
-            "",
-            &format!("{} ({} s)", text(now), start.elapsed().as_secs()),
-        );
+    let mut transfer = Transfer::default();
+    loop {
+        // Also when nothing comes: the speed and what is left are others then.
+        if let Ok(Err(_)) = tokio::time::timeout(BEAT, progress.changed()).await {
+            // The transfer is over, and whoever drives it says so.
+            return std::future::pending().await;
+        }
+        let share = read(*progress.borrow_and_update());
+        line.show_line(&news(what, &share), |columns| {
+            transfer.line(what, &share, start.elapsed(), columns)
+        });
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// `pulling: 1.2 MiB of 3.0 MiB, 1 of 3 layers`.
-fn layers_of(doing: &str, progress: PullProgress) -> String {
-    format!(
-        "{doing}: {}, {} of {} layers",
-        share(progress.bytes_done, progress.bytes_total),
-        progress.layers_done,
-        progress.layers_total
-    )
+/// What is worth a line of its own where lines stay.
+fn news(what: &str, share: &Share) -> String {
+    let news = match share.percent() {
+        Some(percent) => format!("{what}: {} % of {}", percent / 10 * 10, bytes(share.total)),
+        None => what.to_owned(),
+    };
+    match &share.waiting {
+        Some(waiting) => format!("{news}, {waiting}"),
+        None => news,
+    }
+}
+
+/// How far a pull or an import has come; `registry` is who may make it wait.
+fn of_layers(progress: PullProgress, registry: &str) -> Share {
+    Share {
+        done: progress.bytes_done,
+        total: progress.bytes_total,
+        aside: match progress.layers_total {
+            0 => String::new(),
+            total => format!("{} of {total} layers", progress.layers_done),
+        },
+        waiting: progress.waiting.map(|wait| {
+            let seconds = wait.as_secs_f64().round();
+            format!("waiting {seconds} s for registry {registry} (rate limit)")
+        }),
+    }
+}
+
+/// How far a push has come.
+fn of_push(progress: PushProgress) -> Share {
+    Share {
+        done: progress.bytes_done,
+        total: progress.bytes_total,
+        ..Share::default()
+    }
 }
 
 async fn list(context: &Context, args: &StoreArgs) -> Result<(), Failure> {
@@ -258,14 +310,17 @@ fn ago(then: u64) -> String {
 
 async fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
     let name = reference(&args.image)?;
-    let store = open(&args.store, registries(&args.insecure_registry)?).await?;
+    let store = open(&args.store, registries(&args.registries)?).await?;
     let policy = if args.always {
         PullPolicy::Always
     } else {
         PullPolicy::IfNotPresent
     };
     let (sender, receiver) = watch::channel(PullProgress::default());
-    let shown = progress(receiver, |progress| layers_of("pulling", progress));
+    let registry = name.registry();
+    let shown = show("pulling", receiver, |progress| {
+        of_layers(progress, registry)
+    });
     let pulled = tokio::select! {
         pulled = store.pull(&name, policy, Some(sender)) => pulled,
         () = shown => std::future::pending().await,
@@ -309,7 +364,7 @@ async fn remove(context: &Context, args: &RemoveArgs) -> Result<(), Failure> {
         .iter()
         .map(|text| reference(text))
         .collect::<Result<Vec<_>, _>>()?;
-    let store = open(&args.store, Vec::new()).await?;
+    let store = open(&args.store, RegistriesConfig::default()).await?;
     let mut values = Vec::new();
     let mut lines = Vec::new();
     for name in &names {
@@ -334,7 +389,7 @@ async fn remove(context: &Context, args: &RemoveArgs) -> Result<(), Failure> {
 }
 
 async fn prune(context: &Context, args: &StoreArgs) -> Result<(), Failure> {
-    let store = open(args, Vec::new()).await?;
+    let store = open(args, RegistriesConfig::default()).await?;
     // Layers of snapshots are kept by the store itself; no name is held by anybody but a running agent, whose store
     // this cannot be: it is locked.
     let pruned = store
@@ -350,4 +405,70 @@ async fn prune(context: &Context, args: &StoreArgs) -> Result<(), Failure> {
         bytes(pruned.bytes)
     );
     context.output.done(&value, &line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<RegistriesConfig, Failure> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.toml");
+        std::fs::write(&path, text).unwrap();
+        registries(&RegistriesArgs {
+            insecure_registry: vec!["10.0.0.1:5000".into()],
+            registries: Some(path),
+        })
+    }
+
+    #[test]
+    fn where_lines_stay_there_is_one_for_each_tenth_and_for_waits() {
+        let at = |done, waiting: Option<&str>| Share {
+            done,
+            total: 2048,
+            aside: format!("{done} of many layers"),
+            waiting: waiting.map(str::to_owned),
+        };
+        assert_eq!(news("pulling", &Share::default()), "pulling");
+        for done in [1024, 1200] {
+            let news = news("pulling", &at(done, None));
+            assert_eq!(news, "pulling: 50 % of 2.0 KiB");
+        }
+        assert_eq!(
+            news("pulling", &at(1200, Some("waiting 2 s"))),
+            "pulling: 50 % of 2.0 KiB, waiting 2 s"
+        );
+    }
+
+    #[test]
+    fn an_agents_settings_say_how_registries_are_reached() {
+        let text = "insecure_registries = [\"10.0.0.2:5000\"]\nlisten = \"127.0.0.1:1\"\n\
+            [registries.\"docker.io\"]\nmirrors = [\"m.example\"]\n";
+        let plain = ["10.0.0.1:5000".to_owned(), "10.0.0.2:5000".to_owned()];
+        let mirrors = mezzo_images::RegistryConfig {
+            mirrors: vec!["m.example".into()],
+            ..mezzo_images::RegistryConfig::default()
+        };
+        let expected = RegistriesConfig::default()
+            .with("docker.io", mirrors)
+            .with_insecure(&plain);
+        assert_eq!(read(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_is_named_with_the_key() {
+        for (text, key) in [
+            ("[registry.\"docker.io\"]\n", "registry"),
+            (
+                "[registries.\"docker.io\"]\nmirrors = [\"a/b\"]\n",
+                "mirrors[0]",
+            ),
+            ("[registries.\"docker.io\"]\nmirror = \"m\"\n", "mirror"),
+        ] {
+            let failure = read(text).unwrap_err();
+            assert!(matches!(failure, Failure::Usage(_)), "{failure}");
+            let told = failure.to_string();
+            assert!(told.contains("x.toml") && told.contains(key), "{told}");
+        }
+    }
 }

@@ -1,25 +1,36 @@
-//! How registries are reached: TLS or not, redirects, deadlines. Makes a `Session` for one image at a time.
+//! How registries are reached: TLS or not, certificates, redirects, deadlines. Makes the conversations.
 //!
-//! Redirects from https to http are never followed; reqwest drops the credentials when the host changes.
+//! Redirects from https to http are never followed; reqwest drops the credentials when scheme, host or port change. A
+//! request for a token may carry a secret in its body, so it is not redirected to anybody else at all.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use reqwest::{Url, redirect};
+use reqwest::{Certificate, Url, redirect};
+use tokio::sync::watch;
 
-use super::RegistryError;
-use super::session::{Session, chain};
-use crate::reference::{Reference, is_loopback};
+use super::credentials::{CredentialSource, PullSecret};
+use super::exchange::chain;
+use super::pause::Pauses;
+use super::session::{Endpoint, Session};
+use super::source::Source;
+use super::{RegistriesConfig, RegistryError};
+use crate::pull::PullProgress;
+use crate::reference::{DEFAULT_REGISTRY, Reference, is_loopback};
 
 /// How long a connection may take to be made.
 pub(crate) const CONNECT: Duration = Duration::from_secs(10);
+/// A file with certificates larger than this is something else.
+const MAX_CA_FILE: u64 = 4 << 20;
 
 /// How to reach registries.
 #[derive(Debug, Clone)]
 pub(crate) struct ClientOptions {
-    pub(crate) insecure: Vec<String>,
-    pub(crate) auth_file: Option<PathBuf>,
+    pub(crate) registries: RegistriesConfig,
+    /// Files with credentials, in order.
+    pub(crate) auth_files: Vec<PathBuf>,
     /// The longest silence of a registry.
     pub(crate) stall: Duration,
 }
@@ -27,10 +38,135 @@ pub(crate) struct ClientOptions {
 /// Makes sessions; cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct RegistryClient {
-    http: reqwest::Client,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: RegistriesConfig,
+    auth_files: Arc<[PathBuf]>,
+    stall: Duration,
+    common: Arc<Transport>,
+    /// Of registries with certificates of their own.
+    own: BTreeMap<String, Arc<Transport>>,
+    pauses: Pauses,
+    mirrors_down: Pauses,
+}
+
+/// The HTTP clients that trust the same certificates.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    http: Clients,
+    /// For tokens.
+    tokens: Clients,
+    /// What is trusted in addition to the system's, as PEM.
+    pub(crate) own_certificates: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Clients {
+    proxied: reqwest::Client,
     /// For this machine's own registries: without the proxy that the environment may name.
     direct: reqwest::Client,
-    pub(super) options: Arc<ClientOptions>,
+}
+
+impl Clients {
+    fn new(
+        builder: impl Fn() -> reqwest::ClientBuilder,
+        certificates: &[Certificate],
+    ) -> Result<Self, reqwest::Error> {
+        let build = |direct: bool| {
+            let with = || {
+                if direct {
+                    builder().no_proxy()
+                } else {
+                    builder()
+                }
+            };
+            with()
+                .tls_certs_merge(certificates.iter().cloned())
+                .build()
+                .or_else(|error| {
+                    tracing::warn!(%error, "no usable CA certificates on this machine: only registries over plain http or with a ca_file can be reached");
+                    with().tls_certs_only(certificates.iter().cloned()).build()
+                })
+        };
+        Ok(Self {
+            proxied: build(false)?,
+            direct: build(true)?,
+        })
+    }
+
+    fn for_url(&self, url: &Url) -> &reqwest::Client {
+        let here = url.scheme() == "http" && url.host_str().is_some_and(is_loopback);
+        if here { &self.direct } else { &self.proxied }
+    }
+}
+
+impl Transport {
+    fn new(stall: Duration, pem: Vec<u8>) -> Result<Self, String> {
+        let certificates = Certificate::from_pem_bundle(&pem)
+            .map_err(|e| format!("it is no PEM ({})", chain(&e)))?;
+        if certificates.is_empty() && !pem.is_empty() {
+            return Err("it holds no certificate in PEM form".into());
+        }
+        let builder = |policy: fn() -> redirect::Policy| {
+            move || {
+                reqwest::Client::builder()
+                    .connect_timeout(CONNECT)
+                    .read_timeout(stall)
+                    .redirect(policy())
+                    .user_agent(concat!("mezzo/", env!("CARGO_PKG_VERSION")))
+            }
+        };
+        let made = |policy| Clients::new(builder(policy), &certificates).map_err(|e| chain(&e));
+        Ok(Self {
+            http: made(no_downgrade)?,
+            tokens: made(same_origin)?,
+            own_certificates: pem,
+        })
+    }
+
+    /// The client that reaches `url`.
+    pub(super) fn http(&self, url: &Url) -> &reqwest::Client {
+        self.http.for_url(url)
+    }
+
+    /// The client that asks for a token at `url`.
+    pub(super) fn tokens(&self, url: &Url) -> &reqwest::Client {
+        self.tokens.for_url(url)
+    }
+}
+
+fn no_downgrade() -> redirect::Policy {
+    redirect::Policy::custom(|attempt| {
+        let from = attempt.previous().last();
+        let downgrade =
+            from.is_some_and(|from| from.scheme() == "https") && attempt.url().scheme() != "https";
+        if downgrade {
+            attempt.error("it redirects from https to http")
+        } else if attempt.previous().len() > 5 {
+            attempt.error("it redirects too often")
+        } else {
+            attempt.follow()
+        }
+    })
+}
+
+fn same_origin() -> redirect::Policy {
+    redirect::Policy::custom(|attempt| {
+        let same = attempt
+            .previous()
+            .iter()
+            .all(|from| from.origin() == attempt.url().origin());
+        if !same {
+            attempt.error("it redirects the request for a token to another host")
+        } else if attempt.previous().len() > 5 {
+            attempt.error("it redirects too often")
+        } else {
+            attempt.follow()
+        }
+    })
 }
 
 /// Installs rustls' provider once per process; another part of the program may have been first.
@@ -46,85 +182,164 @@ pub(crate) fn install_crypto() {
     });
 }
 
-/// Whether a registry is spoken to without TLS.
-pub(crate) fn is_plain_http(registry: &str, insecure: &[String]) -> bool {
-    is_loopback(registry) || insecure.iter().any(|name| name == registry)
-}
-
 impl RegistryClient {
+    /// Reads the files with certificates that the configuration names.
     pub(crate) fn new(options: ClientOptions) -> Result<Self, RegistryError> {
         install_crypto();
-        let builder = || {
-            let policy = redirect::Policy::custom(|attempt| {
-                let downgrade = attempt
-                    .previous()
-                    .last()
-                    .is_some_and(|from| from.scheme() == "https")
-                    && attempt.url().scheme() != "https";
-                if downgrade {
-                    attempt.error("it redirects from https to http")
-                } else if attempt.previous().len() > 5 {
-                    attempt.error("it redirects too often")
-                } else {
-                    attempt.follow()
-                }
-            });
-            reqwest::Client::builder()
-                .connect_timeout(CONNECT)
-                .read_timeout(options.stall)
-                .redirect(policy)
-                .user_agent(concat!("mezzo/", env!("CARGO_PKG_VERSION")))
-        };
-        let build = |direct: bool| {
-            let with = || {
-                if direct {
-                    builder().no_proxy()
-                } else {
-                    builder()
-                }
-            };
-            let built = with().build().or_else(|error| {
-                tracing::warn!(%error, "no usable CA certificates on this machine: only plain http registries can be reached");
-                with().tls_certs_only([]).build()
-            });
-            built.map_err(|e| RegistryError::Protocol {
+        let ClientOptions {
+            registries: config,
+            auth_files,
+            stall,
+        } = options;
+        config.check()?;
+        let common =
+            Transport::new(stall, Vec::new()).map_err(|problem| RegistryError::Protocol {
                 registry: "(none)".into(),
-                problem: chain(&e),
-            })
-        };
-        let (http, direct) = (build(false)?, build(true)?);
+                problem,
+            })?;
+        let mut own = BTreeMap::new();
+        for (registry, path) in config.ca_files() {
+            let made = read_bounded(path).and_then(|pem| Transport::new(stall, pem));
+            let transport = made.map_err(|problem| RegistryError::CaFile {
+                registry: registry.to_owned(),
+                path: path.clone(),
+                problem,
+            })?;
+            own.insert(registry.to_owned(), Arc::new(transport));
+        }
         Ok(Self {
-            http,
-            direct,
-            options: Arc::new(options),
+            shared: Arc::new(Shared {
+                config,
+                auth_files: auth_files.into(),
+                stall,
+                common: Arc::new(common),
+                own,
+                pauses: Pauses::default(),
+                mirrors_down: Pauses::default(),
+            }),
         })
     }
 
-    /// The client that reaches `url`.
-    pub(super) fn http(&self, url: &Url) -> &reqwest::Client {
-        let here = url.scheme() == "http" && url.host_str().is_some_and(is_loopback);
-        if here { &self.direct } else { &self.http }
+    /// The longest silence of a registry.
+    pub(super) fn stall(&self) -> Duration {
+        self.shared.stall
     }
 
-    /// Begins a conversation; `scope` is what a token shall allow: `pull` or `pull,push`.
+    /// Registries that want to be left alone.
+    pub(super) fn pauses(&self) -> &Pauses {
+        &self.shared.pauses
+    }
+
+    /// Mirrors that could not be reached a moment ago.
+    pub(super) fn mirrors_down(&self) -> &Pauses {
+        &self.shared.mirrors_down
+    }
+
+    /// Begins a conversation with the registry of the name itself; `scope` is what a token shall allow: `pull` or
+    /// `pull,push`.
     pub(crate) fn session(
         &self,
         reference: &Reference,
         scope: &'static str,
     ) -> Result<Session, RegistryError> {
+        let endpoint = self.endpoint(reference.registry(), None)?;
+        let credentials = self.credentials(None);
+        Ok(Session::new(
+            self.clone(),
+            reference.clone(),
+            endpoint,
+            scope,
+            credentials,
+            None,
+        ))
+    }
+
+    /// Begins the conversations of one pull: with the mirrors, in order, and with the registry itself.
+    pub(crate) fn source(
+        &self,
+        reference: &Reference,
+        secret: Option<&PullSecret>,
+        told: Option<&watch::Sender<PullProgress>>,
+    ) -> Result<Source, RegistryError> {
+        if let Some(secret) = secret {
+            secret.check_for(reference)?;
+        }
         let registry = reference.registry();
-        let scheme = if is_plain_http(registry, &self.options.insecure) {
+        let credentials = self.credentials(secret);
+        let session = |endpoint| {
+            Session::new(
+                self.clone(),
+                reference.clone(),
+                endpoint,
+                "pull",
+                credentials.clone(),
+                told.cloned(),
+            )
+        };
+        let mirrors = self.shared.config.mirrors(registry).iter();
+        let sessions = mirrors
+            .map(|mirror| self.endpoint(mirror, Some(registry)).map(session))
+            .collect::<Result<Vec<_>, _>>()?;
+        let registry = session(self.endpoint(registry, None)?);
+        Ok(Source::new(
+            self.clone(),
+            sessions,
+            registry,
+            secret.is_some(),
+        ))
+    }
+
+    fn credentials(&self, secret: Option<&PullSecret>) -> CredentialSource {
+        CredentialSource {
+            files: Arc::clone(&self.shared.auth_files),
+            secret: secret.cloned(),
+        }
+    }
+
+    fn endpoint(&self, host: &str, mirror_of: Option<&str>) -> Result<Endpoint, RegistryError> {
+        let scheme = if self.shared.config.is_plain_http(host) {
             "http"
         } else {
             "https"
         };
+        // Docker Hub's API lives on another host than its name.
+        let address = if host == DEFAULT_REGISTRY {
+            "index.docker.io"
+        } else {
+            host
+        };
         let base =
-            Url::parse(&format!("{scheme}://{}/", reference.registry_host())).map_err(|e| {
-                RegistryError::Protocol {
-                    registry: registry.into(),
-                    problem: e.to_string(),
-                }
+            Url::parse(&format!("{scheme}://{address}/")).map_err(|e| RegistryError::Protocol {
+                registry: host.into(),
+                problem: e.to_string(),
             })?;
-        Ok(Session::new(self.clone(), reference.clone(), base, scope))
+        let transport = self.shared.own.get(host).unwrap_or(&self.shared.common);
+        Ok(Endpoint {
+            host: host.to_owned(),
+            label: match mirror_of {
+                Some(registry) => format!("{host} (mirror of {registry})"),
+                None => host.to_owned(),
+            },
+            is_mirror: mirror_of.is_some(),
+            base,
+            transport: Arc::clone(transport),
+        })
+    }
+}
+
+fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
+    use std::io::Read as _;
+    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+    if !file.metadata().map_err(|e| e.to_string())?.is_file() {
+        return Err("it is not a regular file".into());
+    }
+    let mut text = Vec::new();
+    file.take(MAX_CA_FILE + 1)
+        .read_to_end(&mut text)
+        .map_err(|e| e.to_string())?;
+    match text.len() as u64 {
+        0 => Err("it is empty".into()),
+        length if length > MAX_CA_FILE => Err("it is larger than 4 MiB".into()),
+        _ => Ok(text),
     }
 }

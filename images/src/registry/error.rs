@@ -58,6 +58,16 @@ pub enum RegistryError {
         /// When it asks us to come back.
         retry_after: Option<Duration>,
     },
+    /// It limits how often it may be asked, and wants a longer pause than a pull waits for.
+    #[error(
+        "registry {registry} limits how often it may be asked and wants no request for {} s: try again later, use credentials that may ask more often, or a mirror", wait.as_secs()
+    )]
+    RateLimited {
+        /// The registry.
+        registry: String,
+        /// How long it wants to be left alone.
+        wait: Duration,
+    },
     /// An answer that makes no sense.
     #[error("registry {registry} gave an answer that cannot be used: {problem}")]
     Protocol {
@@ -96,28 +106,71 @@ pub enum RegistryError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The credentials that came with this pull cannot be used.
+    #[error("pull secret {name:?} cannot be used: {problem}")]
+    PullSecret {
+        /// The secret.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// What the operator says about registries cannot be right.
+    #[error("{0}")]
+    Config(#[from] super::RegistriesConfigError),
+    /// A registry's own certificates cannot be used.
+    #[error("registries.{registry:?}.ca_file: {} cannot be used: {problem}", path.display())]
+    CaFile {
+        /// The registry.
+        registry: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 impl RegistryError {
     /// Whether another attempt may succeed without anyone doing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Timeout { .. } => true,
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::RateLimited { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
             Self::NotFound { .. }
             | Self::Unauthorized { .. }
             | Self::Protocol { .. }
             | Self::WrongDigest { .. }
             | Self::WrongSize { .. }
-            | Self::Credentials { .. } => false,
+            | Self::Credentials { .. }
+            | Self::PullSecret { .. }
+            | Self::Config(_)
+            | Self::CaFile { .. } => false,
         }
     }
 
+    /// How long the registry wants to be left alone.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
-        if let Self::Status { retry_after, .. } = self {
-            *retry_after
-        } else {
-            None
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::RateLimited { wait, .. } => Some(*wait),
+            Self::NotFound { .. }
+            | Self::Unauthorized { .. }
+            | Self::Unreachable { .. }
+            | Self::Timeout { .. }
+            | Self::Protocol { .. }
+            | Self::WrongDigest { .. }
+            | Self::WrongSize { .. }
+            | Self::Credentials { .. }
+            | Self::PullSecret { .. }
+            | Self::Config(_)
+            | Self::CaFile { .. } => None,
         }
+    }
+
+    /// Whether it was refused because it asked too often.
+    pub(crate) fn is_rate_limit(&self) -> bool {
+        matches!(
+            self,
+            Self::Status { status: 429, .. } | Self::RateLimited { .. }
+        )
     }
 }

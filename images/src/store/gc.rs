@@ -135,6 +135,7 @@ pub(crate) mod tests {
             size_compressed: 0,
             size_unpacked: 0,
             pulled_at: None,
+            with_secret: false,
         }
     }
 

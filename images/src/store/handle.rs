@@ -32,9 +32,10 @@ impl ImageStore {
     }
 
     pub(super) async fn open_for(config: StoreConfig, access: Access) -> Result<Self, OpenError> {
+        let registries = config.registries.clone();
         let registries = RegistryClient::new(ClientOptions {
-            insecure: config.insecure_registries.clone(),
-            auth_file: config.auth_file.clone(),
+            registries: registries.with_insecure(&config.insecure_registries),
+            auth_files: config.auth_files.clone(),
             stall: config.stall_timeout,
         })
         .map_err(OpenError::Client)?;

@@ -8,7 +8,8 @@
 //! A file's own time tells when its image was last used: set at most once a minute, and not forced to the disk, because
 //! all that depends on it is which of two unused images goes first.
 //!
-//! Versions: 1 is the first. A reader must refuse a higher number; new fields need a new number only if an old reader
+//! Versions: 1 is the first; 2 has `with_secret` set, which an older program must not drop, for it would give the image
+//! to everybody. A reader must refuse a higher number; new fields need a new number only if an old reader
 //! that drops them would do harm.
 
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ use crate::digest::Digest;
 use crate::reference::Reference;
 
 const VERSION: u32 = 1;
+/// Of records with a secret.
+const VERSION_GUARDED: u32 = 2;
 const MAX_RECORD: u64 = 1 << 20;
 
 /// What a name stands for.
@@ -40,6 +43,9 @@ pub(crate) struct Record {
     /// Seconds since 1970; none in records of before it was noted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pulled_at: Option<u64>,
+    /// It came with a pull's own credentials: who asks for it must show that the registry would give it to them.
+    #[serde(default)]
+    pub(crate) with_secret: bool,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +56,20 @@ struct VersionOnly {
 impl Record {
     pub(crate) fn version() -> u32 {
         VERSION
+    }
+
+    /// Marks whether the image is to be guarded from those without its credentials.
+    pub(crate) fn guarded(self, with_secret: bool) -> Self {
+        let version = if with_secret {
+            VERSION_GUARDED
+        } else {
+            VERSION
+        };
+        Self {
+            version,
+            with_secret,
+            ..self
+        }
     }
 
     /// The name of the file that holds the record of `reference`.
@@ -133,12 +153,12 @@ fn read(path: &Path) -> Result<Result<Record, String>, OpenError> {
         }
     };
     if let Ok(VersionOnly { version }) = serde_json::from_slice(&text)
-        && version > VERSION
+        && version > VERSION_GUARDED
     {
         return Err(OpenError::NewerFormat {
             path: path.into(),
             found: version,
-            known: VERSION,
+            known: VERSION_GUARDED,
         });
     }
     let record: Record = match serde_json::from_slice(&text) {

@@ -121,6 +121,11 @@ impl Inner {
         state.images.get(reference).map(|record| record.config)
     }
 
+    /// What a name stands for.
+    pub(crate) fn record(&self, reference: &Reference) -> Option<Record> {
+        self.state().images.get(reference).cloned()
+    }
+
     pub(crate) fn get(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
         let record = {
             let state = self.state();

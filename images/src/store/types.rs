@@ -9,7 +9,7 @@ use super::usage::DiskUsage;
 use crate::digest::Digest;
 use crate::manifest::ImageConfig;
 use crate::reference::Reference;
-use crate::registry::auth;
+use crate::registry::{RegistriesConfig, credential_files};
 use crate::unpack::UnpackLimits;
 
 /// How to run a store.
@@ -19,6 +19,8 @@ pub struct StoreConfig {
     pub root: PathBuf,
     /// Registries (`host[:port]`) that are spoken to without TLS; those on a loopback address always are.
     pub insecure_registries: Vec<String>,
+    /// Mirrors and certificates of registries.
+    pub registries: RegistriesConfig,
     /// How long one pull may take in all.
     pub pull_deadline: Duration,
     /// How long a registry may be silent.
@@ -27,8 +29,8 @@ pub struct StoreConfig {
     pub max_unpacked_bytes: u64,
     /// Layers that are fetched and unpacked at the same time, over all pulls.
     pub parallel_layers: usize,
-    /// Docker's file with credentials.
-    pub auth_file: Option<PathBuf>,
+    /// Files with credentials, Docker's or podman's; the first that knows a registry counts.
+    pub auth_files: Vec<PathBuf>,
     /// Further bounds on archives.
     pub limits: UnpackLimits,
 }
@@ -38,11 +40,12 @@ impl Default for StoreConfig {
         Self {
             root: PathBuf::from("/var/lib/mezzo/images"),
             insecure_registries: Vec::new(),
+            registries: RegistriesConfig::default(),
             pull_deadline: Duration::from_secs(30 * 60),
             stall_timeout: Duration::from_secs(30),
             max_unpacked_bytes: 64 << 30,
             parallel_layers: 4,
-            auth_file: auth::default_file(),
+            auth_files: credential_files(),
             limits: UnpackLimits::default(),
         }
     }

@@ -5,14 +5,20 @@
 )]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+mod docker_registry;
+pub(crate) mod faulty;
+pub(crate) mod tls;
+
+#[allow(unused_imports, reason = "each test file uses its own part")]
+pub(crate) use docker_registry::Registry;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mezzo_images::{Digest, ImageStore, PullError, PullPolicy, Reference, StoreConfig};
 use serde_json::{Value, json};
@@ -45,7 +51,7 @@ pub(crate) fn config(root: &Path) -> StoreConfig {
         root: root.to_path_buf(),
         pull_deadline: Duration::from_secs(20),
         stall_timeout: Duration::from_millis(500),
-        auth_file: None,
+        auth_files: Vec::new(),
         ..StoreConfig::default()
     }
 }
@@ -54,76 +60,6 @@ pub(crate) async fn open(root: &Path) -> ImageStore {
     ImageStore::open(config(root))
         .await
         .expect("the store opens")
-}
-
-/// Debian's registry on a free port of the loopback address.
-pub(crate) struct Registry {
-    child: Child,
-    pub(crate) host: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Registry {
-    /// None, loudly, if the program is not installed.
-    pub(crate) fn start() -> Option<Self> {
-        if Command::new("docker-registry")
-            .arg("--version")
-            .stdout(Stdio::null())
-            .status()
-            .is_err()
-        {
-            eprintln!("skipped: needs Debian's docker-registry");
-            return None;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        for _ in 0..10 {
-            let port = TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port();
-            let host = format!("127.0.0.1:{port}");
-            let file = folder.path().join("config.yml");
-            let data = folder.path().join("data");
-            let text = format!(
-                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",
-                data.display()
-            );
-            std::fs::write(&file, text).unwrap();
-            let mut child = Command::new("docker-registry")
-                .arg("serve")
-                .arg(&file)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while Instant::now() < deadline && child.try_wait().unwrap().is_none() {
-                if TcpStream::connect(&host).is_ok() {
-                    return Some(Self {
-                        child,
-                        host,
-                        _folder: folder,
-                    });
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        panic!("docker-registry did not come up");
-    }
-
-    pub(crate) fn reference(&self, name: &str) -> Reference {
-        format!("{}/{name}", self.host).parse().unwrap()
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// What the fake registry does with a request.
@@ -137,13 +73,17 @@ pub(crate) enum Answer {
     Hang,
     /// Status and raw header lines, empty body.
     Headers(u16, String),
+    /// Status 206, `Content-Range` if there is one, body.
+    Part(Option<String>, Vec<u8>),
 }
 
 type Handler = dyn Fn(&Request) -> Answer + Send + Sync;
 
 pub(crate) struct Request {
+    pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: String,
     /// How often this path was asked for before.
     pub(crate) before: usize,
 }
@@ -265,7 +205,11 @@ fn serve(
     if reader.read_line(&mut line).unwrap_or(0) == 0 {
         return;
     }
-    let path = line.split(' ').nth(1).unwrap_or("").to_string();
+    let mut words = line.split(' ').map(str::to_string);
+    let (method, path) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
     let mut headers = HashMap::new();
     loop {
         let mut line = String::new();
@@ -275,6 +219,11 @@ fn serve(
         if let Some((key, value)) = line.split_once(':') {
             headers.insert(key.trim().to_lowercase(), value.trim().to_string());
         }
+    }
+    let length = headers.get("content-length").and_then(|n| n.parse().ok());
+    let mut sent = vec![0; length.unwrap_or(0)];
+    if reader.read_exact(&mut sent).is_err() {
+        return;
     }
     let before = {
         let mut seen = seen.lock().unwrap();
@@ -288,8 +237,10 @@ fn serve(
         )
     };
     let answer = handler(&Request {
+        method,
         path,
         headers,
+        body: String::from_utf8_lossy(&sent).into_owned(),
         before,
     });
     let _ = match answer {
@@ -306,6 +257,11 @@ fn serve(
         Answer::Truncated(body, claimed) => out
             .write_all(head(200, claimed, "").as_bytes())
             .and_then(|()| out.write_all(&body)),
+        Answer::Part(range, body) => {
+            let range = range.map(|range| format!("Content-Range: {range}\r\n"));
+            out.write_all(head(206, body.len(), &range.unwrap_or_default()).as_bytes())
+                .and_then(|()| out.write_all(&body))
+        }
         Answer::Headers(status, lines) => out.write_all(head(status, 0, &lines).as_bytes()),
         Answer::Hang => {
             hangs.fetch_add(1, Ordering::SeqCst);

@@ -117,6 +117,12 @@ impl App {
         if let Some(user) = &self.user {
             put("user", user.as_str().into());
         }
+        if !self.secrets.is_empty() {
+            let secrets = self.secrets.iter();
+            let secrets =
+                secrets.map(|(name, source)| (name.clone(), json!({"source": source.as_str()})));
+            put("secrets", Value::Object(secrets.collect()));
+        }
         put("acceptedResourceRoles", json!(["*"]));
         put("constraints", json!([]));
         put("dependencies", json!([]));
@@ -130,6 +136,9 @@ impl App {
         docker.insert("image".into(), container.image.as_str().into());
         docker.insert("forcePullImage".into(), container.force_pull.into());
         docker.insert("privileged".into(), container.privileged.into());
+        if let Some(secret) = &container.pull_secret {
+            docker.insert("pullConfig".into(), json!({"secret": secret}));
+        }
         if container.network == NetworkMode::None {
             docker.insert("network".into(), "NONE".into());
         }

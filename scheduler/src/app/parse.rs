@@ -6,7 +6,9 @@
 mod container;
 mod parts;
 
-use mezzo_api::model::{NetworkMode, Scalar};
+use std::collections::BTreeMap;
+
+use mezzo_api::model::{InvalidId, NetworkMode, Scalar, SecretSource};
 use serde_json::Value;
 
 use super::AppId;
@@ -52,10 +54,10 @@ const FIELDS: &[&str] = &[
     "unreachableStrategy",
     "resourceLimits",
     "role",
+    "secrets",
     // Marathon's that are refused with a word below unless they say nothing.
     "executor",
     "executorResources",
-    "secrets",
     "tty",
     "fetch",
     "uris",
@@ -100,6 +102,17 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
     let id = read_id(&fields, id, report);
     refuse_unsupported(&fields, report);
     let container = container::container(&fields, report);
+    let secrets = read_secrets(&fields, report);
+    if let Some(name) = container.as_ref().and_then(|c| c.pull_secret.as_ref())
+        && fields
+            .get("secrets")
+            .is_none_or(|secrets| secrets.get(name).is_none())
+    {
+        report.value_problem(
+            "/container/docker/pullConfig/secret",
+            format!("the app has no secret {name:?}; add it to /secrets with its source"),
+        );
+    }
     let run = read_run(&fields, report);
     let amount = |name: &str, min: u64, default: u64, report: &mut Report| {
         let millis = fields
@@ -166,6 +179,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         cpu_limit,
         mem_limit,
         user,
+        secrets,
     })
 }
 
@@ -206,7 +220,6 @@ fn refuse_unsupported(fields: &Fields<'_>, report: &mut Report) {
     for (name, advice) in [
         ("executor", "mezzo runs containers without executors"),
         ("executorResources", ""),
-        ("secrets", ""),
         ("tty", ""),
         ("fetch", "put the files into the image"),
         ("uris", "put the files into the image"),
@@ -241,10 +254,7 @@ fn read_run(fields: &Fields<'_>, report: &mut Report) -> Run {
     }
 }
 
-fn read_env(
-    fields: &Fields<'_>,
-    report: &mut Report,
-) -> std::collections::BTreeMap<String, String> {
+fn read_env(fields: &Fields<'_>, report: &mut Report) -> BTreeMap<String, String> {
     let Some(value) = fields.get("env") else {
         return Default::default();
     };
@@ -252,7 +262,7 @@ fn read_env(
         report.type_problem("/env", expected("an object", value));
         return Default::default();
     };
-    let mut env = std::collections::BTreeMap::new();
+    let mut env = BTreeMap::new();
     for (name, value) in map {
         let path = format!("/env/{name}");
         if name.is_empty() || name.contains(['=', '\0']) {
@@ -266,7 +276,7 @@ fn read_env(
                 env.insert(name.clone(), text.clone());
             }
             Value::Object(map) if map.contains_key("secret") => {
-                report.value_problem(path, "secrets are not supported yet");
+                report.value_problem(path, "secrets in variables are not supported yet");
             }
             Value::Null
             | Value::Bool(_)
@@ -281,6 +291,48 @@ fn read_env(
         }
     }
     env
+}
+
+fn read_secrets(fields: &Fields<'_>, report: &mut Report) -> BTreeMap<String, SecretSource> {
+    let mut secrets = BTreeMap::new();
+    let Some(value) = fields.get("secrets") else {
+        return secrets;
+    };
+    let Some(map) = value.as_object() else {
+        report.type_problem("/secrets", expected("an object", value));
+        return secrets;
+    };
+    for (name, value) in map {
+        let path = format!("/secrets/{name}");
+        if name.is_empty() || name.chars().any(char::is_control) {
+            report.value_problem(
+                &path,
+                "a secret's name must not be empty or hold control characters",
+            );
+        }
+        let Some(secret) = Fields::open(value, path, &["source"], report) else {
+            continue;
+        };
+        let at = secret.path_of("source");
+        if secret.get("source").is_none() {
+            report.value_problem(
+                at,
+                "is missing: a file beneath the agents' pull_secrets_dir",
+            );
+            continue;
+        }
+        match secret.string("source", report).map(|source| source.parse()) {
+            Some(Ok(source)) => {
+                secrets.insert(name.clone(), source);
+            }
+            Some(Err(error)) => {
+                let error: InvalidId = error;
+                report.value_problem(at, error.to_string());
+            }
+            None => {}
+        }
+    }
+    secrets
 }
 
 fn read_health_check(

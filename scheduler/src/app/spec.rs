@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use mezzo_api::model::{NetworkMode, Scalar, Volume};
+use mezzo_api::model::{NetworkMode, Scalar, SecretSource, Volume};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::AppId;
@@ -47,6 +47,8 @@ pub struct Container {
     pub network: NetworkMode,
     /// Host paths.
     pub volumes: Vec<Volume>,
+    /// The one of the app's secrets that holds the credentials for the image's registry.
+    pub pull_secret: Option<String>,
 }
 
 /// A port of the machine that each task gets.
@@ -282,9 +284,17 @@ pub struct App {
     pub mem_limit: Option<Limit>,
     /// In the container.
     pub user: Option<String>,
+    /// Where secrets come from, by the names that the app gives them.
+    pub secrets: BTreeMap<String, SecretSource>,
 }
 
 impl App {
+    /// Where the credentials for the image's registry come from, if not from the agent's own.
+    #[must_use]
+    pub fn pull_secret(&self) -> Option<&SecretSource> {
+        self.secrets.get(self.container.pull_secret.as_deref()?)
+    }
+
     /// Whether the two differ in anything but how many run.
     #[must_use]
     pub fn same_config(&self, other: &Self) -> bool {

@@ -12,6 +12,7 @@ use crate::{
     failure::{Failure, chain},
     render::Table,
 };
+use mezzo_images::RegistriesConfig;
 
 pub(super) async fn run(context: &Context, args: &MountArgs) -> Result<(), Failure> {
     let (Some(image), Some(dir)) = (&args.image, &args.dir) else {
@@ -20,7 +21,7 @@ pub(super) async fn run(context: &Context, args: &MountArgs) -> Result<(), Failu
     need_root("mount")?;
     let name = reference(image)?;
     let target = place(dir)?;
-    let store = open(&args.store, Vec::new()).await?;
+    let store = open(&args.store, RegistriesConfig::default()).await?;
     let failed = |error: &dyn std::error::Error| {
         Failure::failed(format!(
             "cannot mount {name} on {}: {}",
@@ -52,7 +53,7 @@ pub(super) async fn run(context: &Context, args: &MountArgs) -> Result<(), Failu
 pub(super) async fn undo(context: &Context, args: &UmountArgs) -> Result<(), Failure> {
     need_root("umount")?;
     let target = place(&args.dir)?;
-    let store = open(&args.store, Vec::new()).await?;
+    let store = open(&args.store, RegistriesConfig::default()).await?;
     let mounts = store
         .mounts()
         .map_err(|error| Failure::failed(chain(&error)))?;

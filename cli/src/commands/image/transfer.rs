@@ -8,11 +8,12 @@ use std::{
 
 use mezzo_images::{
     ImportOptions, ImportSource, PackedImage, PullProgress, PushProgress, Reference,
+    RegistriesConfig,
 };
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::{flush, layers_of, open, progress, reference, registries, share};
+use super::{flush, of_layers, of_push, open, reference, registries, show};
 use crate::{
     args::image::{ExportArgs, ImportArgs, PushArgs},
     commands::Context,
@@ -25,7 +26,7 @@ const STDIO: &str = "-";
 
 pub(super) async fn import(context: &Context, args: &ImportArgs) -> Result<(), Failure> {
     let name = args.tag.as_deref().map(reference).transpose()?;
-    let store = open(&args.store, Vec::new()).await?;
+    let store = open(&args.store, RegistriesConfig::default()).await?;
     let source = if args.path == Path::new(STDIO) {
         ImportSource::Stream(Box::new(io::stdin()), "standard input".into())
     } else {
@@ -37,7 +38,7 @@ pub(super) async fn import(context: &Context, args: &ImportArgs) -> Result<(), F
         image: args.image.clone(),
     };
     let (sender, receiver) = watch::channel(PullProgress::default());
-    let shown = progress(receiver, |progress| layers_of("importing", progress));
+    let shown = show("importing", receiver, |progress| of_layers(progress, ""));
     let imported = tokio::select! {
         imported = store.import_archive(options, Some(sender)) => imported,
         () = shown => std::future::pending().await,
@@ -71,7 +72,7 @@ pub(super) async fn export(
         Failure::usage("say where to: `-o FILE`, or `-o -` for standard output; a file's name needs a dot or a slash")
     })?;
     let name = reference(&args.image)?;
-    let store = open(&args.store, Vec::new()).await?;
+    let store = open(&args.store, RegistriesConfig::default()).await?;
     let packed = store.export(&name).await;
     let packed = packed.map_err(|error| not_exported(&name, &error))?;
     write(&packed, &name, to)?;
@@ -99,11 +100,11 @@ pub(super) async fn push(context: &Context, args: &PushArgs) -> Result<(), Failu
         Some(text) => reference(text)?,
         None => name.clone(),
     };
-    let insecure = registries(&args.insecure_registry)?;
-    let store = open(&args.store, insecure.clone()).await?;
+    let registries = registries(&args.registries)?;
+    let store = open(&args.store, registries.clone()).await?;
     let packed = store.export(&name).await;
     let packed = packed.map_err(|error| not_exported(&name, &error))?;
-    send(&packed, &to, &insecure).await?;
+    send(&packed, &to, &registries).await?;
     let value = json!({
         "reference": to.to_string(),
         "digest": packed.digest().to_string(),
@@ -128,17 +129,12 @@ fn not_exported(name: &Reference, error: &mezzo_images::ExportError) -> Failure 
 pub(super) async fn send(
     packed: &PackedImage,
     name: &Reference,
-    insecure: &[String],
+    registries: &RegistriesConfig,
 ) -> Result<(), Failure> {
     let (sender, receiver) = watch::channel(PushProgress::default());
-    let shown = progress(receiver, |progress| {
-        format!(
-            "pushing {}",
-            share(progress.bytes_done, progress.bytes_total)
-        )
-    });
+    let shown = show("pushing", receiver, of_push);
     let pushed = tokio::select! {
-        pushed = mezzo_images::push(packed, name, insecure, Some(sender)) => pushed,
+        pushed = mezzo_images::push(packed, name, registries, Some(sender)) => pushed,
         () = shown => std::future::pending().await,
     };
     pushed

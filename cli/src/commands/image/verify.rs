@@ -1,6 +1,6 @@
 //! `mezzo image verify`: hashes the store again and says what is wrong with it.
 
-use mezzo_images::{LayerState, VerifyOptions, VerifyReport};
+use mezzo_images::{LayerState, RegistriesConfig, VerifyOptions, VerifyReport};
 use serde_json::{Value, json};
 
 use super::{open, reference};
@@ -14,7 +14,7 @@ use crate::{
 pub(super) async fn run(context: &Context, args: &VerifyArgs) -> Result<(), Failure> {
     let names = args.images.iter().map(|text| reference(text));
     let references = names.collect::<Result<Vec<_>, _>>()?;
-    let store = open(&args.store, Vec::new()).await?;
+    let store = open(&args.store, RegistriesConfig::default()).await?;
     let here = store.list().await;
     let here = here.map_err(|error| Failure::failed(chain(&error)))?;
     for name in &references {

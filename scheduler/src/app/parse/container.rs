@@ -67,8 +67,12 @@ pub(super) fn container(fields: &Fields<'_>, report: &mut Report) -> Option<Cont
     }
     docker.unsupported("parameters", "", report);
     docker.unsupported("portMappings", bridge, report);
-    docker.unsupported("pullConfig", "", report);
-    docker.unsupported("credential", "", report);
+    let pull_secret = pull_secret(&docker, report);
+    docker.unsupported(
+        "credential",
+        "use pullConfig with one of the app's secrets",
+        report,
+    );
     let network = match docker.string("network", report).as_deref() {
         None | Some("HOST") => NetworkMode::Host,
         Some("NONE") => NetworkMode::None,
@@ -94,7 +98,20 @@ pub(super) fn container(fields: &Fields<'_>, report: &mut Report) -> Option<Cont
         privileged: docker.boolean("privileged", report).unwrap_or(false),
         network,
         volumes,
+        pull_secret,
     })
+}
+
+/// `pullConfig`: the name of the secret with the credentials. Whether there is such a secret is seen in the app.
+fn pull_secret(docker: &Fields<'_>, report: &mut Report) -> Option<String> {
+    let value = docker.get("pullConfig")?;
+    let config = Fields::open(value, docker.path_of("pullConfig"), &["secret"], report)?;
+    let path = config.path_of("secret");
+    if config.get("secret").is_none() {
+        report.value_problem(path, "is missing: name one of the app's secrets here");
+        return None;
+    }
+    config.string("secret", report)
 }
 
 /// `networks`: only the host's.
