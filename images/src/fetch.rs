@@ -204,6 +204,10 @@ async fn fetch_layer(
     image_bytes: Arc<AtomicU64>,
 ) -> Result<Arrived, PullError> {
     loop {
+        let passed = match origin {
+            Origin::Registry(source) => source.passed(),
+            Origin::File(_) => 0,
+        };
         let bytes = Arc::clone(&image_bytes);
         let fetched = fetch_layer_once(inner, reference, step.clone(), origin, told, bytes).await;
         let (Err(error), Origin::Registry(source)) = (&fetched, origin) else {
@@ -211,7 +215,7 @@ async fn fetch_layer(
         };
         let Some(wasted) = error
             .is_of_the_bytes()
-            .then(|| source.distrust(&step.layer.blob.digest))
+            .then(|| source.distrust(&step.layer.blob, passed))
             .flatten()
         else {
             return fetched;

@@ -164,10 +164,19 @@ impl Source {
         streamed
     }
 
+    /// How many mirrors are not asked any more.
+    pub(crate) fn passed(&self) -> usize {
+        self.state().passed.len()
+    }
+
     /// The bytes of a layer were not what they should be. If some came from mirrors, those are passed over from now on
-    /// and it is worth another attempt: returns how many bytes do not count.
-    pub(crate) fn distrust(&self, layer: &Digest) -> Option<u64> {
-        let fed = self.state().fed.remove(layer)?;
+    /// and it is worth another attempt: returns how many bytes do not count. An image may have the same layer twice, at
+    /// the same time: then the other one may have passed them over since there were `passed` of them.
+    pub(crate) fn distrust(&self, layer: &Blob, passed: usize) -> Option<u64> {
+        let Some(fed) = self.state().fed.remove(&layer.digest) else {
+            return (self.passed() > passed).then_some(layer.size);
+        };
+        let layer = layer.digest;
         for at in fed.mirrors {
             self.pass(
                 at,

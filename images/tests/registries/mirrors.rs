@@ -161,6 +161,32 @@ async fn a_mirror_cannot_pass_off_other_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lie_about_a_layer_that_an_image_has_twice_is_found_out_for_both() {
+    if skip_unless_root() {
+        return;
+    }
+    let file = Archive::new().file("file", &vec![b'x'; 200_000]).done();
+    let twin = || (file.clone(), Packed::Plain);
+    let honest = image("x", &[twin(), twin()]);
+    let (all, layer) = (answers(&[&honest]), layer_path(&honest));
+    // Both are under way before either gets an answer.
+    let both = std::sync::Barrier::new(2);
+    let liar = Fake::start(move |request| match all.get(&request.path) {
+        Some(honest) if request.path.contains(&layer) => {
+            both.wait();
+            full(vec![b'?'; body(honest).len()])
+        }
+        Some(honest) => honest.clone(),
+        None => not_found(),
+    });
+    let registry = Fake::serving(&[&honest]);
+    let registries = mirrored(&registry.host, &[&liar.host]);
+    let end = pulled(registries, &registry.reference("x")).await;
+    assert_eq!(end.bytes_done, end.bytes_total);
+    assert_eq!(registry.count(&layer_path(&honest)), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_digest_pins_what_a_mirror_may_answer() {
     if skip_unless_root() {
         return;
