@@ -15,6 +15,8 @@ mod archive;
 mod digest;
 mod elf;
 mod fetch;
+#[cfg(test)]
+mod fuzz;
 mod manifest;
 mod pack;
 mod pack_layer;

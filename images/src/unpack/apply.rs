@@ -92,13 +92,7 @@ impl LayerWriter {
         entry: &Entry,
         tar: &mut TarReader<R>,
     ) -> Result<(), UnpackError> {
-        self.entries += 1;
-        if self.entries > self.limits.max_entries {
-            return Err(UnpackError::TooMuch {
-                what: "entries",
-                limit: self.limits.max_entries,
-            });
-        }
+        self.count()?;
         let path = LayerPath::parse(&entry.path, &self.limits)?;
         let Some((directory, name)) = path.split() else {
             if entry.kind != Kind::Directory {
@@ -144,6 +138,18 @@ impl LayerWriter {
             Kind::Fifo => self.node(&parent, name, entry, SFlag::S_IFIFO, 0),
             Kind::CharDevice | Kind::BlockDevice => self.device(&parent, name, entry),
         }
+    }
+
+    /// Counts what is made. A directory that is only implied counts as well: a short entry may name hundreds.
+    fn count(&mut self) -> Result<(), UnpackError> {
+        self.entries += 1;
+        if self.entries > self.limits.max_entries {
+            return Err(UnpackError::TooMuch {
+                what: "entries",
+                limit: self.limits.max_entries,
+            });
+        }
+        Ok(())
     }
 
     /// Sets the directories' times; returns the directories that no entry described and whether the root is opaque.
@@ -215,6 +221,7 @@ impl LayerWriter {
         name: &[u8],
         path: &[u8],
     ) -> Result<OwnedFd, UnpackError> {
+        self.count()?;
         mkdirat(parent, name, Mode::from_bits_truncate(0o755))
             .map_err(|e| failed("make directory", path, e))?;
         let made = open_directory(parent, name).map_err(|e| failed("open", path, e))?;
