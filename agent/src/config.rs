@@ -41,6 +41,8 @@ pub struct Config {
     pub zone: String,
     /// Registries asked over plain HTTP, `host:port`.
     pub insecure_registries: Vec<String>,
+    /// A file that says whose signatures images need, read at each pull; by default all images are let in.
+    pub signature_policy: Option<PathBuf>,
     /// Tasks may ask for privileged containers.
     pub allow_privileged: bool,
     /// Paths of the machine beneath which tasks may ask for volumes.
@@ -84,6 +86,7 @@ impl Default for Config {
             region: String::new(),
             zone: String::new(),
             insecure_registries: Vec::new(),
+            signature_policy: None,
             allow_privileged: false,
             host_path_allow: Vec::new(),
             cgroup_parent: None,
@@ -131,6 +134,14 @@ impl Config {
             return wrong(
                 "max_parallel_starts",
                 "0 would start nothing; give at least 1".into(),
+            );
+        }
+        if let Some(path) = &self.signature_policy
+            && !path.is_absolute()
+        {
+            return wrong(
+                "signature_policy",
+                format!("{} is not absolute", path.display()),
             );
         }
         if let Some(bad) = self.host_path_allow.iter().find(|path| !path.is_absolute()) {
@@ -195,6 +206,13 @@ mod tests {
                 ..Config::default()
             })
             .contains("ports")
+        );
+        assert!(
+            message(Config {
+                signature_policy: Some("policy.toml".into()),
+                ..Config::default()
+            })
+            .contains("signature_policy")
         );
         assert!(
             message(Config {

@@ -130,6 +130,7 @@ pub(crate) async fn open_images(config: &Config) -> Result<ImageFolder, Error> {
     let store = mezzo_images::StoreConfig {
         root: config.state_dir.join("images"),
         insecure_registries: config.insecure_registries.clone(),
+        signature_policy: config.signature_policy.clone(),
         pull_deadline: Duration::from_secs(config.pull_deadline_secs),
         ..mezzo_images::StoreConfig::default()
     };

@@ -2,6 +2,7 @@
 //!
 //! - `reference`, `digest`, `manifest`, `whiteout`, `elf`: what things are called and what they look like (pure).
 //! - `registry`: manifests and blobs over HTTP.
+//! - `signature`: whose images may run.
 //! - `unpack`: a hostile archive into a directory, as root, without harm.
 //! - `store`: what is here, who holds it, what may go.
 //! - `pull` (its layers: `fetch`), `pack` (its layer: `pack_layer`), `push`, `archive`: what people do.
@@ -24,6 +25,7 @@ mod pull;
 mod push;
 mod reference;
 mod registry;
+mod signature;
 mod store;
 mod unpack;
 mod whiteout;
@@ -35,6 +37,7 @@ pub use pull::{PullError, PullPolicy, PullProgress};
 pub use push::{PushError, PushProgress, push};
 pub use reference::{DEFAULT_REGISTRY, Reference, ReferenceError};
 pub use registry::RegistryError;
+pub use signature::{PolicyProblem, SignatureError};
 pub use store::snapshot::{Snapshot, SnapshotError};
 pub use store::{
     Image, ImageStore, ImageSummary, OpenError, Pruned, Removed, StoreConfig, StoreError,

@@ -1,7 +1,7 @@
 //! Pulling: one conversation with a registry per image, however many ask for it.
 //!
 //! ```text
-//! manifest ─► (index? pick the host's) ─► config ─► layers, several at once:
+//! manifest ─► (index? pick the host's) ─► (signed?) ─► config ─► layers, several at once:
 //!     download ─► channel ─► [thread: sha256, inflate, sha256] ─► ring ─► [thread: parse, write] ─► verified? rename
 //! ─► manifest and config into the store ─► the name into the index
 //! ```
@@ -21,6 +21,7 @@ use crate::fetch::{Origin, fetch_layers, plan};
 use crate::manifest::{self, Document, Manifest, ManifestError};
 use crate::reference::Reference;
 use crate::registry::RegistryError;
+use crate::signature::{self, SignatureError};
 use crate::store::index::Record;
 use crate::store::{Image, ImageStore, Inner, StoreError, blocking};
 use crate::unpack::UnpackError;
@@ -60,6 +61,14 @@ pub enum PullError {
         reference: String,
         /// Why.
         problem: ManifestError,
+    },
+    /// Not signed as the policy asks.
+    #[error("image {reference} may not run here: {problem}")]
+    Signature {
+        /// The image.
+        reference: String,
+        /// Why.
+        problem: SignatureError,
     },
     /// Made for other machines.
     #[error("image {reference} is for {found}, but this machine needs {wanted}")]
@@ -117,6 +126,7 @@ impl PullError {
             Self::Registry(error) => error.is_transient(),
             Self::Deadline { .. } | Self::Store(_) => true,
             Self::Manifest { .. }
+            | Self::Signature { .. }
             | Self::WrongPlatform { .. }
             | Self::WrongDiffId { .. }
             | Self::Unpack { .. } => false,
@@ -161,8 +171,10 @@ impl ImageStore {
         // A name with a digest always stands for the same image.
         if policy == PullPolicy::IfNotPresent || reference.digest().is_some() {
             match self.get(reference).await {
-                Ok(Some(image)) => return Ok(image),
-                Ok(None) => {}
+                Ok(Some(image)) if signature::on_hand(&self.inner, &image).await? => {
+                    return Ok(image);
+                }
+                Ok(_) => {}
                 // What is damaged here is whole in the registry.
                 Err(error @ StoreError::Corrupt { .. }) => {
                     tracing::warn!(%error, "pulling {reference} again")
@@ -240,6 +252,7 @@ async fn fetch(
     let mut fetched = session.manifest(None).await?;
     let document = manifest::parse_document(&fetched.bytes, fetched.content_type.as_deref())
         .map_err(unusable)?;
+    let mut digests = vec![fetched.digest];
     let manifest = match document {
         Document::Manifest(manifest) => manifest,
         Document::Index(entries) => {
@@ -255,6 +268,7 @@ async fn fetch(
                 }
             })?;
             fetched = session.manifest(Some(&entry.blob.digest)).await?;
+            digests.push(fetched.digest);
             match manifest::parse_document(&fetched.bytes, Some(&entry.media_type))
                 .map_err(unusable)?
             {
@@ -268,6 +282,7 @@ async fn fetch(
             }
         }
     };
+    signature::arriving(inner, reference, &digests).await?;
     let config = session.blob(&manifest.config, "config").await?;
     let incoming = Incoming {
         manifest,

@@ -84,6 +84,9 @@ pub(crate) struct PullArgs {
     /// A registry that is asked over plain HTTP, host:port
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) insecure_registry: Vec<String>,
+    /// A file that says whose signatures images need [default: all images are let in]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signature_policy: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 }

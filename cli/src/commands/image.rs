@@ -62,6 +62,14 @@ fn registries(texts: &[String]) -> Result<Vec<String>, Failure> {
 }
 
 async fn open(args: &StoreArgs, insecure_registries: Vec<String>) -> Result<ImageStore, Failure> {
+    open_by_policy(args, insecure_registries, None).await
+}
+
+async fn open_by_policy(
+    args: &StoreArgs,
+    insecure_registries: Vec<String>,
+    signature_policy: Option<PathBuf>,
+) -> Result<ImageStore, Failure> {
     let root = match &args.store {
         Some(root) => root.clone(),
         None => default_store()?,
@@ -69,6 +77,7 @@ async fn open(args: &StoreArgs, insecure_registries: Vec<String>) -> Result<Imag
     let config = StoreConfig {
         root,
         insecure_registries,
+        signature_policy,
         ..StoreConfig::default()
     };
     ImageStore::open(config)
@@ -211,7 +220,8 @@ fn summary(image: &ImageSummary) -> Value {
 
 async fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
     let name = reference(&args.image)?;
-    let store = open(&args.store, registries(&args.insecure_registry)?).await?;
+    let insecure = registries(&args.insecure_registry)?;
+    let store = open_by_policy(&args.store, insecure, args.signature_policy.clone()).await?;
     let policy = if args.always {
         PullPolicy::Always
     } else {

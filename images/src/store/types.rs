@@ -28,6 +28,8 @@ pub struct StoreConfig {
     pub parallel_layers: usize,
     /// Docker's file with credentials.
     pub auth_file: Option<PathBuf>,
+    /// A policy that says whose signatures an image needs, read at each pull; none lets all images in.
+    pub signature_policy: Option<PathBuf>,
     /// Further bounds on archives.
     pub limits: UnpackLimits,
 }
@@ -42,6 +44,7 @@ impl Default for StoreConfig {
             max_unpacked_bytes: 64 << 30,
             parallel_layers: 4,
             auth_file: auth::default_file(),
+            signature_policy: None,
             limits: UnpackLimits::default(),
         }
     }
