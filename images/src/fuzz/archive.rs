@@ -125,6 +125,13 @@ pub(super) fn seeds(out: &str) -> Vec<Vec<u8>> {
             .dir("./")
             .done(),
         Archive::new()
+            .file(".wh.a", b"")
+            .file("a/.wh.b", b"")
+            .file("b", b"")
+            .file("b/.wh.c", b"")
+            .file("a/b/c", b"")
+            .done(),
+        Archive::new()
             .dir("a/b")
             .symlink("a/b", out)
             .file("a/b/c", b"x")

@@ -3,7 +3,7 @@
 //!
 //! - `driver`: the loop: choose, mutate, run, keep what behaves anew; a failure is minimised and saved.
 //! - `mutate`: changes to bytes, to JSON, and to archives (with checksums that stay right, so that inputs get deep).
-//! - `text`, `archive`, `stream`: the targets, each with its seeds and what must always hold.
+//! - `text`, `registry`, `archive`, `stream`: the targets, each with its seeds and what must always hold.
 //!
 //! Works on stable Rust: instead of counters in the compiled code, a target tells how an input behaved (which error,
 //! which kinds of entries), and inputs that behave like none before join the corpus. `cargo test` gives every target
@@ -13,6 +13,7 @@
 mod archive;
 mod driver;
 mod mutate;
+mod registry;
 mod stream;
 mod text;
 
@@ -46,8 +47,9 @@ targets! {
     target_digest: text::DigestTarget, 20_000;
     target_manifest: text::ManifestTarget, 5_000;
     target_paths: text::PathsTarget, 20_000;
-    target_challenge: text::ChallengeTarget, 10_000;
-    target_credentials: text::CredentialsTarget, 1_000;
+    target_challenge: registry::ChallengeTarget, 10_000;
+    target_signature: registry::SignatureTarget, 5_000;
+    target_credentials: registry::CredentialsTarget, 1_000;
     target_tar: archive::TarTarget, 2_000;
     target_unpack: archive::UnpackTarget, 300;
     target_stream: stream::StreamTarget, 200;

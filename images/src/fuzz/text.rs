@@ -1,4 +1,4 @@
-//! Targets that read text: names, digests, manifests, paths, challenges, credentials.
+//! Targets that read text: names, digests, manifests, paths.
 
 use rand::rngs::StdRng;
 use reqwest::Url;
@@ -9,14 +9,14 @@ use super::mutate;
 use crate::digest::Digest;
 use crate::manifest::{self, Document, MAX_LAYERS, MAX_METADATA_BYTES, Platform};
 use crate::reference::{Reference, is_loopback};
-use crate::registry::auth;
 use crate::unpack::UnpackLimits;
 use crate::unpack::paths::LayerPath;
 use crate::whiteout::{self, Name};
 
-const HEX: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+pub(super) const HEX: &str =
+    "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-fn own(texts: &[&str]) -> Vec<Vec<u8>> {
+pub(super) fn own(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
@@ -338,132 +338,5 @@ impl Target for PathsTarget {
             Name::Invalid => "invalid",
         };
         behaviour(&format!("{told}{}", "x".repeat(parts.len().min(20))))
-    }
-}
-
-/// `WWW-Authenticate`: wherever a registry sends us for a token, no password goes there in the clear but to itself.
-pub(super) struct ChallengeTarget;
-
-impl Target for ChallengeTarget {
-    const MAX_INPUT: usize = 4096;
-
-    fn new() -> Self {
-        Self
-    }
-
-    fn seeds(&self) -> Vec<Vec<u8>> {
-        own(&[
-            r#"Bearer realm="https://auth.example/token",service="reg",scope="repository:a:pull""#,
-            r#"Bearer realm="http://127.0.0.1:5000/token""#,
-            r#"Basic realm="x", Bearer realm="https://a.example/t""#,
-            r#"Digest qop="auth", nonce="\"x\\""#,
-        ])
-    }
-
-    fn mutate(&self, input: &mut Vec<u8>, other: &[u8], rng: &mut StdRng) {
-        let words = [
-            "Bearer ",
-            "Basic ",
-            "realm=",
-            "\"",
-            "\\",
-            ",",
-            "=",
-            "http://",
-            "https://",
-            "127.0.0.1",
-            "@",
-            "file:///",
-            "r.example",
-            "http:\\\\",
-            "javascript:",
-            " ",
-            "\t",
-            "é",
-            "localhost",
-            "0x7f.1",
-            "[::1]",
-        ];
-        mutate::text(input, other, &words, rng);
-    }
-
-    fn run(&mut self, input: &[u8]) -> u64 {
-        let text = String::from_utf8_lossy(input);
-        let realm = match auth::parse_challenge(&text) {
-            None => return behaviour("none"),
-            Some(auth::Challenge::Basic) => return behaviour("basic"),
-            Some(auth::Challenge::Bearer { realm, .. }) => realm,
-        };
-        let mut told = String::new();
-        for registry in ["http://127.0.0.1:5000/", "https://r.example/"] {
-            let registry = Url::parse(registry).unwrap();
-            match auth::realm_url(&realm, &registry) {
-                Ok(url) if url.scheme() == "https" => told += "https",
-                Ok(url) => {
-                    assert!(
-                        url.scheme() == "http" && registry.scheme() == "http",
-                        "{url} for {registry}"
-                    );
-                    assert_eq!(url.host(), registry.host());
-                    told += "http";
-                }
-                Err(problem) => told += &problem,
-            }
-        }
-        behaviour(&told)
-    }
-}
-
-/// Docker's file with credentials: a registry gets its own or none.
-pub(super) struct CredentialsTarget(tempfile::TempDir);
-
-impl Target for CredentialsTarget {
-    const MAX_INPUT: usize = 16 << 10;
-
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn seeds(&self) -> Vec<Vec<u8>> {
-        own(&[
-            r#"{"auths": {"https://index.docker.io/v1/": {"auth": "bWU6c2VjOnJldA=="}, "r.example:5000": {"auth": "YTpi"}}}"#,
-            r#"{"auths": {"r.example": {}}, "credsStore": "x", "credHelpers": {"r.example": "y"}}"#,
-        ])
-    }
-
-    fn mutate(&self, input: &mut Vec<u8>, other: &[u8], rng: &mut StdRng) {
-        let words = [
-            "auths",
-            "auth",
-            "r.example:5000",
-            "https://r.example:5000/v2/",
-            "YTpi",
-            "Og==",
-            "",
-            "docker.io",
-        ];
-        mutate::json(input, other, &words, rng);
-    }
-
-    fn run(&mut self, input: &[u8]) -> u64 {
-        let path = self.0.path().join("config.json");
-        std::fs::write(&path, input).unwrap();
-        let mut told = String::new();
-        for registry in ["r.example:5000", "docker.io", "evil.example"] {
-            match auth::from_file(&path, registry) {
-                Ok(Some(found)) => {
-                    let text = String::from_utf8_lossy(input);
-                    assert!(
-                        registry != "evil.example" || text.contains("evil"),
-                        "{registry} got {found:?}"
-                    );
-                    assert!(!found.user.contains(':'));
-                    told += "found";
-                }
-                Ok(None) => told += "none",
-                Err(error) => told += &error.to_string(),
-            }
-        }
-        behaviour(&told)
     }
 }

@@ -17,13 +17,13 @@ const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 /// Payloads are a few hundred bytes.
 const MAX_PAYLOAD: u64 = 64 << 10;
 /// Signatures of one image that are looked at: more is somebody's attempt to keep us busy.
-pub(super) const MAX_SIGNATURES: usize = 50;
+pub(crate) const MAX_SIGNATURES: usize = 50;
 
 /// One signature and where to find what it signs.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Signed {
-    pub(super) payload: Blob,
-    pub(super) signature: Vec<u8>,
+pub(crate) struct Signed {
+    pub(crate) payload: Blob,
+    pub(crate) signature: Vec<u8>,
 }
 
 #[derive(Deserialize)]
@@ -69,12 +69,12 @@ struct RawImage {
 }
 
 /// The tag under which an image's signatures lie.
-pub(super) fn tag(digest: &Digest) -> String {
+pub(crate) fn tag(digest: &Digest) -> String {
     format!("sha256-{}.sig", digest.hex())
 }
 
 /// Reads the manifest under that tag. What is no signature by a key is left out: other things may be attached there.
-pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Signed>, String> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Signed>, String> {
     let raw: RawManifest = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     if raw.schema_version != 2 {
         return Err(format!(
@@ -118,7 +118,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Signed>, String> {
 
 /// Whether a payload, whose signature was verified, speaks of this image: one of its digests, in its repository.
 /// Returns the digest.
-pub(super) fn speaks_of(
+pub(crate) fn speaks_of(
     payload: &[u8],
     reference: &Reference,
     digests: &[Digest],

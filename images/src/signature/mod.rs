@@ -12,11 +12,11 @@
 //! understood, where cosign stores them by tag; certificates, transparency logs and bundles are not.
 
 mod check;
-mod claim;
+pub(crate) mod claim;
 mod gate;
-mod key;
+pub(crate) mod key;
 mod memory;
-mod policy;
+pub(crate) mod policy;
 
 use check::{Subject, check};
 pub(crate) use gate::{arriving, on_hand};

@@ -97,7 +97,8 @@ impl Policy {
         })
     }
 
-    fn parse(
+    /// Checks a policy's text; `read_key` gives the keys' files.
+    pub(crate) fn parse(
         text: &str,
         path: &Path,
         read_key: &dyn Fn(&Path) -> Result<Vec<u8>, String>,

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstatat, futimens, makedev, mkdirat, mknodat};
-use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, linkat, symlinkat, unlinkat};
 
 use super::looks::{NOFOLLOW, dress, dress_by_name, failed, mark_opaque, spec, through};
 use super::paths::LayerPath;
@@ -225,6 +225,9 @@ impl LayerWriter {
         mkdirat(parent, name, Mode::from_bits_truncate(0o755))
             .map_err(|e| failed("make directory", path, e))?;
         let made = open_directory(parent, name).map_err(|e| failed("open", path, e))?;
+        // Not the group of a parent that is set-group-id: what no entry says must not hang on the order of entries.
+        fchown(&made, Some(Uid::from_raw(0)), Some(Gid::from_raw(0)))
+            .map_err(|e| failed("set the owner of", path, e))?;
         fchmod(&made, Mode::from_bits_truncate(0o755))
             .map_err(|e| failed("set the mode of", path, e))?;
         self.implied.insert(path.to_vec());
@@ -445,6 +448,11 @@ impl LayerWriter {
 
     /// A deletion speaks of the layers below only: what this layer has itself stays.
     fn hide(&mut self, directory: &[u8], hidden: &[u8], entry: &Entry) -> Result<(), UnpackError> {
+        // In place of the directory there is a file, or a deletion, of this very layer (umoci writes both, and then a
+        // deletion for each file that was in it): nothing of the layers below shows there.
+        if let Err(Errno::ENOTDIR) = open_directory(&self.root, directory) {
+            return Ok(());
+        }
         let parent = self.parent(directory, entry)?;
         match look(&parent, hidden) {
             Err(Errno::ENOENT) => mknodat(&parent, hidden, SFlag::S_IFCHR, Mode::empty(), 0)

@@ -201,6 +201,34 @@ async fn a_whiteout_of_any_type_is_a_whiteout() {
     }
 }
 
+/// umoci writes a deletion for each file of a directory that is gone, whatever stands there now. Nothing of the layers
+/// below shows through a file or a deletion, so that there is nothing to do; through a link there still is no way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_below_what_is_no_directory_means_nothing() {
+    if skip_unless_root() {
+        return;
+    }
+    let mill = Mill::new().await;
+    let out = mill.canary.path().to_string();
+    for (first, left) in [
+        ("file", Some("file")),
+        ("fifo", Some("fifo")),
+        ("whiteout", Some("whiteout")),
+        ("link outside", None),
+    ] {
+        let archive = put(Archive::new(), first, &out)
+            .file("p/.wh.file", b"")
+            .file("p/deep/.wh.file", b"")
+            .done();
+        let accepted = mill
+            .grind(first, archive, Packed::Plain, |layer| {
+                assert_eq!(Some(kind_of(&layer.join("p"))), left, "{first}");
+            })
+            .await;
+        assert_eq!(accepted, left.is_some(), "{first}");
+    }
+}
+
 /// Set-id bits are kept where an image has them (the runtime allows nobody to gain by them) and only there.
 #[tokio::test(flavor = "multi_thread")]
 async fn set_id_bits_stay_where_they_belong() {
