@@ -139,6 +139,39 @@ pub(crate) async fn open_images(config: &Config) -> Result<ImageFolder, Error> {
         .map_err(|error| Error::Images(error.to_string()))
 }
 
+#[cfg(test)]
+#[tokio::test]
+async fn what_the_signature_policy_refuses_is_the_reason_that_a_task_gets() {
+    use crate::node::{ContainerId, ImageError, PullProgress};
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    let config = Config {
+        state_dir: folder.path().join("agent"),
+        signature_policy: Some(policy.clone()),
+        ..Config::default()
+    };
+    std::fs::create_dir(&config.state_dir).unwrap();
+    let images = open_images(&config).await.unwrap();
+    let refused = async || {
+        let (progress, _) = tokio::sync::watch::channel(PullProgress::default());
+        let id = ContainerId::derive("task", 1);
+        // Nobody answers there: the policy speaks before a registry is asked.
+        let prepared = images.prepare("127.0.0.1:1/app:1", false, &id, progress);
+        match prepared.await {
+            Err(ImageError::Unavailable(reason)) => reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    let reason = refused().await;
+    assert!(reason.contains("policy.toml cannot be used"), "{reason}");
+    std::fs::write(&policy, "default = \"reject\"").unwrap();
+    let reason = refused().await;
+    assert!(
+        reason.contains("127.0.0.1:1/app:1 may not run here: no policy in"),
+        "{reason}"
+    );
+}
+
 async fn listen(address: &str) -> Result<TcpListener, Error> {
     TcpListener::bind(address)
         .await

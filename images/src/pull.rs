@@ -244,6 +244,7 @@ async fn fetch(
     reference: &Reference,
     told: watch::Sender<PullProgress>,
 ) -> Result<Image, PullError> {
+    let asked = signature::asked(inner, reference).await?;
     let session = inner.registries.session(reference, "pull")?;
     let unusable = |problem| PullError::Manifest {
         reference: reference.to_string(),
@@ -282,7 +283,9 @@ async fn fetch(
             }
         }
     };
-    signature::arriving(inner, reference, &digests).await?;
+    if let Some(asked) = asked {
+        asked.check(inner, reference, &digests).await?;
+    }
     let config = session.blob(&manifest.config, "config").await?;
     let incoming = Incoming {
         manifest,

@@ -493,6 +493,11 @@ async fn what_no_policy_names_is_let_in_only_if_the_file_says_so() {
         matches!(problem, SignatureError::NotNamed { .. }),
         "{problem}"
     );
+    assert_eq!(
+        world.fake.count(""),
+        0,
+        "a registry that nobody named was asked"
+    );
     std::fs::write(world.policy(), "default = 'accept'").unwrap();
     let store = world.store().await;
     world.pull(&store, PullPolicy::IfNotPresent).await.unwrap();

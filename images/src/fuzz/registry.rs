@@ -236,7 +236,11 @@ impl Target for SignatureTarget {
                 );
                 told += &format!("{}", matches!(asked, Requirement::SignedBy(_)));
             }
-            Err(problem) => told += &problem.to_string(),
+            // Of what is no TOML, it tells the text as well: no two are the same.
+            Err(problem) if problem.to_string().starts_with("policy[") => {
+                told += &problem.to_string()
+            }
+            Err(_) => told += "no policy",
         }
         behaviour(&told)
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::check::Failure;
+use super::key::PublicKey;
 use super::{Memory, Policy, Requirement, SignatureError, Subject, check};
 use crate::digest::Digest;
 use crate::pull::PullError;
@@ -32,48 +33,71 @@ pub(crate) async fn on_hand(inner: &Arc<Inner>, image: &Image) -> Result<bool, P
     }
 }
 
-/// Lets an image in, of which only the manifest was fetched: `digests` are its own and, before it, its index's.
-pub(crate) async fn arriving(
+/// What a pull has to show before anything of the image is fetched.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// The policy file, for messages.
+    policy: String,
+    keys: Vec<PublicKey>,
+}
+
+/// Looks an image up in the policy before its registry is asked; none if nothing is asked of it.
+pub(crate) async fn asked(
     inner: &Arc<Inner>,
     reference: &Reference,
-    digests: &[Digest],
-) -> Result<(), PullError> {
-    let (Some(policy), Some(manifest)) = (read(inner, reference).await?, digests.last().copied())
-    else {
-        return Ok(());
+) -> Result<Option<Asked>, PullError> {
+    let Some(policy) = read(inner, reference).await? else {
+        return Ok(None);
     };
-    let keys = match policy.requirement(reference) {
-        Requirement::Nothing => return Ok(()),
-        Requirement::Refused => return Err(not_named(reference, &policy)),
-        Requirement::SignedBy(keys) => keys,
-    };
-    let subject = Subject {
-        reference,
-        digests,
-        policy: &policy.file,
-    };
-    let verified =
-        check(&inner.registries, &subject, keys)
+    match policy.requirement(reference) {
+        Requirement::Nothing => Ok(None),
+        Requirement::Refused => Err(not_named(reference, &policy)),
+        Requirement::SignedBy(keys) => Ok(Some(Asked {
+            keys: keys.to_vec(),
+            policy: policy.file,
+        })),
+    }
+}
+
+impl Asked {
+    /// Lets an image in, of which only the manifest was fetched, or says why not. `digests` are the manifest's own and,
+    /// before it, its index's.
+    pub(crate) async fn check(
+        &self,
+        inner: &Arc<Inner>,
+        reference: &Reference,
+        digests: &[Digest],
+    ) -> Result<(), PullError> {
+        let subject = Subject {
+            reference,
+            digests,
+            policy: &self.policy,
+        };
+        let verified = check(&inner.registries, &subject, &self.keys)
             .await
             .map_err(|failure| match failure {
                 Failure::Registry(error) => PullError::Registry(error),
                 Failure::Signature(problem) => refused(reference, problem),
             })?;
-    tracing::info!(image = %reference, signed = %verified.signed, key = %verified.key, "its signature is good");
-    let store = ImageStore {
-        inner: Arc::clone(inner),
-    };
-    let images = store.list().await?;
-    let (inner, reference) = (Arc::clone(inner), reference.clone());
-    let remembered = move || {
-        let here = images
-            .into_iter()
-            .map(|image| (image.reference, image.manifest_digest));
-        Memory::of(&inner.layout)
-            .remember(&reference, &manifest, &verified, here)
-            .map_err(|source| io_error("remember a signature in", inner.layout.root(), source))
-    };
-    Ok(blocking(remembered).await?)
+        tracing::info!(image = %reference, signed = %verified.signed, key = %verified.key, "its signature is good");
+        let Some(manifest) = digests.last().copied() else {
+            return Ok(());
+        };
+        let store = ImageStore {
+            inner: Arc::clone(inner),
+        };
+        let images = store.list().await?;
+        let (inner, reference) = (Arc::clone(inner), reference.clone());
+        let remembered = move || {
+            let here = images
+                .into_iter()
+                .map(|image| (image.reference, image.manifest_digest));
+            Memory::of(&inner.layout)
+                .remember(&reference, &manifest, &verified, here)
+                .map_err(|source| io_error("remember a signature in", inner.layout.root(), source))
+        };
+        Ok(blocking(remembered).await?)
+    }
 }
 
 /// The policy as it is now; none if none was asked for.

@@ -7,8 +7,9 @@
 //! - `gate`: what a pull calls.
 //! - `memory`: what was verified before, so that an image that is here starts without its registry.
 //!
-//! A pull checks after the manifest is known and before anything else is fetched. The policy is read each time: a
-//! change counts from the next pull on, and a policy that cannot be read lets nothing pass. Signatures by a key are
+//! A pull reads the policy first, so that a registry that nobody named is not even asked, and checks when the manifest
+//! is known, before anything else is fetched. A change of the file counts from the next pull on, and a policy that
+//! cannot be read lets nothing pass. Signatures by a key are
 //! understood, where cosign stores them by tag; certificates, transparency logs and bundles are not.
 
 mod check;
@@ -19,7 +20,7 @@ mod memory;
 pub(crate) mod policy;
 
 use check::{Subject, check};
-pub(crate) use gate::{arriving, on_hand};
+pub(crate) use gate::{asked, on_hand};
 use memory::Memory;
 pub use policy::PolicyProblem;
 use policy::{Policy, Requirement};

@@ -103,8 +103,11 @@ impl Policy {
         path: &Path,
         read_key: &dyn Fn(&Path) -> Result<Vec<u8>, String>,
     ) -> Result<Self, PolicyProblem> {
-        let raw: RawPolicy = toml::from_str(text)
-            .map_err(|e| PolicyProblem(vec![e.to_string().trim_end().replace('\n', " ")]))?;
+        let raw: RawPolicy = toml::from_str(text).map_err(|error| {
+            let line = error.span().and_then(|span| text.get(..span.start));
+            let line = line.map_or(1, |before| before.matches('\n').count() + 1);
+            PolicyProblem(vec![format!("line {line}: {}", error.message())])
+        })?;
         let mut problems = Vec::new();
         let mut scopes = BTreeMap::new();
         for (at, scope) in raw.policy.iter().enumerate() {
@@ -304,6 +307,8 @@ mod tests {
 
     #[test]
     fn a_word_that_is_not_known_is_refused() {
+        let told = parse("default = 'accept'\n[[policy]]\nrepos = ['r.example/x']\n").unwrap_err();
+        assert!(told.starts_with("line 3: unknown field `repos`"), "{told}");
         for text in [
             "defualt = 'accept'",
             "default = 'maybe'",

@@ -8,6 +8,7 @@
 //! layers/HEX/layer.json   what it is, and the boot it was unpacked in
 //! layers/HEX/durable      it has been written back to the disk
 //! references/HEX.json     a name and the image it stands for
+//! signatures/HEX.json     which key vouched for an image of a repository
 //! snapshots/KEY/          upper and work directory of a container, and its layers
 //! tmp/                    what is not complete, or being deleted: emptied when the store is opened
 //! ```

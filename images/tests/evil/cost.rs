@@ -4,6 +4,8 @@
 use std::io::Write as _;
 
 use mezzo_images::{Digest, ManifestError, PullError, PullPolicy, UnpackError, UnpackLimits};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
 use crate::common::{
@@ -263,4 +265,59 @@ async fn ten_thousand_layers_or_ten_gigabytes_of_config_cost_one_request() {
             "more was fetched than the manifest"
         );
     }
+}
+
+/// What neither bound nor ratio forbids may still be more than the disk has: the layer goes, the store stays usable.
+#[test]
+fn a_full_disk_ends_a_pull_and_leaves_nothing() {
+    if skip_unless_root() {
+        return;
+    }
+    let large = crate::common::image(
+        "large",
+        &[(
+            Archive::new().file("f", &vec![7; 32 << 20]).done(),
+            Packed::Gzip,
+        )],
+    );
+    let small = crate::common::image(
+        "small",
+        &[(Archive::new().file("f", b"x").done(), Packed::Gzip)],
+    );
+    let fake = Fake::serving(&[&large, &small]);
+    let (large, small) = (fake.reference("large"), fake.reference("small"));
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_path_buf();
+    // A mount namespace that dies with this thread, and with the runtime's, which it makes.
+    let pulls = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        mount(
+            Some("tmpfs"),
+            &root,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("size=16m"),
+        )
+        .unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let store = open(&root.join("store")).await;
+            let error = store
+                .pull(&large, PullPolicy::Always, None)
+                .await
+                .unwrap_err();
+            let left = std::fs::read_dir(root.join("store/tmp")).unwrap().count();
+            let next = store.pull(&small, PullPolicy::Always, None).await;
+            (error.to_string(), left, next.map(drop))
+        })
+    });
+    let (error, left, next) = pulls.join().unwrap();
+    assert!(error.contains("No space left on device"), "{error}");
+    assert_eq!(left, 0, "something is left of it");
+    next.expect("the store is usable");
 }
