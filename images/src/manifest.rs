@@ -166,9 +166,10 @@ impl Platform {
 
 impl std::fmt::Display for Platform {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
+        // As an image says it: printed, it must stay one short line.
+        write!(f, "{}/{}", shorten(&self.os), shorten(&self.architecture))?;
         match &self.variant {
-            Some(variant) => write!(f, "/{variant}"),
+            Some(variant) => write!(f, "/{}", shorten(variant)),
             None => Ok(()),
         }
     }
@@ -255,8 +256,8 @@ pub(crate) fn parse_document(
         && inside != outside
     {
         return Err(ManifestError::MediaTypeMismatch {
-            inside: inside.into(),
-            outside: outside.into(),
+            inside: shorten(inside),
+            outside: shorten(outside),
         });
     }
     let is_index = raw.manifests.is_some();
@@ -270,7 +271,7 @@ pub(crate) fn parse_document(
     if !expected.contains(&media_type) {
         return Err(ManifestError::UnsupportedMediaType {
             what: "the document".into(),
-            media_type: media_type.into(),
+            media_type: shorten(media_type),
         });
     }
     match (raw.manifests, raw.config, raw.layers) {
@@ -303,7 +304,7 @@ fn manifest(config: &RawDescriptor, layers: Vec<RawDescriptor>) -> Result<Manife
     if config.media_type != OCI_CONFIG && config.media_type != DOCKER_CONFIG {
         return Err(ManifestError::UnsupportedMediaType {
             what: "the config (is this a container image?)".into(),
-            media_type: config.media_type.clone(),
+            media_type: shorten(&config.media_type),
         });
     }
     if layers.is_empty() {
@@ -334,7 +335,7 @@ fn layer(raw: &RawDescriptor) -> Result<LayerBlob, ManifestError> {
         other => {
             return Err(ManifestError::UnsupportedMediaType {
                 what: format!("layer {}", raw.digest),
-                media_type: other.into(),
+                media_type: shorten(other),
             });
         }
     };
@@ -362,8 +363,14 @@ fn blob(what: &str, raw: &RawDescriptor, limit: u64) -> Result<Blob, ManifestErr
 fn malformed(what: &'static str, error: &serde_json::Error) -> ManifestError {
     ManifestError::Malformed {
         what,
-        problem: error.to_string(),
+        problem: shorten(&error.to_string()),
     }
+}
+
+/// Words of somebody else's for a message: it goes into logs, terminals and statuses of tasks.
+pub(crate) fn shorten(text: &str) -> String {
+    let printable = text.chars().filter(|c| !c.is_control());
+    printable.take(200).collect()
 }
 
 /// The entry for `host`, or the platforms that there are.

@@ -2,7 +2,7 @@
 //!
 //! The targets are tests, so that they reach private parsers and `cargo test` runs a sample of each; here they are
 //! built with optimisation and with overflow checks, run as many at once as there are processors, and told in a table.
-//! What a failure leaves is a file below target/fuzz.
+//! What a failure leaves is a file below target/fuzz-results.
 
 use std::fs;
 use std::path::Path;
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &FuzzArgs) -> Result<()> {
     } else {
         args.targets.clone()
     };
-    let out = paths::target()?.join("fuzz");
+    let out = paths::target()?.join("fuzz-results");
     fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
     // Layers are unpacked thousands of times: in memory, where there is such a place.
     let memory = Path::new("/dev/shm");

@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 
 use super::builder::Archive;
 use super::canary::Canary;
-use super::driver::{Target, behaviour};
+use super::driver::{Target, behaviour, message};
 use super::mutate;
 use crate::digest::Digest;
 use crate::manifest::Compression;
@@ -196,7 +196,7 @@ fn read(archive: &[u8], most: usize) -> Reading {
         );
         reader.drain()
     };
-    let ended = all().map_err(|error| error.to_string());
+    let ended = all().map_err(|error| message(&error));
     (found, ended)
 }
 
@@ -364,7 +364,7 @@ impl Target for UnpackTarget {
                 // What the kernel refuses must be of the archive's making, never a bound of ours that was missed.
                 format!("{operation} {:?}", source.kind())
             }
-            Err(LayerFailure::Unpack(error)) => error.to_string(),
+            Err(LayerFailure::Unpack(error)) => message(&error),
             Err(failure) => panic!("the digests are right, but: {failure:?}"),
         };
         let files = walk(&directory);

@@ -56,6 +56,17 @@ pub(super) fn behaviour(words: &str) -> u64 {
     hasher.finish()
 }
 
+/// The text of a refusal. It goes into logs, terminals and statuses of tasks: one line, and not without end.
+pub(super) fn message(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    assert!(
+        text.len() <= 8 << 10 && !text.contains(char::is_control),
+        "a message of {} bytes: {text:.300?}",
+        text.len()
+    );
+    text
+}
+
 struct Budget {
     executions: u64,
     time: Option<Duration>,

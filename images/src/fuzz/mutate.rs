@@ -154,7 +154,7 @@ fn change(value: &mut Value, words: &[&str], rng: &mut StdRng) {
         }
         return;
     }
-    *value = match rng.random_range(0..9) {
+    *value = match rng.random_range(0..10) {
         0 => Value::Null,
         1 => json!(true),
         2 => json!([]),
@@ -162,7 +162,8 @@ fn change(value: &mut Value, words: &[&str], rng: &mut StdRng) {
         4 => json!(i64::MAX),
         5 => json!(-1),
         6 => json!(u64::from(rng.random::<u32>())),
-        7 => json!("x".repeat(rng.random_range(0..300))),
+        7 => json!("x".repeat(1 << rng.random_range(0..14))),
+        8 => json!("\n\u{1b}[31m"),
         _ => json!(word),
     };
 }
@@ -312,6 +313,7 @@ fn pax_body(name: &[u8], rng: &mut StdRng) -> Vec<u8> {
         "SCHILY.xattr.trusted.overlay.opaque",
         "SCHILY.xattr.security.capability",
         "SCHILY.xattr.system.posix_acl_access",
+        "SCHILY.xattr.\n\0\x1b[31m",
         "GNU.sparse.major",
         "comment",
         "",

@@ -4,7 +4,7 @@ use rand::rngs::StdRng;
 use reqwest::Url;
 use serde_json::json;
 
-use super::driver::{Target, behaviour};
+use super::driver::{Target, behaviour, message};
 use super::mutate;
 use super::text::{HEX, own};
 use crate::digest::Digest;
@@ -80,7 +80,7 @@ impl Target for ChallengeTarget {
                     assert_eq!(url.host(), registry.host());
                     told += "http";
                 }
-                Err(problem) => told += &problem,
+                Err(problem) => told += &message(&problem),
             }
         }
         behaviour(&told)
@@ -134,7 +134,7 @@ impl Target for CredentialsTarget {
                     told += "found";
                 }
                 Ok(None) => told += "none",
-                Err(error) => told += &error.to_string(),
+                Err(error) => told += &message(&error),
             }
         }
         behaviour(&told)
@@ -206,7 +206,7 @@ impl Target for SignatureTarget {
                 );
                 told += "claims";
             }
-            Err(problem) => told += &problem,
+            Err(problem) => told += &message(&problem),
         }
         let (image, digest): (Reference, Digest) =
             ("r.example/app:1".parse().unwrap(), HEX.parse().unwrap());
@@ -220,11 +220,11 @@ impl Target for SignatureTarget {
                 );
                 told += "speaks";
             }
-            Err(problem) => told += &problem,
+            Err(problem) => told += &message(&problem),
         }
         match PublicKey::from_pem(input) {
             Ok(key) => assert!(!key.made(b"message", b"") && !key.made(b"message", &[0; 64])),
-            Err(problem) => told += &problem,
+            Err(problem) => told += &message(&problem),
         }
         let text = String::from_utf8_lossy(input);
         match Policy::parse(&text, std::path::Path::new("/p"), &|_| Ok(KEY.into())) {
@@ -238,9 +238,12 @@ impl Target for SignatureTarget {
             }
             // Of what is no TOML, it tells the text as well: no two are the same.
             Err(problem) if problem.to_string().starts_with("policy[") => {
-                told += &problem.to_string()
+                told += &message(&problem)
             }
-            Err(_) => told += "no policy",
+            Err(problem) => {
+                message(&problem);
+                told += "no policy";
+            }
         }
         behaviour(&told)
     }

@@ -4,7 +4,7 @@ use rand::rngs::StdRng;
 use reqwest::Url;
 use serde_json::json;
 
-use super::driver::{Target, behaviour};
+use super::driver::{Target, behaviour, message};
 use super::mutate;
 use crate::digest::Digest;
 use crate::manifest::{self, Document, MAX_LAYERS, MAX_METADATA_BYTES, Platform};
@@ -77,7 +77,7 @@ impl Target for ReferenceTarget {
         let text = String::from_utf8_lossy(input);
         let reference: Reference = match text.parse() {
             Ok(reference) => reference,
-            Err(error) => return behaviour(&format!("{error}")),
+            Err(error) => return behaviour(&message(&error)),
         };
         let printed = reference.to_string();
         assert_eq!(
@@ -148,7 +148,11 @@ impl Target for DigestTarget {
                 assert_eq!(Digest::from_hex(&digest.hex()), Ok(digest));
                 behaviour("good")
             }
-            Err(error) => behaviour(&format!("{error}{}", "x".repeat(text.len().min(80)))),
+            Err(error) => behaviour(&format!(
+                "{}{}",
+                message(&error),
+                "x".repeat(text.len().min(80))
+            )),
         }
     }
 }
@@ -240,20 +244,21 @@ impl Target for ManifestTarget {
                     );
                     match manifest::select(&entries, &Platform::host()) {
                         Ok(entry) => assert!(entries.contains(entry)),
-                        Err(platforms) => assert!(platforms.len() <= 20),
+                        Err(platforms) => drop(message(&platforms.join(", "))),
                     }
                     told += "index";
                 }
-                Err(error) => told += &error.to_string(),
+                Err(error) => told += &message(&error),
             }
         }
         match manifest::parse_config(input) {
             Ok(parsed) => {
                 assert!(!parsed.platform.os.is_empty() && !parsed.platform.architecture.is_empty());
                 assert!(parsed.config.user.as_deref() != Some(""));
+                message(&parsed.platform);
                 told += "config";
             }
-            Err(error) => told += &error.to_string(),
+            Err(error) => told += &message(&error),
         }
         behaviour(&told)
     }
@@ -306,7 +311,7 @@ impl Target for PathsTarget {
         let limits = UnpackLimits::default();
         let path = match LayerPath::parse(input, &limits) {
             Ok(path) => path,
-            Err(error) => return behaviour(&error.to_string()),
+            Err(error) => return behaviour(&message(&error)),
         };
         assert_eq!(LayerPath::parse(path.bytes(), &limits).unwrap(), path);
         assert!(path.bytes().len() <= limits.max_path_bytes && !path.bytes().contains(&0));

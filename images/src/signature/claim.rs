@@ -9,7 +9,7 @@ use base64::Engine as _;
 use serde::Deserialize;
 
 use crate::digest::Digest;
-use crate::manifest::Blob;
+use crate::manifest::{Blob, shorten};
 use crate::reference::Reference;
 
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -75,7 +75,7 @@ pub(crate) fn tag(digest: &Digest) -> String {
 
 /// Reads the manifest under that tag. What is no signature by a key is left out: other things may be attached there.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Signed>, String> {
-    let raw: RawManifest = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    let raw: RawManifest = serde_json::from_slice(bytes).map_err(|e| shorten(&e.to_string()))?;
     if raw.schema_version != 2 {
         return Err(format!(
             "schema version {} is not supported",
@@ -123,8 +123,8 @@ pub(crate) fn speaks_of(
     reference: &Reference,
     digests: &[Digest],
 ) -> Result<Digest, String> {
-    let raw: RawPayload =
-        serde_json::from_slice(payload).map_err(|e| format!("what it signs is malformed: {e}"))?;
+    let raw: RawPayload = serde_json::from_slice(payload)
+        .map_err(|e| format!("what it signs is malformed: {}", shorten(&e.to_string())))?;
     let critical = raw.critical;
     if critical.kind != "cosign container image signature" {
         return Err(format!(
@@ -152,10 +152,6 @@ pub(crate) fn speaks_of(
         ));
     }
     Ok(critical.image.digest)
-}
-
-fn shorten(text: &str) -> String {
-    text.chars().take(200).collect()
 }
 
 #[cfg(test)]

@@ -18,11 +18,15 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::key::PublicKey;
+use crate::manifest::shorten;
 use crate::reference::Reference;
 use crate::store::content::read_bounded;
 
 const MAX_FILE: u64 = 1 << 20;
 const MAX_KEY_FILE: u64 = 64 << 10;
+
+/// Problems that are told at once: a message goes into statuses of tasks.
+const MOST_TOLD: usize = 8;
 
 /// All that is wrong with a policy file, each with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +34,12 @@ pub struct PolicyProblem(Vec<String>);
 
 impl std::fmt::Display for PolicyProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.join("; "))
+        let told = &self.0[..self.0.len().min(MOST_TOLD)];
+        f.write_str(&told.join("; "))?;
+        match self.0.len() - told.len() {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
     }
 }
 
@@ -106,7 +115,7 @@ impl Policy {
         let raw: RawPolicy = toml::from_str(text).map_err(|error| {
             let line = error.span().and_then(|span| text.get(..span.start));
             let line = line.map_or(1, |before| before.matches('\n').count() + 1);
-            PolicyProblem(vec![format!("line {line}: {}", error.message())])
+            PolicyProblem(vec![format!("line {line}: {}", shorten(error.message()))])
         })?;
         let mut problems = Vec::new();
         let mut scopes = BTreeMap::new();
@@ -121,7 +130,8 @@ impl Policy {
                 match read {
                     Ok(key) => keys.push(key),
                     Err(problem) => {
-                        problems.push(format!("policy[{at}].keys[{n}] = {key:?}: {problem}"))
+                        let key = shorten(&key.display().to_string());
+                        problems.push(format!("policy[{at}].keys[{n}] = {key:?}: {problem}"));
                     }
                 }
             }
@@ -134,7 +144,7 @@ impl Policy {
                 problems.push(format!("policy[{at}].repositories is empty: name one, such as \"registry.example/team/*\""));
             }
             for (n, name) in scope.repositories.iter().enumerate() {
-                let place = format!("policy[{at}].repositories[{n}] = {name:?}");
+                let place = format!("policy[{at}].repositories[{n}] = {:?}", shorten(name));
                 match Scope::parse(name) {
                     Err(problem) => problems.push(format!("{place}: {problem}")),
                     Ok(scope) => {
