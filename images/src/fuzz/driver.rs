@@ -49,7 +49,8 @@ pub(super) fn behaviour(words: &str) -> u64 {
     for c in words.chars() {
         quoted ^= c == '"' && !escaped;
         escaped = c == '\\' && !escaped;
-        if !quoted && !c.is_ascii_digit() {
+        // Hexadecimal ones, for digests.
+        if !quoted && !c.is_ascii_hexdigit() {
             c.hash(&mut hasher);
         }
     }
@@ -229,8 +230,8 @@ fn shrink<T: Target>(target: &mut T, watch: &Watchdog, mut input: Vec<u8>) -> Ve
 }
 
 fn save(name: &str, input: &[u8]) -> PathBuf {
-    let folder = std::env::var_os("MEZZO_FUZZ_OUT")
-        .map_or_else(|| std::env::temp_dir().join("mezzo-fuzz"), PathBuf::from);
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/fuzz-results");
+    let folder = std::env::var_os("MEZZO_FUZZ_OUT").map_or(ours, PathBuf::from);
     let path = folder.join(name).join(&Digest::of(input).hex()[..16]);
     let written =
         std::fs::create_dir_all(folder.join(name)).and_then(|()| std::fs::write(&path, input));

@@ -9,8 +9,8 @@
 //!
 //! A pull reads the policy first, so that a registry that nobody named is not even asked, and checks when the manifest
 //! is known, before anything else is fetched. A change of the file counts from the next pull on, and a policy that
-//! cannot be read lets nothing pass. Signatures by a key are
-//! understood, where cosign stores them by tag; certificates, transparency logs and bundles are not.
+//! cannot be read lets nothing pass. Signatures by a key are understood, where cosign stores them by tag; certificates,
+//! transparency logs and bundles are not.
 
 mod check;
 pub(crate) mod claim;
