@@ -37,7 +37,7 @@ pub(crate) struct Cli {
 /// Flags that every verb takes.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Global {
-    /// `table` for people, `json` for programs (for `image pack`: a file name writes the image there)
+    /// `table` for people, `json` for programs (for `image pack` and `image export`: a file name writes the image there)
     #[arg(short, long, global = true, value_name = "FORMAT", value_parser = OutputArg::parse, default_value = "table")]
     pub(crate) output: OutputArg,
     /// The master, host:port [default: 127.0.0.1:5050]
@@ -48,7 +48,7 @@ pub(crate) struct Global {
     pub(crate) scheduler: Option<String>,
 }
 
-/// What `-o` was given: a format, or for `image pack` a file.
+/// What `-o` was given: a format, or for `image pack` and `image export` a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum OutputArg {
     Table,
@@ -61,7 +61,9 @@ impl OutputArg {
         match text {
             "table" => Ok(Self::Table),
             "json" => Ok(Self::Json),
-            other if other.contains(['.', '/']) => Ok(Self::File(PathBuf::from(other))),
+            other if other == "-" || other.contains(['.', '/']) => {
+                Ok(Self::File(PathBuf::from(other)))
+            }
             other => Err(format!(
                 "`{other}` is not an output format; known are table and json"
             )),

@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::CommandFactory as _;
 
 use crate::{
-    args::{Cli, Command, OutputArg},
+    args::{Cli, Command, OutputArg, image::ImageCommand},
     dev,
     failure::Failure,
     output::{Format, Output, print},
@@ -35,11 +35,12 @@ pub(crate) struct Context {
 pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     let global = cli.global;
     let servers = Servers::new(global.master.as_deref(), global.scheduler.as_deref())?;
-    // Only `image pack` writes files.
+    // Only these two write files.
     let pack_to = match (&cli.command, &global.output) {
-        (Command::Image(crate::args::image::ImageCommand::Pack(_)), OutputArg::File(path)) => {
-            Some(path.clone())
-        }
+        (
+            Command::Image(ImageCommand::Pack(_) | ImageCommand::Export(_)),
+            OutputArg::File(path),
+        ) => Some(path.clone()),
         _ => None,
     };
     let format = if pack_to.is_some() {

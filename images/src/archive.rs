@@ -1,8 +1,8 @@
 //! A packed image as one file: the OCI image layout in a tar archive, as `skopeo`, `podman load` and `ctr import` read
-//! it. Reads the layer by position, so that a push of the same image may run at the same time.
+//! it. Layers are read by position, so that a push of the same image may run at the same time.
 
-use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt as _;
+use std::collections::BTreeSet;
+use std::io::{self, Write};
 
 use serde_json::json;
 
@@ -36,13 +36,15 @@ impl PackedImage {
         add(&mut archive, "index.json", index.to_string().as_bytes())?;
         add(&mut archive, &blob(self.manifest_digest), &self.manifest)?;
         add(&mut archive, &blob(self.config_digest), &self.config)?;
-        let size = self.layer_blob.size;
-        let layer = Positioned {
-            file: &self.layer,
-            offset: 0,
+        let mut written = BTreeSet::new();
+        for layer in &self.layers {
+            // Two layers may be the same.
+            if written.insert(layer.digest) {
+                let size = layer.section.size();
+                let name = blob(layer.digest);
+                archive.append_data(&mut header(size), name, layer.section.reader())?;
+            }
         }
-        .take(size);
-        archive.append_data(&mut header(size), blob(self.layer_blob.digest), layer)?;
         archive.into_inner()?.flush()
     }
 }
@@ -64,23 +66,10 @@ fn add(archive: &mut tar::Builder<impl Write>, name: &str, content: &[u8]) -> io
     archive.append_data(&mut header(content.len() as u64), name, content)
 }
 
-/// Reads a file without moving its shared offset.
-struct Positioned<'f> {
-    file: &'f std::fs::File,
-    offset: u64,
-}
-
-impl Read for Positioned<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.file.read_at(buffer, self.offset)?;
-        self.offset += n as u64;
-        Ok(n)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::io::Read as _;
     use std::time::UNIX_EPOCH;
 
     use sha2::{Digest as _, Sha256};

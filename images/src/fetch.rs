@@ -3,6 +3,7 @@
 //! One writer per layer, by its lock; a layer's place in `layers/` is taken by rename, after both digests were checked
 //! and when those below it are there, for it may inherit from them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -17,6 +18,7 @@ use crate::pull::{PullError, PullProgress};
 use crate::reference::Reference;
 use crate::registry::RegistryError;
 use crate::registry::session::Session;
+use crate::section::Section;
 use crate::store::content::{LayerRecord, Layout, delete};
 use crate::store::{Inner, StoreError, blocking, io_error};
 use crate::unpack::UnpackError;
@@ -24,13 +26,13 @@ use crate::unpack::decompress::{Bounds, Chunk};
 use crate::unpack::layer::{self, Job, LayerFailure, Unpacked};
 
 /// Pieces of a download that may wait for the disk.
-const PIECES: usize = 16;
+const PIECES: usize = 6;
 
 /// Where the bytes of an image come from.
 pub(crate) enum Origin {
     Registry(Box<Session>),
-    /// A layer that lies in a file, as packed here.
-    File(Arc<std::fs::File>),
+    /// Layers that lie in files: packed here, or in an archive that is imported.
+    Local(BTreeMap<Digest, Section>),
 }
 
 /// One layer and its place in the image.
@@ -113,6 +115,10 @@ pub(crate) async fn fetch_layers(
             ));
         }
     }
+    let mut young = Young {
+        inner,
+        layers: Vec::new(),
+    };
     // In whatever order they arrive, a layer takes its place after those below: it may inherit from them.
     let mut waiting: Vec<Ready> = Vec::new();
     let mut failure = None;
@@ -138,8 +144,12 @@ pub(crate) async fn fetch_layers(
             let bytes = ready.unpacked.bytes;
             let inner = Arc::clone(inner);
             let (reference, layer) = (reference.to_string(), ready.step.layer.blob.digest);
+            let chain = ready.step.chain;
             match blocking(move || Ok(commit(&inner, &ready))).await? {
-                Ok(()) => total += bytes,
+                Ok(()) => {
+                    total += bytes;
+                    young.layers.push(chain);
+                }
                 Err(problem) => failure = Some(problem.named(reference, layer)),
             }
             told.send_modify(|progress| progress.layers_done += 1);
@@ -156,6 +166,18 @@ pub(crate) async fn fetch_layers(
             .await?;
             Err(error)
         }
+    }
+}
+
+/// Layers that took their place: written back when no more will come, however that ends.
+struct Young<'a> {
+    inner: &'a Inner,
+    layers: Vec<Digest>,
+}
+
+impl Drop for Young<'_> {
+    fn drop(&mut self) {
+        self.inner.write_back(&self.layers);
     }
 }
 
@@ -281,9 +303,14 @@ async fn send(
     };
     match origin {
         Origin::Registry(session) => session.stream(blob, deliver).await?,
-        Origin::File(file) => crate::pack::stream_file(file, blob.size, deliver)
-            .await
-            .map_err(|source| io_error("read", std::path::Path::new("packed layer"), source))?,
+        Origin::Local(layers) => {
+            let streamed = match layers.get(&blob.digest) {
+                Some(layer) => layer.stream(deliver).await,
+                None => Err(std::io::ErrorKind::NotFound.into()),
+            };
+            let what = PathBuf::from(format!("layer {}", blob.digest));
+            streamed.map_err(|source| io_error("read", &what, source))?;
+        }
     }
     let _ = chunks.send(Chunk::End).await;
     Ok(())

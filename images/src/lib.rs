@@ -4,8 +4,10 @@
 //! - `registry`: manifests and blobs over HTTP.
 //! - `signature`: whose images may run.
 //! - `unpack`: a hostile archive into a directory, as root, without harm.
+//! - `tree`: the files of an unpacked layer as a list, to compare with and to pack again.
 //! - `store`: what is here, who holds it, what may go.
-//! - `pull` (its layers: `fetch`), `pack` (its layer: `pack_layer`), `push`, `archive`: what people do.
+//! - `pull` (its layers: `fetch`), `import`, `pack` (its layer: `pack_layer`), `export`, `push`, `archive`: what people
+//!   do. `tar_write`: what `export` writes (pure).
 //!
 //! This crate knows nothing of tasks, agents or frameworks, and it never mounts anything: a [`Snapshot`] says which
 //! directories to mount, and whoever runs containers does so in a mount namespace of its own.
@@ -15,9 +17,11 @@
 mod archive;
 mod digest;
 mod elf;
+mod export;
 mod fetch;
 #[cfg(test)]
 mod fuzz;
+mod import;
 mod manifest;
 mod pack;
 mod pack_layer;
@@ -25,13 +29,18 @@ mod pull;
 mod push;
 mod reference;
 mod registry;
+mod section;
 mod signature;
 mod store;
+mod tar_write;
+mod tree;
 mod unpack;
 mod whiteout;
 
 pub use digest::{Digest, DigestError};
-pub use manifest::{ImageConfig, ManifestError};
+pub use export::ExportError;
+pub use import::{ImportError, ImportOptions, ImportSource};
+pub use manifest::{HistoryEntry, ImageConfig, ManifestError};
 pub use pack::{PackError, PackOptions, PackedImage, pack};
 pub use pull::{PullError, PullPolicy, PullProgress};
 pub use push::{PushError, PushProgress, push};
@@ -40,6 +49,8 @@ pub use registry::RegistryError;
 pub use signature::{PolicyProblem, SignatureError};
 pub use store::snapshot::{Snapshot, SnapshotError};
 pub use store::{
-    Image, ImageStore, ImageSummary, OpenError, Pruned, Removed, StoreConfig, StoreError,
+    DiskUsage, GcPolicy, GcReport, Image, ImageDetails, ImageStore, ImageSummary, LayerDetails,
+    LayerState, MountError, MountPlan, MountedImage, OpenError, Pruned, Removed, StoreConfig,
+    StoreError, Stray, VerifiedImage, VerifiedLayer, VerifyOptions, VerifyReport,
 };
 pub use unpack::{DeviceNodes, UnpackError, UnpackLimits};

@@ -207,6 +207,20 @@ pub struct ImageConfig {
     pub os: String,
 }
 
+/// One step of how an image was made, as its maker says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct HistoryEntry {
+    /// When, in the maker's words.
+    pub created: Option<String>,
+    /// By which command.
+    pub created_by: Option<String>,
+    /// Free text.
+    pub comment: Option<String>,
+    /// It made no layer.
+    pub empty_layer: bool,
+}
+
 /// A config with the layers' digests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ParsedConfig {
@@ -460,6 +474,17 @@ pub(crate) fn parse_config(bytes: &[u8]) -> Result<ParsedConfig, ManifestError> 
         platform,
         diff_ids: raw.rootfs.diff_ids.unwrap_or_default(),
     })
+}
+
+/// Reads the history in an image's config; most makers write one, none has to.
+pub(crate) fn parse_history(bytes: &[u8]) -> Result<Vec<HistoryEntry>, ManifestError> {
+    #[derive(Deserialize)]
+    struct History {
+        #[serde(default)]
+        history: Option<Vec<HistoryEntry>>,
+    }
+    let raw: History = serde_json::from_slice(bytes).map_err(|e| malformed("config", &e))?;
+    Ok(raw.history.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -6,12 +6,10 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use serde_json::json;
@@ -23,9 +21,8 @@ use crate::manifest::{self, Blob, Document, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANI
 use crate::pack_layer::LayerBuilder;
 use crate::pull::{self, Incoming, PullError, PullProgress};
 use crate::reference::Reference;
+use crate::section::Section;
 use crate::store::{Image, ImageStore};
-
-const PIECE: usize = 1 << 20;
 
 /// What to pack and how it shall run.
 #[derive(Debug, Clone)]
@@ -76,8 +73,15 @@ pub struct PackedImage {
     pub(crate) manifest_digest: Digest,
     pub(crate) config: Vec<u8>,
     pub(crate) config_digest: Digest,
-    pub(crate) layer: Arc<File>,
-    pub(crate) layer_blob: Blob,
+    /// Bottom first.
+    pub(crate) layers: Vec<PackedLayer>,
+}
+
+/// A layer in a file without a name.
+#[derive(Debug, Clone)]
+pub(crate) struct PackedLayer {
+    pub(crate) digest: Digest,
+    pub(crate) section: Section,
 }
 
 impl PackedImage {
@@ -88,7 +92,8 @@ impl PackedImage {
 
     /// Bytes that a registry will hold for it.
     pub fn size(&self) -> u64 {
-        self.layer_blob.size + (self.manifest.len() + self.config.len()) as u64
+        let layers: u64 = self.layers.iter().map(|layer| layer.section.size()).sum();
+        layers + (self.manifest.len() + self.config.len()) as u64
     }
 }
 
@@ -270,8 +275,10 @@ fn describe(
         manifest_digest,
         config,
         config_digest,
-        layer: Arc::new(layer),
-        layer_blob,
+        layers: vec![PackedLayer {
+            digest: layer_blob.digest,
+            section: Section::new(Arc::new(layer), 0, layer_blob.size),
+        }],
     }
 }
 
@@ -333,37 +340,6 @@ fn rfc3339(seconds: u64) -> String {
     )
 }
 
-/// The piece of a file at `offset`.
-pub(crate) async fn read_piece(file: &Arc<File>, offset: u64, size: u64) -> io::Result<Bytes> {
-    let file = Arc::clone(file);
-    let length = usize::try_from(size - offset)
-        .unwrap_or(usize::MAX)
-        .min(PIECE);
-    let read = tokio::task::spawn_blocking(move || {
-        let mut piece = vec![0; length];
-        file.read_exact_at(&mut piece, offset)
-            .map(|()| Bytes::from(piece))
-    });
-    read.await.map_err(io::Error::other)?
-}
-
-/// Hands a file to `sink`, piece by piece, until that wants no more.
-pub(crate) async fn stream_file<F, Fut>(file: &Arc<File>, size: u64, mut sink: F) -> io::Result<()>
-where
-    F: FnMut(Bytes) -> Fut,
-    Fut: Future<Output = bool>,
-{
-    let mut offset = 0;
-    while offset < size {
-        let piece = read_piece(file, offset, size).await?;
-        offset += piece.len() as u64;
-        if !sink(piece).await {
-            break;
-        }
-    }
-    Ok(())
-}
-
 impl ImageStore {
     /// Puts a packed image into the store under a name, without a registry.
     pub async fn import(
@@ -386,14 +362,10 @@ impl ImageStore {
             config: packed.config.clone(),
         };
         let (told, _) = watch::channel(PullProgress::default());
-        pull::store(
-            &self.inner,
-            reference,
-            incoming,
-            &Origin::File(Arc::clone(&packed.layer)),
-            told,
-        )
-        .await
+        let layers = packed.layers.iter();
+        let layers = layers.map(|layer| (layer.digest, layer.section.clone()));
+        let origin = Origin::Local(layers.collect());
+        pull::store(&self.inner, reference, incoming, &origin, told).await
     }
 }
 

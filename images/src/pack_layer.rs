@@ -217,17 +217,12 @@ impl LayerBuilder {
     }
 
     pub(crate) fn finish(self) -> io::Result<(Digest, Blob)> {
-        let plain = self.tar.into_inner()?;
-        let diff_id = Digest::from_hasher(plain.hasher);
-        let mut compressed = plain.inner.finish()?;
+        let (diff_id, compressed) = self.tar.into_inner()?.finish();
+        let mut compressed = compressed.finish()?;
         compressed.flush()?;
-        Ok((
-            diff_id,
-            Blob {
-                digest: Digest::from_hasher(compressed.hasher),
-                size: compressed.count,
-            },
-        ))
+        let size = compressed.count();
+        let (digest, _) = compressed.finish();
+        Ok((diff_id, Blob { digest, size }))
     }
 }
 
@@ -262,19 +257,28 @@ impl Read for Exact {
 }
 
 /// Hashes and counts what goes through.
-struct Hashing<W> {
+pub(crate) struct Hashing<W> {
     inner: W,
     hasher: Sha256,
     count: u64,
 }
 
 impl<W> Hashing<W> {
-    fn new(inner: W) -> Self {
+    pub(crate) fn new(inner: W) -> Self {
         Self {
             inner,
             hasher: Sha256::new(),
             count: 0,
         }
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The digest of all that went through, and where it went.
+    pub(crate) fn finish(self) -> (Digest, W) {
+        (Digest::from_hasher(self.hasher), self.inner)
     }
 }
 

@@ -9,8 +9,10 @@
 //! Callers that want the same image share one `Flight`, a future that any of them drives; it ends when the last one
 //! goes. What happens to the layers is in `fetch`.
 
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -23,7 +25,7 @@ use crate::reference::Reference;
 use crate::registry::RegistryError;
 use crate::signature::{self, SignatureError};
 use crate::store::index::Record;
-use crate::store::{Image, ImageStore, Inner, StoreError, blocking};
+use crate::store::{Image, ImageStore, Inner, StoreError, blocking, unix_seconds};
 use crate::unpack::UnpackError;
 
 /// When to ask the registry.
@@ -47,6 +49,9 @@ pub struct PullProgress {
     /// Compressed bytes of the image.
     pub bytes_total: u64,
 }
+
+/// How a file system says that it is full, or that somebody's share of it is.
+const FULL: [ErrorKind; 2] = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
 
 /// Why an image could not be pulled.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -103,6 +108,16 @@ pub enum PullError {
     /// The store's own files.
     #[error("the image store failed: {}", chain(.0))]
     Store(StoreError),
+    /// The disk is full.
+    #[error("no space left in the image store {} for {reference} ({cause}); make room or remove images", root.display())]
+    NoSpace {
+        /// The image.
+        reference: String,
+        /// The store.
+        root: PathBuf,
+        /// What was being done.
+        cause: String,
+    },
     /// It took longer than allowed.
     #[error("pulling {reference} took longer than the {} s allowed", after.as_secs_f32())]
     Deadline {
@@ -124,13 +139,43 @@ impl PullError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Registry(error) => error.is_transient(),
-            Self::Deadline { .. } | Self::Store(_) => true,
+            Self::Deadline { .. } | Self::Store(_) | Self::NoSpace { .. } => true,
             Self::Manifest { .. }
             | Self::Signature { .. }
             | Self::WrongPlatform { .. }
             | Self::WrongDiffId { .. }
             | Self::Unpack { .. } => false,
         }
+    }
+}
+
+impl PullError {
+    /// The same, but a full disk is called by its name: whatever was being done then is not to blame.
+    fn naming_a_full_disk(self, reference: &Reference, root: &Path) -> Self {
+        let mut next: Option<&dyn std::error::Error> = match &self {
+            Self::Unpack { problem, .. } => Some(problem.as_ref()),
+            Self::Store(error) => Some(error),
+            Self::Registry(_)
+            | Self::Manifest { .. }
+            | Self::Signature { .. }
+            | Self::WrongPlatform { .. }
+            | Self::WrongDiffId { .. }
+            | Self::NoSpace { .. }
+            | Self::Deadline { .. } => None,
+        };
+        while let Some(error) = next {
+            let io = error.downcast_ref::<std::io::Error>();
+            let io = io.or_else(|| Some(error.downcast_ref::<Arc<std::io::Error>>()?.as_ref()));
+            if io.is_some_and(|io| FULL.contains(&io.kind())) {
+                return Self::NoSpace {
+                    reference: reference.to_string(),
+                    root: root.into(),
+                    cause: self.to_string(),
+                };
+            }
+            next = error.source();
+        }
+        self
     }
 }
 
@@ -319,6 +364,17 @@ pub(crate) async fn store(
     origin: &Origin,
     told: watch::Sender<PullProgress>,
 ) -> Result<Image, PullError> {
+    let stored = store_parts(inner, reference, incoming, origin, told).await;
+    stored.map_err(|error| error.naming_a_full_disk(reference, inner.layout.root()))
+}
+
+async fn store_parts(
+    inner: &Arc<Inner>,
+    reference: &Reference,
+    incoming: Incoming,
+    origin: &Origin,
+    told: watch::Sender<PullProgress>,
+) -> Result<Image, PullError> {
     let Incoming {
         manifest,
         manifest_digest,
@@ -356,6 +412,7 @@ pub(crate) async fn store(
         layers: chains.clone(),
         size_compressed,
         size_unpacked,
+        pulled_at: unix_seconds(SystemTime::now()),
     };
     let inner = Arc::clone(inner);
     blocking(move || {

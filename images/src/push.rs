@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::digest::Digest;
 use crate::manifest::OCI_MANIFEST;
-use crate::pack::{PackedImage, read_piece};
+use crate::pack::{PackedImage, PackedLayer};
 use crate::reference::Reference;
 use crate::registry::client::{ClientOptions, RegistryClient};
 use crate::registry::session::{Proof, chain};
@@ -140,7 +140,7 @@ async fn push_once(
                 .await;
         }
     }
-    let total = packed.layer_blob.size + packed.config.len() as u64;
+    let total = packed.size() - packed.manifest.len() as u64;
     let sent = Arc::new(AtomicU64::new(0));
     let told = progress.cloned();
     let tell = move |bytes: u64| {
@@ -153,29 +153,8 @@ async fn push_once(
         }
     };
     tell(0);
-    let digest = packed.layer_blob.digest.to_string();
-    if oci
-        .blob_exists(&oci_reference, &digest)
-        .await
-        .map_err(failed)?
-    {
-        tell(packed.layer_blob.size);
-    } else {
-        let size = packed.layer_blob.size;
-        let (file, tell) = (Arc::clone(&packed.layer), tell.clone());
-        let pieces = stream::unfold((file, 0u64), move |(file, offset)| async move {
-            if offset >= size {
-                return None;
-            }
-            let piece = read_piece(&file, offset, size).await;
-            let next = piece
-                .as_ref()
-                .map_or(size, |piece| offset + piece.len() as u64);
-            Some((piece.map_err(OciDistributionError::IoError), (file, next)))
-        });
-        let pieces =
-            pieces.inspect(move |piece| tell(piece.as_ref().map_or(0, |piece| piece.len() as u64)));
-        oci.push_blob_stream(&oci_reference, pieces, &digest, Some(size))
+    for layer in &packed.layers {
+        push_layer(&oci, &oci_reference, layer, &tell)
             .await
             .map_err(failed)?;
     }
@@ -199,6 +178,40 @@ async fn push_once(
     .map_err(failed)?;
     tracing::debug!(registry, "pushed {reference}");
     Ok(())
+}
+
+/// Sends a layer that the registry does not have.
+async fn push_layer(
+    oci: &Client,
+    reference: &oci_client::Reference,
+    layer: &PackedLayer,
+    tell: &(impl Fn(u64) + Clone + Send + Sync + 'static),
+) -> Result<(), OciDistributionError> {
+    let (digest, size) = (layer.digest.to_string(), layer.section.size());
+    if oci.blob_exists(reference, &digest).await? {
+        tell(size);
+        return Ok(());
+    }
+    let pieces = stream::unfold(
+        (layer.section.clone(), 0u64),
+        move |(section, at)| async move {
+            if at >= size {
+                return None;
+            }
+            let piece = section.piece(at).await;
+            let next = piece.as_ref().map_or(size, |piece| at + piece.len() as u64);
+            Some((
+                piece.map_err(OciDistributionError::IoError),
+                (section, next),
+            ))
+        },
+    );
+    let tell = tell.clone();
+    let pieces =
+        pieces.inspect(move |piece| tell(piece.as_ref().map_or(0, |piece| piece.len() as u64)));
+    oci.push_blob_stream(reference, pieces, &digest, Some(size))
+        .await
+        .map(drop)
 }
 
 /// oci-client's errors in our words.

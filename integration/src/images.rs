@@ -1,10 +1,13 @@
 //! The sleep image: builds the static program, packs it, pushes it.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use sha2::{Digest as _, Sha256};
 
 use crate::registry::Registry;
 use crate::{paths, process};
@@ -60,6 +63,26 @@ pub fn pack_command(mezzo: &Path, sleep: &Path, registry: &Registry, version: &s
     command.args(["--env", &format!("SLEEP_VERSION={version}")]);
     command.args(["--push", "--insecure-registry", registry.address()]);
     command
+}
+
+/// `sha256:HEX` of a file.
+pub fn digest_of(file: &Path) -> Result<String> {
+    let mut hasher = Sha256::new();
+    File::open(file)
+        .and_then(|mut file| io::copy(&mut file, &mut hasher))
+        .with_context(|| format!("hash {}", file.display()))?;
+    Ok(told(hasher))
+}
+
+/// The same of what is in memory.
+pub fn digest_of_bytes(bytes: &[u8]) -> String {
+    told(Sha256::new_with_prefix(bytes))
+}
+
+fn told(hasher: Sha256) -> String {
+    let digest = hasher.finalize();
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
 }
 
 /// The cargo that runs us, or the one on the PATH.

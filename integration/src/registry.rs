@@ -1,15 +1,29 @@
 //! A real registry: Debian's `docker-registry` on a free port of loopback, all of its state in one folder.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use crate::http::{Answer, Rest};
-use crate::{leftovers, paths, ports, process, wait};
+use crate::{images, leftovers, paths, ports, process, wait};
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
+/// How long one layer may take on its way to the registry.
+const UPLOAD: Duration = Duration::from_secs(300);
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// A layer in a file, to be pushed.
+#[derive(Debug)]
+pub struct Layer {
+    /// As it goes to the registry.
+    pub file: PathBuf,
+    /// How it is packed.
+    pub media_type: &'static str,
+    /// The digest of what it unpacks to.
+    pub diff_id: String,
+}
 
 /// A registry that stops on drop; its folder stays until its owner removes it.
 #[derive(Debug)]
@@ -97,6 +111,65 @@ impl Registry {
             .iter()
             .sum::<u64>()
             + manifest.text.len() as u64)
+    }
+
+    /// Puts an image of this machine's kind into the registry; `run` is the `config` of its configuration.
+    pub fn push(&self, repository: &str, tag: &str, run: &Value, layers: &[Layer]) -> Result<()> {
+        let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        let config = serde_json::json!({
+            "os": "linux", "architecture": architecture, "config": run,
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        })
+        .to_string();
+        let mut pushed = Vec::new();
+        for layer in layers {
+            let digest = images::digest_of(&layer.file)?;
+            let file = File::open(&layer.file)
+                .with_context(|| format!("open {}", layer.file.display()))?;
+            let size = file.metadata().context("look at a layer")?.len();
+            self.upload(repository, &digest, file)?;
+            pushed.push(serde_json::json!({ "mediaType": layer.media_type, "digest": digest, "size": size }));
+        }
+        let digest = images::digest_of_bytes(config.as_bytes());
+        self.upload(repository, &digest, config.as_str())?;
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "layers": pushed,
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": config.len(),
+            },
+        });
+        Rest::new(&self.address)
+            .put_as(
+                &format!("/v2/{repository}/manifests/{tag}"),
+                MANIFEST,
+                manifest.to_string(),
+            )?
+            .ok()
+            .map(drop)
+    }
+
+    fn upload(&self, repository: &str, digest: &str, body: impl ureq::AsSendBody) -> Result<()> {
+        let began = Rest::new(&self.address)
+            .post(&format!("/v2/{repository}/blobs/uploads/"), "")?
+            .ok()?;
+        let location = began.headers.get("location");
+        let location = location.context("the registry names no place to upload to")?;
+        let join = if location.contains('?') { '&' } else { '?' };
+        let url = format!("{location}{join}digest={digest}");
+        let config = ureq::Agent::config_builder()
+            .proxy(None)
+            .timeout_global(Some(UPLOAD));
+        ureq::Agent::from(config.build())
+            .put(&url)
+            .header("content-type", "application/octet-stream")
+            .send(body)
+            .with_context(|| format!("upload {digest}"))
+            .map(drop)
     }
 
     /// The manifest of an image, as the registry keeps it.

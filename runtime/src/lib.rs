@@ -46,6 +46,7 @@ pub use model::{
     ExitRecord, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits, MountSpec, Network,
     Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Usage,
 };
+pub use mount::mount_read_only;
 pub use purge::{PurgeError, purge_dir};
 pub use runtime::Runtime;
 pub use session::{ExecSession, ExecStream};

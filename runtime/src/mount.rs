@@ -16,7 +16,11 @@ use crate::error::StartFailure;
 use crate::model::Rootfs;
 use crate::sys::{self, FsOption};
 
+const MOUNT_ATTR_RDONLY: u32 = 1;
+const MOUNT_ATTR_NOSUID: u32 = 2;
 const MOUNT_ATTR_NODEV: u32 = 4;
+/// What the mounts of containers are called in the table of mounts.
+const SOURCE: &str = "mezzo";
 /// A page, of which the last byte is the end.
 const MAX_OPTIONS: usize = 4096;
 /// Enough on any machine that does something else too.
@@ -73,22 +77,108 @@ pub(crate) fn mount_rootfs(rootfs: &Rootfs, target: &Path) -> Result<(), StartFa
                     return Err(StartFailure::Mount { reason });
                 }
             }
-            let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-            let mounted = if takes_layers_one_by_one(&release) {
-                match mount_overlay_by_descriptors(lowers, upper, work, target) {
-                    Err(error)
-                        if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) =>
-                    {
-                        mount_overlay_by_options(lowers, upper, work, target)
-                    }
-                    done => done,
-                }
-            } else {
-                mount_overlay_by_options(lowers, upper, work, target)
+            let overlay = Overlay {
+                source: SOURCE,
+                lowers,
+                changes: Some((upper, work)),
             };
-            mounted.map_err(failed("overlay".to_owned()))
+            overlay.mount(target).map_err(failed("overlay".to_owned()))
         }
     }
+}
+
+/// Mounts layers, topmost first and at least two, at `target` for somebody to look at: read-only, and neither set-id
+/// bits nor device files in them work. The mount stays until somebody undoes it; `source` is its name in the table of mounts.
+pub fn mount_read_only(source: &str, lowers: &[PathBuf], target: &Path) -> io::Result<()> {
+    let overlay = Overlay {
+        source,
+        lowers,
+        changes: None,
+    };
+    overlay.mount(target)
+}
+
+/// One overlay mount.
+struct Overlay<'a> {
+    source: &'a str,
+    /// Topmost first.
+    lowers: &'a [PathBuf],
+    /// The upper and the work directory; without them nothing can be written.
+    changes: Option<(&'a Path, &'a Path)>,
+}
+
+impl Overlay<'_> {
+    fn mount(&self, target: &Path) -> io::Result<()> {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        if !takes_layers_one_by_one(&release) {
+            return self.mount_by_options(target);
+        }
+        match self.mount_by_descriptors(target) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
+                self.mount_by_options(target)
+            }
+            done => done,
+        }
+    }
+
+    fn mount_by_descriptors(&self, target: &Path) -> io::Result<()> {
+        let mut options = vec![FsOption::Text("source", self.source.as_bytes())];
+        options.extend(
+            self.lowers
+                .iter()
+                .map(|lower| path_option("lowerdir+", lower)),
+        );
+        let mut attributes = MOUNT_ATTR_NODEV;
+        match self.changes {
+            Some((upper, work)) => {
+                options.extend([path_option("upperdir", upper), path_option("workdir", work)])
+            }
+            None => attributes |= MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID,
+        }
+        let mounted = sys::fs_mount(c"overlay", &options, attributes)?;
+        let target = File::open(target)?;
+        sys::attach_mount(mounted.as_fd(), target.as_fd())
+    }
+
+    fn mount_by_options(&self, target: &Path) -> io::Result<()> {
+        let mut options = overlay_options(self.lowers, self.changes);
+        // The kernel takes one page and cuts the rest off without a word: then layers go by short names.
+        let held: Vec<File>;
+        if options.len() >= MAX_OPTIONS {
+            held = self
+                .lowers
+                .iter()
+                .map(File::open)
+                .collect::<io::Result<_>>()?;
+            let short = |dir: &File| PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+            let short: Vec<PathBuf> = held.iter().map(short).collect();
+            options = overlay_options(&short, self.changes);
+        }
+        if options.len() >= MAX_OPTIONS {
+            let message = format!(
+                "{} layers need {} bytes of options; this kernel takes 4095",
+                self.lowers.len(),
+                options.len()
+            );
+            return Err(io::Error::other(message));
+        }
+        let mut flags = MsFlags::MS_NODEV;
+        if self.changes.is_none() {
+            flags |= MsFlags::MS_RDONLY | MsFlags::MS_NOSUID;
+        }
+        mount(
+            Some(self.source),
+            target,
+            Some("overlay"),
+            flags,
+            Some(options.as_os_str()),
+        )
+        .map_err(io::Error::from)
+    }
+}
+
+fn path_option<'a>(key: &'a str, path: &'a Path) -> FsOption<'a> {
+    FsOption::Text(key, path.as_os_str().as_bytes())
 }
 
 /// From Linux 6.5 on (it came with one of the releases after it). Older ones are not even asked: they would write
@@ -100,60 +190,8 @@ fn takes_layers_one_by_one(release: &str) -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 5)
 }
 
-fn mount_overlay_by_descriptors(
-    lowers: &[PathBuf],
-    upper: &Path,
-    work: &Path,
-    target: &Path,
-) -> io::Result<()> {
-    let mut options = vec![FsOption::Text("source", b"mezzo")];
-    options.extend(
-        lowers
-            .iter()
-            .map(|lower| FsOption::Text("lowerdir+", lower.as_os_str().as_bytes())),
-    );
-    options.push(FsOption::Text("upperdir", upper.as_os_str().as_bytes()));
-    options.push(FsOption::Text("workdir", work.as_os_str().as_bytes()));
-    let mounted = sys::fs_mount(c"overlay", &options, MOUNT_ATTR_NODEV)?;
-    let target = File::open(target)?;
-    sys::attach_mount(mounted.as_fd(), target.as_fd())
-}
-
-fn mount_overlay_by_options(
-    lowers: &[PathBuf],
-    upper: &Path,
-    work: &Path,
-    target: &Path,
-) -> io::Result<()> {
-    let mut options = overlay_options(lowers, upper, work);
-    // The kernel takes one page and cuts the rest off without a word: then layers go by short names.
-    let held: Vec<File>;
-    if options.len() >= MAX_OPTIONS {
-        held = lowers.iter().map(File::open).collect::<io::Result<_>>()?;
-        let short = |dir: &File| PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-        let short: Vec<PathBuf> = held.iter().map(short).collect();
-        options = overlay_options(&short, upper, work);
-    }
-    if options.len() >= MAX_OPTIONS {
-        let message = format!(
-            "{} layers need {} bytes of options; this kernel takes 4095",
-            lowers.len(),
-            options.len()
-        );
-        return Err(io::Error::other(message));
-    }
-    mount(
-        Some("mezzo"),
-        target,
-        Some("overlay"),
-        MsFlags::MS_NODEV,
-        Some(options.as_os_str()),
-    )
-    .map_err(io::Error::from)
-}
-
 /// Overlayfs' options as one text, with the characters escaped that mean something in it. Pure.
-fn overlay_options(lowers: &[PathBuf], upper: &Path, work: &Path) -> OsString {
+fn overlay_options(lowers: &[PathBuf], changes: Option<(&Path, &Path)>) -> OsString {
     let escaped = |path: &Path, special: &[u8]| {
         let mut bytes = Vec::new();
         for byte in path.as_os_str().as_bytes() {
@@ -167,10 +205,12 @@ fn overlay_options(lowers: &[PathBuf], upper: &Path, work: &Path) -> OsString {
     let mut text = b"lowerdir=".to_vec();
     let lowers: Vec<_> = lowers.iter().map(|lower| escaped(lower, b"\\:,")).collect();
     text.extend(lowers.join(&b':'));
-    text.extend(b",upperdir=");
-    text.extend(escaped(upper, b"\\,"));
-    text.extend(b",workdir=");
-    text.extend(escaped(work, b"\\,"));
+    if let Some((upper, work)) = changes {
+        text.extend(b",upperdir=");
+        text.extend(escaped(upper, b"\\,"));
+        text.extend(b",workdir=");
+        text.extend(escaped(work, b"\\,"));
+    }
     std::os::unix::ffi::OsStringExt::from_vec(text)
 }
 
@@ -243,10 +283,11 @@ mod tests {
     fn special_characters_in_paths_are_escaped() {
         let options = overlay_options(
             &["/a:b".into(), "/c,d".into()],
-            Path::new("/u,p"),
-            Path::new("/w"),
+            Some((Path::new("/u,p"), Path::new("/w"))),
         );
         assert_eq!(options, r"lowerdir=/a\:b:/c\,d,upperdir=/u\,p,workdir=/w");
+        let options = overlay_options(&["/a".into(), "/b".into()], None);
+        assert_eq!(options, "lowerdir=/a:/b");
     }
 
     #[test]

@@ -55,11 +55,11 @@ Examples:
   cargo xtask test e2e rolling      tests on real containers whose names contain `rolling`
   cargo xtask test e2e --all        with more rounds of kill -9")]
     Test(TestArgs),
-    /// Measure against peers, and write target/bench/NAME.json
+    /// Measure against peers, and write target/bench/NAME.json and .svg
     #[command(after_help = "\
 Examples:
   cargo xtask bench launch
-  cargo xtask bench launch --quick")]
+  cargo xtask bench pull --quick    with fewer rounds and images")]
     Bench(BenchArgs),
     /// Feed hostile bytes to everything that reads them, for as long as you like
     #[command(after_help = "\
@@ -144,6 +144,8 @@ struct BenchArgs {
 enum Bench {
     /// 20 more containers: from the request to the last one running, beside crun
     Launch,
+    /// Images from a registry on loopback into an empty store, beside podman, containerd, skopeo and plain tools
+    Pull,
 }
 
 /// The command line, without a `--` behind the command: people are used to it from `cargo run`, and here it would hide

@@ -1,4 +1,12 @@
 //! `mezzo image …`: packs, pushes, pulls; looks after a local store. Talks to registries, never to a master.
+//!
+//! Here: the store, `pack`, `pull`, `list`, `remove`, `prune`. In files of their own: `transfer` (import, export, push),
+//! `show`, `verify`, `mount`.
+
+mod mount;
+mod show;
+mod transfer;
+mod verify;
 
 use std::{
     collections::BTreeSet,
@@ -7,8 +15,7 @@ use std::{
 };
 
 use mezzo_images::{
-    Image, ImageStore, ImageSummary, PackOptions, PullPolicy, PullProgress, PushProgress,
-    Reference, StoreConfig,
+    Image, ImageStore, ImageSummary, PackOptions, PullPolicy, PullProgress, Reference, StoreConfig,
 };
 use nix::unistd;
 use serde_json::{Value, json};
@@ -19,7 +26,7 @@ use crate::{
     args::image::{ImageCommand, PackArgs, PullArgs, RemoveArgs, StoreArgs},
     failure::{Failure, chain},
     output::Progress,
-    render::{Table, bytes, count},
+    render::{Table, age, bytes, count},
     request,
 };
 
@@ -37,7 +44,16 @@ pub(crate) fn run(
     let result = runtime.block_on(async {
         match command {
             ImageCommand::Pack(args) => pack(context, &args, pack_to.as_deref()).await,
+            ImageCommand::Import(args) => transfer::import(context, &args).await,
+            ImageCommand::Export(args) => {
+                transfer::export(context, &args, pack_to.as_deref()).await
+            }
+            ImageCommand::Push(args) => transfer::push(context, &args).await,
             ImageCommand::List(args) => list(context, &args).await,
+            ImageCommand::Show(args) => show::run(context, &args).await,
+            ImageCommand::Verify(args) => verify::run(context, &args).await,
+            ImageCommand::Mount(args) => mount::run(context, &args).await,
+            ImageCommand::Umount(args) => mount::undo(context, &args).await,
             ImageCommand::Pull(args) => pull(context, &args).await,
             ImageCommand::Remove(args) => remove(context, &args).await,
             ImageCommand::Prune(args) => prune(context, &args).await,
@@ -121,32 +137,15 @@ async fn pack(context: &Context, args: &PackArgs, archive: Option<&Path>) -> Res
     let packed = packed.map_err(|error| Failure::usage(chain(&error)))?;
     let mut done = Vec::new();
     if let Some(path) = archive {
-        let file = std::fs::File::create(path).map_err(|error| {
-            Failure::failed(format!("cannot write {}: {error}", path.display()))
-        })?;
-        packed.write_archive(&name, file).map_err(|error| {
-            Failure::failed(format!("cannot write {}: {error}", path.display()))
-        })?;
+        transfer::write(&packed, &name, path)?;
         done.push(format!("written to {}", path.display()));
     }
     if args.push {
-        let (sender, receiver) = watch::channel(PushProgress::default());
-        let shown = show(receiver, |progress| {
-            format!(
-                "pushing {}",
-                share(progress.bytes_done, progress.bytes_total)
-            )
-        });
-        let pushed = tokio::select! {
-            pushed = mezzo_images::push(&packed, &name, &insecure, Some(sender)) => pushed,
-            () = shown => std::future::pending().await,
-        };
-        pushed
-            .map_err(|error| Failure::failed(format!("cannot push {name}: {}", chain(&error))))?;
+        transfer::send(&packed, &name, &insecure).await?;
         done.push("pushed".to_owned());
     }
     if done.is_empty() {
-        let store = open(&StoreArgs { store: None }, insecure).await?;
+        let store = open(&args.store, insecure).await?;
         let imported = store.import(&packed, &name).await;
         imported.map_err(|error| {
             Failure::failed(format!(
@@ -154,7 +153,12 @@ async fn pack(context: &Context, args: &PackArgs, archive: Option<&Path>) -> Res
                 chain(&error)
             ))
         })?;
+        flush(&store, &name).await?;
         done.push(format!("stored in {}", store.root().display()));
+    }
+    if archive.is_some_and(|path| path == Path::new("-")) {
+        // Standard output is taken.
+        return Ok(());
     }
     let (digest, size) = (packed.digest().to_string(), packed.size());
     let value = json!({ "reference": name.to_string(), "digest": digest, "size_bytes": size, "pushed": args.push, "archive": archive });
@@ -170,7 +174,7 @@ fn share(done: u64, total: u64) -> String {
 }
 
 /// Shows progress until the sender goes.
-async fn show<T: Copy>(mut progress: watch::Receiver<T>, text: impl Fn(T) -> String) {
+async fn progress<T: Copy>(mut progress: watch::Receiver<T>, text: impl Fn(T) -> String) {
     let start = Instant::now();
     let mut line = Progress::new();
     while progress.changed().await.is_ok() {
@@ -181,6 +185,16 @@ async fn show<T: Copy>(mut progress: watch::Receiver<T>, text: impl Fn(T) -> Str
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// `pulling: 1.2 MiB of 3.0 MiB, 1 of 3 layers`.
+fn layers_of(doing: &str, progress: PullProgress) -> String {
+    format!(
+        "{doing}: {}, {} of {} layers",
+        share(progress.bytes_done, progress.bytes_total),
+        progress.layers_done,
+        progress.layers_total
+    )
 }
 
 async fn list(context: &Context, args: &StoreArgs) -> Result<(), Failure> {
@@ -194,17 +208,29 @@ async fn list(context: &Context, args: &StoreArgs) -> Result<(), Failure> {
         if images.is_empty() {
             return format!("no images in {}\n", store.root().display());
         }
-        let mut table = Table::new(&["IMAGE", ">LAYERS", ">COMPRESSED", ">UNPACKED", "DIGEST"]);
+        let headings = [
+            "IMAGE",
+            ">LAYERS",
+            ">COMPRESSED",
+            ">OWN",
+            ">SHARED",
+            ">USED",
+            "DIGEST",
+        ];
+        let mut table = Table::new(&headings);
         for image in &images {
             table.row([
                 image.reference.to_string().into(),
                 image.layers.to_string().into(),
                 bytes(image.size_compressed).into(),
-                bytes(image.size_unpacked).into(),
+                bytes(image.disk.own_bytes).into(),
+                bytes(image.disk.shared_bytes).into(),
+                image.last_used.map_or_else(|| "-".to_owned(), ago).into(),
                 image.manifest_digest.to_string().into(),
             ]);
         }
-        table.render(style, "")
+        let total = format!("{} on the disk\n", bytes(store.disk_bytes()));
+        format!("{}{total}", table.render(style, ""))
     })
 }
 
@@ -215,7 +241,16 @@ fn summary(image: &ImageSummary) -> Value {
         "layers": image.layers,
         "size_compressed_bytes": image.size_compressed,
         "size_unpacked_bytes": image.size_unpacked,
+        "disk_own_bytes": image.disk.own_bytes,
+        "disk_shared_bytes": image.disk.shared_bytes,
+        "pulled_at": image.pulled_at,
+        "last_used": image.last_used,
     })
+}
+
+/// How long ago some seconds since 1970 are.
+fn ago(then: u64) -> String {
+    age(then.saturating_mul(1000), super::now_ms())
 }
 
 async fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
@@ -228,20 +263,16 @@ async fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
         PullPolicy::IfNotPresent
     };
     let (sender, receiver) = watch::channel(PullProgress::default());
-    let shown = show(receiver, |progress| {
-        format!(
-            "pulling: {}, {} of {} layers",
-            share(progress.bytes_done, progress.bytes_total),
-            progress.layers_done,
-            progress.layers_total
-        )
-    });
+    let shown = progress(receiver, |progress| layers_of("pulling", progress));
     let pulled = tokio::select! {
         pulled = store.pull(&name, policy, Some(sender)) => pulled,
         () = shown => std::future::pending().await,
     };
     let image: Image = pulled
         .map_err(|error| Failure::failed(format!("cannot pull {name}: {}", chain(&error))))?;
+    if !args.no_sync {
+        flush(&store, &name).await?;
+    }
     let value = json!({
         "reference": name.to_string(),
         "digest": image.manifest_digest.to_string(),
@@ -258,6 +289,16 @@ async fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
         &value,
         &format!("{name}: {size}, {}", image.manifest_digest),
     )
+}
+
+/// Waits until what was brought would survive a power cut: a long-running agent does that by itself, in its own time.
+async fn flush(store: &ImageStore, name: &Reference) -> Result<(), Failure> {
+    store.flush().await.map_err(|error| {
+        Failure::failed(format!(
+            "{name} is here, but may be lost when the machine goes down: {}",
+            chain(&error)
+        ))
+    })
 }
 
 async fn remove(context: &Context, args: &RemoveArgs) -> Result<(), Failure> {

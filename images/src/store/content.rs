@@ -7,16 +7,19 @@
 //! layers/HEX/fs           an unpacked layer, named by its chain id
 //! layers/HEX/layer.json   what it is, and the boot it was unpacked in
 //! layers/HEX/durable      it has been written back to the disk
+//! layers/HEX/tree         the list of its files, with digests; made in the background
 //! references/HEX.json     a name and the image it stands for
 //! signatures/HEX.json     which key vouched for an image of a repository
 //! snapshots/KEY/          upper and work directory of a container, and its layers
+//! mounts/KEY.json         an image that somebody mounted to look at it, and its layers
 //! tmp/                    what is not complete, or being deleted: emptied when the store is opened
 //! ```
 //!
-//! Everything is made in `tmp` and renamed into place when it is complete and verified. Layers are not fsynced file by
-//! file, which would cost more than all the rest: a layer counts only while the machine runs (its boot id is the
-//! current one) until a `syncfs` in the background has written it back and left the mark `durable`. After a crash of
-//! the machine, layers of another boot without that mark are thrown away by `open`.
+//! Everything is made in `tmp` and renamed into place when it is complete and verified. Nothing of a pull is synced on
+//! its way, which would cost more than all the rest: a layer counts only while the machine runs (its boot id is the
+//! current one) until a `syncfs` in the background, after its image came, has written it back and left the mark
+//! `durable`. After a crash of the machine, layers of another boot without that mark are thrown away by `open`; a name
+//! or a blob of that time that is damaged is seen as such, and the image is pulled again.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -86,6 +89,10 @@ impl Layout {
         self.root.join("snapshots")
     }
 
+    pub(crate) fn mounts(&self) -> PathBuf {
+        self.root.join("mounts")
+    }
+
     pub(crate) fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }
@@ -106,6 +113,7 @@ impl Layout {
             self.layers(),
             self.references(),
             self.snapshots(),
+            self.mounts(),
             self.tmp(),
         ] {
             builder.create(folder)?;
@@ -121,13 +129,27 @@ impl Layout {
 
     /// Writes a file that is either there whole or not at all, also after a crash of the machine.
     pub(crate) fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.write(path, bytes, true)
+    }
+
+    /// The same but for a crash of the machine, after which the file may be there in part.
+    pub(crate) fn write_whole(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.write(path, bytes, false)
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8], durably: bool) -> io::Result<()> {
         let temporary = self.fresh("file");
         let written = (|| {
             let mut file = File::create_new(&temporary)?;
             file.write_all(bytes)?;
-            file.sync_all()?;
+            if durably {
+                file.sync_all()?;
+            }
             std::fs::rename(&temporary, path)?;
-            sync_folder(path.parent().unwrap_or(&self.root))
+            if durably {
+                sync_folder(path.parent().unwrap_or(&self.root))?;
+            }
+            Ok(())
         })();
         if written.is_err() {
             let _ = std::fs::remove_file(&temporary);

@@ -3,13 +3,14 @@
 //! Async where the disk may take its time; a snapshot is a few system calls and is not.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::index::Record;
 use super::snapshot::{self, Snapshot, SnapshotError};
 use super::{
-    Image, ImageSummary, Inner, OpenError, Pruned, Removed, StoreConfig, StoreError, blocking, open,
+    Image, ImageSummary, Inner, OpenError, Pruned, Removed, StoreConfig, StoreError, blocking,
+    open, unix_seconds, usage,
 };
 use crate::digest::Digest;
 use crate::reference::Reference;
@@ -48,6 +49,13 @@ impl ImageStore {
         blocking(move || inner.get(&reference)).await
     }
 
+    /// Waits until everything that is here would survive a crash of the machine. Else that comes by itself within
+    /// half a minute, as long as the store stays open.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.flush()).await
+    }
+
     /// All images, by name.
     #[expect(
         clippy::unused_async,
@@ -55,7 +63,32 @@ impl ImageStore {
     )]
     pub async fn list(&self) -> Result<Vec<ImageSummary>, StoreError> {
         let state = self.inner.state();
-        Ok(state.images.values().map(summary).collect())
+        let size = |chain: &Digest| {
+            let layer = state.layers.get(chain);
+            layer.map_or(0, |layer| self.inner.disk_bytes(layer))
+        };
+        let disk = usage::usage(state.images.values(), size);
+        let images = state.images.values().map(|record| ImageSummary {
+            reference: record.reference.clone(),
+            manifest_digest: record.manifest,
+            layers: record.layers.len(),
+            size_compressed: record.size_compressed,
+            size_unpacked: record.size_unpacked,
+            disk: disk.get(&record.reference).copied().unwrap_or_default(),
+            pulled_at: record.pulled_at,
+            last_used: state
+                .last_used
+                .get(&record.reference)
+                .and_then(|used| unix_seconds(*used)),
+        });
+        Ok(images.collect())
+    }
+
+    /// What all layers that are here take on the disk, each counted once.
+    pub fn disk_bytes(&self) -> u64 {
+        let state = self.inner.state();
+        let layers = state.layers.values();
+        layers.map(|layer| self.inner.disk_bytes(layer)).sum()
     }
 
     /// Forgets a name, and deletes what no other image, pull or snapshot needs.
@@ -102,29 +135,46 @@ impl ImageStore {
     pub fn snapshot(&self, image: &Image, key: &str) -> Result<Snapshot, SnapshotError> {
         snapshot::check_key(key)?;
         let _pins = self.inner.pin(&image.layers);
-        let lowers = {
-            let state = self.inner.state();
-            let mut lowers = Vec::with_capacity(image.layers.len());
-            for chain in image.layers.iter().rev() {
-                let Some(layer) = state.layers.get(chain) else {
-                    return Err(SnapshotError::LayerGone {
-                        image: image.reference.to_string(),
-                        layer: *chain,
-                    });
-                };
-                lowers.push(self.inner.layout.layer_fs(chain));
-                if layer.opaque_root {
-                    break;
-                }
+        let lowers = self.lowers(image)?;
+        let created = snapshot::create(&self.inner.layout, key, &image.layers, lowers)?;
+        self.inner.touch(&image.reference, SystemTime::now());
+        Ok(created)
+    }
+
+    /// The directories of an image, topmost first, as overlayfs wants them. The caller has pinned its layers.
+    pub(super) fn lowers(&self, image: &Image) -> Result<Vec<PathBuf>, SnapshotError> {
+        let state = self.inner.state();
+        let mut lowers = Vec::with_capacity(image.layers.len());
+        for chain in image.layers.iter().rev() {
+            let Some(layer) = state.layers.get(chain) else {
+                return Err(SnapshotError::LayerGone {
+                    image: image.reference.to_string(),
+                    layer: *chain,
+                });
+            };
+            lowers.push(self.inner.layout.layer_fs(chain));
+            if layer.opaque_root {
+                break;
             }
-            lowers
-        };
-        snapshot::create(&self.inner.layout, key, &image.layers, lowers)
+        }
+        Ok(lowers)
     }
 
     /// Removes a snapshot and what was written to it; fine if there is none.
     pub fn remove_snapshot(&self, key: &str) -> Result<(), SnapshotError> {
         snapshot::check_key(key)?;
+        // Until now its image was used: the time counts from here.
+        let layers = snapshot::layers_of(&self.inner.layout, key)?;
+        let images: Vec<Reference> = {
+            let state = self.inner.state();
+            let same = state.images.values();
+            let same = same.filter(|image| image.layers == layers);
+            same.map(|image| image.reference.clone()).collect()
+        };
+        let now = SystemTime::now();
+        for reference in &images {
+            self.inner.touch(reference, now);
+        }
         snapshot::remove(&self.inner.layout, key)
     }
 
@@ -136,15 +186,5 @@ impl ImageStore {
     /// The folder of the store.
     pub fn root(&self) -> &Path {
         self.inner.layout.root()
-    }
-}
-
-fn summary(record: &Record) -> ImageSummary {
-    ImageSummary {
-        reference: record.reference.clone(),
-        manifest_digest: record.manifest,
-        layers: record.layers.len(),
-        size_compressed: record.size_compressed,
-        size_unpacked: record.size_unpacked,
     }
 }

@@ -5,11 +5,15 @@
 //! with a warning and the image is pulled again. A file of a newer version is an error, for then this program is too
 //! old for the store.
 //!
+//! A file's own time tells when its image was last used: set at most once a minute, and not forced to the disk, because
+//! all that depends on it is which of two unused images goes first.
+//!
 //! Versions: 1 is the first. A reader must refuse a higher number; new fields need a new number only if an old reader
 //! that drops them would do harm.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +36,9 @@ pub(crate) struct Record {
     pub(crate) layers: Vec<Digest>,
     pub(crate) size_compressed: u64,
     pub(crate) size_unpacked: u64,
+    /// Seconds since 1970; none in records of before it was noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pulled_at: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -52,6 +59,15 @@ impl Record {
         )
     }
 
+    /// The same image by the same name, whenever it was pulled.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        let timeless = |record: &Self| Self {
+            pulled_at: None,
+            ..record.clone()
+        };
+        timeless(self) == timeless(other)
+    }
+
     pub(crate) fn to_json(&self) -> Vec<u8> {
         let mut text = serde_json::to_vec_pretty(self).expect("a record has string keys only");
         text.push(b'\n');
@@ -59,8 +75,10 @@ impl Record {
     }
 }
 
-/// Reads all records.
-pub(crate) fn load(layout: &Layout) -> Result<BTreeMap<Reference, Record>, OpenError> {
+/// Reads all records, each with the time when its image was last used.
+pub(crate) fn load(
+    layout: &Layout,
+) -> Result<BTreeMap<Reference, (Record, SystemTime)>, OpenError> {
     let folder = layout.references();
     let io = |source| OpenError::Io {
         operation: "read",
@@ -75,7 +93,10 @@ pub(crate) fn load(layout: &Layout) -> Result<BTreeMap<Reference, Record>, OpenE
         }
         match read(&path)? {
             Ok(record) => {
-                records.insert(record.reference.clone(), record);
+                let used = std::fs::metadata(&path)
+                    .and_then(|file| file.modified())
+                    .unwrap_or(UNIX_EPOCH);
+                records.insert(record.reference.clone(), (record, used));
             }
             Err(problem) => {
                 tracing::warn!(file = %path.display(), problem, "set a damaged image record aside; the image will be pulled again");

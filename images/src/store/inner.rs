@@ -6,20 +6,26 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::SyncSender;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::Flock;
 use tokio::sync::Semaphore;
 
 use super::content::{self, LayerRecord, Layout};
 use super::index::Record;
-use super::{Image, StoreConfig, StoreError, gc, snapshot};
+use super::recorder::Recorder;
+use super::write_back::WriteBack;
+use super::{Image, StoreConfig, StoreError, gc, mounts, snapshot};
 use crate::digest::Digest;
 use crate::manifest::{self, Platform};
 use crate::pull::Flight;
 use crate::reference::Reference;
 use crate::registry::client::RegistryClient;
+
+/// Uses of an image within this time are one.
+const COARSE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -35,15 +41,30 @@ pub(crate) struct Inner {
     pub(super) state: Mutex<State>,
     /// Held while names change on the disk.
     pub(super) names: Mutex<()>,
-    pub(super) write_back: SyncSender<PathBuf>,
+    pub(super) write_back: WriteBack,
+    /// Names or blobs were written that a crash of the machine may still take.
+    pub(super) young_files: AtomicBool,
+    /// Before the lock: when another process gets that, nobody here writes any more.
+    pub(super) recorder: Recorder,
     pub(super) _lock: Flock<File>,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) images: BTreeMap<Reference, Record>,
+    /// As the records' files tell it, and newer.
+    pub(super) last_used: BTreeMap<Reference, SystemTime>,
     pub(super) layers: BTreeMap<Digest, LayerRecord>,
     pub(super) pins: BTreeMap<Digest, usize>,
+}
+
+/// What was taken out of the store and is still to be deleted.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) trash: Vec<PathBuf>,
+    pub(super) layers: usize,
+    /// On the disk.
+    pub(super) bytes: u64,
 }
 
 /// Keeps contents from being collected while it lives.
@@ -86,6 +107,17 @@ impl Inner {
 
     pub(crate) fn layer(&self, chain: &Digest) -> Option<LayerRecord> {
         self.state().layers.get(chain).cloned()
+    }
+
+    pub(super) fn layers_of(&self, reference: &Reference) -> Vec<Digest> {
+        let state = self.state();
+        let record = state.images.get(reference);
+        record.map_or_else(Vec::new, |record| record.layers.clone())
+    }
+
+    pub(crate) fn config_digest(&self, reference: &Reference) -> Option<Digest> {
+        let state = self.state();
+        state.images.get(reference).map(|record| record.config)
     }
 
     pub(crate) fn get(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
@@ -133,14 +165,17 @@ impl Inner {
         // One that was damaged on the disk is replaced: what comes here is verified.
         match content::read_bounded(&path, manifest::MAX_METADATA_BYTES) {
             Ok(found) if Digest::of(&found) == *digest => Ok(()),
-            Ok(_) | Err(_) => self
-                .layout
-                .write_atomically(&path, bytes)
-                .map_err(|source| io_error("write", &path, source)),
+            // Not synced: a damaged one is seen by its digest, and its layers are not durable yet either.
+            Ok(_) | Err(_) => {
+                self.young_files.store(true, Ordering::SeqCst);
+                self.layout
+                    .write_whole(&path, bytes)
+                    .map_err(|source| io_error("write", &path, source))
+            }
         }
     }
 
-    /// Makes an unpacked layer visible: from here on it may be mounted.
+    /// Makes an unpacked layer visible: from here on it may be mounted. See [`Inner::write_back`] for what comes after.
     pub(crate) fn commit_layer(
         &self,
         folder: &Path,
@@ -160,9 +195,27 @@ impl Inner {
         }
         std::fs::rename(folder, &target).map_err(|source| io_error("publish", &target, source))?;
         self.state().layers.insert(record.chain_id, record);
-        // A full queue only means that these layers stay marked as young until the store is opened again.
-        let _ = self.write_back.try_send(target);
         Ok(())
+    }
+
+    /// Has layers written back to the disk and marked as durable, in the background. Not while their image still
+    /// comes: the sync would hold up every file that is made meanwhile.
+    pub(crate) fn write_back(&self, layers: &[Digest]) {
+        let folders = layers.iter().map(|chain| self.layout.layer(chain));
+        self.write_back.submit(folders.collect());
+    }
+
+    /// Does what else would be done in the background, and syncs the files of names and blobs with it.
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        let root = self.layout.root();
+        let sync = || {
+            self.write_back.now()?;
+            if self.young_files.swap(false, Ordering::SeqCst) {
+                nix::unistd::syncfs(File::open(root)?)?;
+            }
+            Ok(())
+        };
+        sync().map_err(|source| io_error("write back", root, source))
     }
 
     /// Makes a name stand for an image.
@@ -172,13 +225,26 @@ impl Inner {
             .layout
             .references()
             .join(Record::file_name(&record.reference));
-        if self.state().images.get(&record.reference) == Some(&record) {
+        let known = self.state().images.get(&record.reference).cloned();
+        if known
+            .as_ref()
+            .is_some_and(|known| known.is_same_as(&record))
+        {
+            self.touch(&record.reference, SystemTime::now());
             return Ok(());
         }
-        self.layout
-            .write_atomically(&path, &record.to_json())
-            .map_err(|source| io_error("write", &path, source))?;
-        self.state().images.insert(record.reference.clone(), record);
+        // A new name is as young as its layers, and goes with them when the machine does; an old one must not.
+        let written = if known.is_some() {
+            self.layout.write_atomically(&path, &record.to_json())
+        } else {
+            self.young_files.store(true, Ordering::SeqCst);
+            self.layout.write_whole(&path, &record.to_json())
+        };
+        written.map_err(|source| io_error("write", &path, source))?;
+        let mut state = self.state();
+        let reference = record.reference.clone();
+        state.last_used.insert(reference.clone(), SystemTime::now());
+        state.images.insert(reference, record);
         Ok(())
     }
 
@@ -190,19 +256,33 @@ impl Inner {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(source) => return Err(io_error("remove", &path, source)),
         }
-        Ok(self.state().images.remove(reference).is_some())
+        let mut state = self.state();
+        state.last_used.remove(reference);
+        Ok(state.images.remove(reference).is_some())
     }
 
     /// Deletes what nobody needs; returns the number of layers and their bytes.
     pub(super) fn collect(&self) -> Result<(usize, u64), StoreError> {
+        let taken = self.take_garbage(|_| false)?;
+        for path in &taken.trash {
+            content::delete(path).map_err(|source| io_error("delete", path, source))?;
+        }
+        Ok((taken.layers, taken.bytes))
+    }
+
+    /// Takes what nobody needs out of the store, but for layers that `stays` wants kept; to delete it is up to the caller.
+    pub(super) fn take_garbage(
+        &self,
+        stays: impl Fn(&Digest) -> bool,
+    ) -> Result<Taken, StoreError> {
         let blobs = self.blobs_on_disk()?;
-        let (trash, layers, bytes) = {
+        {
             // Under the state's lock: no pull can pin, and no snapshot begin, between decision and rename.
             let mut state = self.state();
             let mut pinned: BTreeSet<Digest> = state.pins.keys().copied().collect();
-            let used = snapshot::used_layers(&self.layout)
-                .map_err(|e| StoreError::Snapshots(Arc::new(e)))?;
-            pinned.extend(used);
+            pinned.extend(self.used_layers()?);
+            let layers = state.layers.keys().copied();
+            pinned.extend(layers.filter(stays));
             let layers = state.layers.keys().copied().collect::<Vec<_>>();
             let garbage = gc::garbage(
                 state.images.values(),
@@ -219,10 +299,9 @@ impl Inner {
                         .discard(&path)
                         .map_err(|source| io_error("remove", &path, source))?,
                 );
-                bytes += state
-                    .layers
-                    .remove(layer)
-                    .map_or(0, |record| record.size_unpacked);
+                let record = state.layers.remove(layer);
+                bytes += record.map_or(0, |record| self.disk_bytes(&record));
+                self.recorder.shared().forget(layer);
             }
             for blob in &garbage.blobs {
                 let path = self.layout.blob(blob);
@@ -232,12 +311,60 @@ impl Inner {
                         .map_err(|source| io_error("remove", &path, source))?,
                 );
             }
-            (trash, garbage.layers.len(), bytes)
-        };
-        for path in trash {
-            content::delete(&path).map_err(|source| io_error("delete", &path, source))?;
+            Ok(Taken {
+                trash,
+                layers: garbage.layers.len(),
+                bytes,
+            })
         }
-        Ok((layers, bytes))
+    }
+
+    /// Layers of containers and of mounted images.
+    pub(super) fn used_layers(&self) -> Result<BTreeSet<Digest>, StoreError> {
+        let used =
+            snapshot::used_layers(&self.layout).map_err(|e| StoreError::Snapshots(Arc::new(e)))?;
+        let mut used: BTreeSet<Digest> = used.into_iter().collect();
+        for mount in mounts::list(&self.layout)? {
+            if mount.is_there {
+                used.extend(mount.record.layers);
+            }
+        }
+        Ok(used)
+    }
+
+    /// The same, and those of pulls under way.
+    pub(super) fn held_layers(&self) -> Result<BTreeSet<Digest>, StoreError> {
+        let mut held = self.used_layers()?;
+        held.extend(self.state().pins.keys());
+        Ok(held)
+    }
+
+    /// What a layer takes on the disk; what its archive took, until its files were counted.
+    pub(super) fn disk_bytes(&self, layer: &LayerRecord) -> u64 {
+        let recorded = self.recorder.shared().known(&layer.chain_id);
+        recorded.map_or(layer.size_unpacked, |recorded| recorded.disk_bytes)
+    }
+
+    /// Notes that an image is used. Costs a system call a minute.
+    pub(crate) fn touch(&self, reference: &Reference, now: SystemTime) {
+        {
+            let mut state = self.state();
+            let Some(used) = state.last_used.get_mut(reference) else {
+                return;
+            };
+            if now.duration_since(*used).is_ok_and(|since| since < COARSE) {
+                return;
+            }
+            *used = now;
+        }
+        let path = self.layout.references().join(Record::file_name(reference));
+        let noted = File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_modified(now));
+        if let Err(error) = noted {
+            tracing::debug!(%reference, %error, "cannot note that an image is used");
+        }
     }
 
     fn blobs_on_disk(&self) -> Result<Vec<Digest>, StoreError> {
@@ -250,6 +377,13 @@ impl Inner {
         }
         Ok(found)
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_seconds(time: SystemTime) -> Option<u64> {
+    time.duration_since(UNIX_EPOCH)
+        .ok()
+        .map(|since| since.as_secs())
 }
 
 /// Runs file system work off the async threads.

@@ -1,26 +1,24 @@
-//! Opening a store: the lock, the format, what a crash has left behind, and the thread that writes layers back.
+//! Opening a store: the lock, the format, and what a crash has left behind.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::Semaphore;
 
 use super::content::{self, LayerRecord, Layout};
 use super::inner::State;
-use super::{ImageStore, Inner, OpenError, StoreConfig, index};
+use super::recorder::{self, Recorder};
+use super::write_back::{self, WriteBack};
+use super::{ImageStore, Inner, OpenError, StoreConfig, index, mounts};
 use crate::digest::Digest;
 use crate::manifest::Platform;
 use crate::registry::client::RegistryClient;
-use crate::unpack::layer::open_for_sync;
-
-/// Layers that one sync covers: each costs a descriptor.
-const MOST_AT_ONCE: usize = 128;
+use crate::tree::record::{self, Recorded};
 
 /// Opens a store, on a thread that may block.
 pub(crate) fn open_blocking(
@@ -46,15 +44,33 @@ pub(crate) fn open_blocking(
         content::delete(&path).map_err(io("remove left-over", &path))?;
     }
     let layers = load_layers(&layout, &boot_id)?;
-    let images = index::load(&layout)?;
-    let (write_back, jobs) = sync_channel(1024);
+    let records = index::load(&layout)?;
+    mounts::forget_stale(&layout);
     let root = config.root.clone();
-    std::thread::Builder::new()
-        .name("image-write-back".into())
-        .spawn(move || write_back_loop(&jobs))
+    let permits = Arc::new(Semaphore::new(config.parallel_layers.max(1)));
+    let known = load_trees(&layout, &layers);
+    let recorder = Recorder::start(layout.clone(), Arc::clone(&permits), known)
         .map_err(io("start a thread for", &root))?;
+    let write_back =
+        WriteBack::start(Arc::clone(recorder.shared())).map_err(io("start a thread for", &root))?;
+    // What an earlier process did not come to.
+    let (old, young): (Vec<&Digest>, Vec<&Digest>) = layers
+        .keys()
+        .partition(|chain| write_back::is_durable(&layout.layer(chain)));
+    write_back.submit(young.into_iter().map(|chain| layout.layer(chain)).collect());
+    for chain in old {
+        if recorder.shared().known(chain).is_none() {
+            recorder.shared().submit(*chain);
+        }
+    }
+    let mut images = BTreeMap::new();
+    let mut last_used = BTreeMap::new();
+    for (reference, (record, used)) in records {
+        last_used.insert(reference.clone(), used);
+        images.insert(reference, record);
+    }
     let inner = Inner {
-        permits: Arc::new(Semaphore::new(config.parallel_layers.max(1))),
+        permits,
         config,
         layout,
         registries,
@@ -64,11 +80,14 @@ pub(crate) fn open_blocking(
         layer_locks: Mutex::new(HashMap::new()),
         state: Mutex::new(State {
             images,
+            last_used,
             layers,
             pins: BTreeMap::new(),
         }),
         names: Mutex::new(()),
         write_back,
+        young_files: AtomicBool::new(false),
+        recorder,
         _lock: lock,
     };
     Ok(ImageStore {
@@ -176,44 +195,21 @@ fn load_layers(layout: &Layout, boot_id: &str) -> Result<BTreeMap<Digest, LayerR
     Ok(layers)
 }
 
-/// Writes young layers back to the disk and marks them, until the store is closed. Its end is not waited for: a mark
-/// that is missing costs a pull after the next crash, no more.
-fn write_back_loop(jobs: &Receiver<PathBuf>) {
-    while let Ok(first) = jobs.recv() {
-        let mut layers = vec![first];
-        layers.extend(jobs.try_iter().take(MOST_AT_ONCE));
-        if let Err(error) = write_back(&layers) {
-            tracing::warn!(%error, "layers could not be written back; they count until the machine goes down");
-        }
-    }
-}
-
-fn write_back(layers: &[PathBuf]) -> std::io::Result<()> {
-    // Opened before the sync: a layer that is collected and fetched again meanwhile is another one of the same name,
-    // and must not get the mark.
-    let opened = layers
-        .iter()
-        .filter_map(|layer| match open_for_sync(layer) {
-            Err(Errno::ENOENT) => None,
-            other => Some(other),
-        });
-    let opened = opened.collect::<Result<Vec<_>, _>>()?;
-    let Some(first) = opened.first() else {
-        return Ok(());
-    };
-    // One call for all: they are on one file system.
-    nix::unistd::syncfs(first)?;
-    for layer in &opened {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC;
-        match openat(layer, "durable", flags, Mode::from_bits_truncate(0o600)) {
-            Ok(mark) => {
-                nix::unistd::fsync(&mark)?;
-                nix::unistd::fsync(layer)?;
+/// What is known of the layers' files.
+fn load_trees(
+    layout: &Layout,
+    layers: &BTreeMap<Digest, LayerRecord>,
+) -> BTreeMap<Digest, Recorded> {
+    let mut known = BTreeMap::new();
+    for chain in layers.keys() {
+        let path = layout.layer(chain).join(recorder::NAME);
+        match File::open(&path).and_then(|mut list| record::summary(&mut list)) {
+            Ok(recorded) => drop(known.insert(*chain, recorded)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "cannot read the list of a layer's files; making a new one");
             }
-            // Collected meanwhile.
-            Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(errno.into()),
         }
     }
-    Ok(())
+    known
 }

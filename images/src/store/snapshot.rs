@@ -3,12 +3,13 @@
 //! Each has a folder `snapshots/KEY` with `upper` and `work` for overlayfs and `layers`, a list of the chain ids it
 //! stands on, which keeps them from being collected. Nothing is fsynced: a snapshot does not outlive the boot.
 
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::content::{Layout, delete};
 use crate::digest::Digest;
-use crate::unpack::apply::open_root;
+use crate::unpack::directories::open_root;
 use crate::unpack::looks::copy_looks;
 
 /// What overlayfs needs for one container.
@@ -84,30 +85,29 @@ pub(crate) fn create(
         source,
     };
     let folder = layout.snapshots().join(key);
-    match Layout::private_folder(&folder) {
-        Ok(()) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(SnapshotError::Exists(key.into()));
-        }
-        Err(e) => return Err(io(e)),
+    // Made aside and renamed: whoever lists snapshots sees whole ones, also after a crash.
+    let aside = layout.fresh("snapshot");
+    let made = Layout::private_folder(&aside)
+        .and_then(|()| fill(&aside, layers, &lowers))
+        .and_then(|()| std::fs::rename(&aside, &folder));
+    if let Err(error) = made {
+        let _ = delete(&aside);
+        // A folder that is there is never empty, so the rename fails.
+        let exists = [ErrorKind::DirectoryNotEmpty, ErrorKind::AlreadyExists];
+        return Err(if exists.contains(&error.kind()) {
+            SnapshotError::Exists(key.into())
+        } else {
+            io(error)
+        });
     }
-    let made = fill(&folder, layers, &lowers);
-    if made.is_err() {
-        let _ = delete(&folder);
-    }
-    let (upper, work) = made.map_err(io)?;
     Ok(Snapshot {
         lowers,
-        upper,
-        work,
+        upper: folder.join("upper"),
+        work: folder.join("work"),
     })
 }
 
-fn fill(
-    folder: &Path,
-    layers: &[Digest],
-    lowers: &[PathBuf],
-) -> std::io::Result<(PathBuf, PathBuf)> {
+fn fill(folder: &Path, layers: &[Digest], lowers: &[PathBuf]) -> std::io::Result<()> {
     let list: String = layers.iter().map(|layer| format!("{layer}\n")).collect();
     std::fs::write(folder.join("layers"), list)?;
     let (upper, work) = (folder.join("upper"), folder.join("work"));
@@ -120,7 +120,7 @@ fn fill(
         };
         copy_looks(&open(top)?, &open(&upper)?)?;
     }
-    Ok((upper, work))
+    Ok(())
 }
 
 /// Removes a snapshot, if there is one.
@@ -157,26 +157,29 @@ pub(crate) fn list(layout: &Layout) -> Result<Vec<String>, SnapshotError> {
 pub(crate) fn used_layers(layout: &Layout) -> Result<Vec<Digest>, SnapshotError> {
     let mut used = Vec::new();
     for key in list(layout)? {
-        let path = layout.snapshots().join(&key).join("layers");
-        let text = match super::content::read_bounded(&path, 1 << 20) {
-            Ok(text) => text,
-            // Cut short by a crash: nobody can have mounted it.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(source) => {
-                return Err(SnapshotError::Io {
-                    operation: "read",
-                    key,
-                    source,
-                });
-            }
-        };
-        used.extend(
-            String::from_utf8_lossy(&text)
-                .lines()
-                .filter_map(|line| line.parse::<Digest>().ok()),
-        );
+        used.extend(layers_of(layout, &key)?);
     }
     Ok(used)
+}
+
+/// The layers that one snapshot stands on, bottom first; none if it is not there.
+pub(crate) fn layers_of(layout: &Layout, key: &str) -> Result<Vec<Digest>, SnapshotError> {
+    let path = layout.snapshots().join(key).join("layers");
+    let text = match super::content::read_bounded(&path, 1 << 20) {
+        Ok(text) => text,
+        // Removed meanwhile.
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => {
+            return Err(SnapshotError::Io {
+                operation: "read",
+                key: key.into(),
+                source,
+            });
+        }
+    };
+    let text = String::from_utf8_lossy(&text);
+    let lines = text.lines();
+    Ok(lines.filter_map(|line| line.parse().ok()).collect())
 }
 
 #[cfg(test)]

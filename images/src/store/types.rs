@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::snapshot::SnapshotError;
+use super::usage::DiskUsage;
 use crate::digest::Digest;
 use crate::manifest::ImageConfig;
 use crate::reference::Reference;
@@ -155,6 +156,12 @@ pub struct ImageSummary {
     pub size_compressed: u64,
     /// Bytes of its archives, layers shared with others included.
     pub size_unpacked: u64,
+    /// On the disk.
+    pub disk: DiskUsage,
+    /// Seconds since 1970.
+    pub pulled_at: Option<u64>,
+    /// Seconds since 1970.
+    pub last_used: Option<u64>,
 }
 
 /// What `remove` did.
@@ -164,7 +171,7 @@ pub struct Removed {
     pub found: bool,
     /// Layers that nobody else used.
     pub layers: usize,
-    /// Their unpacked bytes.
+    /// What they took on the disk.
     pub bytes: u64,
 }
 
@@ -175,6 +182,6 @@ pub struct Pruned {
     pub references: Vec<Reference>,
     /// Layers that went.
     pub layers: usize,
-    /// Their unpacked bytes.
+    /// What they took on the disk.
     pub bytes: u64,
 }

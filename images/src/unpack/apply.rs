@@ -1,89 +1,49 @@
 //! The second half of unpacking: one entry after the other becomes a file beneath the layer's directory.
 //!
-//! Every parent is opened from the layer's root by `openat2` with BENEATH and NO_SYMLINKS; the last component is only
-//! ever touched by calls that do not follow a link, and metadata is set through the descriptor of the file just made.
-//! So whatever order of links and files an archive uses, nothing outside is reached (CVE-2021-32760, 2026-33056).
-//! Descriptors of recent parents are kept: archives come in runs of neighbours.
+//! Where an entry goes is found by `directories`, through no link; the last component is only ever touched by calls
+//! that do not follow a link, and looks are set through the descriptor of the file just made. What the kernel gave a
+//! new file already is not set once more: a small file costs open, write, time and close.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstatat, futimens, makedev, mkdirat, mknodat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, linkat, symlinkat, unlinkat};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, futimens, makedev, mkdirat, mknodat};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
-use super::looks::{NOFOLLOW, dress, dress_by_name, failed, mark_opaque, spec, through};
+use super::directories::{Directories, Directory, open_directory};
+use super::looks::{Dressing, dress, dress_by_name, failed, is, look, mark_opaque, spec, through};
 use super::paths::LayerPath;
 use super::tar::{Entry, Kind, TarReader, Time};
 use super::{DeviceNodes, UnpackError, UnpackLimits, printable};
 use crate::whiteout::{self, Name};
 
-const KEPT_PARENTS: usize = 16;
-
 /// Writes a layer's entries below one directory.
 #[derive(Debug)]
 pub(crate) struct LayerWriter {
-    root: Rc<OwnedFd>,
+    directories: Directories,
     limits: UnpackLimits,
     entries: u64,
-    /// Recently used parents, newest last.
-    parents: Vec<(Vec<u8>, Rc<OwnedFd>)>,
-    /// Set at the end: every file made in a directory changes its time.
-    times: Vec<(LayerPath, Time)>,
-    implied: BTreeSet<Vec<u8>>,
     opaque_root: bool,
 }
 
-/// Opens the directory that is to be a layer's root. Its path is ours, not the archive's.
-pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, UnpackError> {
-    open(
-        path,
-        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|errno| UnpackError::Io {
-        operation: "open",
-        path: path.display().to_string(),
-        source: errno.into(),
-    })
-}
-
-/// Opens a directory beneath `root` without following any link.
-pub(crate) fn open_directory(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let path = if path.is_empty() { b"." } else { path };
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
-        .resolve(
-            ResolveFlag::RESOLVE_BENEATH
-                | ResolveFlag::RESOLVE_NO_SYMLINKS
-                | ResolveFlag::RESOLVE_NO_MAGICLINKS
-                | ResolveFlag::RESOLVE_NO_XDEV,
-        );
-    loop {
-        // EAGAIN: a rename elsewhere on the system raced with the check for "..".
-        match openat2(root, path, how) {
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            other => return other,
-        }
-    }
-}
-
 impl LayerWriter {
-    pub(crate) fn new(root: OwnedFd, limits: UnpackLimits) -> Self {
-        Self {
-            root: Rc::new(root),
+    /// `exact_modes`: the thread that writes has a umask of 0, so that modes need not be set a second time.
+    pub(crate) fn new(
+        root: OwnedFd,
+        limits: UnpackLimits,
+        exact_modes: bool,
+    ) -> Result<Self, UnpackError> {
+        Ok(Self {
+            directories: Directories::new(root, exact_modes)?,
             limits,
             entries: 0,
-            parents: Vec::new(),
-            times: Vec::new(),
-            implied: BTreeSet::from([Vec::new()]),
             opaque_root: false,
-        }
+        })
     }
 
     /// Makes what `entry` says, with its data from `tar`.
@@ -92,15 +52,16 @@ impl LayerWriter {
         entry: &Entry,
         tar: &mut TarReader<R>,
     ) -> Result<(), UnpackError> {
-        self.count()?;
+        self.entries += 1;
+        self.check_count()?;
         let path = LayerPath::parse(&entry.path, &self.limits)?;
         let Some((directory, name)) = path.split() else {
             if entry.kind != Kind::Directory {
                 return Err(refused(entry, "the root of a layer must be a directory"));
             }
-            self.implied.remove(path.bytes());
-            let root = Rc::clone(&self.root);
-            return self.dress_directory(&root, entry, path);
+            return self
+                .directories
+                .describe(None, &path, entry, Dressing::FULL, false);
         };
         if directory
             .split(|byte| *byte == b'/')
@@ -129,217 +90,122 @@ impl LayerWriter {
                 ));
             }
         }
-        let parent = self.parent(directory, entry)?;
+        let place = Place {
+            parent: self.directories.parent(directory, entry)?,
+            name,
+            path: &path,
+        };
         match entry.kind {
-            Kind::Directory => self.directory(&parent, name, entry, path.clone()),
-            Kind::File => self.file(&parent, name, entry, tar),
-            Kind::HardLink => self.hard_link(&parent, name, entry, &path),
-            Kind::Symlink => self.symlink(&parent, name, entry),
-            Kind::Fifo => self.node(&parent, name, entry, SFlag::S_IFIFO, 0),
-            Kind::CharDevice | Kind::BlockDevice => self.device(&parent, name, entry),
+            Kind::Directory => self.directory(&place, entry),
+            Kind::File => self.file(&place, entry, tar),
+            Kind::HardLink => self.hard_link(&place, entry),
+            Kind::Symlink => self.symlink(&place, entry),
+            Kind::Fifo => self.node(&place, entry, SFlag::S_IFIFO, 0),
+            Kind::CharDevice | Kind::BlockDevice => self.device(&place, entry),
         }
     }
 
-    /// Counts what is made. A directory that is only implied counts as well: a short entry may name hundreds.
-    fn count(&mut self) -> Result<(), UnpackError> {
-        self.entries += 1;
-        if self.entries > self.limits.max_entries {
+    /// A directory that is only implied counts as well: a short entry may name hundreds.
+    fn check_count(&self) -> Result<(), UnpackError> {
+        let limit = self.limits.max_entries;
+        if self.entries + self.directories.n_implied() > limit {
             return Err(UnpackError::TooMuch {
                 what: "entries",
-                limit: self.limits.max_entries,
+                limit,
             });
         }
         Ok(())
     }
 
-    /// Sets the directories' times; returns the directories that no entry described and whether the root is opaque.
+    /// Gives the directories what comes last; returns those that no entry described and whether the root is opaque.
     pub(crate) fn finish(self) -> Result<(Vec<Vec<u8>>, bool), UnpackError> {
-        for (path, time) in &self.times {
-            // A later entry may have put something else in its place.
-            let Ok(directory) = open_directory(&self.root, path.bytes()) else {
-                continue;
-            };
-            let time = spec(*time);
-            futimens(&directory, &time, &time)
-                .map_err(|e| failed("set the time of", path.bytes(), e))?;
-        }
-        Ok((self.implied.into_iter().collect(), self.opaque_root))
+        self.check_count()?;
+        Ok((self.directories.finish()?, self.opaque_root))
     }
 
-    /// The directory that an entry goes into, made if no entry made it.
-    fn parent(&mut self, path: &[u8], entry: &Entry) -> Result<Rc<OwnedFd>, UnpackError> {
-        if path.is_empty() {
-            return Ok(Rc::clone(&self.root));
-        }
-        if let Some((_, found)) = self.parents.iter().rev().find(|(kept, _)| kept == path) {
-            return Ok(Rc::clone(found));
-        }
-        let opened = match open_directory(&self.root, path) {
-            Ok(opened) => opened,
-            Err(Errno::ENOENT | Errno::ENOTDIR) => self.make_parents(path, entry)?,
-            Err(errno) => return Err(bad_parent(entry, errno)),
-        };
-        let opened = Rc::new(opened);
-        if self.parents.len() == KEPT_PARENTS {
-            self.parents.remove(0);
-        }
-        self.parents.push((path.to_vec(), Rc::clone(&opened)));
-        Ok(opened)
-    }
-
-    fn make_parents(&mut self, path: &[u8], entry: &Entry) -> Result<OwnedFd, UnpackError> {
-        let mut current = self.root.try_clone().map_err(|source| UnpackError::Io {
-            operation: "open",
-            path: printable(path),
-            source,
-        })?;
-        let mut end = 0;
-        for part in path.split(|byte| *byte == b'/') {
-            end += part.len();
-            let so_far = &path[..end];
-            end += 1;
-            current = match open_directory(&current, part) {
-                Ok(next) => next,
-                Err(Errno::ENOENT) => self.make_implied(&current, part, so_far)?,
-                // Hidden by this very layer, and now there is something in it: a new directory in place of the old.
-                Err(Errno::ENOTDIR) if is_whiteout(&current, part) => {
-                    unlinkat(&current, part, UnlinkatFlags::NoRemoveDir)
-                        .map_err(|e| failed("replace", so_far, e))?;
-                    let made = self.make_implied(&current, part, so_far)?;
-                    mark_opaque(&made, so_far)?;
-                    made
-                }
-                Err(errno) => return Err(bad_parent(entry, errno)),
-            };
-        }
-        Ok(current)
-    }
-
-    fn make_implied(
-        &mut self,
-        parent: &OwnedFd,
-        name: &[u8],
-        path: &[u8],
-    ) -> Result<OwnedFd, UnpackError> {
-        self.count()?;
-        mkdirat(parent, name, Mode::from_bits_truncate(0o755))
-            .map_err(|e| failed("make directory", path, e))?;
-        let made = open_directory(parent, name).map_err(|e| failed("open", path, e))?;
-        // Not the group of a parent that is set-group-id: what no entry says must not hang on the order of entries.
-        fchown(&made, Some(Uid::from_raw(0)), Some(Gid::from_raw(0)))
-            .map_err(|e| failed("set the owner of", path, e))?;
-        fchmod(&made, Mode::from_bits_truncate(0o755))
-            .map_err(|e| failed("set the mode of", path, e))?;
-        self.implied.insert(path.to_vec());
-        Ok(made)
-    }
-
-    fn directory(
-        &mut self,
-        parent: &OwnedFd,
-        name: &[u8],
-        entry: &Entry,
-        path: LayerPath,
-    ) -> Result<(), UnpackError> {
-        let mode = Mode::from_bits_truncate(0o700);
+    fn directory(&mut self, place: &Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
+        let (parent, name) = (&place.parent, place.name);
+        let mode = self.directories.first_mode(entry, 0o700);
+        let mut lacks = self.directories.dressing(parent, entry);
         let mut replaced = false;
-        if let Err(errno) = mkdirat(parent, name, mode) {
+        if let Err(errno) = mkdirat(&parent.fd, name, mode) {
             if errno != Errno::EEXIST {
                 return Err(failed("make directory", &entry.path, errno));
             }
-            if !look(parent, name).is_ok_and(|found| is(&found, SFlag::S_IFDIR)) {
-                self.clear(parent, name, entry)?;
-                mkdirat(parent, name, mode)
+            if look(&parent.fd, name).is_ok_and(|found| is(&found, SFlag::S_IFDIR)) {
+                lacks = Dressing::FULL;
+            } else {
+                self.clear(place, entry)?;
+                mkdirat(&parent.fd, name, mode)
                     .map_err(|e| failed("make directory", &entry.path, e))?;
+                // What was here hid the layers below; the new directory must hide them as well.
                 replaced = true;
             }
         }
-        let made = open_directory(parent, name).map_err(|e| failed("open", &entry.path, e))?;
-        if replaced {
-            // What was here hid the layers below; the new directory must hide them as well.
-            mark_opaque(&made, &entry.path)?;
-        }
-        self.implied.remove(path.bytes());
-        self.dress_directory(&made, entry, path)
-    }
-
-    fn dress_directory(
-        &mut self,
-        made: &OwnedFd,
-        entry: &Entry,
-        path: LayerPath,
-    ) -> Result<(), UnpackError> {
-        dress(made, entry)?;
-        self.times.push((path, entry.mtime));
-        Ok(())
+        self.directories
+            .describe(Some((parent, name)), place.path, entry, lacks, replaced)
     }
 
     fn file<R: BufRead>(
         &mut self,
-        parent: &OwnedFd,
-        name: &[u8],
+        place: &Place<'_>,
         entry: &Entry,
         tar: &mut TarReader<R>,
     ) -> Result<(), UnpackError> {
         let flags =
             OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mode = Mode::from_bits_truncate(0o600);
-        let opened = match openat(parent, name, flags, mode) {
-            Err(Errno::EEXIST) => {
-                self.clear(parent, name, entry)?;
-                openat(parent, name, flags, mode)
-            }
-            other => other,
-        };
-        let mut file = File::from(opened.map_err(|e| failed("create", &entry.path, e))?);
-        tar.copy_data(|piece| {
-            file.write_all(piece).map_err(|source| UnpackError::Io {
-                operation: "write",
-                path: printable(&entry.path),
-                source,
-            })
+        let mode = self.directories.first_mode(entry, 0o600);
+        let file = self.make("create", place, entry, |parent| {
+            openat(parent, place.name, flags, mode)
         })?;
-        dress(&file, entry)?;
+        let mut file = File::from(file);
+        let failure = |source| UnpackError::Io {
+            operation: "write",
+            path: printable(&entry.path),
+            source,
+        };
+        match &entry.sparse {
+            None => tar.copy_data(|piece| file.write_all(piece).map_err(failure))?,
+            Some(sparse) => {
+                let mut places = sparse.places();
+                tar.copy_data(|piece| {
+                    places
+                        .each(piece, |part, offset| file.write_all_at(part, offset))
+                        .map_err(failure)
+                })?;
+                file.set_len(sparse.size()).map_err(failure)?;
+            }
+        }
+        let lacks = self.directories.dressing(&place.parent, entry);
+        dress(&file, entry, entry.mode, lacks)?;
         let time = spec(entry.mtime);
         futimens(&file, &time, &time).map_err(|e| failed("set the time of", &entry.path, e))
     }
 
     /// The target is found like any parent: beneath the layer, through no link. It may be a symlink, not be one's way.
-    fn hard_link(
-        &mut self,
-        parent: &OwnedFd,
-        name: &[u8],
-        entry: &Entry,
-        path: &LayerPath,
-    ) -> Result<(), UnpackError> {
+    fn hard_link(&mut self, place: &Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
         let target = LayerPath::parse(&entry.link, &self.limits)?;
         let Some((directory, target_name)) = target.split() else {
             return Err(refused(entry, "it is a hard link to a directory"));
         };
-        if target == *path {
+        if target == *place.path {
             return Err(refused(entry, "it is a hard link to itself"));
         }
-        let from =
-            open_directory(&self.root, directory).map_err(|errno| bad_target(entry, errno))?;
-        let found = look(&from, target_name).map_err(|errno| bad_target(entry, errno))?;
+        let from = self.directories.find(directory);
+        let from = from.map_err(|errno| bad_target(entry, errno))?;
+        let found = look(&from.fd, target_name).map_err(|errno| bad_target(entry, errno))?;
         if is(&found, SFlag::S_IFDIR) {
             return Err(refused(entry, "it is a hard link to a directory"));
         }
         if is(&found, SFlag::S_IFCHR) && found.st_rdev == 0 {
             return Err(refused(entry, "it is a hard link to a whiteout"));
         }
-        let link = |parent: &OwnedFd| linkat(&from, target_name, parent, name, AtFlags::empty());
-        let linked = match link(parent) {
-            Err(Errno::EEXIST) => {
-                self.clear(parent, name, entry)?;
-                link(parent)
-            }
-            other => other,
-        };
-        linked.map_err(|e| failed("link", &entry.path, e))
+        self.make("link", place, entry, |parent| {
+            linkat(&from.fd, target_name, parent, place.name, AtFlags::empty())
+        })
     }
 
-    fn symlink(&mut self, parent: &OwnedFd, name: &[u8], entry: &Entry) -> Result<(), UnpackError> {
+    fn symlink(&mut self, place: &Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
         if entry.link.is_empty()
             || entry.link.len() > self.limits.max_path_bytes
             || entry.link.contains(&0)
@@ -349,19 +215,14 @@ impl LayerWriter {
                 "the symlink's target is empty, too long or has a NUL byte",
             ));
         }
-        let link = || symlinkat(entry.link.as_slice(), parent, name);
-        let linked = match link() {
-            Err(Errno::EEXIST) => {
-                self.clear(parent, name, entry)?;
-                link()
-            }
-            other => other,
-        };
-        linked.map_err(|e| failed("make symlink", &entry.path, e))?;
-        dress_by_name(parent, name, entry)
+        self.make("make symlink", place, entry, |parent| {
+            symlinkat(entry.link.as_slice(), parent, place.name)
+        })?;
+        let lacks = self.directories.dressing(&place.parent, entry);
+        dress_by_name(&place.parent.fd, place.name, entry, lacks)
     }
 
-    fn device(&mut self, parent: &OwnedFd, name: &[u8], entry: &Entry) -> Result<(), UnpackError> {
+    fn device(&mut self, place: &Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
         let (major, minor) = entry.device;
         if entry.kind == Kind::CharDevice && (major, minor) == (0, 0) {
             return Err(refused(
@@ -381,53 +242,66 @@ impl LayerWriter {
                 } else {
                     SFlag::S_IFBLK
                 };
-                self.node(
-                    parent,
-                    name,
-                    entry,
-                    kind,
-                    makedev(u64::from(major), u64::from(minor)),
-                )
+                let device = makedev(u64::from(major), u64::from(minor));
+                self.node(place, entry, kind, device)
             }
         }
     }
 
     fn node(
         &mut self,
-        parent: &OwnedFd,
-        name: &[u8],
+        place: &Place<'_>,
         entry: &Entry,
         kind: SFlag,
         device: u64,
     ) -> Result<(), UnpackError> {
-        self.clear(parent, name, entry)?;
-        mknodat(parent, name, kind, Mode::empty(), device)
-            .map_err(|e| failed("make node", &entry.path, e))?;
-        dress_by_name(parent, name, entry)?;
+        self.make("make node", place, entry, |parent| {
+            mknodat(parent, place.name, kind, Mode::empty(), device)
+        })?;
+        let parent = &place.parent.fd;
+        dress_by_name(parent, place.name, entry, Dressing::FULL)?;
         // fchmodat would follow a link if there were one; this node was made just now in a directory that is ours alone.
         let mode = Mode::from_bits_truncate(entry.mode);
         nix::sys::stat::fchmodat(
             parent,
-            name,
+            place.name,
             mode,
             nix::sys::stat::FchmodatFlags::FollowSymlink,
         )
         .map_err(|e| failed("set the mode of", &entry.path, e))
     }
 
-    /// Removes what stands in the way of an entry, a whole tree if need be: the later entry wins, as in every tool.
-    fn clear(&mut self, parent: &OwnedFd, name: &[u8], entry: &Entry) -> Result<(), UnpackError> {
+    /// Makes something new at `place`; what stands in its way goes, for the later entry wins, as in every tool.
+    fn make<T>(
+        &mut self,
+        operation: &'static str,
+        place: &Place<'_>,
+        entry: &Entry,
+        new: impl Fn(&OwnedFd) -> Result<T, Errno>,
+    ) -> Result<T, UnpackError> {
+        let made = match new(&place.parent.fd) {
+            Err(Errno::EEXIST) => {
+                self.clear(place, entry)?;
+                new(&place.parent.fd)
+            }
+            other => other,
+        };
+        made.map_err(|e| failed(operation, &entry.path, e))
+    }
+
+    /// Removes what stands in the way of an entry, a whole tree if need be.
+    fn clear(&mut self, place: &Place<'_>, entry: &Entry) -> Result<(), UnpackError> {
+        let (parent, name) = (&place.parent.fd, place.name);
         let found = match look(parent, name) {
             Ok(found) => found,
             Err(Errno::ENOENT) => return Ok(()),
             Err(errno) => return Err(failed("look at", &entry.path, errno)),
         };
         if !is(&found, SFlag::S_IFDIR) {
-            unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)
-                .map_err(|e| failed("replace", &entry.path, e))?;
-            return Ok(());
+            return unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)
+                .map_err(|e| failed("replace", &entry.path, e));
         }
-        self.parents.clear();
+        self.directories.forget(place.path.bytes());
         std::fs::remove_dir_all(through(parent, name)).map_err(|source| UnpackError::Io {
             operation: "replace",
             path: printable(&entry.path),
@@ -442,24 +316,24 @@ impl LayerWriter {
             return Ok(());
         }
         let entry = marker(directory);
-        let parent = self.parent(directory, &entry)?;
-        mark_opaque(&parent, directory)
+        let parent = self.directories.parent(directory, &entry)?;
+        mark_opaque(&parent.fd, directory)
     }
 
     /// A deletion speaks of the layers below only: what this layer has itself stays.
     fn hide(&mut self, directory: &[u8], hidden: &[u8], entry: &Entry) -> Result<(), UnpackError> {
         // In place of the directory there is a file, or a deletion, of this very layer (umoci writes both, and then a
         // deletion for each file that was in it): nothing of the layers below shows there.
-        if let Err(Errno::ENOTDIR) = open_directory(&self.root, directory) {
+        if let Err(Errno::ENOTDIR) = self.directories.find(directory) {
             return Ok(());
         }
-        let parent = self.parent(directory, entry)?;
-        match look(&parent, hidden) {
-            Err(Errno::ENOENT) => mknodat(&parent, hidden, SFlag::S_IFCHR, Mode::empty(), 0)
+        let parent = self.directories.parent(directory, entry)?;
+        match look(&parent.fd, hidden) {
+            Err(Errno::ENOENT) => mknodat(&parent.fd, hidden, SFlag::S_IFCHR, Mode::empty(), 0)
                 .map_err(|e| failed("make whiteout", &entry.path, e)),
             Ok(found) if is(&found, SFlag::S_IFDIR) => {
-                let found =
-                    open_directory(&parent, hidden).map_err(|e| failed("open", &entry.path, e))?;
+                let found = open_directory(&parent.fd, hidden)
+                    .map_err(|e| failed("open", &entry.path, e))?;
                 mark_opaque(&found, &entry.path)
             }
             Ok(_) => Ok(()),
@@ -468,16 +342,11 @@ impl LayerWriter {
     }
 }
 
-fn look(parent: &OwnedFd, name: &[u8]) -> Result<FileStat, Errno> {
-    fstatat(parent, name, NOFOLLOW)
-}
-
-fn is(found: &FileStat, kind: SFlag) -> bool {
-    found.st_mode & SFlag::S_IFMT.bits() == kind.bits()
-}
-
-fn is_whiteout(parent: &OwnedFd, name: &[u8]) -> bool {
-    look(parent, name).is_ok_and(|found| is(&found, SFlag::S_IFCHR) && found.st_rdev == 0)
+/// Where an entry goes.
+struct Place<'a> {
+    parent: Rc<Directory>,
+    name: &'a [u8],
+    path: &'a LayerPath,
 }
 
 /// An entry that stands for an opaque marker in messages.
@@ -493,6 +362,7 @@ fn marker(directory: &[u8]) -> Entry {
         mtime: Time::default(),
         device: (0, 0),
         xattrs: Vec::new(),
+        sparse: None,
     }
 }
 
@@ -500,16 +370,6 @@ fn refused(entry: &Entry, reason: &'static str) -> UnpackError {
     UnpackError::Refused {
         path: printable(&entry.path),
         reason,
-    }
-}
-
-fn bad_parent(entry: &Entry, errno: Errno) -> UnpackError {
-    if errno == Errno::ELOOP {
-        refused(entry, "a directory on its way is a symlink")
-    } else if errno == Errno::ENOTDIR {
-        refused(entry, "a directory on its way is a file")
-    } else {
-        failed("open the directory of", &entry.path, errno)
     }
 }
 

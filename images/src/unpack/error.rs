@@ -13,6 +13,8 @@ pub struct UnpackLimits {
     pub max_header_bytes: u64,
     /// Unpacked bytes for each compressed one, beyond the first 256 MiB.
     pub max_ratio: u64,
+    /// Bytes of one sparse file, holes included. Others are bounded with the whole image.
+    pub max_file_bytes: u64,
     /// What to do with device nodes in an archive.
     pub device_nodes: DeviceNodes,
 }
@@ -25,6 +27,7 @@ impl Default for UnpackLimits {
             max_path_bytes: 4095,
             max_header_bytes: 1 << 20,
             max_ratio: 200,
+            max_file_bytes: 64 << 30,
             device_nodes: DeviceNodes::Skip,
         }
     }

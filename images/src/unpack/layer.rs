@@ -1,6 +1,6 @@
 //! One layer from its compressed bytes to a directory, and what its place in the image adds to it afterwards.
 //!
-//! `unpack` runs on a blocking thread with a helper thread for the first half; it writes only below the directory it
+//! `unpack` runs on a blocking thread with a thread of its own for the second half; it writes only below the directory it
 //! is given. `inherit` runs when the layers below are there: directories that the archive only implied get the mode,
 //! owner and times that they have below, because overlayfs shows those of the topmost layer.
 
@@ -10,10 +10,12 @@ use std::sync::mpsc::sync_channel;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, umask};
 
-use super::apply::{self, LayerWriter};
+use super::apply::LayerWriter;
 use super::decompress::{BUFFERS, Bounds, Chunk, ChunkReader, PieceReader, Pumped, pump};
+use super::directories::{open_directory, open_root};
 use super::looks::copy_looks;
 use super::tar::TarReader;
 use super::{UnpackError, UnpackLimits, printable};
@@ -61,26 +63,26 @@ pub(crate) fn unpack(
     chunks: tokio::sync::mpsc::Receiver<Chunk>,
     job: &Job,
 ) -> Result<Unpacked, LayerFailure> {
-    let root = apply::open_root(&job.directory).map_err(LayerFailure::Unpack)?;
+    let root = open_root(&job.directory).map_err(LayerFailure::Unpack)?;
     let (up, pieces) = sync_channel(BUFFERS);
     let (back, returned) = sync_channel(BUFFERS);
     let reader = ChunkReader::new(chunks);
     let (written, pumped) = std::thread::scope(|scope| {
-        let (compression, bounds) = (job.compression, &job.bounds);
-        let first_half = std::thread::Builder::new()
-            .name("image-inflate".into())
+        let pieces = PieceReader::new(pieces, back);
+        let second_half = std::thread::Builder::new()
+            .name("image-write".into())
             .spawn_scoped(scope, move || {
-                pump(reader, compression, bounds, up, &returned)
+                write(pieces, root, &job.limits, clear_umask())
             });
-        let first_half = first_half.map_err(|source| UnpackError::Io {
+        let second_half = second_half.map_err(|source| UnpackError::Io {
             operation: "start a thread for",
             path: job.digest.to_string(),
             source,
         })?;
-        let written = write(PieceReader::new(pieces, back), root, &job.limits);
-        let pumped = first_half
+        let pumped = pump(reader, job.compression, &job.bounds, up, &returned);
+        let written = second_half
             .join()
-            .expect("pump has no panicking path, and a panic must not look like success");
+            .expect("writing has no panicking path, and a panic must not look like success");
         Ok((written, pumped))
     })
     .map_err(LayerFailure::Unpack)?;
@@ -113,13 +115,25 @@ fn judge(
     }
 }
 
+/// Gives the calling thread, which must be ours alone, a umask of its own: 0. False if the kernel does not let it.
+fn clear_umask() -> bool {
+    let own = unshare(CloneFlags::CLONE_FS);
+    if let Err(errno) = own {
+        tracing::debug!(%errno, "modes will be set one by one");
+        return false;
+    }
+    umask(Mode::empty());
+    true
+}
+
 fn write(
     pieces: PieceReader,
     root: OwnedFd,
     limits: &UnpackLimits,
+    exact_modes: bool,
 ) -> Result<(Vec<Vec<u8>>, bool), UnpackError> {
     let mut tar = TarReader::new(pieces, limits.clone());
-    let mut writer = LayerWriter::new(root, limits.clone());
+    let mut writer = LayerWriter::new(root, limits.clone(), exact_modes)?;
     while let Some(entry) = tar.next()? {
         writer.apply(&entry, &mut tar)?;
     }
@@ -136,17 +150,17 @@ pub(crate) fn inherit(
     if implied.is_empty() || lowers.is_empty() {
         return Ok(());
     }
-    let root = apply::open_root(layer)?;
+    let root = open_root(layer)?;
     let below = lowers
         .iter()
-        .map(|path| apply::open_root(path))
+        .map(|path| open_root(path))
         .collect::<Result<Vec<_>, _>>()?;
     for path in implied {
-        let Ok(ours) = apply::open_directory(&root, path) else {
+        let Ok(ours) = open_directory(&root, path) else {
             continue;
         };
         for lower in &below {
-            match apply::open_directory(lower, path) {
+            match open_directory(lower, path) {
                 Ok(theirs) => {
                     copy_looks(&theirs, &ours).map_err(|source| UnpackError::Io {
                         operation: "copy the attributes of",

@@ -1,13 +1,16 @@
 //! How what was made shall look: owner, mode, times and extended attributes, never through a link.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{Mode, UtimensatFlags, fchmod, fstat, futimens, utimensat};
+use nix::sys::stat::{
+    FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, futimens, utimensat,
+};
+use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
 use xattr::FileExt;
@@ -15,7 +18,9 @@ use xattr::FileExt;
 use super::tar::{Entry, Time};
 use super::{UnpackError, printable};
 
-const OPAQUE: &str = "trusted.overlay.opaque";
+pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
+/// The ACL that new files in a directory get.
+pub(crate) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 /// Whether an extended attribute of an archive is set on the file. Overlayfs's own are handled before.
 pub(crate) fn is_carried(name: &[u8]) -> bool {
@@ -24,34 +29,71 @@ pub(crate) fn is_carried(name: &[u8]) -> bool {
         || name.starts_with(b"system.posix_acl_")
 }
 
-/// Owner, then mode (a change of owner clears set-id bits), then attributes (it clears capabilities, too).
-pub(crate) fn dress(made: &impl AsFd, entry: &Entry) -> Result<(), UnpackError> {
+/// What of its looks something that was just made still lacks; each costs a system call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dressing {
+    pub(crate) owner: bool,
+    pub(crate) mode: bool,
+}
+
+impl Dressing {
+    /// All that there is to give.
+    pub(crate) const FULL: Self = Self {
+        owner: true,
+        mode: true,
+    };
+}
+
+/// Owner, then mode (a change of owner clears set-id bits), then attributes (it clears capabilities, too). A default
+/// ACL is left to [`set_default_acl`].
+pub(crate) fn dress(
+    made: &impl AsFd,
+    entry: &Entry,
+    mode: u32,
+    lacks: Dressing,
+) -> Result<(), UnpackError> {
     let made = made.as_fd();
-    fchown(
-        made,
-        Some(Uid::from_raw(entry.uid)),
-        Some(Gid::from_raw(entry.gid)),
-    )
-    .map_err(|e| failed("set the owner of", &entry.path, e))?;
-    fchmod(made, Mode::from_bits_truncate(entry.mode))
-        .map_err(|e| failed("set the mode of", &entry.path, e))?;
-    if entry.xattrs.iter().any(|(name, _)| is_carried(name)) {
-        let file = File::from(
-            made.try_clone_to_owned()
-                .map_err(|source| UnpackError::Io {
-                    operation: "open",
-                    path: printable(&entry.path),
-                    source,
-                })?,
-        );
-        for (name, value) in entry.xattrs.iter().filter(|(name, _)| is_carried(name)) {
-            attribute_result(
-                file.set_xattr(std::ffi::OsStr::from_bytes(name), value),
-                entry,
-            )?;
+    if lacks.owner {
+        fchown(
+            made,
+            Some(Uid::from_raw(entry.uid)),
+            Some(Gid::from_raw(entry.gid)),
+        )
+        .map_err(|e| failed("set the owner of", &entry.path, e))?;
+    }
+    if lacks.mode {
+        fchmod(made, Mode::from_bits_truncate(mode))
+            .map_err(|e| failed("set the mode of", &entry.path, e))?;
+    }
+    let carried = |(name, _): &&(Vec<u8>, Vec<u8>)| is_carried(name) && name != DEFAULT_ACL;
+    if entry.xattrs.iter().any(|attribute| carried(&attribute)) {
+        let file = owned(made, &entry.path)?;
+        for (name, value) in entry.xattrs.iter().filter(carried) {
+            let set = file.set_xattr(std::ffi::OsStr::from_bytes(name), value);
+            attribute_result(set, file.as_fd(), &entry.path)?;
         }
     }
     Ok(())
+}
+
+/// The ACL that new files in a directory get: set when no more of the archive's files will come.
+pub(crate) fn set_default_acl(
+    directory: &OwnedFd,
+    path: &[u8],
+    acl: &[u8],
+) -> Result<(), UnpackError> {
+    let name = std::ffi::OsStr::from_bytes(DEFAULT_ACL);
+    let set = owned(directory.as_fd(), path)?.set_xattr(name, acl);
+    attribute_result(set, directory.as_fd(), path)
+}
+
+fn owned(made: BorrowedFd<'_>, path: &[u8]) -> Result<File, UnpackError> {
+    let owned = made.try_clone_to_owned();
+    owned.map(File::from).map_err(|source| UnpackError::Io {
+        operation: "open",
+        path: printable(path),
+        source,
+    })
 }
 
 /// For what cannot be opened without side effects: symlinks and nodes.
@@ -59,15 +101,18 @@ pub(crate) fn dress_by_name(
     parent: &OwnedFd,
     name: &[u8],
     entry: &Entry,
+    lacks: Dressing,
 ) -> Result<(), UnpackError> {
-    fchownat(
-        parent,
-        name,
-        Some(Uid::from_raw(entry.uid)),
-        Some(Gid::from_raw(entry.gid)),
-        NOFOLLOW,
-    )
-    .map_err(|e| failed("set the owner of", &entry.path, e))?;
+    if lacks.owner {
+        fchownat(
+            parent,
+            name,
+            Some(Uid::from_raw(entry.uid)),
+            Some(Gid::from_raw(entry.gid)),
+            NOFOLLOW,
+        )
+        .map_err(|e| failed("set the owner of", &entry.path, e))?;
+    }
     for (attribute, value) in &entry.xattrs {
         // The kernel allows user.* on files and directories only.
         if is_carried(attribute) && !attribute.starts_with(b"user.") {
@@ -76,7 +121,7 @@ pub(crate) fn dress_by_name(
                 std::ffi::OsStr::from_bytes(attribute),
                 value,
             );
-            attribute_result(set, entry)?;
+            attribute_result(set, parent.as_fd(), &entry.path)?;
         }
     }
     let time = spec(entry.mtime);
@@ -84,19 +129,33 @@ pub(crate) fn dress_by_name(
         .map_err(|e| failed("set the time of", &entry.path, e))
 }
 
-/// A file system without extended attributes is no reason to refuse an image.
-fn attribute_result(result: std::io::Result<()>, entry: &Entry) -> Result<(), UnpackError> {
+/// A file system without extended attributes is no reason to refuse an image. One that has no room for those of one file
+/// (a block or so) says that it is full: with room for files, it is the image that asks for too much.
+fn attribute_result(
+    result: std::io::Result<()>,
+    place: BorrowedFd<'_>,
+    path: &[u8],
+) -> Result<(), UnpackError> {
     match result {
+        Err(e)
+            if e.raw_os_error() == Some(Errno::ENOSPC as i32)
+                && fstatvfs(place).is_ok_and(|now| now.blocks_available() > 64) =>
+        {
+            Err(UnpackError::Refused {
+                path: printable(path),
+                reason: "it has more extended attributes than the file system takes",
+            })
+        }
         Err(e) if e.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {
             tracing::debug!(
-                path = printable(&entry.path),
+                path = printable(path),
                 "the file system holds no such extended attribute"
             );
             Ok(())
         }
         Err(source) => Err(UnpackError::Io {
             operation: "set an attribute of",
-            path: printable(&entry.path),
+            path: printable(path),
             source,
         }),
         Ok(()) => Ok(()),
@@ -112,6 +171,20 @@ pub(crate) fn mark_opaque(directory: &OwnedFd, path: &[u8]) -> Result<(), Unpack
     File::from(directory.try_clone().map_err(io)?)
         .set_xattr(OPAQUE, b"y")
         .map_err(io)
+}
+
+/// What is there by this name, a link itself and not its target.
+pub(crate) fn look(parent: &OwnedFd, name: &[u8]) -> Result<FileStat, Errno> {
+    fstatat(parent, name, NOFOLLOW)
+}
+
+pub(crate) fn is(found: &FileStat, kind: SFlag) -> bool {
+    found.st_mode & SFlag::S_IFMT.bits() == kind.bits()
+}
+
+/// Whether it hides what lies below.
+pub(crate) fn is_whiteout(parent: &OwnedFd, name: &[u8]) -> bool {
+    look(parent, name).is_ok_and(|found| is(&found, SFlag::S_IFCHR) && found.st_rdev == 0)
 }
 
 /// Mode, owner, times and the extended attributes that are not overlayfs's own, from one directory to another.

@@ -2,6 +2,7 @@
 //!
 //! A record that cannot be read is an error, never skipped: two readers must not differ in what an archive holds.
 
+use super::sparse::SparseRecords;
 use super::tar::Time;
 use super::{UnpackError, printable};
 
@@ -15,7 +16,7 @@ pub(super) struct Extensions {
     pub(super) gid: Option<u32>,
     pub(super) mtime: Option<Time>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(super) sparse: bool,
+    pub(super) sparse: Option<SparseRecords>,
 }
 
 impl Extensions {
@@ -61,9 +62,11 @@ impl Extensions {
             b"uid" => self.uid = Some(pax_id(value).ok_or_else(bad)?),
             b"gid" => self.gid = Some(pax_id(value).ok_or_else(bad)?),
             b"mtime" => self.mtime = Some(pax_time(value).ok_or_else(bad)?),
-            _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
             _ => {
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                    let records = self.sparse.get_or_insert_default();
+                    records.take(key, value).ok_or_else(bad)?;
+                } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     if name.is_empty()
                         || name.len() > 255
                         || name.contains(&0)
@@ -113,7 +116,7 @@ pub(super) fn number(field: &[u8], name: &'static str) -> Result<i64, UnpackErro
     Ok(value)
 }
 
-fn decimal(text: &[u8]) -> Option<u64> {
+pub(super) fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }

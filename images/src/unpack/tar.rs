@@ -7,7 +7,8 @@
 
 use std::io::{self, BufRead};
 
-use super::pax::{Extensions, malformed, number};
+use super::pax::{Extensions, decimal, malformed, number};
+use super::sparse::SparseMap;
 use super::{UnpackError, UnpackLimits, printable};
 
 const BLOCK: usize = 512;
@@ -38,6 +39,8 @@ pub(crate) struct Entry {
     pub(crate) mtime: Time,
     pub(crate) device: (u32, u32),
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where the data goes, if there are holes.
+    pub(crate) sparse: Option<SparseMap>,
 }
 
 /// Seconds since the epoch and nanoseconds.
@@ -156,14 +159,7 @@ impl<R: BufRead> TarReader<R> {
             self.at_end = true;
             return Ok(None);
         }
-        let mut block = [0u8; BLOCK];
-        self.source.read_exact(&mut block).map_err(|e| {
-            if e.kind() == io::ErrorKind::UnexpectedEof {
-                malformed("it ends within a header")
-            } else {
-                stream_error(e)
-            }
-        })?;
+        let block = self.block("it ends within a header")?;
         if block.iter().all(|byte| *byte == 0) {
             self.at_end = true;
             return Ok(None);
@@ -205,6 +201,73 @@ impl<R: BufRead> TarReader<R> {
         Ok(data)
     }
 
+    /// The map of a sparse file that stands before its data: the number of pairs, then offsets and lengths, a line each,
+    /// filled up to whole blocks.
+    fn map_in_data(&mut self) -> Result<Vec<u64>, UnpackError> {
+        let (mut numbers, mut line) = (Vec::new(), Vec::new());
+        let mut read = 0;
+        loop {
+            read += BLOCK as u64;
+            if read > self.limits.max_header_bytes {
+                return Err(UnpackError::TooMuch {
+                    what: "bytes in the map of a sparse file",
+                    limit: self.limits.max_header_bytes,
+                });
+            }
+            let Some(left) = self.data_left.checked_sub(BLOCK as u64) else {
+                return Err(malformed("the map of a sparse file is cut short"));
+            };
+            let block = self.block("the map of a sparse file is cut short")?;
+            self.data_left = left;
+            for byte in block {
+                if byte != b'\n' {
+                    line.push(byte);
+                    continue;
+                }
+                let value = decimal(&line)
+                    .ok_or_else(|| malformed("the map of a sparse file has a bad number"))?;
+                line.clear();
+                numbers.push(value);
+                if numbers[0].checked_mul(2).and_then(|all| all.checked_add(1))
+                    == Some(numbers.len() as u64)
+                {
+                    numbers.remove(0);
+                    return Ok(numbers);
+                }
+            }
+        }
+    }
+
+    /// The blocks that follow the header of a sparse file of the old kind.
+    fn old_sparse_extensions(
+        &mut self,
+        header: &[u8; BLOCK],
+    ) -> Result<Vec<[u8; BLOCK]>, UnpackError> {
+        let mut blocks: Vec<[u8; BLOCK]> = Vec::new();
+        let mut more = header[482] != 0;
+        while more {
+            if (blocks.len() * BLOCK) as u64 >= self.limits.max_header_bytes {
+                return Err(UnpackError::TooMuch {
+                    what: "bytes in the map of a sparse file",
+                    limit: self.limits.max_header_bytes,
+                });
+            }
+            let block = self.block("the map of a sparse file is cut short")?;
+            more = block[504] != 0;
+            blocks.push(block);
+        }
+        Ok(blocks)
+    }
+
+    fn block(&mut self, cut: &'static str) -> Result<[u8; BLOCK], UnpackError> {
+        let mut block = [0u8; BLOCK];
+        match self.source.read_exact(&mut block) {
+            Ok(()) => Ok(block),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(malformed(cut)),
+            Err(e) => Err(stream_error(e)),
+        }
+    }
+
     fn entry(
         &mut self,
         header: &[u8; BLOCK],
@@ -212,7 +275,11 @@ impl<R: BufRead> TarReader<R> {
         size: u64,
         ext: Extensions,
     ) -> Result<Entry, UnpackError> {
-        let path = ext.path.unwrap_or_else(|| header_path(header));
+        // GNU's name of a sparse file stands for that of a reader which knows nothing of holes.
+        let sparse_name = ext.sparse.as_ref().and_then(|sparse| sparse.name.clone());
+        let path = sparse_name
+            .or(ext.path)
+            .unwrap_or_else(|| header_path(header));
         if path.contains(&0) {
             return Err(UnpackError::Refused {
                 path: printable(&path),
@@ -221,7 +288,7 @@ impl<R: BufRead> TarReader<R> {
         }
         let kind = match flag {
             0 if path.ends_with(b"/") => Kind::Directory,
-            0 | b'0' | b'7' => Kind::File,
+            0 | b'0' | b'7' | b'S' => Kind::File,
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,
             b'3' => Kind::CharDevice,
@@ -235,16 +302,31 @@ impl<R: BufRead> TarReader<R> {
                 });
             }
         };
-        if ext.sparse || flag == b'S' {
-            return Err(UnpackError::Unsupported {
-                path: printable(&path),
-                feature: "a sparse file",
-            });
-        }
-        let size = if kind == Kind::File {
+        let mut size = if kind == Kind::File {
             ext.size.unwrap_or(size)
         } else {
             0
+        };
+        let sparse = match (ext.sparse, flag) {
+            (Some(_), b'S') => return Err(malformed("a file is sparse in two ways")),
+            (Some(_), _) if kind != Kind::File => {
+                return Err(malformed("something is sparse that is no file"));
+            }
+            (Some(records), _) => {
+                (self.data_left, self.padding) = (size, padding(size));
+                let in_data = if records.is_in_data() {
+                    Some(self.map_in_data()?)
+                } else {
+                    None
+                };
+                size = self.data_left;
+                Some(records.map(in_data, size, &self.limits)?)
+            }
+            (None, b'S') => {
+                let extensions = self.old_sparse_extensions(header)?;
+                Some(SparseMap::old(header, &extensions, size, &self.limits)?)
+            }
+            (None, _) => None,
         };
         (self.data_left, self.padding) = (size, padding(size));
         let id = |given: Option<u32>, field: &[u8], name| match given {
@@ -284,6 +366,7 @@ impl<R: BufRead> TarReader<R> {
             mtime,
             device,
             xattrs: ext.xattrs,
+            sparse,
             path,
         })
     }
@@ -476,8 +559,45 @@ mod tests {
             ("wrapping uid", pax(&record("uid", "4294967296"))),
             ("uid of no change", pax(&record("uid", "4294967295"))),
             ("nul in the name", pax(&record("path", "a\0b"))),
-            ("sparse", pax(&record("GNU.sparse.major", "1"))),
-            ("old sparse", block("a", b'S', b"")),
+            (
+                "sparse without a map",
+                pax(&record("GNU.sparse.major", "1")),
+            ),
+            ("unknown sparse record", pax(&record("GNU.sparse.x", "1"))),
+            (
+                "sparse of a later version",
+                pax(&[
+                    record("GNU.sparse.major", "2"),
+                    record("GNU.sparse.size", "0"),
+                ]
+                .concat()),
+            ),
+            (
+                "sparse map of other data",
+                pax(&[
+                    record("GNU.sparse.size", "9"),
+                    record("GNU.sparse.map", "0,9"),
+                ]
+                .concat()),
+            ),
+            (
+                "sparse map cut short",
+                [
+                    block(
+                        "x",
+                        b'x',
+                        &[
+                            record("GNU.sparse.major", "1"),
+                            record("GNU.sparse.minor", "0"),
+                            record("GNU.sparse.realsize", "9"),
+                        ]
+                        .concat(),
+                    ),
+                    block("a", b'0', b"1000000\n0\n"),
+                ]
+                .concat(),
+            ),
+            ("old sparse of other data", block("a", b'S', b"data")),
             ("unknown type", block("a", b'Z', b"")),
             (
                 "extension at the end",
