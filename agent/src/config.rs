@@ -45,6 +45,8 @@ pub struct Config {
     pub registries: mezzo_images::RegistriesConfig,
     /// Folder of the files that apps may name as pull secrets, each like Docker's `config.json`.
     pub pull_secrets_dir: Option<PathBuf>,
+    /// A file that says whose signatures images need, read at each pull; by default all images are let in.
+    pub signature_policy: Option<PathBuf>,
     /// Tasks may ask for privileged containers.
     pub allow_privileged: bool,
     /// Paths of the machine beneath which tasks may ask for volumes.
@@ -96,6 +98,7 @@ impl Default for Config {
             insecure_registries: Vec::new(),
             registries: mezzo_images::RegistriesConfig::default(),
             pull_secrets_dir: None,
+            signature_policy: None,
             allow_privileged: false,
             host_path_allow: Vec::new(),
             cgroup_parent: None,
@@ -162,6 +165,14 @@ impl Config {
             return wrong(
                 "image_gc_low_percent",
                 format!("{low} is not below image_gc_high_percent, which is {high}"),
+            );
+        }
+        if let Some(path) = &self.signature_policy
+            && !path.is_absolute()
+        {
+            return wrong(
+                "signature_policy",
+                format!("{} is not absolute", path.display()),
             );
         }
         if let Some(bad) = self.host_path_allow.iter().find(|path| !path.is_absolute()) {
@@ -243,6 +254,13 @@ mod tests {
                 ..Config::default()
             })
             .contains("ports")
+        );
+        assert!(
+            message(Config {
+                signature_policy: Some("policy.toml".into()),
+                ..Config::default()
+            })
+            .contains("signature_policy")
         );
         assert!(
             message(Config {

@@ -131,6 +131,7 @@ pub(crate) async fn open_images(config: &Config) -> Result<ImageFolder, Error> {
         root: config.state_dir.join("images"),
         insecure_registries: config.insecure_registries.clone(),
         registries: config.registries.clone(),
+        signature_policy: config.signature_policy.clone(),
         pull_deadline: Duration::from_secs(config.pull_deadline_secs),
         ..mezzo_images::StoreConfig::default()
     };
@@ -138,6 +139,39 @@ pub(crate) async fn open_images(config: &Config) -> Result<ImageFolder, Error> {
         .await
         .map_err(|error| Error::Images(error.to_string()))?;
     Ok(folder.with_pull_secrets(config.pull_secrets_dir.clone()))
+}
+
+#[cfg(test)]
+#[tokio::test]
+async fn what_the_signature_policy_refuses_is_the_reason_that_a_task_gets() {
+    use crate::node::{ContainerId, ImageError, PullProgress};
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    let config = Config {
+        state_dir: folder.path().join("agent"),
+        signature_policy: Some(policy.clone()),
+        ..Config::default()
+    };
+    std::fs::create_dir(&config.state_dir).unwrap();
+    let images = open_images(&config).await.unwrap();
+    let refused = async || {
+        let (progress, _) = tokio::sync::watch::channel(PullProgress::default());
+        let id = ContainerId::derive("task", 1);
+        // Nobody answers there: the policy speaks before a registry is asked.
+        let prepared = images.prepare("127.0.0.1:1/app:1", false, &id, progress);
+        match prepared.await {
+            Err(ImageError::Unavailable(reason)) => reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    let reason = refused().await;
+    assert!(reason.contains("policy.toml cannot be used"), "{reason}");
+    std::fs::write(&policy, "default = \"reject\"").unwrap();
+    let reason = refused().await;
+    assert!(
+        reason.contains("127.0.0.1:1/app:1 may not run here: no policy in"),
+        "{reason}"
+    );
 }
 
 async fn listen(address: &str) -> Result<TcpListener, Error> {

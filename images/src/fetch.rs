@@ -206,7 +206,7 @@ async fn fetch_layer(
     loop {
         let passed = match origin {
             Origin::Registry(source) => source.passed(),
-            Origin::File(_) => 0,
+            Origin::Local(_) => 0,
         };
         let bytes = Arc::clone(&image_bytes);
         let fetched = fetch_layer_once(inner, reference, step.clone(), origin, told, bytes).await;

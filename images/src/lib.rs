@@ -2,6 +2,7 @@
 //!
 //! - `reference`, `digest`, `manifest`, `whiteout`, `elf`: what things are called and what they look like (pure).
 //! - `registry`: manifests and blobs over HTTP.
+//! - `signature`: whose images may run.
 //! - `unpack`: a hostile archive into a directory, as root, without harm.
 //! - `tree`: the files of an unpacked layer as a list, to compare with and to pack again.
 //! - `store`: what is here, who holds it, what may go.
@@ -18,6 +19,8 @@ mod digest;
 mod elf;
 mod export;
 mod fetch;
+#[cfg(test)]
+mod fuzz;
 mod import;
 mod manifest;
 mod pack;
@@ -27,6 +30,7 @@ mod push;
 mod reference;
 mod registry;
 mod section;
+mod signature;
 mod store;
 mod tar_write;
 mod tree;
@@ -45,6 +49,7 @@ pub use registry::{
     MAX_CREDENTIALS_FILE, PullSecret, RegistriesConfig, RegistriesConfigError, RegistryConfig,
     RegistryError, credential_files,
 };
+pub use signature::{PolicyProblem, SignatureError};
 pub use store::snapshot::{Snapshot, SnapshotError};
 pub use store::{
     DiskUsage, GcPolicy, GcReport, Image, ImageDetails, ImageStore, ImageSummary, LayerDetails,

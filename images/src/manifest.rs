@@ -203,9 +203,10 @@ fn host_variant() -> Option<String> {
 
 impl std::fmt::Display for Platform {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
+        // As an image says it: printed, it must stay one short line.
+        write!(f, "{}/{}", shorten(&self.os), shorten(&self.architecture))?;
         match &self.variant {
-            Some(variant) => write!(f, "/{variant}"),
+            Some(variant) => write!(f, "/{}", shorten(variant)),
             None => Ok(()),
         }
     }
@@ -306,8 +307,8 @@ pub(crate) fn parse_document(
         && inside != outside
     {
         return Err(ManifestError::MediaTypeMismatch {
-            inside: inside.into(),
-            outside: outside.into(),
+            inside: shorten(inside),
+            outside: shorten(outside),
         });
     }
     let is_index = raw.manifests.is_some();
@@ -321,7 +322,7 @@ pub(crate) fn parse_document(
     if !expected.contains(&media_type) {
         return Err(ManifestError::UnsupportedMediaType {
             what: "the document".into(),
-            media_type: media_type.into(),
+            media_type: shorten(media_type),
         });
     }
     match (raw.manifests, raw.config, raw.layers) {
@@ -354,7 +355,7 @@ fn manifest(config: &RawDescriptor, layers: Vec<RawDescriptor>) -> Result<Manife
     if config.media_type != OCI_CONFIG && config.media_type != DOCKER_CONFIG {
         return Err(ManifestError::UnsupportedMediaType {
             what: "the config (is this a container image?)".into(),
-            media_type: config.media_type.clone(),
+            media_type: shorten(&config.media_type),
         });
     }
     if layers.is_empty() {
@@ -385,7 +386,7 @@ fn layer(raw: &RawDescriptor) -> Result<LayerBlob, ManifestError> {
         other => {
             return Err(ManifestError::UnsupportedMediaType {
                 what: format!("layer {}", raw.digest),
-                media_type: other.into(),
+                media_type: shorten(other),
             });
         }
     };
@@ -413,8 +414,14 @@ fn blob(what: &str, raw: &RawDescriptor, limit: u64) -> Result<Blob, ManifestErr
 fn malformed(what: &'static str, error: &serde_json::Error) -> ManifestError {
     ManifestError::Malformed {
         what,
-        problem: error.to_string(),
+        problem: shorten(&error.to_string()),
     }
+}
+
+/// Words of somebody else's for a message: it goes into logs, terminals and statuses of tasks.
+pub(crate) fn shorten(text: &str) -> String {
+    let printable = text.chars().filter(|c| !c.is_control());
+    printable.take(200).collect()
 }
 
 /// The entry for `host`, of several the one that makes most of it (the first of equals), or the platforms that there are.

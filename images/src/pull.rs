@@ -1,7 +1,7 @@
 //! Pulling: one conversation with a registry per image, however many ask for it.
 //!
 //! ```text
-//! manifest ─► (index? pick the host's) ─► config ─► layers, several at once:
+//! manifest ─► (index? pick the host's) ─► (signed?) ─► config ─► layers, several at once:
 //!     download ─► channel ─► [thread: sha256, inflate, sha256] ─► ring ─► [thread: parse, write] ─► verified? rename
 //! ─► manifest and config into the store ─► the name into the index
 //! ```
@@ -24,6 +24,7 @@ use crate::manifest::{self, Document, Manifest, ManifestError};
 use crate::reference::Reference;
 use crate::registry::source::DocumentError;
 use crate::registry::{PullSecret, RegistryError};
+use crate::signature::{self, SignatureError};
 use crate::store::index::Record;
 use crate::store::{Image, ImageStore, Inner, StoreError, blocking, unix_seconds};
 use crate::unpack::UnpackError;
@@ -68,6 +69,14 @@ pub enum PullError {
         reference: String,
         /// Why.
         problem: ManifestError,
+    },
+    /// Not signed as the policy asks.
+    #[error("image {reference} may not run here: {problem}")]
+    Signature {
+        /// The image.
+        reference: String,
+        /// Why.
+        problem: SignatureError,
     },
     /// Made for other machines.
     #[error("image {reference} is for {found}, but this machine needs {wanted}")]
@@ -135,6 +144,7 @@ impl PullError {
             Self::Registry(error) => error.is_transient(),
             Self::Deadline { .. } | Self::Store(_) | Self::NoSpace { .. } => true,
             Self::Manifest { .. }
+            | Self::Signature { .. }
             | Self::WrongPlatform { .. }
             | Self::WrongDiffId { .. }
             | Self::Unpack { .. } => false,
@@ -153,6 +163,7 @@ impl PullError {
             Self::Manifest { .. }
             | Self::WrongPlatform { .. }
             | Self::WrongDiffId { .. }
+            | Self::Signature { .. }
             | Self::Unpack { .. }
             | Self::Store(_)
             | Self::NoSpace { .. }
@@ -169,6 +180,7 @@ impl PullError {
             Self::Store(error) => Some(error),
             Self::Registry(_)
             | Self::Manifest { .. }
+            | Self::Signature { .. }
             | Self::WrongPlatform { .. }
             | Self::WrongDiffId { .. }
             | Self::NoSpace { .. }
@@ -251,7 +263,9 @@ impl ImageStore {
         if policy == PullPolicy::IfNotPresent || reference.digest().is_some() {
             match self.get(reference).await {
                 Ok(Some(image)) => {
-                    if self.may_use(&image, secret, progress.as_ref()).await? {
+                    if signature::on_hand(&self.inner, &image).await?
+                        && self.may_use(&image, secret, progress.as_ref()).await?
+                    {
                         return Ok(image);
                     }
                 }
@@ -359,6 +373,7 @@ async fn fetch(
     secret: Option<&PullSecret>,
     told: watch::Sender<PullProgress>,
 ) -> Result<Image, PullError> {
+    let asked = signature::asked(inner, reference).await?;
     let source = inner.registries.source(reference, secret, Some(&told))?;
     let unusable = |problem| PullError::Manifest {
         reference: reference.to_string(),
@@ -369,6 +384,7 @@ async fn fetch(
         DocumentError::Manifest(problem) => unusable(problem),
     };
     let (mut fetched, document) = source.document(None).await.map_err(failed)?;
+    let mut digests = vec![fetched.digest];
     let manifest = match document {
         Document::Manifest(manifest) => manifest,
         Document::Index(entries) => {
@@ -385,6 +401,7 @@ async fn fetch(
             })?;
             let (child, document) = source.document(Some(entry)).await.map_err(failed)?;
             fetched = child;
+            digests.push(fetched.digest);
             match document {
                 Document::Manifest(manifest) => manifest,
                 Document::Index(_) => {
@@ -396,6 +413,9 @@ async fn fetch(
             }
         }
     };
+    if let Some(asked) = asked {
+        asked.check(inner, reference, secret, &digests).await?;
+    }
     let config = source.blob(&manifest.config, "config").await?;
     let incoming = Incoming {
         manifest,

@@ -316,6 +316,40 @@ mod tests {
         assert_eq!(read_beneath(dir.path(), "etc/passwd", 3), "ins");
     }
 
+    /// CVE-2024-9676, 2026-47262: an image's user files are its own, plain and short, or they are nothing.
+    #[test]
+    fn only_so_much_of_a_plain_file_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let etc = dir.path().join("etc");
+        std::fs::create_dir(&etc).unwrap();
+        // 1 TiB, sparse: read to its bound and no further.
+        let huge = File::create(etc.join("passwd")).unwrap();
+        huge.set_len(1 << 40).unwrap();
+        assert_eq!(
+            read_beneath(dir.path(), "etc/passwd", 1 << 20).len(),
+            1 << 20
+        );
+        std::fs::remove_file(etc.join("passwd")).unwrap();
+        // A FIFO would block whoever opens it.
+        nix::unistd::mkfifo(&etc.join("passwd"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read_beneath(dir.path(), "etc/passwd", 100), "");
+        std::fs::remove_file(etc.join("passwd")).unwrap();
+        std::fs::create_dir(etc.join("passwd")).unwrap();
+        assert_eq!(read_beneath(dir.path(), "etc/passwd", 100), "");
+        std::fs::remove_dir(etc.join("passwd")).unwrap();
+        // Out of the root, around in circles, and through a link that only the kernel can follow.
+        for target in [
+            "/etc/passwd",
+            "../../../../etc/passwd",
+            "passwd",
+            "/proc/self/root/etc/passwd",
+        ] {
+            std::os::unix::fs::symlink(target, etc.join("passwd")).unwrap();
+            assert_eq!(read_beneath(dir.path(), "etc/passwd", 100), "", "{target}");
+            std::fs::remove_file(etc.join("passwd")).unwrap();
+        }
+    }
+
     #[test]
     fn directories_are_made_inside_the_root_even_through_links() {
         let dir = tempfile::tempdir().unwrap();

@@ -215,6 +215,62 @@ async fn an_image_whose_proc_or_sys_or_dev_is_a_link_is_refused_or_harmless() {
     );
 }
 
+/// CVE-2026-55686: a working directory is made inside the root, whatever links the image has on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_working_directory_behind_a_link_is_not_made_on_the_host() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    let outside = node.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let before = fs::metadata(&outside).unwrap();
+    let up = format!("../../../../../../..{}", outside.display());
+    for (name, target) in [
+        ("absolute", outside.display().to_string()),
+        ("relative", up),
+    ] {
+        let way = node.image().join("srv").join(name);
+        std::os::unix::fs::symlink(&target, &way).unwrap();
+        let mut spec = node.spec(&["true"]);
+        spec.cwd = format!("/srv/{name}/made");
+        let result = node.runtime().start(&id(name), spec).await;
+        assert!(
+            matches!(result, Err(StartError::BadSpec { .. })),
+            "{name}: {result:?}"
+        );
+        fs::remove_file(&way).unwrap();
+    }
+    // A link that leads to something inside is a way.
+    std::os::unix::fs::symlink("/../../srv/real", node.image().join("srv/inside")).unwrap();
+    fs::create_dir(node.image().join("srv/real")).unwrap();
+    let mut spec = node.spec(&["where"]);
+    spec.cwd = "/srv/inside/made".into();
+    node.run("inside", spec).await;
+    assert!(
+        node.stdout("inside").starts_with("cwd /srv/real/made "),
+        "{}",
+        node.stdout("inside")
+    );
+    let after = fs::metadata(&outside).unwrap();
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    assert_eq!(
+        (
+            after.mode(),
+            after.uid(),
+            after.gid(),
+            after.ctime(),
+            after.ctime_nsec()
+        ),
+        (
+            before.mode(),
+            before.uid(),
+            before.gid(),
+            before.ctime(),
+            before.ctime_nsec()
+        )
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn mounts_land_inside_and_keep_their_access() {
     let Some(node) = Node::new().await else {

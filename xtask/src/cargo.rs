@@ -52,12 +52,30 @@ pub(crate) fn build_tests() -> Result<Vec<TestProgram>> {
 
 /// Builds every program and every test of some packages (`-p NAME`), and returns the tests.
 pub(crate) fn build_tests_of(packages: &[&str]) -> Result<Vec<TestProgram>> {
+    build(&[&["build", "--all-targets"], packages].concat())
+}
+
+/// Builds the unit tests of one package's library by one profile.
+pub(crate) fn build_unit_tests(package: &str, profile: &str) -> Result<TestProgram> {
+    let built = build(&[
+        "test",
+        "--no-run",
+        "--lib",
+        "--profile",
+        profile,
+        "-p",
+        package,
+    ])?;
+    let lib = built.into_iter().find(|program| program.package == package);
+    lib.with_context(|| format!("cargo built no unit tests of {package}"))
+}
+
+/// Calls cargo with these words, and returns the tests that it built.
+fn build(words: &[&str]) -> Result<Vec<TestProgram>> {
     let mut command = images::cargo();
-    command.arg("build").args(packages).args([
-        "--all-targets",
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
+    command
+        .args(words)
+        .args(["--message-format", "json-render-diagnostics"]);
     println!("  {}", process::command_line(&command));
     let mut child = command
         .stdin(Stdio::null())

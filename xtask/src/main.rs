@@ -10,6 +10,7 @@ mod cargo;
 mod crun;
 mod demo;
 mod dist;
+mod fuzz;
 mod runner;
 mod setup;
 mod steps;
@@ -60,6 +61,14 @@ Examples:
   cargo xtask bench launch
   cargo xtask bench pull --quick    with fewer rounds and images")]
     Bench(BenchArgs),
+    /// Feed hostile bytes to everything that reads them, for as long as you like
+    #[command(after_help = "\
+Examples:
+  cargo xtask fuzz                       every target for a minute, several at once
+  cargo xtask fuzz --seconds 600         for ten minutes each
+  cargo xtask fuzz tar unpack            only these
+  cargo xtask fuzz tar --seed 7          the same run again; a failure tells its seed")]
+    Fuzz(fuzz::FuzzArgs),
     /// Try things on a small virtual machine with true cgroup v2, whatever this machine has
     #[command(after_help = "\
 Examples:
@@ -154,6 +163,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => suite::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Vm(args) => vm::run(&args),
         Command::Dist(args) => dist::run(&args),
     };

@@ -51,6 +51,11 @@ const PYTHON: [Package; 2] = [
     package("python3-venv", Sign::PythonModule("ensurepip")),
 ];
 const CRUN: Package = package("crun", Sign::Program("crun"));
+/// Other tools that unpack images, to compare with.
+const COMPARE: [Package; 2] = [
+    package("umoci", Sign::Program("umoci")),
+    package("skopeo", Sign::Program("skopeo")),
+];
 /// What looks at `vagrant/`. With them come Ruby and the libraries of libvirt, but no server.
 const VAGRANT: [Package; 3] = [
     package("shellcheck", Sign::Program("shellcheck")),
@@ -100,6 +105,8 @@ pub(crate) enum Need {
     Python,
     /// `cargo deny`.
     Deny,
+    /// To compare unpacked images with. Goes without where it cannot be had.
+    Compare,
     /// To check `vagrant/`. Goes without where it cannot be had.
     Vagrant,
     /// Small virtual machines.
@@ -142,6 +149,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<String> {
     }
     if needs.contains(&Need::Crun) {
         wanted.push(CRUN);
+    }
+    if needs.contains(&Need::Compare) {
+        wanted.extend(COMPARE);
     }
     if needs.contains(&Need::Vagrant) {
         wanted.extend(VAGRANT);

@@ -31,6 +31,13 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     let mut steps = Steps::default();
     if !args.quick || plan.e2e {
         steps.run("look for what is missing", || setup::ensure(&plan.needs()))?;
+        // The tests that compare with other tools say themselves that they are skipped.
+        if plan.unit
+            && !plan.quick
+            && let Err(error) = setup::ensure(&[Need::Compare])
+        {
+            println!("  {error:#}");
+        }
     }
     let before = Snapshot::take();
     let scratch = Scratch::create()?;

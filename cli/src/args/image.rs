@@ -153,6 +153,9 @@ pub(crate) struct PullArgs {
     pub(crate) always: bool,
     #[command(flatten)]
     pub(crate) registries: RegistriesArgs,
+    /// A file that says whose signatures images need [default: all images are let in]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) signature_policy: Option<PathBuf>,
     /// Do not wait until the image would survive a power cut
     #[arg(long)]
     pub(crate) no_sync: bool,

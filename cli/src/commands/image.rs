@@ -115,6 +115,14 @@ async fn look(args: &StoreArgs) -> Result<StoreReader, Failure> {
 }
 
 async fn open(args: &StoreArgs, registries: RegistriesConfig) -> Result<ImageStore, Failure> {
+    open_by_policy(args, registries, None).await
+}
+
+async fn open_by_policy(
+    args: &StoreArgs,
+    registries: RegistriesConfig,
+    signature_policy: Option<PathBuf>,
+) -> Result<ImageStore, Failure> {
     let root = match &args.store {
         Some(root) => root.clone(),
         None => default_store()?,
@@ -122,6 +130,7 @@ async fn open(args: &StoreArgs, registries: RegistriesConfig) -> Result<ImageSto
     let config = StoreConfig {
         root,
         registries,
+        signature_policy,
         ..StoreConfig::default()
     };
     ImageStore::open(config)
@@ -310,7 +319,8 @@ fn ago(then: u64) -> String {
 
 async fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
     let name = reference(&args.image)?;
-    let store = open(&args.store, registries(&args.registries)?).await?;
+    let registries = registries(&args.registries)?;
+    let store = open_by_policy(&args.store, registries, args.signature_policy.clone()).await?;
     let policy = if args.always {
         PullPolicy::Always
     } else {

@@ -102,6 +102,17 @@ impl Source {
         read(&self.registry).await
     }
 
+    /// The bytes that the name stands for, whatever kind of document they are.
+    pub(crate) async fn manifest(&self) -> Result<Fetched, RegistryError> {
+        for (at, mirror) in self.open() {
+            match mirror.manifest(None).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(error) => self.pass(at, &error),
+            }
+        }
+        self.registry.manifest(None).await
+    }
+
     /// Whether one of them would give us this manifest, which is how a registry says that we may have the image.
     pub(crate) async fn serves(&self, digest: &Digest) -> Result<bool, RegistryError> {
         for (at, mirror) in self.open() {

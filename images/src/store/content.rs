@@ -9,6 +9,7 @@
 //! layers/HEX/durable      it has been written back to the disk
 //! layers/HEX/tree         the list of its files, with digests; made in the background
 //! references/HEX.json     a name and the image it stands for
+//! signatures/HEX.json     which key vouched for an image of a repository
 //! snapshots/KEY/          upper and work directory of a container, and its layers
 //! mounts/KEY.json         an image that somebody mounted to look at it, and its layers
 //! tmp/                    what is not complete, or being deleted: emptied when the store is opened

@@ -31,6 +31,8 @@ pub struct StoreConfig {
     pub parallel_layers: usize,
     /// Files with credentials, Docker's or podman's; the first that knows a registry counts.
     pub auth_files: Vec<PathBuf>,
+    /// A policy that says whose signatures an image needs, read at each pull; none lets all images in.
+    pub signature_policy: Option<PathBuf>,
     /// Further bounds on archives.
     pub limits: UnpackLimits,
 }
@@ -46,6 +48,7 @@ impl Default for StoreConfig {
             max_unpacked_bytes: 64 << 30,
             parallel_layers: 4,
             auth_files: credential_files(),
+            signature_policy: None,
             limits: UnpackLimits::default(),
         }
     }

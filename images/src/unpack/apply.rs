@@ -53,12 +53,7 @@ impl LayerWriter {
         tar: &mut TarReader<R>,
     ) -> Result<(), UnpackError> {
         self.entries += 1;
-        if self.entries > self.limits.max_entries {
-            return Err(UnpackError::TooMuch {
-                what: "entries",
-                limit: self.limits.max_entries,
-            });
-        }
+        self.check_count()?;
         let path = LayerPath::parse(&entry.path, &self.limits)?;
         let Some((directory, name)) = path.split() else {
             if entry.kind != Kind::Directory {
@@ -110,8 +105,21 @@ impl LayerWriter {
         }
     }
 
+    /// A directory that is only implied counts as well: a short entry may name hundreds.
+    fn check_count(&self) -> Result<(), UnpackError> {
+        let limit = self.limits.max_entries;
+        if self.entries + self.directories.n_implied() > limit {
+            return Err(UnpackError::TooMuch {
+                what: "entries",
+                limit,
+            });
+        }
+        Ok(())
+    }
+
     /// Gives the directories what comes last; returns those that no entry described and whether the root is opaque.
     pub(crate) fn finish(self) -> Result<(Vec<Vec<u8>>, bool), UnpackError> {
+        self.check_count()?;
         Ok((self.directories.finish()?, self.opaque_root))
     }
 
@@ -314,6 +322,11 @@ impl LayerWriter {
 
     /// A deletion speaks of the layers below only: what this layer has itself stays.
     fn hide(&mut self, directory: &[u8], hidden: &[u8], entry: &Entry) -> Result<(), UnpackError> {
+        // In place of the directory there is a file, or a deletion, of this very layer (umoci writes both, and then a
+        // deletion for each file that was in it): nothing of the layers below shows there.
+        if let Err(Errno::ENOTDIR) = self.directories.find(directory) {
+            return Ok(());
+        }
         let parent = self.directories.parent(directory, entry)?;
         match look(&parent.fd, hidden) {
             Err(Errno::ENOENT) => mknodat(&parent.fd, hidden, SFlag::S_IFCHR, Mode::empty(), 0)

@@ -50,6 +50,8 @@ pub(super) struct Directories {
     recent: Vec<(Vec<u8>, Rc<Directory>)>,
     /// Made because something is in them; no entry has described them.
     implied: BTreeSet<Vec<u8>>,
+    /// How many of those were made, also if an entry described them later.
+    n_implied: u64,
     late: BTreeMap<Vec<u8>, Late>,
     owner: (u32, u32),
     /// The thread's umask is 0: what is made with a mode has that mode.
@@ -99,10 +101,16 @@ impl Directories {
             root: Rc::new(root),
             recent: Vec::new(),
             implied: BTreeSet::from([Vec::new()]),
+            n_implied: 0,
             late: BTreeMap::new(),
             owner,
             exact_modes,
         })
+    }
+
+    /// How many directories were made because something is in them.
+    pub(super) fn n_implied(&self) -> u64 {
+        self.n_implied
     }
 
     pub(super) fn root(&self) -> Rc<Directory> {
@@ -202,6 +210,7 @@ impl Directories {
         let made = open_directory(parent, name).map_err(|e| failed("open", path, e))?;
         fchmod(&made, mode).map_err(|e| failed("set the mode of", path, e))?;
         self.implied.insert(path.to_vec());
+        self.n_implied += 1;
         Ok(made)
     }
 

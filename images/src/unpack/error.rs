@@ -3,7 +3,7 @@
 /// What an archive may cost; beyond it the layer is refused.
 #[derive(Debug, Clone)]
 pub struct UnpackLimits {
-    /// Files, directories and links in one layer.
+    /// Files, directories (also those that are only implied) and links in one layer.
     pub max_entries: u64,
     /// Directories above a file.
     pub max_depth: usize,

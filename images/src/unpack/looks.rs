@@ -10,6 +10,7 @@ use nix::fcntl::AtFlags;
 use nix::sys::stat::{
     FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, futimens, utimensat,
 };
+use nix::sys::statvfs::fstatvfs;
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat};
 use xattr::FileExt;
@@ -69,7 +70,7 @@ pub(crate) fn dress(
         let file = owned(made, &entry.path)?;
         for (name, value) in entry.xattrs.iter().filter(carried) {
             let set = file.set_xattr(std::ffi::OsStr::from_bytes(name), value);
-            attribute_result(set, &entry.path)?;
+            attribute_result(set, file.as_fd(), &entry.path)?;
         }
     }
     Ok(())
@@ -82,7 +83,8 @@ pub(crate) fn set_default_acl(
     acl: &[u8],
 ) -> Result<(), UnpackError> {
     let name = std::ffi::OsStr::from_bytes(DEFAULT_ACL);
-    attribute_result(owned(directory.as_fd(), path)?.set_xattr(name, acl), path)
+    let set = owned(directory.as_fd(), path)?.set_xattr(name, acl);
+    attribute_result(set, directory.as_fd(), path)
 }
 
 fn owned(made: BorrowedFd<'_>, path: &[u8]) -> Result<File, UnpackError> {
@@ -119,7 +121,7 @@ pub(crate) fn dress_by_name(
                 std::ffi::OsStr::from_bytes(attribute),
                 value,
             );
-            attribute_result(set, &entry.path)?;
+            attribute_result(set, parent.as_fd(), &entry.path)?;
         }
     }
     let time = spec(entry.mtime);
@@ -127,9 +129,23 @@ pub(crate) fn dress_by_name(
         .map_err(|e| failed("set the time of", &entry.path, e))
 }
 
-/// A file system without extended attributes is no reason to refuse an image.
-fn attribute_result(result: std::io::Result<()>, path: &[u8]) -> Result<(), UnpackError> {
+/// A file system without extended attributes is no reason to refuse an image. One that has no room for those of one file
+/// (a block or so) says that it is full: with room for files, it is the image that asks for too much.
+fn attribute_result(
+    result: std::io::Result<()>,
+    place: BorrowedFd<'_>,
+    path: &[u8],
+) -> Result<(), UnpackError> {
     match result {
+        Err(e)
+            if e.raw_os_error() == Some(Errno::ENOSPC as i32)
+                && fstatvfs(place).is_ok_and(|now| now.blocks_available() > 64) =>
+        {
+            Err(UnpackError::Refused {
+                path: printable(path),
+                reason: "it has more extended attributes than the file system takes",
+            })
+        }
         Err(e) if e.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {
             tracing::debug!(
                 path = printable(path),

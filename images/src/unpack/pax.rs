@@ -43,7 +43,12 @@ impl Extensions {
     }
 
     fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), UnpackError> {
-        let bad = || malformed(format!("the PAX record {} has a bad value", printable(key)));
+        let bad = || {
+            malformed(format!(
+                "the PAX record {:?} has a bad value",
+                printable(key)
+            ))
+        };
         match key {
             b"path" => self.path = Some(value.to_vec()),
             b"linkpath" => self.link = Some(value.to_vec()),

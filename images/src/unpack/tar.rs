@@ -75,6 +75,7 @@ impl<R: BufRead> TarReader<R> {
     /// The next entry, after what is left of the one before.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, UnpackError> {
         let mut extensions = Extensions::default();
+        let (mut gnu_path, mut gnu_link) = (None, None);
         for seen in 0.. {
             if seen > MAX_EXTENSIONS_IN_A_ROW {
                 return Err(malformed("too many extension headers in a row"));
@@ -96,9 +97,13 @@ impl<R: BufRead> TarReader<R> {
                     extensions.read_pax(&records)?;
                 }
                 b'g' => drop(self.extension(size)?),
-                b'L' => extensions.path = Some(until_nul(&self.extension(size)?).to_vec()),
-                b'K' => extensions.link = Some(until_nul(&self.extension(size)?).to_vec()),
-                flag => return self.entry(&header, flag, size, extensions).map(Some),
+                b'L' => gnu_path = Some(until_nul(&self.extension(size)?).to_vec()),
+                b'K' => gnu_link = Some(until_nul(&self.extension(size)?).to_vec()),
+                flag => {
+                    extensions.path = agreed(gnu_path, extensions.path)?;
+                    extensions.link = agreed(gnu_link, extensions.link)?;
+                    return self.entry(&header, flag, size, extensions).map(Some);
+                }
             }
         }
         unreachable!("the loop above has no end but its returns")
@@ -364,6 +369,16 @@ impl<R: BufRead> TarReader<R> {
             sparse,
             path,
         })
+    }
+}
+
+/// A long name by GNU's extension and by PAX: readers differ in which one counts, so that both must say the same.
+fn agreed(gnu: Option<Vec<u8>>, pax: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, UnpackError> {
+    match (gnu, pax) {
+        (Some(gnu), Some(pax)) if gnu != pax => Err(malformed(
+            "a GNU header and a PAX record give one entry two names",
+        )),
+        (gnu, pax) => Ok(gnu.or(pax)),
     }
 }
 

@@ -5,6 +5,8 @@
 )]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod archive;
+pub(crate) mod canary;
 mod docker_registry;
 pub(crate) mod faulty;
 pub(crate) mod tls;
@@ -22,6 +24,9 @@ use std::time::Duration;
 
 use mezzo_images::{Digest, ImageStore, PullError, PullPolicy, Reference, StoreConfig};
 use serde_json::{Value, json};
+
+#[allow(unused_imports, reason = "each test file uses its own part")]
+pub(crate) use archive::Archive;
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -334,124 +339,6 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
-}
-
-/// An archive in the making. Names are written as they are, however evil.
-#[derive(Default, Clone)]
-pub(crate) struct Archive {
-    bytes: Vec<u8>,
-    pax: Vec<(String, Vec<u8>)>,
-    owner: (u64, u64),
-    mode: Option<u32>,
-}
-
-impl Archive {
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
-    /// A PAX record for the next entry.
-    pub(crate) fn pax(mut self, key: &str, value: &[u8]) -> Self {
-        self.pax.push((key.into(), value.to_vec()));
-        self
-    }
-
-    pub(crate) fn owner(mut self, uid: u64, gid: u64) -> Self {
-        self.owner = (uid, gid);
-        self
-    }
-
-    pub(crate) fn mode(mut self, mode: u32) -> Self {
-        self.mode = Some(mode);
-        self
-    }
-
-    pub(crate) fn file(self, path: &str, data: &[u8]) -> Self {
-        self.entry(b'0', path, "", data, (0, 0))
-    }
-
-    pub(crate) fn dir(self, path: &str) -> Self {
-        self.entry(b'5', path, "", b"", (0, 0))
-    }
-
-    pub(crate) fn symlink(self, path: &str, target: &str) -> Self {
-        self.entry(b'2', path, target, b"", (0, 0))
-    }
-
-    pub(crate) fn hard_link(self, path: &str, target: &str) -> Self {
-        self.entry(b'1', path, target, b"", (0, 0))
-    }
-
-    pub(crate) fn device(self, path: &str, kind: u8, major: u32, minor: u32) -> Self {
-        self.entry(kind, path, "", b"", (major, minor))
-    }
-
-    pub(crate) fn raw(mut self, bytes: &[u8]) -> Self {
-        self.bytes.extend_from_slice(bytes);
-        self
-    }
-
-    fn entry(mut self, kind: u8, path: &str, link: &str, data: &[u8], device: (u32, u32)) -> Self {
-        let mut records = std::mem::take(&mut self.pax);
-        if path.len() > 99 {
-            records.push(("path".into(), path.as_bytes().to_vec()));
-        }
-        if link.len() > 99 {
-            records.push(("linkpath".into(), link.as_bytes().to_vec()));
-        }
-        if !records.is_empty() {
-            let body: Vec<u8> = records
-                .iter()
-                .flat_map(|(key, value)| record(key, value))
-                .collect();
-            self.push(b'x', "pax", "", &body, (0, 0));
-        }
-        self.push(kind, path, link, data, device);
-        self.owner = (0, 0);
-        self.mode = None;
-        self
-    }
-
-    fn push(&mut self, kind: u8, path: &str, link: &str, data: &[u8], device: (u32, u32)) {
-        let mut header = tar::Header::new_ustar();
-        let put = |bytes: &mut [u8], text: &str| {
-            let length = text.len().min(bytes.len());
-            bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
-        };
-        put(&mut header.as_mut_bytes()[..99], path);
-        put(&mut header.as_mut_bytes()[157..256], link);
-        header.as_mut_bytes()[156] = kind;
-        header.set_size(data.len() as u64);
-        header.set_mode(
-            self.mode
-                .unwrap_or(if kind == b'5' { 0o755 } else { 0o644 }),
-        );
-        header.set_uid(self.owner.0);
-        header.set_gid(self.owner.1);
-        header.set_mtime(1_000_000_000);
-        if device != (0, 0) || matches!(kind, b'3' | b'4') {
-            header.set_device_major(device.0).unwrap();
-            header.set_device_minor(device.1).unwrap();
-        }
-        header.set_cksum();
-        self.bytes.extend_from_slice(header.as_bytes());
-        self.bytes.extend_from_slice(data);
-        self.bytes.resize(self.bytes.len().next_multiple_of(512), 0);
-    }
-
-    pub(crate) fn done(mut self) -> Vec<u8> {
-        self.bytes.extend_from_slice(&[0; 1024]);
-        self.bytes
-    }
-}
-
-pub(crate) fn record(key: &str, value: &[u8]) -> Vec<u8> {
-    let rest = 1 + key.len() + 1 + value.len() + 1;
-    let mut length = rest + 1;
-    while length.to_string().len() + rest != length {
-        length += 1;
-    }
-    [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
 }
 
 /// Pulls one image with these layers into a fresh store below `folder`; returns the topmost layer's directory.

@@ -1,7 +1,6 @@
 //! Stores that were damaged: noticed, set aside, mended by a pull.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use crate::common::faulty::simple;
 use crate::common::{Fake, config, open, skip_unless_root};
