@@ -1,5 +1,8 @@
 //! Why an image could not be imported (no I/O).
 
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
 use crate::digest::Digest;
 use crate::manifest::ManifestError;
 use crate::pull::PullError;
@@ -103,10 +106,34 @@ pub enum ImportError {
         /// The image's.
         found: String,
     },
+    /// The disk is full.
+    #[error("no space left in the image store {} to unpack {origin}; make room or remove images", root.display())]
+    NoSpace {
+        /// The archive.
+        origin: String,
+        /// The store.
+        root: PathBuf,
+    },
     /// What a pull might fail with as well: layers that are refused, a full disk.
     #[error(transparent)]
     Store(#[from] PullError),
     /// The task doing it was stopped.
     #[error("the import was interrupted because the program is stopping")]
     Interrupted,
+}
+
+impl ImportError {
+    /// The same, but a full disk is called by its name.
+    pub(super) fn naming_a_full_disk(self, origin: &str, root: &Path) -> Self {
+        let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
+        if let Self::Io { source, .. } = &self
+            && full.contains(&source.kind())
+        {
+            return Self::NoSpace {
+                origin: origin.into(),
+                root: root.into(),
+            };
+        }
+        self
+    }
 }

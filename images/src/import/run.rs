@@ -81,7 +81,7 @@ fn read(
     let source = match options.source {
         ImportSource::Path(path) => open(inner, &path, limits)?,
         ImportSource::Stream(stream, name) => {
-            let file = spool(&name, stream, &inner.layout.tmp(), limits)?;
+            let file = into_store(inner, &name, stream, limits)?;
             Source::archive(name, file)?
         }
     };
@@ -97,6 +97,17 @@ fn read(
         origin: source.origin,
         problem: "it has neither oci-layout (an OCI layout) nor manifest.json (docker save)".into(),
     })
+}
+
+/// Spools into the store; if that is full, it is called by its name.
+fn into_store(
+    inner: &Inner,
+    origin: &str,
+    input: impl Read,
+    limits: SpoolLimits,
+) -> Result<File, ImportError> {
+    spool(origin, input, &inner.layout.tmp(), limits)
+        .map_err(|error| error.naming_a_full_disk(origin, inner.layout.root()))
 }
 
 fn open(inner: &Inner, path: &std::path::Path, limits: SpoolLimits) -> Result<Source, ImportError> {
@@ -115,7 +126,7 @@ fn open(inner: &Inner, path: &std::path::Path, limits: SpoolLimits) -> Result<So
     }
     let file = File::open(path).map_err(failed("open"))?;
     if !found.is_file() {
-        let spooled = spool(&origin, file, &inner.layout.tmp(), limits)?;
+        let spooled = into_store(inner, &origin, file, limits)?;
         return Source::archive(origin, spooled);
     }
     let file = Arc::new(file);
@@ -127,7 +138,7 @@ fn open(inner: &Inner, path: &std::path::Path, limits: SpoolLimits) -> Result<So
     match kind {
         Compression::None => Source::archive(origin, file),
         Compression::Gzip | Compression::Zstd => {
-            let spooled = spool(&origin, file, &inner.layout.tmp(), limits)?;
+            let spooled = into_store(inner, &origin, file, limits)?;
             Source::archive(origin, spooled)
         }
     }
