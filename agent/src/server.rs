@@ -158,7 +158,7 @@ async fn what_the_signature_policy_refuses_is_the_reason_that_a_task_gets() {
         let (progress, _) = tokio::sync::watch::channel(PullProgress::default());
         let id = ContainerId::derive("task", 1);
         // Nobody answers there: the policy speaks before a registry is asked.
-        let prepared = images.prepare("127.0.0.1:1/app:1", false, &id, progress);
+        let prepared = images.prepare("127.0.0.1:1/app:1", false, None, &id, progress);
         match prepared.await {
             Err(ImageError::Unavailable(reason)) => reason,
             other => panic!("{other:?}"),
