@@ -9,7 +9,8 @@ use super::mutate;
 use super::text::{HEX, own};
 use crate::digest::Digest;
 use crate::reference::Reference;
-use crate::registry::auth;
+use crate::registry::challenge::{self, Challenge};
+use crate::registry::docker_config::{Credentials, DockerConfig, Place};
 use crate::signature::claim;
 use crate::signature::key::PublicKey;
 use crate::signature::policy::{Policy, Requirement};
@@ -62,15 +63,15 @@ impl Target for ChallengeTarget {
 
     fn run(&mut self, input: &[u8]) -> u64 {
         let text = String::from_utf8_lossy(input);
-        let realm = match auth::parse_challenge(&text) {
+        let realm = match challenge::parse_challenge(&text) {
             None => return behaviour("none"),
-            Some(auth::Challenge::Basic) => return behaviour("basic"),
-            Some(auth::Challenge::Bearer { realm, .. }) => realm,
+            Some(Challenge::Basic) => return behaviour("basic"),
+            Some(Challenge::Bearer { realm, .. }) => realm,
         };
         let mut told = String::new();
         for registry in ["http://127.0.0.1:5000/", "https://r.example/"] {
             let registry = Url::parse(registry).unwrap();
-            match auth::realm_url(&realm, &registry) {
+            match challenge::realm_url(&realm, &registry) {
                 Ok(url) if url.scheme() == "https" => told += "https",
                 Ok(url) => {
                     assert!(
@@ -88,19 +89,20 @@ impl Target for ChallengeTarget {
 }
 
 /// Docker's file with credentials: a registry gets its own or none.
-pub(super) struct CredentialsTarget(tempfile::TempDir);
+pub(super) struct CredentialsTarget;
 
 impl Target for CredentialsTarget {
     const MAX_INPUT: usize = 16 << 10;
 
     fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self
     }
 
     fn seeds(&self) -> Vec<Vec<u8>> {
         own(&[
             r#"{"auths": {"https://index.docker.io/v1/": {"auth": "bWU6c2VjOnJldA=="}, "r.example:5000": {"auth": "YTpi"}}}"#,
             r#"{"auths": {"r.example": {}}, "credsStore": "x", "credHelpers": {"r.example": "y"}}"#,
+            r#"{"auths": {"r.example:5000/team": {"username": "me", "password": "p"}, "docker.io": {"identitytoken": "t"}}}"#,
         ])
     }
 
@@ -119,21 +121,41 @@ impl Target for CredentialsTarget {
     }
 
     fn run(&mut self, input: &[u8]) -> u64 {
-        let path = self.0.path().join("config.json");
-        std::fs::write(&path, input).unwrap();
         let mut told = String::new();
+        let config = match DockerConfig::parse(input) {
+            Ok(config) => config,
+            Err(error) => return behaviour(&message(&error)),
+        };
         for registry in ["r.example:5000", "docker.io", "evil.example"] {
-            match auth::from_file(&path, registry) {
-                Ok(Some(found)) => {
+            match config.places(registry, "team/app") {
+                Ok(places) => {
+                    assert!(places.len() <= 3);
                     let text = String::from_utf8_lossy(input);
-                    assert!(
-                        registry != "evil.example" || text.contains("evil"),
-                        "{registry} got {found:?}"
-                    );
-                    assert!(!found.user.contains(':'));
-                    told += "found";
+                    for place in places {
+                        told += match place {
+                            Place::Helper(_) => {
+                                assert!(config.has_helpers());
+                                "helper"
+                            }
+                            // A registry that the file does not name has nothing of its own in it.
+                            Place::Here(found) => {
+                                assert!(
+                                    registry != "evil.example"
+                                        || text.contains("evil")
+                                        || text.contains('\\'),
+                                    "{registry} got {found:?}"
+                                );
+                                match found {
+                                    Credentials::Password { user, .. } => {
+                                        assert!(!user.contains(':') || !text.contains("\"auth\""));
+                                        "password"
+                                    }
+                                    Credentials::IdentityToken(_) => "token",
+                                }
+                            }
+                        };
+                    }
                 }
-                Ok(None) => told += "none",
                 Err(error) => told += &message(&error),
             }
         }

@@ -53,7 +53,7 @@ async fn a_redirect_to_another_host_takes_no_password_along() {
     )
     .unwrap();
     let store = ImageStore::open(StoreConfig {
-        auth_file: Some(file),
+        auth_files: vec![file],
         ..config(&folder.path().join("store"))
     });
     store
