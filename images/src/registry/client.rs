@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use reqwest::{Certificate, Url, redirect};
@@ -56,6 +56,8 @@ struct Shared {
 /// The HTTP clients that trust the same certificates.
 #[derive(Debug)]
 pub(crate) struct Transport {
+    stall: Duration,
+    certificates: Vec<Certificate>,
     http: Clients,
     /// For tokens.
     tokens: Clients,
@@ -63,43 +65,32 @@ pub(crate) struct Transport {
     pub(crate) own_certificates: Vec<u8>,
 }
 
+/// Made when they are first needed: reading the system's certificates takes longer than asking a registry nearby.
 #[derive(Debug)]
 struct Clients {
-    proxied: reqwest::Client,
+    proxied: Lazy,
     /// For this machine's own registries: without the proxy that the environment may name.
-    direct: reqwest::Client,
+    direct: Lazy,
 }
 
-impl Clients {
-    fn new(
-        builder: impl Fn() -> reqwest::ClientBuilder,
-        certificates: &[Certificate],
-    ) -> Result<Self, reqwest::Error> {
-        let build = |direct: bool| {
-            let with = || {
-                if direct {
-                    builder().no_proxy()
-                } else {
-                    builder()
-                }
-            };
-            with()
-                .tls_certs_merge(certificates.iter().cloned())
-                .build()
-                .or_else(|error| {
-                    tracing::warn!(%error, "no usable CA certificates on this machine: only registries over plain http or with a ca_file can be reached");
-                    with().tls_certs_only(certificates.iter().cloned()).build()
-                })
-        };
-        Ok(Self {
-            proxied: build(false)?,
-            direct: build(true)?,
-        })
-    }
+#[derive(Debug)]
+struct Lazy {
+    /// Trusts the registry's own certificates only; shows that they can be used at all.
+    without_system: reqwest::Client,
+    full: OnceLock<reqwest::Client>,
+}
 
-    fn for_url(&self, url: &Url) -> &reqwest::Client {
-        let here = url.scheme() == "http" && url.host_str().is_some_and(is_loopback);
-        if here { &self.direct } else { &self.proxied }
+impl Lazy {
+    fn get(
+        &self,
+        make: impl FnOnce() -> Result<reqwest::Client, reqwest::Error>,
+    ) -> &reqwest::Client {
+        self.full.get_or_init(|| {
+            make().unwrap_or_else(|error| {
+                tracing::warn!(%error, "no usable CA certificates on this machine: only registries over plain http or with a ca_file can be reached");
+                self.without_system.clone()
+            })
+        })
     }
 }
 
@@ -110,32 +101,74 @@ impl Transport {
         if certificates.is_empty() && !pem.is_empty() {
             return Err("it holds no certificate in PEM form".into());
         }
-        let builder = |policy: fn() -> redirect::Policy| {
-            move || {
-                reqwest::Client::builder()
-                    .connect_timeout(CONNECT)
-                    .read_timeout(stall)
-                    .redirect(policy())
-                    .user_agent(concat!("mezzo/", env!("CARGO_PKG_VERSION")))
-            }
+        let lazy = |policy: fn() -> redirect::Policy, direct| {
+            let without_system = builder(stall, policy, direct)
+                .tls_certs_only(certificates.iter().cloned())
+                .build();
+            without_system.map(|without_system| Lazy {
+                without_system,
+                full: OnceLock::new(),
+            })
         };
-        let made = |policy| Clients::new(builder(policy), &certificates).map_err(|e| chain(&e));
+        let clients = |policy: fn() -> redirect::Policy| {
+            Ok::<_, reqwest::Error>(Clients {
+                proxied: lazy(policy, false)?,
+                direct: lazy(policy, true)?,
+            })
+        };
+        let (http, tokens) = clients(no_downgrade)
+            .and_then(|http| Ok((http, clients(same_origin)?)))
+            .map_err(|e| chain(&e))?;
         Ok(Self {
-            http: made(no_downgrade)?,
-            tokens: made(same_origin)?,
+            stall,
+            certificates,
+            http,
+            tokens,
             own_certificates: pem,
+        })
+    }
+
+    fn get<'c>(
+        &self,
+        clients: &'c Clients,
+        policy: fn() -> redirect::Policy,
+        url: &Url,
+    ) -> &'c reqwest::Client {
+        let here = url.scheme() == "http" && url.host_str().is_some_and(is_loopback);
+        let lazy = if here {
+            &clients.direct
+        } else {
+            &clients.proxied
+        };
+        lazy.get(|| {
+            builder(self.stall, policy, here)
+                .tls_certs_merge(self.certificates.iter().cloned())
+                .build()
         })
     }
 
     /// The client that reaches `url`.
     pub(super) fn http(&self, url: &Url) -> &reqwest::Client {
-        self.http.for_url(url)
+        self.get(&self.http, no_downgrade, url)
     }
 
     /// The client that asks for a token at `url`.
     pub(super) fn tokens(&self, url: &Url) -> &reqwest::Client {
-        self.tokens.for_url(url)
+        self.get(&self.tokens, same_origin, url)
     }
+}
+
+fn builder(
+    stall: Duration,
+    policy: fn() -> redirect::Policy,
+    direct: bool,
+) -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder()
+        .connect_timeout(CONNECT)
+        .read_timeout(stall)
+        .redirect(policy())
+        .user_agent(concat!("mezzo/", env!("CARGO_PKG_VERSION")));
+    if direct { builder.no_proxy() } else { builder }
 }
 
 fn no_downgrade() -> redirect::Policy {

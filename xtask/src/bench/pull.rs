@@ -2,9 +2,9 @@
 //! there, beside podman, containerd and skopeo, and beside the floor.
 //!
 //! The floor is what plain tools need for the same without checking anything: curl, the fastest decompressor there is
-//! and tar, two layers at once. Everything goes to a file system made for the run, each time to a new folder, and
-//! nothing is deleted in between: ext4 makes files many times slower for minutes after many were removed. All mounts
-//! are in a mount namespace of this process, and gone with it.
+//! and tar, two layers at once. Each round has a file system of its own, each pull in it a new folder, and nothing is
+//! deleted in between: ext4 makes files many times slower for minutes after many were removed. All mounts are in a
+//! mount namespace of this process, and gone with it. The largest round takes 12 GB of the disk.
 
 mod contenders;
 mod images;
@@ -61,8 +61,6 @@ pub(super) fn run(quick: bool) -> Result<()> {
     for missing in contenders::missing() {
         println!("without {missing}: it is not installed");
     }
-    let disk = dir.join("disk");
-    let fresh = FreshDisk::make(&disk)?;
     let mut rows = Vec::new();
     for (kind, compression, rounds) in cases {
         let Some(image) = images::prepare(&registry, &dir, *kind, *compression)? else {
@@ -75,14 +73,15 @@ pub(super) fn run(quick: bool) -> Result<()> {
         let name = format!("{} ({}), {compression}", kind.name(), image.describe());
         println!("\n{name}");
         let mut samples: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
-        for round in 0..*rounds {
+        for _ in 0..*rounds {
+            let fresh = FreshDisk::make(&dir.join("disk"))?;
             for contender in &contenders {
                 ensure!(!interrupt::requested(), "interrupted");
-                let place = fresh.folder.join(format!(
-                    "{}-{compression}-{round}-{}",
-                    kind.name(),
-                    contender.name
-                ));
+                let place = fresh.folder.join(
+                    contender
+                        .name
+                        .replace(|c: char| !c.is_ascii_alphanumeric(), "-"),
+                );
                 fs::create_dir_all(&place)
                     .with_context(|| format!("create {}", place.display()))?;
                 settle(&fresh.folder)?;
@@ -171,7 +170,7 @@ impl FreshDisk {
         // Holes: it takes what is written to it.
         let file = fs::File::create(&disk.file)
             .with_context(|| format!("create {}", disk.file.display()))?;
-        file.set_len(100 << 30).context("size the file of a disk")?;
+        file.set_len(40 << 30).context("size the file of a disk")?;
         process::output(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk.file))?;
         process::output(
             Command::new("mount")
