@@ -116,7 +116,8 @@ fn compare(
         ("warm", "ms", warm),
         ("peak memory", "MB", memory),
     ] {
-        for contender in contenders.iter().filter(|one| one.is_peer()) {
+        let told = |one: &&Contender| one.is_peer() && (unit == "ms" || one.is_whole());
+        for contender in contenders.iter().filter(told) {
             rows.push(Row {
                 case: format!("{name}: {what}"),
                 unit,

@@ -114,6 +114,11 @@ impl Contender {
         !matches!(self.how, How::Mezzo(_))
     }
 
+    /// Does the whole of it, so that its memory can be compared with ours.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.how, How::Podman | How::Containerd | How::Skopeo)
+    }
+
     /// Pulls into `place`; nothing where the tool knows no such image.
     pub(super) fn pull(&self, image: &Image, place: &Path) -> Result<Option<Sample>> {
         let name = &image.reference;
@@ -189,7 +194,7 @@ impl Contender {
                 )?)?
             }
             How::Unpack => {
-                let prepare = "for url in $(cat urls); do curl -fsS $url | DECOMPRESS > $(basename $url).tar; done";
+                let prepare = "for url in $(cat urls); do curl -fsS $url | DECOMPRESS > $(basename $url | tr : -).tar; done";
                 process::output(&mut shell(image, place, prepare)?)?;
                 once(&mut shell(
                     image,
@@ -221,6 +226,8 @@ fn shell(image: &Image, place: &Path, script: &str) -> Result<Command> {
 /// Runs a command to its end.
 fn measure(command: &mut Command, place: &Path) -> Result<Sample> {
     let log = fs::File::create(place.join("log")).context("create a log")?;
+    // A child begins with the peak of the process that it was forked from: let ours be what we have now.
+    fs::write("/proc/self/clear_refs", "5").context("reset our peak memory")?;
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
