@@ -1,6 +1,6 @@
 //! Images: from a name to directories that overlayfs can mount, and back into a registry.
 //!
-//! - `reference`, `digest`, `manifest`, `whiteout`, `elf`: what things are called and what they look like (pure).
+//! - `reference`, `digest`, `manifest`, `platform`, `whiteout`, `elf`: what things are called and what they look like (pure).
 //! - `registry`: manifests and blobs over HTTP.
 //! - `signature`: whose images may run.
 //! - `unpack`: a hostile archive into a directory, as root, without harm.
@@ -25,6 +25,7 @@ mod import;
 mod manifest;
 mod pack;
 mod pack_layer;
+mod platform;
 mod pull;
 mod push;
 mod reference;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::platform::Platform;
 
 /// Manifests and configs larger than this are refused.
 pub(crate) const MAX_METADATA_BYTES: u64 = 4 << 20;
@@ -19,7 +20,7 @@ pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+jso
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(crate) const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
@@ -129,87 +130,6 @@ pub(crate) struct IndexEntry {
     pub(crate) blob: Blob,
     pub(crate) media_type: String,
     pub(crate) platform: Option<Platform>,
-}
-
-/// Operating system, architecture and its variant, in Go's words.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Platform {
-    pub(crate) os: String,
-    pub(crate) architecture: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) variant: Option<String>,
-}
-
-impl Platform {
-    /// The one that this program runs on.
-    pub(crate) fn host() -> Self {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            "x86" => "386",
-            "powerpc64" => "ppc64le",
-            "loongarch64" => "loong64",
-            other => other,
-        };
-        Self {
-            os: "linux".into(),
-            architecture: architecture.into(),
-            variant: host_variant(),
-        }
-    }
-
-    /// Whether an image for `self` runs on `host`: a variant that counts further than the host's does not.
-    pub(crate) fn runs_on(&self, host: &Self) -> bool {
-        let within = match (self.level(), host.level()) {
-            (Some(wanted), Some(there)) => wanted <= there,
-            (Some(_) | None, _) => true,
-        };
-        self.os == host.os && self.architecture == host.architecture && within
-    }
-
-    /// The number in a variant such as `v8`.
-    fn level(&self) -> Option<u32> {
-        self.variant.as_deref()?.strip_prefix('v')?.parse().ok()
-    }
-}
-
-/// What the processor can do beyond its architecture, as far as there are words for it.
-#[cfg(target_arch = "x86_64")]
-fn host_variant() -> Option<String> {
-    use std::arch::is_x86_feature_detected as has;
-    let v2 = has!("cmpxchg16b") && has!("popcnt") && has!("sse4.2") && has!("ssse3");
-    let v3 = v2
-        && has!("avx2")
-        && has!("bmi1")
-        && has!("bmi2")
-        && has!("f16c")
-        && has!("fma")
-        && has!("lzcnt")
-        && has!("movbe");
-    let v4 = v3
-        && has!("avx512f")
-        && has!("avx512bw")
-        && has!("avx512cd")
-        && has!("avx512dq")
-        && has!("avx512vl");
-    let level = 1 + u32::from(v2) + u32::from(v3) + u32::from(v4);
-    Some(format!("v{level}"))
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn host_variant() -> Option<String> {
-    (std::env::consts::ARCH == "aarch64").then(|| "v8".to_owned())
-}
-
-impl std::fmt::Display for Platform {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // As an image says it: printed, it must stay one short line.
-        write!(f, "{}/{}", shorten(&self.os), shorten(&self.architecture))?;
-        match &self.variant {
-            Some(variant) => write!(f, "/{}", shorten(variant)),
-            None => Ok(()),
-        }
-    }
 }
 
 /// What a registry answers to a name.
@@ -424,30 +344,6 @@ pub(crate) fn shorten(text: &str) -> String {
     printable.take(200).collect()
 }
 
-/// The entry for `host`, of several the one that makes most of it (the first of equals), or the platforms that there are.
-pub(crate) fn select<'a>(
-    entries: &'a [IndexEntry],
-    host: &Platform,
-) -> Result<&'a IndexEntry, Vec<String>> {
-    let fits = |entry: &&IndexEntry| {
-        (entry.media_type == OCI_MANIFEST || entry.media_type == DOCKER_MANIFEST)
-            && entry
-                .platform
-                .as_ref()
-                .is_some_and(|platform| platform.runs_on(host))
-    };
-    let level = |entry: &IndexEntry| entry.platform.as_ref().and_then(Platform::level);
-    let best = entries.iter().filter(fits).rev();
-    best.max_by_key(|entry| level(entry)).ok_or_else(|| {
-        // buildx adds attestations as unknown/unknown: noise to someone who looks for an architecture.
-        let real = entries
-            .iter()
-            .filter_map(|entry| entry.platform.as_ref())
-            .filter(|p| p.os != "unknown");
-        real.take(20).map(ToString::to_string).collect()
-    })
-}
-
 #[derive(Deserialize)]
 struct RawConfigFile {
     os: Option<String>,
@@ -527,173 +423,5 @@ pub(crate) fn parse_history(bytes: &[u8]) -> Result<Vec<HistoryEntry>, ManifestE
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    fn descriptor(media_type: &str, size: i64) -> Value {
-        json!({"mediaType": media_type, "digest": Digest::of(media_type.as_bytes()).to_string(), "size": size})
-    }
-
-    fn good() -> Value {
-        json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": descriptor(OCI_CONFIG, 10),
-               "layers": [descriptor(OCI_LAYER_GZIP, 20)]})
-    }
-
-    fn refuse(document: &Value, content_type: Option<&str>) -> ManifestError {
-        parse_document(document.to_string().as_bytes(), content_type).expect_err("was accepted")
-    }
-
-    #[test]
-    fn oci_and_docker_manifests_read_alike() {
-        let Ok(Document::Manifest(oci)) =
-            parse_document(good().to_string().as_bytes(), Some(OCI_MANIFEST))
-        else {
-            panic!("not a manifest")
-        };
-        assert_eq!(
-            (oci.config.size, oci.layers[0].compression),
-            (10, Compression::Gzip)
-        );
-        let docker = json!({"schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": descriptor(DOCKER_CONFIG, 10),
-            "layers": [descriptor("application/vnd.docker.image.rootfs.diff.tar.gzip", 20)]});
-        parse_document(docker.to_string().as_bytes(), Some(DOCKER_MANIFEST)).unwrap();
-        parse_document(docker.to_string().as_bytes(), Some("application/json")).unwrap();
-    }
-
-    #[test]
-    fn a_document_that_can_be_read_in_two_ways_is_refused() {
-        let mut both = good();
-        both["manifests"] = json!([]);
-        assert_eq!(refuse(&both, None), ManifestError::Ambiguous);
-        assert!(matches!(
-            refuse(&good(), Some(OCI_INDEX)),
-            ManifestError::MediaTypeMismatch { .. }
-        ));
-    }
-
-    #[test]
-    fn unusable_documents_are_refused_with_their_own_error() {
-        let mut doc = good();
-        doc["schemaVersion"] = json!(1);
-        assert_eq!(refuse(&doc, None), ManifestError::SchemaVersion(1));
-        let mut doc = good();
-        doc["layers"] = json!([]);
-        assert_eq!(refuse(&doc, None), ManifestError::NoLayers);
-        doc["layers"] = json!(vec![descriptor(OCI_LAYER_GZIP, 1); 10_000]);
-        assert_eq!(refuse(&doc, None), ManifestError::TooManyLayers(10_000));
-        doc["layers"] = json!([descriptor("application/vnd.oci.image.layer.v1.tar+lz4", 1)]);
-        assert!(matches!(
-            refuse(&doc, None),
-            ManifestError::UnsupportedMediaType { .. }
-        ));
-        doc["layers"] = json!([descriptor(
-            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-            1
-        )]);
-        assert!(matches!(refuse(&doc, None), ManifestError::ForeignLayer(_)));
-        let mut doc = good();
-        doc["layers"][0]["urls"] = json!(["https://example.com/layer"]);
-        assert!(matches!(refuse(&doc, None), ManifestError::ForeignLayer(_)));
-        for size in [-1, 0, i64::MAX] {
-            let mut doc = good();
-            doc["layers"][0]["size"] = json!(size);
-            assert!(
-                matches!(refuse(&doc, None), ManifestError::Size { .. }),
-                "{size}"
-            );
-        }
-        let mut doc = good();
-        doc["config"]["size"] = json!(10_i64 << 30);
-        assert!(matches!(refuse(&doc, None), ManifestError::Size { .. }));
-        let mut doc = good();
-        doc["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json");
-        assert!(matches!(
-            refuse(&doc, None),
-            ManifestError::UnsupportedMediaType { .. }
-        ));
-        let mut doc = good();
-        doc["layers"][0]["digest"] = json!("sha256:../../../etc/passwd");
-        assert!(matches!(
-            refuse(&doc, None),
-            ManifestError::Malformed { .. }
-        ));
-        assert!(matches!(
-            refuse(&json!({"schemaVersion": 2}), None),
-            ManifestError::Malformed { .. }
-        ));
-        assert!(parse_document(b"<html>", None).is_err());
-    }
-
-    #[test]
-    fn the_hosts_platform_is_picked_from_an_index() {
-        let entry = |arch: &str| {
-            let mut raw = descriptor(OCI_MANIFEST, 7);
-            raw["platform"] = json!({"os": "linux", "architecture": arch});
-            raw
-        };
-        let text = json!({"schemaVersion": 2, "manifests": [entry("s390x"), entry("amd64"), entry("arm64")]}).to_string();
-        let Ok(Document::Index(entries)) = parse_document(text.as_bytes(), Some(OCI_INDEX)) else {
-            panic!("no index")
-        };
-        let host = |arch: &str| Platform {
-            os: "linux".into(),
-            architecture: arch.into(),
-            variant: None,
-        };
-        assert_eq!(select(&entries, &host("amd64")).unwrap(), &entries[1]);
-        assert_eq!(
-            select(&entries, &host("mips")).unwrap_err(),
-            ["linux/s390x", "linux/amd64", "linux/arm64"]
-        );
-    }
-
-    #[test]
-    fn the_best_variant_that_the_host_can_run_is_picked() {
-        let entry = |arch: &str, variant: Option<&str>| {
-            let mut raw = descriptor(OCI_MANIFEST, 7);
-            raw["platform"] = json!({"os": "linux", "architecture": arch, "variant": variant});
-            raw
-        };
-        let pick = |host: (&str, Option<&str>), there: &[(&str, Option<&str>)]| {
-            let entries: Vec<Value> = there.iter().map(|(a, v)| entry(a, *v)).collect();
-            let text = json!({"schemaVersion": 2, "manifests": entries}).to_string();
-            let Ok(Document::Index(entries)) = parse_document(text.as_bytes(), None) else {
-                panic!("no index")
-            };
-            let host = Platform {
-                os: "linux".into(),
-                architecture: host.0.into(),
-                variant: host.1.map(str::to_owned),
-            };
-            let picked = select(&entries, &host).ok()?;
-            entries.iter().position(|entry| std::ptr::eq(entry, picked))
-        };
-        let (v2, v3, v6, v7, v8) = (Some("v2"), Some("v3"), Some("v6"), Some("v7"), Some("v8"));
-        let amd = [("amd64", v3), ("amd64", None), ("amd64", v2), ("amd64", v2)];
-        assert_eq!(pick(("amd64", v2), &amd), Some(2));
-        assert_eq!(pick(("amd64", Some("v1")), &amd), Some(1));
-        assert_eq!(pick(("amd64", Some("v4")), &amd), Some(0));
-        assert_eq!(pick(("amd64", v2), &[("amd64", v3)]), None);
-        let arm = [("arm", v6), ("arm", v7), ("arm64", v8)];
-        assert_eq!(pick(("arm64", v8), &arm), Some(2));
-        assert_eq!(pick(("arm", v6), &arm), Some(0));
-        // What has no number is taken as it comes.
-        assert_eq!(
-            pick(("arm64", v8), &[("arm64", None), ("arm64", v8)]),
-            Some(1)
-        );
-        assert_eq!(pick(("arm64", v8), &[("arm64", Some("odd"))]), Some(0));
-    }
-
-    #[test]
-    fn a_config_with_nulls_reads_as_empty() {
-        let text = json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": null},
-            "config": {"Entrypoint": null, "Cmd": ["sh"], "User": "", "ExposedPorts": {"80/tcp": {}}}});
-        let parsed = parse_config(text.to_string().as_bytes()).unwrap();
-        assert_eq!(parsed.config.cmd, ["sh"]);
-        assert_eq!(parsed.config.exposed_ports, ["80/tcp"]);
-        assert_eq!((parsed.config.user, parsed.diff_ids.len()), (None, 0));
-        assert!(parse_config(b"{\"rootfs\":{}}").is_err());
-    }
-}
+#[path = "manifest_tests.rs"]
+mod tests;

@@ -17,8 +17,9 @@ use tokio::sync::watch;
 
 use crate::digest::Digest;
 use crate::fetch::Origin;
-use crate::manifest::{self, Blob, Document, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, Platform};
+use crate::manifest::{self, Blob, Document, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST};
 use crate::pack_layer::LayerBuilder;
+use crate::platform::Platform;
 use crate::pull::{self, Incoming, PullError, PullProgress};
 use crate::reference::Reference;
 use crate::section::Section;

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use crate::digest::Digest;
 use crate::fetch::{Origin, fetch_layers, plan};
 use crate::manifest::{self, Document, Manifest, ManifestError};
+use crate::platform;
 use crate::reference::Reference;
 use crate::registry::source::DocumentError;
 use crate::registry::{PullSecret, RegistryError};
@@ -388,7 +389,7 @@ async fn fetch(
     let manifest = match document {
         Document::Manifest(manifest) => manifest,
         Document::Index(entries) => {
-            let entry = manifest::select(&entries, &inner.host).map_err(|found| {
+            let entry = platform::select(&entries, &inner.host).map_err(|found| {
                 PullError::WrongPlatform {
                     reference: reference.to_string(),
                     wanted: inner.host.to_string(),

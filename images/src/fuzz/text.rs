@@ -7,7 +7,8 @@ use serde_json::json;
 use super::driver::{Target, behaviour, message};
 use super::mutate;
 use crate::digest::Digest;
-use crate::manifest::{self, Document, MAX_LAYERS, MAX_METADATA_BYTES, Platform};
+use crate::manifest::{self, Document, MAX_LAYERS, MAX_METADATA_BYTES};
+use crate::platform::{self, Platform};
 use crate::reference::{Reference, is_loopback};
 use crate::unpack::UnpackLimits;
 use crate::unpack::paths::LayerPath;
@@ -242,7 +243,7 @@ impl Target for ManifestTarget {
                             .iter()
                             .all(|entry| (1..=MAX_METADATA_BYTES).contains(&entry.blob.size))
                     );
-                    match manifest::select(&entries, &Platform::host()) {
+                    match platform::select(&entries, &Platform::host()) {
                         Ok(entry) => assert!(entries.contains(entry)),
                         Err(platforms) => drop(message(&platforms.join(", "))),
                     }

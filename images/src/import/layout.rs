@@ -10,7 +10,8 @@ use serde::Deserialize;
 use super::ImportError;
 use super::choose::{Candidate, choose};
 use super::source::{Source, blob_name};
-use crate::manifest::{self, Document, IndexEntry, Manifest, ManifestError, Platform};
+use crate::manifest::{self, Document, IndexEntry, Manifest, ManifestError};
+use crate::platform::{self, Platform};
 use crate::pull::Incoming;
 use crate::reference::Reference;
 use crate::section::Section;
@@ -130,7 +131,7 @@ fn pick(
     entries: &[IndexEntry],
     host: &Platform,
 ) -> Result<IndexEntry, ImportError> {
-    match manifest::select(entries, host) {
+    match platform::select(entries, host) {
         Ok(entry) => Ok(entry.clone()),
         Err(found) => Err(ImportError::WrongPlatform {
             origin: source.origin.clone(),

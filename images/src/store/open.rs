@@ -16,7 +16,7 @@ use super::recorder::{self, Recorder};
 use super::write_back::{self, WriteBack};
 use super::{ImageStore, Inner, OpenError, StoreConfig, index, mounts};
 use crate::digest::Digest;
-use crate::manifest::Platform;
+use crate::platform::Platform;
 use crate::registry::client::RegistryClient;
 use crate::tree::record::{self, Recorded};
 
