@@ -20,6 +20,13 @@ pub(crate) enum Credentials {
     IdentityToken(String),
 }
 
+impl Credentials {
+    /// None for a user with a colon: with it the password would begin too early (RFC 7617, 2).
+    pub(crate) fn password(user: String, password: String) -> Option<Self> {
+        (!user.contains(':')).then_some(Self::Password { user, password })
+    }
+}
+
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -125,7 +132,11 @@ impl Entry {
             });
         }
         match (filled(&self.username), filled(&self.password)) {
-            (Some(user), Some(password)) => Ok(Credentials::Password { user, password }),
+            (Some(user), Some(password)) => {
+                Credentials::password(user, password).ok_or_else(|| {
+                    format!("the \"username\" of {key:?} has a ':', which no registry could tell from the password's")
+                })
+            }
             (Some(_) | None, _) => Err(format!("{key:?} has a \"username\" without \"password\"")),
         }
     }

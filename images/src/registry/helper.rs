@@ -144,14 +144,13 @@ fn judge(program: &str, output: &[u8], status: ExitStatus) -> Result<Option<Cred
     if secret.is_empty() {
         return Ok(None);
     }
-    Ok(Some(if username == TOKEN_USER {
-        Credentials::IdentityToken(secret)
-    } else {
-        Credentials::Password {
-            user: username,
-            password: secret,
-        }
-    }))
+    if username == TOKEN_USER {
+        return Ok(Some(Credentials::IdentityToken(secret)));
+    }
+    let given = Credentials::password(username, secret);
+    given
+        .map(Some)
+        .ok_or_else(|| format!("{program} gave a user name with a ':'"))
 }
 
 #[cfg(test)]
@@ -228,6 +227,12 @@ mod tests {
                 user: "me".into(),
                 password: "hush".into()
             })
+        );
+        let colon = br#"{"Username": "m:e", "Secret": "hush"}"#;
+        let problem = judge("p", colon, good).unwrap_err();
+        assert!(
+            !problem.contains("hush") && problem.contains("':'"),
+            "{problem}"
         );
         let token = br#"{"Username": "<token>", "Secret": "abc"}"#;
         assert_eq!(
