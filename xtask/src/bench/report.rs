@@ -123,6 +123,8 @@ fn svg(rows: &[Row]) -> String {
         bars.extend(
             group
                 .iter()
+                // The floor is there already.
+                .filter(|row| row.peer_values != row.floor)
                 .filter_map(|row| bar(&row.peer, &row.peer_values, "#d9822b")),
         );
         y = draw(&mut body, y, &group[0], &bars);
