@@ -236,15 +236,11 @@ pack_sample_image() {
     for file in "$program" $(ldd "$program" | grep -o '/[^ )]*'); do
         install -D --mode=755 "$file" "$root$file"
     done
-    # `mezzo image pack` knows only the default store: within this command alone, that is the agent's.
-    mkdir -p "$state/images"
-    # shellcheck disable=SC2016 # expanded by the inner shell
-    unshare --mount sh -c 'mount --bind "$1" "$2" && shift 2 && exec "$@"' sh "$store" "$state/images" \
-        mezzo image pack "$root" --tag "$sample_image" --entrypoint "$program" --cmd 1000000 >"$notes/image.log" 2>&1 || {
+    mezzo image pack "$root" --store "$store" --tag "$sample_image" --entrypoint "$program" --cmd 1000000 \
+        >"$notes/image.log" 2>&1 || {
         cat "$notes/image.log" >&2
         fail "cannot make the image $sample_image"
     }
-    rmdir "$state/images" 2>/dev/null || true
     rm -r "$root"
     say "the image $sample_image is there"
 }
