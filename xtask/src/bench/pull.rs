@@ -74,7 +74,7 @@ pub(super) fn run(quick: bool) -> Result<()> {
         println!("\n{name}");
         let mut samples: BTreeMap<&str, Vec<Sample>> = BTreeMap::new();
         for _ in 0..*rounds {
-            let fresh = FreshDisk::make(&dir.join("disk"))?;
+            let fresh = FreshDisk::make(dir.join("disk.img"))?;
             for contender in &contenders {
                 ensure!(!interrupt::requested(), "interrupted");
                 let place = fresh.folder.join(
@@ -155,6 +155,9 @@ fn hide_mounts() -> Result<()> {
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("make all mounts private")
 }
 
+/// Where the disk is mounted, in our own mount namespace: podman and sockets want short paths.
+const MOUNT_POINT: &str = "/mnt";
+
 /// An empty ext4 in a file.
 struct FreshDisk {
     file: PathBuf,
@@ -162,12 +165,11 @@ struct FreshDisk {
 }
 
 impl FreshDisk {
-    fn make(at: &Path) -> Result<Self> {
+    fn make(file: PathBuf) -> Result<Self> {
         let disk = Self {
-            file: at.with_extension("img"),
-            folder: at.to_path_buf(),
+            file,
+            folder: PathBuf::from(MOUNT_POINT),
         };
-        fs::create_dir_all(&disk.folder).with_context(|| format!("create {}", at.display()))?;
         // Holes: it takes what is written to it.
         let file = fs::File::create(&disk.file)
             .with_context(|| format!("create {}", disk.file.display()))?;
