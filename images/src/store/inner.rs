@@ -217,8 +217,12 @@ impl Inner {
         let root = self.layout.root();
         let sync = || {
             self.write_back.now()?;
-            if self.young_files.swap(false, Ordering::SeqCst) {
-                nix::unistd::syncfs(File::open(root)?)?;
+            if self.young_files.swap(false, Ordering::SeqCst)
+                && let Err(errno) = nix::unistd::syncfs(File::open(root)?)
+            {
+                // They are as young as before: the next call must try again.
+                self.young_files.store(true, Ordering::SeqCst);
+                return Err(errno.into());
             }
             Ok(())
         };
