@@ -236,11 +236,7 @@ fn write_entry(
         .any(|(name, value)| name == OPAQUE.as_bytes() && value == b"y");
     let is_root = found.path.is_empty();
     if (is_root && opaque_root) || (!is_root && is_opaque) {
-        let marker = Entry {
-            kind: Kind::File,
-            path: child(found.path, b".wh..wh..opq"),
-            ..marker()
-        };
+        let marker = Entry::marker(child(found.path, b".wh..wh..opq"));
         let header = tar_write::header(&marker).map_err(Failure::Output)?;
         out.write_all(&header).map_err(Failure::Output)?;
     }
@@ -301,10 +297,8 @@ fn entry(found: &Found<'_>) -> Result<Entry, UnpackError> {
                 Some(at) => (&found.path[..at], &found.path[at + 1..]),
                 None => (&b""[..], found.path),
             };
-            entry = Entry {
-                path: child(directory, &[b".wh.", name].concat()),
-                ..marker()
-            };
+            // Without looks: a layer's whiteouts have the time when they were unpacked.
+            entry = Entry::marker(child(directory, &[b".wh.", name].concat()));
             if name.len() > 251 {
                 return Err(UnpackError::Refused {
                     path: printable(found.path),
@@ -321,24 +315,6 @@ fn entry(found: &Found<'_>) -> Result<Entry, UnpackError> {
         What::Fifo => entry.kind = Kind::Fifo,
     }
     Ok(entry)
-}
-
-/// A file that means something to whoever unpacks, and has no looks of its own: a layer's whiteouts have the time when
-/// they were unpacked.
-fn marker() -> Entry {
-    Entry {
-        kind: Kind::File,
-        path: Vec::new(),
-        link: Vec::new(),
-        size: 0,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        mtime: Time::default(),
-        device: (0, 0),
-        xattrs: Vec::new(),
-        sparse: None,
-    }
 }
 
 fn is_whiteout(stat: &nix::sys::stat::FileStat) -> bool {

@@ -18,7 +18,7 @@ use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 use super::directories::{Directories, Directory, open_directory};
 use super::looks::{Dressing, dress, dress_by_name, failed, is, look, mark_opaque, spec, through};
 use super::paths::LayerPath;
-use super::tar::{Entry, Kind, TarReader, Time};
+use super::tar::{Entry, Kind, TarReader};
 use super::{DeviceNodes, UnpackError, UnpackLimits, printable};
 use crate::whiteout::{self, Name};
 
@@ -315,7 +315,7 @@ impl LayerWriter {
             self.opaque_root = true;
             return Ok(());
         }
-        let entry = marker(directory);
+        let entry = Entry::marker([directory, b"/.wh..wh..opq"].concat());
         let parent = self.directories.parent(directory, &entry)?;
         mark_opaque(&parent.fd, directory)
     }
@@ -347,23 +347,6 @@ struct Place<'a> {
     parent: Rc<Directory>,
     name: &'a [u8],
     path: &'a LayerPath,
-}
-
-/// An entry that stands for an opaque marker in messages.
-fn marker(directory: &[u8]) -> Entry {
-    Entry {
-        kind: Kind::File,
-        path: [directory, b"/.wh..wh..opq"].concat(),
-        link: Vec::new(),
-        size: 0,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        mtime: Time::default(),
-        device: (0, 0),
-        xattrs: Vec::new(),
-        sparse: None,
-    }
 }
 
 fn refused(entry: &Entry, reason: &'static str) -> UnpackError {

@@ -43,6 +43,25 @@ pub(crate) struct Entry {
     pub(crate) sparse: Option<SparseMap>,
 }
 
+impl Entry {
+    /// An empty file without looks of its own, for names that mean something by themselves, as whiteouts do.
+    pub(crate) fn marker(path: Vec<u8>) -> Self {
+        Self {
+            kind: Kind::File,
+            path,
+            link: Vec::new(),
+            size: 0,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: Time::default(),
+            device: (0, 0),
+            xattrs: Vec::new(),
+            sparse: None,
+        }
+    }
+}
+
 /// Seconds since the epoch and nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Time {
