@@ -340,13 +340,7 @@ async fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
     if !args.no_sync {
         flush(&store, &name).await?;
     }
-    let value = json!({
-        "reference": name.to_string(),
-        "digest": image.manifest_digest.to_string(),
-        "layers": image.layers.len(),
-        "size_compressed_bytes": image.size_compressed,
-        "size_unpacked_bytes": image.size_unpacked,
-    });
+    let value = brought(&name, &image);
     let size = format!(
         "{} compressed, {} unpacked",
         bytes(image.size_compressed),
@@ -356,6 +350,17 @@ async fn pull(context: &Context, args: &PullArgs) -> Result<(), Failure> {
         &value,
         &format!("{name}: {size}, {}", image.manifest_digest),
     )
+}
+
+/// A pulled or imported image, for programs.
+fn brought(name: &Reference, image: &Image) -> Value {
+    json!({
+        "reference": name.to_string(),
+        "digest": image.manifest_digest.to_string(),
+        "layers": image.layers.len(),
+        "size_compressed_bytes": image.size_compressed,
+        "size_unpacked_bytes": image.size_unpacked,
+    })
 }
 
 /// Waits until what was brought would survive a power cut: a long-running agent does that by itself, in its own time.

@@ -13,7 +13,7 @@ use mezzo_images::{
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::{flush, of_layers, of_push, open, reference, registries, show};
+use super::{brought, flush, of_layers, of_push, open, reference, registries, show};
 use crate::{
     args::image::{ExportArgs, ImportArgs, PushArgs},
     commands::Context,
@@ -47,13 +47,7 @@ pub(super) async fn import(context: &Context, args: &ImportArgs) -> Result<(), F
     if !args.no_sync {
         flush(&store, &name).await?;
     }
-    let value = json!({
-        "reference": name.to_string(),
-        "digest": image.manifest_digest.to_string(),
-        "layers": image.layers.len(),
-        "size_compressed_bytes": image.size_compressed,
-        "size_unpacked_bytes": image.size_unpacked,
-    });
+    let value = brought(&name, &image);
     let line = format!(
         "{name}: {}, {} unpacked, {}",
         count(image.layers.len(), "layer"),
