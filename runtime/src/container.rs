@@ -1,185 +1,272 @@
-//! Creating a container with libcontainer: the only file that names its builder. Runs in a short-lived child of
-//! the keeper, because libcontainer changes the working directory, the dumpable flag and `oom_score_adj` of the
-//! process that calls it and leaves a few hundred KiB of memory touched. With `as_sibling` the container's first
-//! process becomes the keeper's own child, so the keeper gets its exit status and the kernel ties its life to
-//! the keeper's.
+//! Making a container with libcontainer: the only file that names what it builds with. Two short-lived steps in two
+//! processes, both children of the keeper:
+//!
+//! ```text
+//! creator   joins the cgroup, mounts the root file system on a stage, writes the OCI specification, forks ─► ends
+//! first process of the container, a child of the keeper   libcontainer's init: namespaces, mounts, switch of the
+//!           root, user, capabilities ─► says "ready", waits for "go" ─► seccomp filter, execve
+//! ```
+//!
+//! libcontainer changes the working directory, the dumpable flag and `oom_score_adj` of the process that it is called
+//! in and leaves a few hundred KiB of memory touched: so never in the keeper. Its builder, which would do all of the
+//! above, is not used: its own two processes, its cgroup manager and its files of state cost more than half of a
+//! start (docs/benchmarks.md). What it is best at, the inside of a container, is its own.
 
 use std::fs;
-use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::syscall::syscall::SyscallType;
+use libcgroups::common::CgroupConfig;
+use libcontainer::notify_socket::NotifyListener;
+use libcontainer::process::args::{ContainerArgs, ContainerType};
+use libcontainer::process::{channel, init};
+use libcontainer::syscall::syscall::{SyscallType, create_syscall};
+use libcontainer::workload::{
+    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+};
 use nix::sys::resource::{Resource, getrlimit};
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
 
 use crate::cgroup::device::{self, DeviceNumber};
-use crate::cgroup::{CgroupMode, Hierarchies, devices, settings, usage};
+use crate::cgroup::settings::{self, FirstWrite};
+use crate::cgroup::{CgroupMode, Hierarchies, devices};
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
-use crate::layout::{KeeperRecord, RECORD_VERSION, RunningRecord};
-use crate::model::{IoLimit, Network};
+use crate::layout::ContainerDir;
+use crate::model::{ContainerSpec, IoLimit, Network};
 use crate::mount;
-use crate::process::{self, ProcessRef};
-use crate::protocol::StartRequest;
+use crate::protocol::{HostContext, StartRequest};
 use crate::spec::validate::BadSpec;
 use crate::spec::{self, Context, HostFacts};
-use crate::sys;
+use crate::stage::Stage;
+use crate::sys::{self, Forked};
 use crate::user::MAX_FILE_BYTES;
 
 /// What the creating process needs beside the request.
-pub(crate) struct Creation {
-    pub(crate) keeper: ProcessRef,
-    pub(crate) hierarchies: Hierarchies,
+pub(crate) struct Creation<'a> {
+    pub(crate) host: &'a HostContext,
     pub(crate) seccomp: Option<Rc<Vec<u8>>>,
     pub(crate) stdin: OwnedFd,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
-    /// The end of the pipe that the keeper does not hold.
-    pub(crate) lifeline: OwnedFd,
-    /// Called with the container's process id before its program is executed; returns when the keeper agrees.
-    pub(crate) created: Box<dyn FnOnce(i32) -> std::io::Result<()>>,
+    pub(crate) gate: Gate,
+    /// Where the creator's answer goes: its end says that the creator is gone, so nobody else may hold it.
+    pub(crate) answer: RawFd,
 }
 
-/// How long the program may take from "go" to `execve`.
-const EXEC_TIMEOUT: Duration = Duration::from_secs(20);
+/// Where the container's first process meets its keeper, before it executes its program.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    /// Takes [`READY`], or a [`StartFailure`]; closes without another word when the program has been executed.
+    pub(crate) status: OwnedFd,
+    /// Gives one byte, the word to go. Its other end is the keeper's alone: the end of it is the keeper's death.
+    pub(crate) go: OwnedFd,
+}
 
-/// Makes the container and executes its program. On success the running process has been recorded on disk.
+/// What the container's first process says when all is made but the program not executed.
+pub(crate) const READY: u8 = b'R';
+
+/// A container whose first process makes itself ready.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Created {
+    /// The first process, a child of the keeper.
+    pub(crate) pid: i32,
+    /// The limits, to be set when it is ready: what they slow down is to be the program, not its start.
+    pub(crate) limits: Vec<FirstWrite>,
+}
+
+/// The creator: makes what must be made from outside and forks the container's first process.
 pub(crate) fn create(
     request: &StartRequest,
-    creation: Creation,
-) -> Result<RunningRecord, StartFailure> {
-    let io = |what: &'static str| {
-        move |error: std::io::Error| StartFailure::internal(format!("{what}: {error}"))
+    creation: Creation<'_>,
+) -> Result<Created, StartFailure> {
+    let cgroup = |error: io::Error| StartFailure::Cgroup {
+        reason: error.to_string(),
     };
-    let dir = &request.dir;
-    let keeper_record = |running| KeeperRecord {
-        version: RECORD_VERSION,
-        keeper: creation.keeper,
-        running,
-    };
-    dir.write_keeper(&keeper_record(None))
-        .map_err(io("recording the keeper"))?;
-    let record = dir
+    let hierarchies = &creation.host.hierarchies;
+    let record = request
+        .dir
         .read_spec()
-        .map_err(io("reading the specification"))?
+        .map_err(|error| StartFailure::internal(format!("reading the specification: {error}")))?
         .ok_or_else(|| StartFailure::internal("the specification is not there"))?;
     let spec = &record.spec;
+    let limited = io_devices(&spec.limits.io_max).map_err(StartFailure::BadSpec)?;
+    let limits = settings::wanted(&spec.limits, hierarchies.mode, &limited);
+    hierarchies
+        .create_for_container(&request.cgroup)
+        .map_err(cgroup)?;
+    if !spec.privileged {
+        devices::restrict(hierarchies, &request.cgroup).map_err(cgroup)?;
+    }
+    hierarchies.enter(&request.cgroup).map_err(cgroup)?;
 
-    mount::private_namespace()?;
-    let rootfs = dir.rootfs();
-    mount::mount_rootfs(&spec.rootfs, &rootfs)?;
-    let network_namespace = match spec.network {
-        Network::Host => None,
-        Network::None => Some(own_network_namespace()?),
-    };
+    let stage = Stage::raise()?;
+    mount::mount_rootfs(&spec.rootfs, &stage.rootfs())?;
+    if spec.network == Network::None {
+        own_network_namespace()?;
+    }
+    let oci = specification(request, spec, &stage, creation.host.facts)?;
+    save(&oci, &request.dir)?;
+    let started = stage.started()?;
+    // The executed program's score, not the keeper's, which protects itself from the OOM killer.
+    fs::write("/proc/self/oom_score_adj", "0").map_err(StartFailure::internal)?;
+    // Nobody may look into a process that is half in the container (libcontainer's builder does the same).
+    nix::sys::prctl::set_dumpable(false).map_err(StartFailure::internal)?;
     // Ours must not reach the container, and libcontainer clears them only when it is given others.
     nix::unistd::setgroups(&[]).map_err(StartFailure::internal)?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    set_rlimits(&oci)?;
+    match sys::fork_sibling_in_pid_namespace().map_err(StartFailure::internal)? {
+        Forked::Parent(pid) => {
+            let dir = |controller: &str| hierarchies.controller_dir(controller, &request.cgroup);
+            let limits = settings::first_writes(&dir, hierarchies.mode, limits);
+            Ok(Created { pid, limits })
+        }
+        Forked::Child => first_process(oci, &stage, started, creation),
+    }
+}
+
+/// The container's first process, up to its program.
+fn first_process(oci: Spec, stage: &Stage, started: NotifyListener, creation: Creation<'_>) -> ! {
+    sys::close_raw(creation.answer);
+    let _ = nix::sys::prctl::set_name(c"mezzo-init");
+    let status = creation.gate.status.as_raw_fd();
+    let executor = GatedExecutor {
+        inner: ContainerExecutor {
+            failure: status,
+            lifeline: creation.gate.go.as_raw_fd(),
+            seccomp: creation.seccomp,
+        },
+    };
+    let run = || -> Result<(), Box<dyn std::error::Error>> {
+        let args = ContainerArgs {
+            container_type: ContainerType::InitContainer,
+            syscall: SyscallType::default(),
+            spec: Rc::new(spec::for_first_process(oci)?),
+            rootfs: stage.rootfs(),
+            console_socket: None,
+            notify_listener: started,
+            preserve_fds: 0,
+            container: None,
+            user_ns_config: None,
+            // For parts of the builder that are not used.
+            cgroup_config: CgroupConfig {
+                cgroup_path: PathBuf::new(),
+                systemd_cgroup: false,
+                container_name: String::new(),
+            },
+            detached: true,
+            executor: Box::new(executor),
+            no_pivot: false,
+            stdin: Some(creation.stdin.into_raw_fd()),
+            stdout: Some(creation.stdout.into_raw_fd()),
+            stderr: Some(creation.stderr.into_raw_fd()),
+            as_sibling: true,
+            pid_file: None,
+        };
+        let (mut to_main, _from_init) = channel::main_channel()?;
+        let (_to_init, mut from_main) = channel::init_channel()?;
+        Ok(init::container_init_process(
+            &args,
+            &mut to_main,
+            &mut from_main,
+        )?)
+    };
+    // It comes back only when it failed. What the executor reported itself comes first, and is all that is read.
+    if let Err(error) = run()
+        && let Ok(bytes) = serde_json::to_vec(&classify(error.as_ref()))
+    {
+        sys::write_raw(status, &bytes);
+    }
+    sys::exit_now(1)
+}
+
+/// Waits for the keeper's word before the program may be executed.
+#[derive(Clone)]
+struct GatedExecutor {
+    inner: ContainerExecutor,
+}
+
+impl Executor for GatedExecutor {
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        self.inner.validate(spec)?;
+        sys::write_raw(self.inner.failure, &[READY]);
+        if sys::read_byte(self.inner.lifeline) {
+            Ok(())
+        } else {
+            Err(ExecutorValidationError::ArgValidationError(
+                "the keeper is gone".to_owned(),
+            ))
+        }
+    }
+
+    fn setup_envs(
+        &self,
+        envs: std::collections::HashMap<String, String>,
+    ) -> Result<(), ExecutorSetEnvsError> {
+        self.inner.setup_envs(envs)
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        self.inner.exec(spec)
+    }
+}
+
+/// The container's OCI specification, as the image's own files say who its user is.
+fn specification(
+    request: &StartRequest,
+    spec: &ContainerSpec,
+    stage: &Stage,
+    host: HostFacts,
+) -> Result<Spec, StartFailure> {
+    let bad = |field: &str, problem: String| {
+        StartFailure::BadSpec(BadSpec {
+            field: field.to_owned(),
+            problem,
+        })
+    };
+    let rootfs = stage.rootfs();
     let passwd = mount::read_beneath(&rootfs, "etc/passwd", MAX_FILE_BYTES);
     let group = mount::read_beneath(&rootfs, "etc/group", MAX_FILE_BYTES);
-    let user = spec.user.resolve(&passwd, &group).map_err(|error| {
-        StartFailure::BadSpec(BadSpec {
-            field: "user".to_owned(),
-            problem: error.to_string(),
-        })
-    })?;
+    let user = spec
+        .user
+        .resolve(&passwd, &group)
+        .map_err(|error| bad("user", error.to_string()))?;
     let context = Context {
         id: request.id.as_str(),
         rootfs: &rootfs,
         cgroup: &request.cgroup,
         user: &user,
-        network_namespace,
-        host: host_facts(&creation.hierarchies, &request.cgroup),
+        host,
     };
-    let limited = io_devices(&spec.limits.io_max).map_err(StartFailure::BadSpec)?;
     let oci = spec::build(spec, &context, &hard_limit).map_err(StartFailure::internal)?;
-    mount::make_dir_beneath(&rootfs, &spec.cwd).map_err(|error| {
-        StartFailure::BadSpec(BadSpec {
-            field: "cwd".to_owned(),
-            problem: format!("{}: {error}", spec.cwd),
-        })
-    })?;
-    fs::create_dir_all(dir.bundle()).map_err(io("making the bundle"))?;
-    oci.save(dir.bundle().join("config.json"))
-        .map_err(StartFailure::internal)?;
-    fs::create_dir_all(dir.oci_state()).map_err(io("making the state directory"))?;
-    creation
-        .hierarchies
-        .join_unified_beside_v1(&request.cgroup)
-        .map_err(|error| StartFailure::Cgroup {
-            reason: error.to_string(),
-        })?;
+    mount::make_dir_beneath(&rootfs, &spec.cwd)
+        .map_err(|error| bad("cwd", format!("{}: {error}", spec.cwd)))?;
+    Ok(oci)
+}
 
-    let (failure_reader, failure_writer) = std::io::pipe().map_err(io("making a pipe"))?;
-    let executor = ContainerExecutor {
-        failure: failure_writer.as_raw_fd(),
-        lifeline: creation.lifeline.as_raw_fd(),
-        seccomp: creation.seccomp,
+/// For programs that are executed in the container later.
+fn save(oci: &Spec, dir: &ContainerDir) -> Result<(), StartFailure> {
+    let saved = || -> io::Result<()> {
+        let bytes = serde_json::to_vec(oci)?;
+        fs::File::create(dir.oci_spec())?.write_all(&bytes)
     };
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    creation
-        .hierarchies
-        .create_unified(&request.cgroup)
-        .map_err(|error| StartFailure::Cgroup {
-            reason: error.to_string(),
-        })?;
-    let built = ContainerBuilder::new(request.id.to_string(), SyscallType::default())
-        .with_root_path(dir.oci_state())
-        .map_err(|error| classify(&error))?
-        .with_executor(executor)
-        .with_stdin(creation.stdin)
-        .with_stdout(creation.stdout)
-        .with_stderr(creation.stderr)
-        .as_init(dir.bundle())
-        .with_systemd(false)
-        .as_sibling(true)
-        .with_detach(true)
-        .build();
-    drop(failure_writer);
-    let mut container =
-        built.map_err(|error| read_failure(&failure_reader).unwrap_or_else(|| classify(&error)))?;
-    let pid = container
-        .pid()
-        .ok_or_else(|| StartFailure::internal("the container has no process"))?
-        .as_raw();
-    let process = ProcessRef::of(pid).map_err(io("looking up the container's process"))?;
-    if context.host.cgroups == CgroupMode::V2
-        && let Some(cgroup) = creation.hierarchies.unified_dir(&request.cgroup)
-    {
-        let refused = |error: &dyn std::fmt::Display| StartFailure::Cgroup {
-            reason: error.to_string(),
-        };
-        let wanted = settings::wanted(&spec.limits, context.host.cgroups, &limited);
-        settings::set(&cgroup, &wanted).map_err(|error| refused(&error))?;
-        if !spec.privileged {
-            devices::filter(&cgroup).map_err(|error| refused(&error))?;
-        }
-    }
-    (creation.created)(pid).map_err(io("waiting for the keeper"))?;
-    // On disk before the program's first instruction: whoever comes later knows that it may have run.
-    let running = RunningRecord {
-        process,
-        started_at_ms: process::now_ms(),
-        // Everything is made, the processes that made it are gone, and the one that is left waits for our word: the
-        // figure stands still.
-        start_cost: usage::start_cost(&creation.hierarchies, &request.cgroup, pid),
-    };
-    dir.write_keeper(&keeper_record(Some(running.clone())))
-        .map_err(io("recording the container's process"))?;
-    container.start().map_err(|error| classify(&error))?;
-    let ready = sys::wait_readable(failure_reader.as_fd(), Some(EXEC_TIMEOUT))
-        .map_err(io("waiting for the program"))?;
-    if !ready {
-        return Err(StartFailure::TimedOut {
-            seconds: EXEC_TIMEOUT.as_secs(),
-        });
-    }
-    match read_failure(&failure_reader) {
-        Some(failure) => Err(failure),
-        None => Ok(running),
-    }
+    saved()
+        .map_err(|error| StartFailure::internal(format!("writing the OCI specification: {error}")))
+}
+
+fn set_rlimits(oci: &Spec) -> Result<(), StartFailure> {
+    let limits = oci.process().as_ref().and_then(|process| process.rlimits().as_ref());
+    let syscall = create_syscall();
+    limits
+        .into_iter()
+        .flatten()
+        .try_for_each(|limit| syscall.set_rlimit(limit))
+        .map_err(StartFailure::internal)
 }
 
 /// What the executor said before it gave up, if it said anything. Blocks until every holder of the pipe's other
@@ -221,18 +308,14 @@ pub(crate) fn classify(error: &dyn std::error::Error) -> StartFailure {
     }
 }
 
-/// Makes a network namespace with loopback up and names it so that the container's process can join it.
-fn own_network_namespace() -> Result<PathBuf, StartFailure> {
+/// Moves this process into a network namespace of its own with loopback up.
+fn own_network_namespace() -> Result<(), StartFailure> {
     let failed = |what: &'static str| {
         move |error: &dyn std::fmt::Display| StartFailure::internal(format!("{what}: {error}"))
     };
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
         .map_err(|error| failed("new network namespace")(&error))?;
-    sys::loopback_up().map_err(|error| failed("bringing loopback up")(&error))?;
-    Ok(PathBuf::from(format!(
-        "/proc/{}/ns/net",
-        std::process::id()
-    )))
+    sys::loopback_up().map_err(|error| failed("bringing loopback up")(&error))
 }
 
 /// Whether the swap of `cgroup` is accounted, so that it can be limited.
@@ -246,13 +329,11 @@ pub(crate) fn accounts_swap(hierarchies: &Hierarchies, cgroup: &str) -> bool {
         .is_some_and(|dir| dir.join(swap_file).exists())
 }
 
-fn host_facts(hierarchies: &Hierarchies, cgroup: &str) -> HostFacts {
-    let parent = cgroup.rsplit_once('/').map_or("/", |(parent, _)| parent);
-    let swap = accounts_swap(hierarchies, parent);
+/// What of the host decides how specifications are built; it does not change while the launcher lives.
+pub(crate) fn host_facts(hierarchies: &Hierarchies) -> HostFacts {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     HostFacts {
         cgroups: hierarchies.mode,
-        swap,
         may_raise_limits: has_capability(&status, CAP_SYS_RESOURCE),
         most_files: fs::read_to_string("/proc/sys/fs/nr_open")
             .ok()

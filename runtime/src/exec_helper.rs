@@ -8,12 +8,14 @@ use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
 
+use libcontainer::config::YoukiConfig;
+use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use oci_spec::runtime::{Process, Spec, UserBuilder};
+use oci_spec::runtime::{Process, RootBuilder, Spec, UserBuilder};
 
 use crate::container::{classify, read_failure};
 use crate::error::StartFailure;
@@ -94,25 +96,54 @@ fn wait(child: i32, reply: &OwnedFd) -> ExecExit {
     }
 }
 
-/// Files of one execution, in the container's directory.
+/// libcontainer's files of one execution: a container's state as its builder would have left it, in a directory that
+/// goes when the program has been started.
 struct ExecFiles {
-    process: std::path::PathBuf,
-    console: std::path::PathBuf,
+    dir: std::path::PathBuf,
 }
 
 impl ExecFiles {
     fn new(request: &ExecRequest) -> Self {
-        let dir = request.dir.oci_state();
-        let me = std::process::id();
         Self {
-            process: dir.join(format!("exec-{me}.json")),
-            console: dir.join(format!("exec-{me}.sock")),
+            dir: request.dir.execution(std::process::id()),
         }
     }
 
+    fn process(&self) -> std::path::PathBuf {
+        self.dir.join("process.json")
+    }
+
+    fn console(&self) -> std::path::PathBuf {
+        self.dir.join("console.sock")
+    }
+
+    fn write(&self, request: &ExecRequest, spec: &Spec) -> Result<(), StartFailure> {
+        let failed = |error: &dyn std::fmt::Display| {
+            StartFailure::internal(format!("writing the files of an execution: {error}"))
+        };
+        let state = self.dir.join(request.id.as_str());
+        fs::create_dir_all(&state).map_err(|error| failed(&error))?;
+        // The root is long mounted, where only the container sees it; libcontainer wants the name of something.
+        let mut bundle = spec.clone();
+        let root = RootBuilder::default().path(&self.dir).build();
+        bundle.set_root(Some(root.map_err(|error| failed(&error))?));
+        bundle
+            .save(self.dir.join("config.json"))
+            .map_err(|error| failed(&error))?;
+        let status = libcontainer::container::ContainerStatus::Running;
+        let pid = Some(request.process.pid);
+        Container::new(request.id.as_str(), status, pid, &self.dir, &state)
+            .and_then(|container| container.save())
+            .map_err(|error| failed(&error))?;
+        YoukiConfig::from_spec(spec, request.id.as_str())
+            .and_then(|config| config.save(&state))
+            .map_err(|error| failed(&error))?;
+        let bytes = serde_json::to_vec(&process(request, spec)?).map_err(StartFailure::internal)?;
+        fs::write(self.process(), bytes).map_err(|error| failed(&error))
+    }
+
     fn remove(&self) {
-        let _ = fs::remove_file(&self.process);
-        let _ = fs::remove_file(&self.console);
+        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -129,11 +160,8 @@ fn start(
     };
     // While this descriptor shows the process alive, its number in libcontainer's records is the right one.
     let init = request.process.open().ok_or(StartFailure::NotRunning)?;
-    let spec = Spec::load(request.dir.bundle().join("config.json"))
-        .map_err(|_| StartFailure::NotRunning)?;
-    let process = process(request, &spec)?;
-    let bytes = serde_json::to_vec(&process).map_err(StartFailure::internal)?;
-    fs::write(&files.process, bytes).map_err(io("writing the process description"))?;
+    let spec = read_spec(request).ok_or(StartFailure::NotRunning)?;
+    files.write(request, &spec)?;
     nix::unistd::setgroups(&[]).map_err(StartFailure::internal)?;
 
     let (lifeline_reader, lifeline_writer) = std::io::pipe().map_err(io("making a pipe"))?;
@@ -144,7 +172,7 @@ fn start(
         seccomp,
     };
     let mut builder = ContainerBuilder::new(request.id.to_string(), SyscallType::default())
-        .with_root_path(request.dir.oci_state())
+        .with_root_path(&files.dir)
         .map_err(|error| classify(&error))?
         .with_executor(LifelineExecutor {
             inner: executor,
@@ -152,8 +180,8 @@ fn start(
         });
     let terminal = request.spec.terminal.is_some();
     let listener = if terminal {
-        builder = builder.with_console_socket(Some(&files.console));
-        Some(listen(&files.console)?)
+        builder = builder.with_console_socket(Some(files.console()));
+        Some(listen(&files.console())?)
     } else {
         let mut stdio = stdio.into_iter();
         if let (Some(stdin), Some(stdout), Some(stderr)) =
@@ -168,7 +196,7 @@ fn start(
     };
     let built = builder
         .as_tenant()
-        .with_process(Some(&files.process))
+        .with_process(Some(files.process()))
         .with_detach(true)
         .build();
     drop(failure_writer);
@@ -195,6 +223,14 @@ fn start(
     };
     drop(lifeline_reader);
     Ok((child, master, lifeline_writer))
+}
+
+/// The container's OCI specification; a program before this one may have started the container.
+fn read_spec(request: &ExecRequest) -> Option<Spec> {
+    let [bundle, ..] = request.dir.earlier();
+    Spec::load(request.dir.oci_spec())
+        .or_else(|_| Spec::load(bundle.join("config.json")))
+        .ok()
 }
 
 /// The process to run: the container's own, with what the request changes. Capabilities, limits and

@@ -3,35 +3,33 @@
 //! before it removes the cgroup. It outlives the agent; if it dies, the kernel kills the container.
 //!
 //! ```text
-//! forked ─► child calls libcontainer ─► Started ─► poll: output, the container's end ─► last usage, exit record,
-//!                │                                                                      cgroup removed ─► gone
-//!                └► failed: everything killed and removed, exit record "start failed" ─► Failed ─► gone
+//! forked ─► creator ─► first process ready ─► limits, record ─► go ─► Started ─► poll: output, the container's end
+//!              │              │                                                      ─► last usage, exit record,
+//!              │              │                                                         cgroup removed ─► gone
+//!              └──────────────┴► failed: everything killed and removed, exit record "start failed" ─► Failed ─► gone
 //! ```
 
-use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::cgroup::Hierarchies;
-use crate::cgroup::usage::UsageReader;
-use crate::container::{self, Creation};
+use crate::cgroup::usage::{self, UsageReader};
+use crate::cgroup::{Hierarchies, settings};
+use crate::container::{self, Created, Creation, Gate, READY};
 use crate::error::StartFailure;
-use crate::layout::{ContainerDir, RunningRecord, StartCost};
+use crate::layout::{ContainerDir, KeeperRecord, RECORD_VERSION, RunningRecord, StartCost};
 use crate::logs::BoundedLog;
 use crate::model::{Exit, ExitRecord, Stream, Usage};
 use crate::process::{self, ProcessRef};
 use crate::protocol::{self, HostContext, StartReply, StartRequest};
 use crate::sys::{self, Forked};
 
-/// How often dead children are looked for while a container is being created.
-const REAP_INTERVAL: Duration = Duration::from_millis(10);
 /// How long the container's output may take to end after its last process has ended.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long killed processes may take to be gone, and a cgroup to become empty.
@@ -62,10 +60,9 @@ pub(crate) fn run(input: KeeperInput) -> i32 {
         reply,
         lock,
     } = input;
-    let hierarchies = host.hierarchies;
-    let started = prepare(&request).and_then(|(outputs, ends)| {
-        let mut outputs = outputs;
-        let running = start(&request, &hierarchies, seccomp, ends, &mut outputs)?;
+    let hierarchies = &host.hierarchies;
+    let started = prepare(&request).and_then(|(mut outputs, ends)| {
+        let running = start(&request, &host, seccomp, ends, &mut outputs)?;
         Ok((running, outputs))
     });
     let code = match started {
@@ -79,10 +76,10 @@ pub(crate) fn run(input: KeeperInput) -> i32 {
             // An agent that is gone finds the container by its records.
             let _ = protocol::send(reply.as_fd(), &message, &[]);
             drop(reply);
-            watch(&request, &hierarchies, running, outputs)
+            watch(&request, hierarchies, running, outputs)
         }
         Err(failure) => {
-            clean_up_failed_start(&request, &hierarchies, &failure);
+            clean_up_failed_start(&request, hierarchies, &failure);
             let _ = protocol::send(reply.as_fd(), &StartReply::Failed(failure), &[]);
             1
         }
@@ -91,21 +88,22 @@ pub(crate) fn run(input: KeeperInput) -> i32 {
     code
 }
 
-/// The write ends, for the container.
+/// The ends that are not the keeper's, and the ends by which it leads the start.
 struct Ends {
     stdout: PipeWriter,
     stderr: PipeWriter,
-    lifeline_reader: PipeReader,
-    lifeline_writer: PipeWriter,
+    gate: Gate,
+    status: PipeReader,
+    go: PipeWriter,
 }
 
 fn prepare(request: &StartRequest) -> Result<([Output; 2], Ends), StartFailure> {
     let failed = |what: &'static str| {
         move |error: std::io::Error| StartFailure::internal(format!("{what}: {error}"))
     };
-    let (stdout_reader, stdout) = std::io::pipe().map_err(failed("making a pipe"))?;
-    let (stderr_reader, stderr) = std::io::pipe().map_err(failed("making a pipe"))?;
-    let (lifeline_reader, lifeline_writer) = std::io::pipe().map_err(failed("making a pipe"))?;
+    let pipe = || std::io::pipe().map_err(failed("making a pipe"));
+    let ((stdout_reader, stdout), (stderr_reader, stderr)) = (pipe()?, pipe()?);
+    let ((status, to_status), (from_go, go)) = (pipe()?, pipe()?);
     let output = |pipe: PipeReader, stream| -> Result<Output, StartFailure> {
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(StartFailure::internal)?;
         let log = BoundedLog::open(request.dir.log(stream), request.log)
@@ -119,15 +117,18 @@ fn prepare(request: &StartRequest) -> Result<([Output; 2], Ends), StartFailure> 
         output(stdout_reader, Stream::Stdout)?,
         output(stderr_reader, Stream::Stderr)?,
     ];
-    Ok((
-        outputs,
-        Ends {
-            stdout,
-            stderr,
-            lifeline_reader,
-            lifeline_writer,
-        },
-    ))
+    let gate = Gate {
+        status: to_status.into(),
+        go: from_go.into(),
+    };
+    let ends = Ends {
+        stdout,
+        stderr,
+        gate,
+        status,
+        go,
+    };
+    Ok((outputs, ends))
 }
 
 /// A running container: its pidfd, its record, and the lifeline that must stay open.
@@ -135,7 +136,7 @@ type Running = (OwnedFd, RunningRecord, PipeWriter);
 
 fn start(
     request: &StartRequest,
-    hierarchies: &Hierarchies,
+    host: &HostContext,
     seccomp: Option<Rc<Vec<u8>>>,
     ends: Ends,
     outputs: &mut [Output; 2],
@@ -143,104 +144,182 @@ fn start(
     let io = |what: &'static str| {
         move |error: std::io::Error| StartFailure::internal(format!("{what}: {error}"))
     };
-    let (result_reader, result_writer) = std::io::pipe().map_err(io("making a pipe"))?;
-    let (go_reader, go_writer) = std::io::pipe().map_err(io("making a pipe"))?;
+    let deadline = Instant::now() + Duration::from_millis(request.timeout_ms);
     let keeper = me();
+    let record = |running| KeeperRecord {
+        version: RECORD_VERSION,
+        keeper,
+        running,
+    };
+    request
+        .dir
+        .write_keeper(&record(None))
+        .map_err(io("recording the keeper"))?;
+    let (answer, answer_writer) = std::io::pipe().map_err(io("making a pipe"))?;
     let Ends {
         stdout,
         stderr,
-        lifeline_reader,
-        lifeline_writer,
+        gate,
+        status,
+        mut go,
     } = ends;
-    match sys::fork_single_threaded().map_err(io("forking"))? {
+    let creator = match sys::fork_single_threaded().map_err(io("forking"))? {
         Forked::Child => {
             // Only the keeper may hold these: their closing is how its death shows.
-            drop((lifeline_writer, result_reader, go_writer));
-            let mut result_writer = result_writer;
-            let result = result_writer
-                .try_clone()
+            drop((go, status, answer));
+            let creating = std::fs::File::open("/dev/null")
                 .map_err(StartFailure::internal)
-                .and_then(|created| {
-                    let creation = Creation {
-                        keeper,
-                        hierarchies: hierarchies.clone(),
-                        seccomp,
-                        stdin: File::open("/dev/null")
-                            .map_err(StartFailure::internal)?
-                            .into(),
-                        stdout: stdout.into(),
-                        stderr: stderr.into(),
-                        lifeline: lifeline_reader.into(),
-                        created: Box::new(move |pid| tell_created(created, go_reader, pid)),
-                    };
-                    create_in_child(request, creation)
-                });
-            let code = i32::from(result.is_err());
-            if let Ok(bytes) = serde_json::to_vec(&result) {
-                let _ = result_writer.write_all(&bytes);
+                .map(|null| Creation {
+                    host,
+                    seccomp,
+                    stdin: null.into(),
+                    stdout: stdout.into(),
+                    stderr: stderr.into(),
+                    gate,
+                    answer: answer_writer.as_raw_fd(),
+                })
+                .and_then(|creation| create_in_child(keeper, request, creation));
+            let code = i32::from(creating.is_err());
+            if let Ok(bytes) = serde_json::to_vec(&creating) {
+                let _ = (&answer_writer).write_all(&bytes);
             }
             sys::exit_now(code)
         }
-        Forked::Parent(creator) => {
-            drop((stdout, stderr, lifeline_reader, result_writer, go_reader));
-            let deadline = Instant::now() + Duration::from_millis(request.timeout_ms);
-            let result = await_creation(result_reader, go_writer, creator, deadline, outputs)
-                .ok_or(StartFailure::TimedOut {
-                    seconds: request.timeout_ms / 1000,
-                })?;
-            let running = result?;
-            let _ = waitpid(Pid::from_raw(creator), None);
-            // A child of ours that we have not waited for: the number cannot have been used again.
-            let pidfd = sys::pidfd_open(running.process.pid)
-                .map_err(io("opening the container's process"))?;
-            Ok((pidfd, running, lifeline_writer))
-        }
+        Forked::Parent(creator) => creator,
+    };
+    drop((stdout, stderr, gate, answer_writer));
+    let timed_out = || StartFailure::TimedOut {
+        seconds: request.timeout_ms / 1000,
+    };
+    let answer = read_all(answer, deadline, outputs)?.ok_or_else(timed_out)?;
+    let created: Result<Created, StartFailure> =
+        serde_json::from_slice(&answer).unwrap_or_else(|_| {
+            Err(StartFailure::internal(
+                "the process that creates the container died without a word",
+            ))
+        });
+    let _ = waitpid(Pid::from_raw(creator), None);
+    let created = created?;
+    // A child of ours that we have not waited for: the number cannot have been used again.
+    let pidfd = sys::pidfd_open(created.pid).map_err(io("opening the container's process"))?;
+
+    match first_word(&status, deadline, outputs)?.ok_or_else(timed_out)? {
+        Word::Ready => {}
+        Word::Failed(failure) => return Err(failure),
+    }
+    settings::set(&created.limits).map_err(|error| StartFailure::Cgroup {
+        reason: error.to_string(),
+    })?;
+    let running = RunningRecord {
+        process: ProcessRef::of(created.pid).map_err(io("looking up the container's process"))?,
+        started_at_ms: process::now_ms(),
+        // Everything is made, the processes that made it are gone, and the one that is left waits for our word: the
+        // figure stands still.
+        start_cost: usage::start_cost(&host.hierarchies, &request.cgroup, created.pid),
+    };
+    // On disk before the program's first instruction: whoever comes later knows that it may have run.
+    request
+        .dir
+        .write_keeper(&record(Some(running.clone())))
+        .map_err(io("recording the container's process"))?;
+    // If it is gone, its silence is the answer.
+    let _ = go.write_all(b"g");
+    let last_words = read_all(status, deadline, outputs)?.ok_or_else(timed_out)?;
+    if last_words.is_empty() {
+        Ok((pidfd, running, go))
+    } else {
+        Err(failure_in(&last_words))
     }
 }
 
 fn create_in_child(
+    keeper: ProcessRef,
     request: &StartRequest,
-    creation: Creation,
-) -> Result<RunningRecord, StartFailure> {
+    creation: Creation<'_>,
+) -> Result<Created, StartFailure> {
     let _ = nix::sys::prctl::set_name(c"mezzo-creator");
     let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
-    if nix::unistd::getppid().as_raw() != creation.keeper.pid {
+    if nix::unistd::getppid().as_raw() != keeper.pid {
         return Err(StartFailure::internal("the keeper is gone"));
     }
     container::create(request, creation)
 }
 
-/// In the creating child: says that the container's process is there and waits for the keeper's "go".
-fn tell_created(mut keeper: PipeWriter, mut go: PipeReader, pid: i32) -> std::io::Result<()> {
-    keeper.write_all(format!("created {pid}\n").as_bytes())?;
-    go.read_exact(&mut [0])
+/// What the container's first process says of itself first.
+enum Word {
+    Ready,
+    Failed(StartFailure),
 }
 
-/// Reaps every child but these two: libcontainer leaves an intermediate process, which ends by itself, and until
-/// it is reaped it counts as one of the container's processes.
-fn reap_others(creator: i32, process: i32, deadline: Instant) {
-    for pid in children() {
-        if pid == creator || pid == process {
-            continue;
-        }
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        while matches!(
-            waitid(Id::Pid(Pid::from_raw(pid)), flags),
-            Ok(WaitStatus::StillAlive)
-        ) {
-            if Instant::now() >= deadline {
-                return;
+/// `None` when the time is over.
+fn first_word(
+    mut status: &PipeReader,
+    deadline: Instant,
+    outputs: &mut [Output; 2],
+) -> Result<Option<Word>, StartFailure> {
+    if !wait_for(status.as_fd(), deadline, outputs) {
+        return Ok(None);
+    }
+    let mut word = [0_u8; 4096];
+    let length = status.read(&mut word).map_err(StartFailure::internal)?;
+    Ok(Some(match &word[..length] {
+        [READY] => Word::Ready,
+        [] => Word::Failed(StartFailure::internal(
+            "the container's first process died without a word",
+        )),
+        failure => Word::Failed(failure_in(failure)),
+    }))
+}
+
+/// The first failure among what the container's first process said last. Others may follow: libcontainer tells again
+/// what its executor has told it.
+fn failure_in(words: &[u8]) -> StartFailure {
+    serde_json::Deserializer::from_slice(words)
+        .into_iter::<StartFailure>()
+        .next()
+        .and_then(Result::ok)
+        .unwrap_or_else(|| {
+            StartFailure::internal("the container's first process said nothing sensible")
+        })
+}
+
+/// Most bytes of one answer.
+const MAX_WORDS: usize = 64 * 1024;
+
+/// Everything up to the pipe's end, while output already flows; `None` when the time is over.
+fn read_all(
+    mut pipe: PipeReader,
+    deadline: Instant,
+    outputs: &mut [Output; 2],
+) -> Result<Option<Vec<u8>>, StartFailure> {
+    let mut bytes = Vec::new();
+    while wait_for(pipe.as_fd(), deadline, outputs) {
+        let mut chunk = [0_u8; 4096];
+        match pipe.read(&mut chunk) {
+            Ok(0) => return Ok(Some(bytes)),
+            Ok(length) if bytes.len() + length <= MAX_WORDS => {
+                bytes.extend_from_slice(&chunk[..length]);
             }
-            std::thread::sleep(Duration::from_micros(50));
+            Ok(_) => return Ok(Some(bytes)),
+            Err(error) => return Err(StartFailure::internal(error)),
         }
     }
+    Ok(None)
 }
 
-/// Reaps every dead child but this one.
-fn reap_dead_but(creator: i32) {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-    for pid in children().into_iter().filter(|pid| *pid != creator) {
-        let _ = waitid(Id::Pid(Pid::from_raw(pid)), flags);
+/// Waits until `fd` is readable, while output already flows; `false` when the time is over.
+fn wait_for(
+    fd: std::os::fd::BorrowedFd<'_>,
+    deadline: Instant,
+    outputs: &mut [Output; 2],
+) -> bool {
+    loop {
+        let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+            return false;
+        };
+        if poll_once(fd, outputs, Some(left)) {
+            return true;
+        }
     }
 }
 
@@ -251,61 +330,6 @@ fn children() -> Vec<i32> {
     text.split_whitespace()
         .filter_map(|pid| pid.parse().ok())
         .collect()
-}
-
-/// Waits for the creating child's answer while output already flows; `None` when the time is over.
-fn await_creation(
-    mut result: PipeReader,
-    mut go: PipeWriter,
-    creator: i32,
-    deadline: Instant,
-    outputs: &mut [Output; 2],
-) -> Option<Result<RunningRecord, StartFailure>> {
-    let mut bytes: Vec<u8> = Vec::new();
-    let mut created = false;
-    loop {
-        let left = deadline.checked_duration_since(Instant::now())?;
-        let step = if created {
-            left
-        } else {
-            left.min(REAP_INTERVAL)
-        };
-        let ready = poll_once(result.as_fd(), outputs, Some(step));
-        if !ready && !created {
-            // A start that fails leaves dead children, and libcontainer waits for their cgroup to become empty.
-            reap_dead_but(creator);
-        }
-        if ready {
-            let mut chunk = [0_u8; 4096];
-            match result.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(length) => {
-                    bytes.extend_from_slice(&chunk[..length]);
-                    if let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-                        let line: Vec<u8> = bytes.drain(..=end).collect();
-                        let pid = std::str::from_utf8(&line)
-                            .ok()
-                            .and_then(|line| line.strip_prefix("created "));
-                        if let Some(pid) = pid.and_then(|pid| pid.trim().parse().ok()) {
-                            created = true;
-                            reap_others(creator, pid, deadline);
-                            // If the child is gone, its silence is the answer.
-                            let _ = go.write_all(b"g");
-                        }
-                    }
-                }
-                Err(error) => return Some(Err(StartFailure::internal(error))),
-            }
-            if bytes.len() > 1 << 20 {
-                break;
-            }
-        }
-    }
-    Some(serde_json::from_slice(&bytes).unwrap_or_else(|_| {
-        Err(StartFailure::internal(
-            "the process that creates the container died without a word",
-        ))
-    }))
 }
 
 /// Polls `fd` and the outputs once, moves output that is there, and tells whether `fd` is ready.
@@ -454,10 +478,10 @@ pub(crate) fn release(request: &StartRequest, hierarchies: &Hierarchies) {
     if let Err(error) = hierarchies.remove(&request.cgroup, KILL_TIMEOUT) {
         tracing::warn!(container = %request.id, %error, "cgroup not removed");
     }
-    for dir in [request.dir.oci_state(), request.dir.bundle()] {
+    let _ = std::fs::remove_file(request.dir.oci_spec());
+    for dir in request.dir.earlier() {
         let _ = std::fs::remove_dir_all(dir);
     }
-    let _ = std::fs::remove_dir(request.dir.rootfs());
 }
 
 fn clean_up_failed_start(

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use crate::cgroup::Hierarchies;
+use crate::container;
 use crate::error::StartFailure;
 use crate::exec_helper::{self, HelperInput};
 use crate::keeper::{self, KeeperInput};
@@ -60,7 +61,10 @@ fn run(keepers_cgroup: &str) -> io::Result<()> {
     }
     protocol::send(socket.as_fd(), &Ready {}, &[])?;
     let mut launcher = Launcher {
-        host: HostContext { hierarchies },
+        host: HostContext {
+            facts: container::host_facts(&hierarchies),
+            hierarchies,
+        },
         programs: HashMap::new(),
     };
     // The first container need not wait for the compiler.

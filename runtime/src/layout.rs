@@ -9,7 +9,8 @@
 //!     keeper.json              the keeper's pid; then also the container's
 //!     exit.json                how it ended, written before the cgroup goes
 //!     stdout stdout.1 stderr …
-//!     rootfs/ bundle/ oci/     mount point and libcontainer's own files
+//!     config.json              the OCI specification, for programs that are executed in the container
+//!     exec-<pid>/              libcontainer's files while one of them is being started
 //! <state>/removing/            what is being deleted
 //! ```
 
@@ -125,16 +126,19 @@ impl ContainerDir {
         self.path.join("lock")
     }
 
-    pub(crate) fn rootfs(&self) -> PathBuf {
-        self.path.join("rootfs")
+    /// The specification in OCI's form, for programs that are executed in the container.
+    pub(crate) fn oci_spec(&self) -> PathBuf {
+        self.path.join("config.json")
     }
 
-    pub(crate) fn bundle(&self) -> PathBuf {
-        self.path.join("bundle")
+    /// Where programs before this one kept it, and where they mounted the root file system.
+    pub(crate) fn earlier(&self) -> [PathBuf; 3] {
+        ["bundle", "oci", "rootfs"].map(|name| self.path.join(name))
     }
 
-    pub(crate) fn oci_state(&self) -> PathBuf {
-        self.path.join("oci")
+    /// libcontainer's files of one execution.
+    pub(crate) fn execution(&self, helper: u32) -> PathBuf {
+        self.path.join(format!("exec-{helper}"))
     }
 
     pub(crate) fn log(&self, stream: Stream) -> PathBuf {

@@ -32,6 +32,7 @@ mod runtime;
 mod seccomp;
 mod session;
 mod spec;
+mod stage;
 mod supervise;
 mod sys;
 mod user;

@@ -16,9 +16,9 @@ use crate::error::StartFailure;
 use crate::model::Rootfs;
 use crate::sys::{self, FsOption};
 
-const MOUNT_ATTR_RDONLY: u32 = 1;
-const MOUNT_ATTR_NOSUID: u32 = 2;
-const MOUNT_ATTR_NODEV: u32 = 4;
+pub(crate) const RDONLY: u32 = 1;
+pub(crate) const NOSUID: u32 = 2;
+pub(crate) const NODEV: u32 = 4;
 /// What the mounts of containers are called in the table of mounts.
 const SOURCE: &str = "mezzo";
 /// A page, of which the last byte is the end.
@@ -128,12 +128,12 @@ impl Overlay<'_> {
                 .iter()
                 .map(|lower| path_option("lowerdir+", lower)),
         );
-        let mut attributes = MOUNT_ATTR_NODEV;
+        let mut attributes = NODEV;
         match self.changes {
             Some((upper, work)) => {
                 options.extend([path_option("upperdir", upper), path_option("workdir", work)])
             }
-            None => attributes |= MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID,
+            None => attributes |= RDONLY | NOSUID,
         }
         let mounted = sys::fs_mount(c"overlay", &options, attributes)?;
         let target = File::open(target)?;

@@ -13,6 +13,7 @@ use crate::id::ContainerId;
 use crate::layout::{ContainerDir, StartCost};
 use crate::model::{ExecExit, ExecSpec, LogLimits};
 use crate::process::ProcessRef;
+use crate::spec::HostFacts;
 use crate::sys;
 
 /// Most bytes of one message; a packet must also fit into the socket's send buffer.
@@ -79,6 +80,7 @@ pub(crate) enum ExecReply {
 #[derive(Clone, Debug)]
 pub(crate) struct HostContext {
     pub(crate) hierarchies: Hierarchies,
+    pub(crate) facts: HostFacts,
 }
 
 /// Sends a message; an error only when the other side is gone or the message does not fit.

@@ -27,6 +27,19 @@ pub(crate) fn fork_single_threaded() -> io::Result<Forked> {
     }
 }
 
+/// Forks a child of this process's own parent that is the first process of a new pid namespace. Only for a process
+/// with one thread.
+pub(crate) fn fork_sibling_in_pid_namespace() -> io::Result<Forked> {
+    let flags = libc::CLONE_PARENT | libc::CLONE_NEWPID;
+    // SAFETY: without a stack and without shared memory this is a fork, in a process with one thread as in
+    // `fork_single_threaded`. The raw call leaves out the C library's handlers for forks, of which we have none.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(i32::try_from(pid).map_err(io::Error::other)?)),
+    }
+}
+
 /// Ends a forked child without running the parent's exit handlers or destructors.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any integer and does not return.
@@ -267,6 +280,20 @@ pub(crate) fn load_seccomp(program: &[u8]) -> io::Result<()> {
 pub(crate) fn write_raw(fd: RawFd, bytes: &[u8]) {
     // SAFETY: the pointer and the length describe a live slice; a bad descriptor is an error result.
     unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+}
+
+/// Reads one byte from a descriptor that the caller's process holds but does not own as a Rust value; `false` at the
+/// end of the stream.
+pub(crate) fn read_byte(fd: RawFd) -> bool {
+    let mut byte = 0_u8;
+    loop {
+        // SAFETY: one byte that lives through the call; a bad descriptor is an error result.
+        match unsafe { libc::read(fd, (&raw mut byte).cast(), 1) } {
+            1 => return true,
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            _ => return false,
+        }
+    }
 }
 
 /// Whether the other end of the pipe or socket `fd` is gone.

@@ -1,5 +1,5 @@
-//! The device filter of a version 2 cgroup: every device is refused but the standard few. Built with libcgroups'
-//! compiler and loaded here, not by its manager, which first raises RLIMIT_MEMLOCK to 128 MiB (and gives up where
+//! Which devices a container may open: every one is refused but the standard few. On version 1 by the devices
+//! controller; on version 2 by a program, built with libcgroups' compiler and loaded here, not by its manager, which first raises RLIMIT_MEMLOCK to 128 MiB (and gives up where
 //! it may not) though kernels since 5.11 do not need that, and which would have the container pay for the loading.
 //! The container's process waits meanwhile: it executes its program only after this.
 
@@ -13,22 +13,50 @@ use libcgroups::v2::devices::emulator::Emulator;
 use libcgroups::v2::devices::program::Program;
 use oci_spec::runtime::{LinuxDeviceCgroupBuilder, LinuxDeviceType};
 
-/// Refuses the cgroup at `dir` all devices but the standard ones.
-pub(crate) fn filter(dir: &Path) -> io::Result<()> {
+use super::{CgroupMode, Hierarchies};
+
+/// null, zero, full, random, urandom, tty, console, ptmx, and terminals.
+const STANDARD: [(i64, Option<i64>); 9] = [
+    (1, Some(3)),
+    (1, Some(5)),
+    (1, Some(7)),
+    (1, Some(8)),
+    (1, Some(9)),
+    (5, Some(0)),
+    (5, Some(1)),
+    (5, Some(2)),
+    (136, None),
+];
+
+/// Refuses the container's cgroup all devices but the standard ones.
+pub(crate) fn restrict(hierarchies: &Hierarchies, cgroup: &str) -> io::Result<()> {
+    let dir = hierarchies.controller_dir("devices", cgroup);
+    let dir = dir.ok_or_else(|| {
+        io::Error::other("no controller refuses devices here: boot without cgroup_disable=devices")
+    })?;
+    match hierarchies.mode {
+        CgroupMode::V2 => filter(&dir),
+        CgroupMode::V1 | CgroupMode::Hybrid => refuse_v1(&dir),
+    }
+}
+
+fn refuse_v1(dir: &Path) -> io::Result<()> {
+    let write = |name: &str, rule: &str| {
+        let file = dir.join(name);
+        fs::write(&file, rule)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
+    };
+    write("devices.deny", "a")?;
+    STANDARD.iter().try_for_each(|(major, minor)| {
+        let minor = minor.map_or("*".to_owned(), |minor| minor.to_string());
+        write("devices.allow", &format!("c {major}:{minor} rwm"))
+    })
+}
+
+/// The same on version 2, for the cgroup at `dir`.
+fn filter(dir: &Path) -> io::Result<()> {
     let mut emulator = Emulator::with_default_allow(false);
-    // null, zero, full, random, urandom, tty, console, ptmx, and terminals.
-    let standard = [
-        (1, Some(3)),
-        (1, Some(5)),
-        (1, Some(7)),
-        (1, Some(8)),
-        (1, Some(9)),
-        (5, Some(0)),
-        (5, Some(1)),
-        (5, Some(2)),
-        (136, None),
-    ];
-    for (major, minor) in standard {
+    for (major, minor) in STANDARD {
         let mut rule = LinuxDeviceCgroupBuilder::default()
             .allow(true)
             .typ(LinuxDeviceType::C)

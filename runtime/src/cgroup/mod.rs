@@ -1,6 +1,6 @@
 //! Control groups: which hierarchies this host has, where a container's directories are, and making, joining,
-//! killing and removing them, and all reading. Limits at the start are set by libcontainer's own managers on version
-//! 1 and by `settings` on version 2, where the same code changes them while the container runs.
+//! killing and removing them, and all reading. Limits are set by `settings`, which also changes them while the
+//! container runs; which devices may be opened, by `devices`.
 //!
 //! Every function takes an absolute cgroup path such as `/mezzo/containers/web`, the same in each hierarchy.
 
@@ -212,15 +212,33 @@ impl Hierarchies {
         }
     }
 
-    /// On version 2: makes the cgroup of one container. Where there is one libcontainer takes it as it is; else it
-    /// makes it, and writes to `cgroup.subtree_control` of everything above it, also of what is not ours.
-    pub(crate) fn create_unified(&self, cgroup: &str) -> io::Result<()> {
-        match (self.mode, self.unified_dir(cgroup)) {
-            (CgroupMode::V2, Some(dir)) => {
-                fs::create_dir_all(&dir).map_err(|error| at(&dir, error))
-            }
-            (CgroupMode::V1 | CgroupMode::Hybrid | CgroupMode::V2, _) => Ok(()),
-        }
+    /// Makes the cgroup of one container, whose parents are there, and moves this process into it: in the hierarchies
+    /// of version 1 whose controllers limit or measure containers, and in the unified one, where `cgroup.kill` is.
+    /// Each move costs; in what is left out (freezer, network classes, performance events) nothing is gained.
+    pub(crate) fn enter(&self, cgroup: &str) -> io::Result<()> {
+        self.container_dirs(cgroup).try_for_each(|dir| join_dir(&dir))
+    }
+
+    /// The first half of [`Self::enter`].
+    pub(crate) fn create_for_container(&self, cgroup: &str) -> io::Result<()> {
+        self.container_dirs(cgroup)
+            .try_for_each(|dir| match fs::create_dir(&dir) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                Err(error) => Err(at(&dir, error)),
+                Ok(()) => Ok(()),
+            })
+    }
+
+    fn container_dirs(&self, cgroup: &str) -> impl Iterator<Item = PathBuf> {
+        self.v1
+            .iter()
+            .filter(|one| {
+                let mut controllers = one.controllers.iter();
+                controllers.any(|name| FOR_CONTAINERS.contains(&name.as_str()))
+            })
+            .map(|one| &one.mount)
+            .chain(self.unified.as_ref())
+            .map(move |mount| below(mount, cgroup))
     }
 
     /// Moves this process into the cgroup, in every hierarchy but cpuset (which would need its sets filled in,
@@ -233,18 +251,6 @@ impl Hierarchies {
         }
         self.unified_dir(cgroup)
             .map_or(Ok(()), |dir| join_dir(&dir))
-    }
-
-    /// On a hybrid host: moves this process into the unified cgroup, which libcontainer leaves alone there, so
-    /// that `cgroup.kill` works for what it starts.
-    pub(crate) fn join_unified_beside_v1(&self, cgroup: &str) -> io::Result<()> {
-        match (self.mode, self.unified_dir(cgroup)) {
-            (CgroupMode::Hybrid, Some(dir)) => {
-                fs::create_dir_all(&dir).map_err(|error| at(&dir, error))?;
-                join_dir(&dir)
-            }
-            (CgroupMode::V1 | CgroupMode::Hybrid | CgroupMode::V2, _) => Ok(()),
-        }
     }
 
     /// The processes in the cgroup, in any hierarchy.
@@ -324,6 +330,9 @@ fn is_controller(option: &str) -> bool {
 /// What containers are limited with.
 const WANTED: [&str; 5] = ["cpu", "memory", "io", "pids", "cpuset"];
 
+/// The controllers of version 1 that containers are put under.
+const FOR_CONTAINERS: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "devices", "blkio"];
+
 /// Without these no container starts.
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 
@@ -356,21 +365,20 @@ fn join_dir(dir: &Path) -> io::Result<()> {
 }
 
 fn remove_dir(dir: &Path, deadline: Instant) -> io::Result<()> {
-    if let Ok(entries) = fs::read_dir(dir) {
-        for entry in entries.flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                remove_dir(&entry.path(), deadline)?;
-            }
-        }
-    }
     let mut pause = Duration::from_micros(200);
     loop {
         match fs::remove_dir(dir) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // It has children, or its last process is not quite gone.
             Err(error)
                 if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
             {
+                let children = fs::read_dir(dir).into_iter().flatten().flatten();
+                for child in children.filter(|one| one.file_type().is_ok_and(|kind| kind.is_dir()))
+                {
+                    remove_dir(&child.path(), deadline)?;
+                }
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(20));
             }

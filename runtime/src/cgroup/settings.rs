@@ -12,8 +12,10 @@
 //! container that grows in the very moment after that can still meet its new limit, as it could at any time.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use super::CgroupMode;
 use super::device::DeviceNumber;
@@ -214,15 +216,39 @@ pub(crate) fn quota_us(millis: u64) -> u64 {
     (millis.saturating_mul(PERIOD_US) / 1000).max(1000)
 }
 
-/// Sets the limits of a new version 2 cgroup, which has none yet.
-pub(crate) fn set(dir: &Path, settings: &[Setting]) -> Result<(), ChangeError> {
-    let there_already = wanted_v2(&Limits::default(), &[]);
-    for one in settings {
-        let file = dir.join(one.file);
-        if one.optional && (there_already.contains(one) || !file.exists()) {
-            continue;
+/// One file of a new cgroup and what is written into it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FirstWrite {
+    file: PathBuf,
+    value: String,
+    optional: bool,
+}
+
+/// What is to be written into a new cgroup, which has no limits yet. Pure.
+pub(crate) fn first_writes(
+    dir: &dyn Fn(&str) -> Option<PathBuf>,
+    mode: CgroupMode,
+    settings: Vec<Setting>,
+) -> Vec<FirstWrite> {
+    let there_already = wanted(&Limits::default(), mode, &[]);
+    settings
+        .into_iter()
+        .filter(|one| !(one.optional && there_already.contains(one)))
+        .map(|one| FirstWrite {
+            file: dir(one.controller).map_or_else(|| PathBuf::from(one.file), |dir| dir.join(one.file)),
+            value: one.value,
+            optional: one.optional,
+        })
+        .collect()
+}
+
+/// Sets the limits of a new cgroup.
+pub(crate) fn set(writes: &[FirstWrite]) -> Result<(), ChangeError> {
+    for one in writes {
+        match write(&one.file, &one.value) {
+            Err(ChangeError::Missing { .. }) if one.optional => {}
+            done => done?,
         }
-        write(&file, &one.value)?;
     }
     Ok(())
 }
@@ -490,20 +516,18 @@ fn read_number(path: &Path) -> Option<u64> {
 }
 
 fn write(file: &Path, value: &str) -> Result<(), ChangeError> {
-    // Nothing can be made in a cgroup, so for a file that is not there the kernel's answer is "permission denied".
-    fs::write(file, value).map_err(|source| {
-        if file.exists() {
-            ChangeError::Refused {
+    let open = fs::OpenOptions::new().write(true).truncate(true).open(file);
+    open.and_then(|mut opened| opened.write_all(value.as_bytes()))
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => ChangeError::Missing {
+                file: file.to_owned(),
+            },
+            _ => ChangeError::Refused {
                 file: file.to_owned(),
                 value: value.to_owned(),
                 source,
-            }
-        } else {
-            ChangeError::Missing {
-                file: file.to_owned(),
-            }
-        }
-    })
+            },
+        })
 }
 
 #[cfg(test)]

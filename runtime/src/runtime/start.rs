@@ -113,7 +113,6 @@ fn claim(entry: &Entry, record: &SpecRecord) -> io::Result<fs::File> {
     if !try_lock(&lock)? {
         return Err(io::Error::other("a new lock file is locked"));
     }
-    fs::create_dir(entry.dir.rootfs())?;
     entry.dir.write_spec(record)?;
     Ok(lock)
 }
@@ -135,8 +134,7 @@ async fn begin_again(inner: &Arc<Inner>, entry: &Arc<Entry>) -> Option<fs::File>
             return Ok(None);
         }
         crate::keeper::release(&entry.start_request(Duration::ZERO), &inner.hierarchies);
-        fs::create_dir(entry.dir.rootfs())?;
-        let lock = open_lock(&entry.dir.lock())?;
+            let lock = open_lock(&entry.dir.lock())?;
         Ok(try_lock(&lock)?.then_some(lock))
     });
     resetting.await.ok()?.ok()?

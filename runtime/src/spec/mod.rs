@@ -1,12 +1,11 @@
 //! From a container's specification to the OCI runtime specification that libcontainer executes, with the safe
 //! defaults filled in. Pure: what the host is like and who the user is come in as arguments.
 
-mod limits;
 mod mounts;
 pub(crate) mod security;
 pub(crate) mod validate;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use oci_spec::runtime::{
     LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, PosixRlimit,
@@ -25,8 +24,6 @@ pub(crate) struct Context<'a> {
     pub(crate) rootfs: &'a Path,
     pub(crate) cgroup: &'a str,
     pub(crate) user: &'a ResolvedUser,
-    /// A network namespace made beforehand.
-    pub(crate) network_namespace: Option<PathBuf>,
     pub(crate) host: HostFacts,
 }
 
@@ -34,8 +31,6 @@ pub(crate) struct Context<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HostFacts {
     pub(crate) cgroups: CgroupMode,
-    /// Whether swap is accounted, so that it can be limited.
-    pub(crate) swap: bool,
     /// Whether hard limits may be raised (CAP_SYS_RESOURCE).
     pub(crate) may_raise_limits: bool,
     /// The most open files that anybody may ask for, whatever their capabilities.
@@ -56,15 +51,15 @@ pub(crate) fn build(
         .build()
         .map_err(text)?;
     let mut linux = LinuxBuilder::default()
-        .namespaces(namespaces(spec, context)?)
+        .namespaces(namespaces(spec)?)
         .cgroups_path(context.cgroup)
         .masked_paths(security::masked_paths(spec.privileged))
         .readonly_paths(security::readonly_paths(spec.privileged))
         .build()
         .map_err(text)?;
-    // Ours is loaded by the executor, compiled once: see seccomp.rs.
+    // Limits and devices are `cgroup`'s; the filter is loaded by the executor, compiled once: see seccomp.rs.
     linux
-        .set_resources(limits::resources(spec, context.host)?)
+        .set_resources(None)
         .set_seccomp(None)
         .set_devices(None)
         .set_uid_mappings(None)
@@ -154,7 +149,7 @@ fn hostname(spec: &ContainerSpec, id: &str) -> String {
         .unwrap_or_else(|| id.chars().take(63).collect())
 }
 
-fn namespaces(spec: &ContainerSpec, context: &Context<'_>) -> Result<Vec<LinuxNamespace>, String> {
+fn namespaces(spec: &ContainerSpec) -> Result<Vec<LinuxNamespace>, String> {
     let mut types = vec![
         LinuxNamespaceType::Pid,
         LinuxNamespaceType::Mount,
@@ -169,21 +164,34 @@ fn namespaces(spec: &ContainerSpec, context: &Context<'_>) -> Result<Vec<LinuxNa
     types
         .into_iter()
         .map(|kind| {
-            let mut builder = LinuxNamespaceBuilder::default().typ(kind);
-            if kind == LinuxNamespaceType::Network
-                && let Some(path) = &context.network_namespace
-            {
-                builder = builder.path(path);
-            }
+            let builder = LinuxNamespaceBuilder::default().typ(kind);
             builder.build().map_err(|error| error.to_string())
         })
         .collect()
 }
 
+/// The specification as the container's first process is to carry it out: it has been forked into its pid namespace,
+/// from a process that is in its network namespace.
+pub(crate) fn for_first_process(mut oci: Spec) -> Result<Spec, String> {
+    let linux = oci
+        .linux_mut()
+        .as_mut()
+        .ok_or("the specification is not for Linux")?;
+    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+    namespaces.retain(|namespace| {
+        !matches!(
+            namespace.typ(),
+            LinuxNamespaceType::Pid | LinuxNamespaceType::Network
+        )
+    });
+    linux.set_namespaces(Some(namespaces));
+    Ok(oci)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Limits, MountSpec, Rlimit, Rootfs};
+    use crate::model::{MountSpec, Rlimit, Rootfs};
 
     fn oci(spec: &ContainerSpec) -> serde_json::Value {
         oci_on(spec, CgroupMode::Hybrid)
@@ -201,10 +209,8 @@ mod tests {
             rootfs: Path::new("/state/rootfs"),
             cgroup: "/mezzo/containers/web.1",
             user: &user,
-            network_namespace: Some("/proc/7/ns/net".into()),
             host: HostFacts {
                 cgroups,
-                swap: true,
                 may_raise_limits: false,
                 most_files: 1 << 20,
             },
@@ -251,10 +257,6 @@ mod tests {
             oci["linux"]["readonlyPaths"]
                 .to_string()
                 .contains("/proc/sys")
-        );
-        assert_eq!(
-            oci["linux"]["resources"]["devices"][0],
-            serde_json::json!({"allow": false, "access": "rwm"})
         );
         assert_eq!(oci["linux"]["rootfsPropagation"], "private");
     }
@@ -311,7 +313,6 @@ mod tests {
               "type": "cgroup"
             },
             {
-              "path": "/proc/7/ns/net",
               "type": "network"
             }
           ],
@@ -321,28 +322,14 @@ mod tests {
     }
 
     #[test]
-    fn on_version_1_limits_become_resources() {
+    fn the_first_process_has_its_pid_and_network_namespaces_already() {
         let mut spec = plain();
-        spec.limits = Limits {
-            cpu_millis_weight: 500,
-            cpu_limit_millis: Some(1500),
-            memory_bytes: Some(64 << 20),
-            pids: Some(20),
-            ..Limits::default()
-        };
-        let resources = &oci(&spec)["linux"]["resources"];
-        assert_eq!(
-            resources["memory"],
-            serde_json::json!({"limit": 64 << 20, "swap": 64 << 20})
-        );
-        assert_eq!(resources["pids"]["limit"], 20);
-        assert_eq!(
-            resources["cpu"],
-            serde_json::json!({"shares": 512, "quota": 150_000, "period": 100_000})
-        );
-        // On version 2 we write them ourselves.
-        let on_v2 = &oci_on(&spec, CgroupMode::V2)["linux"];
-        assert!(on_v2["resources"].is_null(), "{on_v2}");
+        spec.network = Network::None;
+        let oci = serde_json::from_value(oci(&spec)).unwrap();
+        let first = for_first_process(oci).unwrap();
+        let namespaces = first.linux().clone().unwrap().namespaces().clone().unwrap();
+        let kinds: Vec<_> = namespaces.iter().map(|one| one.typ().to_string()).collect();
+        assert_eq!(kinds, ["mnt", "ipc", "uts", "cgroup"]);
     }
 
     #[test]

@@ -57,6 +57,18 @@ fn apply(
     change(&move |_| Some(dir.clone()), &wanted(limits, mode, devices))
 }
 
+/// The first limits of a new cgroup, all in one directory.
+fn set_first(
+    dir: &Path,
+    limits: &Limits,
+    mode: CgroupMode,
+    devices: &[DeviceNumber],
+) -> Result<(), ChangeError> {
+    let dir = dir.to_owned();
+    let all = wanted(limits, mode, devices);
+    set(&first_writes(&move |_| Some(dir.clone()), mode, all))
+}
+
 fn writes(seen: &Seen) -> Vec<String> {
     steps(seen)
         .into_iter()
@@ -104,7 +116,7 @@ fn a_new_cgroup_gets_what_was_asked_for_and_no_more() {
         ..io_limits()
     };
     let dir = fresh();
-    set(dir.path(), &wanted(&limits, CgroupMode::V2, &[DISK])).unwrap();
+    set_first(dir.path(), &limits, CgroupMode::V2, &[DISK]).unwrap();
     let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
     assert_eq!(
         [text("cpu.weight"), text("cpu.max"), text("pids.max")],
@@ -123,16 +135,33 @@ fn a_new_cgroup_gets_what_was_asked_for_and_no_more() {
     );
     // Nothing asked for: only the weight.
     let dir = fresh();
-    set(dir.path(), &wanted(&Limits::default(), CgroupMode::V2, &[])).unwrap();
+    set_first(dir.path(), &Limits::default(), CgroupMode::V2, &[]).unwrap();
     let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
     assert_eq!([text("cpu.weight"), text("memory.max")], ["1", "max\n"]);
+}
+
+#[test]
+fn a_new_version_1_cgroup_gets_the_same() {
+    let limits = Limits {
+        cpu_millis_weight: 500,
+        cpu_limit_millis: Some(1500),
+        memory_bytes: Some(64 * MIB),
+        pids: Some(20),
+        ..Limits::default()
+    };
+    let files = ["cpu.shares", "cpu.cfs_quota_us", "memory.limit_in_bytes", "pids.max"];
+    let dir = fixture(&files.map(|name| (name, "")));
+    // Swap is not accounted: the file is missing, and nobody asked for swap.
+    set_first(dir.path(), &limits, CgroupMode::Hybrid, &[]).unwrap();
+    let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    assert_eq!(files.map(text), ["512", "150000", "67108864", "20"]);
 }
 
 #[test]
 fn a_limit_whose_file_is_missing_is_an_error_and_its_absence_is_none() {
     let dir = fixture(&[("cpu.weight", "100\n")]);
     let none = Limits::default();
-    set(dir.path(), &wanted(&none, CgroupMode::V2, &[])).unwrap();
+    set_first(dir.path(), &none, CgroupMode::V2, &[]).unwrap();
     apply(dir.path(), &none, CgroupMode::V2, &[]).unwrap();
     let (error, stuck) = apply(dir.path(), &io_limits(), CgroupMode::V2, &[DISK]).unwrap_err();
     assert!(
