@@ -9,6 +9,7 @@ mod app;
 mod bundle;
 mod driver;
 mod group;
+mod idle;
 mod many;
 mod one;
 mod peers;
@@ -45,11 +46,20 @@ pub(crate) enum Case {
     Many,
     /// Memory of all that grows with them
     Memory,
+    /// A cluster at rest: the servers' processor time while 1,000 containers sleep
+    Idle,
     /// An app scaled by 20, from the request to the last one running
     App,
 }
 
-const ALL: [Case; 5] = [Case::Life, Case::Start, Case::Many, Case::Memory, Case::App];
+const ALL: [Case; 6] = [
+    Case::Life,
+    Case::Start,
+    Case::Many,
+    Case::Memory,
+    Case::Idle,
+    Case::App,
+];
 
 /// One thing measured: what it took, and the CPU time of everything that took part.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +100,9 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let containers = [Case::Life, Case::Start, Case::Many, Case::Memory];
     if cases.iter().any(|case| containers.contains(case)) {
         rows.extend(beside_peers(args, cases, &driver, dir, &program)?);
+    }
+    if cases.contains(&Case::Idle) {
+        rows.extend(idle::run(&dir.join("idle"), args.quick)?);
     }
     if cases.contains(&Case::App) {
         rows.push(app::run(&dir.join("app"), rounds(args, 15, 3))?);
@@ -148,7 +161,7 @@ fn alone(
         Case::Life => "life",
         Case::Start => "start",
         Case::Many | Case::Memory => "many",
-        Case::App => bail!("--ours is for the cases life, start and many"),
+        Case::App | Case::Idle => bail!("--ours is for the cases life, start and many"),
     };
     let group = Group::reserve()?;
     let default = if name == "many" { 5 } else { 200 };
