@@ -4,18 +4,27 @@
 //! Cases alternate within one run, so that what else the machine does falls on all of them. Peers that are missing are
 //! named, not installed. `report` writes what came of it to `target/bench/NAME.json`, with a picture beside it.
 
-mod launch;
+mod containerd;
+pub(crate) mod launch;
 mod pull;
+mod quiet;
 mod report;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{Bench, BenchArgs};
 
 /// Runs the command.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match args.what {
-        Bench::Launch => launch::run(if args.quick { 3 } else { 15 }),
-        Bench::Pull => pull::run(args.quick),
+        Bench::Launch => launch::run(args),
+        Bench::Pull => {
+            let only_launch = args.ours || args.rounds.is_some() || !args.cases.is_empty();
+            ensure!(
+                !only_launch,
+                "--case, --ours, --rounds and --under belong to `bench launch`"
+            );
+            pull::run(args.quick)
+        }
     }
 }

@@ -59,6 +59,9 @@ Examples:
     #[command(after_help = "\
 Examples:
   cargo xtask bench launch
+  cargo xtask bench launch --case life,start --rounds 100
+  cargo xtask bench launch --case life --ours --rounds 500 --under 'perf stat -d'
+                                    without peers, below a profiler
   cargo xtask bench pull --quick    with fewer rounds and images")]
     Bench(BenchArgs),
     /// Feed hostile bytes to everything that reads them, for as long as you like
@@ -138,11 +141,23 @@ struct BenchArgs {
     /// Fewer rounds
     #[arg(long)]
     quick: bool,
+    /// Only these cases of `launch`
+    #[arg(long = "case", value_name = "CASE", value_enum, value_delimiter = ',')]
+    cases: Vec<bench::launch::Case>,
+    /// How many rounds of `launch`, where they take one container each
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rounds: Option<u32>,
+    /// One case of `launch` without peers and without a report: for a profiler
+    #[arg(long)]
+    ours: bool,
+    /// A command, such as `perf stat -d` or `strace -c -f`, below which `--ours` runs
+    #[arg(long, value_name = "COMMAND", requires = "ours")]
+    under: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Bench {
-    /// 20 more containers: from the request to the last one running, beside crun
+    /// Containers: their life, start, rates and memory beside crun, runc, podman and containerd; an app scaled by 20
     Launch,
     /// Images from a registry on loopback into an empty store, beside podman, containerd, skopeo and plain tools
     Pull,

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mezzo_integration::registry::Registry;
@@ -23,6 +23,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use self::contenders::{Contender, Sample};
 use self::images::{Compression, Kind};
+use super::quiet;
 use super::report::{self, Row, millis};
 use crate::cargo;
 use crate::setup::{self, Need};
@@ -198,19 +199,5 @@ impl Drop for FreshDisk {
 fn settle(folder: &Path) -> Result<()> {
     let opened = fs::File::open(folder).context("open the disk")?;
     nix::unistd::syncfs(&opened).context("sync the disk")?;
-    let start = Instant::now();
-    while start.elapsed() < PATIENCE && !is_quiet()? && !interrupt::requested() {
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    Ok(())
-}
-
-/// Whether nothing but us wants a processor at this moment.
-fn is_quiet() -> Result<bool> {
-    let text = fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?;
-    let running = text
-        .split([' ', '/'])
-        .nth(3)
-        .and_then(|n| n.parse::<u32>().ok());
-    Ok(running.is_none_or(|running| running <= 1))
+    quiet::wait(PATIENCE)
 }

@@ -34,6 +34,14 @@ fn median(values: &[f64]) -> Option<f64> {
     sorted.get(sorted.len() / 2).copied()
 }
 
+/// The value that 99 in 100 do not pass.
+fn p99(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get((last as f64 * 0.99).round() as usize).copied()
+}
+
 fn tenths(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
@@ -50,6 +58,7 @@ impl Row {
             "peer": peer.map(|_| &self.peer), "peer_value": peer.map(tenths), "ratio": ratio,
             "floor": median(&self.floor).map(tenths), "runs": self.ours.len(),
             "min": sorted(f64::min), "max": sorted(f64::max),
+            "p99": p99(&self.ours).map(tenths), "peer_p99": p99(&self.peer_values).map(tenths),
         })
     }
 }
@@ -76,6 +85,8 @@ pub(super) fn write(name: &str, rows: &[Row]) -> Result<()> {
         "floor",
         "min",
         "max",
+        "p99",
+        "peer_p99",
         "runs",
     ];
     let cell = |value: &Value| {
@@ -92,7 +103,7 @@ pub(super) fn write(name: &str, rows: &[Row]) -> Result<()> {
         .collect();
     println!(
         "\n{}written to {} and {}",
-        table::render(&columns, &lines, &[2, 4, 5, 6, 7, 8, 9]),
+        table::render(&columns, &lines, &[2, 4, 5, 6, 7, 8, 9, 10, 11]),
         data.display(),
         picture.display()
     );
@@ -203,6 +214,12 @@ mod tests {
             (&json!(100.0), &json!(300.0), &json!(3), &json!(50.0))
         );
         assert_eq!(row(&[5.0], &[]).json()["peer"], Value::Null);
+        let many: Vec<f64> = (1..=200).map(f64::from).collect();
+        let told = row(&many, &[]).json();
+        assert_eq!(
+            (&told["p99"], &told["peer_p99"]),
+            (&json!(198.0), &Value::Null)
+        );
     }
 
     #[test]

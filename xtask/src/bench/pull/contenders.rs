@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use mezzo_integration::{paths, process, wait};
-use serde_json::json;
+use mezzo_integration::{paths, process};
 use wait4::Wait4 as _;
 
 use super::images::{Compression, Image};
+use crate::bench::containerd::Containerd;
 
 pub(super) const OURS: &str = "mezzo image pull";
 pub(super) const FLOOR: &str = "curl | decompress | tar, 2 layers at once";
@@ -267,56 +267,23 @@ fn warm(command: impl Fn() -> Command, place: &Path) -> Result<Duration> {
 
 /// A server of our own, all of it in `place`; its memory counts, its start does not.
 fn containerd(name: &str, place: &Path) -> Result<Sample> {
-    let (root, state) = (place.join("root"), place.join("state"));
-    let socket = state.join("sock");
-    let quoted = |path: &Path| json!(path.display().to_string()).to_string();
-    // What needs other kernels or tools, and the front for Kubernetes.
-    let disabled: Vec<String> = [
-        "grpc.v1.cri",
-        "internal.v1.opt",
-        "snapshotter.v1.aufs",
-        "snapshotter.v1.btrfs",
-        "snapshotter.v1.devmapper",
-        "snapshotter.v1.zfs",
-    ]
-    .iter()
-    .map(|name| format!("io.containerd.{name}"))
-    .collect();
-    let config = format!(
-        "version = 2\nroot = {}\nstate = {}\ndisabled_plugins = {}\n[grpc]\naddress = {}\n",
-        quoted(&root),
-        quoted(&state),
-        json!(disabled),
-        quoted(&socket)
-    );
-    fs::create_dir_all(&state).context("make containerd's folder")?;
-    let file = place.join("config.toml");
-    fs::write(&file, config).context("write containerd's settings")?;
-    let mut command = Command::new("containerd");
-    command.arg("--log-level").arg("error").arg("-c").arg(&file);
-    let mut server =
-        process::Managed::spawn("containerd", &mut command, &place.join("containerd.log"))?;
-    let ctr = |words: &[&str]| {
-        let mut command = Command::new("ctr");
-        command.arg("-a").arg(&socket).args(words);
+    let server = Containerd::start(place)?;
+    let pull = || {
+        let mut command = server.ctr();
+        command.args([
+            "images",
+            "pull",
+            "--plain-http",
+            "--snapshotter",
+            "overlayfs",
+            name,
+        ]);
         command
     };
-    wait::until("containerd to answer", Duration::from_secs(30), || {
-        server.check_running()?;
-        process::output(&mut ctr(&["version"]))
-    })?;
-    let pull = [
-        "images",
-        "pull",
-        "--plain-http",
-        "--snapshotter",
-        "overlayfs",
-        name,
-    ];
-    let mut sample = measure(&mut ctr(&pull), place)?;
+    let mut sample = measure(&mut pull(), place)?;
     sample.peak_bytes = peak_of(server.pid())?;
-    sample.warm = Some(warm(|| ctr(&pull), place)?);
-    server.stop(process::GRACE)?;
+    sample.warm = Some(warm(pull, place)?);
+    server.stop()?;
     Ok(sample)
 }
 
