@@ -2,7 +2,7 @@
 //! processes, both children of the keeper:
 //!
 //! ```text
-//! creator   joins the cgroup, mounts the root file system on a stage, writes the OCI specification, forks ─► ends
+//! creator   is in the container's cgroup, mounts the root file system on a stage, writes the OCI specification, forks ─► ends
 //! first process of the container, a child of the keeper   libcontainer's init: namespaces, mounts, switch of the
 //!           root, user, capabilities ─► says "ready", waits for "go" ─► seccomp filter, execve
 //! ```
@@ -96,13 +96,10 @@ pub(crate) fn create(
     let spec = &record.spec;
     let limited = io_devices(&spec.limits.io_max).map_err(StartFailure::BadSpec)?;
     let limits = settings::wanted(&spec.limits, hierarchies.mode, &limited);
-    hierarchies
-        .create_for_container(&request.cgroup)
-        .map_err(cgroup)?;
     if !spec.privileged {
         devices::restrict(hierarchies, &request.cgroup).map_err(cgroup)?;
     }
-    hierarchies.enter(&request.cgroup).map_err(cgroup)?;
+    hierarchies.enter_v1(&request.cgroup).map_err(cgroup)?;
 
     let stage = Stage::raise()?;
     mount::mount_rootfs(&spec.rootfs, &stage.rootfs())?;
@@ -260,7 +257,10 @@ fn save(oci: &Spec, dir: &ContainerDir) -> Result<(), StartFailure> {
 }
 
 fn set_rlimits(oci: &Spec) -> Result<(), StartFailure> {
-    let limits = oci.process().as_ref().and_then(|process| process.rlimits().as_ref());
+    let limits = oci
+        .process()
+        .as_ref()
+        .and_then(|process| process.rlimits().as_ref());
     let syscall = create_syscall();
     limits
         .into_iter()

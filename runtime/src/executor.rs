@@ -93,6 +93,7 @@ impl ContainerExecutor {
         sys::close_on_exec_from_3().map_err(StartFailure::internal)?;
         self.tie_to_parent().map_err(StartFailure::internal)?;
         sys::reset_signals();
+        let _ = nix::sys::prctl::set_thp_disable(false);
         if let Some(filter) = &self.seccomp {
             sys::load_seccomp(filter).map_err(|error| {
                 StartFailure::internal(format!("the seccomp filter was not loaded: {error}"))

@@ -163,7 +163,7 @@ fn start(
         status,
         mut go,
     } = ends;
-    let creator = match sys::fork_single_threaded().map_err(io("forking"))? {
+    let creator = match fork_creator(&host.hierarchies, &request.cgroup)? {
         Forked::Child => {
             // Only the keeper may hold these: their closing is how its death shows.
             drop((go, status, answer));
@@ -229,6 +229,19 @@ fn start(
         Ok((pidfd, running, go))
     } else {
         Err(failure_in(&last_words))
+    }
+}
+
+/// Makes the container's cgroup and forks into it.
+fn fork_creator(hierarchies: &Hierarchies, cgroup: &str) -> Result<Forked, StartFailure> {
+    let failed = |error: std::io::Error| StartFailure::Cgroup {
+        reason: error.to_string(),
+    };
+    hierarchies.create_for_container(cgroup).map_err(failed)?;
+    match hierarchies.open_unified(cgroup).map_err(failed)? {
+        Some(unified) => sys::fork_into_cgroup(unified.as_fd()).map_err(failed),
+        None => sys::fork_single_threaded()
+            .map_err(|error| StartFailure::internal(format!("forking: {error}"))),
     }
 }
 
@@ -308,11 +321,7 @@ fn read_all(
 }
 
 /// Waits until `fd` is readable, while output already flows; `false` when the time is over.
-fn wait_for(
-    fd: std::os::fd::BorrowedFd<'_>,
-    deadline: Instant,
-    outputs: &mut [Output; 2],
-) -> bool {
+fn wait_for(fd: std::os::fd::BorrowedFd<'_>, deadline: Instant, outputs: &mut [Output; 2]) -> bool {
     loop {
         let Some(left) = deadline.checked_duration_since(Instant::now()) else {
             return false;

@@ -54,6 +54,8 @@ fn run(keepers_cgroup: &str) -> io::Result<()> {
     hierarchies.join(keepers_cgroup)?;
     // Lowering the score needs a capability that not every root has.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
+    // A page that is touched is to be a page, in a thousand keepers; programs get the machine's own setting back.
+    let _ = nix::sys::prctl::set_thp_disable(true);
     // Nobody waits for keepers: the kernel reaps them.
     sys::ignore_signal(libc::SIGCHLD);
     for signal in [libc::SIGPIPE, libc::SIGINT, libc::SIGHUP] {

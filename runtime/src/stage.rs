@@ -37,7 +37,10 @@ impl Stage {
             place: PathBuf::from(PLACE),
         };
         let raised = || -> io::Result<()> {
-            let options = [FsOption::Text("mode", b"0755"), FsOption::Text("size", b"1m")];
+            let options = [
+                FsOption::Text("mode", b"0755"),
+                FsOption::Text("size", b"1m"),
+            ];
             let mounted = sys::fs_mount(c"tmpfs", &options, mount::NOSUID | mount::NODEV)?;
             sys::attach_mount(mounted.as_fd(), fs::File::open(&stage.place)?.as_fd())?;
             fs::create_dir(stage.rootfs())

@@ -10,7 +10,7 @@ pub(crate) mod settings;
 pub(crate) mod stats;
 pub(crate) mod usage;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -212,16 +212,13 @@ impl Hierarchies {
         }
     }
 
-    /// Makes the cgroup of one container, whose parents are there, and moves this process into it: in the hierarchies
-    /// of version 1 whose controllers limit or measure containers, and in the unified one, where `cgroup.kill` is.
-    /// Each move costs; in what is left out (freezer, network classes, performance events) nothing is gained.
-    pub(crate) fn enter(&self, cgroup: &str) -> io::Result<()> {
-        self.container_dirs(cgroup).try_for_each(|dir| join_dir(&dir))
-    }
-
-    /// The first half of [`Self::enter`].
+    /// Makes the cgroup of one container, whose parents are there: in the hierarchies of version 1 whose controllers
+    /// limit or measure containers, and in the unified one, where `cgroup.kill` is. In what is left out (freezer,
+    /// network classes, performance events) nothing would be gained.
     pub(crate) fn create_for_container(&self, cgroup: &str) -> io::Result<()> {
-        self.container_dirs(cgroup)
+        let unified = self.unified_dir(cgroup);
+        self.v1_dirs(cgroup)
+            .chain(unified)
             .try_for_each(|dir| match fs::create_dir(&dir) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
                 Err(error) => Err(at(&dir, error)),
@@ -229,16 +226,28 @@ impl Hierarchies {
             })
     }
 
-    fn container_dirs(&self, cgroup: &str) -> impl Iterator<Item = PathBuf> {
+    /// A container's cgroup in the unified hierarchy, for a process to be forked into.
+    pub(crate) fn open_unified(&self, cgroup: &str) -> io::Result<Option<File>> {
+        self.unified_dir(cgroup)
+            .map(|dir| File::open(&dir).map_err(|error| at(&dir, error)))
+            .transpose()
+    }
+
+    /// Moves this process, which has one thread, into a container's cgroup, in the hierarchies of version 1. By
+    /// `tasks`: only a thread that moves itself need not wait for a grace period of RCU, milliseconds.
+    pub(crate) fn enter_v1(&self, cgroup: &str) -> io::Result<()> {
+        self.v1_dirs(cgroup)
+            .try_for_each(|dir| fs::write(dir.join("tasks"), "0").map_err(|error| at(&dir, error)))
+    }
+
+    fn v1_dirs(&self, cgroup: &str) -> impl Iterator<Item = PathBuf> {
         self.v1
             .iter()
             .filter(|one| {
                 let mut controllers = one.controllers.iter();
                 controllers.any(|name| FOR_CONTAINERS.contains(&name.as_str()))
             })
-            .map(|one| &one.mount)
-            .chain(self.unified.as_ref())
-            .map(move |mount| below(mount, cgroup))
+            .map(move |one| below(&one.mount, cgroup))
     }
 
     /// Moves this process into the cgroup, in every hierarchy but cpuset (which would need its sets filled in,

@@ -235,7 +235,8 @@ pub(crate) fn first_writes(
         .into_iter()
         .filter(|one| !(one.optional && there_already.contains(one)))
         .map(|one| FirstWrite {
-            file: dir(one.controller).map_or_else(|| PathBuf::from(one.file), |dir| dir.join(one.file)),
+            file: dir(one.controller)
+                .map_or_else(|| PathBuf::from(one.file), |dir| dir.join(one.file)),
             value: one.value,
             optional: one.optional,
         })

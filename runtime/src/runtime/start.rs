@@ -134,7 +134,7 @@ async fn begin_again(inner: &Arc<Inner>, entry: &Arc<Entry>) -> Option<fs::File>
             return Ok(None);
         }
         crate::keeper::release(&entry.start_request(Duration::ZERO), &inner.hierarchies);
-            let lock = open_lock(&entry.dir.lock())?;
+        let lock = open_lock(&entry.dir.lock())?;
         Ok(try_lock(&lock)?.then_some(lock))
     });
     resetting.await.ok()?.ok()?

@@ -149,7 +149,12 @@ fn a_new_version_1_cgroup_gets_the_same() {
         pids: Some(20),
         ..Limits::default()
     };
-    let files = ["cpu.shares", "cpu.cfs_quota_us", "memory.limit_in_bytes", "pids.max"];
+    let files = [
+        "cpu.shares",
+        "cpu.cfs_quota_us",
+        "memory.limit_in_bytes",
+        "pids.max",
+    ];
     let dir = fixture(&files.map(|name| (name, "")));
     // Swap is not accounted: the file is missing, and nobody asked for swap.
     set_first(dir.path(), &limits, CgroupMode::Hybrid, &[]).unwrap();
