@@ -14,9 +14,9 @@ mod mounts;
 mod namespaces;
 mod process;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use common::{Node, chain, id};
 use mezzo_runtime::{ContainerSpec, Started};
@@ -79,4 +79,66 @@ fn mounts_of(started: &Started) -> BTreeMap<String, Mount> {
         Some((left[4].to_owned(), mount))
     };
     text.lines().filter_map(parse).collect()
+}
+
+/// The names of the tests in a source file, as `file::name`.
+fn tests_in(file: &Path) -> Vec<String> {
+    let module = file.file_stem().unwrap().to_str().unwrap();
+    let source = fs::read_to_string(file).unwrap();
+    let mut lines = source.lines();
+    let mut found = Vec::new();
+    while let Some(line) = lines.next() {
+        let is_mark = line.starts_with("#[tokio::test") || line == "#[test]";
+        if let Some(rest) = is_mark.then(|| lines.next()).flatten() {
+            let name = rest
+                .trim_start_matches("async ")
+                .strip_prefix("fn ")
+                .unwrap_or_default();
+            found.push(format!("{module}::{}", name.split('(').next().unwrap()));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_table_names_these_tests_and_none_that_is_not_there() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let sources = |dir: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir).unwrap().flatten();
+        let paths = entries.map(|entry| entry.path());
+        paths
+            .filter(|path| path.extension().is_some_and(|end| end == "rs"))
+            .collect()
+    };
+    let all = |dir: &Path| -> BTreeSet<String> {
+        sources(dir)
+            .iter()
+            .flat_map(|file| tests_in(file))
+            .collect()
+    };
+    let mut ours = all(&tests.join("conformance"));
+    ours.retain(|name| !name.starts_with("main::"));
+    let others = all(&tests);
+    let table = fs::read_to_string(tests.join("../../docs/conformance.md")).unwrap();
+    let named: BTreeSet<String> = table
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| word.contains("::") && *word != "file::test")
+        .map(str::to_owned)
+        .collect();
+    let missing: Vec<_> = ours.difference(&named).collect();
+    assert!(
+        missing.is_empty(),
+        "not in docs/conformance.md: {missing:?}"
+    );
+    let unknown: Vec<_> = named
+        .iter()
+        .filter(|name| !ours.contains(*name) && !others.contains(*name))
+        .collect();
+    assert!(
+        unknown.is_empty(),
+        "only in docs/conformance.md: {unknown:?}"
+    );
+    assert!(ours.len() > 20, "{ours:?}");
 }

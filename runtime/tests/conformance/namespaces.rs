@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use mezzo_runtime::{Network, Started};
+use mezzo_runtime::{Network, StartError, Started};
 
 use crate::common::{Node, id};
 use crate::start;
@@ -60,11 +60,15 @@ async fn the_host_name_is_set_inside_only() {
     assert!(node.stdout("named").contains(" host asked-for "));
     node.run("by-id", node.spec(&["where"])).await;
     assert!(node.stdout("by-id").contains(" host by-id "));
-    let long = "l".repeat(64);
-    let mut spec = node.spec(&["where"]);
-    spec.hostname = Some(long);
-    let refused = node.runtime().start(&id("long"), spec).await;
-    assert!(refused.is_err(), "63 bytes are the most");
+    for (name, hostname) in [("long", "l".repeat(64)), ("empty", String::new())] {
+        let mut spec = node.spec(&["where"]);
+        spec.hostname = Some(hostname);
+        let refused = node.runtime().start(&id(name), spec).await;
+        assert!(
+            matches!(refused, Err(StartError::BadSpec { .. })),
+            "{name}: {refused:?}"
+        );
+    }
     assert_eq!(nix::unistd::gethostname().unwrap(), before);
 }
 

@@ -71,7 +71,7 @@ async fn the_user_is_the_one_asked_for() {
     let cases = [
         ("numbers", "1234:5678", "1234", "5678", ""),
         ("name", "web", "1000", "1001", "7"),
-        ("name-and-group", "web:log", "1000", "7", "7"),
+        ("name-and-group", "web:log", "1000", "7", ""),
         ("root", "0", "0", "0", ""),
     ];
     for (name, user, uid, gid, groups) in cases {
@@ -82,11 +82,19 @@ async fn the_user_is_the_one_asked_for() {
         assert_eq!(status_field(&started, "Uid:"), all(uid), "{user}");
         assert_eq!(status_field(&started, "Gid:"), all(gid), "{user}");
         let found = status_field(&started, "Groups:");
-        if name != "name-and-group" {
-            assert_eq!(found, groups, "{user}");
-        }
+        assert_eq!(found, groups, "{user}");
         assert_eq!(status_field(&started, "Umask:"), "0022", "{user}");
     }
+    // A group that names the user twice.
+    fs::write(
+        node.image().join("etc/group"),
+        "web:x:1001:\nlog:x:7:web,web\nlog:x:7:web\n",
+    )
+    .unwrap();
+    let mut spec = node.spec(&["sleep"]);
+    spec.user = "web".parse().unwrap();
+    let started = start(&node, "twice", spec).await;
+    assert_eq!(status_field(&started, "Groups:"), "7");
     let mut spec = node.spec(&["sleep"]);
     spec.user = "nobody-of-that-name".parse().unwrap();
     let refused = node.runtime().start(&id("nobody"), spec).await.unwrap_err();
