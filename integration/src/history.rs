@@ -301,9 +301,14 @@ impl History {
     }
 
     fn what_is_written_was_told_in_order(&self) -> Result<(), Violation> {
+        // Gathered once: a long history has thousands of tasks.
+        let mut told: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+        for status in self.told_once() {
+            let of_task = told.entry(&status.task).or_default();
+            of_task.extend(status.update.as_ref());
+        }
         for (task, written) in &self.written {
-            let told = self.told_once().filter(|status| &status.task == task);
-            let told: Vec<_> = told.filter_map(|status| status.update.as_ref()).collect();
+            let told = told.get(task.as_str()).map_or(&[][..], Vec::as_slice);
             let written: Vec<_> = written
                 .iter()
                 .filter_map(|one| one.update.as_ref())

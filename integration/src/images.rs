@@ -90,15 +90,15 @@ pub fn cargo() -> Command {
     let mut command =
         Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.current_dir(paths::workspace());
-    // Set by an outer `cargo run` for this program alone.
-    for name in [
-        "CARGO_MANIFEST_DIR",
-        "CARGO_PKG_NAME",
-        "CARGO_PKG_VERSION",
-        "RUSTFLAGS",
-    ] {
-        command.env_remove(name);
+    // Set by an outer `cargo run` for this program alone. Build scripts look at some of them (ring's does), and whatever
+    // depends on those would be compiled anew each time that somebody calls cargo in another way.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
     }
+    command.env_remove("RUSTFLAGS");
     command
 }
 

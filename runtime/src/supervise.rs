@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
@@ -35,7 +35,8 @@ pub(crate) struct Entry {
     pub(crate) seccomp: Option<Vec<String>>,
     pub(crate) log: crate::model::LogLimits,
     pub(crate) state: watch::Sender<EntryState>,
-    pub(crate) live: OnceLock<Live>,
+    /// While it runs, and no longer: its descriptors keep the kernel from forgetting the cgroup.
+    live: Mutex<Option<Arc<Live>>>,
     /// Held by whoever changes its limits.
     pub(crate) updating: Mutex<()>,
     watcher: Mutex<Option<JoinHandle<()>>>,
@@ -51,7 +52,7 @@ pub(crate) enum EntryState {
     Gone,
 }
 
-/// Of a container that runs or ran under this runtime.
+/// Of a container that runs under this runtime.
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) keeper: ProcessRef,
@@ -78,7 +79,7 @@ impl Entry {
             }),
             log: spec.log,
             state: watch::Sender::new(EntryState::Starting),
-            live: OnceLock::new(),
+            live: Mutex::new(None),
             updating: Mutex::new(()),
             watcher: Mutex::new(None),
         }
@@ -96,8 +97,8 @@ impl Entry {
     }
 
     pub(crate) fn status(&self) -> Option<ContainerStatus> {
-        let live = self.live.get();
-        let state = match (&*self.state.borrow(), live) {
+        let live = self.live();
+        let state = match (&*self.state.borrow(), &live) {
             (EntryState::Exited(record), _) => {
                 ContainerState::Exited(Box::new(ExitRecord::clone(record)))
             }
@@ -110,7 +111,7 @@ impl Entry {
             (EntryState::Gone, _) => return None,
         };
         let keeper_pid = match &state {
-            ContainerState::Running { .. } => live.map(|live| live.keeper.pid),
+            ContainerState::Running { .. } => live.as_ref().map(|live| live.keeper.pid),
             ContainerState::Starting | ContainerState::Exited(_) => None,
         };
         Some(ContainerStatus {
@@ -122,11 +123,23 @@ impl Entry {
     }
 
     /// The running container, if it runs.
-    pub(crate) fn running(&self) -> Option<&Live> {
+    pub(crate) fn running(&self) -> Option<Arc<Live>> {
         match &*self.state.borrow() {
-            EntryState::Running => self.live.get(),
+            EntryState::Running => self.live(),
             EntryState::Starting | EntryState::Exited(_) | EntryState::Gone => None,
         }
+    }
+
+    fn live(&self) -> Option<Arc<Live>> {
+        // Changed by single assignments: a panic elsewhere cannot have left it half changed.
+        self.live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set_live(&self, live: Option<Live>) {
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = live.map(Arc::new);
     }
 
     pub(crate) fn set_watcher(&self, handle: JoinHandle<()>) {
@@ -161,9 +174,7 @@ pub(crate) fn watch_over(
         started_at_ms: running.started_at_ms,
         usage: UsageReader::open(hierarchies, &entry.cgroup, running.start_cost),
     };
-    if entry.live.set(live).is_err() {
-        return;
-    }
+    entry.set_live(Some(live));
     entry.state.send_replace(EntryState::Running);
     let handle = tokio::spawn(wait_for_end(
         Arc::clone(entry),
@@ -191,6 +202,7 @@ async fn wait_for_end(entry: Arc<Entry>, hierarchies: Arc<Hierarchies>, keeper: 
             entry
                 .state
                 .send_replace(EntryState::Exited(Arc::new(record)));
+            entry.set_live(None);
         }
         Ok(Err(error)) => {
             tracing::error!(container = %entry.id, %error, "the container's end cannot be recorded")

@@ -2,6 +2,7 @@
 //! `/etc/passwd` and `/etc/group`. Those files come from an image, so they are hostile: bounded, and numbers
 //! beyond 32 bits are refused. Pure: the files' text is an argument.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -104,12 +105,14 @@ impl UserSpec {
                 .ok_or_else(|| UserError::UnknownGroup { name: name.clone() })?,
             None => entry.as_ref().map_or(0, |entry| entry.gid),
         };
+        let mut seen = BTreeSet::new();
         // As in Docker: a group given explicitly is the only one.
         let additional_gids = match (&self.group, &entry) {
             (None, Some(entry)) => groups()
                 .filter(|group| group.members.split(',').any(|member| member == entry.name))
                 .map(|group| group.gid)
-                .filter(|additional| *additional != gid)
+                // A file may name a group, or a member of it, twice.
+                .filter(|additional| *additional != gid && seen.insert(*additional))
                 .take(MAX_GROUPS)
                 .collect(),
             (Some(_), _) | (None, None) => Vec::new(),

@@ -190,3 +190,33 @@ async fn bytes_written_to_a_disk_are_told() {
         None => assert!(!Node::v2(), "version 2 always tells it"),
     }
 }
+
+/// Descriptors of this process on files of the node's cgroups.
+fn descriptors_on(node: &Node) -> usize {
+    let group = format!("{}/", node.config.cgroup_parent);
+    let links = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    links
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .filter(|path| path.to_string_lossy().contains(&group))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ended_container_keeps_no_descriptor_of_its_cgroup() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    let runtime = node.runtime();
+    let name = id("kept");
+    runtime.start(&name, node.spec(&["sleep"])).await.unwrap();
+    assert!(descriptors_on(&node) > 0, "a running one is sampled");
+    within(runtime.stop(&name, Duration::ZERO, libc::SIGKILL))
+        .await
+        .unwrap();
+    // Not removed: the record of its end is still wanted.
+    common::until("its descriptors to be closed", || {
+        descriptors_on(&node) == 0
+    })
+    .await;
+    assert!(runtime.status(&name).await.unwrap().is_some());
+}

@@ -369,7 +369,9 @@ mod tests {
         );
         assert_eq!(
             mounts[7]["options"],
-            serde_json::json!(["rbind", "rprivate", "nosuid", "nodev", "ro"])
+            serde_json::json!([
+                "rbind", "rprivate", "nosuid", "nodev", "rnosuid", "rnodev", "ro", "rro"
+            ])
         );
         assert_eq!(
             mounts[8]["options"],

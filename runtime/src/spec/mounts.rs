@@ -68,8 +68,13 @@ pub(super) fn mounts(spec: &ContainerSpec, host: HostFacts) -> Result<Vec<Mount>
                 target,
                 readonly,
             } => {
-                let access = if *readonly { "ro" } else { "rw" };
-                let options = ["rbind", "rprivate", "nosuid", "nodev", access];
+                // What is mounted below the source comes along, and must not be a way round.
+                let mut options = vec!["rbind", "rprivate", "nosuid", "nodev", "rnosuid", "rnodev"];
+                options.extend(if *readonly {
+                    &["ro", "rro"][..]
+                } else {
+                    &["rw"]
+                });
                 mount(
                     &target.to_string_lossy(),
                     "bind",
