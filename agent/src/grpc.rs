@@ -1,8 +1,9 @@
 //! NodeService: this machine asked directly. Thin: questions go to the owner and the runtime; `log` reads logs, `exec`
-//! carries sessions.
+//! carries sessions, `stats` tells what tasks use.
 
 mod exec;
 mod log;
+mod stats;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -16,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     actor::{Command, Found, Handle, Stopped},
     node::Runtime,
+    stats::Stats,
 };
 
 /// The service.
@@ -23,6 +25,8 @@ pub(crate) struct NodeApi {
     pub(crate) handle: Handle,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) info: AgentInfo,
+    pub(crate) stats: Stats,
+    pub(crate) capacity: proto::Capacity,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -57,6 +61,7 @@ impl NodeService for NodeApi {
             available: view.available.into(),
             tasks: view.tasks.into_iter().map(Into::into).collect(),
             usage: view.usage.map(Into::into),
+            capacity: Some(self.capacity),
         }))
     }
 
@@ -82,6 +87,31 @@ impl NodeService for NodeApi {
             }
         }
         Ok(Response::new(proto::GetUsageResponse { tasks }))
+    }
+
+    async fn get_stats(
+        &self,
+        request: Request<proto::GetStatsRequest>,
+    ) -> Result<Response<proto::StatsRound>, Status> {
+        let request = request.into_inner();
+        stats::check(&request)?;
+        let node = self.handle.ask(Command::NodeUsage).await?;
+        Ok(Response::new(stats::round(&self.stats, &request, node)))
+    }
+
+    type WatchStatsStream = Answers<proto::StatsRound>;
+
+    async fn watch_stats(
+        &self,
+        request: Request<proto::GetStatsRequest>,
+    ) -> Result<Response<Self::WatchStatsStream>, Status> {
+        let request = request.into_inner();
+        stats::check(&request)?;
+        Ok(Response::new(stats::watch(
+            self.handle.clone(),
+            self.stats.clone(),
+            request,
+        )))
     }
 
     type ReadLogStream = Answers<proto::LogChunk>;

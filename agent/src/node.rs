@@ -340,6 +340,9 @@ pub trait Runtime: Send + Sync + 'static {
     async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError>;
     /// A fresh sample.
     async fn usage(&self, id: &ContainerId) -> Result<Usage, RuntimeError>;
+    /// Fresh samples of many, and the processor time that they took; those that do not run are left out. Blocks: for a
+    /// thread of one's own.
+    fn sample(&self, ids: &[ContainerId]) -> (Vec<(ContainerId, Usage)>, Duration);
     /// Runs something in the container.
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecSession, RuntimeError>;
     /// Forgets an ended container, its record and its logs; fine when it is gone already.

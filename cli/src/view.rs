@@ -238,6 +238,21 @@ pub(crate) struct Usage {
     pub(crate) memory_pressure_full_us: Option<u64>,
     pub(crate) io_pressure_some_us: Option<u64>,
     pub(crate) io_pressure_full_us: Option<u64>,
+    pub(crate) network_rx_bytes: Option<u64>,
+    pub(crate) network_rx_packets: Option<u64>,
+    pub(crate) network_rx_errors: Option<u64>,
+    pub(crate) network_rx_dropped: Option<u64>,
+    pub(crate) network_tx_bytes: Option<u64>,
+    pub(crate) network_tx_packets: Option<u64>,
+    pub(crate) network_tx_errors: Option<u64>,
+    pub(crate) network_tx_dropped: Option<u64>,
+    pub(crate) memory_working_set_bytes: Option<u64>,
+    pub(crate) memory_kernel_bytes: Option<u64>,
+    pub(crate) memory_sock_bytes: Option<u64>,
+    pub(crate) memory_inactive_file_bytes: Option<u64>,
+    pub(crate) memory_oom_events: Option<u64>,
+    pub(crate) io_read_ops: Option<u64>,
+    pub(crate) io_write_ops: Option<u64>,
 }
 
 impl From<&proto::Usage> for Usage {
@@ -267,6 +282,21 @@ impl From<&proto::Usage> for Usage {
             memory_pressure_full_us: usage.memory_pressure_full_us,
             io_pressure_some_us: usage.io_pressure_some_us,
             io_pressure_full_us: usage.io_pressure_full_us,
+            network_rx_bytes: usage.network_rx_bytes,
+            network_rx_packets: usage.network_rx_packets,
+            network_rx_errors: usage.network_rx_errors,
+            network_rx_dropped: usage.network_rx_dropped,
+            network_tx_bytes: usage.network_tx_bytes,
+            network_tx_packets: usage.network_tx_packets,
+            network_tx_errors: usage.network_tx_errors,
+            network_tx_dropped: usage.network_tx_dropped,
+            memory_working_set_bytes: usage.memory_working_set_bytes,
+            memory_kernel_bytes: usage.memory_kernel_bytes,
+            memory_sock_bytes: usage.memory_sock_bytes,
+            memory_inactive_file_bytes: usage.memory_inactive_file_bytes,
+            memory_oom_events: usage.memory_oom_events,
+            io_read_ops: usage.io_read_ops,
+            io_write_ops: usage.io_write_ops,
         }
     }
 }

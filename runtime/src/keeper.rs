@@ -29,6 +29,7 @@ use crate::model::{Exit, ExitRecord, Stream, Usage};
 use crate::process::{self, ProcessRef};
 use crate::protocol::{self, HostContext, StartReply, StartRequest};
 use crate::sys::{self, Forked};
+use crate::traffic::TrafficReader;
 
 /// How often dead children are looked for while a container is being created.
 const REAP_INTERVAL: Duration = Duration::from_millis(10);
@@ -130,8 +131,8 @@ fn prepare(request: &StartRequest) -> Result<([Output; 2], Ends), StartFailure> 
     ))
 }
 
-/// A running container: its pidfd, its record, and the lifeline that must stay open.
-type Running = (OwnedFd, RunningRecord, PipeWriter);
+/// A running container: its pidfd, its record, the lifeline that must stay open, and what tells of its own network.
+type Running = (OwnedFd, RunningRecord, PipeWriter, Option<TrafficReader>);
 
 fn start(
     request: &StartRequest,
@@ -184,16 +185,24 @@ fn start(
         Forked::Parent(creator) => {
             drop((stdout, stderr, lifeline_reader, result_writer, go_reader));
             let deadline = Instant::now() + Duration::from_millis(request.timeout_ms);
-            let result = await_creation(result_reader, go_writer, creator, deadline, outputs)
-                .ok_or(StartFailure::TimedOut {
-                    seconds: request.timeout_ms / 1000,
-                })?;
+            let mut traffic = None;
+            let result = await_creation(
+                result_reader,
+                go_writer,
+                creator,
+                deadline,
+                outputs,
+                &mut traffic,
+            )
+            .ok_or(StartFailure::TimedOut {
+                seconds: request.timeout_ms / 1000,
+            })?;
             let running = result?;
             let _ = waitpid(Pid::from_raw(creator), None);
             // A child of ours that we have not waited for: the number cannot have been used again.
             let pidfd = sys::pidfd_open(running.process.pid)
                 .map_err(io("opening the container's process"))?;
-            Ok((pidfd, running, lifeline_writer))
+            Ok((pidfd, running, lifeline_writer, traffic))
         }
     }
 }
@@ -260,6 +269,7 @@ fn await_creation(
     creator: i32,
     deadline: Instant,
     outputs: &mut [Output; 2],
+    traffic: &mut Option<TrafficReader>,
 ) -> Option<Result<RunningRecord, StartFailure>> {
     let mut bytes: Vec<u8> = Vec::new();
     let mut created = false;
@@ -289,6 +299,8 @@ fn await_creation(
                         if let Some(pid) = pid.and_then(|pid| pid.trim().parse().ok()) {
                             created = true;
                             reap_others(creator, pid, deadline);
+                            // While it waits for our word: however short it runs, its network is counted to the end.
+                            *traffic = TrafficReader::open(pid);
                             // If the child is gone, its silence is the answer.
                             let _ = go.write_all(b"g");
                         }
@@ -376,7 +388,7 @@ fn watch(
     running: Running,
     mut outputs: [Output; 2],
 ) -> i32 {
-    let (pidfd, record, lifeline) = running;
+    let (pidfd, record, lifeline, traffic) = running;
     while !poll_once(pidfd.as_fd(), &mut outputs, None) {}
     let finished_at_ms = process::now_ms();
     let exit = match waitpid(Pid::from_raw(record.process.pid), None) {
@@ -394,7 +406,7 @@ fn watch(
         drain_once(&mut outputs, left);
     }
     hierarchies.kill(&request.cgroup, KILL_TIMEOUT);
-    let usage = last_usage(hierarchies, &request.cgroup, record.start_cost);
+    let usage = last_usage(hierarchies, &request.cgroup, record.start_cost, traffic);
     let exit_record = ExitRecord {
         id: request.id.clone(),
         exit,
@@ -434,13 +446,15 @@ fn drain_once(outputs: &mut [Output; 2], timeout: Duration) {
     outputs.iter_mut().for_each(move_output);
 }
 
-/// A sample of a cgroup that is about to be removed.
+/// A sample of a cgroup that is about to be removed. Closes what holds the container's network.
 pub(crate) fn last_usage(
     hierarchies: &Hierarchies,
     cgroup: &str,
     start_cost: Option<StartCost>,
+    traffic: Option<TrafficReader>,
 ) -> Usage {
-    UsageReader::open(hierarchies, cgroup, start_cost).read(process::now_ms())
+    UsageReader::open(hierarchies, cgroup, start_cost, traffic)
+        .read(process::now_ms(), &mut Vec::new())
 }
 
 /// The memory limit at a container's end, from its record: it may have been changed since the start.

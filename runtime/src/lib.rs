@@ -32,8 +32,10 @@ mod runtime;
 mod seccomp;
 mod session;
 mod spec;
+mod stats_file;
 mod supervise;
 mod sys;
+mod traffic;
 mod user;
 
 pub use cgroup::CgroupMode;
@@ -44,7 +46,7 @@ pub use launcher::launcher_main_if_requested;
 pub use model::{
     ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, ExecExit, ExecSpec, Exit,
     ExitRecord, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits, MountSpec, Network,
-    Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Usage,
+    Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Traffic, Usage,
 };
 pub use mount::mount_read_only;
 pub use purge::{PurgeError, purge_dir};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
@@ -21,6 +21,7 @@ use crate::process::{self, ProcessRef};
 use crate::protocol::StartRequest;
 use crate::spec::security;
 use crate::sys;
+use crate::traffic::TrafficReader;
 
 /// How long killed processes may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -59,7 +60,24 @@ pub(crate) struct Live {
     /// `None` if it had ended before it could be opened.
     pub(crate) pidfd: Option<OwnedFd>,
     pub(crate) started_at_ms: u64,
-    pub(crate) usage: UsageReader,
+    /// `None` from its end on: the descriptors would keep its network namespace and its dead cgroups.
+    usage: RwLock<Option<UsageReader>>,
+}
+
+impl Live {
+    /// A sample; `None` after the end.
+    pub(crate) fn sample(&self, now_ms: u64, buffer: &mut Vec<u8>) -> Option<Usage> {
+        // A reader is never half changed: it is there or not.
+        let reader = self.usage.read().unwrap_or_else(PoisonError::into_inner);
+        Some(reader.as_ref()?.read(now_ms, buffer))
+    }
+
+    fn close_usage(&self) {
+        self.usage
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
 }
 
 impl Entry {
@@ -159,7 +177,12 @@ pub(crate) fn watch_over(
         process: running.process,
         pidfd: running.process.open(),
         started_at_ms: running.started_at_ms,
-        usage: UsageReader::open(hierarchies, &entry.cgroup, running.start_cost),
+        usage: RwLock::new(Some(UsageReader::open(
+            hierarchies,
+            &entry.cgroup,
+            running.start_cost,
+            TrafficReader::of(running.process),
+        ))),
     };
     if entry.live.set(live).is_err() {
         return;
@@ -183,6 +206,9 @@ async fn wait_for_end(entry: Arc<Entry>, hierarchies: Arc<Hierarchies>, keeper: 
                 tracing::error!(container = %entry.id, %error, "cannot wait for the keeper")
             }
         }
+    }
+    if let Some(live) = entry.live.get() {
+        live.close_usage();
     }
     let closing = Arc::clone(&entry);
     let closed = tokio::task::spawn_blocking(move || close_books(&closing, &hierarchies)).await;
@@ -238,7 +264,7 @@ pub(crate) fn close(
     }
     let usage = if same_boot {
         let start_cost = running.as_ref().and_then(|running| running.start_cost);
-        keeper::last_usage(hierarchies, &entry.cgroup, start_cost)
+        keeper::last_usage(hierarchies, &entry.cgroup, start_cost, None)
     } else {
         Usage::default()
     };

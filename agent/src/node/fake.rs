@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Mutex, MutexGuard},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -179,6 +180,19 @@ impl Runtime for FakeRuntime {
             }),
             None => Err(RuntimeError::NotFound(id.clone())),
         }
+    }
+
+    fn sample(&self, ids: &[ContainerId]) -> (Vec<(ContainerId, Usage)>, Duration) {
+        let running = self.lock();
+        let samples = ids.iter().filter(|id| running.contains_key(id)).map(|id| {
+            let usage = Usage {
+                sampled_at_ms: 1,
+                cpu_total_us: Some(10),
+                ..Usage::default()
+            };
+            (id.clone(), usage)
+        });
+        (samples.collect(), Duration::ZERO)
     }
 
     async fn exec(&self, _: &ContainerId, _: ExecSpec) -> Result<ExecSession, RuntimeError> {

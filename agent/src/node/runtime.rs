@@ -126,6 +126,15 @@ impl Runtime for Containers {
             .map_err(|error| from_error(id, &error))
     }
 
+    fn sample(&self, ids: &[ContainerId]) -> (Vec<(ContainerId, Usage)>, Duration) {
+        let below: Vec<_> = ids.iter().map(to_id).collect();
+        let (samples, took) = self.0.usage_of(&below);
+        let samples = samples
+            .into_iter()
+            .filter_map(|(id, usage)| Some((id.as_str().parse().ok()?, from_usage(usage))));
+        (samples.collect(), took)
+    }
+
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
         let user = match spec.user.as_str() {
             "" => None,
@@ -367,7 +376,9 @@ fn from_record(record: rt::ExitRecord) -> ExitRecord {
 fn from_usage(usage: rt::Usage) -> Usage {
     let some = |pressure: Option<rt::Pressure>| Some(pressure?.some_us);
     let full = |pressure: Option<rt::Pressure>| pressure?.full_us;
+    let traffic = usage.traffic;
     Usage {
+        memory_working_set_bytes: usage.memory_working_set_bytes(),
         sampled_at_ms: usage.sampled_at_ms,
         cpu_total_us: Some(usage.cpu_total_us),
         cpu_user_us: usage.cpu_user_us,
@@ -392,6 +403,20 @@ fn from_usage(usage: rt::Usage) -> Usage {
         memory_pressure_full_us: full(usage.memory_pressure),
         io_pressure_some_us: some(usage.io_pressure),
         io_pressure_full_us: full(usage.io_pressure),
+        network_rx_bytes: traffic.map(|traffic| traffic.rx_bytes),
+        network_rx_packets: traffic.map(|traffic| traffic.rx_packets),
+        network_rx_errors: traffic.map(|traffic| traffic.rx_errors),
+        network_rx_dropped: traffic.map(|traffic| traffic.rx_dropped),
+        network_tx_bytes: traffic.map(|traffic| traffic.tx_bytes),
+        network_tx_packets: traffic.map(|traffic| traffic.tx_packets),
+        network_tx_errors: traffic.map(|traffic| traffic.tx_errors),
+        network_tx_dropped: traffic.map(|traffic| traffic.tx_dropped),
+        memory_kernel_bytes: usage.memory_kernel_bytes,
+        memory_sock_bytes: usage.memory_sock_bytes,
+        memory_inactive_file_bytes: usage.memory_inactive_file_bytes,
+        memory_oom_events: usage.memory_oom_events,
+        io_read_ops: usage.io_read_ops,
+        io_write_ops: usage.io_write_ops,
     }
 }
 
