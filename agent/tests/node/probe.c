@@ -21,6 +21,7 @@ int main(int argc, char **argv) {
         for (long i = 0; i < number; i++) { char *p = malloc(1 << 20); memset(p, 1 + i, 1 << 20); }
         forever();
     }
+    if (!strcmp(what, "spin")) for (;;) __asm__ volatile("");
     if (!strcmp(what, "count")) { /* lines, then wait */
         for (long i = 0; i < number; i++) printf("line %ld\n", i);
         fflush(stdout);
