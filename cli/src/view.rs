@@ -5,6 +5,7 @@
 
 pub(crate) mod app;
 pub(crate) mod problems;
+pub(crate) mod stats;
 
 use std::collections::BTreeMap;
 
@@ -174,6 +175,8 @@ pub(crate) struct Node {
     pub(crate) architecture: String,
     /// `v1`, `hybrid` or `v2`.
     pub(crate) cgroup_mode: String,
+    /// Only `node show` asks for it; `null` when the node does not answer.
+    pub(crate) capacity: Option<Capacity>,
 }
 
 impl From<&proto::Agent> for Node {
@@ -207,6 +210,33 @@ impl From<&proto::Agent> for Node {
             version: info.version,
             kernel: info.kernel,
             architecture: info.architecture,
+            capacity: None,
+        }
+    }
+}
+
+/// What a machine has and what of it is kept back for the system; told by the machine itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Capacity {
+    pub(crate) cpu_millis: u64,
+    pub(crate) mem_mb: u64,
+    pub(crate) disk_mb: u64,
+    /// `null`, like the next two, where the operator named the resources to offer.
+    pub(crate) reserved_cpu_millis: Option<u64>,
+    pub(crate) reserved_mem_mb: Option<u64>,
+    pub(crate) reserved_disk_mb: Option<u64>,
+}
+
+impl From<&proto::Capacity> for Capacity {
+    fn from(capacity: &proto::Capacity) -> Self {
+        let kept = |figure: u64| (!capacity.configured).then_some(figure);
+        Self {
+            cpu_millis: capacity.cpu_millis,
+            mem_mb: capacity.mem_mb,
+            disk_mb: capacity.disk_mb,
+            reserved_cpu_millis: kept(capacity.reserved_cpu_millis),
+            reserved_mem_mb: kept(capacity.reserved_mem_mb),
+            reserved_disk_mb: kept(capacity.reserved_disk_mb),
         }
     }
 }

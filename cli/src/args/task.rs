@@ -32,6 +32,16 @@ Examples:
   mezzo task exec -it sleep.instance-1a -- /bin/sh
   mezzo task exec sleep.instance-1a -- cat /etc/hosts")]
     Exec(ExecArgs),
+    /// Show what running tasks use: processors, memory, disk, network, how long they wait
+    #[command(
+        visible_alias = "stat",
+        after_help = "\
+Examples:
+  mezzo task stats
+  mezzo task stats --watch sleep.instance-1a
+  mezzo task stats -o json | jq '.[] | {id, cpus}'"
+    )]
+    Stats(StatsArgs),
     /// Kill tasks; their framework decides what follows (the scheduler starts replacements)
     #[command(after_help = "\
 Examples:
@@ -112,4 +122,44 @@ pub(crate) struct KillArgs {
     /// Time between SIGTERM and SIGKILL [default: the task's own]
     #[arg(long, value_name = "DURATION")]
     pub(crate) grace: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    /// Task ids or beginnings of them; none for all
+    #[arg(value_name = "TASK")]
+    pub(crate) tasks: Vec<String>,
+    /// Go on until Ctrl-C; in a pipe one table, or one line of JSON, after another
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+}
+
+/// By what `mezzo top` sorts.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum TopSort {
+    /// Processors
+    Cpu,
+    /// Memory that cannot simply be taken back
+    Mem,
+    /// Read from and written to disks
+    Io,
+    /// Received and sent
+    Net,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mezzo top
+  mezzo top --sort mem
+  mezzo top --once -o json
+
+Keys: up and down scroll, left and right change the order, q leaves.")]
+pub(crate) struct TopArgs {
+    /// By what tasks are sorted, the most first
+    #[arg(short, long, value_enum, default_value = "cpu")]
+    pub(crate) sort: TopSort,
+    /// Print once and leave, as it is done when the output is no terminal
+    #[arg(long)]
+    pub(crate) once: bool,
 }

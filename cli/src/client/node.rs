@@ -63,6 +63,28 @@ impl Node {
             .and_then(|task| task.usage))
     }
 
+    /// What its tasks use, as last sampled.
+    pub(crate) async fn stats(
+        &mut self,
+        request: proto::GetStatsRequest,
+    ) -> Result<proto::StatsRound, Failure> {
+        let answer = self.client.get_stats(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
+    /// The same after every round of samples.
+    pub(crate) async fn watch_stats(
+        &mut self,
+        request: proto::GetStatsRequest,
+    ) -> Result<Streaming<proto::StatsRound>, Failure> {
+        let answer = self.client.watch_stats(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
     pub(crate) async fn log(
         &mut self,
         request: proto::ReadLogRequest,

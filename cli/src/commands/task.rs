@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mezzo_api::proto;
 use serde_json::json;
 
-use super::{Context, exec, now_ms};
+use super::{Context, exec, now_ms, stats};
 use crate::{
     args::task::{KillArgs, ListArgs, LogArgs, TaskCommand},
     client::{
@@ -30,6 +30,7 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<(), F
             let mut node = found.node().await?;
             exec::run(&mut node, &found.task.id, request).await
         }
+        TaskCommand::Stats(args) => stats::run_stats(context, &mut master, &args).await,
         TaskCommand::Kill(args) => kill(context, &mut master, &args).await,
     }
 }
@@ -80,6 +81,11 @@ pub(crate) async fn tasks(master: &mut Master, filter: &TaskFilter) -> Result<Ve
         .collect();
     tasks.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(tasks)
+}
+
+/// The task that a text names, without the way to its node.
+pub(crate) async fn find_task(master: &mut Master, text: &str) -> Result<Task, Failure> {
+    Ok(find(master, text).await?.task)
 }
 
 /// The task that an id or the beginning of one names; live ones win over ended ones.
