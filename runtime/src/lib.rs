@@ -12,6 +12,7 @@
 
 mod cgroup;
 mod container;
+pub mod copy;
 mod error;
 mod exec_helper;
 mod executor;
@@ -21,6 +22,7 @@ mod keeper;
 mod launcher;
 mod layout;
 mod link;
+mod log_times;
 mod logs;
 mod model;
 mod mount;
@@ -43,6 +45,7 @@ pub use error::{Error, ExecError, OpenError, StartError, UpdateError};
 pub use host::{Check, CheckState, HostReport, inspect_host};
 pub use id::{ContainerId, InvalidContainerId};
 pub use launcher::launcher_main_if_requested;
+pub use log_times::log_offset_since;
 pub use model::{
     ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, ExecExit, ExecSpec, Exit,
     ExitRecord, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits, MountSpec, Network,

@@ -243,6 +243,9 @@ pub struct LogLimits {
     pub max_bytes: u64,
     /// Files kept per stream, the current one included.
     pub files: u32,
+    /// Age at which a file is put aside, counted from its first byte and looked at when more is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age_secs: Option<u64>,
 }
 
 impl Default for LogLimits {
@@ -250,6 +253,7 @@ impl Default for LogLimits {
         Self {
             max_bytes: 10 << 20,
             files: 2,
+            max_age_secs: None,
         }
     }
 }

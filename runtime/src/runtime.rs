@@ -280,6 +280,20 @@ impl Runtime {
         (samples, clock().saturating_sub(begun))
     }
 
+    /// The root directory of a running container as its first process sees it, for `copy`. The descriptor keeps the
+    /// container's mounts for as long as it is open.
+    pub fn root_dir(&self, id: &ContainerId) -> Result<std::os::fd::OwnedFd, Error> {
+        let entry = self.inner.entry(id)?;
+        let gone = || Error::NotRunning { id: id.clone() };
+        let process = entry.running().ok_or_else(gone)?.process;
+        let root = fs::File::open(format!("/proc/{}/root", process.pid)).map_err(|_| gone())?;
+        // Looked up after the directory was opened: if it is still the same process, the directory is its root.
+        match process::ProcessRef::of(process.pid) {
+            Ok(now) if now == process => Ok(root.into()),
+            Ok(_) | Err(_) => Err(gone()),
+        }
+    }
+
     /// Gives a running container other limits: all of them at once, those that are `None` included. They hold when
     /// this returns, are on record for a later runtime, and are what the exit record tells. After an error the old
     /// ones hold, unless the error names a file that could not be put back.
