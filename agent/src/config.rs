@@ -59,6 +59,12 @@ pub struct Config {
     pub launcher: Option<PathBuf>,
     /// Between samples of all tasks.
     pub usage_interval_ms: u64,
+    /// Size at which a log of a task is put aside, in MiB.
+    pub log_max_mb: u64,
+    /// Files kept of each of a task's two logs, the current one included.
+    pub log_files: u32,
+    /// Age at which a log is put aside when more is written to it, in seconds; 0 for no such age.
+    pub log_max_age_secs: u64,
     /// Apps that have series of their own in `/metrics`; 0 for none.
     pub metrics_max_apps: usize,
     /// Processes and threads of a task that does not say.
@@ -108,6 +114,9 @@ impl Default for Config {
             cgroup_parent: None,
             launcher: None,
             usage_interval_ms: 2_000,
+            log_max_mb: 10,
+            log_files: 2,
+            log_max_age_secs: 0,
             metrics_max_apps: 100,
             default_pids_limit: 4_096,
             kill_grace_ms: 3_000,
@@ -137,6 +146,18 @@ impl Config {
             && !(0.0..=100_000.0).contains(&cpus)
         {
             return wrong("reserve_cpus", format!("{cpus} is no number of processors"));
+        }
+        if !(1..=100_000).contains(&self.log_max_mb) {
+            return wrong(
+                "log_max_mb",
+                format!("{} is not within 1 to 100000", self.log_max_mb),
+            );
+        }
+        if !(1..=100).contains(&self.log_files) {
+            return wrong(
+                "log_files",
+                format!("{} is not within 1 to 100", self.log_files),
+            );
         }
         if self.metrics_max_apps > 10_000 {
             return wrong(

@@ -1,6 +1,7 @@
 //! NodeService: this machine asked directly. Thin: questions go to the owner and the runtime; `log` reads logs, `exec`
-//! carries sessions, `stats` tells what tasks use.
+//! carries sessions, `copy` moves files, `stats` tells what tasks use.
 
+mod copy;
 mod exec;
 mod log;
 mod stats;
@@ -12,6 +13,7 @@ use mezzo_api::{
     model::{AgentInfo, TaskUsage},
     proto::{self, node_service_server::NodeService},
 };
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -27,6 +29,7 @@ pub(crate) struct NodeApi {
     pub(crate) info: AgentInfo,
     pub(crate) stats: Stats,
     pub(crate) capacity: proto::Capacity,
+    pub(crate) copies: Arc<Semaphore>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -44,6 +47,21 @@ impl NodeApi {
             .ask(|reply| Command::Find(id, reply))
             .await?
             .ok_or_else(|| Status::not_found(format!("no task {task_id:?} on this machine")))
+    }
+
+    async fn find_running(&self, task_id: &str) -> Result<Found, Status> {
+        let found = self.find(task_id).await?;
+        if found.alive {
+            return Ok(found);
+        }
+        let state = if found.ended {
+            "has ended"
+        } else {
+            "is not running yet"
+        };
+        Err(Status::failed_precondition(format!(
+            "task {task_id:?} {state}"
+        )))
     }
 }
 
@@ -130,6 +148,33 @@ impl NodeService for NodeApi {
         )))
     }
 
+    type CopyFromStream = Answers<proto::CopyFromPart>;
+
+    async fn copy_from(
+        &self,
+        request: Request<proto::CopyFromRequest>,
+    ) -> Result<Response<Self::CopyFromStream>, Status> {
+        let request = request.into_inner();
+        let found = self.find_running(&request.task_id).await?;
+        let place = copy::place(&self.copies)?;
+        let root = copy::root(self.runtime.as_ref(), &found.container)?;
+        Ok(Response::new(copy::read(root, request.path, place)))
+    }
+
+    async fn copy_to(
+        &self,
+        request: Request<Streaming<proto::CopyToPart>>,
+    ) -> Result<Response<proto::Copied>, Status> {
+        let mut parts = request.into_inner();
+        let start = copy::first(&mut parts).await?;
+        let found = self.find_running(&start.task_id).await?;
+        let place = copy::place(&self.copies)?;
+        let root = copy::root(self.runtime.as_ref(), &found.container)?;
+        let copied = copy::write(root, start.path, parts).await;
+        drop(place);
+        copied.map(Response::new)
+    }
+
     type ExecStream = Answers<proto::ExecOutput>;
 
     async fn exec(
@@ -138,18 +183,7 @@ impl NodeService for NodeApi {
     ) -> Result<Response<Self::ExecStream>, Status> {
         let mut input = request.into_inner();
         let start = exec::first(&mut input).await?;
-        let found = self.find(&start.task_id).await?;
-        if !found.alive {
-            let state = if found.ended {
-                "has ended"
-            } else {
-                "is not running yet"
-            };
-            return Err(Status::failed_precondition(format!(
-                "task {:?} {state}",
-                start.task_id
-            )));
-        }
+        let found = self.find_running(&start.task_id).await?;
         Ok(Response::new(
             exec::open(self.runtime.as_ref(), &found.container, start, input).await?,
         ))

@@ -9,7 +9,10 @@ pub mod images;
 pub mod runtime;
 mod secrets;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, fmt, os::fd::OwnedFd, path::PathBuf, str::FromStr, sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use mezzo_api::model::{NetworkMode, SecretSource, Usage};
@@ -351,6 +354,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn purge(&self) -> Result<(), RuntimeError>;
     /// Where a log is; the part before it has `.1` added.
     fn log_path(&self, id: &ContainerId, stream: Stream) -> PathBuf;
+    /// The root directory of a running container, as its first process sees it.
+    fn root_dir(&self, id: &ContainerId) -> Result<OwnedFd, RuntimeError>;
     /// The launcher's process, where there is one.
     async fn launcher_pid(&self) -> Option<u32>;
 }

@@ -49,6 +49,8 @@ use crate::{
 /// Told where the agent listens, once it does.
 pub type Ready = oneshot::Sender<SocketAddr>;
 
+/// Copies into and out of containers at once; others are told to come again.
+const COPIES: usize = 8;
 /// Open calls may take so long to finish when the agent stops.
 const SERVE_DRAIN: Duration = Duration::from_secs(3);
 
@@ -70,7 +72,12 @@ pub async fn run_with(
     let images = open_images(&config).await?;
     let runtime = Containers::open(runtime_config(&config))
         .await
-        .map_err(|error| Error::Runtime(error.to_string()))?;
+        .map_err(|error| Error::Runtime(error.to_string()))?
+        .with_logs(
+            config.log_max_mb << 20,
+            config.log_files,
+            Some(config.log_max_age_secs).filter(|secs| *secs > 0),
+        );
     serve(
         config,
         listener,
@@ -287,6 +294,7 @@ pub(crate) async fn serve(
             runtime: Arc::clone(&runtime),
             info,
             stats,
+            copies: Arc::new(Semaphore::new(COPIES)),
             capacity: api_capacity(&capacity, config.resources.is_some()),
         },
         stop.clone(),

@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod cluster;
+mod copy;
 pub(crate) mod deployment;
 pub(crate) mod doctor;
 mod exec;

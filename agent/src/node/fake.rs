@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::{Mutex, MutexGuard},
     time::Duration,
@@ -216,6 +217,10 @@ impl Runtime for FakeRuntime {
             Stream::Stderr => "stderr",
         };
         self.folder.join(id.as_str()).join(name)
+    }
+
+    fn root_dir(&self, _: &ContainerId) -> Result<OwnedFd, RuntimeError> {
+        Err(RuntimeError::Other("the fake has no files".into()))
     }
 
     async fn launcher_pid(&self) -> Option<u32> {

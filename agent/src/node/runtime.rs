@@ -1,6 +1,6 @@
 //! [`Runtime`] on the `mezzo-runtime` crate: translation, no decisions.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use mezzo_api::model::{CgroupMode, NetworkMode, Usage};
@@ -17,9 +17,9 @@ use super::{
 const STOP_SIGNAL_LABEL: &str = "mezzo.stop_signal";
 const SIGTERM: i32 = 15;
 
-/// The real runtime.
+/// The real runtime, and how much output of each container is kept.
 #[derive(Clone)]
-pub struct Containers(rt::Runtime);
+pub struct Containers(rt::Runtime, rt::LogLimits);
 
 impl std::fmt::Debug for Containers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -32,8 +32,19 @@ impl Containers {
     pub async fn open(config: rt::RuntimeConfig) -> Result<Self, RuntimeError> {
         rt::Runtime::open(config)
             .await
-            .map(Self)
+            .map(|runtime| Self(runtime, rt::LogLimits::default()))
             .map_err(|error| RuntimeError::Other(chain(&error)))
+    }
+
+    /// With other bounds for the logs of containers that are started from now on.
+    #[must_use]
+    pub fn with_logs(self, max_bytes: u64, files: u32, max_age_secs: Option<u64>) -> Self {
+        let limits = rt::LogLimits {
+            max_bytes,
+            files,
+            max_age_secs,
+        };
+        Self(self.0, limits)
     }
 }
 
@@ -63,7 +74,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 #[async_trait]
 impl Runtime for Containers {
     async fn start(&self, id: &ContainerId, spec: ContainerSpec) -> Result<Started, StartError> {
-        let spec = to_spec(spec)?;
+        let mut spec = to_spec(spec)?;
+        spec.log = self.1;
         match self.0.start(&to_id(id), spec).await {
             Ok(started) => Ok(Started {
                 pid: u32::try_from(started.pid).unwrap_or(0),
@@ -186,6 +198,12 @@ impl Runtime for Containers {
             Stream::Stderr => rt::Stream::Stderr,
         };
         self.0.log_path(&to_id(id), stream)
+    }
+
+    fn root_dir(&self, id: &ContainerId) -> Result<OwnedFd, RuntimeError> {
+        self.0
+            .root_dir(&to_id(id))
+            .map_err(|error| from_error(id, &error))
     }
 
     async fn launcher_pid(&self) -> Option<u32> {

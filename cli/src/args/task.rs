@@ -23,9 +23,24 @@ Examples:
         after_help = "\
 Examples:
   mezzo task log sleep.instance-1a --tail 100
+  mezzo task log sleep.instance-1a --since 10m --follow
   mezzo task log -f sleep.instance-1a"
     )]
     Log(LogArgs),
+    /// Watch what a task writes from now on, and exit with its code. (Tasks have no standard input: `exec -it` opens a
+    /// session)
+    #[command(after_help = "Example:\n  mezzo task attach sleep.instance-1a")]
+    Attach(TaskArg),
+    /// Copy files between this machine and a running task's container
+    #[command(after_help = "\
+Examples:
+  mezzo task cp web.instance-1a:/var/log/app.log .
+  mezzo task cp settings.json web.instance-1a:/etc/app/
+  mezzo task cp site/. web.instance-1a:/srv/www
+
+Into a directory that is there, else under that name; `DIR/.` copies what is in DIR. Links are copied as links and never
+followed below what is named. In the container everything belongs to root.")]
+    Cp(CopyArgs),
     /// Run a command inside a task's container
     #[command(after_help = "\
 Examples:
@@ -82,6 +97,9 @@ pub(crate) struct LogArgs {
     /// Only the last lines
     #[arg(short = 'n', long, value_name = "LINES")]
     pub(crate) tail: Option<u64>,
+    /// Only what was written in this time, like 10m; up to a second more may come before it
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) since: Option<String>,
     /// Only standard output
     #[arg(long, conflicts_with = "stderr")]
     pub(crate) stdout: bool,
@@ -162,4 +180,14 @@ pub(crate) struct TopArgs {
     /// Print once and leave, as it is done when the output is no terminal
     #[arg(long)]
     pub(crate) once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// A path here, or TASK:PATH
+    #[arg(value_name = "FROM")]
+    pub(crate) from: String,
+    /// TASK:PATH, or a path here
+    #[arg(value_name = "TO")]
+    pub(crate) to: String,
 }

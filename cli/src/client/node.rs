@@ -95,6 +95,28 @@ impl Node {
             .map_err(|status| self.refused(&status))
     }
 
+    /// Files out of a container.
+    pub(crate) async fn copy_from(
+        &mut self,
+        request: proto::CopyFromRequest,
+    ) -> Result<Streaming<proto::CopyFromPart>, Failure> {
+        let answer = self.client.copy_from(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
+    /// Files into a container.
+    pub(crate) async fn copy_to(
+        &mut self,
+        parts: mpsc::Receiver<proto::CopyToPart>,
+    ) -> Result<proto::Copied, Failure> {
+        let answer = self.client.copy_to(ReceiverStream::new(parts)).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
     pub(crate) async fn exec(
         &mut self,
         input: mpsc::Receiver<proto::ExecInput>,
