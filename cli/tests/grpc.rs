@@ -19,6 +19,11 @@ use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
+#[path = "grpc/figures.rs"]
+mod figures;
+#[path = "grpc/files.rs"]
+mod files;
+
 type Answer<T> = Result<Response<T>, Status>;
 
 /// A master with one node; both are this.

@@ -8,6 +8,7 @@
 mod bench;
 mod cases;
 mod figures;
+mod files;
 mod inside;
 mod master;
 

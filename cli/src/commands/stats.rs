@@ -284,6 +284,10 @@ pub(crate) async fn run_stats(
                 ));
             }
         }
+        let problems = state.nodes.values().filter(|node| node.problem.is_some());
+        if problems.count() == state.nodes.len() && !state.nodes.is_empty() {
+            return Err(Failure::Unreachable("no node answers".to_owned()));
+        }
         let tasks = state.in_order();
         return context
             .output
