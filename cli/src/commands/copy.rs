@@ -68,11 +68,7 @@ pub(crate) async fn run(
     if copied.left_out > 0 {
         say(&format!(
             "left out: {} (devices, sockets, pipes, other file systems)",
-            render::count(
-                usize::try_from(copied.left_out).unwrap_or(usize::MAX),
-                "entry"
-            )
-            .replace("entrys", "entries")
+            entries(copied.left_out)
         ));
     }
     let value = json!({
@@ -88,11 +84,19 @@ pub(crate) async fn run(
     context.output.done(
         &value,
         &format!(
-            "copied {} {files}, {}, {sentence}",
-            copied.entries,
+            "copied {}, {}, {sentence}",
+            entries(copied.entries),
             render::bytes(copied.bytes)
         ),
     )
+}
+
+fn entries(n: u64) -> String {
+    if n == 1 {
+        "1 entry".to_owned()
+    } else {
+        format!("{n} entries")
+    }
 }
 
 /// The whole machine, in which paths of a person's command line are resolved.
