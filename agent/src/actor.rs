@@ -16,7 +16,7 @@ use std::{
 };
 
 use mezzo_api::{
-    model::{NodeUsage, TaskUsage, Usage},
+    model::{NodeUsage, TaskUsage},
     proto::{self, agent_message::Message},
 };
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
@@ -32,12 +32,14 @@ use crate::{
     launch::{Launcher, Order},
     node::{ContainerId, Images, Runtime},
     recovery::checkpoint::LogRecord,
+    stats::{Stats, book::About, histogram::Histogram},
     store::{Store, Write},
     task::{
         Context, Now,
         core::Core,
         event::{Effect, Event},
     },
+    usage::{NodePressure, Round},
 };
 
 /// Longest wait for pending writes when the agent stops.
@@ -100,6 +102,8 @@ pub(crate) struct Actor {
     launcher: Arc<Launcher>,
     outbound: Option<mpsc::Sender<proto::AgentMessage>>,
     node_usage: Option<NodeUsage>,
+    node_pressure: NodePressure,
+    stats: Stats,
     image_stats: ImageStats,
     counters: Counters,
     jobs: JoinSet<Done>,
@@ -107,7 +111,8 @@ pub(crate) struct Actor {
     feedback_in: mpsc::Receiver<Event>,
     disk: HashMap<ContainerId, VecDeque<DiskOp>>,
     disk_busy: HashSet<ContainerId>,
-    launches: HashMap<ContainerId, CancellationToken>,
+    launches: HashMap<ContainerId, (CancellationToken, Instant)>,
+    launch_seconds: Histogram,
     health: HashMap<ContainerId, CancellationToken>,
 }
 
@@ -121,7 +126,7 @@ pub(crate) enum OnShutdown {
 }
 
 impl Actor {
-    pub(crate) fn new(core: Core, clock: Clock, launcher: Launcher) -> Self {
+    pub(crate) fn new(core: Core, clock: Clock, launcher: Launcher, stats: Stats) -> Self {
         let (feedback, feedback_in) = mpsc::channel(1024);
         Self {
             core,
@@ -132,6 +137,8 @@ impl Actor {
             launcher: Arc::new(launcher),
             outbound: None,
             node_usage: None,
+            node_pressure: NodePressure::default(),
+            stats,
             image_stats: ImageStats::default(),
             counters: Counters::default(),
             jobs: JoinSet::new(),
@@ -140,6 +147,7 @@ impl Actor {
             disk: HashMap::new(),
             disk_busy: HashSet::new(),
             launches: HashMap::new(),
+            launch_seconds: Histogram::default(),
             health: HashMap::new(),
         }
     }
@@ -213,7 +221,7 @@ impl Actor {
                 self.outbound = None;
                 self.handle(Event::Disconnected);
             }
-            Command::Usage(node, samples) => self.usage(node, samples),
+            Command::Usage(round) => self.usage(*round),
             Command::Images(stats) => self.image_stats = stats,
             Command::View(reply) => {
                 let _ = reply.send(View {
@@ -227,10 +235,15 @@ impl Actor {
                         .map(crate::task::entry::Entry::task)
                         .collect(),
                     usage: self.node_usage.clone(),
+                    pressure: self.node_pressure,
                     images: self.image_stats,
                     n_unacknowledged: self.core.n_unacknowledged(),
                     counters: self.counters,
+                    launch_seconds: self.launch_seconds,
                 });
+            }
+            Command::NodeUsage(reply) => {
+                let _ = reply.send(self.node_usage.clone());
             }
             Command::Alive(reply) => {
                 let alive = self.core.entries().filter(|entry| entry.is_alive());
@@ -257,34 +270,56 @@ impl Actor {
         }
     }
 
-    fn usage(&mut self, node: NodeUsage, samples: Vec<(ContainerId, Usage)>) {
-        let keys: HashMap<_, _> = self
+    fn usage(&mut self, mut round: Round) {
+        let samples = std::mem::take(&mut round.samples);
+        let alive: HashMap<_, _> = self
             .core
             .entries()
-            .filter(|e| e.is_alive())
-            .map(|e| (&e.container, &e.key))
+            .filter(|entry| entry.is_alive())
+            .map(|entry| (&entry.container, entry))
             .collect();
-        let tasks = samples
-            .iter()
-            .filter_map(|(container, usage)| {
-                let key = keys.get(container)?;
+        self.stats.with(|book| {
+            book.retain(|container| alive.contains_key(container));
+            for (container, usage) in &samples {
+                // What ended meanwhile has told its last sample already.
+                if let Some(entry) = alive.get(container) {
+                    let about = || About::new(&entry.key, &entry.info);
+                    book.sample(container, about, usage, round.taken_ms(usage));
+                }
+            }
+        });
+        self.node_usage = Some(round.node.clone());
+        self.node_pressure = round.pressure;
+        if self.core.connected() {
+            let tasks = samples.iter().filter_map(|(container, usage)| {
+                let key = &alive.get(container)?.key;
                 let usage = TaskUsage {
                     framework_id: key.framework.clone(),
                     task_id: key.task.clone(),
                     usage: usage.clone(),
                 };
                 Some(usage.into())
-            })
-            .collect();
-        self.node_usage = Some(node.clone());
-        if self.core.connected() {
+            });
             let report = proto::agent_message::UsageReport {
-                node: Some(node.into()),
-                tasks,
+                node: Some(round.node.into()),
+                tasks: tasks.collect(),
             };
             self.send(Message::Usage(report));
         }
         self.handle(Event::Usage(samples));
+        self.stats.round_done();
+    }
+
+    /// Takes the last sample of a task into the book, while it is still known as running.
+    fn book_the_end(&self, event: &Event) {
+        if let Event::Exited(container, record) = event
+            && let Some(entry) = self.core.by_container(container)
+            && entry.is_alive()
+        {
+            let about = || About::new(&entry.key, &entry.info);
+            self.stats
+                .with(|book| book.end(container, about, &record.usage));
+        }
     }
 
     fn handle(&mut self, event: Event) {
@@ -297,9 +332,12 @@ impl Actor {
             self.counters.launch_failures += 1;
             self.launches.remove(container);
         }
-        if let Event::Launched { container, .. } = &event {
-            self.launches.remove(container);
+        if let Event::Launched { container, .. } = &event
+            && let Some((_, begun)) = self.launches.remove(container)
+        {
+            self.launch_seconds.add(begun.elapsed());
         }
+        self.book_the_end(&event);
         let effects = self.core.handle(event, &mut ctx);
         self.perform(effects);
     }
@@ -349,7 +387,8 @@ impl Actor {
                 self.counters.launches += 1;
                 tracing::info!(task = %info.task_id, %framework, %container, image = info.container.image, "launching");
                 let cancelled = CancellationToken::new();
-                self.launches.insert(container.clone(), cancelled.clone());
+                self.launches
+                    .insert(container.clone(), (cancelled.clone(), Instant::now()));
                 let (launcher, feedback) = (Arc::clone(&self.launcher), self.feedback.clone());
                 let order = Order {
                     container,
@@ -361,7 +400,7 @@ impl Actor {
                     .spawn(async move { Done::Event(launcher.launch(order, feedback).await) });
             }
             Effect::CancelLaunch(container) => {
-                if let Some(token) = self.launches.get(&container) {
+                if let Some((token, _)) = self.launches.get(&container) {
                     token.cancel();
                 }
             }

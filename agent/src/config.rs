@@ -25,12 +25,14 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// All there is to offer, instead of what is detected.
     pub resources: Option<Resources>,
-    /// Kept back from what is detected, in MiB.
-    pub reserve_mem_mb: u64,
-    /// Kept back from what is detected, in MiB.
-    pub reserve_disk_mb: u64,
-    /// Kept back from what is detected, in thousandths of a processor.
-    pub reserve_cpu_millis: u64,
+    /// Kept back from what is detected, in processors; by default none: the system takes its share by weight.
+    pub reserve_cpus: Option<f64>,
+    /// Kept back from what is detected, in MiB; by default a sixteenth of it, at least 256 and at most 2048, but never
+    /// more than a quarter.
+    pub reserve_mem_mb: Option<u64>,
+    /// Kept back from what is detected, in MiB; by default a twentieth of it, at least 1024 and at most 20480, but never
+    /// more than a quarter.
+    pub reserve_disk_mb: Option<u64>,
     /// Host ports to offer, inclusive, when `resources` does not say.
     pub ports: (u16, u16),
     /// For constraints.
@@ -57,6 +59,14 @@ pub struct Config {
     pub launcher: Option<PathBuf>,
     /// Between samples of all tasks.
     pub usage_interval_ms: u64,
+    /// Size at which a log of a task is put aside, in MiB.
+    pub log_max_mb: u64,
+    /// Files kept of each of a task's two logs, the current one included.
+    pub log_files: u32,
+    /// Age at which a log is put aside when more is written to it, in seconds; 0 for no such age.
+    pub log_max_age_secs: u64,
+    /// Apps that have series of their own in `/metrics`; 0 for none.
+    pub metrics_max_apps: usize,
     /// Processes and threads of a task that does not say.
     pub default_pids_limit: u64,
     /// Between SIGTERM and SIGKILL for a task that does not say.
@@ -88,9 +98,9 @@ impl Default for Config {
             master: "127.0.0.1:5050".into(),
             state_dir: "/var/lib/mezzo/agent".into(),
             resources: None,
-            reserve_mem_mb: 512,
-            reserve_disk_mb: 1024,
-            reserve_cpu_millis: 0,
+            reserve_cpus: None,
+            reserve_mem_mb: None,
+            reserve_disk_mb: None,
             ports: (31_000, 32_000),
             attributes: Vec::new(),
             region: String::new(),
@@ -104,6 +114,10 @@ impl Default for Config {
             cgroup_parent: None,
             launcher: None,
             usage_interval_ms: 2_000,
+            log_max_mb: 10,
+            log_files: 2,
+            log_max_age_secs: 0,
+            metrics_max_apps: 100,
             default_pids_limit: 4_096,
             kill_grace_ms: 3_000,
             pull_deadline_secs: 3_600,
@@ -126,6 +140,29 @@ impl Config {
             return wrong(
                 "usage_interval_ms",
                 format!("{} is below 100", self.usage_interval_ms),
+            );
+        }
+        if let Some(cpus) = self.reserve_cpus
+            && !(0.0..=100_000.0).contains(&cpus)
+        {
+            return wrong("reserve_cpus", format!("{cpus} is no number of processors"));
+        }
+        if !(1..=100_000).contains(&self.log_max_mb) {
+            return wrong(
+                "log_max_mb",
+                format!("{} is not within 1 to 100000", self.log_max_mb),
+            );
+        }
+        if !(1..=100).contains(&self.log_files) {
+            return wrong(
+                "log_files",
+                format!("{} is not within 1 to 100", self.log_files),
+            );
+        }
+        if self.metrics_max_apps > 10_000 {
+            return wrong(
+                "metrics_max_apps",
+                format!("{} is above 10000", self.metrics_max_apps),
             );
         }
         if self.ports.0 == 0 || self.ports.0 > self.ports.1 {
@@ -282,6 +319,13 @@ mod tests {
                 ..Config::default()
             })
             .contains("image_gc_high_percent")
+        );
+        assert!(
+            message(Config {
+                reserve_cpus: Some(f64::NAN),
+                ..Config::default()
+            })
+            .contains("reserve_cpus")
         );
         let off = Config {
             image_gc_high_percent: 100,

@@ -1,8 +1,10 @@
 //! NodeService: this machine asked directly. Thin: questions go to the owner and the runtime; `log` reads logs, `exec`
-//! carries sessions.
+//! carries sessions, `copy` moves files, `stats` tells what tasks use.
 
+mod copy;
 mod exec;
 mod log;
+mod stats;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -11,11 +13,13 @@ use mezzo_api::{
     model::{AgentInfo, TaskUsage},
     proto::{self, node_service_server::NodeService},
 };
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     actor::{Command, Found, Handle, Stopped},
     node::Runtime,
+    stats::Stats,
 };
 
 /// The service.
@@ -23,6 +27,9 @@ pub(crate) struct NodeApi {
     pub(crate) handle: Handle,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) info: AgentInfo,
+    pub(crate) stats: Stats,
+    pub(crate) capacity: proto::Capacity,
+    pub(crate) copies: Arc<Semaphore>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -41,6 +48,21 @@ impl NodeApi {
             .await?
             .ok_or_else(|| Status::not_found(format!("no task {task_id:?} on this machine")))
     }
+
+    async fn find_running(&self, task_id: &str) -> Result<Found, Status> {
+        let found = self.find(task_id).await?;
+        if found.alive {
+            return Ok(found);
+        }
+        let state = if found.ended {
+            "has ended"
+        } else {
+            "is not running yet"
+        };
+        Err(Status::failed_precondition(format!(
+            "task {task_id:?} {state}"
+        )))
+    }
 }
 
 #[tonic::async_trait]
@@ -57,6 +79,7 @@ impl NodeService for NodeApi {
             available: view.available.into(),
             tasks: view.tasks.into_iter().map(Into::into).collect(),
             usage: view.usage.map(Into::into),
+            capacity: Some(self.capacity),
         }))
     }
 
@@ -84,6 +107,31 @@ impl NodeService for NodeApi {
         Ok(Response::new(proto::GetUsageResponse { tasks }))
     }
 
+    async fn get_stats(
+        &self,
+        request: Request<proto::GetStatsRequest>,
+    ) -> Result<Response<proto::StatsRound>, Status> {
+        let request = request.into_inner();
+        stats::check(&request)?;
+        let node = self.handle.ask(Command::NodeUsage).await?;
+        Ok(Response::new(stats::round(&self.stats, &request, node)))
+    }
+
+    type WatchStatsStream = Answers<proto::StatsRound>;
+
+    async fn watch_stats(
+        &self,
+        request: Request<proto::GetStatsRequest>,
+    ) -> Result<Response<Self::WatchStatsStream>, Status> {
+        let request = request.into_inner();
+        stats::check(&request)?;
+        Ok(Response::new(stats::watch(
+            self.handle.clone(),
+            self.stats.clone(),
+            request,
+        )))
+    }
+
     type ReadLogStream = Answers<proto::LogChunk>;
 
     async fn read_log(
@@ -100,6 +148,33 @@ impl NodeService for NodeApi {
         )))
     }
 
+    type CopyFromStream = Answers<proto::CopyFromPart>;
+
+    async fn copy_from(
+        &self,
+        request: Request<proto::CopyFromRequest>,
+    ) -> Result<Response<Self::CopyFromStream>, Status> {
+        let request = request.into_inner();
+        let found = self.find_running(&request.task_id).await?;
+        let place = copy::place(&self.copies)?;
+        let root = copy::root(self.runtime.as_ref(), &found.container)?;
+        Ok(Response::new(copy::read(root, request.path, place)))
+    }
+
+    async fn copy_to(
+        &self,
+        request: Request<Streaming<proto::CopyToPart>>,
+    ) -> Result<Response<proto::Copied>, Status> {
+        let mut parts = request.into_inner();
+        let start = copy::first(&mut parts).await?;
+        let found = self.find_running(&start.task_id).await?;
+        let place = copy::place(&self.copies)?;
+        let root = copy::root(self.runtime.as_ref(), &found.container)?;
+        let copied = copy::write(root, start.path, parts).await;
+        drop(place);
+        copied.map(Response::new)
+    }
+
     type ExecStream = Answers<proto::ExecOutput>;
 
     async fn exec(
@@ -108,18 +183,7 @@ impl NodeService for NodeApi {
     ) -> Result<Response<Self::ExecStream>, Status> {
         let mut input = request.into_inner();
         let start = exec::first(&mut input).await?;
-        let found = self.find(&start.task_id).await?;
-        if !found.alive {
-            let state = if found.ended {
-                "has ended"
-            } else {
-                "is not running yet"
-            };
-            return Err(Status::failed_precondition(format!(
-                "task {:?} {state}",
-                start.task_id
-            )));
-        }
+        let found = self.find_running(&start.task_id).await?;
         Ok(Response::new(
             exec::open(self.runtime.as_ref(), &found.container, start, input).await?,
         ))

@@ -1,5 +1,5 @@
-//! `/healthz` and `/metrics` on the agent's listener. Names and labels are fixed: no task appears in them, so the
-//! number of series does not grow with what runs.
+//! `/healthz` and `/metrics` on the agent's listener. No task appears in a label, so the number of series does not grow
+//! with what runs: those of the agent and the machine are fixed, those of apps (`metrics`) are bounded.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -12,33 +12,44 @@ use axum::{
 };
 use mezzo_api::model::{TaskState, Value};
 
-use crate::actor::{Command, Handle, View};
+use crate::{
+    actor::{Command, Handle, View},
+    metrics,
+    stats::Stats,
+};
 
 /// Resources that are shown; an operator may name any number of others.
 const KNOWN_RESOURCES: [&str; 5] = ["cpus", "mem", "disk", "gpus", "ports"];
 
 /// The routes.
-pub(crate) fn routes(handle: Handle) -> Router {
+pub(crate) fn routes(handle: Handle, stats: Stats) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
-        .route("/metrics", get(metrics))
-        .with_state(handle)
+        .route("/metrics", get(all_metrics))
+        .with_state((handle, stats))
 }
 
-async fn healthz(State(handle): State<Handle>) -> Response {
+async fn healthz(State((handle, _)): State<(Handle, Stats)>) -> Response {
     match handle.ask(Command::Alive).await {
         Ok(_) => (StatusCode::OK, "ok\n").into_response(),
         Err(stopped) => (StatusCode::SERVICE_UNAVAILABLE, format!("{stopped}\n")).into_response(),
     }
 }
 
-async fn metrics(State(handle): State<Handle>) -> Response {
+async fn all_metrics(State((handle, stats)): State<(Handle, Stats)>) -> Response {
     match handle.ask(Command::View).await {
-        Ok(view) => (
-            [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-            render(&view),
-        )
-            .into_response(),
+        Ok(view) => {
+            let (apps, left_out) = stats.with(|book| book.apps());
+            let mut text = render(&view);
+            view.launch_seconds.render(
+                &mut text,
+                "mezzo_agent_launch_seconds",
+                "From the order to launch a task to its running process, the pull of its image too.",
+            );
+            metrics::node(&mut text, &view.pressure, view.usage.as_ref());
+            metrics::apps(&mut text, &apps, left_out);
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+        }
         Err(stopped) => (StatusCode::SERVICE_UNAVAILABLE, format!("{stopped}\n")).into_response(),
     }
 }
@@ -231,6 +242,8 @@ mod tests {
             },
             n_unacknowledged: 3,
             counters: crate::actor::Counters::default(),
+            pressure: crate::usage::NodePressure::default(),
+            launch_seconds: crate::stats::histogram::Histogram::default(),
         };
         let text = render(&view);
         assert!(

@@ -7,7 +7,7 @@
 //! ```text
 //! master ⇄ master_link ──►  actor  ──► store    (checkpoints and updates, durable before they are told)
 //!              grpc, http ──►  │    ──► launch   (image, snapshot, ports, container)
-//!                             core  ──► watch    (waits for the end), health, usage, image_gc
+//!                             core  ──► watch    (waits for the end), health, usage → stats, image_gc
 //! ```
 
 mod actor;
@@ -20,11 +20,13 @@ mod image_gc;
 mod launch;
 mod master_link;
 mod messages;
+mod metrics;
 pub mod node;
 mod purge;
 mod recovery;
 mod resources;
 mod server;
+mod stats;
 mod store;
 mod task;
 mod usage;

@@ -9,7 +9,10 @@ pub mod images;
 pub mod runtime;
 mod secrets;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, fmt, os::fd::OwnedFd, path::PathBuf, str::FromStr, sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use mezzo_api::model::{NetworkMode, SecretSource, Usage};
@@ -340,6 +343,9 @@ pub trait Runtime: Send + Sync + 'static {
     async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError>;
     /// A fresh sample.
     async fn usage(&self, id: &ContainerId) -> Result<Usage, RuntimeError>;
+    /// Fresh samples of many, and the processor time that they took; those that do not run are left out. Blocks: for a
+    /// thread of one's own.
+    fn sample(&self, ids: &[ContainerId]) -> (Vec<(ContainerId, Usage)>, Duration);
     /// Runs something in the container.
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecSession, RuntimeError>;
     /// Forgets an ended container, its record and its logs; fine when it is gone already.
@@ -348,6 +354,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn purge(&self) -> Result<(), RuntimeError>;
     /// Where a log is; the part before it has `.1` added.
     fn log_path(&self, id: &ContainerId, stream: Stream) -> PathBuf;
+    /// The root directory of a running container, as its first process sees it.
+    fn root_dir(&self, id: &ContainerId) -> Result<OwnedFd, RuntimeError>;
     /// The launcher's process, where there is one.
     async fn launcher_pid(&self) -> Option<u32>;
 }

@@ -13,7 +13,7 @@ use std::{
 
 use mezzo_api::{
     model::AgentInfo,
-    proto::{FILE_DESCRIPTOR_SET, node_service_server::NodeServiceServer},
+    proto::{Capacity, FILE_DESCRIPTOR_SET, node_service_server::NodeServiceServer},
 };
 use tokio::{
     net::TcpListener,
@@ -36,6 +36,7 @@ use crate::{
     },
     recovery::execute::recover,
     resources::detect,
+    stats::Stats,
     store::{Store, private_dir, write_atomically},
     task::{
         Context,
@@ -48,6 +49,8 @@ use crate::{
 /// Told where the agent listens, once it does.
 pub type Ready = oneshot::Sender<SocketAddr>;
 
+/// Copies into and out of containers at once; others are told to come again.
+const COPIES: usize = 8;
 /// Open calls may take so long to finish when the agent stops.
 const SERVE_DRAIN: Duration = Duration::from_secs(3);
 
@@ -69,7 +72,12 @@ pub async fn run_with(
     let images = open_images(&config).await?;
     let runtime = Containers::open(runtime_config(&config))
         .await
-        .map_err(|error| Error::Runtime(error.to_string()))?;
+        .map_err(|error| Error::Runtime(error.to_string()))?
+        .with_logs(
+            config.log_max_mb << 20,
+            config.log_files,
+            Some(config.log_max_age_secs).filter(|secs| *secs > 0),
+        );
     serve(
         config,
         listener,
@@ -199,7 +207,9 @@ pub(crate) async fn serve(
     let identity_path = config.state_dir.join("agent.json");
     let identity = Identity::load(&identity_path)?;
     let store = Store::open(&config.state_dir)?;
-    let info = agent_info(&config, local);
+    let capacity = detect::capacity(&config);
+    let info = agent_info(&config, local, &capacity);
+    let stats = Stats::new(config.metrics_max_apps);
     let settings = settings(&config);
 
     let clock = Clock::start();
@@ -230,6 +240,7 @@ pub(crate) async fn serve(
             default_pids: config.default_pids_limit,
             starts: Arc::new(Semaphore::new(config.max_parallel_starts)),
         },
+        stats.clone(),
     );
     let on_shutdown = if config.kill_tasks_on_shutdown {
         OnShutdown::Kill
@@ -282,6 +293,9 @@ pub(crate) async fn serve(
             handle,
             runtime: Arc::clone(&runtime),
             info,
+            stats,
+            copies: Arc::new(Semaphore::new(COPIES)),
+            capacity: api_capacity(&capacity, config.resources.is_some()),
         },
         stop.clone(),
     ));
@@ -352,7 +366,19 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-fn agent_info(config: &Config, local: SocketAddr) -> AgentInfo {
+fn api_capacity(capacity: &detect::Capacity, configured: bool) -> Capacity {
+    Capacity {
+        cpu_millis: capacity.cpu_millis,
+        mem_mb: capacity.mem_mb,
+        disk_mb: capacity.disk_mb,
+        reserved_cpu_millis: capacity.reserved_cpu_millis,
+        reserved_mem_mb: capacity.reserved_mem_mb,
+        reserved_disk_mb: capacity.reserved_disk_mb,
+        configured,
+    }
+}
+
+fn agent_info(config: &Config, local: SocketAddr, capacity: &detect::Capacity) -> AgentInfo {
     let hostname = config.hostname.clone().unwrap_or_else(detect::hostname);
     let address = config.advertise.clone().unwrap_or_else(|| {
         if local.ip().is_unspecified() {
@@ -364,7 +390,7 @@ fn agent_info(config: &Config, local: SocketAddr) -> AgentInfo {
     AgentInfo {
         hostname,
         address,
-        resources: detect::total(config),
+        resources: detect::total(config, capacity),
         attributes: config.attributes.clone(),
         region: config.region.clone(),
         zone: config.zone.clone(),
@@ -392,7 +418,7 @@ async fn listener_task(
         .map_err(other)?;
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<NodeServiceServer<NodeApi>>().await;
-    let routes = http::routes(api.handle.clone());
+    let routes = http::routes(api.handle.clone(), api.stats.clone());
     let mut grpc = tonic::service::Routes::builder();
     grpc.add_service(NodeServiceServer::new(api))
         .add_service(reflection)

@@ -1,22 +1,53 @@
-//! Samples: every interval all running tasks from the runtime's kept descriptors, and the machine from procfs.
+//! Samples: every interval running tasks from the runtime's kept descriptors, and the machine from procfs (`machine`).
 //!
-//! One task of its own; what it reads goes to the owner, which keeps the last samples and reports them to the master.
+//! One task of its own with one thread for all that blocks: not from the pool, in which a thousand launches wait for
+//! their disk. What it reads goes to the owner, which keeps the last samples and reports them to the master.
+//!
+//! It stays cheap however much runs: a round may take a share of one processor, and where the tasks of a machine need
+//! more than that, each round samples a part of them in turn (`turn`, pure). Rates are reckoned between two samples of
+//! the same task, whenever they came.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+mod machine;
+mod turn;
 
-use mezzo_api::model::NodeUsage;
-use procfs::{Current as _, CurrentSI as _, process::Process};
-use tokio::time::MissedTickBehavior;
+use std::{
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use mezzo_api::model::{NodeUsage, Usage};
+
+use tokio::{sync::oneshot, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     actor::{Command, Handle, unix_ms},
-    node::{ContainerState, Runtime},
-    resources::detect,
+    node::{ContainerId, ContainerState, Runtime},
+    usage::{machine::Machine, turn::Turn},
 };
+pub(crate) use machine::NodePressure;
 
-/// Rounds between two readings of the agent's own memory: the kernel walks page tables for it.
-const OWN_MEMORY_EVERY: u32 = 5;
+/// Rounds between two lists of the keepers.
+const LIST_EVERY: u32 = 5;
+
+/// What one round has found.
+#[derive(Debug)]
+pub(crate) struct Round {
+    pub(crate) node: NodeUsage,
+    pub(crate) pressure: NodePressure,
+    pub(crate) samples: Vec<(ContainerId, Usage)>,
+    /// The end of the round: monotonic and Unix milliseconds.
+    ended: (u64, u64),
+}
+
+impl Round {
+    /// When a sample of this round was taken, in monotonic milliseconds: a clock that is set does not change rates.
+    pub(crate) fn taken_ms(&self, usage: &Usage) -> u64 {
+        let (mono, unix) = self.ended;
+        mono.saturating_sub(unix.saturating_sub(usage.sampled_at_ms))
+    }
+}
 
 /// Samples until told to stop.
 pub(crate) async fn run(
@@ -26,14 +57,19 @@ pub(crate) async fn run(
     interval: Duration,
     shutdown: CancellationToken,
 ) {
+    let worker = match Worker::start() {
+        Ok(worker) => worker,
+        Err(error) => {
+            tracing::error!(%error, "no thread for samples: usage is not measured");
+            return;
+        }
+    };
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut sampler = Sampler {
-        state_dir,
-        busy: None,
-        own_memory: None,
-        round: 0,
-    };
+    let mut machine = Machine::new(state_dir);
+    let mut turn = Turn::new(interval);
+    let mut round = 0_u32;
+    let begun = Instant::now();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -42,26 +78,34 @@ pub(crate) async fn run(
         let Ok(targets) = handle.ask(Command::Alive).await else {
             return;
         };
-        let mut samples = Vec::with_capacity(targets.len());
-        for target in targets {
-            // One that ended just now has its final sample in the exit record.
-            if let Ok(usage) = runtime.usage(&target.container).await {
-                samples.push((target.container, usage));
-            }
+        let chosen = turn.choose(targets.into_iter().map(|target| target.container));
+        if round.is_multiple_of(LIST_EVERY) {
+            machine.helpers = helpers(&runtime).await;
         }
-        let keepers = if sampler.round.is_multiple_of(OWN_MEMORY_EVERY) {
-            helpers(&runtime).await
-        } else {
-            Vec::new()
+        round = round.wrapping_add(1);
+        let from = Arc::clone(&runtime);
+        let sampled = worker
+            .run(move || {
+                let (samples, took) = from.sample(&chosen);
+                let mono = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let ended = (mono, unix_ms());
+                let (node, pressure) = machine.sample();
+                let round = Round {
+                    node,
+                    pressure,
+                    samples,
+                    ended,
+                };
+                (machine, round, took, chosen.len())
+            })
+            .await;
+        let Some((back, found, took, asked)) = sampled else {
+            tracing::error!("the thread for samples broke: usage is not measured any more");
+            return;
         };
-        let sampled = tokio::task::spawn_blocking(move || {
-            let node = sampler.sample(&keepers);
-            (sampler, node)
-        })
-        .await;
-        let Ok((back, node)) = sampled else { return };
-        sampler = back;
-        if handle.send(Command::Usage(node, samples)).await.is_err() {
+        machine = back;
+        turn.learned(asked, took);
+        if handle.send(Command::Usage(Box::new(found))).await.is_err() {
             return;
         }
     }
@@ -78,91 +122,32 @@ async fn helpers(runtime: &Arc<dyn Runtime>) -> Vec<u32> {
     pids
 }
 
-struct Sampler {
-    state_dir: PathBuf,
-    /// (when, busy ticks of all processors) of the round before.
-    busy: Option<(u64, u64)>,
-    own_memory: Option<u64>,
-    round: u32,
-}
+type Job = Box<dyn FnOnce() + Send>;
 
-impl Sampler {
-    fn sample(&mut self, helpers: &[u32]) -> NodeUsage {
-        let now = unix_ms();
-        let memory = procfs::Meminfo::current().ok();
-        let disk = detect::disk(&self.state_dir);
-        if self.round.is_multiple_of(OWN_MEMORY_EVERY) {
-            let own = i32::try_from(std::process::id()).ok();
-            let pids = own
-                .into_iter()
-                .chain(helpers.iter().filter_map(|pid| i32::try_from(*pid).ok()));
-            self.own_memory = Some(pids.filter_map(proportional_memory).sum());
-        }
-        self.round = self.round.wrapping_add(1);
-        NodeUsage {
-            sampled_at_ms: now,
-            cpu_millis: self.cpu_millis(now),
-            memory_total_bytes: memory.as_ref().map(|m| m.mem_total),
-            memory_used_bytes: memory
-                .as_ref()
-                .and_then(|m| Some(m.mem_total.saturating_sub(m.mem_available?))),
-            disk_total_bytes: disk.map(|(total, _)| total),
-            disk_used_bytes: disk.map(|(_, used)| used),
-            agent_memory_bytes: self.own_memory,
-            agent_cpu_total_us: own_cpu_us(),
-        }
+/// One thread that does one thing after the other; it ends with this.
+struct Worker(mpsc::SyncSender<Job>);
+
+impl Worker {
+    fn start() -> std::io::Result<Self> {
+        let (sender, jobs) = mpsc::sync_channel::<Job>(1);
+        std::thread::Builder::new()
+            .name("samples".into())
+            .spawn(move || {
+                for job in jobs {
+                    job();
+                }
+            })?;
+        Ok(Self(sender))
     }
 
-    /// Busy since the round before; `None` in the first.
-    fn cpu_millis(&mut self, now: u64) -> Option<u64> {
-        let total = procfs::KernelStats::current().ok()?.total;
-        let busy = total.user
-            + total.nice
-            + total.system
-            + total.irq.unwrap_or(0)
-            + total.softirq.unwrap_or(0);
-        let before = self.busy.replace((now, busy));
-        let (then, busy_then) = before?;
-        let milliseconds = busy.saturating_sub(busy_then) * 1000 / procfs::ticks_per_second();
-        (milliseconds * 1000).checked_div(now.saturating_sub(then))
-    }
-}
-
-/// A process's share of memory, as the kernel divides shared pages.
-fn proportional_memory(pid: i32) -> Option<u64> {
-    let rollup = Process::new(pid).ok()?.smaps_rollup().ok()?;
-    rollup
-        .memory_map_rollup
-        .iter()
-        .find_map(|map| map.extension.map.get("Pss").copied())
-}
-
-fn own_cpu_us() -> Option<u64> {
-    let stat = Process::myself().ok()?.stat().ok()?;
-    Some((stat.utime + stat.stime) * 1_000_000 / procfs::ticks_per_second())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_machine_is_measured() {
-        let mut sampler = Sampler {
-            state_dir: "/".into(),
-            busy: None,
-            own_memory: None,
-            round: 0,
-        };
-        let first = sampler.sample(&[]);
-        assert_eq!(first.cpu_millis, None, "a rate needs two samples");
-        assert!(first.memory_used_bytes < first.memory_total_bytes);
-        assert!(
-            first
-                .agent_memory_bytes
-                .is_some_and(|bytes| bytes > 100_000),
-            "{first:?}"
-        );
-        assert!(first.disk_total_bytes.is_some());
+    /// What the job gives; `None` if it broke.
+    async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (told, result) = oneshot::channel();
+        let job: Job = Box::new(move || {
+            let _ = told.send(job());
+        });
+        // Never full: one job at a time is waited for.
+        self.0.try_send(job).ok()?;
+        result.await.ok()
     }
 }

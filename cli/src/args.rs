@@ -104,6 +104,8 @@ pub(crate) enum Command {
     Image(image::ImageCommand),
     /// The cluster at a glance: nodes, what is used, services, what fails and why
     Status(cluster::StatusArgs),
+    /// The busiest tasks and nodes, as they change
+    Top(task::TopArgs),
     /// What this machine lacks to run mezzo, and the fix
     Doctor(cluster::DoctorArgs),
     /// Print a completion script for a shell

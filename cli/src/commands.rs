@@ -2,12 +2,14 @@
 
 pub(crate) mod app;
 pub(crate) mod cluster;
+mod copy;
 pub(crate) mod deployment;
 pub(crate) mod doctor;
 mod exec;
 pub(crate) mod image;
 mod manual;
 pub(crate) mod serve;
+mod stats;
 pub(crate) mod status;
 pub(crate) mod task;
 mod wait;
@@ -65,6 +67,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Deployment(command) => client(deployment::run(&context, command)),
         Command::Image(command) => image::run(&context, command, pack_to),
         Command::Status(_) => client(status::run(&context)),
+        Command::Top(args) => client(stats::run_top(&context, &args)),
         Command::Doctor(args) => client(doctor::run(&context, &args)),
         Command::Completions(args) => completions(args.shell),
         Command::Man(args) => manual::run(&args.dir),

@@ -14,6 +14,7 @@ mod failure;
 mod output;
 mod render;
 mod request;
+mod screen;
 mod terminal;
 mod view;
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod app;
 pub(crate) mod problems;
+pub(crate) mod stats;
 
 use std::collections::BTreeMap;
 
@@ -174,6 +175,8 @@ pub(crate) struct Node {
     pub(crate) architecture: String,
     /// `v1`, `hybrid` or `v2`.
     pub(crate) cgroup_mode: String,
+    /// Only `node show` asks for it; `null` when the node does not answer.
+    pub(crate) capacity: Option<Capacity>,
 }
 
 impl From<&proto::Agent> for Node {
@@ -207,6 +210,33 @@ impl From<&proto::Agent> for Node {
             version: info.version,
             kernel: info.kernel,
             architecture: info.architecture,
+            capacity: None,
+        }
+    }
+}
+
+/// What a machine has and what of it is kept back for the system; told by the machine itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Capacity {
+    pub(crate) cpu_millis: u64,
+    pub(crate) mem_mb: u64,
+    pub(crate) disk_mb: u64,
+    /// `null`, like the next two, where the operator named the resources to offer.
+    pub(crate) reserved_cpu_millis: Option<u64>,
+    pub(crate) reserved_mem_mb: Option<u64>,
+    pub(crate) reserved_disk_mb: Option<u64>,
+}
+
+impl From<&proto::Capacity> for Capacity {
+    fn from(capacity: &proto::Capacity) -> Self {
+        let kept = |figure: u64| (!capacity.configured).then_some(figure);
+        Self {
+            cpu_millis: capacity.cpu_millis,
+            mem_mb: capacity.mem_mb,
+            disk_mb: capacity.disk_mb,
+            reserved_cpu_millis: kept(capacity.reserved_cpu_millis),
+            reserved_mem_mb: kept(capacity.reserved_mem_mb),
+            reserved_disk_mb: kept(capacity.reserved_disk_mb),
         }
     }
 }
@@ -238,6 +268,21 @@ pub(crate) struct Usage {
     pub(crate) memory_pressure_full_us: Option<u64>,
     pub(crate) io_pressure_some_us: Option<u64>,
     pub(crate) io_pressure_full_us: Option<u64>,
+    pub(crate) network_rx_bytes: Option<u64>,
+    pub(crate) network_rx_packets: Option<u64>,
+    pub(crate) network_rx_errors: Option<u64>,
+    pub(crate) network_rx_dropped: Option<u64>,
+    pub(crate) network_tx_bytes: Option<u64>,
+    pub(crate) network_tx_packets: Option<u64>,
+    pub(crate) network_tx_errors: Option<u64>,
+    pub(crate) network_tx_dropped: Option<u64>,
+    pub(crate) memory_working_set_bytes: Option<u64>,
+    pub(crate) memory_kernel_bytes: Option<u64>,
+    pub(crate) memory_sock_bytes: Option<u64>,
+    pub(crate) memory_inactive_file_bytes: Option<u64>,
+    pub(crate) memory_oom_events: Option<u64>,
+    pub(crate) io_read_ops: Option<u64>,
+    pub(crate) io_write_ops: Option<u64>,
 }
 
 impl From<&proto::Usage> for Usage {
@@ -267,6 +312,21 @@ impl From<&proto::Usage> for Usage {
             memory_pressure_full_us: usage.memory_pressure_full_us,
             io_pressure_some_us: usage.io_pressure_some_us,
             io_pressure_full_us: usage.io_pressure_full_us,
+            network_rx_bytes: usage.network_rx_bytes,
+            network_rx_packets: usage.network_rx_packets,
+            network_rx_errors: usage.network_rx_errors,
+            network_rx_dropped: usage.network_rx_dropped,
+            network_tx_bytes: usage.network_tx_bytes,
+            network_tx_packets: usage.network_tx_packets,
+            network_tx_errors: usage.network_tx_errors,
+            network_tx_dropped: usage.network_tx_dropped,
+            memory_working_set_bytes: usage.memory_working_set_bytes,
+            memory_kernel_bytes: usage.memory_kernel_bytes,
+            memory_sock_bytes: usage.memory_sock_bytes,
+            memory_inactive_file_bytes: usage.memory_inactive_file_bytes,
+            memory_oom_events: usage.memory_oom_events,
+            io_read_ops: usage.io_read_ops,
+            io_write_ops: usage.io_write_ops,
         }
     }
 }

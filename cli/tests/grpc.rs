@@ -19,6 +19,11 @@ use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
+#[path = "grpc/figures.rs"]
+mod figures;
+#[path = "grpc/files.rs"]
+mod files;
+
 type Answer<T> = Result<Response<T>, Status>;
 
 /// A master with one node; both are this.
@@ -117,6 +122,32 @@ fn usage() -> proto::Usage {
         memory_bytes: Some(4096),
         pids: Some(2),
         ..Default::default()
+    }
+}
+
+fn round(n: u64) -> proto::StatsRound {
+    proto::StatsRound {
+        sampled_at_ms: n,
+        node: Some(proto::NodeUsage {
+            sampled_at_ms: n,
+            cpu_millis: Some(500),
+            ..Default::default()
+        }),
+        tasks: vec![proto::TaskStats {
+            task_id: "web.1".into(),
+            name: "web".into(),
+            usage: Some(proto::Usage {
+                sampled_at_ms: n,
+                ..usage()
+            }),
+            rates: Some(proto::Rates {
+                window_ms: 1000,
+                cpu_millis: Some(250 * n),
+                ..Default::default()
+            }),
+            cpu_limit_millis: Some(1000),
+            ..Default::default()
+        }],
     }
 }
 
@@ -266,6 +297,8 @@ type Stream_<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl NodeService for Scripted {
     type ReadLogStream = Stream_<proto::LogChunk>;
+    type WatchStatsStream = Stream_<proto::StatsRound>;
+    type CopyFromStream = Stream_<proto::CopyFromPart>;
     type ExecStream = Stream_<proto::ExecOutput>;
 
     async fn get_node(&self, _: Request<proto::GetNodeRequest>) -> Answer<proto::Node> {
@@ -287,6 +320,83 @@ impl NodeService for Scripted {
         }))
     }
 
+    async fn get_stats(
+        &self,
+        request: Request<proto::GetStatsRequest>,
+    ) -> Answer<proto::StatsRound> {
+        self.note(request.into_inner());
+        Ok(Response::new(round(1)))
+    }
+
+    /// Three rounds, and then nothing more.
+    async fn watch_stats(
+        &self,
+        request: Request<proto::GetStatsRequest>,
+    ) -> Answer<Self::WatchStatsStream> {
+        self.note(request.into_inner());
+        let rounds = stream::iter((1..4).map(|n| Ok(round(n))));
+        Ok(Response::new(Box::pin(rounds.chain(stream::pending()))))
+    }
+
+    /// What a hostile container would like to write here.
+    async fn copy_from(
+        &self,
+        request: Request<proto::CopyFromRequest>,
+    ) -> Answer<Self::CopyFromStream> {
+        use proto::{copy_entry::Kind, copy_from_part::Part};
+        let path = request.into_inner().path;
+        let entry = |path: &[u8], kind| {
+            Part::Entry(proto::CopyEntry {
+                path: path.to_vec(),
+                mode: 0o4755,
+                modified_secs: 1,
+                kind: Some(kind),
+            })
+        };
+        let end = Part::End(proto::Copied {
+            left_out: 1,
+            ..Default::default()
+        });
+        let data = Part::Data(b"hello".to_vec());
+        let parts = match path.as_slice() {
+            b"/up" => vec![entry(b"../evil", Kind::FileSize(5)), data, end],
+            b"/door" => vec![
+                entry(b"door", Kind::LinkTarget(b"..".to_vec())),
+                entry(b"door/evil", Kind::FileSize(5)),
+                data,
+                end,
+            ],
+            b"/short" => vec![entry(b"short", Kind::FileSize(9)), data, end],
+            b"/none" => return Err(Status::not_found("/none: no such file or directory")),
+            _ => vec![entry(b"file", Kind::FileSize(5)), data, end],
+        };
+        let parts = parts
+            .into_iter()
+            .map(|part| Ok(proto::CopyFromPart { part: Some(part) }));
+        Ok(Response::new(Box::pin(stream::iter(
+            parts.collect::<Vec<_>>(),
+        ))))
+    }
+
+    async fn copy_to(
+        &self,
+        request: Request<Streaming<proto::CopyToPart>>,
+    ) -> Answer<proto::Copied> {
+        let mut parts = request.into_inner();
+        let mut entries = 0;
+        while let Some(part) = parts.message().await? {
+            entries += u64::from(matches!(
+                part.part,
+                Some(proto::copy_to_part::Part::Entry(_))
+            ));
+            self.note(&part);
+        }
+        Ok(Response::new(proto::Copied {
+            entries,
+            ..Default::default()
+        }))
+    }
+
     async fn read_log(
         &self,
         request: Request<proto::ReadLogRequest>,
@@ -296,6 +406,7 @@ impl NodeService for Scripted {
             Ok(proto::LogChunk {
                 stream: stream.into(),
                 data: data.into(),
+                gap: false,
             })
         };
         let chunks = [

@@ -177,6 +177,7 @@ fn start(
         .with_executor(LifelineExecutor {
             inner: executor,
             writer: lifeline_writer.as_raw_fd(),
+            terminal: request.spec.terminal,
         });
     let terminal = request.spec.terminal.is_some();
     let listener = if terminal {
@@ -212,15 +213,9 @@ fn start(
             });
         }
     };
-    let master = match (listener, request.spec.terminal) {
-        (Some(listener), Some((columns, rows))) => {
-            let master = receive_terminal(&listener)?;
-            sys::set_terminal_size(master.as_fd(), columns, rows)
-                .map_err(io("setting the terminal's size"))?;
-            Some(master)
-        }
-        (Some(_), None) | (None, _) => None,
-    };
+    let master = listener
+        .map(|listener| receive_terminal(&listener))
+        .transpose()?;
     drop(lifeline_reader);
     Ok((child, master, lifeline_writer))
 }
@@ -313,6 +308,8 @@ fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, StartFailure> {
 struct LifelineExecutor {
     inner: ContainerExecutor,
     writer: std::os::fd::RawFd,
+    /// Columns and rows, set right before the program is executed: it must not find a terminal without a size.
+    terminal: Option<(u16, u16)>,
 }
 
 impl libcontainer::workload::Executor for LifelineExecutor {
@@ -329,6 +326,10 @@ impl libcontainer::workload::Executor for LifelineExecutor {
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), libcontainer::workload::ExecutorError> {
+        if let Some((columns, rows)) = self.terminal {
+            // A program without the right size is better than none.
+            let _ = sys::set_terminal_size(std::io::stdin().as_fd(), columns, rows);
+        }
         self.inner.exec(spec)
     }
 }

@@ -29,6 +29,7 @@ use crate::model::{Exit, ExitRecord, Stream, Usage};
 use crate::process::{self, ProcessRef};
 use crate::protocol::{self, HostContext, StartReply, StartRequest};
 use crate::sys::{self, Forked};
+use crate::traffic::TrafficReader;
 
 /// How long the container's output may take to end after its last process has ended.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -131,8 +132,8 @@ fn prepare(request: &StartRequest) -> Result<([Output; 2], Ends), StartFailure> 
     Ok((outputs, ends))
 }
 
-/// A running container: its pidfd, its record, and the lifeline that must stay open.
-type Running = (OwnedFd, RunningRecord, PipeWriter);
+/// A running container: its pidfd, its record, the lifeline that must stay open, and what tells of its own network.
+type Running = (OwnedFd, RunningRecord, PipeWriter, Option<TrafficReader>);
 
 fn start(
     request: &StartRequest,
@@ -222,11 +223,13 @@ fn start(
         .dir
         .write_keeper(&record(Some(running.clone())))
         .map_err(io("recording the container's process"))?;
+    // While it waits for our word: however short it runs, its network is counted to the end.
+    let traffic = TrafficReader::open(created.pid);
     // If it is gone, its silence is the answer.
     let _ = go.write_all(b"g");
     let last_words = read_all(status, deadline, outputs)?.ok_or_else(timed_out)?;
     if last_words.is_empty() {
-        Ok((pidfd, running, go))
+        Ok((pidfd, running, go, traffic))
     } else {
         Err(failure_in(&last_words))
     }
@@ -409,7 +412,7 @@ fn watch(
     running: Running,
     mut outputs: [Output; 2],
 ) -> i32 {
-    let (pidfd, record, lifeline) = running;
+    let (pidfd, record, lifeline, traffic) = running;
     while !poll_once(pidfd.as_fd(), &mut outputs, None) {}
     let finished_at_ms = process::now_ms();
     let exit = match waitpid(Pid::from_raw(record.process.pid), None) {
@@ -427,7 +430,7 @@ fn watch(
         drain_once(&mut outputs, left);
     }
     hierarchies.kill(&request.cgroup, KILL_TIMEOUT);
-    let usage = last_usage(hierarchies, &request.cgroup, record.start_cost);
+    let usage = last_usage(hierarchies, &request.cgroup, record.start_cost, traffic);
     let exit_record = ExitRecord {
         id: request.id.clone(),
         exit,
@@ -467,13 +470,15 @@ fn drain_once(outputs: &mut [Output; 2], timeout: Duration) {
     outputs.iter_mut().for_each(move_output);
 }
 
-/// A sample of a cgroup that is about to be removed.
+/// A sample of a cgroup that is about to be removed. Closes what holds the container's network.
 pub(crate) fn last_usage(
     hierarchies: &Hierarchies,
     cgroup: &str,
     start_cost: Option<StartCost>,
+    traffic: Option<TrafficReader>,
 ) -> Usage {
-    UsageReader::open(hierarchies, cgroup, start_cost).read(process::now_ms())
+    UsageReader::open(hierarchies, cgroup, start_cost, traffic)
+        .read(process::now_ms(), &mut Vec::new())
 }
 
 /// The memory limit at a container's end, from its record: it may have been changed since the start.

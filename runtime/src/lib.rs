@@ -12,6 +12,7 @@
 
 mod cgroup;
 mod container;
+pub mod copy;
 mod error;
 mod exec_helper;
 mod executor;
@@ -21,6 +22,7 @@ mod keeper;
 mod launcher;
 mod layout;
 mod link;
+mod log_times;
 mod logs;
 mod model;
 mod mount;
@@ -33,8 +35,10 @@ mod seccomp;
 mod session;
 mod spec;
 mod stage;
+mod stats_file;
 mod supervise;
 mod sys;
+mod traffic;
 mod user;
 
 pub use cgroup::CgroupMode;
@@ -42,10 +46,11 @@ pub use error::{Error, ExecError, OpenError, StartError, UpdateError};
 pub use host::{Check, CheckState, HostReport, inspect_host};
 pub use id::{ContainerId, InvalidContainerId};
 pub use launcher::launcher_main_if_requested;
+pub use log_times::log_offset_since;
 pub use model::{
     ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, ExecExit, ExecSpec, Exit,
     ExitRecord, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits, MountSpec, Network,
-    Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Usage,
+    Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Traffic, Usage,
 };
 pub use mount::mount_read_only;
 pub use purge::{PurgeError, purge_dir};

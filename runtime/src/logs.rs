@@ -1,13 +1,16 @@
-//! A container's output in files of bounded size. At the limit a file is put aside as `.1` (and `.1` as `.2`, up
-//! to the number of files kept). Writing never holds the container up: what the disk refuses is dropped and
-//! counted, and the count is written when the disk takes data again.
+//! A container's output in files of bounded size and age. At the limit a file is put aside as `.1` (and `.1` as `.2`,
+//! up to the number of files kept); age is looked at when something is written, so that a silent program keeps its
+//! last words. Writing never holds the container up: what the disk refuses is dropped and counted, and the count is
+//! written when the disk takes data again. What was written when stands beside the files (`log_times`).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::log_times::LogTimes;
 use crate::model::LogLimits;
+use crate::process;
 
 /// One stream's files.
 #[derive(Debug)]
@@ -15,7 +18,11 @@ pub(crate) struct BoundedLog {
     path: PathBuf,
     limits: LogLimits,
     file: File,
+    inode: u64,
     length: u64,
+    /// When the file got its first byte; 0 when that is not known.
+    born_ms: u64,
+    times: LogTimes,
     dropped: u64,
 }
 
@@ -23,24 +30,36 @@ impl BoundedLog {
     /// Opens the file for appending.
     pub(crate) fn open(path: PathBuf, limits: LogLimits) -> io::Result<Self> {
         let file = open_for_append(&path)?;
-        let length = file.metadata()?.len();
+        let metadata = file.metadata()?;
+        let times = LogTimes::open(&path, metadata.ino());
         Ok(Self {
             path,
             limits,
             file,
-            length,
+            inode: metadata.ino(),
+            length: metadata.len(),
+            born_ms: 0,
+            times,
             dropped: 0,
         })
     }
 
     /// Appends, starting new files as needed.
-    pub(crate) fn write(&mut self, mut bytes: &[u8]) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.write_at(bytes, process::now_ms());
+    }
+
+    fn write_at(&mut self, mut bytes: &[u8], now_ms: u64) {
+        if self.is_old(now_ms) {
+            // Refused, it is tried again with the next piece; the bound of size holds anyway.
+            let _ = self.rotate();
+        }
         if self.dropped > 0 {
             let note = format!(
                 "\n[mezzo: {} bytes of output dropped: the disk refused them]\n",
                 self.dropped
             );
-            if self.append(note.as_bytes()).is_err() {
+            if self.append(note.as_bytes(), now_ms).is_err() {
                 self.dropped += bytes.len() as u64;
                 return;
             }
@@ -54,7 +73,7 @@ impl BoundedLog {
             }
             let room = usize::try_from(self.limits.max_bytes - self.length).unwrap_or(usize::MAX);
             let (now, later) = split_for(bytes, room, self.length > 0);
-            if self.append(now).is_err() {
+            if self.append(now, now_ms).is_err() {
                 self.dropped += bytes.len() as u64;
                 return;
             }
@@ -65,7 +84,22 @@ impl BoundedLog {
         }
     }
 
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn is_old(&self, now_ms: u64) -> bool {
+        let Some(most) = self.limits.max_age_secs else {
+            return false;
+        };
+        let age_ms = now_ms.saturating_sub(self.born_ms);
+        self.born_ms > 0 && self.length > 0 && age_ms >= most.saturating_mul(1000)
+    }
+
+    fn append(&mut self, bytes: &[u8], now_ms: u64) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if self.born_ms == 0 {
+            self.born_ms = now_ms;
+        }
+        self.times.note(self.inode, self.length, now_ms);
         self.file.write_all(bytes)?;
         self.length += bytes.len() as u64;
         Ok(())
@@ -78,17 +112,21 @@ impl BoundedLog {
             } else {
                 numbered(&self.path, number - 1)
             };
-            match fs::rename(from, numbered(&self.path, number)) {
+            let to = numbered(&self.path, number);
+            match fs::rename(&from, &to) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
+                Ok(()) | Err(_) => LogTimes::rename(&from, &to),
             }
         }
         if self.limits.files == 1 {
             self.file.set_len(0)?;
         } else {
             self.file = open_for_append(&self.path)?;
+            self.inode = self.file.metadata()?.ino();
         }
         self.length = 0;
+        self.born_ms = 0;
+        self.times.begin(self.inode);
         Ok(())
     }
 }
@@ -128,6 +166,7 @@ mod tests {
         let mut all: Vec<_> = fs::read_dir(dir)
             .unwrap()
             .map(|entry| entry.unwrap())
+            .filter(|entry| entry.path().extension().is_none_or(|end| end != "times"))
             .map(|entry| {
                 (
                     entry.file_name().into_string().unwrap(),
@@ -147,6 +186,7 @@ mod tests {
             LogLimits {
                 max_bytes: 100,
                 files: 3,
+                max_age_secs: None,
             },
         )
         .unwrap();
@@ -178,6 +218,7 @@ mod tests {
             LogLimits {
                 max_bytes: 10,
                 files: 1,
+                max_age_secs: None,
             },
         )
         .unwrap();
@@ -187,11 +228,38 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_old_is_put_aside_with_the_next_output_and_times_go_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let limits = LogLimits {
+            max_bytes: 1000,
+            files: 2,
+            max_age_secs: Some(60),
+        };
+        let mut log = BoundedLog::open(path.clone(), limits).unwrap();
+        log.write_at(b"first\n", 1_000_000);
+        log.write_at(b"second\n", 1_059_999);
+        assert_eq!(files(dir.path()).len(), 1);
+        log.write_at(b"third\n", 1_060_000);
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(
+            (read("out.1").as_str(), read("out").as_str()),
+            ("first\nsecond\n", "third\n")
+        );
+        let since = |name: &str, time| {
+            let path = dir.path().join(name);
+            crate::log_times::log_offset_since(&File::open(&path).unwrap(), &path, time).unwrap()
+        };
+        assert_eq!((since("out.1", 1_050_000), since("out", 1_050_000)), (6, 0));
+    }
+
+    #[test]
     fn an_existing_file_is_continued() {
         let dir = tempfile::tempdir().unwrap();
         let limits = LogLimits {
             max_bytes: 100,
             files: 2,
+            max_age_secs: None,
         };
         BoundedLog::open(dir.path().join("out"), limits)
             .unwrap()

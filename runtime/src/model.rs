@@ -243,6 +243,9 @@ pub struct LogLimits {
     pub max_bytes: u64,
     /// Files kept per stream, the current one included.
     pub files: u32,
+    /// Age at which a file is put aside, counted from its first byte and looked at when more is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age_secs: Option<u64>,
 }
 
 impl Default for LogLimits {
@@ -250,6 +253,7 @@ impl Default for LogLimits {
         Self {
             max_bytes: 10 << 20,
             files: 2,
+            max_age_secs: None,
         }
     }
 }
@@ -416,6 +420,37 @@ pub struct Usage {
     pub io_read_bytes: Option<u64>,
     /// Bytes written to block devices.
     pub io_write_bytes: Option<u64>,
+    /// Read operations of block devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_read_ops: Option<u64>,
+    /// Write operations of block devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_write_ops: Option<u64>,
+    /// What its own network has carried; `None` on the host's network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
+}
+
+/// What the interfaces of a container's own network have carried since they were made, loopback left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Traffic {
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets that came damaged.
+    pub rx_errors: u64,
+    /// Packets that came and could not be taken.
+    pub rx_dropped: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Packets that could not be sent for an error.
+    pub tx_errors: u64,
+    /// Packets that were thrown away before they were sent.
+    pub tx_dropped: u64,
 }
 
 /// How long work has waited for something, since the container's start.

@@ -247,10 +247,50 @@ impl Runtime {
         if let EntryState::Exited(record) = &*entry.state.borrow() {
             return Ok(record.usage.clone());
         }
-        let live = entry
+        entry
             .running()
-            .ok_or_else(|| Error::NotRunning { id: id.clone() })?;
-        Ok(live.usage.read(process::now_ms()))
+            .map(|live| live.sample(process::now_ms(), &mut Vec::new()))
+            .ok_or_else(|| Error::NotRunning { id: id.clone() })
+    }
+
+    /// Samples of many running containers at once, and the CPU time that they took; those that are not running are left
+    /// out. It reads some ten files for each without a pause: call it on a thread that may block.
+    #[must_use]
+    pub fn usage_of(&self, ids: &[ContainerId]) -> (Vec<(ContainerId, Usage)>, Duration) {
+        let entries: Vec<_> = {
+            let containers = self.inner.containers();
+            ids.iter()
+                .filter_map(|id| containers.get(id).cloned())
+                .collect()
+        };
+        let clock = || {
+            nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
+                .map_or(Duration::ZERO, Duration::from)
+        };
+        let begun = clock();
+        let mut buffer = Vec::new();
+        let mut samples = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if let Some(live) = entry.running() {
+                let usage = live.sample(process::now_ms(), &mut buffer);
+                samples.push((entry.id.clone(), usage));
+            }
+        }
+        (samples, clock().saturating_sub(begun))
+    }
+
+    /// The root directory of a running container as its first process sees it, for `copy`. The descriptor keeps the
+    /// container's mounts for as long as it is open.
+    pub fn root_dir(&self, id: &ContainerId) -> Result<std::os::fd::OwnedFd, Error> {
+        let entry = self.inner.entry(id)?;
+        let gone = || Error::NotRunning { id: id.clone() };
+        let process = entry.running().ok_or_else(gone)?.process;
+        let root = fs::File::open(format!("/proc/{}/root", process.pid)).map_err(|_| gone())?;
+        // Looked up after the directory was opened: if it is still the same process, the directory is its root.
+        match process::ProcessRef::of(process.pid) {
+            Ok(now) if now == process => Ok(root.into()),
+            Ok(_) | Err(_) => Err(gone()),
+        }
     }
 
     /// Gives a running container other limits: all of them at once, those that are `None` included. They hold when

@@ -21,6 +21,7 @@ use crate::process::{self, ProcessRef};
 use crate::protocol::StartRequest;
 use crate::spec::security;
 use crate::sys;
+use crate::traffic::TrafficReader;
 
 /// How long killed processes may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -60,7 +61,14 @@ pub(crate) struct Live {
     /// `None` if it had ended before it could be opened.
     pub(crate) pidfd: Option<OwnedFd>,
     pub(crate) started_at_ms: u64,
-    pub(crate) usage: UsageReader,
+    usage: UsageReader,
+}
+
+impl Live {
+    /// A sample.
+    pub(crate) fn sample(&self, now_ms: u64, buffer: &mut Vec<u8>) -> Usage {
+        self.usage.read(now_ms, buffer)
+    }
 }
 
 impl Entry {
@@ -172,7 +180,12 @@ pub(crate) fn watch_over(
         process: running.process,
         pidfd: running.process.open(),
         started_at_ms: running.started_at_ms,
-        usage: UsageReader::open(hierarchies, &entry.cgroup, running.start_cost),
+        usage: UsageReader::open(
+            hierarchies,
+            &entry.cgroup,
+            running.start_cost,
+            TrafficReader::of(running.process),
+        ),
     };
     entry.set_live(Some(live));
     entry.state.send_replace(EntryState::Running);
@@ -250,7 +263,7 @@ pub(crate) fn close(
     }
     let usage = if same_boot {
         let start_cost = running.as_ref().and_then(|running| running.start_cost);
-        keeper::last_usage(hierarchies, &entry.cgroup, start_cost)
+        keeper::last_usage(hierarchies, &entry.cgroup, start_cost, None)
     } else {
         Usage::default()
     };

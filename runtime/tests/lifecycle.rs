@@ -291,6 +291,7 @@ async fn output_is_complete_at_the_end_and_bounded() {
     spec.log = LogLimits {
         max_bytes: 50_000,
         files: 3,
+        max_age_secs: None,
     };
     node.run("chat", spec).await;
     let path = node.runtime().log_path(&id("chat"), Stream::Stdout);

@@ -1,7 +1,7 @@
 //! The owner's door: what others may say and ask, and the handle they hold.
 
 use mezzo_api::{
-    model::{AgentId, NodeUsage, Resources, Task, Usage},
+    model::{AgentId, NodeUsage, Resources, Task},
     proto,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -9,7 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     image_gc::ImageStats,
     node::ContainerId,
+    stats::histogram::Histogram,
     task::{TaskKey, event::Event},
+    usage::{NodePressure, Round},
 };
 
 /// What others ask of the owner.
@@ -26,11 +28,13 @@ pub(crate) enum Command {
     /// The stream is closed.
     Detach,
     /// A round of samples.
-    Usage(NodeUsage, Vec<(ContainerId, Usage)>),
+    Usage(Box<Round>),
     /// What images take, and what went.
     Images(ImageStats),
     /// The whole view.
     View(oneshot::Sender<View>),
+    /// The machine's last sample.
+    NodeUsage(oneshot::Sender<Option<NodeUsage>>),
     /// Which containers run.
     Alive(oneshot::Sender<Vec<Target>>),
     /// One task, by id alone.
@@ -63,9 +67,11 @@ pub(crate) struct View {
     pub(crate) available: Resources,
     pub(crate) tasks: Vec<Task>,
     pub(crate) usage: Option<NodeUsage>,
+    pub(crate) pressure: NodePressure,
     pub(crate) images: ImageStats,
     pub(crate) n_unacknowledged: usize,
     pub(crate) counters: Counters,
+    pub(crate) launch_seconds: Histogram,
 }
 
 /// Since the start.

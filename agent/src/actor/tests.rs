@@ -96,7 +96,7 @@ impl Machine {
         };
         let (handle, commands) = channel();
         let stop = CancellationToken::new();
-        let actor = Actor::new(core, clock, launcher);
+        let actor = Actor::new(core, clock, launcher, crate::stats::Stats::new(10));
         let running = tokio::spawn(actor.run(recovered, commands, stop.clone(), on_shutdown));
         let (sender, outbound) = mpsc::channel(64);
         handle

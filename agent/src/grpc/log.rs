@@ -1,8 +1,9 @@
-//! Reads a task's logs: from the oldest byte or the last lines, to the end or on and on. Bounded memory: one chunk per
-//! stream, whoever reads how slowly.
+//! Reads a task's logs: from the oldest byte, a time, or the last lines, to the end or on and on. Bounded memory: one
+//! chunk per stream, whoever reads how slowly.
 //!
-//! The keeper rotates a log by renaming it to `.1` and beginning a new one; a reader that has the old one open reads
-//! it to its end first.
+//! The keeper rotates a log by renaming it to `.1` (and `.1` to `.2`, ...) and beginning a new one; a reader that has one
+//! open reads it to its end and goes on with the ones that came after it, so that nothing is lost as long as the files
+//! are kept. What was rotated away unread is told as a gap.
 
 use std::{
     io::SeekFrom,
@@ -18,6 +19,7 @@ use tokio::{
     fs::File,
     io::{self, AsyncReadExt as _, AsyncSeekExt as _},
     sync::mpsc,
+    time::MissedTickBehavior,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -33,6 +35,8 @@ const CHUNK: usize = 32 * 1024;
 const POLL: Duration = Duration::from_millis(100);
 /// Rounds of polling between two questions whether the task has ended.
 const ASK_EVERY: u32 = 3;
+/// More files than a log can have.
+const MOST_FILES: u32 = 101;
 
 type Chunks = mpsc::Sender<Result<proto::LogChunk, Status>>;
 
@@ -56,18 +60,22 @@ pub(super) fn read(
             &sender,
         );
         let wanted = request.stream();
-        let (tail, follow) = (request.tail_lines, request.follow.then_some(&handle));
+        let from = From {
+            tail: request.tail_lines,
+            since_ms: request.since_ms,
+        };
+        let follow = request.follow.then_some(&handle);
         let task_id = request.task_id.as_str();
         let result = match wanted {
-            proto::LogStream::Stdout => stdout.run(tail, follow, task_id).await,
-            proto::LogStream::Stderr => stderr.run(tail, follow, task_id).await,
+            proto::LogStream::Stdout => stdout.run(from, follow, task_id).await,
+            proto::LogStream::Stderr => stderr.run(from, follow, task_id).await,
             proto::LogStream::Unspecified if request.follow => tokio::try_join!(
-                stdout.run(tail, follow, task_id),
-                stderr.run(tail, follow, task_id)
+                stdout.run(from, follow, task_id),
+                stderr.run(from, follow, task_id)
             )
             .map(|_| ()),
-            proto::LogStream::Unspecified => match stdout.run(tail, follow, task_id).await {
-                Ok(()) => stderr.run(tail, follow, task_id).await,
+            proto::LogStream::Unspecified => match stdout.run(from, follow, task_id).await {
+                Ok(()) => stderr.run(from, follow, task_id).await,
                 Err(error) => Err(error),
             },
         };
@@ -100,30 +108,22 @@ impl<'a> Reader<'a> {
         }
     }
 
-    async fn run(
-        &self,
-        tail: Option<u64>,
-        follow: Option<&Handle>,
-        task_id: &str,
-    ) -> io::Result<()> {
-        let (older, mut current) = open_both(&self.path).await?;
-        if let Some(lines) = tail {
+    async fn run(&self, from: From, follow: Option<&Handle>, task_id: &str) -> io::Result<()> {
+        let mut files = open_all(&self.path, from.since_ms).await?;
+        if let Some(lines) = from.tail {
             let mut left = lines;
-            if let Some(current) = &mut current {
-                left = seek_to_last_lines(current, left).await?;
+            for (file, begin) in files.iter_mut().rev() {
+                left = seek_to_last_lines(file, *begin, left).await?;
             }
-            if let Some(mut older) = older
-                && left > 0
-            {
-                seek_to_last_lines(&mut older, left).await?;
-                self.send_rest(&mut older).await?;
+        } else {
+            for (file, begin) in &mut files {
+                file.seek(SeekFrom::Start(*begin)).await?;
             }
-        } else if let Some(mut older) = older {
-            self.send_rest(&mut older).await?;
         }
-        if let Some(current) = &mut current {
-            self.send_rest(current).await?;
+        for (file, _) in &mut files {
+            self.send_rest(file, false).await?;
         }
+        let current = files.pop().map(|(file, _)| file);
         match follow {
             Some(handle) => self.follow(current, handle, task_id).await,
             None => Ok(()),
@@ -137,6 +137,7 @@ impl<'a> Reader<'a> {
         task_id: &str,
     ) -> io::Result<()> {
         let mut ticks = tokio::time::interval(POLL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut round = 0_u32;
         loop {
             ticks.tick().await;
@@ -154,39 +155,79 @@ impl<'a> Reader<'a> {
                     .flatten()
                     .is_none_or(|found| found.ended)
             };
-            if let Some(file) = &mut current {
-                self.send_rest(file).await?;
-            }
-            if let Some(newer) = replaced(&self.path, current.as_ref()).await? {
-                if let Some(file) = &mut current {
-                    self.send_rest(file).await?;
-                }
-                let newer = current.insert(newer);
-                self.send_rest(newer).await?;
-            }
+            self.catch_up(&mut current).await?;
             if over {
                 return Ok(());
             }
         }
     }
 
-    async fn send_rest(&self, file: &mut File) -> io::Result<()> {
+    /// Sends what was written since, through all the files it went to.
+    async fn catch_up(&self, current: &mut Option<File>) -> io::Result<()> {
+        let mut gap = false;
+        loop {
+            let now = open(&self.path).await?;
+            let same = inode(now.as_ref()).await? == inode(current.as_ref()).await?;
+            if let Some(file) = current {
+                // With one file kept, that one begins anew.
+                if file.metadata().await?.len() < file.stream_position().await? {
+                    file.seek(SeekFrom::Start(0)).await?;
+                    gap = true;
+                }
+                // One that was put aside before this reading is complete.
+                self.send_rest(file, gap).await?;
+            }
+            if same || now.is_none() {
+                return Ok(());
+            }
+            let mut files = open_all(&self.path, None).await?;
+            let mut known = None;
+            for (n, (file, _)) in files.iter().enumerate() {
+                if inode(Some(file)).await? == inode(current.as_ref()).await? {
+                    known = Some(n);
+                }
+            }
+            // Not among them any more: so may be others that came after it.
+            gap = known.is_none() && current.is_some();
+            let Some((last, _)) = files.pop() else {
+                return Ok(());
+            };
+            for (file, _) in files.iter_mut().skip(known.map_or(0, |n| n + 1)) {
+                self.send_rest(file, gap).await?;
+                gap = false;
+            }
+            *current = Some(last);
+        }
+    }
+
+    async fn send_rest(&self, file: &mut File, mut gap: bool) -> io::Result<()> {
         loop {
             let mut data = vec![0; CHUNK];
             let n = file.read(&mut data).await?;
-            if n == 0 {
+            if n == 0 && !gap {
                 return Ok(());
             }
             data.truncate(n);
             let chunk = proto::LogChunk {
                 stream: self.stream.into(),
                 data,
+                gap,
             };
+            gap = false;
             if self.sender.send(Ok(chunk)).await.is_err() {
                 return Ok(());
             }
         }
     }
+}
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, Default)]
+struct From {
+    /// The last lines of what is asked for else.
+    tail: Option<u64>,
+    /// Unix milliseconds.
+    since_ms: Option<u64>,
 }
 
 async fn open(path: &Path) -> io::Result<Option<File>> {
@@ -197,19 +238,66 @@ async fn open(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// The rotated part and the current one, also when it is rotated right now.
-async fn open_both(path: &Path) -> io::Result<(Option<File>, Option<File>)> {
-    let mut rotated = path.as_os_str().to_owned();
-    rotated.push(".1");
-    let rotated = PathBuf::from(rotated);
+/// All files of a log, the oldest first, each with the place where what was written since a time begins; also when they
+/// are rotated right now.
+async fn open_all(path: &Path, since_ms: Option<u64>) -> io::Result<Vec<(File, u64)>> {
+    let mut files = Vec::new();
     for _ in 0..5 {
+        files.clear();
         let current = open(path).await?;
-        let older = open(&rotated).await?;
-        if inode(current.as_ref()).await? != inode(older.as_ref()).await? || current.is_none() {
-            return Ok((older, current));
+        let before = inode(current.as_ref()).await?;
+        if let Some(file) = current {
+            files.push(begin(file, path, since_ms).await?);
+        }
+        // In the middle of a rotation one number is missing, never two.
+        let mut missing = 0;
+        for number in 1.. {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".{number}"));
+            let name = PathBuf::from(name);
+            match open(&name).await? {
+                Some(file) => {
+                    missing = 0;
+                    files.push(begin(file, &name, since_ms).await?);
+                }
+                None => missing += 1,
+            }
+            if missing == 2 || number >= MOST_FILES {
+                break;
+            }
+        }
+        files.reverse();
+        let after = open(path).await?;
+        if before.is_some() && inode(after.as_ref()).await? == before {
+            return Ok(files);
+        }
+        if before.is_none() && files.is_empty() {
+            return Ok(files);
         }
     }
-    Ok((None, open(path).await?))
+    // Rotated faster than it can be listed: what was seen last, each file once.
+    let mut seen = Vec::new();
+    let mut once = Vec::new();
+    for (file, begin) in files {
+        let id = inode(Some(&file)).await?;
+        if !seen.contains(&id) {
+            seen.push(id);
+            once.push((file, begin));
+        }
+    }
+    Ok(once)
+}
+
+async fn begin(file: File, path: &Path, since_ms: Option<u64>) -> io::Result<(File, u64)> {
+    let Some(since_ms) = since_ms else {
+        return Ok((file, 0));
+    };
+    let (file, path) = (file.into_std().await, path.to_owned());
+    let found = tokio::task::spawn_blocking(move || {
+        let offset = mezzo_runtime::log_offset_since(&file, &path, since_ms)?;
+        Ok::<_, io::Error>((File::from_std(file), offset))
+    });
+    found.await.map_err(io::Error::other)?
 }
 
 async fn inode(file: Option<&File>) -> io::Result<Option<(u64, u64)>> {
@@ -222,26 +310,17 @@ async fn inode(file: Option<&File>) -> io::Result<Option<(u64, u64)>> {
     }
 }
 
-/// The file that has taken the open one's name, if it has.
-async fn replaced(path: &Path, current: Option<&File>) -> io::Result<Option<File>> {
-    let Some(now) = open(path).await? else {
-        return Ok(None);
-    };
-    let same = inode(Some(&now)).await? == inode(current).await?;
-    Ok((!same).then_some(now))
-}
-
-/// Puts the position before the last lines; gives how many lines are missing.
-async fn seek_to_last_lines(file: &mut File, lines: u64) -> io::Result<u64> {
+/// Puts the position before the last lines behind a place; gives how many lines are missing.
+async fn seek_to_last_lines(file: &mut File, begin: u64, lines: u64) -> io::Result<u64> {
     let end = file.seek(SeekFrom::End(0)).await?;
-    if lines == 0 {
-        return Ok(0);
+    if lines == 0 || begin >= end {
+        return Ok(lines);
     }
     let mut start = end;
     let mut found = 0;
     let mut chunk = vec![0; CHUNK];
-    while start > 0 {
-        let n = start.min(CHUNK as u64);
+    while start > begin {
+        let n = (start - begin).min(CHUNK as u64);
         start -= n;
         file.seek(SeekFrom::Start(start)).await?;
         let part = &mut chunk[..usize::try_from(n).expect("a chunk's length fits")];
@@ -258,9 +337,9 @@ async fn seek_to_last_lines(file: &mut File, lines: u64) -> io::Result<u64> {
             }
         }
     }
-    file.seek(SeekFrom::Start(0)).await?;
+    file.seek(SeekFrom::Start(begin)).await?;
     // The first line has no line end before it.
-    Ok(lines.saturating_sub(found + u64::from(end > 0)))
+    Ok(lines.saturating_sub(found + 1))
 }
 
 #[cfg(test)]
@@ -269,8 +348,12 @@ mod tests {
 
     async fn text(path: &Path, tail: Option<u64>) -> String {
         let (sender, mut chunks) = mpsc::channel(64);
+        let from = From {
+            tail,
+            since_ms: None,
+        };
         Reader::new(path.into(), proto::LogStream::Stdout, &sender)
-            .run(tail, None, "t")
+            .run(from, None, "t")
             .await
             .unwrap();
         drop(sender);
@@ -309,5 +392,84 @@ mod tests {
         let lines: Vec<String> = (0..20_000).map(|n| format!("line {n}\n")).collect();
         std::fs::write(&path, lines.concat()).unwrap();
         assert_eq!(text(&path, Some(10_000)).await, lines[10_000..].concat());
+    }
+
+    #[tokio::test]
+    async fn the_last_lines_reach_through_all_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stdout");
+        for (name, lines) in [
+            ("stdout.2", "a\n"),
+            ("stdout.1", "b\nc\n"),
+            ("stdout", "d\n"),
+        ] {
+            std::fs::write(dir.path().join(name), lines).unwrap();
+        }
+        assert_eq!(text(&path, None).await, "a\nb\nc\nd\n");
+        assert_eq!(text(&path, Some(2)).await, "c\nd\n");
+        assert_eq!(text(&path, Some(4)).await, "a\nb\nc\nd\n");
+        // The middle of a rotation: `.1` has become `.2`, the current one is still where it was.
+        std::fs::rename(dir.path().join("stdout.2"), dir.path().join("stdout.3")).unwrap();
+        std::fs::rename(dir.path().join("stdout.1"), dir.path().join("stdout.2")).unwrap();
+        assert_eq!(text(&path, None).await, "a\nb\nc\nd\n");
+    }
+
+    /// Several rotations between two looks: every file is read, in order, and what is gone for good is told as a gap.
+    #[tokio::test]
+    async fn a_follower_reads_through_rotations_and_tells_of_gaps() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stdout");
+        let name = |n: u32| match n {
+            0 => path.clone(),
+            n => dir.path().join(format!("stdout.{n}")),
+        };
+        let rotate = |keep: u32| {
+            for n in (1..keep).rev() {
+                let _ = std::fs::rename(name(n - 1), name(n));
+            }
+        };
+        let (sender, mut chunks) = mpsc::channel(64);
+        let reader = Reader::new(path.clone(), proto::LogStream::Stdout, &sender);
+        let mut told = move || {
+            let (mut text, mut gap) = (Vec::new(), false);
+            while let Ok(chunk) = chunks.try_recv() {
+                let chunk = chunk.unwrap();
+                gap |= chunk.gap;
+                text.extend(chunk.data);
+            }
+            (String::from_utf8(text).unwrap(), gap)
+        };
+        std::fs::write(&path, "1\n").unwrap();
+        let mut current = open(&path).await.unwrap();
+        reader.catch_up(&mut current).await.unwrap();
+        assert_eq!(told(), ("1\n".to_owned(), false));
+        // It goes on in its old file, and three more follow before the next look.
+        std::fs::write(&path, "1\n2\n").unwrap();
+        for line in ["3\n", "4\n", "5\n"] {
+            rotate(10);
+            std::fs::write(&path, line).unwrap();
+        }
+        reader.catch_up(&mut current).await.unwrap();
+        assert_eq!(told(), ("2\n3\n4\n5\n".to_owned(), false));
+        // With two files kept, the same loses some: that is told.
+        for line in ["6\n", "7\n", "8\n", "9\n"] {
+            rotate(2);
+            std::fs::write(&path, line).unwrap();
+            for n in 2..10 {
+                let _ = std::fs::remove_file(name(n));
+            }
+        }
+        reader.catch_up(&mut current).await.unwrap();
+        assert_eq!(told(), ("8\n9\n".to_owned(), true));
+        // The only file begins anew.
+        std::fs::write(&path, "").unwrap();
+        std::fs::write(&path, "0\n").unwrap();
+        reader.catch_up(&mut current).await.unwrap();
+        assert_eq!(told().0, "", "as long as before: not to be told apart");
+        std::fs::write(&path, "").unwrap();
+        reader.catch_up(&mut current).await.unwrap();
+        std::fs::write(&path, "x\n").unwrap();
+        reader.catch_up(&mut current).await.unwrap();
+        assert_eq!(told(), ("x\n".to_owned(), true));
     }
 }

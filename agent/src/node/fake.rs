@@ -4,8 +4,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::{Mutex, MutexGuard},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -181,6 +183,19 @@ impl Runtime for FakeRuntime {
         }
     }
 
+    fn sample(&self, ids: &[ContainerId]) -> (Vec<(ContainerId, Usage)>, Duration) {
+        let running = self.lock();
+        let samples = ids.iter().filter(|id| running.contains_key(id)).map(|id| {
+            let usage = Usage {
+                sampled_at_ms: 1,
+                cpu_total_us: Some(10),
+                ..Usage::default()
+            };
+            (id.clone(), usage)
+        });
+        (samples.collect(), Duration::ZERO)
+    }
+
     async fn exec(&self, _: &ContainerId, _: ExecSpec) -> Result<ExecSession, RuntimeError> {
         Err(RuntimeError::Other("the fake runs nothing".into()))
     }
@@ -202,6 +217,10 @@ impl Runtime for FakeRuntime {
             Stream::Stderr => "stderr",
         };
         self.folder.join(id.as_str()).join(name)
+    }
+
+    fn root_dir(&self, _: &ContainerId) -> Result<OwnedFd, RuntimeError> {
+        Err(RuntimeError::Other("the fake has no files".into()))
     }
 
     async fn launcher_pid(&self) -> Option<u32> {

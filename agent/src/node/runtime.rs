@@ -1,6 +1,6 @@
 //! [`Runtime`] on the `mezzo-runtime` crate: translation, no decisions.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use mezzo_api::model::{CgroupMode, NetworkMode, Usage};
@@ -17,9 +17,9 @@ use super::{
 const STOP_SIGNAL_LABEL: &str = "mezzo.stop_signal";
 const SIGTERM: i32 = 15;
 
-/// The real runtime.
+/// The real runtime, and how much output of each container is kept.
 #[derive(Clone)]
-pub struct Containers(rt::Runtime);
+pub struct Containers(rt::Runtime, rt::LogLimits);
 
 impl std::fmt::Debug for Containers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -32,8 +32,19 @@ impl Containers {
     pub async fn open(config: rt::RuntimeConfig) -> Result<Self, RuntimeError> {
         rt::Runtime::open(config)
             .await
-            .map(Self)
+            .map(|runtime| Self(runtime, rt::LogLimits::default()))
             .map_err(|error| RuntimeError::Other(chain(&error)))
+    }
+
+    /// With other bounds for the logs of containers that are started from now on.
+    #[must_use]
+    pub fn with_logs(self, max_bytes: u64, files: u32, max_age_secs: Option<u64>) -> Self {
+        let limits = rt::LogLimits {
+            max_bytes,
+            files,
+            max_age_secs,
+        };
+        Self(self.0, limits)
     }
 }
 
@@ -63,7 +74,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 #[async_trait]
 impl Runtime for Containers {
     async fn start(&self, id: &ContainerId, spec: ContainerSpec) -> Result<Started, StartError> {
-        let spec = to_spec(spec)?;
+        let mut spec = to_spec(spec)?;
+        spec.log = self.1;
         match self.0.start(&to_id(id), spec).await {
             Ok(started) => Ok(Started {
                 pid: u32::try_from(started.pid).unwrap_or(0),
@@ -126,6 +138,15 @@ impl Runtime for Containers {
             .map_err(|error| from_error(id, &error))
     }
 
+    fn sample(&self, ids: &[ContainerId]) -> (Vec<(ContainerId, Usage)>, Duration) {
+        let below: Vec<_> = ids.iter().map(to_id).collect();
+        let (samples, took) = self.0.usage_of(&below);
+        let samples = samples
+            .into_iter()
+            .filter_map(|(id, usage)| Some((id.as_str().parse().ok()?, from_usage(usage))));
+        (samples.collect(), took)
+    }
+
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
         let user = match spec.user.as_str() {
             "" => None,
@@ -177,6 +198,12 @@ impl Runtime for Containers {
             Stream::Stderr => rt::Stream::Stderr,
         };
         self.0.log_path(&to_id(id), stream)
+    }
+
+    fn root_dir(&self, id: &ContainerId) -> Result<OwnedFd, RuntimeError> {
+        self.0
+            .root_dir(&to_id(id))
+            .map_err(|error| from_error(id, &error))
     }
 
     async fn launcher_pid(&self) -> Option<u32> {
@@ -367,7 +394,9 @@ fn from_record(record: rt::ExitRecord) -> ExitRecord {
 fn from_usage(usage: rt::Usage) -> Usage {
     let some = |pressure: Option<rt::Pressure>| Some(pressure?.some_us);
     let full = |pressure: Option<rt::Pressure>| pressure?.full_us;
+    let traffic = usage.traffic;
     Usage {
+        memory_working_set_bytes: usage.memory_working_set_bytes(),
         sampled_at_ms: usage.sampled_at_ms,
         cpu_total_us: Some(usage.cpu_total_us),
         cpu_user_us: usage.cpu_user_us,
@@ -392,6 +421,20 @@ fn from_usage(usage: rt::Usage) -> Usage {
         memory_pressure_full_us: full(usage.memory_pressure),
         io_pressure_some_us: some(usage.io_pressure),
         io_pressure_full_us: full(usage.io_pressure),
+        network_rx_bytes: traffic.map(|traffic| traffic.rx_bytes),
+        network_rx_packets: traffic.map(|traffic| traffic.rx_packets),
+        network_rx_errors: traffic.map(|traffic| traffic.rx_errors),
+        network_rx_dropped: traffic.map(|traffic| traffic.rx_dropped),
+        network_tx_bytes: traffic.map(|traffic| traffic.tx_bytes),
+        network_tx_packets: traffic.map(|traffic| traffic.tx_packets),
+        network_tx_errors: traffic.map(|traffic| traffic.tx_errors),
+        network_tx_dropped: traffic.map(|traffic| traffic.tx_dropped),
+        memory_kernel_bytes: usage.memory_kernel_bytes,
+        memory_sock_bytes: usage.memory_sock_bytes,
+        memory_inactive_file_bytes: usage.memory_inactive_file_bytes,
+        memory_oom_events: usage.memory_oom_events,
+        io_read_ops: usage.io_read_ops,
+        io_write_ops: usage.io_write_ops,
     }
 }
 

@@ -7,8 +7,51 @@ use procfs::Current as _;
 
 use crate::Config;
 
+/// What the machine has and what of it is kept back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Capacity {
+    pub(crate) cpu_millis: u64,
+    pub(crate) mem_mb: u64,
+    pub(crate) disk_mb: u64,
+    pub(crate) reserved_cpu_millis: u64,
+    pub(crate) reserved_mem_mb: u64,
+    pub(crate) reserved_disk_mb: u64,
+}
+
+/// Looks at the machine.
+pub(crate) fn capacity(config: &Config) -> Capacity {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mem_mb = procfs::Meminfo::current().map_or(0, |info| info.mem_total >> 20);
+    let disk_mb = disk(&config.state_dir).map_or(0, |(total, _)| total >> 20);
+    with_reserve(config, cpus as u64 * 1000, mem_mb, disk_mb)
+}
+
+/// What is kept back of so much. Pure.
+fn with_reserve(config: &Config, cpu_millis: u64, mem_mb: u64, disk_mb: u64) -> Capacity {
+    let share =
+        |all: u64, part: u64, least: u64, most: u64| (all / part).clamp(least, most).min(all / 4);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked with the configuration, and a cast of floats saturates"
+    )]
+    let reserved_cpu_millis = (config.reserve_cpus.unwrap_or(0.0) * 1000.0).round() as u64;
+    Capacity {
+        cpu_millis,
+        mem_mb,
+        disk_mb,
+        reserved_cpu_millis,
+        reserved_mem_mb: config
+            .reserve_mem_mb
+            .unwrap_or_else(|| share(mem_mb, 16, 256, 2048)),
+        reserved_disk_mb: config
+            .reserve_disk_mb
+            .unwrap_or_else(|| share(disk_mb, 20, 1024, 20 << 10)),
+    }
+}
+
 /// All there is to offer.
-pub(crate) fn total(config: &Config) -> Resources {
+pub(crate) fn total(config: &Config, capacity: &Capacity) -> Resources {
     if let Some(given) = &config.resources {
         // Without ports no task on the host network could be placed; give them unless the operator did.
         return if given.get("ports").is_some() {
@@ -17,13 +60,12 @@ pub(crate) fn total(config: &Config) -> Resources {
             given.clone().with_ranges("ports", config.ports())
         };
     }
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let cpu_millis = (cpus as u64 * 1000)
-        .saturating_sub(config.reserve_cpu_millis)
-        .max(100);
-    let memory_mb = procfs::Meminfo::current().map_or(0, |info| info.mem_total >> 20);
-    let disk_mb = disk(&config.state_dir).map_or(0, |(total, _)| total >> 20);
     let scalar = |value: u64| Scalar::from_units(i64::try_from(value).unwrap_or(i64::MAX / 1000));
+    // A machine that offers no processor at all runs nothing, and nobody would see why.
+    let cpu_millis = capacity
+        .cpu_millis
+        .saturating_sub(capacity.reserved_cpu_millis)
+        .max(100);
     Resources::new()
         .with_scalar(
             "cpus",
@@ -31,11 +73,11 @@ pub(crate) fn total(config: &Config) -> Resources {
         )
         .with_scalar(
             "mem",
-            scalar(memory_mb.saturating_sub(config.reserve_mem_mb)),
+            scalar(capacity.mem_mb.saturating_sub(capacity.reserved_mem_mb)),
         )
         .with_scalar(
             "disk",
-            scalar(disk_mb.saturating_sub(config.reserve_disk_mb)),
+            scalar(capacity.disk_mb.saturating_sub(capacity.reserved_disk_mb)),
         )
         .with_ranges("ports", config.ports())
 }
@@ -83,7 +125,7 @@ mod tests {
             state_dir: "/".into(),
             ..Config::default()
         };
-        let found = total(&config);
+        let found = total(&config, &capacity(&config));
         assert!(
             found.cpus() > Scalar::from_millis(0) && found.mem() > Scalar::from_millis(0),
             "{found}"
@@ -97,7 +139,39 @@ mod tests {
             resources: Some("cpus:3;mem:100".parse().unwrap()),
             ..Config::default()
         };
-        assert_eq!(total(&config).cpus(), Scalar::from_units(3));
-        assert!(total(&config).ports().has(32_000));
+        let found = total(&config, &capacity(&config));
+        assert_eq!(found.cpus(), Scalar::from_units(3));
+        assert!(found.ports().has(32_000));
+    }
+
+    #[test]
+    fn something_is_kept_back_for_the_system_and_never_much() {
+        let reserve = |mem, disk| {
+            let found = with_reserve(&Config::default(), 2000, mem, disk);
+            (found.reserved_mem_mb, found.reserved_disk_mb)
+        };
+        assert_eq!(reserve(512, 2000), (128, 500));
+        assert_eq!(reserve(2048, 10_000), (256, 1024));
+        assert_eq!(reserve(16_384, 100_000), (1024, 5000));
+        assert_eq!(reserve(1 << 20, 10 << 20), (2048, 20_480));
+        let config = Config {
+            reserve_cpus: Some(0.25),
+            reserve_mem_mb: Some(100),
+            reserve_disk_mb: Some(0),
+            ..Config::default()
+        };
+        let found = total(&config, &with_reserve(&config, 2000, 1000, 1000));
+        assert_eq!(found.cpus(), Scalar::from_millis(1750));
+        assert_eq!(
+            (found.mem(), found.disk()),
+            (Scalar::from_units(900), Scalar::from_units(1000))
+        );
+        // More kept back than there is: nothing is offered, nothing wraps.
+        let greedy = Config {
+            reserve_mem_mb: Some(5000),
+            ..config
+        };
+        let found = total(&greedy, &with_reserve(&greedy, 2000, 1000, 1000));
+        assert!(found.mem().is_zero());
     }
 }

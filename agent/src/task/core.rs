@@ -193,6 +193,11 @@ impl Core {
             .max_by_key(|entry| (entry.ended_at().is_none(), entry.latest.timestamp_ms))
     }
 
+    /// The task of a container.
+    pub(crate) fn by_container(&self, id: &ContainerId) -> Option<&Entry> {
+        self.tasks.get(self.by_container.get(id)?)
+    }
+
     /// One task.
     pub(crate) fn get(&self, key: &TaskKey) -> Option<&Entry> {
         self.tasks.get(key)

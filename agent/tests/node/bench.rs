@@ -147,6 +147,11 @@ impl Bench {
         assert!(status.success(), "{status}");
     }
 
+    /// The agent's process.
+    pub(crate) fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().and_then(Child::id).unwrap()
+    }
+
     pub(crate) async fn launch(&self, task: proto::TaskInfo) {
         let launch = Launch {
             framework_id: FRAMEWORK.into(),

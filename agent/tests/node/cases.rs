@@ -3,6 +3,14 @@
 use std::{fs, future::Future, net::TcpListener, pin::Pin};
 
 use crate::bench::{Bench, alive, eventually, processes_of, task};
+use crate::figures::{
+    a_storm_of_launches_does_not_hold_up_samples, apps_are_counted_to_the_microsecond,
+    many_idle_tasks_cost_little, what_tasks_use_is_told_with_rates_and_history,
+};
+use crate::files::{
+    a_follower_misses_nothing_through_rotations_and_the_end, a_log_is_read_from_a_time_on,
+    a_terminal_has_its_size_and_changes_it, files_go_in_and_come_out_and_no_link_leads_out,
+};
 use crate::inside::{
     a_message_reaches_a_task, logs_are_read_and_followed, programs_run_beside_a_task,
 };
@@ -40,6 +48,14 @@ cases![
     a_corrupt_checkpoint_is_set_aside_and_its_container_killed,
     logs_are_read_and_followed,
     programs_run_beside_a_task,
+    a_follower_misses_nothing_through_rotations_and_the_end,
+    a_log_is_read_from_a_time_on,
+    a_terminal_has_its_size_and_changes_it,
+    files_go_in_and_come_out_and_no_link_leads_out,
+    what_tasks_use_is_told_with_rates_and_history,
+    apps_are_counted_to_the_microsecond,
+    a_storm_of_launches_does_not_hold_up_samples,
+    many_idle_tasks_cost_little,
     a_message_reaches_a_task,
     a_second_agent_on_the_same_folder_is_refused,
     the_agent_can_leave_with_its_tasks,

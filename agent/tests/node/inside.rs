@@ -20,8 +20,8 @@ pub(crate) async fn logs_are_read_and_followed(bench: &mut Bench) {
     let request = proto::ReadLogRequest {
         task_id: "talks".into(),
         stream: proto::LogStream::Unspecified.into(),
-        tail_lines: None,
         follow: true,
+        ..proto::ReadLogRequest::default()
     };
     let mut chunks = client.read_log(request.clone()).await.unwrap().into_inner();
     let (mut out, mut err) = (Vec::new(), Vec::new());

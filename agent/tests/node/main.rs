@@ -7,6 +7,8 @@
 
 mod bench;
 mod cases;
+mod figures;
+mod files;
 mod inside;
 mod master;
 
@@ -19,7 +21,7 @@ use std::{
 use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-const TEST_DEADLINE: Duration = Duration::from_secs(120);
+const TEST_DEADLINE: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
     if let Some(code) = mezzo_runtime::launcher_main_if_requested() {

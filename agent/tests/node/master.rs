@@ -187,6 +187,11 @@ impl Master {
         self.any(task, &terminal).await
     }
 
+    /// Usage reports so far.
+    pub(crate) fn reports(&self) -> usize {
+        self.inner.with(|seen| seen.reports)
+    }
+
     /// Waits for a usage report.
     pub(crate) async fn report(&self) {
         self.until("usage report", |seen| (seen.reports > 0).then_some(()))

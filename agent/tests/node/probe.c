@@ -3,13 +3,30 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 extern char **environ;
 
 static void forever(void) { for (;;) pause(); }
+
+static void size(int signal) {
+    struct winsize size;
+    ioctl(0, TIOCGWINSZ, &size);
+    printf("%dx%d\n", size.ws_col, size.ws_row);
+    fflush(stdout);
+    if (signal) _exit(3);
+}
+
+static void stamp(const char *word) {
+    struct timeval now;
+    gettimeofday(&now, NULL);
+    printf("%s %lld\n", word, now.tv_sec * 1000LL + now.tv_usec / 1000);
+    fflush(stdout);
+}
 
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "sleep";
@@ -21,6 +38,10 @@ int main(int argc, char **argv) {
         for (long i = 0; i < number; i++) { char *p = malloc(1 << 20); memset(p, 1 + i, 1 << 20); }
         forever();
     }
+    if (!strcmp(what, "lines")) { for (long i = 0; i < number; i++) printf("line %ld\n", i); return 0; }
+    if (!strcmp(what, "size")) { signal(SIGWINCH, size); size(0); forever(); }
+    if (!strcmp(what, "stamps")) { stamp("early"); sleep(6); stamp("late"); forever(); }
+    if (!strcmp(what, "spin")) for (;;) __asm__ volatile("");
     if (!strcmp(what, "count")) { /* lines, then wait */
         for (long i = 0; i < number; i++) printf("line %ld\n", i);
         fflush(stdout);

@@ -47,6 +47,21 @@ both_ways!(Usage {
     memory_pressure_full_us,
     io_pressure_some_us,
     io_pressure_full_us,
+    network_rx_bytes,
+    network_rx_packets,
+    network_rx_errors,
+    network_rx_dropped,
+    network_tx_bytes,
+    network_tx_packets,
+    network_tx_errors,
+    network_tx_dropped,
+    memory_working_set_bytes,
+    memory_kernel_bytes,
+    memory_sock_bytes,
+    memory_inactive_file_bytes,
+    memory_oom_events,
+    io_read_ops,
+    io_write_ops,
 });
 
 both_ways!(NodeUsage {

@@ -55,6 +55,51 @@ pub struct Usage {
     pub io_pressure_some_us: Option<u64>,
     /// Time in which all that had something to do waited for block devices.
     pub io_pressure_full_us: Option<u64>,
+    /// Received on the network interfaces of the container's own network, loopback left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_rx_bytes: Option<u64>,
+    /// Packets received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_rx_packets: Option<u64>,
+    /// Packets that came damaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_rx_errors: Option<u64>,
+    /// Packets that came and could not be taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_rx_dropped: Option<u64>,
+    /// Sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_tx_bytes: Option<u64>,
+    /// Packets sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_tx_packets: Option<u64>,
+    /// Packets that could not be sent for an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_tx_errors: Option<u64>,
+    /// Packets that were thrown away before they were sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_tx_dropped: Option<u64>,
+    /// What cannot simply be taken back: `memory_bytes` less the page cache not used lately.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_working_set_bytes: Option<u64>,
+    /// Kernel memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_kernel_bytes: Option<u64>,
+    /// Network buffers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_sock_bytes: Option<u64>,
+    /// Page cache not used lately, which the kernel takes back first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_inactive_file_bytes: Option<u64>,
+    /// Times that the memory limit was met and nothing more could be taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_oom_events: Option<u64>,
+    /// Read operations of block devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_read_ops: Option<u64>,
+    /// Write operations of block devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_write_ops: Option<u64>,
 }
 
 /// Of one task.

@@ -23,15 +23,40 @@ Examples:
         after_help = "\
 Examples:
   mezzo task log sleep.instance-1a --tail 100
+  mezzo task log sleep.instance-1a --since 10m --follow
   mezzo task log -f sleep.instance-1a"
     )]
     Log(LogArgs),
+    /// Watch what a task writes from now on, and exit with its code. (Tasks have no standard input: `exec -it` opens a
+    /// session)
+    #[command(after_help = "Example:\n  mezzo task attach sleep.instance-1a")]
+    Attach(TaskArg),
+    /// Copy files between this machine and a running task's container
+    #[command(after_help = "\
+Examples:
+  mezzo task cp web.instance-1a:/var/log/app.log .
+  mezzo task cp settings.json web.instance-1a:/etc/app/
+  mezzo task cp site/. web.instance-1a:/srv/www
+
+Into a directory that is there, else under that name; `DIR/.` copies what is in DIR. Links are copied as links and never
+followed below what is named. In the container everything belongs to root.")]
+    Cp(CopyArgs),
     /// Run a command inside a task's container
     #[command(after_help = "\
 Examples:
   mezzo task exec -it sleep.instance-1a -- /bin/sh
   mezzo task exec sleep.instance-1a -- cat /etc/hosts")]
     Exec(ExecArgs),
+    /// Show what running tasks use: processors, memory, disk, network, how long they wait
+    #[command(
+        visible_alias = "stat",
+        after_help = "\
+Examples:
+  mezzo task stats
+  mezzo task stats --watch sleep.instance-1a
+  mezzo task stats -o json | jq '.[] | {id, cpus}'"
+    )]
+    Stats(StatsArgs),
     /// Kill tasks; their framework decides what follows (the scheduler starts replacements)
     #[command(after_help = "\
 Examples:
@@ -72,6 +97,9 @@ pub(crate) struct LogArgs {
     /// Only the last lines
     #[arg(short = 'n', long, value_name = "LINES")]
     pub(crate) tail: Option<u64>,
+    /// Only what was written in this time, like 10m; up to a second more may come before it
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) since: Option<String>,
     /// Only standard output
     #[arg(long, conflicts_with = "stderr")]
     pub(crate) stdout: bool,
@@ -112,4 +140,54 @@ pub(crate) struct KillArgs {
     /// Time between SIGTERM and SIGKILL [default: the task's own]
     #[arg(long, value_name = "DURATION")]
     pub(crate) grace: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    /// Task ids or beginnings of them; none for all
+    #[arg(value_name = "TASK")]
+    pub(crate) tasks: Vec<String>,
+    /// Go on until Ctrl-C; in a pipe one table, or one line of JSON, after another
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+}
+
+/// By what `mezzo top` sorts.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum TopSort {
+    /// Processors
+    Cpu,
+    /// Memory that cannot simply be taken back
+    Mem,
+    /// Read from and written to disks
+    Io,
+    /// Received and sent
+    Net,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mezzo top
+  mezzo top --sort mem
+  mezzo top --once -o json
+
+Keys: up and down scroll, left and right change the order, q leaves.")]
+pub(crate) struct TopArgs {
+    /// By what tasks are sorted, the most first
+    #[arg(short, long, value_enum, default_value = "cpu")]
+    pub(crate) sort: TopSort,
+    /// Print once and leave, as it is done when the output is no terminal
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// A path here, or TASK:PATH
+    #[arg(value_name = "FROM")]
+    pub(crate) from: String,
+    /// TASK:PATH, or a path here
+    #[arg(value_name = "TO")]
+    pub(crate) to: String,
 }

@@ -63,11 +63,55 @@ impl Node {
             .and_then(|task| task.usage))
     }
 
+    /// What its tasks use, as last sampled.
+    pub(crate) async fn stats(
+        &mut self,
+        request: proto::GetStatsRequest,
+    ) -> Result<proto::StatsRound, Failure> {
+        let answer = self.client.get_stats(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
+    /// The same after every round of samples.
+    pub(crate) async fn watch_stats(
+        &mut self,
+        request: proto::GetStatsRequest,
+    ) -> Result<Streaming<proto::StatsRound>, Failure> {
+        let answer = self.client.watch_stats(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
     pub(crate) async fn log(
         &mut self,
         request: proto::ReadLogRequest,
     ) -> Result<Streaming<proto::LogChunk>, Failure> {
         let answer = self.client.read_log(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
+    /// Files out of a container.
+    pub(crate) async fn copy_from(
+        &mut self,
+        request: proto::CopyFromRequest,
+    ) -> Result<Streaming<proto::CopyFromPart>, Failure> {
+        let answer = self.client.copy_from(request).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
+    /// Files into a container.
+    pub(crate) async fn copy_to(
+        &mut self,
+        parts: mpsc::Receiver<proto::CopyToPart>,
+    ) -> Result<proto::Copied, Failure> {
+        let answer = self.client.copy_to(ReceiverStream::new(parts)).await;
         answer
             .map(tonic::Response::into_inner)
             .map_err(|status| self.refused(&status))

@@ -8,8 +8,11 @@ use crate::{
     client::master::{Master, TaskFilter},
     failure::Failure,
     render, request,
-    view::{Framework, Node, Role},
+    view::{Capacity, Framework, Node, Role},
 };
+
+/// How long a node may take to say what it has.
+const ANSWER: std::time::Duration = std::time::Duration::from_secs(3);
 
 pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), Failure> {
     let mut master = Master::connect(&context.servers.master).await?;
@@ -22,7 +25,15 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), 
                 .emit(&nodes, |style| render::cluster::nodes(&nodes, style))
         }
         NodeCommand::Show(args) => {
-            let node = Node::from(&master.agent(&args.node).await?);
+            let mut node = Node::from(&master.agent(&args.node).await?);
+            // The rest is known without it.
+            let asked = async {
+                let mut agent = crate::client::node::Node::connect(&node.address).await?;
+                agent.describe().await
+            };
+            if let Ok(Ok(told)) = tokio::time::timeout(ANSWER, asked).await {
+                node.capacity = told.capacity.as_ref().map(Capacity::from);
+            }
             let filter = TaskFilter {
                 agent_id: node.id.clone(),
                 ..TaskFilter::default()

@@ -133,6 +133,11 @@ pub(crate) async fn run(node: &mut Node, task_id: &str, request: Request) -> Res
         }
     };
     drop(raw);
+    end_with(code)
+}
+
+/// A program's code becomes ours.
+pub(super) fn end_with(code: i32) -> Result<(), Failure> {
     match u8::try_from(code & 0xff) {
         Ok(0) if code == 0 => Ok(()),
         Ok(0) | Err(_) => Err(Failure::Code(255)),

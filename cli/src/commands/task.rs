@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mezzo_api::proto;
 use serde_json::json;
 
-use super::{Context, exec, now_ms};
+use super::{Context, copy, exec, now_ms, stats};
 use crate::{
     args::task::{KillArgs, ListArgs, LogArgs, TaskCommand},
     client::{
@@ -13,10 +13,13 @@ use crate::{
         node::Node,
     },
     failure::Failure,
-    output::{eprint_bytes, print_bytes},
+    output::{eprint_bytes, print_bytes, say},
     render, request,
     view::{Task, Usage},
 };
+
+/// How long the master may take to hear of an end.
+const END_KNOWN: std::time::Duration = std::time::Duration::from_secs(10);
 
 pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<(), Failure> {
     let mut master = Master::connect(&context.servers.master).await?;
@@ -24,12 +27,15 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<(), F
         TaskCommand::List(args) => list(context, &mut master, &args).await,
         TaskCommand::Show(args) => show(context, &mut master, &args.task).await,
         TaskCommand::Log(args) => log(&mut master, &args).await,
+        TaskCommand::Attach(args) => attach(&mut master, &args.task).await,
+        TaskCommand::Cp(args) => copy::run(context, &mut master, &args).await,
         TaskCommand::Exec(args) => {
             let request = exec::Request::new(&args)?;
             let found = find(&mut master, &args.task).await?;
             let mut node = found.node().await?;
             exec::run(&mut node, &found.task.id, request).await
         }
+        TaskCommand::Stats(args) => stats::run_stats(context, &mut master, &args).await,
         TaskCommand::Kill(args) => kill(context, &mut master, &args).await,
     }
 }
@@ -80,6 +86,18 @@ pub(crate) async fn tasks(master: &mut Master, filter: &TaskFilter) -> Result<Ve
         .collect();
     tasks.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(tasks)
+}
+
+/// The task that a text names, without the way to its node.
+pub(crate) async fn find_task(master: &mut Master, text: &str) -> Result<Task, Failure> {
+    Ok(find(master, text).await?.task)
+}
+
+/// The task that a text names, and its node.
+pub(crate) async fn find_node(master: &mut Master, text: &str) -> Result<(Task, Node), Failure> {
+    let found = find(master, text).await?;
+    let node = found.node().await?;
+    Ok((found.task, node))
 }
 
 /// The task that an id or the beginning of one names; live ones win over ended ones.
@@ -162,24 +180,81 @@ async fn log(master: &mut Master, args: &LogArgs) -> Result<(), Failure> {
         (false, true) => proto::LogStream::Stderr,
         (false, false) => proto::LogStream::Unspecified,
     };
+    let since = args
+        .since
+        .as_deref()
+        .map(|text| request::duration("--since", text))
+        .transpose()?;
+    // By this machine's clock; the node's may differ.
+    let since_ms = since
+        .map(|since| now_ms().saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)));
     let request = proto::ReadLogRequest {
         task_id: found.task.id.clone(),
         stream: stream.into(),
         tail_lines: args.tail,
         follow: args.follow,
+        since_ms,
     };
+    print_log(&mut node, request).await
+}
+
+/// Prints what comes, until its end.
+async fn print_log(node: &mut Node, request: proto::ReadLogRequest) -> Result<(), Failure> {
     let mut chunks = node.log(request).await?;
     while let Some(chunk) = chunks
         .message()
         .await
         .map_err(|status| node.refused(&status))?
     {
+        if chunk.gap {
+            say("[output is missing here: it was rotated away before it could be read]");
+        }
         match chunk.stream() {
             proto::LogStream::Stderr => eprint_bytes(&chunk.data)?,
             proto::LogStream::Stdout | proto::LogStream::Unspecified => print_bytes(&chunk.data)?,
         }
     }
     Ok(())
+}
+
+/// What it writes from now on, to its end.
+async fn attach(master: &mut Master, text: &str) -> Result<(), Failure> {
+    let (task, mut node) = find_node(master, text).await?;
+    if !task.is_live() {
+        return Err(Failure::failed(format!(
+            "task {} has ended already ({}); `mezzo task log` shows what it wrote",
+            task.id,
+            task.short_state()
+        )));
+    }
+    let request = proto::ReadLogRequest {
+        task_id: task.id.clone(),
+        tail_lines: Some(0),
+        follow: true,
+        ..proto::ReadLogRequest::default()
+    };
+    print_log(&mut node, request).await?;
+    // The master hears of the end a moment after the node.
+    let deadline = tokio::time::Instant::now() + END_KNOWN;
+    loop {
+        let ended = find(master, &task.id).await?.task;
+        if !ended.is_live() || tokio::time::Instant::now() >= deadline {
+            let exit = ended.exit.clone().unwrap_or_default();
+            let how = ended
+                .exit
+                .as_ref()
+                .map(render::task::exit)
+                .filter(|how| !how.is_empty())
+                .unwrap_or_else(|| ended.short_state());
+            say(&format!("task {} ended: {how}", ended.id));
+            return exec::end_with(match (exit.code, exit.signal) {
+                (Some(code), _) => code,
+                (None, Some(signal)) => 128 + signal,
+                (None, None) => 255,
+            });
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
 }
 
 async fn kill(context: &Context, master: &mut Master, args: &KillArgs) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 use super::{
     Style, Table, Tone, age, bytes, facts, mebibytes, number, or_unknown, section, task, toned,
 };
-use crate::view::{Framework, Node, Role, Task};
+use crate::view::{Capacity, Framework, Node, Role, Task};
 
 /// `mezzo node list`.
 pub(crate) fn nodes(nodes: &[Node], style: Style) -> String {
@@ -80,6 +80,11 @@ pub(crate) fn node(node: &Node, tasks: &[Task], now_ms: u64, style: Style) -> St
                 "registered",
                 format!("{} ago", age(node.registered_at_ms, now_ms)),
             ),
+            ("has", node.capacity.as_ref().map(has).unwrap_or_default()),
+            (
+                "kept back",
+                node.capacity.as_ref().map(kept_back).unwrap_or_default(),
+            ),
             ("offers", node.resources.to_string()),
             ("allocated", node.allocated.to_string()),
             ("in offers", node.offered.to_string()),
@@ -114,6 +119,34 @@ pub(crate) fn node(node: &Node, tasks: &[Task], now_ms: u64, style: Style) -> St
         ));
     }
     text
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown, not reckoned with")]
+fn amounts(cpu_millis: u64, mem_mb: u64, disk_mb: u64) -> String {
+    format!(
+        "cpus {}; mem {}; disk {}",
+        number(cpu_millis as f64 / 1000.0),
+        mebibytes(mem_mb as f64),
+        mebibytes(disk_mb as f64)
+    )
+}
+
+/// What the machine has.
+fn has(capacity: &Capacity) -> String {
+    amounts(capacity.cpu_millis, capacity.mem_mb, capacity.disk_mb)
+}
+
+/// What of it is kept for the system.
+fn kept_back(capacity: &Capacity) -> String {
+    let kept = (
+        capacity.reserved_cpu_millis,
+        capacity.reserved_mem_mb,
+        capacity.reserved_disk_mb,
+    );
+    match kept {
+        (Some(cpu), Some(mem), Some(disk)) => amounts(cpu, mem, disk),
+        _ => "nothing: its settings say what it offers".to_owned(),
+    }
 }
 
 /// `mezzo framework list`.

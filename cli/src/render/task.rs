@@ -194,6 +194,13 @@ pub(crate) fn show(task: &Task, now_ms: u64, style: Style) -> String {
                 ),
                 ("memory", usage.memory_bytes.map(bytes).unwrap_or_default()),
                 (
+                    "working set",
+                    usage
+                        .memory_working_set_bytes
+                        .map(bytes)
+                        .unwrap_or_default(),
+                ),
+                (
                     "peak",
                     usage.memory_peak_bytes.map(bytes).unwrap_or_default(),
                 ),
@@ -204,6 +211,10 @@ pub(crate) fn show(task: &Task, now_ms: u64, style: Style) -> String {
                 (
                     "file cache",
                     usage.memory_file_bytes.map(bytes).unwrap_or_default(),
+                ),
+                (
+                    "kernel",
+                    usage.memory_kernel_bytes.map(bytes).unwrap_or_default(),
                 ),
                 (
                     "pids",

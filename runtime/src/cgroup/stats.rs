@@ -31,22 +31,43 @@ pub(crate) fn parse_pressure(text: &str) -> Option<Pressure> {
     })
 }
 
-/// Bytes read and written, summed over the devices of a version 2 `io.stat`.
-pub(crate) fn parse_io_stat(text: &str) -> (u64, u64) {
-    let sum = |key: &str| {
-        text.split_whitespace()
-            .filter_map(|word| {
-                word.strip_prefix(key)?
-                    .strip_prefix('=')?
-                    .parse::<u64>()
-                    .ok()
-            })
-            .fold(0_u64, u64::saturating_add)
-    };
-    (sum("rbytes"), sum("wbytes"))
+/// The lines of a file of `key value` lines, in one pass.
+pub(crate) fn pairs(text: &str) -> impl Iterator<Item = (&str, u64)> {
+    text.lines().filter_map(|line| {
+        let (name, value) = line.split_once(' ')?;
+        Some((name, value.trim().parse().ok()?))
+    })
 }
 
-/// Bytes read and written, summed over the devices of a version 1 `blkio.throttle.io_service_bytes`. `None` where
+/// What went to and from block devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct IoSums {
+    pub(crate) read_bytes: u64,
+    pub(crate) write_bytes: u64,
+    pub(crate) read_ops: u64,
+    pub(crate) write_ops: u64,
+}
+
+/// Summed over the devices of a version 2 `io.stat`.
+pub(crate) fn parse_io_stat(text: &str) -> IoSums {
+    let mut sums = IoSums::default();
+    for word in text.split_ascii_whitespace() {
+        let Some((key, value)) = word.split_once('=') else {
+            continue;
+        };
+        let to = match key {
+            "rbytes" => &mut sums.read_bytes,
+            "wbytes" => &mut sums.write_bytes,
+            "rios" => &mut sums.read_ops,
+            "wios" => &mut sums.write_ops,
+            _ => continue,
+        };
+        *to = to.saturating_add(value.parse().unwrap_or(0));
+    }
+    sums
+}
+
+/// Read and written, summed over the devices of a version 1 `blkio.throttle.io_service_bytes` or `io_serviced`. `None` where
 /// no device is named: kernels since 6.10 count for those alone that somebody has limited.
 pub(crate) fn parse_blkio(text: &str) -> Option<(u64, u64)> {
     let sum = |kind: &str| {
@@ -93,8 +114,14 @@ mod tests {
     fn io_is_summed_over_devices() {
         let text =
             "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n253:0 rbytes=10 wbytes=20\n";
-        assert_eq!(parse_io_stat(text), (11, 22));
-        assert_eq!(parse_io_stat(""), (0, 0));
+        let sums = IoSums {
+            read_bytes: 11,
+            write_bytes: 22,
+            read_ops: 3,
+            write_ops: 4,
+        };
+        assert_eq!(parse_io_stat(text), sums);
+        assert_eq!(parse_io_stat(""), IoSums::default());
         let text = "253:0 Read 4096\n253:0 Write 8192\n8:0 Read 1\nTotal 12289\n";
         assert_eq!(parse_blkio(text), Some((4097, 8192)));
         assert_eq!(parse_blkio("Total 0\n"), None);

@@ -2,14 +2,15 @@
 //! `pread`s, and it still works in the moment when the cgroup's directory is being removed.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::{CgroupMode, Hierarchies, stats};
 use crate::layout::StartCost;
 use crate::model::Usage;
+use crate::stats_file;
+use crate::traffic::TrafficReader;
 
-/// The kept descriptors of one cgroup.
+/// The kept descriptors of one container.
 #[derive(Debug)]
 pub(crate) struct UsageReader {
     mode: CgroupMode,
@@ -18,6 +19,8 @@ pub(crate) struct UsageReader {
     /// Where the pressure files are, on version 2. They are opened for each sample: three more descriptors kept per
     /// container would bring the agent to its limit of open files a third earlier.
     pressure: Option<PathBuf>,
+    /// Of a container with a network of its own.
+    traffic: Option<TrafficReader>,
 }
 
 /// Controller and file, on version 2.
@@ -44,6 +47,7 @@ const V1_FILES: &[(&str, &str)] = &[
     ("memory", "memory.oom_control"),
     ("pids", "pids.current"),
     ("blkio", "blkio.throttle.io_service_bytes_recursive"),
+    ("blkio", "blkio.throttle.io_serviced_recursive"),
 ];
 
 impl UsageReader {
@@ -52,6 +56,7 @@ impl UsageReader {
         hierarchies: &Hierarchies,
         cgroup: &str,
         start_cost: Option<StartCost>,
+        traffic: Option<TrafficReader>,
     ) -> Self {
         let wanted = match hierarchies.mode {
             CgroupMode::V2 => V2_FILES,
@@ -71,47 +76,42 @@ impl UsageReader {
             pressure: (hierarchies.mode == CgroupMode::V2)
                 .then(|| hierarchies.unified_dir(cgroup))
                 .flatten(),
+            traffic,
         }
     }
 
-    /// Takes a sample.
-    pub(crate) fn read(&self, now_ms: u64) -> Usage {
-        let text = |name: &str| self.text(name);
-        let usage = match self.mode {
-            CgroupMode::V2 => usage_v2(now_ms, &text),
-            CgroupMode::V1 | CgroupMode::Hybrid => usage_v1(now_ms, &text),
-        };
-        Usage {
+    /// Takes a sample. The buffer is for the texts; who takes many samples uses it again.
+    pub(crate) fn read(&self, now_ms: u64, buffer: &mut Vec<u8>) -> Usage {
+        let traffic = self
+            .traffic
+            .as_ref()
+            .and_then(|traffic| traffic.read(buffer));
+        let mut usage = Usage {
+            sampled_at_ms: now_ms,
             cpu_start_us: self.start_cost.map(|cost| cost.total_us),
             cpu_start_own_us: self.start_cost.map(|cost| cost.own_us),
-            ..usage
-        }
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        if name.ends_with(".pressure") {
-            return std::fs::read_to_string(self.pressure.as_ref()?.join(name)).ok();
-        }
-        let (_, file) = self.files.iter().find(|(known, _)| *known == name)?;
-        let mut buffer = vec![0_u8; 8192];
-        let mut length = 0;
-        loop {
-            match file.read_at(&mut buffer[length..], length as u64) {
-                Ok(0) => break,
-                Ok(read) => length += read,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                // ENODEV: the cgroup is gone, and with it the answer.
-                Err(_) => return None,
+            traffic,
+            ..Usage::default()
+        };
+        let take = match self.mode {
+            CgroupMode::V2 => take_v2,
+            CgroupMode::V1 | CgroupMode::Hybrid => take_v1,
+        };
+        for (name, file) in &self.files {
+            if let Some(text) = stats_file::read(file, buffer) {
+                take(&mut usage, name, text);
             }
-            if length == buffer.len() {
-                if length >= 1 << 20 {
-                    break;
+        }
+        if let Some(dir) = &self.pressure {
+            for name in ["cpu.pressure", "memory.pressure", "io.pressure"] {
+                if let Ok(file) = File::open(dir.join(name))
+                    && let Some(text) = stats_file::read(&file, buffer)
+                {
+                    take_v2(&mut usage, name, text);
                 }
-                buffer.resize(length * 2, 0);
             }
         }
-        buffer.truncate(length);
-        String::from_utf8(buffer).ok()
+        usage
     }
 }
 
@@ -140,71 +140,105 @@ pub(crate) fn start_cost(
     })
 }
 
-/// Pure: a sample from the texts of version 2 files.
-fn usage_v2(now_ms: u64, text: &dyn Fn(&str) -> Option<String>) -> Usage {
-    let single = |file: &str| stats::parse_single(&text(file)?);
-    let pressure = |file: &str| stats::parse_pressure(&text(file)?);
-    let events = text("memory.events").unwrap_or_default();
-    let cpu = text("cpu.stat").unwrap_or_default();
-    let memory = text("memory.stat").unwrap_or_default();
-    let io = text("io.stat").map(|text| stats::parse_io_stat(&text));
-    Usage {
-        sampled_at_ms: now_ms,
-        cpu_total_us: stats::parse_keyed(&cpu, "usage_usec").unwrap_or(0),
-        cpu_start_us: None,
-        cpu_start_own_us: None,
-        cpu_user_us: stats::parse_keyed(&cpu, "user_usec"),
-        cpu_system_us: stats::parse_keyed(&cpu, "system_usec"),
-        memory_bytes: single("memory.current"),
-        memory_peak_bytes: single("memory.peak"),
-        memory_anon_bytes: stats::parse_keyed(&memory, "anon"),
-        memory_file_bytes: stats::parse_keyed(&memory, "file"),
-        memory_inactive_file_bytes: stats::parse_keyed(&memory, "inactive_file"),
-        memory_kernel_bytes: stats::parse_keyed(&memory, "kernel"),
-        memory_sock_bytes: stats::parse_keyed(&memory, "sock"),
-        pids: single("pids.current"),
-        oom_kills: stats::parse_keyed(&events, "oom_kill"),
-        throttled_us: stats::parse_keyed(&cpu, "throttled_usec"),
-        cpu_periods: stats::parse_keyed(&cpu, "nr_periods"),
-        cpu_throttled_periods: stats::parse_keyed(&cpu, "nr_throttled"),
-        memory_high_events: stats::parse_keyed(&events, "high"),
-        memory_max_events: stats::parse_keyed(&events, "max"),
-        memory_oom_events: stats::parse_keyed(&events, "oom"),
-        cpu_pressure: pressure("cpu.pressure"),
-        memory_pressure: pressure("memory.pressure"),
-        io_pressure: pressure("io.pressure"),
-        io_read_bytes: io.map(|(read, _)| read),
-        io_write_bytes: io.map(|(_, written)| written),
+/// Pure: takes from the text of a version 2 file what a sample tells.
+fn take_v2(usage: &mut Usage, file: &str, text: &str) {
+    match file {
+        "cpu.stat" => {
+            for (key, value) in stats::pairs(text) {
+                match key {
+                    "usage_usec" => usage.cpu_total_us = value,
+                    "user_usec" => usage.cpu_user_us = Some(value),
+                    "system_usec" => usage.cpu_system_us = Some(value),
+                    "nr_periods" => usage.cpu_periods = Some(value),
+                    "nr_throttled" => usage.cpu_throttled_periods = Some(value),
+                    "throttled_usec" => usage.throttled_us = Some(value),
+                    _ => {}
+                }
+            }
+        }
+        "memory.current" => usage.memory_bytes = stats::parse_single(text),
+        "memory.peak" => usage.memory_peak_bytes = stats::parse_single(text),
+        "memory.stat" => {
+            for (key, value) in stats::pairs(text) {
+                match key {
+                    "anon" => usage.memory_anon_bytes = Some(value),
+                    "file" => usage.memory_file_bytes = Some(value),
+                    "inactive_file" => usage.memory_inactive_file_bytes = Some(value),
+                    "kernel" => usage.memory_kernel_bytes = Some(value),
+                    "sock" => usage.memory_sock_bytes = Some(value),
+                    _ => {}
+                }
+            }
+        }
+        "memory.events" => {
+            for (key, value) in stats::pairs(text) {
+                match key {
+                    "high" => usage.memory_high_events = Some(value),
+                    "max" => usage.memory_max_events = Some(value),
+                    "oom" => usage.memory_oom_events = Some(value),
+                    "oom_kill" => usage.oom_kills = Some(value),
+                    _ => {}
+                }
+            }
+        }
+        "pids.current" => usage.pids = stats::parse_single(text),
+        "io.stat" => {
+            let io = stats::parse_io_stat(text);
+            usage.io_read_bytes = Some(io.read_bytes);
+            usage.io_write_bytes = Some(io.write_bytes);
+            usage.io_read_ops = Some(io.read_ops);
+            usage.io_write_ops = Some(io.write_ops);
+        }
+        "cpu.pressure" => usage.cpu_pressure = stats::parse_pressure(text),
+        "memory.pressure" => usage.memory_pressure = stats::parse_pressure(text),
+        "io.pressure" => usage.io_pressure = stats::parse_pressure(text),
+        _ => {}
     }
 }
 
-/// Pure: a sample from the texts of version 1 files.
-fn usage_v1(now_ms: u64, text: &dyn Fn(&str) -> Option<String>) -> Usage {
-    let keyed = |file: &str, key: &str| stats::parse_keyed(&text(file)?, key);
-    let single = |file: &str| stats::parse_single(&text(file)?);
-    let micros = |file: &str| single(file).map(|nanos| nanos / 1000);
-    let memory = text("memory.stat").unwrap_or_default();
-    let io = text("blkio.throttle.io_service_bytes_recursive")
-        .and_then(|text| stats::parse_blkio(&text));
-    Usage {
-        sampled_at_ms: now_ms,
-        cpu_total_us: micros("cpuacct.usage").unwrap_or(0),
-        cpu_user_us: micros("cpuacct.usage_user"),
-        cpu_system_us: micros("cpuacct.usage_sys"),
-        memory_bytes: single("memory.usage_in_bytes"),
-        memory_peak_bytes: single("memory.max_usage_in_bytes"),
-        memory_anon_bytes: stats::parse_keyed(&memory, "total_rss"),
-        memory_file_bytes: stats::parse_keyed(&memory, "total_cache"),
-        memory_inactive_file_bytes: stats::parse_keyed(&memory, "total_inactive_file"),
-        memory_kernel_bytes: single("memory.kmem.usage_in_bytes"),
-        pids: single("pids.current"),
-        oom_kills: keyed("memory.oom_control", "oom_kill"),
-        throttled_us: keyed("cpu.stat", "throttled_time").map(|nanos| nanos / 1000),
-        cpu_periods: keyed("cpu.stat", "nr_periods"),
-        cpu_throttled_periods: keyed("cpu.stat", "nr_throttled"),
-        io_read_bytes: io.map(|(read, _)| read),
-        io_write_bytes: io.map(|(_, written)| written),
-        ..Usage::default()
+/// Pure: takes from the text of a version 1 file what a sample tells.
+fn take_v1(usage: &mut Usage, file: &str, text: &str) {
+    let micros = || stats::parse_single(text).map(|nanos| nanos / 1000);
+    match file {
+        "cpuacct.usage" => usage.cpu_total_us = micros().unwrap_or(0),
+        "cpuacct.usage_user" => usage.cpu_user_us = micros(),
+        "cpuacct.usage_sys" => usage.cpu_system_us = micros(),
+        "cpu.stat" => {
+            for (key, value) in stats::pairs(text) {
+                match key {
+                    "nr_periods" => usage.cpu_periods = Some(value),
+                    "nr_throttled" => usage.cpu_throttled_periods = Some(value),
+                    "throttled_time" => usage.throttled_us = Some(value / 1000),
+                    _ => {}
+                }
+            }
+        }
+        "memory.usage_in_bytes" => usage.memory_bytes = stats::parse_single(text),
+        "memory.max_usage_in_bytes" => usage.memory_peak_bytes = stats::parse_single(text),
+        "memory.kmem.usage_in_bytes" => usage.memory_kernel_bytes = stats::parse_single(text),
+        "memory.stat" => {
+            for (key, value) in stats::pairs(text) {
+                match key {
+                    "total_rss" => usage.memory_anon_bytes = Some(value),
+                    "total_cache" => usage.memory_file_bytes = Some(value),
+                    "total_inactive_file" => usage.memory_inactive_file_bytes = Some(value),
+                    _ => {}
+                }
+            }
+        }
+        "memory.oom_control" => usage.oom_kills = stats::parse_keyed(text, "oom_kill"),
+        "pids.current" => usage.pids = stats::parse_single(text),
+        "blkio.throttle.io_service_bytes_recursive" => {
+            let io = stats::parse_blkio(text);
+            usage.io_read_bytes = io.map(|(read, _)| read);
+            usage.io_write_bytes = io.map(|(_, written)| written);
+        }
+        "blkio.throttle.io_serviced_recursive" => {
+            let io = stats::parse_blkio(text);
+            usage.io_read_ops = io.map(|(read, _)| read);
+            usage.io_write_ops = io.map(|(_, written)| written);
+        }
+        _ => {}
     }
 }
 
@@ -213,20 +247,19 @@ mod tests {
     use super::*;
     use crate::model::Pressure;
 
-    fn from(files: &'static [(&'static str, &'static str)]) -> impl Fn(&str) -> Option<String> {
-        move |name| {
-            files
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, text)| (*text).to_owned())
+    fn sample(take: fn(&mut Usage, &str, &str), files: &[(&str, &str)]) -> Usage {
+        let mut usage = Usage::default();
+        for (name, text) in files {
+            take(&mut usage, name, text);
         }
+        usage
     }
 
     #[test]
     fn version_2_files_become_a_sample() {
-        let usage = usage_v2(
-            5,
-            &from(&[
+        let usage = sample(
+            take_v2,
+            &[
                 (
                     "cpu.stat",
                     "usage_usec 300\nuser_usec 100\nsystem_usec 200\nnr_periods 4\nnr_throttled 2\nthrottled_usec 7\n",
@@ -245,7 +278,7 @@ mod tests {
                     "cpu.pressure",
                     "some avg10=0.00 total=5\nfull avg10=0.00 total=4\n",
                 ),
-            ]),
+            ],
         );
         assert_eq!(
             (usage.cpu_total_us, usage.cpu_user_us, usage.throttled_us),
@@ -283,9 +316,9 @@ mod tests {
 
     #[test]
     fn version_1_files_become_a_sample() {
-        let usage = usage_v1(
-            5,
-            &from(&[
+        let usage = sample(
+            take_v1,
+            &[
                 ("cpuacct.usage", "3000000\n"),
                 (
                     "cpu.stat",
@@ -301,7 +334,7 @@ mod tests {
                     "memory.oom_control",
                     "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
                 ),
-            ]),
+            ],
         );
         assert_eq!(
             (usage.cpu_total_us, usage.cpu_user_us, usage.throttled_us),

@@ -290,6 +290,9 @@ fn check_log(spec: &ContainerSpec) -> Result<(), BadSpec> {
     if !(1..=100).contains(&spec.log.files) {
         return Err(bad("log.files", "must be 1 to 100"));
     }
+    if spec.log.max_age_secs == Some(0) {
+        return Err(bad("log.max_age_secs", "must be at least 1"));
+    }
     Ok(())
 }
 
@@ -396,7 +399,8 @@ mod tests {
         assert_eq!(
             problem_of(|spec| spec.log = LogLimits {
                 max_bytes: 1,
-                files: 1
+                files: 1,
+                max_age_secs: None,
             }),
             "log.max_bytes"
         );

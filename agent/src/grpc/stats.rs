@@ -1,0 +1,140 @@
+//! What tasks use, told from the book of samples: once, or after every round.
+//!
+//! Nothing here waits for a reader but the reader's own task: a round that comes while an answer is still on its way is
+//! skipped, and the next answer tells the newest.
+
+use futures::StreamExt as _;
+use mezzo_api::{model::NodeUsage, proto};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Status;
+
+use super::Answers;
+use crate::{
+    actor::{Command, Handle},
+    stats::{
+        Stats,
+        book::Tracked,
+        rates::Rates,
+        ring::{Figure, Point},
+    },
+};
+
+/// Tasks that one call may name.
+const MAX_NAMED: usize = 1000;
+
+/// Refuses what nobody can mean.
+pub(super) fn check(request: &proto::GetStatsRequest) -> Result<(), Status> {
+    if request.task_ids.len() > MAX_NAMED {
+        return Err(Status::invalid_argument(format!(
+            "task_ids: {} are more than {MAX_NAMED}; name none for all",
+            request.task_ids.len()
+        )));
+    }
+    Ok(())
+}
+
+/// The book as it is now.
+pub(super) fn round(
+    stats: &Stats,
+    request: &proto::GetStatsRequest,
+    node: Option<NodeUsage>,
+) -> proto::StatsRound {
+    let wanted = |task: &Tracked| {
+        let id = task.about.key.task.as_str();
+        request.task_ids.is_empty() || request.task_ids.iter().any(|wanted| wanted == id)
+    };
+    // Copied under the lock, made into messages after it.
+    let tasks: Vec<Tracked> =
+        stats.with(|book| book.tasks().filter(|task| wanted(task)).cloned().collect());
+    let mut tasks: Vec<_> = tasks
+        .into_iter()
+        .map(|task| message(task, request.with_history))
+        .collect();
+    tasks.sort_by(|a, b| (&a.task_id, &a.framework_id).cmp(&(&b.task_id, &b.framework_id)));
+    proto::StatsRound {
+        sampled_at_ms: node.as_ref().map_or(0, |node| node.sampled_at_ms),
+        node: node.map(Into::into),
+        tasks,
+    }
+}
+
+/// After every round; ends when the answer is dropped.
+pub(super) fn watch(
+    handle: Handle,
+    stats: Stats,
+    mut request: proto::GetStatsRequest,
+) -> Answers<proto::StatsRound> {
+    let (sender, answers) = mpsc::channel(1);
+    let mut rounds = stats.rounds();
+    let task = AbortOnDropHandle::new(tokio::spawn(async move {
+        rounds.mark_changed();
+        while rounds.changed().await.is_ok() {
+            // The place is there before the book is read, so that what is sent is the newest.
+            let Ok(place) = sender.reserve().await else {
+                return;
+            };
+            rounds.borrow_and_update();
+            match handle.ask(Command::NodeUsage).await {
+                Ok(node) => place.send(Ok(round(&stats, &request, node))),
+                Err(stopped) => {
+                    place.send(Err(stopped.into()));
+                    return;
+                }
+            }
+            request.with_history = false;
+        }
+    }));
+    Box::pin(ReceiverStream::new(answers).map(move |answer| {
+        let _watching = &task;
+        answer
+    }))
+}
+
+fn message(task: Tracked, with_history: bool) -> proto::TaskStats {
+    proto::TaskStats {
+        framework_id: task.about.key.framework.into(),
+        task_id: task.about.key.task.into(),
+        name: task.about.name,
+        usage: Some(task.usage.into()),
+        rates: task.rates.map(rates),
+        cpu_millis: task.about.cpu_millis,
+        cpu_limit_millis: task.about.cpu_limit_millis,
+        memory_limit_bytes: task.about.memory_limit_bytes,
+        history: if with_history {
+            task.ring.points().map(point).collect()
+        } else {
+            Vec::new()
+        },
+    }
+}
+
+fn rates(rates: Rates) -> proto::Rates {
+    proto::Rates {
+        window_ms: rates.window_ms,
+        cpu_millis: rates.cpu_millis,
+        cpu_throttled_permille: rates.cpu_throttled_permille,
+        io_read_bytes: rates.io_read_bytes,
+        io_write_bytes: rates.io_write_bytes,
+        io_read_ops: rates.io_read_ops,
+        io_write_ops: rates.io_write_ops,
+        network_rx_bytes: rates.network_rx_bytes,
+        network_tx_bytes: rates.network_tx_bytes,
+        network_rx_packets: rates.network_rx_packets,
+        network_tx_packets: rates.network_tx_packets,
+        cpu_pressure_permille: rates.cpu_pressure_permille,
+        memory_pressure_permille: rates.memory_pressure_permille,
+        io_pressure_permille: rates.io_pressure_permille,
+    }
+}
+
+fn point(point: &Point) -> proto::StatsPoint {
+    proto::StatsPoint {
+        at_ms: point.at_ms,
+        cpu_millis: point.get(Figure::Cpu),
+        memory_bytes: point.get(Figure::Memory),
+        io_bytes: point.get(Figure::Io),
+        network_bytes: point.get(Figure::Network),
+    }
+}
