@@ -12,7 +12,7 @@ mod secrets;
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use mezzo_api::model::{NetworkMode, SecretSource, Usage};
+use mezzo_api::model::{IoLimit, NetworkMode, Rlimit, SecretSource, Usage};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -236,6 +236,16 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// Processes and threads.
     pub pids: Option<u64>,
+    /// Swap on top of the memory limit.
+    pub swap_bytes: Option<u64>,
+    /// Above this, memory is taken back and nothing killed.
+    pub memory_high_bytes: Option<u64>,
+    /// Taken back last.
+    pub memory_low_bytes: Option<u64>,
+    /// 1 to 10000.
+    pub io_weight: Option<u64>,
+    /// One entry per device.
+    pub io_max: Vec<IoLimit>,
 }
 
 /// What the runtime is asked to run.
@@ -255,6 +265,8 @@ pub struct ContainerSpec {
     pub user: String,
     /// Limits.
     pub limits: Limits,
+    /// Of the first process and what it starts.
+    pub rlimits: Vec<Rlimit>,
     /// Mounted in order.
     pub mounts: Vec<Mount>,
     /// Which network it sees.

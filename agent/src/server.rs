@@ -349,6 +349,7 @@ fn settings(config: &Config) -> Settings {
         allow_privileged: config.allow_privileged,
         host_path_allow: config.host_path_allow.clone(),
         boot_id: detect::boot_id(),
+        cgroup_mode: cgroup_mode(),
     }
 }
 

@@ -1,7 +1,8 @@
 //! A task on this machine: what becomes of it, decided without any I/O.
 //!
 //! [`core`] holds all tasks and turns events into effects; [`event`] names both; [`updates`] is the queue of statuses
-//! of one task; [`status`] finds the words and reasons; [`spec`] merges image and task into a container.
+//! of one task; [`status`] finds the words and reasons; [`spec`] merges image and task into a container; [`limits`] says
+//! what it may use.
 //!
 //! ```text
 //! Creating ─► Launching ─► Running ─► Killing ─► Ended ─(acknowledged, old)─► collected
@@ -11,6 +12,7 @@
 pub(crate) mod core;
 pub(crate) mod entry;
 pub(crate) mod event;
+pub(crate) mod limits;
 pub(crate) mod spec;
 pub(crate) mod status;
 pub(crate) mod updates;

@@ -69,6 +69,7 @@ impl Machine {
             allow_privileged: false,
             host_path_allow: vec![],
             boot_id: "boot".into(),
+            cgroup_mode: mezzo_api::model::CgroupMode::V2,
         };
         let (runtime, images): (Arc<dyn Runtime>, Arc<dyn Images>) = (
             Arc::clone(&self.runtime) as _,

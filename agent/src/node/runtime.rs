@@ -14,6 +14,8 @@ use super::{
     Writer,
 };
 
+mod limits;
+
 const STOP_SIGNAL_LABEL: &str = "mezzo.stop_signal";
 const SIGTERM: i32 = 15;
 
@@ -70,9 +72,12 @@ impl Runtime for Containers {
                 cgroup: started.cgroup,
                 started_at_ms: started.started_at_ms,
             }),
-            Err(
-                error @ (rt::StartError::BadSpec { .. } | rt::StartError::AlreadyExists { .. }),
-            ) => Err(StartError::Invalid(chain(&error))),
+            Err(rt::StartError::BadSpec { problem, .. }) => {
+                Err(StartError::Invalid(limits::in_words_of_the_api(&problem)))
+            }
+            Err(error @ rt::StartError::AlreadyExists { .. }) => {
+                Err(StartError::Invalid(chain(&error)))
+            }
             Err(error) => Err(StartError::Failed(chain(&error))),
         }
     }
@@ -273,13 +278,8 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
     to.cwd = spec.cwd;
     to.user = user;
     to.hostname = spec.hostname;
-    to.limits = rt::Limits {
-        cpu_millis_weight: spec.limits.cpu_millis,
-        cpu_limit_millis: spec.limits.cpu_limit_millis,
-        memory_bytes: spec.limits.memory_bytes,
-        pids: spec.limits.pids,
-        ..rt::Limits::default()
-    };
+    to.limits = limits::to_limits(&spec.limits);
+    to.rlimits = spec.rlimits.iter().map(limits::to_rlimit).collect();
     to.mounts = spec
         .mounts
         .into_iter()

@@ -13,7 +13,9 @@ use std::{
     time::Duration,
 };
 
-use mezzo_api::model::{AgentId, ExitInfo, StatusSource, Task, TaskStatus, UpdateId, Usage};
+use mezzo_api::model::{
+    AgentId, CgroupMode, ExitInfo, StatusSource, Task, TaskStatus, UpdateId, Usage,
+};
 
 use super::{
     Context, TaskKey,
@@ -49,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) allow_privileged: bool,
     pub(crate) host_path_allow: Vec<PathBuf>,
     pub(crate) boot_id: String,
+    /// What the machine can limit.
+    pub(crate) cgroup_mode: CgroupMode,
 }
 
 /// The state.

@@ -34,6 +34,7 @@ pub(crate) fn a_task(id: &str) -> TaskInfo {
         max_completion: None,
         labels: std::collections::BTreeMap::new(),
         data: Vec::new(),
+        limits: mezzo_api::model::TaskLimits::default(),
     }
 }
 
@@ -67,6 +68,7 @@ impl Bench {
             allow_privileged: false,
             host_path_allow: vec![],
             boot_id: "b".into(),
+            cgroup_mode: mezzo_api::model::CgroupMode::V2,
         };
         let total = "cpus:1;mem:1024;ports:[31000-31009]".parse().unwrap();
         let mut bench = Self {

@@ -8,6 +8,7 @@
 mod bench;
 mod cases;
 mod inside;
+mod limits;
 mod master;
 
 use std::{

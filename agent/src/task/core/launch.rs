@@ -12,7 +12,7 @@ use crate::{
         Context, TaskKey,
         entry::{Entry, Interest, Next, Phase},
         event::{Effect, LaunchFailure},
-        spec,
+        limits, spec,
         status::{KillCause, Outcome},
         updates::UpdateQueue,
     },
@@ -108,6 +108,7 @@ impl Core {
             self.settings.allow_privileged,
             &self.settings.host_path_allow,
         )
+        .or_else(|| limits::refuse(info, self.settings.cgroup_mode))
     }
 
     pub(super) fn created(
