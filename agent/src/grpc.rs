@@ -1,8 +1,9 @@
 //! NodeService: this machine asked directly. Thin: questions go to the owner and the runtime; `log` reads logs, `exec`
-//! carries sessions.
+//! carries sessions, `update` changes limits.
 
 mod exec;
 mod log;
+mod update;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -82,6 +83,15 @@ impl NodeService for NodeApi {
             }
         }
         Ok(Response::new(proto::GetUsageResponse { tasks }))
+    }
+
+    async fn update_task(
+        &self,
+        request: Request<proto::UpdateTaskRequest>,
+    ) -> Result<Response<proto::UpdateTaskResponse>, Status> {
+        update::update(&self.handle, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     type ReadLogStream = Answers<proto::LogChunk>;

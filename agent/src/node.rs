@@ -122,6 +122,20 @@ pub enum StartError {
     Failed(String),
 }
 
+/// Why limits were not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LimitError {
+    /// There is no such container, or it has ended.
+    #[error("it is not running")]
+    NotRunning,
+    /// They cannot be used here, or less memory is asked for than is in use. Nothing is changed.
+    #[error("{0}")]
+    Refused(String),
+    /// It might work next time; what holds now is not sure.
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// How a container ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ContainerExit {
@@ -350,6 +364,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn terminate(&self, id: &ContainerId) -> Result<(), RuntimeError>;
     /// Ends everything in the container's cgroup, now.
     async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+    /// Changes the limits of a running container: all or none of them.
+    async fn limit(&self, id: &ContainerId, limits: Limits) -> Result<(), LimitError>;
     /// A fresh sample.
     async fn usage(&self, id: &ContainerId) -> Result<Usage, RuntimeError>;
     /// Runs something in the container.

@@ -227,7 +227,6 @@ pub(crate) async fn serve(
             store: store.clone(),
             hostname: info.hostname.clone(),
             host_path_allow: config.host_path_allow.clone(),
-            default_pids: config.default_pids_limit,
             starts: Arc::new(Semaphore::new(config.max_parallel_starts)),
         },
     );
@@ -349,6 +348,7 @@ fn settings(config: &Config) -> Settings {
         allow_privileged: config.allow_privileged,
         host_path_allow: config.host_path_allow.clone(),
         boot_id: detect::boot_id(),
+        default_pids: config.default_pids_limit,
         cgroup_mode: cgroup_mode(),
     }
 }

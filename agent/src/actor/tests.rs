@@ -69,6 +69,7 @@ impl Machine {
             allow_privileged: false,
             host_path_allow: vec![],
             boot_id: "boot".into(),
+            default_pids: 4096,
             cgroup_mode: mezzo_api::model::CgroupMode::V2,
         };
         let (runtime, images): (Arc<dyn Runtime>, Arc<dyn Images>) = (
@@ -92,7 +93,6 @@ impl Machine {
             store,
             hostname: "node".into(),
             host_path_allow: vec![],
-            default_pids: 10,
             starts: Arc::new(Semaphore::new(2)),
         };
         let (handle, commands) = channel();

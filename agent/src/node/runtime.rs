@@ -10,8 +10,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecControl, ExecSession,
-    ExecSpec, ExitRecord, MountSource, Reader, Runtime, RuntimeError, StartError, Started, Stream,
-    Writer,
+    ExecSpec, ExitRecord, LimitError, Limits, MountSource, Reader, Runtime, RuntimeError,
+    StartError, Started, Stream, Writer,
 };
 
 mod limits;
@@ -121,6 +121,32 @@ impl Runtime for Containers {
     async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let killed = self.0.stop(&to_id(id), Duration::ZERO, 9).await;
         killed.map(|_| ()).map_err(|error| from_error(id, &error))
+    }
+
+    async fn limit(&self, id: &ContainerId, to: Limits) -> Result<(), LimitError> {
+        self.0
+            .update(&to_id(id), limits::to_limits(&to))
+            .await
+            .map_err(|error| match &error {
+                rt::UpdateError::NotFound { .. } | rt::UpdateError::NotRunning { .. } => {
+                    LimitError::NotRunning
+                }
+                rt::UpdateError::BadLimits { problem, .. } => {
+                    LimitError::Refused(limits::in_words_of_the_api(problem))
+                }
+                rt::UpdateError::MemoryInUse {
+                    wanted_bytes,
+                    used_bytes,
+                    ..
+                } => LimitError::Refused(format!(
+                    "memory_limit_mb: {} MiB are in use and cannot be taken back, more than the {} MiB asked for; nothing is killed for a change of limits",
+                    used_bytes.div_ceil(1 << 20),
+                    wanted_bytes >> 20
+                )),
+                rt::UpdateError::Cgroup { .. } | rt::UpdateError::Record { .. } => {
+                    LimitError::Failed(chain(&error))
+                }
+            })
     }
 
     async fn usage(&self, id: &ContainerId) -> Result<Usage, RuntimeError> {

@@ -254,6 +254,9 @@ fn entry(folder: &Recovered, settings: &Settings, phase: Phase) -> Entry {
         started_at_ms: running.map(|status| status.timestamp_ms),
         usage: latest.usage.clone(),
         healthy: latest.healthy,
+        created_at_ms: checkpoint.created_at_ms,
+        told_limits: None,
+        changing: None,
         latest,
     }
 }
@@ -311,6 +314,8 @@ fn adopt(
     let is_killing = matches!(adopted.phase, Phase::Killing { .. });
     core.adopt(adopted);
     effects.push(Effect::Watch(id.clone()));
+    // The agent before may have died between the kernel and the checkpoint: what is on record holds.
+    core.tell_limits(&id, effects);
     if !was_told && !is_killing {
         let running = Outcome {
             state: TaskState::Running,

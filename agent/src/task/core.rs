@@ -3,6 +3,7 @@
 //! What holds at any time: a task id is launched at most once; nothing is done for a task before its checkpoint is
 //! on disk, nothing is told before it is on disk; resources are held until the last process is gone.
 
+mod change;
 mod kill;
 mod launch;
 mod time;
@@ -19,6 +20,7 @@ use mezzo_api::model::{
 
 use super::{
     Context, TaskKey,
+    change::Refused,
     entry::{Entry, Phase},
     event::{Effect, Event, Verdict},
     status::{KillCause, Outcome, ended},
@@ -51,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) allow_privileged: bool,
     pub(crate) host_path_allow: Vec<PathBuf>,
     pub(crate) boot_id: String,
+    /// Processes and threads of a task that does not say.
+    pub(crate) default_pids: u64,
     /// What the machine can limit.
     pub(crate) cgroup_mode: CgroupMode,
 }
@@ -145,6 +149,12 @@ impl Core {
                     }
                 }
             }
+            Event::Limited {
+                container,
+                limits,
+                result,
+            } => self.limited(&container, &limits, result, &mut effects),
+            Event::Rewritten(written, result) => self.rewritten(&written, result, &mut effects),
             Event::Health(id, verdict) => self.health(&id, verdict, ctx, &mut effects),
             Event::Tick => {}
         }
@@ -359,6 +369,9 @@ impl Core {
             task = %entry.key, container = %id, state = %outcome.state, reason = ?outcome.reason,
             message = outcome.message, "task ended"
         );
+        if entry.changing.take().is_some() {
+            effects.push(Effect::Answer(id.clone(), Err(Refused::ended())));
+        }
         let status = entry.status(outcome, exit, usage, ctx);
         entry.latest = status.clone();
         entry.usage.clone_from(&status.usage);

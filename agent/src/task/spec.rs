@@ -8,9 +8,9 @@ use mezzo_api::model::{
     AgentId, CheckKind, FrameworkId, NetworkMode, Reason, TaskInfo, TaskState, VolumeSource,
 };
 
-use super::{limits, status::Outcome};
+use super::status::Outcome;
 use crate::node::{
-    ContainerId, ContainerSpec, IMAGE_DIGEST_LABEL, Mount, MountSource, PreparedImage,
+    ContainerId, ContainerSpec, IMAGE_DIGEST_LABEL, Limits, Mount, MountSource, PreparedImage,
 };
 
 /// Where tasks find their own folder.
@@ -32,7 +32,7 @@ pub(crate) struct Place {
     pub(crate) files: Vec<(PathBuf, String)>,
     /// The paths of the task's host volumes, in their order, resolved and checked.
     pub(crate) host_paths: Vec<PathBuf>,
-    pub(crate) default_pids: u64,
+    pub(crate) limits: Limits,
 }
 
 /// What can be refused by looking at the task alone.
@@ -220,7 +220,7 @@ pub(crate) fn container(
             .clone()
             .or_else(|| image.config.user.clone())
             .unwrap_or_default(),
-        limits: limits::limits(info, place.default_pids),
+        limits: place.limits.clone(),
         rlimits: info.limits.rlimits.clone(),
         mounts,
         network: wanted.network,
@@ -287,7 +287,7 @@ mod tests {
             sandbox: "/s".into(),
             files: vec![],
             host_paths: vec![],
-            default_pids: 4096,
+            limits: Limits::default(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The core against its promises: one launch per task id, kills in every phase, order and durability of statuses,
 //! collection.
 
+mod limits;
+
 use std::time::Duration;
 
 use mezzo_api::model::{ContainerInfo, Reason, RoleName, TaskInfo, TaskState, TaskStatus, Usage};
@@ -68,6 +70,7 @@ impl Bench {
             allow_privileged: false,
             host_path_allow: vec![],
             boot_id: "b".into(),
+            default_pids: 4096,
             cgroup_mode: mezzo_api::model::CgroupMode::V2,
         };
         let total = "cpus:1;mem:1024;ports:[31000-31009]".parse().unwrap();
@@ -114,7 +117,17 @@ impl Bench {
                     self.sent.push((**status).clone());
                     None
                 }
+                Effect::Rewrite(checkpoint) => Some(Event::Rewritten(
+                    checkpoint.clone(),
+                    if self.disk_works {
+                        Ok(())
+                    } else {
+                        Err("disk full".into())
+                    },
+                )),
                 Effect::AppendAcknowledged(..)
+                | Effect::Limit(..)
+                | Effect::Answer(..)
                 | Effect::AppendForgotten(_)
                 | Effect::Launch { .. }
                 | Effect::CancelLaunch(_)

@@ -8,7 +8,7 @@ use mezzo_api::proto::{
     TaskState::{TaskError, TaskRunning},
 };
 
-use crate::bench::{Bench, task};
+use crate::bench::{Bench, eventually, task};
 
 /// Whether all controllers are on cgroup v2.
 fn v2() -> bool {
@@ -96,4 +96,98 @@ pub(crate) async fn limits_reach_the_container_or_are_refused_by_name(bench: &mu
             end.message
         );
     }
+}
+
+fn change(task: &str) -> proto::UpdateTaskRequest {
+    proto::UpdateTaskRequest {
+        task_id: task.into(),
+        ..proto::UpdateTaskRequest::default()
+    }
+}
+
+pub(crate) async fn limits_change_while_the_task_runs_and_outlive_the_agent(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("live", &["eat", "20"])).await;
+    let container = bench
+        .master
+        .status("live", TaskRunning)
+        .await
+        .container
+        .unwrap();
+    let cgroup = container.cgroup_path.clone();
+    let mut client = bench.client().await;
+    let wanted = proto::UpdateTaskRequest {
+        pids_limit: Some(44),
+        memory_limit_mb: Some(64),
+        cpu_limit: Some(proto::Scalar { millis: 500 }),
+        ..change("live")
+    };
+    let answer = client.update_task(wanted).await.unwrap().into_inner();
+    let info = answer.task.unwrap().info.unwrap();
+    assert_eq!(
+        (info.pids_limit, info.memory_limit_mb),
+        (Some(44), Some(64))
+    );
+    assert_eq!(pids_max(&cgroup), "44");
+    assert_eq!(memory_max(&cgroup), (64 << 20).to_string());
+    let quota = cgroup_file(&cgroup, "cpu", "cpu.cfs_quota_us", "cpu.max");
+    assert!(read(&quota).starts_with("50000"), "{}", read(&quota));
+
+    // A refusal leaves everything as it is.
+    let low = proto::UpdateTaskRequest {
+        pids_limit: Some(55),
+        memory_limit_mb: Some(16),
+        ..change("live")
+    };
+    let refused = client.update_task(low).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert!(
+        refused
+            .message()
+            .contains("memory_limit_mb: 16 is below the 32 MiB"),
+        "{refused}"
+    );
+    let soft = proto::UpdateTaskRequest {
+        memory_high_mb: Some(48),
+        ..change("live")
+    };
+    let high = client.update_task(soft).await;
+    if v2() {
+        high.unwrap();
+        let file = cgroup_file(&cgroup, "", "memory.high", "memory.high");
+        assert_eq!(read(&file), (48 << 20).to_string());
+    } else {
+        let refused = high.unwrap_err();
+        assert!(
+            refused.message().contains("limits.memory_high_mb: needs"),
+            "{refused}"
+        );
+    }
+    assert_eq!(pids_max(&cgroup), "44");
+    let nobody = client.update_task(change("nobody")).await.unwrap_err();
+    assert_eq!(nobody.code(), tonic::Code::NotFound);
+
+    // A new agent enforces what is on record, whatever the kernel was told meanwhile.
+    bench.kill_agent().await;
+    let file = cgroup_file(&cgroup, "pids", "pids.max", "pids.max");
+    fs::write(&file, "7").unwrap();
+    bench.start(2).await;
+    let registered = bench.master.last_registration();
+    let kept = registered.tasks[0].info.as_ref().unwrap();
+    assert_eq!(
+        (kept.pids_limit, kept.memory_limit_mb),
+        (Some(44), Some(64))
+    );
+    eventually("the limit on record", || pids_max(&cgroup) == "44").await;
+    let cleared = proto::UpdateTaskRequest {
+        clear: vec!["memory_limit_mb".into(), "cpu_limit".into()],
+        ..change("live")
+    };
+    let mut client = bench.client().await;
+    client.update_task(cleared).await.unwrap();
+    assert_eq!(memory_max(&cgroup), (32 << 20).to_string());
+    bench.kill_task("live", None).await;
+    bench.master.end("live").await;
+    let ended = client.update_task(change("live")).await.unwrap_err();
+    assert_eq!(ended.code(), tonic::Code::FailedPrecondition);
 }

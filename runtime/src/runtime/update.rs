@@ -61,6 +61,9 @@ fn update_blocking(inner: &Inner, entry: &Entry, limits: Limits) -> Result<(), U
             error
         }
     })?;
+    if record.spec.limits == limits {
+        return Ok(());
+    }
     record.spec.limits = limits;
     entry
         .dir

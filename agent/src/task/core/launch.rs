@@ -88,6 +88,9 @@ impl Core {
                 started_at_ms: None,
                 usage: None,
                 healthy: None,
+                created_at_ms: ctx.now.unix_ms,
+                told_limits: None,
+                changing: None,
             },
         );
         effects.push(Effect::Create(Box::new(checkpoint)));
@@ -117,6 +120,7 @@ impl Core {
         ctx: &mut Context<'_>,
         effects: &mut Vec<Effect>,
     ) {
+        let default_pids = self.settings.default_pids;
         let Some(entry) = self.entry(id) else { return };
         let Phase::Creating(next) = &entry.phase else {
             return;
@@ -124,10 +128,13 @@ impl Core {
         match next.clone() {
             Next::Launch => {
                 entry.phase = Phase::Launching { kill: None };
+                let limits = limits::limits(&entry.info, default_pids);
+                entry.told_limits = Some(limits.clone());
                 effects.push(Effect::Launch {
                     container: id.clone(),
                     framework: entry.key.framework.clone(),
                     info: Box::new(entry.info.clone()),
+                    limits: Box::new(limits),
                 });
             }
             Next::End(outcome) => self.end(id, outcome, None, None, ctx, effects),
