@@ -9,10 +9,17 @@ pub mod images;
 pub mod runtime;
 mod secrets;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use mezzo_api::model::{IoLimit, NetworkMode, Rlimit, SecretSource, Usage};
+use mezzo_api::model::{HugePages, IoLimit, NetworkMode, Rlimit, SecretSource, Usage};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -260,6 +267,10 @@ pub struct Limits {
     pub io_weight: Option<u64>,
     /// One entry per device.
     pub io_max: Vec<IoLimit>,
+    /// The only processors; all unless given.
+    pub cpus: Option<BTreeSet<u32>>,
+    /// One entry per size.
+    pub huge_pages: Vec<HugePages>,
 }
 
 /// What the runtime is asked to run.

@@ -16,7 +16,7 @@ use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::cgroup::device::{self, DeviceNumber};
-use crate::cgroup::{CgroupMode, Hierarchies, devices, settings, usage};
+use crate::cgroup::{CgroupMode, Hierarchies, devices, hugetlb, settings, usage};
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
 use crate::layout::{KeeperRecord, RECORD_VERSION, RunningRecord};
@@ -24,7 +24,7 @@ use crate::model::{IoLimit, Network};
 use crate::mount;
 use crate::process::{self, ProcessRef};
 use crate::protocol::StartRequest;
-use crate::spec::validate::BadSpec;
+use crate::spec::validate::{BadSpec, HostLimits};
 use crate::spec::{self, Context, HostFacts};
 use crate::sys;
 use crate::user::MAX_FILE_BYTES;
@@ -145,13 +145,23 @@ pub(crate) fn create(
         .ok_or_else(|| StartFailure::internal("the container has no process"))?
         .as_raw();
     let process = ProcessRef::of(pid).map_err(io("looking up the container's process"))?;
+    let refused = |error: &dyn std::fmt::Display| StartFailure::Cgroup {
+        reason: error.to_string(),
+    };
+    let wanted = settings::wanted(&spec.limits, context.host.cgroups, &limited);
+    if context.host.cgroups != CgroupMode::V2
+        && (spec.limits.cpuset.is_some() || !spec.limits.huge_pages.is_empty())
+    {
+        let dir = |controller: &str| {
+            let hierarchies = &creation.hierarchies;
+            hierarchies.controller_dir(controller, &request.cgroup)
+        };
+        let rest = settings::beside_libcontainer(wanted.clone());
+        settings::change(&dir, &rest).map_err(|(error, _)| refused(&error))?;
+    }
     if context.host.cgroups == CgroupMode::V2
         && let Some(cgroup) = creation.hierarchies.unified_dir(&request.cgroup)
     {
-        let refused = |error: &dyn std::fmt::Display| StartFailure::Cgroup {
-            reason: error.to_string(),
-        };
-        let wanted = settings::wanted(&spec.limits, context.host.cgroups, &limited);
         settings::set(&cgroup, &wanted).map_err(|error| refused(&error))?;
         if !spec.privileged {
             devices::filter(&cgroup).map_err(|error| refused(&error))?;
@@ -244,6 +254,18 @@ pub(crate) fn accounts_swap(hierarchies: &Hierarchies, cgroup: &str) -> bool {
     hierarchies
         .controller_dir("memory", cgroup)
         .is_some_and(|dir| dir.join(swap_file).exists())
+}
+
+/// What can be limited in `cgroup`, or in the containers below it.
+pub(crate) fn host_limits(hierarchies: &Hierarchies, cgroup: &str) -> HostLimits {
+    HostLimits {
+        mode: hierarchies.mode,
+        swap: accounts_swap(hierarchies, cgroup),
+        processors: hierarchies.processors(cgroup),
+        huge_page_sizes: hierarchies
+            .has_controller("hugetlb", cgroup)
+            .then(|| hugetlb::of_host(Path::new("/sys"))),
+    }
 }
 
 fn host_facts(hierarchies: &Hierarchies, cgroup: &str) -> HostFacts {

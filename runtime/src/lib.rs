@@ -12,6 +12,7 @@
 
 mod cgroup;
 mod container;
+mod cpuset;
 mod error;
 mod exec_helper;
 mod executor;
@@ -37,14 +38,15 @@ mod sys;
 mod user;
 
 pub use cgroup::CgroupMode;
+pub use cpuset::{CpuSet, InvalidCpuSet};
 pub use error::{Error, ExecError, OpenError, StartError, UpdateError};
 pub use host::{Check, CheckState, HostReport, inspect_host};
 pub use id::{ContainerId, InvalidContainerId};
 pub use launcher::launcher_main_if_requested;
 pub use model::{
     ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, ExecExit, ExecSpec, Exit,
-    ExitRecord, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits, MountSpec, Network,
-    Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Usage,
+    ExitRecord, HugePageLimit, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits, MountSpec,
+    Network, Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Usage,
 };
 pub use mount::mount_read_only;
 pub use purge::{PurgeError, purge_dir};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cpuset::CpuSet;
 use crate::id::ContainerId;
 use crate::user::UserSpec;
 
@@ -149,6 +150,22 @@ pub struct Limits {
     /// version 1 does not charge what goes through the page cache to whom it belongs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io_max: Vec<IoLimit>,
+    /// The only processors that the container runs on; all that its parent may use unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuset: Option<CpuSet>,
+    /// Most huge pages, one entry per size. Refused where there is no `hugetlb` controller, or no such size.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub huge_pages: Vec<HugePageLimit>,
+}
+
+/// Most huge pages of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HugePageLimit {
+    /// Size of one page in bytes.
+    pub page_bytes: u64,
+    /// All of them together, in bytes; whole pages.
+    pub bytes: u64,
 }
 
 /// Most that may be read from and written to one block device; `None` means no limit, and at least one is needed.

@@ -6,6 +6,7 @@
 
 pub(crate) mod device;
 pub(crate) mod devices;
+pub(crate) mod hugetlb;
 pub(crate) mod settings;
 pub(crate) mod stats;
 pub(crate) mod usage;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cpuset::CpuSet;
 use crate::sys;
 
 fn is_cgroup_file_system(path: &Path) -> bool {
@@ -157,6 +159,39 @@ impl Hierarchies {
                 .filter(|name| !name.starts_with("name="))
                 .cloned()
                 .collect(),
+        }
+    }
+
+    /// Whether a controller limits what is in this cgroup, or below it.
+    pub(crate) fn has_controller(&self, controller: &str, cgroup: &str) -> bool {
+        match (self.mode, self.unified_dir(cgroup)) {
+            (CgroupMode::V2, Some(dir)) => read_words(&dir, "cgroup.controllers")
+                .iter()
+                .any(|name| name == controller),
+            (CgroupMode::V1 | CgroupMode::Hybrid | CgroupMode::V2, _) => {
+                self.controller_dir(controller, cgroup).is_some()
+            }
+        }
+    }
+
+    /// The processors that may be chosen for what is below the parent of this cgroup; `None` where there is no choice.
+    pub(crate) fn processors(&self, cgroup: &str) -> Option<CpuSet> {
+        if !self.has_controller("cpuset", cgroup) {
+            return None;
+        }
+        // A cgroup of version 1 that nobody has filled in yet has none, and takes over those above it.
+        let mut above = cgroup.trim_end_matches('/');
+        loop {
+            above = above.rsplit_once('/').map_or("", |(parent, _)| parent);
+            let dir = self.controller_dir("cpuset", above)?;
+            let found = ["cpuset.cpus.effective", "cpuset.cpus"]
+                .iter()
+                .find_map(|name| fs::read_to_string(dir.join(name)).ok())
+                .and_then(|text| text.parse().ok())
+                .filter(|set: &CpuSet| !set.is_empty());
+            if found.is_some() || above.is_empty() {
+                return found;
+            }
         }
     }
 
@@ -322,7 +357,7 @@ fn is_controller(option: &str) -> bool {
 }
 
 /// What containers are limited with.
-const WANTED: [&str; 5] = ["cpu", "memory", "io", "pids", "cpuset"];
+const WANTED: [&str; 6] = ["cpu", "memory", "io", "pids", "hugetlb", "cpuset"];
 
 /// Without these no container starts.
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
@@ -486,7 +521,7 @@ mod tests {
 
     #[test]
     fn what_is_enabled_is_not_written_again() {
-        let all = "cpuset cpu io memory pids";
+        let all = "cpuset cpu io memory hugetlb pids";
         let (root, hierarchies) = unified_tree(&[("/", all, all), ("/mezzo", all, all)]);
         hierarchies.delegate("/mezzo", "/mezzo");
         assert_eq!(passed_on(&root, "/"), all);

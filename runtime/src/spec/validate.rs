@@ -3,7 +3,11 @@
 use std::path::{Component, Path};
 
 use crate::cgroup::CgroupMode;
-use crate::model::{ContainerSpec, ExecSpec, IoDevice, IoLimit, Limits, MountSpec, Rootfs};
+use crate::cgroup::hugetlb;
+use crate::cpuset::CpuSet;
+use crate::model::{
+    ContainerSpec, ExecSpec, HugePageLimit, IoDevice, IoLimit, Limits, MountSpec, Rootfs,
+};
 use crate::spec::security::capability_name;
 
 /// A field of a specification that cannot be used.
@@ -213,6 +217,28 @@ pub(crate) fn check_limits(limits: &Limits) -> Result<(), BadSpec> {
     {
         return Err(bad("limits.io_weight", "must be 1 to 10000"));
     }
+    if limits.cpuset.as_ref().is_some_and(CpuSet::is_empty) {
+        return Err(bad("limits.cpuset", "holds no processor"));
+    }
+    for (index, limit) in limits.huge_pages.iter().enumerate() {
+        let field = format!("limits.huge_pages[{index}]");
+        if hugetlb::size(limit.page_bytes).is_none() {
+            return Err(bad(
+                format!("{field}.page_bytes"),
+                format!("{} is no size of a huge page", limit.page_bytes),
+            ));
+        }
+        if limit.bytes % limit.page_bytes != 0 {
+            return Err(bad(
+                format!("{field}.bytes"),
+                format!("{} is no whole number of pages", limit.bytes),
+            ));
+        }
+        let twice = |other: &HugePageLimit| other.page_bytes == limit.page_bytes;
+        if limits.huge_pages[..index].iter().any(twice) {
+            return Err(bad(field, "this size has a limit already"));
+        }
+    }
     for (index, limit) in limits.io_max.iter().enumerate() {
         check_io_limit(&format!("limits.io_max[{index}]"), limit)?;
     }
@@ -250,9 +276,54 @@ fn check_io_limit(field: &str, limit: &IoLimit) -> Result<(), BadSpec> {
     Ok(())
 }
 
+/// What a host can limit.
+#[derive(Clone, Debug)]
+pub(crate) struct HostLimits {
+    pub(crate) mode: CgroupMode,
+    /// Whether swap is accounted.
+    pub(crate) swap: bool,
+    /// Those that containers may use; `None`: they cannot be chosen.
+    pub(crate) processors: Option<CpuSet>,
+    /// In bytes; `None`: they cannot be limited.
+    pub(crate) huge_page_sizes: Option<Vec<u64>>,
+}
+
 /// The first limit that this host cannot enforce: refused, because a limit that does not hold is worse than none.
-pub(crate) fn check_host(limits: &Limits, mode: CgroupMode, swap: bool) -> Result<(), BadSpec> {
-    if limits.memory_swap.is_some() && !swap {
+pub(crate) fn check_host(limits: &Limits, host: &HostLimits) -> Result<(), BadSpec> {
+    if let Some(set) = &limits.cpuset {
+        let Some(allowed) = &host.processors else {
+            return Err(bad(
+                "limits.cpuset",
+                "this host has no cpuset controller for containers",
+            ));
+        };
+        if let Some(missing) = set.missing_in(allowed) {
+            return Err(bad(
+                "limits.cpuset",
+                format!(
+                    "processor {missing} is not one of those that containers may use here, {allowed}"
+                ),
+            ));
+        }
+    }
+    for (index, limit) in limits.huge_pages.iter().enumerate() {
+        let Some(sizes) = &host.huge_page_sizes else {
+            return Err(bad(
+                "limits.huge_pages",
+                "this host has no hugetlb controller for containers (a delegated cgroup must be given it, too)",
+            ));
+        };
+        if !sizes.contains(&limit.page_bytes) {
+            return Err(bad(
+                format!("limits.huge_pages[{index}].page_bytes"),
+                format!(
+                    "this host has no pages of {} bytes, but of {sizes:?}",
+                    limit.page_bytes
+                ),
+            ));
+        }
+    }
+    if limits.memory_swap.is_some() && !host.swap {
         return Err(bad(
             "limits.memory_swap",
             "this host does not account swap (boot with swapaccount=1)",
@@ -264,7 +335,7 @@ pub(crate) fn check_host(limits: &Limits, mode: CgroupMode, swap: bool) -> Resul
         ("limits.io_weight", limits.io_weight.is_some()),
         ("limits.io_max", !limits.io_max.is_empty()),
     ];
-    match mode {
+    match host.mode {
         CgroupMode::V2 => Ok(()),
         CgroupMode::V1 | CgroupMode::Hybrid => {
             only_v2
@@ -462,6 +533,21 @@ mod tests {
         };
         assert_eq!(weight(10_000), "none");
         assert_eq!(weight(10_001), "limits.io_weight");
+        let pages = |page_bytes, bytes| {
+            let limit = HugePageLimit { page_bytes, bytes };
+            field(Limits {
+                huge_pages: vec![limit, limit],
+                ..Limits::default()
+            })
+        };
+        assert_eq!(pages(3 << 20, 0), "limits.huge_pages[0].page_bytes");
+        assert_eq!(pages(2 << 20, 1 << 20), "limits.huge_pages[0].bytes");
+        assert_eq!(pages(2 << 20, 2 << 20), "limits.huge_pages[1]");
+        let none = Limits {
+            cpuset: Some(CpuSet::default()),
+            ..Limits::default()
+        };
+        assert_eq!(field(none), "limits.cpuset");
         let device = |limit| {
             field(Limits {
                 io_max: vec![limit],
@@ -495,8 +581,44 @@ mod tests {
             ..Limits::default()
         };
         let problem = |limits: &Limits, mode, swap| {
-            check_host(limits, mode, swap).map_or_else(|bad| bad.field, |()| "none".to_owned())
+            let host = HostLimits {
+                mode,
+                swap,
+                processors: Some("0-3".parse().unwrap()),
+                huge_page_sizes: Some(vec![2 << 20]),
+            };
+            check_host(limits, &host).map_or_else(|bad| bad.field, |()| "none".to_owned())
         };
+        let cpus = |text: &str| Limits {
+            cpuset: Some(text.parse().unwrap()),
+            ..Limits::default()
+        };
+        assert_eq!(problem(&cpus("1-3"), CgroupMode::V1, false), "none");
+        assert_eq!(
+            problem(&cpus("3-4"), CgroupMode::V2, false),
+            "limits.cpuset"
+        );
+        let pages = |page_bytes| Limits {
+            huge_pages: vec![HugePageLimit {
+                page_bytes,
+                bytes: 0,
+            }],
+            ..Limits::default()
+        };
+        assert_eq!(problem(&pages(2 << 20), CgroupMode::V2, false), "none");
+        assert_eq!(
+            problem(&pages(1 << 30), CgroupMode::V2, false),
+            "limits.huge_pages[0].page_bytes"
+        );
+        let nothing = HostLimits {
+            mode: CgroupMode::V2,
+            swap: true,
+            processors: None,
+            huge_page_sizes: None,
+        };
+        let field = |limits| check_host(&limits, &nothing).unwrap_err().field;
+        assert_eq!(field(cpus("0")), "limits.cpuset");
+        assert_eq!(field(pages(2 << 20)), "limits.huge_pages");
         let high = limits(Some(8 << 20), None);
         assert_eq!(problem(&high, CgroupMode::V2, false), "none");
         assert_eq!(

@@ -16,6 +16,18 @@ pub(super) fn to_limits(limits: &Limits) -> rt::Limits {
         memory_low: limits.memory_low_bytes,
         io_weight: limits.io_weight,
         io_max: limits.io_max.iter().map(to_io_limit).collect(),
+        cpuset: limits
+            .cpus
+            .as_ref()
+            .map(|cpus| cpus.iter().copied().collect()),
+        huge_pages: limits
+            .huge_pages
+            .iter()
+            .map(|pages| rt::HugePageLimit {
+                page_bytes: pages.page_kb.saturating_mul(1 << 10),
+                bytes: pages.limit_mb.saturating_mul(1 << 20),
+            })
+            .collect(),
     }
 }
 
@@ -47,7 +59,8 @@ pub(super) fn to_rlimit(limit: &Rlimit) -> rt::Rlimit {
 
 /// What the runtime refuses, under the name that the framework knows the field by.
 pub(super) fn in_words_of_the_api(problem: &rt::BadSpec) -> String {
-    const NAMES: [(&str, &str); 7] = [
+    const NAMES: [(&str, &str); 8] = [
+        ("limits.cpuset", "limits.cpu_pinning"),
         ("limits.cpu_limit_millis", "cpu_limit"),
         ("limits.memory_bytes", "resources.mem"),
         ("limits.pids", "pids_limit"),
