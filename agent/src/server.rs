@@ -35,7 +35,7 @@ use crate::{
         runtime::{Containers, cgroup_mode},
     },
     recovery::execute::recover,
-    resources::detect,
+    resources::{detect, grant::Grants},
     store::{Store, private_dir, write_atomically},
     task::{
         Context,
@@ -207,6 +207,7 @@ pub(crate) async fn serve(
         settings.clone(),
         identity.agent_id.clone(),
         info.resources.clone(),
+        Grants::new(detect::processors()),
     );
     let mut random = rand::random::<u128>;
     let mut ctx = Context {

@@ -251,6 +251,7 @@ mod tests {
             boot_id: "b".into(),
             created_at_ms: n,
             info: a_task("t"),
+            grant: crate::resources::grant::Grant::default(),
         }
     }
 

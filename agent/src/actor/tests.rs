@@ -78,7 +78,12 @@ impl Machine {
         );
         let store = Store::open(self.dir.path()).unwrap();
         let clock = Clock::start();
-        let mut core = Core::new(settings.clone(), None, "cpus:4;mem:4096".parse().unwrap());
+        let mut core = Core::new(
+            settings.clone(),
+            None,
+            "cpus:4;mem:4096".parse().unwrap(),
+            crate::resources::grant::Grants::default(),
+        );
         let mut random = rand::random::<u128>;
         let mut ctx = Context {
             now: clock.now(),

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     node::{ContainerId, ExitRecord},
-    resources::ledger::Ledger,
+    resources::{grant::Grants, ledger::Ledger},
 };
 
 /// A container that survived a kill is killed again after this.
@@ -66,6 +66,7 @@ pub(crate) struct Core {
     agent_id: Option<AgentId>,
     connected: bool,
     ledger: Ledger,
+    grants: Grants,
     tasks: BTreeMap<TaskKey, Entry>,
     by_container: HashMap<ContainerId, TaskKey>,
     tombstones: HashMap<TaskKey, TaskStatus>,
@@ -80,12 +81,14 @@ impl Core {
         settings: Settings,
         agent_id: Option<AgentId>,
         total: mezzo_api::model::Resources,
+        grants: Grants,
     ) -> Self {
         Self {
             settings,
             agent_id,
             connected: false,
             ledger: Ledger::new(total),
+            grants,
             tasks: BTreeMap::new(),
             by_container: HashMap::new(),
             tombstones: HashMap::new(),
@@ -236,6 +239,7 @@ impl Core {
     pub(crate) fn adopt(&mut self, entry: Entry) {
         if entry.ended_at().is_none() {
             self.ledger.adopt(&entry.container, &entry.info.resources);
+            self.grants.adopt(&entry.container, &entry.grant);
         }
         self.by_container
             .insert(entry.container.clone(), entry.key.clone());
@@ -364,6 +368,7 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         self.ledger.release(id);
+        let more_to_share = self.grants.release(id);
         let Some(entry) = self.entry(id) else { return };
         tracing::info!(
             task = %entry.key, container = %id, state = %outcome.state, reason = ?outcome.reason,
@@ -380,6 +385,9 @@ impl Core {
             at_ms: ctx.now.mono_ms,
         };
         effects.push(Effect::Append(id.clone(), Box::new(status)));
+        if more_to_share {
+            self.tell_all_limits(effects);
+        }
     }
 }
 

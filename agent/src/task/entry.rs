@@ -8,7 +8,10 @@ use super::{
     status::{KillCause, Outcome},
     updates::UpdateQueue,
 };
-use crate::node::{ContainerId, Limits};
+use crate::{
+    node::{ContainerId, Limits},
+    resources::grant::Grant,
+};
 
 /// Where a task stands. Times are monotonic milliseconds.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +79,8 @@ pub(crate) struct Entry {
     pub(crate) usage: Option<Usage>,
     /// The last result of the health checks.
     pub(crate) healthy: Option<bool>,
+    /// What the agent picked for it.
+    pub(crate) grant: Grant,
     /// Unix milliseconds; of the checkpoint.
     pub(crate) created_at_ms: u64,
     /// What the runtime was last told that it may use, if it was told.

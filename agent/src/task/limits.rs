@@ -1,6 +1,8 @@
 //! What a task may use, from its resources and limits to the numbers that the runtime takes; and what this machine
 //! cannot enforce. Pure.
 
+use std::collections::BTreeSet;
+
 use mezzo_api::model::{CgroupMode, Reason, Scalar, TaskInfo, TaskState};
 
 use super::status::Outcome;
@@ -8,8 +10,12 @@ use crate::node::Limits;
 
 const MIB: u64 = 1024 * 1024;
 
-/// The limits of a task's container.
-pub(crate) fn limits(info: &TaskInfo, default_pids: u64) -> Limits {
+/// The limits of a task's container, which may run on these processors only (`None`: on all).
+pub(crate) fn limits(
+    info: &TaskInfo,
+    processors: Option<BTreeSet<u32>>,
+    default_pids: u64,
+) -> Limits {
     let more = &info.limits;
     let booked = bytes(info.resources.mem());
     let memory = booked.max(info.memory_limit_mb.map_or(0, mib));
@@ -25,6 +31,8 @@ pub(crate) fn limits(info: &TaskInfo, default_pids: u64) -> Limits {
         memory_low_bytes: more.memory_low_mb.map(mib),
         io_weight: more.io_weight.map(u64::from),
         io_max: more.io_max.clone(),
+        cpus: processors,
+        huge_pages: more.huge_pages.clone(),
     }
 }
 
@@ -74,14 +82,14 @@ mod tests {
     fn memory_is_the_larger_of_share_and_limit() {
         let mut task = a_task("t");
         task.resources = "cpus:0.5;mem:32".parse().unwrap();
-        let found = limits(&task, 4096);
+        let found = limits(&task, None, 4096);
         assert_eq!(found.memory_bytes, Some(32 << 20));
         assert_eq!((found.cpu_millis, found.pids), (500, Some(4096)));
         task.memory_limit_mb = Some(64);
-        assert_eq!(limits(&task, 1).memory_bytes, Some(64 << 20));
+        assert_eq!(limits(&task, None, 1).memory_bytes, Some(64 << 20));
         task.memory_limit_mb = None;
         task.limits.memory_unlimited = true;
-        assert_eq!(limits(&task, 1).memory_bytes, None);
+        assert_eq!(limits(&task, None, 1).memory_bytes, None);
     }
 
     #[test]
@@ -91,7 +99,7 @@ mod tests {
         task.limits.memory_low_mb = Some(u64::MAX);
         task.limits.swap_mb = Some(0);
         task.limits.io_weight = Some(7);
-        let found = limits(&task, 1);
+        let found = limits(&task, None, 1);
         assert_eq!(found.memory_high_bytes, Some(3 << 20));
         assert_eq!(found.memory_low_bytes, Some(u64::MAX));
         assert_eq!((found.swap_bytes, found.io_weight), (Some(0), Some(7)));

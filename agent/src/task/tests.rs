@@ -15,7 +15,10 @@ use super::{
     status::Outcome,
     updates::Retry,
 };
-use crate::node::{ContainerExit, ContainerId, ExitRecord, Started};
+use crate::{
+    node::{ContainerExit, ContainerId, ExitRecord, Started},
+    resources::{cores::Processor, grant::Grants},
+};
 
 /// A task that anybody could run.
 pub(crate) fn a_task(id: &str) -> TaskInfo {
@@ -40,8 +43,18 @@ pub(crate) fn a_task(id: &str) -> TaskInfo {
     }
 }
 
+/// So many processors, each a core of its own.
+fn processors(n: u32) -> impl Iterator<Item = Processor> {
+    (0..n).map(|number| Processor {
+        package: 0,
+        core: number,
+        number,
+    })
+}
+
 /// A core with a disk that works at once, and a record of what was sent.
 struct Bench {
+    settings: Settings,
     core: Core,
     now: Now,
     random: u128,
@@ -75,7 +88,8 @@ impl Bench {
         };
         let total = "cpus:1;mem:1024;ports:[31000-31009]".parse().unwrap();
         let mut bench = Self {
-            core: Core::new(settings, None, total),
+            settings: settings.clone(),
+            core: Core::new(settings, None, total, Grants::new(processors(4))),
             now: Now {
                 unix_ms: 1_000_000,
                 mono_ms: 1_000_000,
@@ -85,6 +99,15 @@ impl Bench {
             sent: vec![],
             disk_works: true,
         };
+        bench.event(Event::Registered("a".parse().unwrap()));
+        bench
+    }
+
+    fn with_total(total: &str) -> Self {
+        let mut bench = Self::new();
+        let settings = bench.settings.clone();
+        let total = total.parse().unwrap();
+        bench.core = Core::new(settings, None, total, Grants::new(processors(4)));
         bench.event(Event::Registered("a".parse().unwrap()));
         bench
     }

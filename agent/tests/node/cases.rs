@@ -9,6 +9,7 @@ use crate::inside::{
 use crate::limits::{
     limits_change_while_the_task_runs_and_outlive_the_agent,
     limits_reach_the_container_or_are_refused_by_name,
+    whole_processors_are_one_tasks_alone_also_for_the_next_agent,
 };
 use mezzo_api::proto::{
     self, Reason,
@@ -52,6 +53,7 @@ cases![
     kills_of_the_agent_in_the_middle_of_launches_run_nothing_twice,
     limits_reach_the_container_or_are_refused_by_name,
     limits_change_while_the_task_runs_and_outlive_the_agent,
+    whole_processors_are_one_tasks_alone_also_for_the_next_agent,
 ];
 
 fn reason(status: &proto::TaskStatus) -> Reason {

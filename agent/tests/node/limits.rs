@@ -191,3 +191,72 @@ pub(crate) async fn limits_change_while_the_task_runs_and_outlive_the_agent(benc
     let ended = client.update_task(change("live")).await.unwrap_err();
     assert_eq!(ended.code(), tonic::Code::FailedPrecondition);
 }
+
+/// The processors of a process, as the kernel lists them.
+fn processors(pid: u32) -> Vec<u32> {
+    let status = read(Path::new(&format!("/proc/{pid}/status")));
+    let text = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .unwrap();
+    let parts = text.trim().split(',').map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        first.parse::<u32>().unwrap()..=last.parse().unwrap()
+    });
+    parts.flatten().collect()
+}
+
+pub(crate) async fn whole_processors_are_one_tasks_alone_also_for_the_next_agent(
+    bench: &mut Bench,
+) {
+    let all = processors(std::process::id());
+    if all.len() < 2 {
+        eprintln!("skipped: needs two processors");
+        return;
+    }
+    bench.start(1).await;
+    bench.launch(task("shared", &["sleep"])).await;
+    let shared = bench.master.status("shared", TaskRunning).await;
+    let shared = shared.container.unwrap().pid;
+    assert_eq!(processors(shared), all);
+    let pinned = |id: &str| {
+        let mut pinned = task(id, &["sleep"]);
+        pinned.resources[0].value = Some(proto::resource::Value::Scalar(proto::Scalar {
+            millis: 1_000,
+        }));
+        pinned.limits = Some(proto::TaskLimits {
+            cpu_pinning: proto::CpuPinning::Exclusive.into(),
+            ..proto::TaskLimits::default()
+        });
+        pinned
+    };
+    bench.launch(pinned("own")).await;
+    let own = bench.master.status("own", TaskRunning).await;
+    let own = own.container.unwrap().pid;
+    let its = processors(own);
+    assert_eq!(its.len(), 1);
+    let rest: Vec<u32> = all.iter().copied().filter(|n| *n != its[0]).collect();
+    eventually("room made", || processors(shared) == rest).await;
+
+    // A new agent keeps to what the one before picked.
+    bench.kill_agent().await;
+    bench.start(2).await;
+    bench.launch(task("later", &["sleep"])).await;
+    let later = bench.master.status("later", TaskRunning).await;
+    assert_eq!(processors(later.container.unwrap().pid), rest);
+    assert_eq!((processors(own), processors(shared)), (its, rest));
+    if all.len() == 2 {
+        // One always stays for those that share.
+        bench.launch(pinned("too-many")).await;
+        let end = bench.master.end("too-many").await;
+        assert_eq!(end.reason(), Reason::ResourcesUnavailable);
+        assert!(
+            end.message.starts_with("limits.cpu_pinning: "),
+            "{}",
+            end.message
+        );
+    }
+    bench.kill_task("own", None).await;
+    bench.master.end("own").await;
+    eventually("all given back", || processors(shared) == all).await;
+}

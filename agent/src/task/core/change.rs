@@ -66,10 +66,39 @@ impl Core {
         }
     }
 
-    fn wanted_limits(&mut self, id: &ContainerId) -> Option<Limits> {
-        let default_pids = self.settings.default_pids;
-        let entry = self.entry(id)?;
-        Some(limits::limits(wanted_info(entry), default_pids))
+    /// Tells the runtime the limits of all running tasks that have others than it was told: after somebody got or gave
+    /// back processors of their own.
+    pub(crate) fn tell_all_limits(&mut self, effects: &mut Vec<Effect>) {
+        let running: Vec<_> = self
+            .tasks
+            .values()
+            .filter(|entry| entry.is_alive())
+            .map(|entry| entry.container.clone())
+            .collect();
+        for id in running {
+            self.tell_new_limits(&id, effects);
+        }
+    }
+
+    /// The same for one of them.
+    pub(super) fn tell_new_limits(&mut self, id: &ContainerId, effects: &mut Vec<Effect>) {
+        let wanted = self.wanted_limits(id);
+        if self
+            .entry(id)
+            .is_some_and(|entry| entry.told_limits != wanted)
+        {
+            self.tell_limits(id, effects);
+        }
+    }
+
+    /// What a container may use, as things stand.
+    pub(super) fn wanted_limits(&self, id: &ContainerId) -> Option<Limits> {
+        let entry = self.tasks.get(self.by_container.get(id)?)?;
+        Some(limits::limits(
+            wanted_info(entry),
+            self.grants.processors(&entry.grant),
+            self.settings.default_pids,
+        ))
     }
 
     pub(super) fn limited(
@@ -172,5 +201,6 @@ fn checkpoint(entry: &Entry, boot_id: String) -> Checkpoint {
         boot_id,
         created_at_ms: entry.created_at_ms,
         info: entry.info.clone(),
+        grant: entry.grant.clone(),
     }
 }

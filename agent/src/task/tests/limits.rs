@@ -146,3 +146,84 @@ fn who_asks_at_the_wrong_time_hears_why() {
     let refused = bench.core.change_limits(Some(&other), "t", &pids(9));
     assert_eq!(refused.unwrap_err(), Refused::NotFound);
 }
+
+fn pinned(id: &str, cpus: &str) -> TaskInfo {
+    let mut task = a_task(id);
+    task.resources = cpus.parse().unwrap();
+    task.limits.cpu_pinning = mezzo_api::model::CpuPinning::Exclusive;
+    task
+}
+
+impl Bench {
+    /// The processors that the runtime was told last for a container.
+    fn told_cpus(&self, id: &str) -> Option<Vec<u32>> {
+        let container = self.container(id);
+        let told = self.effects.iter().rev().find_map(|effect| match effect {
+            Effect::Limit(id, limits) if *id == container => Some(limits.cpus.clone()),
+            Effect::Launch {
+                container: id,
+                limits,
+                ..
+            } if *id == container => Some(limits.cpus.clone()),
+            _ => None,
+        });
+        told.expect("it was told")
+            .map(|cpus| cpus.into_iter().collect())
+    }
+}
+
+#[test]
+fn whole_processors_are_one_tasks_alone_and_the_others_make_room() {
+    let mut bench = Bench::with_total("cpus:4.5;mem:1024");
+    bench.launch("shared");
+    bench.started("shared");
+    bench.launch("slow");
+    assert_eq!(bench.told_cpus("shared"), None);
+    bench.launch_task(pinned("own", "cpus:2;mem:32"));
+    let written = bench.effects.iter().find_map(|effect| match effect {
+        Effect::Create(checkpoint) if !checkpoint.grant.is_empty() => {
+            Some(checkpoint.grant.cpus.clone())
+        }
+        _ => None,
+    });
+    assert_eq!(
+        written,
+        Some([0, 1].into()),
+        "durable before anything starts"
+    );
+    assert_eq!(bench.told_cpus("own"), Some(vec![0, 1]));
+    assert_eq!(bench.told_cpus("shared"), Some(vec![2, 3]));
+    // One that was being made meanwhile is told as soon as it runs.
+    assert_eq!(bench.told_cpus("slow"), None);
+    bench.started("slow");
+    assert_eq!(bench.told_cpus("slow"), Some(vec![2, 3]));
+    bench.started("own");
+    // One stays for all that share.
+    bench.launch_task(pinned("much", "cpus:1;mem:32"));
+    assert_eq!(bench.told_cpus("shared"), Some(vec![3]));
+    bench.launch_task(pinned("more", "cpus:1;mem:32"));
+    let last = bench
+        .sent
+        .iter()
+        .rfind(|status| status.task_id.as_str() == "more");
+    let last = last.unwrap();
+    assert_eq!(
+        (last.state, last.reason),
+        (TaskState::Error, Some(Reason::ResourcesUnavailable))
+    );
+    assert!(
+        last.message.starts_with("limits.cpu_pinning: 1 whole"),
+        "{}",
+        last.message
+    );
+    // What it did not get is nobody's.
+    assert_eq!(bench.told_cpus("shared"), Some(vec![3]));
+    bench.exited("own", ContainerExit::Code(0));
+    assert_eq!(bench.told_cpus("shared"), Some(vec![0, 1, 3]));
+    let key = key("much");
+    bench.event(Event::Kill { key, grace: None });
+    let container = bench.container("much");
+    bench.event(Event::LaunchFailed(container, LaunchFailure::Cancelled));
+    assert_eq!(bench.told_cpus("shared"), None);
+    assert_eq!(bench.told_cpus("slow"), None);
+}
