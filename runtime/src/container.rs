@@ -85,6 +85,7 @@ pub(crate) fn create(
             problem: error.to_string(),
         })
     })?;
+    let given = spec::devices::look_up(&spec.devices).map_err(StartFailure::BadSpec)?;
     let context = Context {
         id: request.id.as_str(),
         rootfs: &rootfs,
@@ -92,6 +93,7 @@ pub(crate) fn create(
         user: &user,
         network_namespace,
         host: host_facts(&creation.hierarchies, &request.cgroup),
+        devices: &given,
     };
     let limited = io_devices(&spec.limits.io_max).map_err(StartFailure::BadSpec)?;
     let oci = spec::build(spec, &context, &hard_limit).map_err(StartFailure::internal)?;
@@ -164,7 +166,7 @@ pub(crate) fn create(
     {
         settings::set(&cgroup, &wanted).map_err(|error| refused(&error))?;
         if !spec.privileged {
-            devices::filter(&cgroup).map_err(|error| refused(&error))?;
+            devices::filter(&cgroup, &given).map_err(|error| refused(&error))?;
         }
     }
     (creation.created)(pid).map_err(io("waiting for the keeper"))?;

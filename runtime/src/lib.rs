@@ -44,9 +44,9 @@ pub use host::{Check, CheckState, HostReport, inspect_host};
 pub use id::{ContainerId, InvalidContainerId};
 pub use launcher::launcher_main_if_requested;
 pub use model::{
-    ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, ExecExit, ExecSpec, Exit,
-    ExitRecord, HugePageLimit, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits, MountSpec,
-    Network, Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Usage,
+    ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, DeviceSpec, ExecExit, ExecSpec,
+    Exit, ExitRecord, HugePageLimit, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits,
+    MountSpec, Network, Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Usage,
 };
 pub use mount::mount_read_only;
 pub use purge::{PurgeError, purge_dir};

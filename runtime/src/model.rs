@@ -40,6 +40,9 @@ pub struct ContainerSpec {
     /// Files and directories of the host, and memory file systems, that appear inside.
     #[serde(default)]
     pub mounts: Vec<MountSpec>,
+    /// Devices of the host, beside the standard few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceSpec>,
     /// Which network the container sees.
     #[serde(default)]
     pub network: Network,
@@ -84,6 +87,7 @@ impl ContainerSpec {
             hostname: None,
             limits: Limits::default(),
             mounts: Vec::new(),
+            devices: Vec::new(),
             network: Network::default(),
             privileged: false,
             capabilities_add: Vec::new(),
@@ -227,6 +231,17 @@ pub enum MountSpec {
         /// Mode of its root, such as 0o1777.
         mode: u32,
     },
+}
+
+/// A device of the host that a container is given: a node in its `/dev`, with the host's permissions, and let through
+/// by its device filter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceSpec {
+    /// Absolute path on the host; looked up at the start.
+    pub source: PathBuf,
+    /// Path inside, below `/dev`.
+    pub target: PathBuf,
 }
 
 /// Which network a container sees.

@@ -6,7 +6,8 @@ use crate::cgroup::CgroupMode;
 use crate::cgroup::hugetlb;
 use crate::cpuset::CpuSet;
 use crate::model::{
-    ContainerSpec, ExecSpec, HugePageLimit, IoDevice, IoLimit, Limits, MountSpec, Rootfs,
+    ContainerSpec, DeviceSpec, ExecSpec, HugePageLimit, IoDevice, IoLimit, Limits, MountSpec,
+    Rootfs,
 };
 use crate::spec::security::capability_name;
 
@@ -77,6 +78,16 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), BadSpec> {
                     ));
                 }
             }
+        }
+    }
+    for (index, device) in spec.devices.iter().enumerate() {
+        check_device(&format!("devices[{index}]"), device)?;
+        let twice = |other: &DeviceSpec| other.target == device.target;
+        if spec.devices[..index].iter().any(twice) {
+            return Err(bad(
+                format!("devices[{index}].target"),
+                format!("{} is there twice", device.target.display()),
+            ));
         }
     }
     for (field, names) in [
@@ -171,6 +182,36 @@ fn check_rootfs(rootfs: &Rootfs) -> Result<(), BadSpec> {
             clean("rootfs.overlay.work", work)
         }
     }
+}
+
+/// What every container has in its `/dev`.
+const OWN_DEVICES: [&str; 16] = [
+    "console", "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr",
+    "stdin", "stdout", "tty", "urandom", "zero",
+];
+
+fn check_device(field: &str, device: &DeviceSpec) -> Result<(), BadSpec> {
+    clean(&format!("{field}.source"), &device.source)?;
+    let target = format!("{field}.target");
+    clean(&target, &device.target)?;
+    let Ok(below) = device.target.strip_prefix("/dev") else {
+        return Err(bad(
+            target,
+            format!("{} is not below /dev", device.target.display()),
+        ));
+    };
+    let first = below.components().next();
+    let is_own = |name: &str| first == Some(Component::Normal(name.as_ref()));
+    if first.is_none() || OWN_DEVICES.into_iter().any(is_own) {
+        return Err(bad(
+            target,
+            format!(
+                "{} is every container's own; choose another name",
+                device.target.display()
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// The first problem of limits, on whatever host.
@@ -489,6 +530,33 @@ mod tests {
             problem_of(|spec| spec.rlimits.push(rlimit)),
             "rlimits[0].soft"
         );
+    }
+
+    #[test]
+    fn devices_get_names_of_their_own_below_dev() {
+        let given = |targets: &[&str]| {
+            problem_of(|spec| {
+                spec.devices = targets
+                    .iter()
+                    .map(|target| DeviceSpec {
+                        source: "/dev/zero".into(),
+                        target: target.into(),
+                    })
+                    .collect();
+            })
+        };
+        assert_eq!(given(&["/dev/card0", "/dev/dri/card0"]), "none");
+        for bad in [
+            "/card0",
+            "/dev",
+            "/dev/null",
+            "/dev/pts/5",
+            "/dev/../etc/x",
+            "dev/card0",
+        ] {
+            assert_eq!(given(&[bad]), "devices[0].target", "{bad}");
+        }
+        assert_eq!(given(&["/dev/a", "/dev/a"]), "devices[1].target");
     }
 
     fn io(device: IoDevice, rate: Option<u64>) -> IoLimit {
