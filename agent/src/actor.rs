@@ -5,6 +5,7 @@
 
 mod command;
 mod disk;
+mod limits;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -22,15 +23,16 @@ use mezzo_api::{
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use command::{Command, Counters, Found, Handle, Stopped, Target, View, channel};
+pub(crate) use command::{Asker, Command, Counters, Found, Handle, Stopped, Target, View, channel};
 use disk::{DiskOp, collect, write_durably};
+use limits::Latest;
 use steps::{log_step, watch};
 
 use crate::{
     health,
     image_gc::ImageStats,
     launch::{Launcher, Order},
-    node::{ContainerId, Images, Runtime},
+    node::{ContainerId, Images, LimitError, Limits, Runtime},
     recovery::checkpoint::LogRecord,
     stats::{Stats, book::About, histogram::Histogram},
     store::{Store, Write},
@@ -89,6 +91,7 @@ pub(crate) fn unix_ms() -> u64 {
 enum Done {
     Event(Event),
     Disk(ContainerId, Vec<Event>, u64),
+    Limited(ContainerId, Limits, Result<(), LimitError>),
     Nothing,
 }
 
@@ -114,6 +117,9 @@ pub(crate) struct Actor {
     launches: HashMap<ContainerId, (CancellationToken, Instant)>,
     launch_seconds: Histogram,
     health: HashMap<ContainerId, CancellationToken>,
+    limits: Latest,
+    /// Who waits for a change of limits, by its container.
+    askers: HashMap<ContainerId, Asker>,
 }
 
 /// What happens to tasks when the agent stops.
@@ -149,6 +155,8 @@ impl Actor {
             launches: HashMap::new(),
             launch_seconds: Histogram::default(),
             health: HashMap::new(),
+            limits: Latest::default(),
+            askers: HashMap::new(),
         }
     }
 
@@ -189,6 +197,13 @@ impl Actor {
                         self.handle(event);
                     }
                     self.write_next(&container);
+                }
+                Ok(Done::Limited(container, limits, result)) => {
+                    if let Some(next) = self.limits.done(&container) {
+                        self.spawn_limit(container.clone(), next);
+                    }
+                    let limits = Box::new(limits);
+                    self.handle(Event::Limited { container, limits, result });
                 }
                 Ok(Done::Nothing) => {}
                 Err(error) => tracing::error!(%error, "a job of the agent broke"),
@@ -263,6 +278,20 @@ impl Actor {
                     ended: entry.ended_at().is_some(),
                 }));
             }
+            Command::Change {
+                framework,
+                task,
+                change,
+                reply,
+            } => match self.core.change_limits(framework.as_ref(), &task, &change) {
+                Err(refused) => {
+                    let _ = reply.send(Err(refused));
+                }
+                Ok((container, effects)) => {
+                    self.askers.insert(container, reply);
+                    self.perform(effects);
+                }
+            },
             Command::Locate(key, reply) => {
                 let entry = self.core.get(&key).filter(|entry| entry.is_alive());
                 let _ = reply.send(entry.map(|entry| entry.container.clone()));
@@ -322,6 +351,21 @@ impl Actor {
         }
     }
 
+    /// Tells the runtime a container's limits; one at a time for each container.
+    fn spawn_limit(&mut self, container: ContainerId, limits: Limits) {
+        let runtime = Arc::clone(&self.runtime);
+        self.jobs.spawn(async move {
+            let told = runtime.limit(&container, limits.clone());
+            let result = tokio::time::timeout(STEP_DEADLINE, told)
+                .await
+                .unwrap_or_else(|_| {
+                    let seconds = STEP_DEADLINE.as_secs();
+                    Err(LimitError::Failed(format!("took longer than {seconds} s")))
+                });
+            Done::Limited(container, limits, result)
+        });
+    }
+
     fn handle(&mut self, event: Event) {
         let mut random = rand::random::<u128>;
         let mut ctx = Context {
@@ -354,6 +398,20 @@ impl Actor {
                 let container = checkpoint.container.clone();
                 self.write(container, DiskOp::Write(Write::Create(checkpoint)));
             }
+            Effect::Rewrite(checkpoint) => {
+                let container = checkpoint.container.clone();
+                self.write(container, DiskOp::Write(Write::Rewrite(checkpoint)));
+            }
+            Effect::Limit(container, limits) => {
+                if let Some(limits) = self.limits.push(&container, *limits) {
+                    self.spawn_limit(container, limits);
+                }
+            }
+            Effect::Answer(container, answer) => {
+                if let Some(reply) = self.askers.remove(&container) {
+                    let _ = reply.send(answer);
+                }
+            }
             Effect::Append(container, status) => {
                 self.write(
                     container,
@@ -383,6 +441,7 @@ impl Actor {
                 container,
                 framework,
                 info,
+                limits,
             } => {
                 self.counters.launches += 1;
                 tracing::info!(task = %info.task_id, %framework, %container, image = info.container.image, "launching");
@@ -394,6 +453,7 @@ impl Actor {
                     container,
                     framework,
                     info,
+                    limits,
                     cancelled,
                 };
                 self.jobs

@@ -1,10 +1,11 @@
 //! NodeService: this machine asked directly. Thin: questions go to the owner and the runtime; `log` reads logs, `exec`
-//! carries sessions, `copy` moves files, `stats` tells what tasks use.
+//! carries sessions, `copy` moves files, `stats` tells what tasks use, `update` changes limits.
 
 mod copy;
 mod exec;
 mod log;
 mod stats;
+mod update;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -130,6 +131,15 @@ impl NodeService for NodeApi {
             self.stats.clone(),
             request,
         )))
+    }
+
+    async fn update_task(
+        &self,
+        request: Request<proto::UpdateTaskRequest>,
+    ) -> Result<Response<proto::UpdateTaskResponse>, Status> {
+        update::update(&self.handle, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     type ReadLogStream = Answers<proto::LogChunk>;

@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     node::{
-        ContainerId, ImageError, Images, PreparedImage, PullProgress, Runtime, START_DEADLINE,
-        StartError,
+        ContainerId, ImageError, Images, Limits, PreparedImage, PullProgress, Runtime,
+        START_DEADLINE, StartError,
     },
     resources::ports,
     store::Store,
@@ -43,7 +43,6 @@ pub(crate) struct Launcher {
     pub(crate) store: Store,
     pub(crate) hostname: String,
     pub(crate) host_path_allow: Vec<PathBuf>,
-    pub(crate) default_pids: u64,
     /// Bounds starts at once; pulls are bounded by the image store.
     pub(crate) starts: Arc<Semaphore>,
 }
@@ -53,6 +52,7 @@ pub(crate) struct Order {
     pub(crate) container: ContainerId,
     pub(crate) framework: FrameworkId,
     pub(crate) info: Box<TaskInfo>,
+    pub(crate) limits: Box<Limits>,
     pub(crate) cancelled: CancellationToken,
 }
 
@@ -79,6 +79,7 @@ impl Launcher {
             container,
             framework,
             info,
+            limits,
             cancelled,
         } = order;
         if info.container.network == NetworkMode::Host {
@@ -122,7 +123,7 @@ impl Launcher {
             sandbox: self.store.sandbox(&container),
             files,
             host_paths,
-            default_pids: self.default_pids,
+            limits: *limits,
         };
         let spec = spec::container(&info, &image, &place).map_err(LaunchFailure::Failed)?;
         let permit = tokio::select! {

@@ -10,12 +10,17 @@ pub mod runtime;
 mod secrets;
 
 use std::{
-    collections::BTreeMap, fmt, os::fd::OwnedFd, path::PathBuf, str::FromStr, sync::Arc,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
-use mezzo_api::model::{NetworkMode, SecretSource, Usage};
+use mezzo_api::model::{HugePages, IoLimit, NetworkMode, Rlimit, SecretSource, Usage};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -121,6 +126,20 @@ pub enum StartError {
     #[error("{0}")]
     Invalid(String),
     /// It might work next time or elsewhere.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Why limits were not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LimitError {
+    /// There is no such container, or it has ended.
+    #[error("it is not running")]
+    NotRunning,
+    /// They cannot be used here, or less memory is asked for than is in use. Nothing is changed.
+    #[error("{0}")]
+    Refused(String),
+    /// It might work next time; what holds now is not sure.
     #[error("{0}")]
     Failed(String),
 }
@@ -239,6 +258,20 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// Processes and threads.
     pub pids: Option<u64>,
+    /// Swap on top of the memory limit.
+    pub swap_bytes: Option<u64>,
+    /// Above this, memory is taken back and nothing killed.
+    pub memory_high_bytes: Option<u64>,
+    /// Taken back last.
+    pub memory_low_bytes: Option<u64>,
+    /// 1 to 10000.
+    pub io_weight: Option<u64>,
+    /// One entry per device.
+    pub io_max: Vec<IoLimit>,
+    /// The only processors; all unless given.
+    pub cpus: Option<BTreeSet<u32>>,
+    /// One entry per size.
+    pub huge_pages: Vec<HugePages>,
 }
 
 /// What the runtime is asked to run.
@@ -258,6 +291,8 @@ pub struct ContainerSpec {
     pub user: String,
     /// Limits.
     pub limits: Limits,
+    /// Of the first process and what it starts.
+    pub rlimits: Vec<Rlimit>,
     /// Mounted in order.
     pub mounts: Vec<Mount>,
     /// Which network it sees.
@@ -341,6 +376,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn terminate(&self, id: &ContainerId) -> Result<(), RuntimeError>;
     /// Ends everything in the container's cgroup, now.
     async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError>;
+    /// Changes the limits of a running container: all or none of them.
+    async fn limit(&self, id: &ContainerId, limits: Limits) -> Result<(), LimitError>;
     /// A fresh sample.
     async fn usage(&self, id: &ContainerId) -> Result<Usage, RuntimeError>;
     /// Fresh samples of many, and the processor time that they took; those that do not run are left out. Blocks: for a

@@ -1,6 +1,8 @@
-//! What this machine has and who holds it: [`ledger`] decides, [`detect`] looks at the machine, [`ports`] asks the
-//! kernel who listens.
+//! What this machine has and who holds it: [`ledger`] decides, [`grant`] picks which ([`cores`]), [`detect`] looks at the
+//! machine, [`ports`] asks the kernel who listens.
 
+pub(crate) mod cores;
 pub(crate) mod detect;
+pub(crate) mod grant;
 pub(crate) mod ledger;
 pub(crate) mod ports;

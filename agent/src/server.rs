@@ -35,7 +35,7 @@ use crate::{
         runtime::{Containers, cgroup_mode},
     },
     recovery::execute::recover,
-    resources::detect,
+    resources::{detect, grant::Grants},
     stats::Stats,
     store::{Store, private_dir, write_atomically},
     task::{
@@ -217,6 +217,7 @@ pub(crate) async fn serve(
         settings.clone(),
         identity.agent_id.clone(),
         info.resources.clone(),
+        Grants::new(detect::processors()),
     );
     let mut random = rand::random::<u128>;
     let mut ctx = Context {
@@ -237,7 +238,6 @@ pub(crate) async fn serve(
             store: store.clone(),
             hostname: info.hostname.clone(),
             host_path_allow: config.host_path_allow.clone(),
-            default_pids: config.default_pids_limit,
             starts: Arc::new(Semaphore::new(config.max_parallel_starts)),
         },
         stats.clone(),
@@ -363,6 +363,8 @@ fn settings(config: &Config) -> Settings {
         allow_privileged: config.allow_privileged,
         host_path_allow: config.host_path_allow.clone(),
         boot_id: detect::boot_id(),
+        default_pids: config.default_pids_limit,
+        cgroup_mode: cgroup_mode(),
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Store {
 pub(crate) enum Write {
     /// Its folder.
     Create(Box<Checkpoint>),
+    /// A changed `task.json` in place of the one before.
+    Rewrite(Box<Checkpoint>),
     /// A line of its log.
     Append(LogRecord),
 }
@@ -70,6 +72,10 @@ impl Store {
     pub(crate) fn write(&self, id: &ContainerId, write: &Write) -> io::Result<()> {
         match write {
             Write::Create(checkpoint) => self.create(checkpoint),
+            Write::Rewrite(checkpoint) => write_atomically(
+                &self.folder(id).join("task.json"),
+                checkpoint.to_json().as_bytes(),
+            ),
             Write::Append(record) => self.append(id, record),
         }
     }
@@ -245,6 +251,7 @@ mod tests {
             boot_id: "b".into(),
             created_at_ms: n,
             info: a_task("t"),
+            grant: crate::resources::grant::Grant::default(),
         }
     }
 
@@ -268,6 +275,27 @@ mod tests {
         store.remove(&id).unwrap();
         store.remove(&id).unwrap();
         assert!(store.load().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_checkpoint_is_replaced_whole_and_half_a_new_one_does_not_matter() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut changed = checkpoint(1);
+        let id = changed.container.clone();
+        store
+            .write(&id, &Write::Create(Box::new(checkpoint(1))))
+            .unwrap();
+        store.write(&id, &update()).unwrap();
+        changed.info.limits.memory_high_mb = Some(5);
+        store
+            .write(&id, &Write::Rewrite(Box::new(changed.clone())))
+            .unwrap();
+        // As an agent leaves it that dies in the middle of the next change.
+        fs::write(store.folder(&id).join("task.new"), "{").unwrap();
+        let loaded = store.load().unwrap();
+        assert_eq!(loaded[0].checkpoint, changed);
+        assert_eq!(loaded[0].log.updates.len(), 1);
     }
 
     #[test]

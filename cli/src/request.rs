@@ -2,6 +2,8 @@
 //!
 //! Pure. Each error names the flag or the value, what is wrong with it and what would be right.
 
+pub(crate) mod limits;
+
 use std::time::Duration;
 
 use serde_json::{Map, Value};

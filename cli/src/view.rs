@@ -9,7 +9,7 @@ pub(crate) mod stats;
 
 use std::collections::BTreeMap;
 
-use mezzo_api::proto;
+use mezzo_api::{model::TaskLimits, proto};
 use serde::Serialize;
 
 /// Resources by name.
@@ -365,6 +365,9 @@ pub(crate) struct Task {
     pub(crate) resources: Resources,
     pub(crate) cpu_limit: Option<f64>,
     pub(crate) memory_limit_mb: Option<u64>,
+    pub(crate) pids_limit: Option<u64>,
+    /// Beyond these, as the API names them.
+    pub(crate) limits: TaskLimits,
     pub(crate) container_id: Option<String>,
     pub(crate) pid: Option<u32>,
     pub(crate) cgroup_path: Option<String>,
@@ -405,6 +408,12 @@ impl Task {
             resources: Resources::new(&info.resources),
             cpu_limit,
             memory_limit_mb: info.memory_limit_mb,
+            pids_limit: info.pids_limit,
+            // What does not read is of a newer agent.
+            limits: info
+                .limits
+                .and_then(|limits| limits.try_into().ok())
+                .unwrap_or_default(),
             container_id: running
                 .as_ref()
                 .map(|running| running.container_id.clone())

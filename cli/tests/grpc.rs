@@ -397,6 +397,34 @@ impl NodeService for Scripted {
         }))
     }
 
+    async fn update_task(
+        &self,
+        request: Request<proto::UpdateTaskRequest>,
+    ) -> Answer<proto::UpdateTaskResponse> {
+        let request = request.into_inner();
+        self.note(&request);
+        if request.memory_limit_mb == Some(1) {
+            return Err(Status::invalid_argument("memory_limit_mb: too little"));
+        }
+        let limits = proto::TaskLimits {
+            memory_high_mb: request.memory_high_mb,
+            io_max: request.io_max,
+            ..Default::default()
+        };
+        let info = proto::TaskInfo {
+            task_id: request.task_id,
+            pids_limit: request.pids_limit,
+            limits: Some(limits),
+            ..Default::default()
+        };
+        Ok(Response::new(proto::UpdateTaskResponse {
+            task: Some(proto::Task {
+                info: Some(info),
+                ..Default::default()
+            }),
+        }))
+    }
+
     async fn read_log(
         &self,
         request: Request<proto::ReadLogRequest>,
@@ -512,6 +540,46 @@ async fn a_beginning_names_a_task_unless_it_fits_several() {
         "the one that lives wins"
     );
     assert_eq!(cluster.mezzo(&["task", "show", "x"]).await.code, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_changed_by_the_tasks_own_node() {
+    let cluster = Scripted::default().start(None).await;
+    let words = [
+        "task",
+        "limit",
+        "web.b",
+        "--memory-high",
+        "100M",
+        "--pids",
+        "9",
+    ];
+    let ran = cluster
+        .mezzo(&[&words[..], &["--swap", "none", "--io-max", "/var,wbps=2M"]].concat())
+        .await;
+    assert_eq!(
+        ran.stdout, "limits of web.b: pids 9, memory high 100 MiB, /var: write bytes 2097152/s\n",
+        "{}",
+        ran.stderr
+    );
+    let asked = cluster.asked();
+    assert!(
+        asked.contains("memory_high_mb: Some(100)") && asked.contains("clear: [\"swap_mb\"]"),
+        "{asked}"
+    );
+    let ran = cluster.mezzo(&[&words[..], &["-o", "json"]].concat()).await;
+    let json: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(json["limits"]["memory_high_mb"], 100);
+    let ran = cluster
+        .mezzo(&["task", "limit", "web.b", "--memory", "1M"])
+        .await;
+    assert!(
+        ran.stderr.contains("memory_limit_mb: too little"),
+        "{}",
+        ran.stderr
+    );
+    let ran = cluster.mezzo(&["task", "limit", "web.b"]).await;
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]

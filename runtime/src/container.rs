@@ -33,14 +33,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::device::{self, DeviceNumber};
 use crate::cgroup::settings::{self, FirstWrite};
-use crate::cgroup::{CgroupMode, Hierarchies, devices};
+use crate::cgroup::{CgroupMode, Hierarchies, devices, hugetlb};
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
 use crate::layout::ContainerDir;
 use crate::model::{ContainerSpec, IoLimit, Network};
 use crate::mount;
 use crate::protocol::{HostContext, StartRequest};
-use crate::spec::validate::BadSpec;
+use crate::spec::devices::HostDevice;
+use crate::spec::validate::{BadSpec, HostLimits};
 use crate::spec::{self, Context, HostFacts};
 use crate::stage::Stage;
 use crate::sys::{self, Forked};
@@ -96,8 +97,9 @@ pub(crate) fn create(
     let spec = &record.spec;
     let limited = io_devices(&spec.limits.io_max).map_err(StartFailure::BadSpec)?;
     let limits = settings::wanted(&spec.limits, hierarchies.mode, &limited);
+    let given = spec::devices::look_up(&spec.devices).map_err(StartFailure::BadSpec)?;
     if !spec.privileged {
-        devices::restrict(hierarchies, &request.cgroup).map_err(cgroup)?;
+        devices::restrict(hierarchies, &request.cgroup, &given).map_err(cgroup)?;
     }
     hierarchies.enter_v1(&request.cgroup).map_err(cgroup)?;
 
@@ -106,7 +108,7 @@ pub(crate) fn create(
     if spec.network == Network::None {
         own_network_namespace()?;
     }
-    let oci = specification(request, spec, &stage, creation.host.facts)?;
+    let oci = specification(request, spec, &given, &stage, creation.host.facts)?;
     save(&oci, &request.dir)?;
     let started = stage.started()?;
     // The executed program's score, not the keeper's, which protects itself from the OOM killer.
@@ -217,6 +219,7 @@ impl Executor for GatedExecutor {
 fn specification(
     request: &StartRequest,
     spec: &ContainerSpec,
+    given: &[HostDevice],
     stage: &Stage,
     host: HostFacts,
 ) -> Result<Spec, StartFailure> {
@@ -239,6 +242,7 @@ fn specification(
         cgroup: &request.cgroup,
         user: &user,
         host,
+        devices: given,
     };
     let oci = spec::build(spec, &context, &hard_limit).map_err(StartFailure::internal)?;
     mount::make_dir_beneath(&rootfs, &spec.cwd)
@@ -327,6 +331,18 @@ pub(crate) fn accounts_swap(hierarchies: &Hierarchies, cgroup: &str) -> bool {
     hierarchies
         .controller_dir("memory", cgroup)
         .is_some_and(|dir| dir.join(swap_file).exists())
+}
+
+/// What can be limited in `cgroup`, or in the containers below it.
+pub(crate) fn host_limits(hierarchies: &Hierarchies, cgroup: &str) -> HostLimits {
+    HostLimits {
+        mode: hierarchies.mode,
+        swap: accounts_swap(hierarchies, cgroup),
+        processors: hierarchies.processors(cgroup),
+        huge_page_sizes: hierarchies
+            .has_controller("hugetlb", cgroup)
+            .then(|| hugetlb::of_host(Path::new("/sys"))),
+    }
 }
 
 /// What of the host decides how specifications are built; it does not change while the launcher lives.

@@ -38,6 +38,8 @@ pub struct HostReport {
     pub checks: Vec<Check>,
     /// Which generation of control groups holds the controllers; `None` if there are none.
     pub cgroup_mode: Option<CgroupMode>,
+    /// The controllers that can be used, such as `cpuset`.
+    pub controllers: Vec<String>,
 }
 
 impl HostReport {
@@ -74,6 +76,10 @@ pub fn inspect_host() -> HostReport {
         memory_files(),
     ]);
     HostReport {
+        controllers: hierarchies
+            .as_ref()
+            .map(Hierarchies::controllers)
+            .unwrap_or_default(),
         checks,
         cgroup_mode: hierarchies.map(|found| found.mode),
     }

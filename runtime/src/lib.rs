@@ -13,6 +13,7 @@
 mod cgroup;
 mod container;
 pub mod copy;
+mod cpuset;
 mod error;
 mod exec_helper;
 mod executor;
@@ -42,15 +43,16 @@ mod traffic;
 mod user;
 
 pub use cgroup::CgroupMode;
+pub use cpuset::{CpuSet, InvalidCpuSet};
 pub use error::{Error, ExecError, OpenError, StartError, UpdateError};
 pub use host::{Check, CheckState, HostReport, inspect_host};
 pub use id::{ContainerId, InvalidContainerId};
 pub use launcher::launcher_main_if_requested;
 pub use log_times::log_offset_since;
 pub use model::{
-    ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, ExecExit, ExecSpec, Exit,
-    ExitRecord, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits, MountSpec, Network,
-    Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Traffic, Usage,
+    ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, DeviceSpec, ExecExit, ExecSpec,
+    Exit, ExitRecord, HugePageLimit, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits,
+    MountSpec, Network, Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Traffic, Usage,
 };
 pub use mount::mount_read_only;
 pub use purge::{PurgeError, purge_dir};

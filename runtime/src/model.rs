@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cpuset::CpuSet;
 use crate::id::ContainerId;
 use crate::user::UserSpec;
 
@@ -39,6 +40,9 @@ pub struct ContainerSpec {
     /// Files and directories of the host, and memory file systems, that appear inside.
     #[serde(default)]
     pub mounts: Vec<MountSpec>,
+    /// Devices of the host, beside the standard few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceSpec>,
     /// Which network the container sees.
     #[serde(default)]
     pub network: Network,
@@ -83,6 +87,7 @@ impl ContainerSpec {
             hostname: None,
             limits: Limits::default(),
             mounts: Vec::new(),
+            devices: Vec::new(),
             network: Network::default(),
             privileged: false,
             capabilities_add: Vec::new(),
@@ -149,6 +154,22 @@ pub struct Limits {
     /// version 1 does not charge what goes through the page cache to whom it belongs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io_max: Vec<IoLimit>,
+    /// The only processors that the container runs on; all that its parent may use unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuset: Option<CpuSet>,
+    /// Most huge pages, one entry per size. Refused where there is no `hugetlb` controller, or no such size.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub huge_pages: Vec<HugePageLimit>,
+}
+
+/// Most huge pages of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HugePageLimit {
+    /// Size of one page in bytes.
+    pub page_bytes: u64,
+    /// All of them together, in bytes; whole pages.
+    pub bytes: u64,
 }
 
 /// Most that may be read from and written to one block device; `None` means no limit, and at least one is needed.
@@ -210,6 +231,17 @@ pub enum MountSpec {
         /// Mode of its root, such as 0o1777.
         mode: u32,
     },
+}
+
+/// A device of the host that a container is given: a node in its `/dev`, with the host's permissions, and let through
+/// by its device filter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceSpec {
+    /// Absolute path on the host; looked up at the start.
+    pub source: PathBuf,
+    /// Path inside, below `/dev`.
+    pub target: PathBuf,
 }
 
 /// Which network a container sees.

@@ -125,9 +125,9 @@ impl Runtime {
     ) -> Result<Started, StartError> {
         let containers = format!("{}/containers", self.inner.cgroup_root());
         let hierarchies = &self.inner.hierarchies;
-        let swap = container::accounts_swap(hierarchies, &containers);
+        let host = container::host_limits(hierarchies, &containers);
         validate::check(&spec)
-            .and_then(|()| validate::check_host(&spec.limits, hierarchies.mode, swap))
+            .and_then(|()| validate::check_host(&spec.limits, &host))
             .map_err(|problem| StartError::BadSpec {
                 id: id.clone(),
                 problem,

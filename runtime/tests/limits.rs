@@ -6,7 +6,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use common::{Node, id, tell, until, within};
-use mezzo_runtime::{Exit, IoDevice, IoLimit, Limits, StartError, Usage};
+use mezzo_runtime::{
+    CpuSet, DeviceSpec, Exit, HugePageLimit, IoDevice, IoLimit, Limits, StartError, Usage,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -479,4 +481,141 @@ fn v2() -> bool {
         tell("skipped: needs cgroup v2 (cargo xtask vm runtime)");
     }
     Node::v2()
+}
+
+/// The last processor of this machine that containers may use, and all of them.
+fn processors() -> (u32, CpuSet) {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let text = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .unwrap();
+    let all: CpuSet = text.parse().unwrap();
+    (all.iter().last().unwrap(), all)
+}
+
+/// The processors of a process, as the kernel lists them.
+fn allowed(pid: i32) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let text = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    text.unwrap().trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_runs_on_its_own_processors_until_that_changes() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    let (last, all) = processors();
+    let mut spec = node.spec(&["sleep"]);
+    spec.limits.cpuset = Some(CpuSet::from_iter([last]));
+    let started = match node.runtime().start(&id("pinned"), spec).await {
+        Err(StartError::BadSpec { problem, .. }) if problem.problem.contains("no cpuset") => {
+            tell(&format!("skipped: {problem}"));
+            return;
+        }
+        started => started.unwrap(),
+    };
+    assert_eq!(allowed(started.pid), last.to_string());
+    let update = async |cpuset| {
+        let limits = Limits {
+            cpuset,
+            ..Limits::default()
+        };
+        node.runtime().update(&id("pinned"), limits).await
+    };
+    update(None).await.unwrap();
+    assert_eq!(allowed(started.pid), all.to_string());
+    let first = all.iter().next().unwrap();
+    update(Some(CpuSet::from_iter([first]))).await.unwrap();
+    assert_eq!(allowed(started.pid), first.to_string());
+    // A processor that is not there is refused by name, and changes nothing.
+    let refused = update(Some(CpuSet::from_iter([9_999]))).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("limits.cpuset: processor 9999"),
+        "{refused}"
+    );
+    assert_eq!(allowed(started.pid), first.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn huge_pages_are_limited_or_refused_by_name() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    let mut spec = node.spec(&["sleep"]);
+    let limit = |bytes| HugePageLimit {
+        page_bytes: 2 * MIB,
+        bytes,
+    };
+    spec.limits.huge_pages = vec![limit(4 * MIB)];
+    match node.runtime().start(&id("huge"), spec).await {
+        Err(StartError::BadSpec { problem, .. }) => {
+            // Without the controller or pages of that size: told by field.
+            assert!(problem.field.starts_with("limits.huge_pages"), "{problem}");
+            tell(&format!("refused: {problem}"));
+        }
+        Ok(_) => {
+            let files = ["hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max"];
+            let now = || node.cgroup_number("hugetlb", "huge", &files);
+            assert_eq!(now(), 4 * MIB);
+            let limits = Limits {
+                huge_pages: vec![limit(0)],
+                ..Limits::default()
+            };
+            node.runtime().update(&id("huge"), limits).await.unwrap();
+            assert_eq!(now(), 0);
+            let none = Limits::default();
+            node.runtime().update(&id("huge"), none).await.unwrap();
+            let text = node.cgroup_text("hugetlb", "huge", &files);
+            assert!(
+                text == "max" || text.parse::<u64>().unwrap() > 1 << 40,
+                "{text}"
+            );
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_given_is_let_through_under_its_new_name() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    // Numbers for local use, which no driver has: who gets past the filter hears that there is no such device.
+    let file = node.path().join("card");
+    nix::sys::stat::mknod(
+        &file,
+        nix::sys::stat::SFlag::S_IFCHR,
+        nix::sys::stat::Mode::from_bits_truncate(0o666),
+        nix::sys::stat::makedev(61, 7),
+    )
+    .unwrap();
+    let device = |source: &std::path::Path, target: &str| DeviceSpec {
+        source: source.into(),
+        target: target.into(),
+    };
+    let mut spec = node.spec(&["touch", "/dev/card7"]);
+    spec.devices = vec![device(&file, "/dev/card7")];
+    node.run("card", spec).await;
+    let answer = node.stdout("card");
+    assert!(
+        answer.contains("No such device"),
+        "past the filter: {answer}"
+    );
+    // One that works, in a directory of its own.
+    let mut spec = node.spec(&["touch", "/dev/cards/full"]);
+    spec.devices = vec![device("/dev/full".as_ref(), "/dev/cards/full")];
+    assert_eq!(node.run("full", spec).await.exit, Exit::Code(0));
+    let mut spec = node.spec(&["sleep"]);
+    spec.devices = vec![device(&file.with_file_name("none"), "/dev/card7")];
+    let refused = node.runtime().start(&id("none"), spec).await.unwrap_err();
+    assert!(
+        matches!(&refused, StartError::BadSpec { problem, .. } if problem.field == "devices[0].source"),
+        "{refused}"
+    );
 }

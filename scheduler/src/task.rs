@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use mezzo_api::model::{
     CheckKind, ContainerInfo, EnvVar, HealthCheck, Offer, Resources, Scalar, TaskId, TaskInfo,
+    TaskLimits,
 };
 
 use crate::app::spec::{AppHealthCheck, CheckPort, Limit, Protocol, Run};
-use crate::app::{AppId, AppVersion};
+use crate::app::{AppId, AppVersion, memory};
 
 /// The task for one instance.
 #[must_use]
@@ -23,6 +24,7 @@ pub fn task_info(
     resources: Resources,
 ) -> TaskInfo {
     let app = &version.app;
+    let (memory_limit_mb, memory_unlimited) = memory(app.mem_limit);
     let (command, args) = match &app.run {
         Run::Image => (Vec::new(), Vec::new()),
         Run::Shell(line) => (shell(line), Vec::new()),
@@ -37,11 +39,8 @@ pub fn task_info(
             Some(Limit::Of(limit)) => Some(limit),
             Some(Limit::Unlimited) | None => None,
         },
-        memory_limit_mb: match app.mem_limit {
-            Some(Limit::Of(limit)) => u64::try_from(limit.units_floor()).ok(),
-            Some(Limit::Unlimited) | None => None,
-        },
-        pids_limit: None,
+        memory_limit_mb,
+        pids_limit: app.pids_limit,
         container: ContainerInfo {
             image: app.container.image.clone(),
             force_pull: app.container.force_pull,
@@ -67,6 +66,10 @@ pub fn task_info(
         max_completion: None,
         labels: app.labels.clone(),
         data: Vec::new(),
+        limits: TaskLimits {
+            memory_unlimited,
+            ..app.limits.clone()
+        },
     }
 }
 

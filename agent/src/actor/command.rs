@@ -1,7 +1,7 @@
 //! The owner's door: what others may say and ask, and the handle they hold.
 
 use mezzo_api::{
-    model::{AgentId, NodeUsage, Resources, Task},
+    model::{AgentId, FrameworkId, LimitChange, NodeUsage, Resources, Task},
     proto,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -10,7 +10,7 @@ use crate::{
     image_gc::ImageStats,
     node::ContainerId,
     stats::histogram::Histogram,
-    task::{TaskKey, event::Event},
+    task::{TaskKey, change::Refused, event::Event},
     usage::{NodePressure, Round},
 };
 
@@ -39,9 +39,23 @@ pub(crate) enum Command {
     Alive(oneshot::Sender<Vec<Target>>),
     /// One task, by id alone.
     Find(String, oneshot::Sender<Option<Found>>),
+    /// Other limits for a running task.
+    Change {
+        /// `None`: whosever task has that id.
+        framework: Option<FrameworkId>,
+        /// Which.
+        task: String,
+        /// What of them changes.
+        change: Box<LimitChange>,
+        /// Answered when they hold and are on disk.
+        reply: Asker,
+    },
     /// One running task's container.
     Locate(TaskKey, oneshot::Sender<Option<ContainerId>>),
 }
+
+/// Waits to hear how a change of limits went.
+pub(crate) type Asker = oneshot::Sender<Result<Box<Task>, Refused>>;
 
 /// A running task.
 #[derive(Debug, Clone)]

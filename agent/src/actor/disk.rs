@@ -17,7 +17,7 @@ pub(super) enum DiskOp {
     Remove,
 }
 
-/// Writes until it is on disk; only a checkpoint may fail, because nothing has been promised yet.
+/// Writes until it is on disk; only a checkpoint may fail, because nothing has been promised yet for it.
 pub(super) async fn write_durably(
     store: &Store,
     container: &ContainerId,
@@ -33,6 +33,7 @@ pub(super) async fn write_durably(
             Ok(Ok(())) => {
                 let event = match write {
                     Write::Create(_) => Some(Event::Created(container.clone())),
+                    Write::Rewrite(written) => Some(Event::Rewritten(written, Ok(()))),
                     Write::Append(LogRecord::Update(status)) => status
                         .update_id
                         .map(|id| Event::Written(container.clone(), id)),
@@ -50,6 +51,11 @@ pub(super) async fn write_durably(
                 Some(Event::CreateFailed(container.clone(), error)),
                 failures,
             );
+        }
+        if let Write::Rewrite(written) = write {
+            // Whoever asked for the change is told, and it is taken back.
+            tracing::error!(%container, error, "cannot write a task's changed checkpoint");
+            return (Some(Event::Rewritten(written, Err(error))), failures);
         }
         if !store.folder(container).exists() {
             // Its checkpoint was never written, or it is collected: nothing can be promised for it.

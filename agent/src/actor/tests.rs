@@ -69,6 +69,8 @@ impl Machine {
             allow_privileged: false,
             host_path_allow: vec![],
             boot_id: "boot".into(),
+            default_pids: 4096,
+            cgroup_mode: mezzo_api::model::CgroupMode::V2,
         };
         let (runtime, images): (Arc<dyn Runtime>, Arc<dyn Images>) = (
             Arc::clone(&self.runtime) as _,
@@ -76,7 +78,12 @@ impl Machine {
         );
         let store = Store::open(self.dir.path()).unwrap();
         let clock = Clock::start();
-        let mut core = Core::new(settings.clone(), None, "cpus:4;mem:4096".parse().unwrap());
+        let mut core = Core::new(
+            settings.clone(),
+            None,
+            "cpus:4;mem:4096".parse().unwrap(),
+            crate::resources::grant::Grants::default(),
+        );
         let mut random = rand::random::<u128>;
         let mut ctx = Context {
             now: clock.now(),
@@ -91,7 +98,6 @@ impl Machine {
             store,
             hostname: "node".into(),
             host_path_allow: vec![],
-            default_pids: 10,
             starts: Arc::new(Semaphore::new(2)),
         };
         let (handle, commands) = channel();

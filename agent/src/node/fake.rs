@@ -16,8 +16,9 @@ use tokio::sync::watch;
 
 use super::{
     Collected, Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecSession,
-    ExecSpec, ExitRecord, GcPolicy, ImageConfig, ImageError, Images, ImagesUsage, PreparedImage,
-    PullProgress, Runtime, RuntimeError, Snapshot, StartError, Started, Stream,
+    ExecSpec, ExitRecord, GcPolicy, ImageConfig, ImageError, Images, ImagesUsage, LimitError,
+    Limits, PreparedImage, PullProgress, Runtime, RuntimeError, Snapshot, StartError, Started,
+    Stream,
 };
 
 /// Containers in memory.
@@ -25,6 +26,7 @@ use super::{
 pub struct FakeRuntime {
     containers: Mutex<BTreeMap<ContainerId, Container>>,
     specs: Mutex<Vec<(ContainerId, ContainerSpec)>>,
+    limits: Mutex<Vec<(ContainerId, Limits)>>,
     changed: watch::Sender<u64>,
     stubborn: Mutex<bool>,
     folder: PathBuf,
@@ -37,6 +39,7 @@ impl FakeRuntime {
         Self {
             containers: Mutex::default(),
             specs: Mutex::default(),
+            limits: Mutex::default(),
             changed: watch::Sender::new(0),
             stubborn: Mutex::default(),
             folder,
@@ -52,6 +55,14 @@ impl FakeRuntime {
     /// Every start there was.
     pub fn starts(&self) -> Vec<(ContainerId, ContainerSpec)> {
         self.specs
+            .lock()
+            .expect("no test panics while it holds this lock")
+            .clone()
+    }
+
+    /// Every change of limits there was.
+    pub fn limits(&self) -> Vec<(ContainerId, Limits)> {
+        self.limits
             .lock()
             .expect("no test panics while it holds this lock")
             .clone()
@@ -169,6 +180,21 @@ impl Runtime for FakeRuntime {
 
     async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         self.end(id, ContainerExit::Signal(9), false);
+        Ok(())
+    }
+
+    async fn limit(&self, id: &ContainerId, limits: Limits) -> Result<(), LimitError> {
+        if !self.running().contains(id) {
+            return Err(LimitError::NotRunning);
+        }
+        // More than any machine has, so that tests can be refused.
+        if limits.io_weight == Some(9_999) {
+            return Err(LimitError::Refused("limits.io_weight: not here".into()));
+        }
+        self.limits
+            .lock()
+            .expect("no test panics while it holds this lock")
+            .push((id.clone(), limits));
         Ok(())
     }
 

@@ -10,9 +10,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecControl, ExecSession,
-    ExecSpec, ExitRecord, MountSource, Reader, Runtime, RuntimeError, StartError, Started, Stream,
-    Writer,
+    ExecSpec, ExitRecord, LimitError, Limits, MountSource, Reader, Runtime, RuntimeError,
+    StartError, Started, Stream, Writer,
 };
+
+mod limits;
 
 const STOP_SIGNAL_LABEL: &str = "mezzo.stop_signal";
 const SIGTERM: i32 = 15;
@@ -82,9 +84,12 @@ impl Runtime for Containers {
                 cgroup: started.cgroup,
                 started_at_ms: started.started_at_ms,
             }),
-            Err(
-                error @ (rt::StartError::BadSpec { .. } | rt::StartError::AlreadyExists { .. }),
-            ) => Err(StartError::Invalid(chain(&error))),
+            Err(rt::StartError::BadSpec { problem, .. }) => {
+                Err(StartError::Invalid(limits::in_words_of_the_api(&problem)))
+            }
+            Err(error @ rt::StartError::AlreadyExists { .. }) => {
+                Err(StartError::Invalid(chain(&error)))
+            }
             Err(error) => Err(StartError::Failed(chain(&error))),
         }
     }
@@ -128,6 +133,32 @@ impl Runtime for Containers {
     async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let killed = self.0.stop(&to_id(id), Duration::ZERO, 9).await;
         killed.map(|_| ()).map_err(|error| from_error(id, &error))
+    }
+
+    async fn limit(&self, id: &ContainerId, to: Limits) -> Result<(), LimitError> {
+        self.0
+            .update(&to_id(id), limits::to_limits(&to))
+            .await
+            .map_err(|error| match &error {
+                rt::UpdateError::NotFound { .. } | rt::UpdateError::NotRunning { .. } => {
+                    LimitError::NotRunning
+                }
+                rt::UpdateError::BadLimits { problem, .. } => {
+                    LimitError::Refused(limits::in_words_of_the_api(problem))
+                }
+                rt::UpdateError::MemoryInUse {
+                    wanted_bytes,
+                    used_bytes,
+                    ..
+                } => LimitError::Refused(format!(
+                    "memory_limit_mb: {} MiB are in use and cannot be taken back, more than the {} MiB asked for; nothing is killed for a change of limits",
+                    used_bytes.div_ceil(1 << 20),
+                    wanted_bytes >> 20
+                )),
+                rt::UpdateError::Cgroup { .. } | rt::UpdateError::Record { .. } => {
+                    LimitError::Failed(chain(&error))
+                }
+            })
     }
 
     async fn usage(&self, id: &ContainerId) -> Result<Usage, RuntimeError> {
@@ -300,13 +331,8 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
     to.cwd = spec.cwd;
     to.user = user;
     to.hostname = spec.hostname;
-    to.limits = rt::Limits {
-        cpu_millis_weight: spec.limits.cpu_millis,
-        cpu_limit_millis: spec.limits.cpu_limit_millis,
-        memory_bytes: spec.limits.memory_bytes,
-        pids: spec.limits.pids,
-        ..rt::Limits::default()
-    };
+    to.limits = limits::to_limits(&spec.limits);
+    to.rlimits = spec.rlimits.iter().map(limits::to_rlimit).collect();
     to.mounts = spec
         .mounts
         .into_iter()

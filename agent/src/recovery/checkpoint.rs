@@ -7,7 +7,7 @@
 use mezzo_api::model::{FrameworkId, RoleName, TaskInfo, TaskStatus, UpdateId};
 use serde::{Deserialize, Serialize};
 
-use crate::node::ContainerId;
+use crate::{node::ContainerId, resources::grant::Grant};
 
 const VERSION: u32 = 1;
 
@@ -21,6 +21,9 @@ pub(crate) struct Checkpoint {
     pub(crate) boot_id: String,
     pub(crate) created_at_ms: u64,
     pub(crate) info: TaskInfo,
+    /// What the agent picked for it. An older agent does not see it, and gives others what is the task's alone.
+    #[serde(default, skip_serializing_if = "Grant::is_empty")]
+    pub(crate) grant: Grant,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -171,6 +174,9 @@ mod tests {
             boot_id: "b".into(),
             created_at_ms: 5,
             info: a_task("t"),
+            grant: Grant {
+                cpus: [3, 1].into(),
+            },
         }
     }
 
@@ -180,6 +186,15 @@ mod tests {
             Checkpoint::from_json(checkpoint().to_json().as_bytes()),
             Ok(checkpoint())
         );
+    }
+
+    #[test]
+    fn a_checkpoint_without_a_grant_is_what_an_older_agent_writes() {
+        let mut plain = checkpoint();
+        plain.grant = Grant::default();
+        let text = plain.to_json();
+        assert!(!text.contains("grant"), "{text}");
+        assert_eq!(Checkpoint::from_json(text.as_bytes()), Ok(plain));
     }
 
     #[test]

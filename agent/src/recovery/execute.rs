@@ -142,6 +142,9 @@ pub(crate) async fn recover(
             }
         }
     }
+    // The agent before may have died between the kernel and the checkpoint: what is on record holds. Only now, because
+    // who may use which processors depends on all.
+    core.tell_all_limits(&mut effects);
     Ok(effects)
 }
 
@@ -254,6 +257,10 @@ fn entry(folder: &Recovered, settings: &Settings, phase: Phase) -> Entry {
         started_at_ms: running.map(|status| status.timestamp_ms),
         usage: latest.usage.clone(),
         healthy: latest.healthy,
+        grant: checkpoint.grant.clone(),
+        created_at_ms: checkpoint.created_at_ms,
+        told_limits: None,
+        changing: None,
         latest,
     }
 }
@@ -311,6 +318,7 @@ fn adopt(
     let is_killing = matches!(adopted.phase, Phase::Killing { .. });
     core.adopt(adopted);
     effects.push(Effect::Watch(id.clone()));
+
     if !was_told && !is_killing {
         let running = Outcome {
             state: TaskState::Running,

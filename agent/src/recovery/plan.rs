@@ -182,6 +182,7 @@ mod tests {
                 boot_id: boot.into(),
                 created_at_ms: 0,
                 info: a_task("t"),
+                grant: crate::resources::grant::Grant::default(),
             },
             log: Log {
                 updates,

@@ -5,6 +5,7 @@ use std::path::Path;
 use mezzo_api::model::{Resources, Scalar};
 use procfs::Current as _;
 
+use super::cores::Processor;
 use crate::Config;
 
 /// What the machine has and what of it is kept back.
@@ -82,6 +83,31 @@ pub(crate) fn total(config: &Config, capacity: &Capacity) -> Resources {
         .with_ranges("ports", config.ports())
 }
 
+/// The processors that this process may use, and with it the containers.
+pub(crate) fn processors() -> Vec<Processor> {
+    let allowed = procfs::process::Process::myself()
+        .and_then(|own| own.status())
+        .ok()
+        .and_then(|status| status.cpus_allowed_list)
+        .unwrap_or_default();
+    let numbers = allowed.into_iter().flat_map(|(first, last)| first..=last);
+    numbers
+        .map(|number| {
+            let read = |name: &str| {
+                let file = format!("/sys/devices/system/cpu/cpu{number}/topology/{name}");
+                let text = std::fs::read_to_string(file).unwrap_or_default();
+                text.trim().parse().ok()
+            };
+            Processor {
+                package: read("physical_package_id").unwrap_or(0),
+                // Where the kernel does not tell (some virtual machines), each stands alone.
+                core: read("core_id").unwrap_or(number),
+                number,
+            }
+        })
+        .collect()
+}
+
 /// Bytes of the file system that holds a path: (all, used).
 pub(crate) fn disk(path: &Path) -> Option<(u64, u64)> {
     let stat = nix::sys::statvfs::statvfs(path).ok()?;
@@ -131,6 +157,8 @@ mod tests {
             "{found}"
         );
         assert!(found.ports().has(31_000) && !boot_id().is_empty());
+        let cpus = std::thread::available_parallelism().unwrap().get();
+        assert!(processors().len() >= cpus, "{:?}", processors());
     }
 
     #[test]

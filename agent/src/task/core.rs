@@ -3,6 +3,7 @@
 //! What holds at any time: a task id is launched at most once; nothing is done for a task before its checkpoint is
 //! on disk, nothing is told before it is on disk; resources are held until the last process is gone.
 
+mod change;
 mod kill;
 mod launch;
 mod time;
@@ -13,10 +14,13 @@ use std::{
     time::Duration,
 };
 
-use mezzo_api::model::{AgentId, ExitInfo, StatusSource, Task, TaskStatus, UpdateId, Usage};
+use mezzo_api::model::{
+    AgentId, CgroupMode, ExitInfo, StatusSource, Task, TaskStatus, UpdateId, Usage,
+};
 
 use super::{
     Context, TaskKey,
+    change::Refused,
     entry::{Entry, Phase},
     event::{Effect, Event, Verdict},
     status::{KillCause, Outcome, ended},
@@ -24,7 +28,7 @@ use super::{
 };
 use crate::{
     node::{ContainerId, ExitRecord},
-    resources::ledger::Ledger,
+    resources::{grant::Grants, ledger::Ledger},
 };
 
 /// A container that survived a kill is killed again after this.
@@ -49,6 +53,10 @@ pub(crate) struct Settings {
     pub(crate) allow_privileged: bool,
     pub(crate) host_path_allow: Vec<PathBuf>,
     pub(crate) boot_id: String,
+    /// Processes and threads of a task that does not say.
+    pub(crate) default_pids: u64,
+    /// What the machine can limit.
+    pub(crate) cgroup_mode: CgroupMode,
 }
 
 /// The state.
@@ -58,6 +66,7 @@ pub(crate) struct Core {
     agent_id: Option<AgentId>,
     connected: bool,
     ledger: Ledger,
+    grants: Grants,
     tasks: BTreeMap<TaskKey, Entry>,
     by_container: HashMap<ContainerId, TaskKey>,
     tombstones: HashMap<TaskKey, TaskStatus>,
@@ -72,12 +81,14 @@ impl Core {
         settings: Settings,
         agent_id: Option<AgentId>,
         total: mezzo_api::model::Resources,
+        grants: Grants,
     ) -> Self {
         Self {
             settings,
             agent_id,
             connected: false,
             ledger: Ledger::new(total),
+            grants,
             tasks: BTreeMap::new(),
             by_container: HashMap::new(),
             tombstones: HashMap::new(),
@@ -141,6 +152,12 @@ impl Core {
                     }
                 }
             }
+            Event::Limited {
+                container,
+                limits,
+                result,
+            } => self.limited(&container, &limits, result, &mut effects),
+            Event::Rewritten(written, result) => self.rewritten(&written, result, &mut effects),
             Event::Health(id, verdict) => self.health(&id, verdict, ctx, &mut effects),
             Event::Tick => {}
         }
@@ -227,6 +244,7 @@ impl Core {
     pub(crate) fn adopt(&mut self, entry: Entry) {
         if entry.ended_at().is_none() {
             self.ledger.adopt(&entry.container, &entry.info.resources);
+            self.grants.adopt(&entry.container, &entry.grant);
         }
         self.by_container
             .insert(entry.container.clone(), entry.key.clone());
@@ -355,11 +373,15 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         self.ledger.release(id);
+        let more_to_share = self.grants.release(id);
         let Some(entry) = self.entry(id) else { return };
         tracing::info!(
             task = %entry.key, container = %id, state = %outcome.state, reason = ?outcome.reason,
             message = outcome.message, "task ended"
         );
+        if entry.changing.take().is_some() {
+            effects.push(Effect::Answer(id.clone(), Err(Refused::ended())));
+        }
         let status = entry.status(outcome, exit, usage, ctx);
         entry.latest = status.clone();
         entry.usage.clone_from(&status.usage);
@@ -368,6 +390,9 @@ impl Core {
             at_ms: ctx.now.mono_ms,
         };
         effects.push(Effect::Append(id.clone(), Box::new(status)));
+        if more_to_share {
+            self.tell_all_limits(effects);
+        }
     }
 }
 

@@ -4,10 +4,14 @@ use mezzo_api::model::{ContainerStatus, RoleName, Task, TaskInfo, TaskStatus, Us
 
 use super::{
     TaskKey,
+    change::Changing,
     status::{KillCause, Outcome},
     updates::UpdateQueue,
 };
-use crate::node::ContainerId;
+use crate::{
+    node::{ContainerId, Limits},
+    resources::grant::Grant,
+};
 
 /// Where a task stands. Times are monotonic milliseconds.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +79,14 @@ pub(crate) struct Entry {
     pub(crate) usage: Option<Usage>,
     /// The last result of the health checks.
     pub(crate) healthy: Option<bool>,
+    /// What the agent picked for it.
+    pub(crate) grant: Grant,
+    /// Unix milliseconds; of the checkpoint.
+    pub(crate) created_at_ms: u64,
+    /// What the runtime was last told that it may use, if it was told.
+    pub(crate) told_limits: Option<Limits>,
+    /// A change of limits that is under way.
+    pub(crate) changing: Option<Changing>,
 }
 
 impl Entry {

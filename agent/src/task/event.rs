@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, HealthCheck, RoleName, TaskInfo, TaskStatus, UpdateId, Usage,
+    AgentId, FrameworkId, HealthCheck, RoleName, Task, TaskInfo, TaskStatus, UpdateId, Usage,
 };
 
-use super::{TaskKey, status::Outcome};
+use super::{TaskKey, change::Refused, status::Outcome};
 use crate::{
-    node::{ContainerId, ExitRecord, Started},
+    node::{ContainerId, ExitRecord, LimitError, Limits, Started},
     recovery::checkpoint::Checkpoint,
 };
 
@@ -71,6 +71,17 @@ pub(crate) enum Event {
     Exited(ContainerId, Box<ExitRecord>),
     /// Fresh samples.
     Usage(Vec<(ContainerId, Usage)>),
+    /// The runtime was told a container's limits.
+    Limited {
+        /// Which container.
+        container: ContainerId,
+        /// Which limits.
+        limits: Box<Limits>,
+        /// Whether they hold.
+        result: Result<(), LimitError>,
+    },
+    /// A changed checkpoint is on disk, or not.
+    Rewritten(Box<Checkpoint>, Result<(), String>),
     /// A health check has a result.
     Health(ContainerId, Verdict),
     /// Nothing but the time.
@@ -108,6 +119,12 @@ pub(crate) enum Effect {
     AppendAcknowledged(ContainerId, UpdateId),
     /// Note in the task's log that nobody asks for its statuses any more.
     AppendForgotten(ContainerId),
+    /// Write the checkpoint in place of the one before; answered by `Rewritten`.
+    Rewrite(Box<Checkpoint>),
+    /// Make the container's limits these, also when others are still on their way; answered by `Limited`.
+    Limit(ContainerId, Box<Limits>),
+    /// Tell who asked for a change of limits how it went.
+    Answer(ContainerId, Result<Box<Task>, Refused>),
     /// Send a status to the master, if there is one.
     Send(Box<TaskStatus>),
     /// Make and start the container; answered by `Launched` or `LaunchFailed`.
@@ -118,6 +135,8 @@ pub(crate) enum Effect {
         framework: FrameworkId,
         /// What.
         info: Box<TaskInfo>,
+        /// What it may use.
+        limits: Box<Limits>,
     },
     /// Give a launch up; still answered by `Launched` or `LaunchFailed`.
     CancelLaunch(ContainerId),

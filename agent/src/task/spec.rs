@@ -5,7 +5,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use mezzo_api::model::{
-    AgentId, CheckKind, FrameworkId, NetworkMode, Reason, Scalar, TaskInfo, TaskState, VolumeSource,
+    AgentId, CheckKind, FrameworkId, NetworkMode, Reason, TaskInfo, TaskState, VolumeSource,
 };
 
 use super::status::Outcome;
@@ -18,7 +18,6 @@ pub(crate) const SANDBOX: &str = "/mnt/mezzo/sandbox";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The kernel takes no longer one.
 const MAX_HOSTNAME: usize = 64;
-const MIB: i64 = 1024 * 1024;
 
 /// What the machine adds.
 #[derive(Debug, Clone)]
@@ -33,7 +32,7 @@ pub(crate) struct Place {
     pub(crate) files: Vec<(PathBuf, String)>,
     /// The paths of the task's host volumes, in their order, resolved and checked.
     pub(crate) host_paths: Vec<PathBuf>,
-    pub(crate) default_pids: u64,
+    pub(crate) limits: Limits,
 }
 
 /// What can be refused by looking at the task alone.
@@ -205,10 +204,6 @@ pub(crate) fn container(
         });
     }
 
-    let memory = bytes(info.resources.mem()).max(
-        info.memory_limit_mb
-            .map_or(0, |mb| mb.saturating_mul(1024 * 1024)),
-    );
     Ok(ContainerSpec {
         rootfs: image.snapshot.clone(),
         readonly_rootfs: wanted.read_only_rootfs,
@@ -225,14 +220,8 @@ pub(crate) fn container(
             .clone()
             .or_else(|| image.config.user.clone())
             .unwrap_or_default(),
-        limits: Limits {
-            cpu_millis: u64::try_from(info.resources.cpus().millis()).unwrap_or(0),
-            cpu_limit_millis: info
-                .cpu_limit
-                .map(|limit| u64::try_from(limit.millis()).unwrap_or(0)),
-            memory_bytes: (memory > 0).then_some(memory),
-            pids: Some(info.pids_limit.unwrap_or(place.default_pids)),
-        },
+        limits: place.limits.clone(),
+        rlimits: info.limits.rlimits.clone(),
         mounts,
         network: wanted.network,
         hostname: (wanted.network == NetworkMode::Host && place.hostname.len() <= MAX_HOSTNAME)
@@ -246,10 +235,6 @@ pub(crate) fn container(
         ]
         .into(),
     })
-}
-
-fn bytes(mebibytes: Scalar) -> u64 {
-    u64::try_from(mebibytes.millis().saturating_mul(MIB) / 1000).unwrap_or(0)
 }
 
 /// Variables in the order of their first setting; a later setting wins.
@@ -302,7 +287,7 @@ mod tests {
             sandbox: "/s".into(),
             files: vec![],
             host_paths: vec![],
-            default_pids: 4096,
+            limits: Limits::default(),
         }
     }
 
@@ -375,24 +360,6 @@ mod tests {
         assert_eq!(get("A"), ["task"]);
         assert_eq!(get("MEZZO_TASK_ID"), ["t"]);
         assert_eq!(get("MEZZO_AGENT_ID"), ["a"]);
-    }
-
-    #[test]
-    fn memory_is_the_larger_of_share_and_limit() {
-        let mut task = a_task("t");
-        task.resources = "cpus:0.5;mem:32".parse().unwrap();
-        let spec = |task: &TaskInfo| {
-            container(task, &image(&["/x"], &[]), &place())
-                .unwrap()
-                .limits
-        };
-        assert_eq!(spec(&task).memory_bytes, Some(32 << 20));
-        assert_eq!(
-            (spec(&task).cpu_millis, spec(&task).pids),
-            (500, Some(4096))
-        );
-        task.memory_limit_mb = Some(64);
-        assert_eq!(spec(&task).memory_bytes, Some(64 << 20));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The core against its promises: one launch per task id, kills in every phase, order and durability of statuses,
 //! collection.
 
+mod limits;
+
 use std::time::Duration;
 
 use mezzo_api::model::{ContainerInfo, Reason, RoleName, TaskInfo, TaskState, TaskStatus, Usage};
@@ -13,7 +15,10 @@ use super::{
     status::Outcome,
     updates::Retry,
 };
-use crate::node::{ContainerExit, ContainerId, ExitRecord, Started};
+use crate::{
+    node::{ContainerExit, ContainerId, ExitRecord, Started},
+    resources::{cores::Processor, grant::Grants},
+};
 
 /// A task that anybody could run.
 pub(crate) fn a_task(id: &str) -> TaskInfo {
@@ -34,11 +39,22 @@ pub(crate) fn a_task(id: &str) -> TaskInfo {
         max_completion: None,
         labels: std::collections::BTreeMap::new(),
         data: Vec::new(),
+        limits: mezzo_api::model::TaskLimits::default(),
     }
+}
+
+/// So many processors, each a core of its own.
+fn processors(n: u32) -> impl Iterator<Item = Processor> {
+    (0..n).map(|number| Processor {
+        package: 0,
+        core: number,
+        number,
+    })
 }
 
 /// A core with a disk that works at once, and a record of what was sent.
 struct Bench {
+    settings: Settings,
     core: Core,
     now: Now,
     random: u128,
@@ -67,10 +83,13 @@ impl Bench {
             allow_privileged: false,
             host_path_allow: vec![],
             boot_id: "b".into(),
+            default_pids: 4096,
+            cgroup_mode: mezzo_api::model::CgroupMode::V2,
         };
         let total = "cpus:1;mem:1024;ports:[31000-31009]".parse().unwrap();
         let mut bench = Self {
-            core: Core::new(settings, None, total),
+            settings: settings.clone(),
+            core: Core::new(settings, None, total, Grants::new(processors(4))),
             now: Now {
                 unix_ms: 1_000_000,
                 mono_ms: 1_000_000,
@@ -80,6 +99,15 @@ impl Bench {
             sent: vec![],
             disk_works: true,
         };
+        bench.event(Event::Registered("a".parse().unwrap()));
+        bench
+    }
+
+    fn with_total(total: &str) -> Self {
+        let mut bench = Self::new();
+        let settings = bench.settings.clone();
+        let total = total.parse().unwrap();
+        bench.core = Core::new(settings, None, total, Grants::new(processors(4)));
         bench.event(Event::Registered("a".parse().unwrap()));
         bench
     }
@@ -112,7 +140,17 @@ impl Bench {
                     self.sent.push((**status).clone());
                     None
                 }
+                Effect::Rewrite(checkpoint) => Some(Event::Rewritten(
+                    checkpoint.clone(),
+                    if self.disk_works {
+                        Ok(())
+                    } else {
+                        Err("disk full".into())
+                    },
+                )),
                 Effect::AppendAcknowledged(..)
+                | Effect::Limit(..)
+                | Effect::Answer(..)
                 | Effect::AppendForgotten(_)
                 | Effect::Launch { .. }
                 | Effect::CancelLaunch(_)

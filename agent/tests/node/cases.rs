@@ -14,6 +14,11 @@ use crate::files::{
 use crate::inside::{
     a_message_reaches_a_task, logs_are_read_and_followed, programs_run_beside_a_task,
 };
+use crate::limits::{
+    limits_change_while_the_task_runs_and_outlive_the_agent,
+    limits_reach_the_container_or_are_refused_by_name,
+    whole_processors_are_one_tasks_alone_also_for_the_next_agent,
+};
 use mezzo_api::proto::{
     self, Reason,
     TaskState::{
@@ -62,6 +67,9 @@ cases![
     health_is_checked_by_command_and_port,
     a_silent_master_is_left_and_found_again,
     kills_of_the_agent_in_the_middle_of_launches_run_nothing_twice,
+    limits_reach_the_container_or_are_refused_by_name,
+    limits_change_while_the_task_runs_and_outlive_the_agent,
+    whole_processors_are_one_tasks_alone_also_for_the_next_agent,
 ];
 
 fn reason(status: &proto::TaskStatus) -> Reason {

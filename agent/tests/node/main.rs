@@ -10,6 +10,7 @@ mod cases;
 mod figures;
 mod files;
 mod inside;
+mod limits;
 mod master;
 
 use std::{

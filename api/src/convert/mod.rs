@@ -6,11 +6,13 @@
 mod agent;
 mod common;
 mod framework;
+mod limits;
 mod task;
 mod usage;
 
 use std::fmt;
 
+pub use limits::limit_problems;
 use thiserror::Error;
 
 /// One thing wrong with a message.
@@ -124,6 +126,11 @@ impl Problems {
             field: field.to_owned(),
             message: message.into(),
         });
+    }
+
+    /// Problems that were found elsewhere, already with their fields.
+    pub(crate) fn extend(&mut self, problems: Vec<Problem>) {
+        self.0.extend(problems);
     }
 
     /// Notes a text that is longer than `most` bytes.

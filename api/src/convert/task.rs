@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Invalid, Problems, common::millis};
+use super::{Invalid, Problems, common::millis, limits::limit_problems};
 use crate::{
     model::{
         CheckKind, ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, HealthCheck,
-        NetworkMode, Reason, Scalar, SecretSource, StatusSource, Task, TaskInfo, TaskState,
-        TaskStatus, Volume, VolumeSource,
+        NetworkMode, Reason, Resources, Scalar, SecretSource, StatusSource, Task, TaskInfo,
+        TaskLimits, TaskState, TaskStatus, Volume, VolumeSource,
     },
     proto,
 };
@@ -298,7 +298,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
         let task_id = problems.take("task_id", info.task_id.parse());
         let agent_id = problems.take("agent_id", info.agent_id.parse());
         problems.bound("name", &info.name, 1024);
-        let resources = problems.take("resources", info.resources.try_into());
+        let resources: Option<Resources> = problems.take("resources", info.resources.try_into());
         let cpu_limit: Option<Scalar> = info.cpu_limit.map(Into::into);
         if cpu_limit.is_some_and(|limit| limit < Scalar::from_millis(1)) {
             problems.note("cpu_limit", "must be at least 0.001");
@@ -329,6 +329,17 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
         if info.labels.len() > 1024 || label_bytes > LONGEST_ARGS {
             problems.note("labels", "more than 1024, or longer than 1 MiB in all");
         }
+        let limits = info.limits.map_or(Some(TaskLimits::default()), |limits| {
+            problems.take("limits", limits.try_into())
+        });
+        if let (Some(limits), Some(resources)) = (&limits, &resources) {
+            problems.extend(limit_problems(
+                resources.cpus(),
+                resources.mem(),
+                info.memory_limit_mb,
+                limits,
+            ));
+        }
         let value = (|| {
             Some(Self {
                 task_id: task_id?,
@@ -344,6 +355,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 max_completion: info.max_completion_ms.map(Duration::from_millis),
                 labels: info.labels.into_iter().collect(),
                 data: info.data,
+                limits: limits?,
             })
         })();
         problems.finish(value)
@@ -366,6 +378,7 @@ impl From<TaskInfo> for proto::TaskInfo {
             max_completion_ms: info.max_completion.map(millis),
             labels: info.labels.into_iter().collect(),
             data: info.data,
+            limits: (!info.limits.is_default()).then(|| info.limits.into()),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod agent;
 mod framework;
 mod ids;
+mod limits;
 mod offer;
 mod resources;
 mod task;
@@ -15,6 +16,10 @@ pub use agent::{AgentInfo, Attribute, AttributeValue, CgroupMode};
 pub use framework::FrameworkInfo;
 pub use ids::{
     AgentId, FrameworkId, InvalidId, OfferId, RoleName, SecretSource, StreamId, TaskId, UpdateId,
+};
+pub use limits::{
+    Change, CpuPinning, HugePages, InvalidIoDevice, IoDevice, IoLimit, LimitChange, RLIMIT_NAMES,
+    Rlimit, TaskLimits,
 };
 pub use offer::{Filters, Offer};
 pub use resources::{InvalidResources, Overflow, Ranges, Resources, Scalar, Set, Value};

@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentId, FrameworkId, Resources, RoleName, Scalar, SecretSource, TaskId, UpdateId, Usage,
+    AgentId, FrameworkId, Resources, RoleName, Scalar, SecretSource, TaskId, TaskLimits, UpdateId,
+    Usage,
 };
 
 /// An environment variable.
@@ -147,6 +148,9 @@ pub struct TaskInfo {
     pub labels: BTreeMap<String, String>,
     /// Opaque to mezzo.
     pub data: Vec<u8>,
+    /// Beyond the resources.
+    #[serde(default, skip_serializing_if = "TaskLimits::is_default")]
+    pub limits: TaskLimits,
 }
 
 /// Where a task stands.

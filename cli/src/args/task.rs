@@ -57,6 +57,17 @@ Examples:
   mezzo task stats -o json | jq '.[] | {id, cpus}'"
     )]
     Stats(StatsArgs),
+    /// Change limits of a running task, all of them or none
+    #[command(after_help = "\
+What is not named stays; `none` takes a limit away. The answer comes when the kernel enforces the new limits and the
+agent has them on disk. What the task has booked (cpus, mem) stays: to change that, update the app.
+
+Examples:
+  mezzo task limit sleep.instance-1a --memory-high 100M --io-weight 200
+  mezzo task limit sleep.instance-1a --cpu 1.5 --pids 500 --swap none
+  mezzo task limit sleep.instance-1a --io-max /var/lib,wbps=10M,riops=500
+  mezzo task limit sleep.instance-1a --memory 1G -o json")]
+    Limit(LimitArgs),
     /// Kill tasks; their framework decides what follows (the scheduler starts replacements)
     #[command(after_help = "\
 Examples:
@@ -130,6 +141,40 @@ pub(crate) struct ExecArgs {
     /// The command and its arguments
     #[arg(required = true, last = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LimitArgs {
+    /// A task's id or the beginning of one
+    pub(crate) task: String,
+    /// Most processor time, in processors, like 1.5
+    #[arg(long, value_name = "CPUS|none")]
+    pub(crate) cpu: Option<String>,
+    /// Hard memory limit, at least what the task has booked, like 1G
+    #[arg(long, value_name = "SIZE|none")]
+    pub(crate) memory: Option<String>,
+    /// Memory above which the task is slowed down and nothing killed (cgroup v2)
+    #[arg(long, value_name = "SIZE|none")]
+    pub(crate) memory_high: Option<String>,
+    /// Memory that is taken back last (cgroup v2)
+    #[arg(long, value_name = "SIZE|none")]
+    pub(crate) memory_low: Option<String>,
+    /// Swap on top of the memory limit
+    #[arg(long, value_name = "SIZE|none")]
+    pub(crate) swap: Option<String>,
+    /// Most processes and threads
+    #[arg(long, value_name = "N|none")]
+    pub(crate) pids: Option<String>,
+    /// Share of a busy disk, 1 to 10000 (cgroup v2)
+    #[arg(long, value_name = "N|none")]
+    pub(crate) io_weight: Option<String>,
+    /// Most per second on one disk: bytes read and written (rbps, wbps), operations (riops, wiops); `none`: no disk is
+    /// limited any more (cgroup v2)
+    #[arg(long, value_name = "DEVICE,RATE=N...|none")]
+    pub(crate) io_max: Vec<String>,
+    /// Most huge pages of one size, like 2M=64M; `none`: no size is limited any more
+    #[arg(long, value_name = "PAGE=SIZE|none")]
+    pub(crate) huge_pages: Vec<String>,
 }
 
 #[derive(Debug, Args)]

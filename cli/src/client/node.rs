@@ -85,6 +85,17 @@ impl Node {
             .map_err(|status| self.refused(&status))
     }
 
+    /// Changes limits; the task as it is afterwards.
+    pub(crate) async fn update_task(
+        &mut self,
+        request: proto::UpdateTaskRequest,
+    ) -> Result<proto::Task, Failure> {
+        let answer = self.client.update_task(request).await;
+        answer
+            .map(|answer| answer.into_inner().task.unwrap_or_default())
+            .map_err(|status| self.refused(&status))
+    }
+
     pub(crate) async fn log(
         &mut self,
         request: proto::ReadLogRequest,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Context, copy, exec, now_ms, stats};
 use crate::{
-    args::task::{KillArgs, ListArgs, LogArgs, TaskCommand},
+    args::task::{KillArgs, LimitArgs, ListArgs, LogArgs, TaskCommand},
     client::{
         master::{Master, TaskFilter},
         node::Node,
@@ -36,6 +36,7 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<(), F
             exec::run(&mut node, &found.task.id, request).await
         }
         TaskCommand::Stats(args) => stats::run_stats(context, &mut master, &args).await,
+        TaskCommand::Limit(args) => limit(context, &mut master, &args).await,
         TaskCommand::Kill(args) => kill(context, &mut master, &args).await,
     }
 }
@@ -47,6 +48,17 @@ struct Found {
 }
 
 impl Found {
+    /// Takes what the task's own node says of it.
+    fn renew(&mut self, tasks: &[proto::Task]) {
+        let own = tasks.iter().find(|task| {
+            let id = task.info.as_ref().map(|info| info.task_id.as_str());
+            id == Some(&self.task.id) && task.framework_id == self.task.framework_id
+        });
+        if let Some(task) = own {
+            self.task = Task::new(task, &self.task.node);
+        }
+    }
+
     async fn node(&self) -> Result<Node, Failure> {
         if self.address.is_empty() {
             return Err(Failure::failed(format!(
@@ -160,7 +172,13 @@ async fn show(context: &Context, master: &mut Master, text: &str) -> Result<(), 
     if found.task.state == "TASK_RUNNING" {
         // The master's sample may be seconds old; the node takes a new one. It may be away: then the old one stays.
         let fresh = match found.node().await {
-            Ok(mut node) => node.usage(&found.task.id).await.unwrap_or_default(),
+            Ok(mut node) => {
+                // Limits may have been changed there, and the master hears of it when the agent registers again.
+                if let Ok(here) = node.describe().await {
+                    found.renew(&here.tasks);
+                }
+                node.usage(&found.task.id).await.unwrap_or_default()
+            }
             Err(_) => None,
         };
         if let Some(usage) = fresh {
@@ -170,6 +188,18 @@ async fn show(context: &Context, master: &mut Master, text: &str) -> Result<(), 
     context.output.emit(&found.task, |style| {
         render::task::show(&found.task, now_ms(), style)
     })
+}
+
+async fn limit(context: &Context, master: &mut Master, args: &LimitArgs) -> Result<(), Failure> {
+    let mut request = request::limits::change(args)?;
+    let found = find(master, &args.task).await?;
+    request.task_id.clone_from(&found.task.id);
+    request.framework_id.clone_from(&found.task.framework_id);
+    let mut node = found.node().await?;
+    let task = Task::new(&node.update_task(request).await?, &found.task.node);
+    context
+        .output
+        .emit(&task, |_| render::task::limits_changed(&task))
 }
 
 async fn log(master: &mut Master, args: &LogArgs) -> Result<(), Failure> {

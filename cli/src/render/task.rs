@@ -3,6 +3,8 @@
 use super::{
     Style, Table, Tone, UNKNOWN, age, bytes, clean, cpu_time, facts, number, or_unknown, toned,
 };
+use mezzo_api::model::{CpuPinning, TaskLimits};
+
 use crate::view::{Exit, Task};
 
 /// `mezzo task list`.
@@ -153,6 +155,13 @@ pub(crate) fn show(task: &Task, now_ms: u64, style: Style) -> String {
                     .map(|mb| bytes(mb << 20))
                     .unwrap_or_default(),
             ),
+            (
+                "pids limit",
+                task.pids_limit
+                    .map(|pids| pids.to_string())
+                    .unwrap_or_default(),
+            ),
+            ("limits", limits(&task.limits)),
             ("container", task.container_id.clone().unwrap_or_default()),
             (
                 "pid",
@@ -238,6 +247,70 @@ pub(crate) fn show(task: &Task, now_ms: u64, style: Style) -> String {
         ));
     }
     text
+}
+
+/// Limits beyond cpu, memory and pids, in one line; empty without.
+fn limits(limits: &TaskLimits) -> String {
+    let mut words = Vec::new();
+    for (name, mb) in [
+        ("memory high", limits.memory_high_mb),
+        ("memory low", limits.memory_low_mb),
+        ("swap", limits.swap_mb),
+    ] {
+        words.extend(mb.map(|mb| format!("{name} {}", bytes(mb.saturating_mul(1 << 20)))));
+    }
+    if limits.memory_unlimited {
+        words.push("memory unlimited".to_owned());
+    }
+    words.extend(limits.io_weight.map(|weight| format!("io weight {weight}")));
+    for limit in &limits.io_max {
+        let rates = limit.rates().into_iter().filter_map(|(name, rate)| {
+            let name = name.trim_end_matches("_per_sec").replace('_', " ");
+            Some(format!("{name} {}/s", rate?))
+        });
+        let rates: Vec<String> = rates.collect();
+        words.push(format!("{}: {}", limit.device, rates.join(" ")));
+    }
+    match limits.cpu_pinning {
+        CpuPinning::Shared => {}
+        CpuPinning::Exclusive => words.push("whole processors of its own".to_owned()),
+    }
+    let word = |value: Option<u64>| value.map_or("unlimited".to_owned(), |value| value.to_string());
+    for limit in &limits.rlimits {
+        words.push(format!(
+            "{} {}:{}",
+            limit.name,
+            word(limit.soft),
+            word(limit.hard)
+        ));
+    }
+    for pages in &limits.huge_pages {
+        words.push(format!(
+            "pages of {} {}",
+            bytes(pages.page_kb.saturating_mul(1 << 10)),
+            bytes(pages.limit_mb.saturating_mul(1 << 20))
+        ));
+    }
+    words.join(", ")
+}
+
+/// `mezzo task limit`.
+pub(crate) fn limits_changed(task: &Task) -> String {
+    let mut words = Vec::new();
+    words.extend(task.cpu_limit.map(|cpus| format!("cpu {}", number(cpus))));
+    words.extend(
+        task.memory_limit_mb
+            .map(|mb| format!("memory {}", bytes(mb << 20))),
+    );
+    words.extend(task.pids_limit.map(|pids| format!("pids {pids}")));
+    words.push(limits(&task.limits));
+    words.retain(|word| !word.is_empty());
+    let words = if words.is_empty() {
+        "none but what is booked".to_owned()
+    } else {
+        words.join(", ")
+    };
+    format!("limits of {}: {}\n", clean(&task.id), clean(&words))
 }
 
 /// Candidates that a prefix could mean, shortened for a message.

@@ -245,6 +245,7 @@ impl Author {
                 max_completion: None,
                 labels: BTreeMap::new(),
                 data: Vec::new(),
+                limits: mezzo_api::model::TaskLimits::default(),
             })));
         }
         let refuse = Duration::from_millis([0, 1000][dice.below(2)]);

@@ -6,6 +6,7 @@
 
 pub(crate) mod device;
 pub(crate) mod devices;
+pub(crate) mod hugetlb;
 pub(crate) mod settings;
 pub(crate) mod stats;
 pub(crate) mod usage;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cpuset::CpuSet;
 use crate::sys;
 
 fn is_cgroup_file_system(path: &Path) -> bool {
@@ -160,6 +162,39 @@ impl Hierarchies {
         }
     }
 
+    /// Whether a controller limits what is in this cgroup, or below it.
+    pub(crate) fn has_controller(&self, controller: &str, cgroup: &str) -> bool {
+        match (self.mode, self.unified_dir(cgroup)) {
+            (CgroupMode::V2, Some(dir)) => read_words(&dir, "cgroup.controllers")
+                .iter()
+                .any(|name| name == controller),
+            (CgroupMode::V1 | CgroupMode::Hybrid | CgroupMode::V2, _) => {
+                self.controller_dir(controller, cgroup).is_some()
+            }
+        }
+    }
+
+    /// The processors that may be chosen for what is below the parent of this cgroup; `None` where there is no choice.
+    pub(crate) fn processors(&self, cgroup: &str) -> Option<CpuSet> {
+        if !self.has_controller("cpuset", cgroup) {
+            return None;
+        }
+        // A cgroup of version 1 that nobody has filled in yet has none, and takes over those above it.
+        let mut above = cgroup.trim_end_matches('/');
+        loop {
+            above = above.rsplit_once('/').map_or("", |(parent, _)| parent);
+            let dir = self.controller_dir("cpuset", above)?;
+            let found = ["cpuset.cpus.effective", "cpuset.cpus"]
+                .iter()
+                .find_map(|name| fs::read_to_string(dir.join(name)).ok())
+                .and_then(|text| text.parse().ok())
+                .filter(|set: &CpuSet| !set.is_empty());
+            if found.is_some() || above.is_empty() {
+                return found;
+            }
+        }
+    }
+
     /// The cgroup's directory in the unified hierarchy, if there is one.
     pub(crate) fn unified_dir(&self, cgroup: &str) -> Option<PathBuf> {
         self.unified.as_ref().map(|mount| below(mount, cgroup))
@@ -175,8 +210,31 @@ impl Hierarchies {
             .collect()
     }
 
-    /// Makes the cgroup, and its parents, in every hierarchy. (In cpuset the libraries fill in the required
-    /// values of each directory that they meet, ours included.)
+    /// On version 1: gives `cgroup` the processors and the memory nodes of what is above it, without which nothing may
+    /// enter a cpuset, and has the cgroups that are made in it take them over.
+    pub(crate) fn fill_cpusets(&self, cgroup: &str) -> io::Result<()> {
+        let is_cpuset = |one: &&V1Hierarchy| one.controllers.iter().any(|name| name == "cpuset");
+        let Some(hierarchy) = self.v1.iter().find(is_cpuset) else {
+            return Ok(());
+        };
+        let mut dir = hierarchy.mount.clone();
+        for part in cgroup.split('/').filter(|part| !part.is_empty()) {
+            let above = dir.clone();
+            dir.push(part);
+            for name in ["cpuset.cpus", "cpuset.mems"] {
+                let file = dir.join(name);
+                let read = |file: &Path| fs::read_to_string(file).map_err(|error| at(file, error));
+                if read(&file)?.trim().is_empty() {
+                    let inherited = read(&above.join(name))?;
+                    fs::write(&file, inherited.trim()).map_err(|error| at(&file, error))?;
+                }
+            }
+        }
+        let file = dir.join("cgroup.clone_children");
+        fs::write(&file, "1").map_err(|error| at(&file, error))
+    }
+
+    /// Makes the cgroup, and its parents, in every hierarchy.
     pub(crate) fn create(&self, cgroup: &str) -> io::Result<()> {
         self.dirs(cgroup)
             .iter()
@@ -337,10 +395,12 @@ fn is_controller(option: &str) -> bool {
 }
 
 /// What containers are limited with.
-const WANTED: [&str; 5] = ["cpu", "memory", "io", "pids", "cpuset"];
+const WANTED: [&str; 6] = ["cpu", "memory", "io", "pids", "hugetlb", "cpuset"];
 
 /// The controllers of version 1 that containers are put under.
-const FOR_CONTAINERS: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "devices", "blkio"];
+const FOR_CONTAINERS: [&str; 8] = [
+    "cpu", "cpuacct", "memory", "pids", "devices", "blkio", "cpuset", "hugetlb",
+];
 
 /// Without these no container starts.
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
@@ -503,7 +563,7 @@ mod tests {
 
     #[test]
     fn what_is_enabled_is_not_written_again() {
-        let all = "cpuset cpu io memory pids";
+        let all = "cpuset cpu io memory hugetlb pids";
         let (root, hierarchies) = unified_tree(&[("/", all, all), ("/mezzo", all, all)]);
         hierarchies.delegate("/mezzo", "/mezzo");
         assert_eq!(passed_on(&root, "/"), all);

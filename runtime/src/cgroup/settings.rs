@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::CgroupMode;
 use super::device::DeviceNumber;
+use super::hugetlb::{PageSize, SIZES};
 use super::stats;
 use crate::model::{IoLimit, Limits};
 
@@ -129,6 +130,37 @@ fn wanted_v2(limits: &Limits, devices: &[DeviceNumber]) -> Vec<Setting> {
             false,
         ));
     }
+    settings.push(processors(limits));
+    settings.extend(huge_pages(limits, "max", |size| &size.v2));
+    settings
+}
+
+/// Without a set: nothing, which `look` makes into what the version has for it.
+fn processors(limits: &Limits) -> Setting {
+    let set = limits.cpuset.as_ref().map(ToString::to_string);
+    let optional = set.is_none();
+    setting("cpuset", CPUS, set.unwrap_or_default(), optional)
+}
+
+/// For every size there is, so that a limit that is no longer wanted goes.
+fn huge_pages(
+    limits: &Limits,
+    no_limit: &str,
+    files: fn(&'static PageSize) -> &'static [&'static str; 2],
+) -> Vec<Setting> {
+    const ALL: &[PageSize] = &SIZES;
+    let mut settings = Vec::new();
+    for size in ALL {
+        let limit = limits
+            .huge_pages
+            .iter()
+            .find(|limit| limit.page_bytes == size.bytes);
+        let value = limit.map_or(no_limit.to_owned(), |limit| limit.bytes.to_string());
+        let [pages, reserved] = files(size);
+        settings.push(setting("hugetlb", pages, value.clone(), limit.is_none()));
+        // Older kernels do not have it.
+        settings.push(setting("hugetlb", reserved, value, true));
+    }
     settings
 }
 
@@ -170,8 +202,15 @@ fn wanted_v1(limits: &Limits) -> Vec<Setting> {
                 .map_or("max".to_owned(), |most| most.to_string()),
             limits.pids.is_none(),
         ),
+        processors(limits),
     ]
+    .into_iter()
+    .chain(huge_pages(limits, "-1", |size| &size.v1))
+    .collect()
 }
+
+/// The processors of a cgroup, on both versions.
+const CPUS: &str = "cpuset.cpus";
 
 fn setting(controller: &'static str, file: &'static str, value: String, optional: bool) -> Setting {
     Setting {
@@ -278,7 +317,7 @@ impl Changed {
     pub(crate) fn undo(self) -> Vec<PathBuf> {
         let mut stuck = Vec::new();
         for (file, value) in self.before.into_iter().rev() {
-            if fs::write(&file, &value).is_err() {
+            if write(&file, &value).is_err() {
                 stuck.push(file);
             }
         }
@@ -383,9 +422,13 @@ fn look(dir: &dyn Fn(&str) -> Option<PathBuf>, wanted: &[Setting]) -> Result<See
         };
         seen.found.push(Found {
             file: one.file,
+            wanted: if one.file == CPUS && one.value.is_empty() {
+                all_processors(&path)
+            } else {
+                one.value.clone()
+            },
             path,
             now,
-            wanted: one.value.clone(),
         });
     }
     // Devices that were limited and are no longer.
@@ -415,6 +458,18 @@ fn look(dir: &dyn Fn(&str) -> Option<PathBuf>, wanted: &[Setting]) -> Result<See
             })
     });
     Ok(seen)
+}
+
+/// What means "no set of its own": nothing on version 2; on version 1, where nothing is no processor at all, what the
+/// parent has.
+fn all_processors(file: &Path) -> String {
+    let dir = file.parent();
+    if dir.is_some_and(|dir| dir.join("cpuset.cpus.effective").exists()) {
+        return String::new();
+    }
+    let above = dir.and_then(Path::parent).map(|dir| dir.join(CPUS));
+    let text = above.and_then(|file| fs::read_to_string(file).ok());
+    text.unwrap_or_default().trim().to_owned()
 }
 
 /// Files that hold a line per device.
@@ -517,6 +572,8 @@ fn read_number(path: &Path) -> Option<u64> {
 }
 
 fn write(file: &Path, value: &str) -> Result<(), ChangeError> {
+    // Without a byte nothing would be written at all.
+    let value = if value.is_empty() { "\n" } else { value };
     let open = fs::OpenOptions::new().write(true).truncate(true).open(file);
     open.and_then(|mut opened| opened.write_all(value.as_bytes()))
         .map_err(|source| match source.kind() {

@@ -88,6 +88,7 @@ pub(super) fn open_blocking(config: RuntimeConfig) -> Result<Inner, OpenError> {
     hierarchies
         .create(&keepers)
         .and_then(|()| hierarchies.create(&containers))
+        .and_then(|()| hierarchies.fill_cpusets(&containers))
         .map_err(OpenError::Cgroups)?;
     hierarchies.delegate(root, &containers);
     let link = LauncherLink::new(&config.launcher, keepers).map_err(OpenError::Launcher)?;

@@ -61,6 +61,9 @@ fn update_blocking(inner: &Inner, entry: &Entry, limits: Limits) -> Result<(), U
             error
         }
     })?;
+    if record.spec.limits == limits {
+        return Ok(());
+    }
     record.spec.limits = limits;
     entry
         .dir
@@ -74,8 +77,8 @@ fn change(inner: &Inner, entry: &Entry, limits: &Limits) -> Result<Changed, Upda
         problem,
     };
     let hierarchies = &inner.hierarchies;
-    let swap = container::accounts_swap(hierarchies, &entry.cgroup);
-    validate::check_host(limits, hierarchies.mode, swap).map_err(bad)?;
+    let host = container::host_limits(hierarchies, &entry.cgroup);
+    validate::check_host(limits, &host).map_err(bad)?;
     let devices = container::io_devices(&limits.io_max).map_err(bad)?;
     let dir = |controller: &str| hierarchies.controller_dir(controller, &entry.cgroup);
     let wanted = settings::wanted(limits, hierarchies.mode, &devices);

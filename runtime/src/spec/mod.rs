@@ -1,6 +1,7 @@
 //! From a container's specification to the OCI runtime specification that libcontainer executes, with the safe
 //! defaults filled in. Pure: what the host is like and who the user is come in as arguments.
 
+pub(crate) mod devices;
 mod mounts;
 pub(crate) mod security;
 pub(crate) mod validate;
@@ -8,13 +9,15 @@ pub(crate) mod validate;
 use std::path::Path;
 
 use oci_spec::runtime::{
-    LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, PosixRlimit,
-    PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, UserBuilder,
+    LinuxBuilder, LinuxDevice, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
+    PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec,
+    UserBuilder,
 };
 
 use crate::cgroup::CgroupMode;
 use crate::model::{ContainerSpec, Network};
 use crate::user::ResolvedUser;
+use devices::HostDevice;
 
 /// What the builder must know beside the specification.
 #[derive(Clone, Debug)]
@@ -25,6 +28,8 @@ pub(crate) struct Context<'a> {
     pub(crate) cgroup: &'a str,
     pub(crate) user: &'a ResolvedUser,
     pub(crate) host: HostFacts,
+    /// The devices of the specification, as the host has them.
+    pub(crate) devices: &'a [HostDevice],
 }
 
 /// What the builder must know of the host.
@@ -61,7 +66,7 @@ pub(crate) fn build(
     linux
         .set_resources(None)
         .set_seccomp(None)
-        .set_devices(None)
+        .set_devices(nodes(context.devices)?)
         .set_uid_mappings(None)
         .set_gid_mappings(None);
     linux.set_rootfs_propagation(Some("private".to_owned()));
@@ -73,6 +78,12 @@ pub(crate) fn build(
         .set_process(Some(process(spec, context, hard_limit)?))
         .set_linux(Some(linux));
     Ok(oci)
+}
+
+/// Beside these libcontainer makes the standard few.
+fn nodes(devices: &[HostDevice]) -> Result<Option<Vec<LinuxDevice>>, String> {
+    let nodes: Result<Vec<_>, _> = devices.iter().map(HostDevice::node).collect();
+    nodes.map(|nodes| (!nodes.is_empty()).then_some(nodes))
 }
 
 fn process(
@@ -214,6 +225,7 @@ mod tests {
                 may_raise_limits: false,
                 most_files: 1 << 20,
             },
+            devices: &[],
         };
         serde_json::to_value(build(spec, &context, &|_| Some(1024)).unwrap()).unwrap()
     }

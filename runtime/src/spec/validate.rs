@@ -3,7 +3,12 @@
 use std::path::{Component, Path};
 
 use crate::cgroup::CgroupMode;
-use crate::model::{ContainerSpec, ExecSpec, IoDevice, IoLimit, Limits, MountSpec, Rootfs};
+use crate::cgroup::hugetlb;
+use crate::cpuset::CpuSet;
+use crate::model::{
+    ContainerSpec, DeviceSpec, ExecSpec, HugePageLimit, IoDevice, IoLimit, Limits, MountSpec,
+    Rootfs,
+};
 use crate::spec::security::capability_name;
 
 /// A field of a specification that cannot be used.
@@ -73,6 +78,16 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), BadSpec> {
                     ));
                 }
             }
+        }
+    }
+    for (index, device) in spec.devices.iter().enumerate() {
+        check_device(&format!("devices[{index}]"), device)?;
+        let twice = |other: &DeviceSpec| other.target == device.target;
+        if spec.devices[..index].iter().any(twice) {
+            return Err(bad(
+                format!("devices[{index}].target"),
+                format!("{} is there twice", device.target.display()),
+            ));
         }
     }
     for (field, names) in [
@@ -169,6 +184,36 @@ fn check_rootfs(rootfs: &Rootfs) -> Result<(), BadSpec> {
     }
 }
 
+/// What every container has in its `/dev`.
+const OWN_DEVICES: [&str; 16] = [
+    "console", "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr",
+    "stdin", "stdout", "tty", "urandom", "zero",
+];
+
+fn check_device(field: &str, device: &DeviceSpec) -> Result<(), BadSpec> {
+    clean(&format!("{field}.source"), &device.source)?;
+    let target = format!("{field}.target");
+    clean(&target, &device.target)?;
+    let Ok(below) = device.target.strip_prefix("/dev") else {
+        return Err(bad(
+            target,
+            format!("{} is not below /dev", device.target.display()),
+        ));
+    };
+    let first = below.components().next();
+    let is_own = |name: &str| first == Some(Component::Normal(name.as_ref()));
+    if first.is_none() || OWN_DEVICES.into_iter().any(is_own) {
+        return Err(bad(
+            target,
+            format!(
+                "{} is every container's own; choose another name",
+                device.target.display()
+            ),
+        ));
+    }
+    Ok(())
+}
+
 /// The first problem of limits, on whatever host.
 pub(crate) fn check_limits(limits: &Limits) -> Result<(), BadSpec> {
     for (field, bytes) in [
@@ -213,6 +258,28 @@ pub(crate) fn check_limits(limits: &Limits) -> Result<(), BadSpec> {
     {
         return Err(bad("limits.io_weight", "must be 1 to 10000"));
     }
+    if limits.cpuset.as_ref().is_some_and(CpuSet::is_empty) {
+        return Err(bad("limits.cpuset", "holds no processor"));
+    }
+    for (index, limit) in limits.huge_pages.iter().enumerate() {
+        let field = format!("limits.huge_pages[{index}]");
+        if hugetlb::size(limit.page_bytes).is_none() {
+            return Err(bad(
+                format!("{field}.page_bytes"),
+                format!("{} is no size of a huge page", limit.page_bytes),
+            ));
+        }
+        if limit.bytes % limit.page_bytes != 0 {
+            return Err(bad(
+                format!("{field}.bytes"),
+                format!("{} is no whole number of pages", limit.bytes),
+            ));
+        }
+        let twice = |other: &HugePageLimit| other.page_bytes == limit.page_bytes;
+        if limits.huge_pages[..index].iter().any(twice) {
+            return Err(bad(field, "this size has a limit already"));
+        }
+    }
     for (index, limit) in limits.io_max.iter().enumerate() {
         check_io_limit(&format!("limits.io_max[{index}]"), limit)?;
     }
@@ -250,9 +317,54 @@ fn check_io_limit(field: &str, limit: &IoLimit) -> Result<(), BadSpec> {
     Ok(())
 }
 
+/// What a host can limit.
+#[derive(Clone, Debug)]
+pub(crate) struct HostLimits {
+    pub(crate) mode: CgroupMode,
+    /// Whether swap is accounted.
+    pub(crate) swap: bool,
+    /// Those that containers may use; `None`: they cannot be chosen.
+    pub(crate) processors: Option<CpuSet>,
+    /// In bytes; `None`: they cannot be limited.
+    pub(crate) huge_page_sizes: Option<Vec<u64>>,
+}
+
 /// The first limit that this host cannot enforce: refused, because a limit that does not hold is worse than none.
-pub(crate) fn check_host(limits: &Limits, mode: CgroupMode, swap: bool) -> Result<(), BadSpec> {
-    if limits.memory_swap.is_some() && !swap {
+pub(crate) fn check_host(limits: &Limits, host: &HostLimits) -> Result<(), BadSpec> {
+    if let Some(set) = &limits.cpuset {
+        let Some(allowed) = &host.processors else {
+            return Err(bad(
+                "limits.cpuset",
+                "this host has no cpuset controller for containers",
+            ));
+        };
+        if let Some(missing) = set.missing_in(allowed) {
+            return Err(bad(
+                "limits.cpuset",
+                format!(
+                    "processor {missing} is not one of those that containers may use here, {allowed}"
+                ),
+            ));
+        }
+    }
+    for (index, limit) in limits.huge_pages.iter().enumerate() {
+        let Some(sizes) = &host.huge_page_sizes else {
+            return Err(bad(
+                "limits.huge_pages",
+                "this host has no hugetlb controller for containers (a delegated cgroup must be given it, too)",
+            ));
+        };
+        if !sizes.contains(&limit.page_bytes) {
+            return Err(bad(
+                format!("limits.huge_pages[{index}].page_bytes"),
+                format!(
+                    "this host has no pages of {} bytes, but of {sizes:?}",
+                    limit.page_bytes
+                ),
+            ));
+        }
+    }
+    if limits.memory_swap.is_some() && !host.swap {
         return Err(bad(
             "limits.memory_swap",
             "this host does not account swap (boot with swapaccount=1)",
@@ -264,7 +376,7 @@ pub(crate) fn check_host(limits: &Limits, mode: CgroupMode, swap: bool) -> Resul
         ("limits.io_weight", limits.io_weight.is_some()),
         ("limits.io_max", !limits.io_max.is_empty()),
     ];
-    match mode {
+    match host.mode {
         CgroupMode::V2 => Ok(()),
         CgroupMode::V1 | CgroupMode::Hybrid => {
             only_v2
@@ -424,6 +536,33 @@ mod tests {
         );
     }
 
+    #[test]
+    fn devices_get_names_of_their_own_below_dev() {
+        let given = |targets: &[&str]| {
+            problem_of(|spec| {
+                spec.devices = targets
+                    .iter()
+                    .map(|target| DeviceSpec {
+                        source: "/dev/zero".into(),
+                        target: target.into(),
+                    })
+                    .collect();
+            })
+        };
+        assert_eq!(given(&["/dev/card0", "/dev/dri/card0"]), "none");
+        for bad in [
+            "/card0",
+            "/dev",
+            "/dev/null",
+            "/dev/pts/5",
+            "/dev/../etc/x",
+            "dev/card0",
+        ] {
+            assert_eq!(given(&[bad]), "devices[0].target", "{bad}");
+        }
+        assert_eq!(given(&["/dev/a", "/dev/a"]), "devices[1].target");
+    }
+
     fn io(device: IoDevice, rate: Option<u64>) -> IoLimit {
         IoLimit {
             device,
@@ -466,6 +605,21 @@ mod tests {
         };
         assert_eq!(weight(10_000), "none");
         assert_eq!(weight(10_001), "limits.io_weight");
+        let pages = |page_bytes, bytes| {
+            let limit = HugePageLimit { page_bytes, bytes };
+            field(Limits {
+                huge_pages: vec![limit, limit],
+                ..Limits::default()
+            })
+        };
+        assert_eq!(pages(3 << 20, 0), "limits.huge_pages[0].page_bytes");
+        assert_eq!(pages(2 << 20, 1 << 20), "limits.huge_pages[0].bytes");
+        assert_eq!(pages(2 << 20, 2 << 20), "limits.huge_pages[1]");
+        let none = Limits {
+            cpuset: Some(CpuSet::default()),
+            ..Limits::default()
+        };
+        assert_eq!(field(none), "limits.cpuset");
         let device = |limit| {
             field(Limits {
                 io_max: vec![limit],
@@ -499,8 +653,44 @@ mod tests {
             ..Limits::default()
         };
         let problem = |limits: &Limits, mode, swap| {
-            check_host(limits, mode, swap).map_or_else(|bad| bad.field, |()| "none".to_owned())
+            let host = HostLimits {
+                mode,
+                swap,
+                processors: Some("0-3".parse().unwrap()),
+                huge_page_sizes: Some(vec![2 << 20]),
+            };
+            check_host(limits, &host).map_or_else(|bad| bad.field, |()| "none".to_owned())
         };
+        let cpus = |text: &str| Limits {
+            cpuset: Some(text.parse().unwrap()),
+            ..Limits::default()
+        };
+        assert_eq!(problem(&cpus("1-3"), CgroupMode::V1, false), "none");
+        assert_eq!(
+            problem(&cpus("3-4"), CgroupMode::V2, false),
+            "limits.cpuset"
+        );
+        let pages = |page_bytes| Limits {
+            huge_pages: vec![HugePageLimit {
+                page_bytes,
+                bytes: 0,
+            }],
+            ..Limits::default()
+        };
+        assert_eq!(problem(&pages(2 << 20), CgroupMode::V2, false), "none");
+        assert_eq!(
+            problem(&pages(1 << 30), CgroupMode::V2, false),
+            "limits.huge_pages[0].page_bytes"
+        );
+        let nothing = HostLimits {
+            mode: CgroupMode::V2,
+            swap: true,
+            processors: None,
+            huge_page_sizes: None,
+        };
+        let field = |limits| check_host(&limits, &nothing).unwrap_err().field;
+        assert_eq!(field(cpus("0")), "limits.cpuset");
+        assert_eq!(field(pages(2 << 20)), "limits.huge_pages");
         let high = limits(Some(8 << 20), None);
         assert_eq!(problem(&high, CgroupMode::V2, false), "none");
         assert_eq!(

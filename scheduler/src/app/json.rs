@@ -2,13 +2,14 @@
 //!
 //! Pure. What is written here is accepted by [`super::parse`] and means the same; a property test says so.
 
+mod limits;
+
 use mezzo_api::model::{NetworkMode, Scalar, VolumeSource};
 use serde_json::{Map, Value, json};
 
 use super::read::decimal_to_json;
 use super::spec::{
-    App, AppHealthCheck, CheckPort, Engine, KillSelection, Limit, PortDefinition, Run,
-    UnreachableStrategy,
+    App, AppHealthCheck, CheckPort, Engine, KillSelection, PortDefinition, Run, UnreachableStrategy,
 };
 
 /// A resource amount as a JSON number.
@@ -99,20 +100,8 @@ impl App {
                 }),
             },
         );
-        if self.cpu_limit.is_some() || self.mem_limit.is_some() {
-            let mut limits = Map::new();
-            for (name, limit) in [("cpus", self.cpu_limit), ("mem", self.mem_limit)] {
-                match limit {
-                    None => {}
-                    Some(Limit::Unlimited) => {
-                        limits.insert(name.into(), "unlimited".into());
-                    }
-                    Some(Limit::Of(value)) => {
-                        limits.insert(name.into(), scalar(value));
-                    }
-                }
-            }
-            put("resourceLimits", Value::Object(limits));
+        if let Some(limits) = limits::limits(self) {
+            put("resourceLimits", limits);
         }
         if let Some(user) = &self.user {
             put("user", user.as_str().into());

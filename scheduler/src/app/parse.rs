@@ -1,9 +1,11 @@
 //! Makes an [`App`] from JSON: defaults, deprecated forms, every problem with its path, every unknown field by name.
 //!
 //! Pure. What Marathon knows and mezzo does not do yet is refused in so many words, never ignored: an app that deploys
-//! means what its file says. Ports, health checks and volumes are read in `parts`, the container in `container`.
+//! means what its file says. Ports, health checks and volumes are read in `parts`, the container in `container`,
+//! limits in `limits`.
 
 mod container;
+mod limits;
 mod parts;
 
 use std::collections::BTreeMap;
@@ -11,10 +13,12 @@ use std::collections::BTreeMap;
 use mezzo_api::model::{InvalidId, NetworkMode, Scalar, SecretSource};
 use serde_json::Value;
 
+pub(crate) use limits::memory;
+
 use super::AppId;
 use super::read::{Fields, Report, expected};
 use super::spec::{
-    App, AppHealthCheck, BackoffStrategy, KillSelection, Limit, PPM, Run, UnreachableStrategy,
+    App, AppHealthCheck, BackoffStrategy, KillSelection, PPM, Run, UnreachableStrategy,
     UpgradeStrategy,
 };
 
@@ -152,7 +156,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         )
         .unwrap_or_default();
     let unreachable = read_unreachable(&fields, report);
-    let (cpu_limit, mem_limit) = read_limits(&fields, cpus, mem, report);
+    let limits = limits::limits(&fields, cpus, mem, report);
     let user = fields
         .string("user", report)
         .filter(|user| !user.is_empty());
@@ -176,8 +180,10 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         kill_grace_ms,
         kill_selection,
         unreachable,
-        cpu_limit,
-        mem_limit,
+        cpu_limit: limits.cpus,
+        mem_limit: limits.mem,
+        pids_limit: limits.pids,
+        limits: limits.more,
         user,
         secrets,
     })
@@ -417,45 +423,6 @@ fn read_unreachable(fields: &Fields<'_>, report: &mut Report) -> UnreachableStra
         inactive_ms,
         expunge_ms,
     }
-}
-
-fn read_limits(
-    fields: &Fields<'_>,
-    cpus: Scalar,
-    mem: Scalar,
-    report: &mut Report,
-) -> (Option<Limit>, Option<Limit>) {
-    let Some(value) = fields.get("resourceLimits") else {
-        return (None, None);
-    };
-    let path = fields.path_of("resourceLimits");
-    let Some(read) = Fields::open(value, path, &["cpus", "mem"], report) else {
-        return (None, None);
-    };
-    let limit = |name: &str, least: Scalar, report: &mut Report| -> Option<Limit> {
-        let value = read.get(name)?;
-        if value.as_str() == Some("unlimited") {
-            return Some(Limit::Unlimited);
-        }
-        let millis = read.decimal(name, 3, 1, MAX_UNITS * 1000, report)?;
-        let limit = Scalar::from_millis(i64::try_from(millis).ok()?);
-        if limit < least {
-            report.value_problem(
-                read.path_of(name),
-                format!("got {limit}, must be at least the app's {name}, {least}"),
-            );
-        }
-        Some(Limit::Of(limit))
-    };
-    let cpu_limit = limit("cpus", cpus, report);
-    let mem_limit = limit("mem", mem, report);
-    if mem_limit == Some(Limit::Unlimited) {
-        report.value_problem(
-            read.path_of("mem"),
-            "\"unlimited\" is not supported yet: give a number of MiB",
-        );
-    }
-    (cpu_limit, mem_limit)
 }
 
 fn read_roles(fields: &Fields<'_>, report: &mut Report) {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use mezzo_api::model::{NetworkMode, Scalar, SecretSource, Volume};
+use mezzo_api::model::{NetworkMode, Scalar, SecretSource, TaskLimits, Volume};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::AppId;
@@ -282,6 +282,10 @@ pub struct App {
     pub cpu_limit: Option<Limit>,
     /// Above `mem`.
     pub mem_limit: Option<Limit>,
+    /// Processes and threads; `None`: the agent's default.
+    pub pids_limit: Option<u64>,
+    /// The rest of `resourceLimits`; whether memory is unlimited says `mem_limit`.
+    pub limits: TaskLimits,
     /// In the container.
     pub user: Option<String>,
     /// Where secrets come from, by the names that the app gives them.

@@ -8,11 +8,12 @@ use super::Core;
 use crate::{
     node::{ContainerId, Started},
     recovery::checkpoint::Checkpoint,
+    resources::grant::Grant,
     task::{
         Context, TaskKey,
         entry::{Entry, Interest, Next, Phase},
         event::{Effect, LaunchFailure},
-        spec,
+        limits, spec,
         status::{KillCause, Outcome},
         updates::UpdateQueue,
     },
@@ -49,6 +50,19 @@ impl Core {
                     )
                 })
         });
+        let granted = match &refusal {
+            Some(_) => Ok(Grant::default()),
+            None => self.grants.take(&container, &info),
+        };
+        let (refusal, grant) = match granted {
+            Ok(grant) => (refusal, grant),
+            Err(message) => {
+                self.ledger.release(&container);
+                let reason = Reason::ResourcesUnavailable;
+                let outcome = Outcome::new(TaskState::Error, reason, message);
+                (Some(outcome), Grant::default())
+            }
+        };
         let checkpoint = Checkpoint {
             container: container.clone(),
             framework: key.framework.clone(),
@@ -56,6 +70,7 @@ impl Core {
             boot_id: self.settings.boot_id.clone(),
             created_at_ms: ctx.now.unix_ms,
             info: info.clone(),
+            grant: grant.clone(),
         };
         let latest = TaskStatus {
             task_id: key.task.clone(),
@@ -88,6 +103,10 @@ impl Core {
                 started_at_ms: None,
                 usage: None,
                 healthy: None,
+                grant,
+                created_at_ms: ctx.now.unix_ms,
+                told_limits: None,
+                changing: None,
             },
         );
         effects.push(Effect::Create(Box::new(checkpoint)));
@@ -108,6 +127,7 @@ impl Core {
             self.settings.allow_privileged,
             &self.settings.host_path_allow,
         )
+        .or_else(|| limits::refuse(info, self.settings.cgroup_mode))
     }
 
     pub(super) fn created(
@@ -116,6 +136,7 @@ impl Core {
         ctx: &mut Context<'_>,
         effects: &mut Vec<Effect>,
     ) {
+        let limits = self.wanted_limits(id);
         let Some(entry) = self.entry(id) else { return };
         let Phase::Creating(next) = &entry.phase else {
             return;
@@ -123,11 +144,17 @@ impl Core {
         match next.clone() {
             Next::Launch => {
                 entry.phase = Phase::Launching { kill: None };
+                entry.told_limits.clone_from(&limits);
                 effects.push(Effect::Launch {
                     container: id.clone(),
                     framework: entry.key.framework.clone(),
                     info: Box::new(entry.info.clone()),
+                    limits: Box::new(limits.unwrap_or_default()),
                 });
+                // The others make room before it runs.
+                if !entry.grant.cpus.is_empty() {
+                    self.tell_all_limits(effects);
+                }
             }
             Next::End(outcome) => self.end(id, outcome, None, None, ctx, effects),
         }
@@ -162,6 +189,9 @@ impl Core {
         };
         self.ledger.release(id);
         effects.push(Effect::DropSnapshot(id.clone()));
+        if self.grants.release(id) {
+            self.tell_all_limits(effects);
+        }
     }
 
     pub(super) fn progress(
@@ -228,6 +258,8 @@ impl Core {
         if let Some(check) = &entry.info.health_check {
             effects.push(Effect::StartHealth(id.clone(), Box::new(check.clone())));
         }
+        // Others may have got processors of their own while it was being made.
+        self.tell_new_limits(id, effects);
         let running = Outcome {
             state: TaskState::Running,
             reason: None,

@@ -341,3 +341,71 @@ fn a_device_that_is_no_longer_named_is_no_longer_limited() {
         [disk.trim(), other.trim()]
     );
 }
+
+#[test]
+fn processors_are_set_and_given_back_in_each_version() {
+    let pinned = Limits {
+        cpuset: Some("1".parse().unwrap()),
+        ..Limits::default()
+    };
+    let cpus = |dir: &Path| fs::read_to_string(dir.join("cpuset.cpus")).unwrap();
+    // Version 2 says nothing for "all that my parent has".
+    let unified = fresh();
+    for (name, text) in [("cpuset.cpus", "\n"), ("cpuset.cpus.effective", "0-3\n")] {
+        fs::write(unified.path().join(name), text).unwrap();
+    }
+    apply(unified.path(), &pinned, CgroupMode::V2, &[]).unwrap();
+    assert_eq!(cpus(unified.path()), "1");
+    apply(unified.path(), &Limits::default(), CgroupMode::V2, &[]).unwrap();
+    assert_eq!(cpus(unified.path()), "\n");
+    // Version 1 must name them.
+    let above = fixture(&[("cpuset.cpus", "0-3\n")]);
+    let dir = above.path().join("task");
+    fs::create_dir(&dir).unwrap();
+    for (name, text) in [("cpuset.cpus", "0-3\n"), ("cpu.shares", "2\n")] {
+        fs::write(dir.join(name), text).unwrap();
+    }
+    let changed = apply(&dir, &pinned, CgroupMode::V1, &[]).unwrap();
+    assert_eq!(cpus(&dir), "1");
+    assert_eq!(changed.undo(), Vec::<PathBuf>::new());
+    assert_eq!(cpus(&dir), "0-3");
+    apply(&dir, &pinned, CgroupMode::V1, &[]).unwrap();
+    apply(&dir, &Limits::default(), CgroupMode::V1, &[]).unwrap();
+    assert_eq!(cpus(&dir), "0-3");
+}
+
+#[test]
+fn huge_pages_are_limited_by_size_and_a_limit_that_goes_is_lifted() {
+    let dir = fresh();
+    for name in ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max", "hugetlb.1GB.max"] {
+        fs::write(dir.path().join(name), "max\n").unwrap();
+    }
+    let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    let limits = Limits {
+        huge_pages: vec![crate::model::HugePageLimit {
+            page_bytes: 2 * MIB,
+            bytes: 8 * MIB,
+        }],
+        ..Limits::default()
+    };
+    set_first(dir.path(), &limits, CgroupMode::V2, &[]).unwrap();
+    assert_eq!(
+        [text("hugetlb.2MB.max"), text("hugetlb.2MB.rsvd.max")],
+        ["8388608", "8388608"]
+    );
+    apply(dir.path(), &Limits::default(), CgroupMode::V2, &[]).unwrap();
+    assert_eq!(
+        [text("hugetlb.2MB.max"), text("hugetlb.1GB.max")],
+        ["max", "max\n"]
+    );
+    // A size that the kernel does not have is not passed over when somebody asked for it.
+    let missing = Limits {
+        huge_pages: vec![crate::model::HugePageLimit {
+            page_bytes: 16 * MIB,
+            bytes: 0,
+        }],
+        ..Limits::default()
+    };
+    let refused = apply(dir.path(), &missing, CgroupMode::V2, &[]).unwrap_err();
+    assert!(matches!(refused.0, ChangeError::Missing { .. }));
+}

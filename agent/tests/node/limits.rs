@@ -1,0 +1,262 @@
+//! The tests of what a task may use: read back from the kernel's own files, on whichever cgroup version this machine has.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mezzo_api::proto::{
+    self, Reason,
+    TaskState::{TaskError, TaskRunning},
+};
+
+use crate::bench::{Bench, eventually, task};
+
+/// Whether all controllers are on cgroup v2.
+fn v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// A file of a container's cgroup; the name that this machine's version has for it.
+fn cgroup_file(cgroup: &str, controller: &str, v1: &str, unified: &str) -> PathBuf {
+    let below = cgroup.trim_start_matches('/');
+    if v2() {
+        Path::new("/sys/fs/cgroup").join(below).join(unified)
+    } else {
+        let dir = Path::new("/sys/fs/cgroup").join(controller);
+        dir.join(below).join(v1)
+    }
+}
+
+fn read(path: &Path) -> String {
+    let text =
+        fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    text.trim().to_owned()
+}
+
+fn pids_max(cgroup: &str) -> String {
+    read(&cgroup_file(cgroup, "pids", "pids.max", "pids.max"))
+}
+
+fn memory_max(cgroup: &str) -> String {
+    let names = ("memory.limit_in_bytes", "memory.max");
+    read(&cgroup_file(cgroup, "memory", names.0, names.1))
+}
+
+pub(crate) async fn limits_reach_the_container_or_are_refused_by_name(bench: &mut Bench) {
+    bench.start(1).await;
+    let mut limited = task("limited", &["sleep"]);
+    limited.pids_limit = Some(33);
+    limited.memory_limit_mb = Some(48);
+    limited.limits = Some(proto::TaskLimits {
+        rlimits: vec![proto::Rlimit {
+            name: "nofile".into(),
+            soft: Some(100),
+            hard: Some(200),
+        }],
+        ..proto::TaskLimits::default()
+    });
+    bench.launch(limited).await;
+    let container = bench
+        .master
+        .status("limited", TaskRunning)
+        .await
+        .container
+        .unwrap();
+    assert_eq!(pids_max(&container.cgroup_path), "33");
+    assert_eq!(memory_max(&container.cgroup_path), (48 << 20).to_string());
+    let limits = read(Path::new(&format!("/proc/{}/limits", container.pid)));
+    let files = limits.lines().find(|l| l.starts_with("Max open files"));
+    let files: Vec<&str> = files.unwrap().split_whitespace().collect();
+    assert_eq!(files[3..5], ["100", "200"], "{limits}");
+
+    let mut soft = task("soft", &["sleep"]);
+    soft.limits = Some(proto::TaskLimits {
+        memory_high_mb: Some(16),
+        io_weight: Some(300),
+        ..proto::TaskLimits::default()
+    });
+    bench.launch(soft).await;
+    if v2() {
+        let container = bench.master.status("soft", TaskRunning).await.container;
+        let cgroup = container.unwrap().cgroup_path;
+        let file = |name: &str| read(&cgroup_file(&cgroup, "", name, name));
+        assert_eq!(file("memory.high"), (16 << 20).to_string());
+        assert_eq!(file("io.weight"), "default 300");
+    } else {
+        let end = bench.master.end("soft").await;
+        assert_eq!(
+            (end.state(), end.reason()),
+            (TaskError, Reason::TaskInvalid),
+            "{}",
+            end.message
+        );
+        assert!(
+            end.message
+                .starts_with("limits.memory_high_mb: needs cgroup v2"),
+            "{}",
+            end.message
+        );
+    }
+}
+
+fn change(task: &str) -> proto::UpdateTaskRequest {
+    proto::UpdateTaskRequest {
+        task_id: task.into(),
+        ..proto::UpdateTaskRequest::default()
+    }
+}
+
+pub(crate) async fn limits_change_while_the_task_runs_and_outlive_the_agent(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("live", &["eat", "20"])).await;
+    let container = bench
+        .master
+        .status("live", TaskRunning)
+        .await
+        .container
+        .unwrap();
+    let cgroup = container.cgroup_path.clone();
+    let mut client = bench.client().await;
+    let wanted = proto::UpdateTaskRequest {
+        pids_limit: Some(44),
+        memory_limit_mb: Some(64),
+        cpu_limit: Some(proto::Scalar { millis: 500 }),
+        ..change("live")
+    };
+    let answer = client.update_task(wanted).await.unwrap().into_inner();
+    let info = answer.task.unwrap().info.unwrap();
+    assert_eq!(
+        (info.pids_limit, info.memory_limit_mb),
+        (Some(44), Some(64))
+    );
+    assert_eq!(pids_max(&cgroup), "44");
+    assert_eq!(memory_max(&cgroup), (64 << 20).to_string());
+    let quota = cgroup_file(&cgroup, "cpu", "cpu.cfs_quota_us", "cpu.max");
+    assert!(read(&quota).starts_with("50000"), "{}", read(&quota));
+
+    // A refusal leaves everything as it is.
+    let low = proto::UpdateTaskRequest {
+        pids_limit: Some(55),
+        memory_limit_mb: Some(16),
+        ..change("live")
+    };
+    let refused = client.update_task(low).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert!(
+        refused
+            .message()
+            .contains("memory_limit_mb: 16 is below the 32 MiB"),
+        "{refused}"
+    );
+    let soft = proto::UpdateTaskRequest {
+        memory_high_mb: Some(48),
+        ..change("live")
+    };
+    let high = client.update_task(soft).await;
+    if v2() {
+        high.unwrap();
+        let file = cgroup_file(&cgroup, "", "memory.high", "memory.high");
+        assert_eq!(read(&file), (48 << 20).to_string());
+    } else {
+        let refused = high.unwrap_err();
+        assert!(
+            refused.message().contains("limits.memory_high_mb: needs"),
+            "{refused}"
+        );
+    }
+    assert_eq!(pids_max(&cgroup), "44");
+    let nobody = client.update_task(change("nobody")).await.unwrap_err();
+    assert_eq!(nobody.code(), tonic::Code::NotFound);
+
+    // A new agent enforces what is on record, whatever the kernel was told meanwhile.
+    bench.kill_agent().await;
+    let file = cgroup_file(&cgroup, "pids", "pids.max", "pids.max");
+    fs::write(&file, "7").unwrap();
+    bench.start(2).await;
+    let registered = bench.master.last_registration();
+    let kept = registered.tasks[0].info.as_ref().unwrap();
+    assert_eq!(
+        (kept.pids_limit, kept.memory_limit_mb),
+        (Some(44), Some(64))
+    );
+    eventually("the limit on record", || pids_max(&cgroup) == "44").await;
+    let cleared = proto::UpdateTaskRequest {
+        clear: vec!["memory_limit_mb".into(), "cpu_limit".into()],
+        ..change("live")
+    };
+    let mut client = bench.client().await;
+    client.update_task(cleared).await.unwrap();
+    assert_eq!(memory_max(&cgroup), (32 << 20).to_string());
+    bench.kill_task("live", None).await;
+    bench.master.end("live").await;
+    let ended = client.update_task(change("live")).await.unwrap_err();
+    assert_eq!(ended.code(), tonic::Code::FailedPrecondition);
+}
+
+/// The processors of a process, as the kernel lists them.
+fn processors(pid: u32) -> Vec<u32> {
+    let status = read(Path::new(&format!("/proc/{pid}/status")));
+    let text = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .unwrap();
+    let parts = text.trim().split(',').map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        first.parse::<u32>().unwrap()..=last.parse().unwrap()
+    });
+    parts.flatten().collect()
+}
+
+pub(crate) async fn whole_processors_are_one_tasks_alone_also_for_the_next_agent(
+    bench: &mut Bench,
+) {
+    let all = processors(std::process::id());
+    if all.len() < 2 {
+        eprintln!("skipped: needs two processors");
+        return;
+    }
+    bench.start(1).await;
+    bench.launch(task("shared", &["sleep"])).await;
+    let shared = bench.master.status("shared", TaskRunning).await;
+    let shared = shared.container.unwrap().pid;
+    assert_eq!(processors(shared), all);
+    let pinned = |id: &str| {
+        let mut pinned = task(id, &["sleep"]);
+        pinned.resources[0].value = Some(proto::resource::Value::Scalar(proto::Scalar {
+            millis: 1_000,
+        }));
+        pinned.limits = Some(proto::TaskLimits {
+            cpu_pinning: proto::CpuPinning::Exclusive.into(),
+            ..proto::TaskLimits::default()
+        });
+        pinned
+    };
+    bench.launch(pinned("own")).await;
+    let own = bench.master.status("own", TaskRunning).await;
+    let own = own.container.unwrap().pid;
+    let its = processors(own);
+    assert_eq!(its.len(), 1);
+    let rest: Vec<u32> = all.iter().copied().filter(|n| *n != its[0]).collect();
+    eventually("room made", || processors(shared) == rest).await;
+
+    // A new agent keeps to what the one before picked.
+    bench.kill_agent().await;
+    bench.start(2).await;
+    bench.launch(task("later", &["sleep"])).await;
+    let later = bench.master.status("later", TaskRunning).await;
+    assert_eq!(processors(later.container.unwrap().pid), rest);
+    assert_eq!((processors(own), processors(shared)), (its, rest));
+    if all.len() == 2 {
+        // One always stays for those that share.
+        bench.launch(pinned("too-many")).await;
+        let end = bench.master.end("too-many").await;
+        assert_eq!(end.reason(), Reason::ResourcesUnavailable);
+        assert!(
+            end.message.starts_with("limits.cpu_pinning: "),
+            "{}",
+            end.message
+        );
+    }
+    bench.kill_task("own", None).await;
+    bench.master.end("own").await;
+    eventually("all given back", || processors(shared) == all).await;
+}
