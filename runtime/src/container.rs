@@ -36,16 +36,17 @@ use crate::cgroup::settings::{self, FirstWrite};
 use crate::cgroup::{CgroupMode, Hierarchies, devices, hugetlb};
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
-use crate::layout::ContainerDir;
-use crate::model::{ContainerSpec, IoLimit, Network};
+use crate::layout::{ContainerDir, SpecRecord};
+use crate::model::{IoLimit, Network};
 use crate::mount;
 use crate::protocol::{HostContext, StartRequest};
 use crate::spec::devices::HostDevice;
 use crate::spec::validate::{BadSpec, HostLimits};
 use crate::spec::{self, Context, HostFacts};
-use crate::stage::Stage;
+use crate::stage::{OwnUsers, Stage, Staged};
 use crate::sys::{self, Forked};
-use crate::user::MAX_FILE_BYTES;
+use crate::user::{MAX_FILE_BYTES, ResolvedUser};
+use crate::users::{RANGE_SIZE, UserRange};
 
 /// What the creating process needs beside the request.
 pub(crate) struct Creation<'a> {
@@ -103,12 +104,42 @@ pub(crate) fn create(
     }
     hierarchies.enter_v1(&request.cgroup).map_err(cgroup)?;
 
+    let users = record.user_range.map(OwnUsers::make).transpose()?;
     let stage = Stage::raise()?;
-    mount::mount_rootfs(&spec.rootfs, &stage.rootfs())?;
+    let owner = record.user_range.map(UserRange::root);
+    match &users {
+        None => mount::mount_rootfs(&spec.rootfs, &stage.rootfs(), owner)?,
+        Some(users) => {
+            let shifted = stage.shifted(&spec.rootfs, users)?;
+            mount::mount_rootfs(&shifted, &stage.rootfs(), owner)?;
+        }
+    }
     if spec.network == Network::None {
         own_network_namespace()?;
     }
-    let oci = specification(request, spec, &given, &stage, creation.host.facts)?;
+    let staged = users
+        .as_ref()
+        .map(|users| stage.staged(&spec.mounts, users))
+        .transpose()?;
+    let (oci, user) = specification(
+        request,
+        &record,
+        &given,
+        &stage,
+        staged.as_ref(),
+        creation.host.facts,
+    )?;
+    // A program opens its own `/dev/stdout` anew, and may do so if the pipe is its user's.
+    let on_host = |id| {
+        record
+            .user_range
+            .map_or(Some(id), |range| range.on_host(id))
+    };
+    for stream in [&creation.stdout, &creation.stderr] {
+        let (uid, gid) = (on_host(user.uid), on_host(user.gid));
+        nix::unistd::fchown(stream, uid.map(Into::into), gid.map(Into::into))
+            .map_err(StartFailure::internal)?;
+    }
     save(&oci, &request.dir)?;
     let started = stage.started()?;
     // The executed program's score, not the keeper's, which protects itself from the OOM killer.
@@ -119,18 +150,28 @@ pub(crate) fn create(
     nix::unistd::setgroups(&[]).map_err(StartFailure::internal)?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     set_rlimits(&oci)?;
+    if let Some(users) = &users {
+        nix::sched::setns(&users.namespace, nix::sched::CloneFlags::CLONE_NEWUSER)
+            .map_err(|error| StartFailure::internal(format!("entering the users: {error}")))?;
+    }
     match sys::fork_sibling_in_pid_namespace().map_err(StartFailure::internal)? {
         Forked::Parent(pid) => {
             let dir = |controller: &str| hierarchies.controller_dir(controller, &request.cgroup);
             let limits = settings::first_writes(&dir, hierarchies.mode, limits);
             Ok(Created { pid, limits })
         }
-        Forked::Child => first_process(oci, &stage, started, creation),
+        Forked::Child => first_process(oci, &stage, started, users.is_some(), creation),
     }
 }
 
 /// The container's first process, up to its program.
-fn first_process(oci: Spec, stage: &Stage, started: NotifyListener, creation: Creation<'_>) -> ! {
+fn first_process(
+    oci: Spec,
+    stage: &Stage,
+    started: NotifyListener,
+    own_users: bool,
+    creation: Creation<'_>,
+) -> ! {
     sys::close_raw(creation.answer);
     let _ = nix::sys::prctl::set_name(c"mezzo-init");
     let status = creation.gate.status.as_raw_fd();
@@ -142,6 +183,11 @@ fn first_process(oci: Spec, stage: &Stage, started: NotifyListener, creation: Cr
         },
     };
     let run = || -> Result<(), Box<dyn std::error::Error>> {
+        if own_users {
+            // Of the host's root nothing is left but these numbers, which mean nobody in here.
+            nix::unistd::setresgid(0.into(), 0.into(), 0.into())?;
+            nix::unistd::setresuid(0.into(), 0.into(), 0.into())?;
+        }
         let args = ContainerArgs {
             container_type: ContainerType::InitContainer,
             syscall: SyscallType::default(),
@@ -215,27 +261,41 @@ impl Executor for GatedExecutor {
     }
 }
 
-/// The container's OCI specification, as the image's own files say who its user is.
+/// The container's OCI specification, and its user as the image's own files say who that is.
 fn specification(
     request: &StartRequest,
-    spec: &ContainerSpec,
+    record: &SpecRecord,
     given: &[HostDevice],
     stage: &Stage,
+    staged: Option<&Staged>,
     host: HostFacts,
-) -> Result<Spec, StartFailure> {
+) -> Result<(Spec, ResolvedUser), StartFailure> {
     let bad = |field: &str, problem: String| {
         StartFailure::BadSpec(BadSpec {
             field: field.to_owned(),
             problem,
         })
     };
-    let rootfs = stage.rootfs();
+    let (spec, rootfs) = (&record.spec, stage.rootfs());
     let passwd = mount::read_beneath(&rootfs, "etc/passwd", MAX_FILE_BYTES);
     let group = mount::read_beneath(&rootfs, "etc/group", MAX_FILE_BYTES);
     let user = spec
         .user
         .resolve(&passwd, &group)
         .map_err(|error| bad("user", error.to_string()))?;
+    if record.user_range.is_some() {
+        let mut numbers = [user.uid, user.gid]
+            .into_iter()
+            .chain(user.additional_gids.clone());
+        if let Some(beyond) = numbers.find(|number| *number >= RANGE_SIZE) {
+            return Err(bad(
+                "user",
+                format!(
+                    "{beyond} is beyond the {RANGE_SIZE} numbers of a user namespace: use a lower one, or the host's users"
+                ),
+            ));
+        }
+    }
     let context = Context {
         id: request.id.as_str(),
         rootfs: &rootfs,
@@ -243,11 +303,13 @@ fn specification(
         user: &user,
         host,
         devices: given,
+        staged,
     };
     let oci = spec::build(spec, &context, &hard_limit).map_err(StartFailure::internal)?;
-    mount::make_dir_beneath(&rootfs, &spec.cwd)
+    let owner = record.user_range.map(UserRange::root);
+    mount::make_dir_beneath(&rootfs, &spec.cwd, owner)
         .map_err(|error| bad("cwd", format!("{}: {error}", spec.cwd)))?;
-    Ok(oci)
+    Ok((oci, user))
 }
 
 /// For programs that are executed in the container later.

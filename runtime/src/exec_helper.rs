@@ -13,9 +13,12 @@ use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use oci_spec::runtime::{Process, RootBuilder, Spec, UserBuilder};
+use oci_spec::runtime::{
+    LinuxNamespace, LinuxNamespaceType, Process, RootBuilder, Spec, UserBuilder,
+};
 
 use crate::container::{classify, read_failure};
 use crate::error::StartFailure;
@@ -125,6 +128,13 @@ impl ExecFiles {
         fs::create_dir_all(&state).map_err(|error| failed(&error))?;
         // The root is long mounted, where only the container sees it; libcontainer wants the name of something.
         let mut bundle = spec.clone();
+        if let Some(linux) = bundle.linux_mut() {
+            let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+            if has(&namespaces, LinuxNamespaceType::User) {
+                namespaces.retain(|one| !ENTERED.contains(&one.typ()));
+            }
+            linux.set_namespaces(Some(namespaces));
+        }
         let root = RootBuilder::default().path(&self.dir).build();
         bundle.set_root(Some(root.map_err(|error| failed(&error))?));
         bundle
@@ -147,6 +157,35 @@ impl ExecFiles {
     }
 }
 
+/// What this process enters by itself. libcontainer knows no user namespace here: without this, the program would be
+/// executed by the host's root. And who is in one can no longer enter a network that the host has made.
+const ENTERED: [LinuxNamespaceType; 2] = [LinuxNamespaceType::Network, LinuxNamespaceType::User];
+
+fn enter_users(first_process: i32, spec: &Spec) -> Result<(), StartFailure> {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().clone());
+    let namespaces = namespaces.unwrap_or_default();
+    if !has(&namespaces, LinuxNamespaceType::User) {
+        return Ok(());
+    }
+    for (kind, name, flag) in [
+        (LinuxNamespaceType::Network, "net", CloneFlags::CLONE_NEWNET),
+        (LinuxNamespaceType::User, "user", CloneFlags::CLONE_NEWUSER),
+    ] {
+        if has(&namespaces, kind) {
+            let path = format!("/proc/{first_process}/ns/{name}");
+            let file = fs::File::open(&path).map_err(|_| StartFailure::NotRunning)?;
+            setns(file, flag)
+                .map_err(|error| StartFailure::internal(format!("entering {path}: {error}")))?;
+        }
+    }
+    Ok(())
+}
+
+fn has(namespaces: &[LinuxNamespace], kind: LinuxNamespaceType) -> bool {
+    namespaces.iter().any(|one| one.typ() == kind)
+}
+
 type Started = (i32, Option<OwnedFd>, std::io::PipeWriter);
 
 fn start(
@@ -163,6 +202,7 @@ fn start(
     let spec = read_spec(request).ok_or(StartFailure::NotRunning)?;
     files.write(request, &spec)?;
     nix::unistd::setgroups(&[]).map_err(StartFailure::internal)?;
+    enter_users(request.process.pid, &spec)?;
 
     let (lifeline_reader, lifeline_writer) = std::io::pipe().map_err(io("making a pipe"))?;
     let (failure_reader, failure_writer) = std::io::pipe().map_err(io("making a pipe"))?;

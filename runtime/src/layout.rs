@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::ContainerId;
 use crate::model::{ContainerSpec, ExitRecord, Limits, Stream};
 use crate::process::ProcessRef;
+use crate::users::UserRange;
 
 /// Form of the records; readers refuse a newer one. 1 is the first: old reader, new writer: refused by number.
 pub(crate) const RECORD_VERSION: u32 = 1;
@@ -39,6 +40,9 @@ pub(crate) struct SpecRecord {
     pub(crate) boot_id: String,
     pub(crate) created_at_ms: u64,
     pub(crate) cgroup: String,
+    /// The user numbers that are its own, where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user_range: Option<UserRange>,
     pub(crate) spec: ContainerSpec,
 }
 

@@ -41,6 +41,7 @@ mod supervise;
 mod sys;
 mod traffic;
 mod user;
+mod users;
 
 pub use cgroup::CgroupMode;
 pub use cpuset::{CpuSet, InvalidCpuSet};
@@ -53,6 +54,7 @@ pub use model::{
     ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, DeviceSpec, ExecExit, ExecSpec,
     Exit, ExitRecord, HugePageLimit, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits,
     MountSpec, Network, Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Traffic, Usage,
+    UserNamespace,
 };
 pub use mount::mount_read_only;
 pub use purge::{PurgeError, purge_dir};
@@ -60,3 +62,4 @@ pub use runtime::Runtime;
 pub use session::{ExecSession, ExecStream};
 pub use spec::validate::BadSpec;
 pub use user::{UserError, UserSpec};
+pub use users::UserRanges;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cpuset::CpuSet;
 use crate::id::ContainerId;
 use crate::user::UserSpec;
+use crate::users::UserRanges;
 
 /// Everything needed to run one container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +47,9 @@ pub struct ContainerSpec {
     /// Which network the container sees.
     #[serde(default)]
     pub network: Network,
+    /// Whose user numbers it has. A start's business alone: what came of it is in the record beside this.
+    #[serde(skip)]
+    pub user_namespace: UserNamespace,
     /// All capabilities, no seccomp filter, no masked paths, no device filter: the operator's switch.
     #[serde(default)]
     pub privileged: bool,
@@ -89,6 +93,7 @@ impl ContainerSpec {
             mounts: Vec::new(),
             devices: Vec::new(),
             network: Network::default(),
+            user_namespace: UserNamespace::default(),
             privileged: false,
             capabilities_add: Vec::new(),
             capabilities_drop: Vec::new(),
@@ -242,6 +247,18 @@ pub struct DeviceSpec {
     pub source: PathBuf,
     /// Path inside, below `/dev`.
     pub target: PathBuf,
+}
+
+/// Whose user numbers a container has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserNamespace {
+    /// The host's: its root is the host's root, held back by everything else.
+    #[default]
+    Host,
+    /// A range to itself: its root is nobody on the host. Layers and volumes are shown to it with shifted owners
+    /// (idmapped mounts), so that on disk they stay as they are. Refused where `Runtime::user_namespaces` says no,
+    /// for privileged containers and for those that are given devices.
+    Own,
 }
 
 /// Which network a container sees.
@@ -574,6 +591,8 @@ pub struct RuntimeConfig {
     pub max_parallel_starts: usize,
     /// Longest time a start may take before it is given up and cleaned up.
     pub start_timeout: Duration,
+    /// The user numbers of the host that containers with a user namespace of their own get.
+    pub user_ranges: UserRanges,
 }
 
 impl RuntimeConfig {
@@ -586,6 +605,7 @@ impl RuntimeConfig {
             launcher: LauncherProgram::CurrentExe,
             max_parallel_starts: 4,
             start_timeout: Duration::from_secs(60),
+            user_ranges: UserRanges::default(),
         }
     }
 }

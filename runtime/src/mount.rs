@@ -14,11 +14,12 @@ use nix::mount::{MsFlags, mount};
 
 use crate::error::StartFailure;
 use crate::model::Rootfs;
-use crate::sys::{self, FsOption};
+use crate::sys::mounts::{self, FsOption};
 
 pub(crate) const RDONLY: u32 = 1;
 pub(crate) const NOSUID: u32 = 2;
 pub(crate) const NODEV: u32 = 4;
+pub(crate) const NOEXEC: u32 = 8;
 /// What the mounts of containers are called in the table of mounts.
 const SOURCE: &str = "mezzo";
 /// A page, of which the last byte is the end.
@@ -44,8 +45,12 @@ pub(crate) fn private_namespace() -> Result<(), StartFailure> {
 }
 
 /// Mounts the root file system at `target`. Device files in images do not work (`nodev`): a container gets its
-/// devices in a `/dev` of its own.
-pub(crate) fn mount_rootfs(rootfs: &Rootfs, target: &Path) -> Result<(), StartFailure> {
+/// devices in a `/dev` of its own. With `owner`, the writable layer is that user's, as the host numbers users.
+pub(crate) fn mount_rootfs(
+    rootfs: &Rootfs,
+    target: &Path,
+    owner: Option<u32>,
+) -> Result<(), StartFailure> {
     let failed = |what: String| {
         move |error: io::Error| StartFailure::Mount {
             reason: format!("{what}: {error}"),
@@ -76,6 +81,10 @@ pub(crate) fn mount_rootfs(rootfs: &Rootfs, target: &Path) -> Result<(), StartFa
                     let reason = format!("overlay: {} is not a directory", dir.display());
                     return Err(StartFailure::Mount { reason });
                 }
+            }
+            if let Some(owner) = owner {
+                std::os::unix::fs::chown(upper, Some(owner), Some(owner))
+                    .map_err(failed(format!("giving {} to its user", upper.display())))?;
             }
             let overlay = Overlay {
                 source: SOURCE,
@@ -135,9 +144,9 @@ impl Overlay<'_> {
             }
             None => attributes |= RDONLY | NOSUID,
         }
-        let mounted = sys::fs_mount(c"overlay", &options, attributes)?;
+        let mounted = mounts::fs_mount(c"overlay", &options, attributes)?;
         let target = File::open(target)?;
-        sys::attach_mount(mounted.as_fd(), target.as_fd())
+        mounts::attach_mount(mounted.as_fd(), target.as_fd())
     }
 
     fn mount_by_options(&self, target: &Path) -> io::Result<()> {
@@ -184,10 +193,15 @@ fn path_option<'a>(key: &'a str, path: &'a Path) -> FsOption<'a> {
 /// From Linux 6.5 on (it came with one of the releases after it). Older ones are not even asked: they would write
 /// a line about every container into the kernel's log. Pure.
 fn takes_layers_one_by_one(release: &str) -> bool {
+    version(release) >= (6, 5)
+}
+
+/// The first two numbers of a kernel's release, such as 6 and 18. Pure.
+pub(crate) fn version(release: &str) -> (u32, u32) {
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
         .map(|number| number.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 5)
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Overlayfs' options as one text, with the characters escaped that mean something in it. Pure.
@@ -247,8 +261,8 @@ pub(crate) fn read_beneath(root: &Path, file: &str, max: u64) -> String {
 }
 
 /// Makes the missing directories of a path in somebody else's root, as the working directory of an image may not
-/// be in any of its layers. Each step is resolved beneath `root`.
-pub(crate) fn make_dir_beneath(root: &Path, path: &str) -> io::Result<()> {
+/// be in any of its layers. Each step is resolved beneath `root`. With `owner`, they are that user's.
+pub(crate) fn make_dir_beneath(root: &Path, path: &str, owner: Option<u32>) -> io::Result<()> {
     let root = File::open(root)?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let (mut parent, mut so_far) = (root.try_clone()?, PathBuf::new());
@@ -265,7 +279,14 @@ pub(crate) fn make_dir_beneath(root: &Path, path: &str) -> io::Result<()> {
                     part,
                     nix::sys::stat::Mode::from_bits_truncate(0o755),
                 ) {
-                    Ok(()) | Err(nix::errno::Errno::EEXIST) => open_in_root(&root, &so_far, flags)?,
+                    Ok(()) => {
+                        let made = open_in_root(&root, &so_far, flags)?;
+                        if let Some(owner) = owner {
+                            give_to(&made, owner)?;
+                        }
+                        made
+                    }
+                    Err(nix::errno::Errno::EEXIST) => open_in_root(&root, &so_far, flags)?,
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -273,6 +294,13 @@ pub(crate) fn make_dir_beneath(root: &Path, path: &str) -> io::Result<()> {
         };
     }
     Ok(())
+}
+
+/// Makes what an `O_PATH` descriptor stands for a user's, and that user's group's.
+fn give_to(file: &File, owner: u32) -> io::Result<()> {
+    let (uid, gid) = (Some(owner.into()), Some(owner.into()));
+    nix::unistd::fchownat(file, "", uid, gid, nix::fcntl::AtFlags::AT_EMPTY_PATH)
+        .map_err(io::Error::from)
 }
 
 #[cfg(test)]
@@ -356,11 +384,11 @@ mod tests {
         let root = dir.path().join("root");
         std::fs::create_dir_all(root.join("real")).unwrap();
         std::os::unix::fs::symlink("/../real", root.join("link")).unwrap();
-        make_dir_beneath(&root, "/link/a/b").unwrap();
+        make_dir_beneath(&root, "/link/a/b", None).unwrap();
         assert!(root.join("real/a/b").is_dir());
         std::fs::write(root.join("file"), "").unwrap();
-        assert!(make_dir_beneath(&root, "/file/x").is_err());
-        make_dir_beneath(&root, "/").unwrap();
+        assert!(make_dir_beneath(&root, "/file/x", None).is_err());
+        make_dir_beneath(&root, "/", None).unwrap();
         assert_eq!(
             std::fs::read_dir(dir.path()).unwrap().count(),
             1,

@@ -71,6 +71,7 @@ mod tests {
             boot_id: "this".into(),
             created_at_ms: 1,
             cgroup: "/m/containers/c".into(),
+            user_range: None,
             spec: ContainerSpec::new(Rootfs::Dir("/i".into()), vec!["a".into()]),
         };
         Found {

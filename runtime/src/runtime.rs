@@ -28,14 +28,15 @@ use crate::layout::{Layout, RECORD_VERSION, SpecRecord};
 use crate::link::LauncherLink;
 use crate::model::{
     ContainerSpec, ContainerStatus, ExecSpec, ExitRecord, Limits, RuntimeConfig, Started, Stream,
-    Usage,
+    Usage, UserNamespace,
 };
 use crate::process;
 use crate::protocol::ExecRequest;
 use crate::purge::{self, PurgeError};
 use crate::session::ExecSession;
-use crate::spec::validate;
+use crate::spec::validate::{self, BadSpec};
 use crate::supervise::{Entry, EntryState};
+use crate::users::{RangePool, UserRange};
 
 /// How long a killed container may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -57,6 +58,9 @@ struct Inner {
     link: LauncherLink,
     starts: Semaphore,
     containers: Mutex<BTreeMap<ContainerId, Arc<Entry>>>,
+    users: Mutex<RangePool>,
+    /// Why containers cannot have users of their own here, if they cannot.
+    own_users: Result<(), String>,
     closed: AtomicBool,
     /// Held for as long as this runtime lives.
     _lock: fs::File,
@@ -83,6 +87,42 @@ impl Inner {
             .get(id)
             .cloned()
             .ok_or_else(|| Error::NotFound { id: id.clone() })
+    }
+
+    fn users(&self) -> MutexGuard<'_, RangePool> {
+        // Changed by single calls, as the map above.
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an entry out of the list of containers, and gives back what it had to itself.
+    fn forget(&self, entry: &Entry) {
+        if self.containers().remove(&entry.id).is_some()
+            && let Some(range) = entry.user_range
+        {
+            self.users().give_back(range);
+        }
+    }
+
+    /// The user numbers of a new container.
+    fn user_range(&self, spec: &ContainerSpec) -> Result<Option<UserRange>, BadSpec> {
+        let refused = |problem: String| BadSpec {
+            field: "user_namespace".to_owned(),
+            problem,
+        };
+        match spec.user_namespace {
+            UserNamespace::Host => Ok(None),
+            UserNamespace::Own => {
+                self.own_users.clone().map_err(refused)?;
+                let taken = self.users().take();
+                let all_taken = || {
+                    let n = self.config.user_ranges.n;
+                    refused(format!(
+                        "all {n} ranges of users are taken; give more of them"
+                    ))
+                };
+                taken.map(Some).ok_or_else(all_taken)
+            }
+        }
     }
 
     fn cgroup_root(&self) -> &str {
@@ -132,22 +172,34 @@ impl Runtime {
                 id: id.clone(),
                 problem,
             })?;
+        let user_range = self.inner.user_range(&spec).map_err(|problem| {
+            let id = id.clone();
+            StartError::BadSpec { id, problem }
+        })?;
         let record = SpecRecord {
             version: RECORD_VERSION,
             id: id.clone(),
             boot_id: self.inner.boot_id.clone(),
             created_at_ms: process::now_ms(),
             cgroup: format!("{containers}/{id}"),
+            user_range,
             spec,
         };
         let entry = Arc::new(Entry::new(&record, self.inner.layout.container(id)));
         {
             let mut containers = self.inner.containers();
-            if self.inner.closed.load(Ordering::Acquire) {
-                return Err(StartError::Closed { id: id.clone() });
-            }
-            if containers.contains_key(id) {
-                return Err(StartError::AlreadyExists { id: id.clone() });
+            let refused = if self.inner.closed.load(Ordering::Acquire) {
+                Some(StartError::Closed { id: id.clone() })
+            } else if containers.contains_key(id) {
+                Some(StartError::AlreadyExists { id: id.clone() })
+            } else {
+                None
+            };
+            if let Some(refused) = refused {
+                if let Some(range) = user_range {
+                    self.inner.users().give_back(range);
+                }
+                return Err(refused);
             }
             containers.insert(id.clone(), Arc::clone(&entry));
         }
@@ -156,7 +208,7 @@ impl Runtime {
         let starting = tokio::spawn(async move {
             let result = start::start_entry(&inner, &entry, record).await;
             if result.is_err() {
-                inner.containers().remove(&entry.id);
+                inner.forget(&entry);
                 entry.state.send_replace(EntryState::Gone);
             }
             result
@@ -167,6 +219,15 @@ impl Runtime {
                 reason: error.to_string(),
             })
         })
+    }
+
+    /// Whether containers can have users of their own here; if not, why.
+    pub fn user_namespaces(&self) -> Result<(), &str> {
+        self.inner
+            .own_users
+            .as_ref()
+            .map(|()| ())
+            .map_err(String::as_str)
     }
 
     /// Every container, running or ended, by id.
@@ -357,7 +418,7 @@ impl Runtime {
                 object: format!("container {id}"),
                 source,
             })?;
-        self.inner.containers().remove(id);
+        self.inner.forget(&entry);
         entry.state.send_replace(EntryState::Gone);
         Ok(())
     }

@@ -22,6 +22,7 @@ use crate::protocol::StartRequest;
 use crate::spec::security;
 use crate::sys;
 use crate::traffic::TrafficReader;
+use crate::users::UserRange;
 
 /// How long killed processes may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -35,6 +36,8 @@ pub(crate) struct Entry {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) seccomp: Option<Vec<String>>,
     pub(crate) log: crate::model::LogLimits,
+    /// The user numbers that are its own.
+    pub(crate) user_range: Option<UserRange>,
     pub(crate) state: watch::Sender<EntryState>,
     /// While it runs, and no longer: its descriptors keep the kernel from forgetting the cgroup.
     live: Mutex<Option<Arc<Live>>>,
@@ -86,6 +89,7 @@ impl Entry {
                     .collect()
             }),
             log: spec.log,
+            user_range: record.user_range,
             state: watch::Sender::new(EntryState::Starting),
             live: Mutex::new(None),
             updating: Mutex::new(()),

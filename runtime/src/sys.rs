@@ -4,11 +4,12 @@
 
 #![expect(unsafe_code, reason = "the one place for it; see the house style")]
 
-use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
+
+pub(crate) mod mounts;
 
 /// Which side of a fork this is.
 pub(crate) enum Forked {
@@ -380,93 +381,6 @@ pub(crate) fn loopback_up() -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// One value given to a file system that is being configured.
-pub(crate) enum FsOption<'a> {
-    Text(&'a str, &'a [u8]),
-}
-
-/// Makes a mount of a file system type through the mount API with descriptors: no length limit on options, no
-/// escaping of `,` and `:` in paths. `attributes` are MOUNT_ATTR_* bits.
-pub(crate) fn fs_mount(
-    fs_type: &CStr,
-    options: &[FsOption<'_>],
-    attributes: u32,
-) -> io::Result<OwnedFd> {
-    const FSOPEN_CLOEXEC: u32 = 1;
-    const FSMOUNT_CLOEXEC: u32 = 1;
-    const SET_STRING: u32 = 1;
-    const CMD_CREATE: u32 = 6;
-    // SAFETY: the type is a C string; a result that is not negative is a new descriptor of ours.
-    let context = unsafe {
-        owned(libc::syscall(
-            libc::SYS_fsopen,
-            fs_type.as_ptr(),
-            FSOPEN_CLOEXEC,
-        ))?
-    };
-    let configure = |command: u32, key: Option<&CStr>, value: Option<&CStr>| {
-        // SAFETY: key and value are null or C strings that live through the call.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_fsconfig,
-                context.as_raw_fd(),
-                command,
-                key.map_or(std::ptr::null(), CStr::as_ptr),
-                value.map_or(std::ptr::null(), CStr::as_ptr),
-                0,
-            )
-        };
-        if result < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
-    };
-    for option in options {
-        match option {
-            FsOption::Text(key, value) => {
-                configure(
-                    SET_STRING,
-                    Some(&CString::new(*key)?),
-                    Some(&CString::new(*value)?),
-                )?;
-            }
-        }
-    }
-    configure(CMD_CREATE, None, None)?;
-    // SAFETY: integers only; a result that is not negative is a new descriptor of ours.
-    unsafe {
-        owned(libc::syscall(
-            libc::SYS_fsmount,
-            context.as_raw_fd(),
-            FSMOUNT_CLOEXEC,
-            attributes,
-        ))
-    }
-}
-
-/// Attaches a mount made by [`fs_mount`] at the directory behind `target`.
-pub(crate) fn attach_mount(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
-    const MOVE_MOUNT_F_EMPTY_PATH: u32 = 0x4;
-    const MOVE_MOUNT_T_EMPTY_PATH: u32 = 0x40;
-    // SAFETY: both descriptors are borrowed for the call, both paths are empty C strings.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            target.as_raw_fd(),
-            c"".as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH,
-        )
-    };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
 }
 
 /// Marks every descriptor from 3 up as close-on-exec, so that nothing of ours reaches an executed program.

@@ -19,7 +19,9 @@ use crate::link::LauncherLink;
 use crate::model::RuntimeConfig;
 use crate::process;
 use crate::recovery::{self, Found, Recovery};
+use crate::stage;
 use crate::supervise::{self, Entry, EntryState};
+use crate::users::RangePool;
 
 /// How long a keeper found at start-up may take to say what it watches over.
 const ADOPT_TIMEOUT: Duration = Duration::from_secs(90);
@@ -42,6 +44,9 @@ pub(super) fn check_config(config: &RuntimeConfig) -> Result<(), OpenError> {
             "max_parallel_starts",
             format!("{} is not 1 to 1024", config.max_parallel_starts),
         );
+    }
+    if let Some(problem) = config.user_ranges.problem() {
+        return bad("user_ranges", problem);
     }
     if !config.state_dir.is_absolute() {
         return bad(
@@ -93,6 +98,7 @@ pub(super) fn open_blocking(config: RuntimeConfig) -> Result<Inner, OpenError> {
     hierarchies.delegate(root, &containers);
     let link = LauncherLink::new(&config.launcher, keepers).map_err(OpenError::Launcher)?;
     let boot_id = process::boot_id().map_err(state_error)?;
+    let own_users = stage::probe_own_users(layout.root());
     Ok(Inner {
         starts: Semaphore::new(config.max_parallel_starts),
         layout,
@@ -100,6 +106,8 @@ pub(super) fn open_blocking(config: RuntimeConfig) -> Result<Inner, OpenError> {
         boot_id,
         link,
         containers: Mutex::new(BTreeMap::new()),
+        users: Mutex::new(RangePool::new(config.user_ranges)),
+        own_users,
         closed: AtomicBool::new(false),
         config,
         _lock: lock,
@@ -128,6 +136,9 @@ pub(super) async fn recover_one(inner: &Arc<Inner>, id: &ContainerId) -> io::Res
         let recovery = recovery::classify(&found, boot_id);
         let entry = |record: &SpecRecord| {
             let entry = Arc::new(Entry::new(record, dir.clone()));
+            if let Some(range) = record.user_range {
+                inner.users().note(range);
+            }
             inner.containers().insert(id.clone(), Arc::clone(&entry));
             entry
         };

@@ -16,6 +16,7 @@ use oci_spec::runtime::{
 
 use crate::cgroup::CgroupMode;
 use crate::model::{ContainerSpec, Network};
+use crate::stage::Staged;
 use crate::user::ResolvedUser;
 use devices::HostDevice;
 
@@ -30,6 +31,8 @@ pub(crate) struct Context<'a> {
     pub(crate) host: HostFacts,
     /// The devices of the specification, as the host has them.
     pub(crate) devices: &'a [HostDevice],
+    /// What was made ready for its user namespace, where it has one of its own.
+    pub(crate) staged: Option<&'a Staged>,
 }
 
 /// What the builder must know of the host.
@@ -56,7 +59,7 @@ pub(crate) fn build(
         .build()
         .map_err(text)?;
     let mut linux = LinuxBuilder::default()
-        .namespaces(namespaces(spec)?)
+        .namespaces(namespaces(spec, context.staged.is_some())?)
         .cgroups_path(context.cgroup)
         .masked_paths(security::masked_paths(spec.privileged))
         .readonly_paths(security::readonly_paths(spec.privileged))
@@ -74,7 +77,7 @@ pub(crate) fn build(
     oci.set_version("1.0.2".to_owned())
         .set_root(Some(root))
         .set_hostname(Some(hostname(spec, context.id)))
-        .set_mounts(Some(mounts::mounts(spec, context.host)?))
+        .set_mounts(Some(mounts::mounts(spec, context.host, context.staged)?))
         .set_process(Some(process(spec, context, hard_limit)?))
         .set_linux(Some(linux));
     Ok(oci)
@@ -160,7 +163,7 @@ fn hostname(spec: &ContainerSpec, id: &str) -> String {
         .unwrap_or_else(|| id.chars().take(63).collect())
 }
 
-fn namespaces(spec: &ContainerSpec) -> Result<Vec<LinuxNamespace>, String> {
+fn namespaces(spec: &ContainerSpec, own_users: bool) -> Result<Vec<LinuxNamespace>, String> {
     let mut types = vec![
         LinuxNamespaceType::Pid,
         LinuxNamespaceType::Mount,
@@ -172,6 +175,9 @@ fn namespaces(spec: &ContainerSpec) -> Result<Vec<LinuxNamespace>, String> {
         Network::Host => {}
         Network::None => types.push(LinuxNamespaceType::Network),
     }
+    if own_users {
+        types.push(LinuxNamespaceType::User);
+    }
     types
         .into_iter()
         .map(|kind| {
@@ -182,7 +188,7 @@ fn namespaces(spec: &ContainerSpec) -> Result<Vec<LinuxNamespace>, String> {
 }
 
 /// The specification as the container's first process is to carry it out: it has been forked into its pid namespace,
-/// from a process that is in its network namespace.
+/// from a process that is in its network and user namespaces.
 pub(crate) fn for_first_process(mut oci: Spec) -> Result<Spec, String> {
     let linux = oci
         .linux_mut()
@@ -192,7 +198,7 @@ pub(crate) fn for_first_process(mut oci: Spec) -> Result<Spec, String> {
     namespaces.retain(|namespace| {
         !matches!(
             namespace.typ(),
-            LinuxNamespaceType::Pid | LinuxNamespaceType::Network
+            LinuxNamespaceType::Pid | LinuxNamespaceType::Network | LinuxNamespaceType::User
         )
     });
     linux.set_namespaces(Some(namespaces));
@@ -226,6 +232,7 @@ mod tests {
                 most_files: 1 << 20,
             },
             devices: &[],
+            staged: None,
         };
         serde_json::to_value(build(spec, &context, &|_| Some(1024)).unwrap()).unwrap()
     }

@@ -6,8 +6,13 @@ use oci_spec::runtime::{Mount, MountBuilder};
 use super::HostFacts;
 use crate::cgroup::CgroupMode;
 use crate::model::{ContainerSpec, MountSpec};
+use crate::stage::Staged;
 
-pub(super) fn mounts(spec: &ContainerSpec, host: HostFacts) -> Result<Vec<Mount>, String> {
+pub(super) fn mounts(
+    spec: &ContainerSpec,
+    host: HostFacts,
+    staged: Option<&Staged>,
+) -> Result<Vec<Mount>, String> {
     let sys_access = if spec.privileged { "rw" } else { "ro" };
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
@@ -42,12 +47,20 @@ pub(super) fn mounts(spec: &ContainerSpec, host: HostFacts) -> Result<Vec<Mount>
             "mqueue",
             &["nosuid", "noexec", "nodev"],
         )?,
-        mount(
-            "/sys",
-            "sysfs",
-            "sysfs",
-            &["nosuid", "noexec", "nodev", sys_access],
-        )?,
+        match staged {
+            None => mount(
+                "/sys",
+                "sysfs",
+                "sysfs",
+                &["nosuid", "noexec", "nodev", sys_access],
+            )?,
+            Some(staged) => mount(
+                "/sys",
+                "bind",
+                &staged.sys.to_string_lossy(),
+                &["rbind", "rprivate", "nosuid", "noexec", "nodev", "ro"],
+            )?,
+        },
     ];
     match host.cgroups {
         CgroupMode::V2 => {
@@ -61,6 +74,7 @@ pub(super) fn mounts(spec: &ContainerSpec, host: HostFacts) -> Result<Vec<Mount>
         // A dozen mounts per container, for programs that want to know their limits: left out until asked for.
         CgroupMode::V1 | CgroupMode::Hybrid => {}
     }
+    let mut binds = staged.map(|staged| staged.binds.iter());
     for extra in &spec.mounts {
         mounts.push(match extra {
             MountSpec::Bind {
@@ -75,6 +89,7 @@ pub(super) fn mounts(spec: &ContainerSpec, host: HostFacts) -> Result<Vec<Mount>
                 } else {
                     &["rw"]
                 });
+                let source = binds.as_mut().and_then(Iterator::next).unwrap_or(source);
                 mount(
                     &target.to_string_lossy(),
                     "bind",

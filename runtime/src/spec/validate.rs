@@ -7,7 +7,7 @@ use crate::cgroup::hugetlb;
 use crate::cpuset::CpuSet;
 use crate::model::{
     ContainerSpec, DeviceSpec, ExecSpec, HugePageLimit, IoDevice, IoLimit, Limits, MountSpec,
-    Rootfs,
+    Rootfs, UserNamespace,
 };
 use crate::spec::security::capability_name;
 
@@ -55,6 +55,21 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), BadSpec> {
     }
     check_limits(&spec.limits)?;
     check_log(spec)?;
+    if spec.user_namespace == UserNamespace::Own {
+        let needs_host = if spec.privileged {
+            Some("a privileged container has")
+        } else if !spec.devices.is_empty() {
+            Some("a container that is given devices needs")
+        } else {
+            None
+        };
+        if let Some(needs_host) = needs_host {
+            return Err(bad(
+                "user_namespace",
+                format!("{needs_host} the host's users: ask for those"),
+            ));
+        }
+    }
     for (index, mount) in spec.mounts.iter().enumerate() {
         let field = format!("mounts[{index}]");
         match mount {

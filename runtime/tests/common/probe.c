@@ -188,6 +188,19 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (!strcmp(what, "touch")) { int fd = open(argv[2], O_CREAT | O_WRONLY, 0644); say(argv[2], fd); return fd < 0; }
+    if (!strcmp(what, "owner")) { /* of each file */
+        for (int i = 2; i < argc; i++) {
+            struct stat found;
+            if (stat(argv[i], &found)) say(argv[i], -1);
+            else printf("%s %u:%u\n", argv[i], found.st_uid, found.st_gid);
+        }
+        return 0;
+    }
+    if (!strcmp(what, "reopen")) { /* what a program does that logs into /dev/stdout */
+        int fd = open("/dev/stdout", O_WRONLY);
+        say("reopen", fd);
+        return fd < 0 || write(fd, "written\n", 8) != 8;
+    }
     if (!strcmp(what, "interfaces")) {
         cat("/proc/net/dev");
         int fd = socket(AF_INET, SOCK_DGRAM, 0);

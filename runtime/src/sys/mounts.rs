@@ -1,0 +1,223 @@
+//! The unsafe blocks for mounts and user namespaces: the mount API with descriptors, for which `nix` has no safe form.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::owned;
+
+/// One value given to a file system that is being configured.
+pub(crate) enum FsOption<'a> {
+    Text(&'a str, &'a [u8]),
+}
+
+/// Makes a mount of a file system type through the mount API with descriptors: no length limit on options, no
+/// escaping of `,` and `:` in paths. `attributes` are MOUNT_ATTR_* bits.
+pub(crate) fn fs_mount(
+    fs_type: &CStr,
+    options: &[FsOption<'_>],
+    attributes: u32,
+) -> io::Result<OwnedFd> {
+    const FSOPEN_CLOEXEC: u32 = 1;
+    const FSMOUNT_CLOEXEC: u32 = 1;
+    const SET_STRING: u32 = 1;
+    const CMD_CREATE: u32 = 6;
+    // SAFETY: the type is a C string; a result that is not negative is a new descriptor of ours.
+    let context = unsafe {
+        owned(libc::syscall(
+            libc::SYS_fsopen,
+            fs_type.as_ptr(),
+            FSOPEN_CLOEXEC,
+        ))?
+    };
+    let configure = |command: u32, key: Option<&CStr>, value: Option<&CStr>| {
+        // SAFETY: key and value are null or C strings that live through the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_fsconfig,
+                context.as_raw_fd(),
+                command,
+                key.map_or(std::ptr::null(), CStr::as_ptr),
+                value.map_or(std::ptr::null(), CStr::as_ptr),
+                0,
+            )
+        };
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    };
+    for option in options {
+        match option {
+            FsOption::Text(key, value) => {
+                configure(
+                    SET_STRING,
+                    Some(&CString::new(*key)?),
+                    Some(&CString::new(*value)?),
+                )?;
+            }
+        }
+    }
+    configure(CMD_CREATE, None, None)?;
+    // SAFETY: integers only; a result that is not negative is a new descriptor of ours.
+    unsafe {
+        owned(libc::syscall(
+            libc::SYS_fsmount,
+            context.as_raw_fd(),
+            FSMOUNT_CLOEXEC,
+            attributes,
+        ))
+    }
+}
+
+/// Attaches a mount made by [`fs_mount`] at the directory behind `target`.
+pub(crate) fn attach_mount(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    const MOVE_MOUNT_F_EMPTY_PATH: u32 = 0x4;
+    const MOVE_MOUNT_T_EMPTY_PATH: u32 = 0x40;
+    // SAFETY: both descriptors are borrowed for the call, both paths are empty C strings.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            target.as_raw_fd(),
+            c"".as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// A copy of the mount that `path` is on, beginning there, attached nowhere; `recursive`: with the mounts below it.
+pub(crate) fn clone_mount(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    const OPEN_TREE_CLONE: u32 = 1;
+    const AT_RECURSIVE: u32 = 0x8000;
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let flags = OPEN_TREE_CLONE
+        | u32::from_ne_bytes(libc::O_CLOEXEC.to_ne_bytes())
+        | if recursive { AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a C string that lives through the call; a result that is not negative is a new descriptor of
+    // ours.
+    unsafe {
+        owned(libc::syscall(
+            libc::SYS_open_tree,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            flags,
+        ))
+    }
+}
+
+/// Sets MOUNT_ATTR_* bits of a mount that is attached nowhere, and of those below it. With `users`, files show the
+/// owners that this user namespace's map says (an idmapped mount).
+pub(crate) fn set_attributes(
+    mount: BorrowedFd<'_>,
+    attributes: u32,
+    users: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+    const AT_RECURSIVE: u32 = 0x8000;
+    const AT_EMPTY_PATH: u32 = 0x1000;
+    /// `struct mount_attr` of mount_setattr(2).
+    #[repr(C)]
+    struct MountAttr {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        users: u64,
+    }
+    let attr = MountAttr {
+        set: u64::from(attributes) | users.map_or(0, |_| MOUNT_ATTR_IDMAP),
+        clear: 0,
+        propagation: 0,
+        users: match users {
+            Some(fd) => u64::try_from(fd.as_raw_fd()).map_err(io::Error::other)?,
+            None => 0,
+        },
+    };
+    // SAFETY: an empty C string, and a struct of the told size that lives through the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            AT_EMPTY_PATH | AT_RECURSIVE,
+            &raw const attr,
+            size_of_val(&attr),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Which mount of this process's mount namespace a path is on.
+pub(crate) fn mount_id(path: &Path) -> io::Result<u64> {
+    const STATX_MNT_ID: u32 = 0x1000;
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: statx is plain data, for which all zero is valid; the path is a C string; the kernel writes just the
+    // struct.
+    let found = unsafe {
+        let mut found: libc::statx = std::mem::zeroed();
+        if libc::statx(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            0,
+            STATX_MNT_ID,
+            &raw mut found,
+        ) < 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+        found
+    };
+    if found.stx_mask & STATX_MNT_ID == 0 {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    Ok(found.stx_mnt_id)
+}
+
+/// A new user namespace with these lines as its maps of users and groups.
+pub(crate) fn new_user_namespace(map: &str) -> io::Result<OwnedFd> {
+    /// The life of the process that holds the namespace until it has been opened.
+    extern "C" fn hold(_: *mut libc::c_void) -> libc::c_int {
+        loop {
+            // SAFETY: takes nothing; nobody returns from it but to be killed.
+            unsafe { libc::pause() };
+        }
+    }
+    const STACK_BYTES: usize = 16 * 1024;
+    let mut stack = vec![0_u128; STACK_BYTES / size_of::<u128>()];
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_VM | libc::SIGCHLD;
+    // SAFETY: the child shares our memory but not our stack, of which it gets one of its own, aligned, that lives until
+    // the child has been waited for; it runs one system call, which writes nothing, until it is killed.
+    let child = unsafe {
+        let top = stack.as_mut_ptr().add(stack.len());
+        libc::clone(hold, top.cast(), flags, std::ptr::null_mut())
+    };
+    if child < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mapped = || -> io::Result<OwnedFd> {
+        let proc = format!("/proc/{child}");
+        std::fs::write(format!("{proc}/uid_map"), map)?;
+        std::fs::write(format!("{proc}/gid_map"), map)?;
+        Ok(File::open(format!("{proc}/ns/user"))?.into())
+    };
+    let mapped = mapped();
+    let pid = nix::unistd::Pid::from_raw(child);
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    while let Err(nix::errno::Errno::EINTR) = nix::sys::wait::waitpid(pid, None) {}
+    drop(stack);
+    mapped
+}
