@@ -34,6 +34,8 @@ pub(crate) struct Creation {
     pub(crate) keeper: ProcessRef,
     pub(crate) hierarchies: Hierarchies,
     pub(crate) seccomp: Option<Rc<Vec<u8>>>,
+    /// The container's network namespace, if one was prepared.
+    pub(crate) network: Option<OwnedFd>,
     pub(crate) stdin: OwnedFd,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
@@ -74,6 +76,7 @@ pub(crate) fn create(
     let network_namespace = match spec.network {
         Network::Host => None,
         Network::None => Some(own_network_namespace()?),
+        Network::Prepared => Some(enter_network_namespace(creation.network.as_ref())?),
     };
     // Ours must not reach the container, and libcontainer clears them only when it is given others.
     nix::unistd::setgroups(&[]).map_err(StartFailure::internal)?;
@@ -229,10 +232,22 @@ fn own_network_namespace() -> Result<PathBuf, StartFailure> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
         .map_err(|error| failed("new network namespace")(&error))?;
     sys::loopback_up().map_err(|error| failed("bringing loopback up")(&error))?;
-    Ok(PathBuf::from(format!(
-        "/proc/{}/ns/net",
-        std::process::id()
-    )))
+    Ok(present_network_namespace())
+}
+
+/// Enters the network namespace that was prepared and names it so that the container's process can join it.
+fn enter_network_namespace(prepared: Option<&OwnedFd>) -> Result<PathBuf, StartFailure> {
+    let prepared = prepared.ok_or_else(|| {
+        StartFailure::internal("the network namespace that was prepared did not come along")
+    })?;
+    nix::sched::setns(prepared, nix::sched::CloneFlags::CLONE_NEWNET).map_err(|error| {
+        StartFailure::internal(format!("entering the prepared network namespace: {error}"))
+    })?;
+    Ok(present_network_namespace())
+}
+
+fn present_network_namespace() -> PathBuf {
+    PathBuf::from(format!("/proc/{}/ns/net", std::process::id()))
 }
 
 /// Whether the swap of `cgroup` is accounted, so that it can be limited.

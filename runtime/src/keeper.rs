@@ -45,6 +45,8 @@ pub(crate) struct KeeperInput {
     pub(crate) reply: OwnedFd,
     /// Held for as long as this process lives; the lock on it says that it does.
     pub(crate) lock: OwnedFd,
+    /// The container's network namespace, if one was prepared.
+    pub(crate) network: Option<OwnedFd>,
 }
 
 /// One output pipe and the files behind it.
@@ -61,11 +63,18 @@ pub(crate) fn run(input: KeeperInput) -> i32 {
         seccomp,
         reply,
         lock,
+        network,
     } = input;
     let hierarchies = host.hierarchies;
     let started = prepare(&request).and_then(|(outputs, ends)| {
         let mut outputs = outputs;
-        let running = start(&request, &hierarchies, seccomp, ends, &mut outputs)?;
+        let running = start(
+            &request,
+            &hierarchies,
+            (seccomp, network),
+            ends,
+            &mut outputs,
+        )?;
         Ok((running, outputs))
     });
     let code = match started {
@@ -136,7 +145,7 @@ type Running = (OwnedFd, RunningRecord, PipeWriter);
 fn start(
     request: &StartRequest,
     hierarchies: &Hierarchies,
-    seccomp: Option<Rc<Vec<u8>>>,
+    (seccomp, network): (Option<Rc<Vec<u8>>>, Option<OwnedFd>),
     ends: Ends,
     outputs: &mut [Output; 2],
 ) -> Result<Running, StartFailure> {
@@ -165,6 +174,7 @@ fn start(
                         keeper,
                         hierarchies: hierarchies.clone(),
                         seccomp,
+                        network,
                         stdin: File::open("/dev/null")
                             .map_err(StartFailure::internal)?
                             .into(),
@@ -182,7 +192,9 @@ fn start(
             sys::exit_now(code)
         }
         Forked::Parent(creator) => {
+            // The namespace too: with the container's last process it is to go.
             drop((stdout, stderr, lifeline_reader, result_writer, go_reader));
+            drop(network);
             let deadline = Instant::now() + Duration::from_millis(request.timeout_ms);
             let result = await_creation(result_reader, go_writer, creator, deadline, outputs)
                 .ok_or(StartFailure::TimedOut {

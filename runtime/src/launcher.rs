@@ -143,6 +143,7 @@ impl Launcher {
                 let Some(lock) = fds.next() else {
                     return Flow::Continue;
                 };
+                let network = fds.next();
                 match sys::fork_single_threaded() {
                     Ok(Forked::Parent(_)) => Flow::Continue,
                     Ok(Forked::Child) => {
@@ -153,6 +154,7 @@ impl Launcher {
                             seccomp,
                             reply,
                             lock,
+                            network,
                         })))
                     }
                     Err(error) => {

@@ -24,6 +24,7 @@ mod link;
 mod logs;
 mod model;
 mod mount;
+mod network;
 mod process;
 mod protocol;
 mod purge;
@@ -47,6 +48,10 @@ pub use model::{
     Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Usage,
 };
 pub use mount::mount_read_only;
+pub use network::{
+    Attachment, InvalidSubnet, Ipv4Subnet, Ipv6Subnet, NetworkConfig, NetworkError, NetworkRequest,
+    PortMap, PortProtocol,
+};
 pub use purge::{PurgeError, purge_dir};
 pub use runtime::Runtime;
 pub use session::{ExecSession, ExecStream};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::id::ContainerId;
+use crate::network::NetworkConfig;
 use crate::user::UserSpec;
 
 /// Everything needed to run one container.
@@ -221,6 +222,8 @@ pub enum Network {
     Host,
     /// Its own, with nothing but loopback.
     None,
+    /// The one that `prepare_network` made for it.
+    Prepared,
 }
 
 /// A limit of `setrlimit(2)`.
@@ -507,6 +510,8 @@ pub struct RuntimeConfig {
     pub max_parallel_starts: usize,
     /// Longest time a start may take before it is given up and cleaned up.
     pub start_timeout: Duration,
+    /// How containers are connected.
+    pub network: NetworkConfig,
 }
 
 impl RuntimeConfig {
@@ -519,6 +524,7 @@ impl RuntimeConfig {
             launcher: LauncherProgram::CurrentExe,
             max_parallel_starts: 4,
             start_timeout: Duration::from_secs(60),
+            network: NetworkConfig::default(),
         }
     }
 }

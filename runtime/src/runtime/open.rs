@@ -17,6 +17,7 @@ use crate::id::ContainerId;
 use crate::layout::{self, Layout, SpecRecord, create_private_dir, open_lock, try_lock};
 use crate::link::LauncherLink;
 use crate::model::RuntimeConfig;
+use crate::network::Networks;
 use crate::process;
 use crate::recovery::{self, Found, Recovery};
 use crate::supervise::{self, Entry, EntryState};
@@ -42,6 +43,9 @@ pub(super) fn check_config(config: &RuntimeConfig) -> Result<(), OpenError> {
             "max_parallel_starts",
             format!("{} is not 1 to 1024", config.max_parallel_starts),
         );
+    }
+    if let Err((field, problem)) = config.network.check() {
+        return bad(field, problem);
     }
     if !config.state_dir.is_absolute() {
         return bad(
@@ -92,7 +96,10 @@ pub(super) fn open_blocking(config: RuntimeConfig) -> Result<Inner, OpenError> {
     hierarchies.delegate(root, &containers);
     let link = LauncherLink::new(&config.launcher, keepers).map_err(OpenError::Launcher)?;
     let boot_id = process::boot_id().map_err(state_error)?;
+    let networks =
+        Networks::open(config.network.clone(), layout.root(), &boot_id).map_err(state_error)?;
     Ok(Inner {
+        networks: Arc::new(networks),
         starts: Semaphore::new(config.max_parallel_starts),
         layout,
         hierarchies: Arc::new(hierarchies),
@@ -126,7 +133,7 @@ pub(super) async fn recover_one(inner: &Arc<Inner>, id: &ContainerId) -> io::Res
         let (found, boot_id) = (look_at(&dir)?, &inner.boot_id);
         let recovery = recovery::classify(&found, boot_id);
         let entry = |record: &SpecRecord| {
-            let entry = Arc::new(Entry::new(record, dir.clone()));
+            let entry = Arc::new(Entry::new(record, dir.clone(), &inner.networks));
             inner.containers().insert(id.clone(), Arc::clone(&entry));
             entry
         };
@@ -142,8 +149,12 @@ pub(super) async fn recover_one(inner: &Arc<Inner>, id: &ContainerId) -> io::Res
                     let sweeping = tokio::task::spawn_blocking(move || {
                         hierarchies.kill(&entry.cgroup, KILL_TIMEOUT);
                         crate::keeper::release(&entry.start_request(Duration::ZERO), &hierarchies);
+                        entry.release_network();
                     });
                     let _ = sweeping.await;
+                } else if entry.networks.is_some() {
+                    let releasing = tokio::task::spawn_blocking(move || entry.release_network());
+                    let _ = releasing.await;
                 }
                 return Ok(());
             }

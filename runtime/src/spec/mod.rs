@@ -164,7 +164,7 @@ fn namespaces(spec: &ContainerSpec, context: &Context<'_>) -> Result<Vec<LinuxNa
     ];
     match spec.network {
         Network::Host => {}
-        Network::None => types.push(LinuxNamespaceType::Network),
+        Network::None | Network::Prepared => types.push(LinuxNamespaceType::Network),
     }
     types
         .into_iter()
