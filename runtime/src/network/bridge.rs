@@ -14,7 +14,7 @@ use super::link::{self, Pair};
 use super::manager::NetworkError;
 use super::namespace::Namespace;
 use super::netlink::Socket;
-use super::nftables::{self, Forward, Rules};
+use super::nftables::{Filter, Forward, Rules};
 use super::subnet::{Ipv4Subnet, Ipv6Subnet};
 
 /// What a container calls its link.
@@ -83,7 +83,11 @@ impl Bridge {
     }
 
     /// Makes what is missing: bridge, addresses, forwarding, rules with these lines. Idempotent.
-    pub(super) fn ensure(&self, forwards: &[Forward]) -> Result<Made, NetworkError> {
+    pub(super) fn ensure(
+        &self,
+        filter: &Filter,
+        forwards: &[Forward],
+    ) -> Result<Made, NetworkError> {
         let mut socket = Socket::route().map_err(self.failed("open a socket for"))?;
         let found = match self.find(&mut socket)? {
             Some(found) => found,
@@ -107,7 +111,8 @@ impl Bridge {
             .transact(&messages)
             .map_err(|refused| self.failed("set up")(refused.into()))?;
         self.forward().map_err(self.failed("forward packets of"))?;
-        nftables::rebuild(&self.rules(), forwards)
+        filter
+            .rebuild(&self.rules(), forwards)
             .map_err(|refused| self.failed("make the packet filter of")(refused.into()))?;
         Ok(Made {
             index: found.index,
@@ -208,16 +213,6 @@ impl Bridge {
         Ok(())
     }
 
-    /// Lets ports of the machine lead to a container.
-    pub(super) fn open_ports(&self, forwards: &[Forward]) -> io::Result<()> {
-        nftables::add(&self.name, forwards).map_err(io::Error::from)
-    }
-
-    /// No more.
-    pub(super) fn close_ports(&self, forwards: &[Forward]) -> io::Result<()> {
-        nftables::remove(&self.name, forwards).map_err(io::Error::from)
-    }
-
     /// Removes links of containers that have no lease.
     pub(super) fn sweep_links(&self, keep: impl Fn(&str) -> bool) -> io::Result<()> {
         let mut socket = Socket::route()?;
@@ -239,12 +234,13 @@ impl Bridge {
     }
 
     /// Removes the bridge and its table, if it is ours.
-    pub(super) fn remove(&self) -> Result<(), NetworkError> {
+    pub(super) fn remove(&self, filter: &Filter) -> Result<(), NetworkError> {
         let mut socket = Socket::route().map_err(self.failed("remove"))?;
         if self.find(&mut socket)?.is_none() {
             return Ok(());
         }
-        nftables::remove_table(&self.name)
+        filter
+            .remove_table(&self.name)
             .map_err(|refused| self.failed("remove the packet filter of")(refused.into()))?;
         remove_link(&mut socket, &self.name).map_err(self.failed("remove"))
     }

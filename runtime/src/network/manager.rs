@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::bridge::{self, Bridge, Made};
 use super::lease::{Lease, Leases};
 use super::namespace;
-use super::nftables::{Forward, PortProtocol};
+use super::nftables::{Filter, Forward, PortProtocol};
 use super::pool::Pool;
 use super::{Attachment, NetworkConfig, NetworkRequest};
 use crate::id::ContainerId;
@@ -98,6 +98,7 @@ pub(crate) struct Networks {
     owner: String,
     leases: Leases,
     namespaces: Arc<namespace::Pool>,
+    filter: Filter,
     state: Mutex<State>,
     /// Held while the bridge and its table are made, so that they are made once, and while lines are removed.
     making: Mutex<()>,
@@ -204,6 +205,7 @@ impl Networks {
             owner,
             leases,
             namespaces: Arc::default(),
+            filter: Filter::default(),
             state: Mutex::new(State::new(bridge, found)),
             making: Mutex::new(()),
         })
@@ -271,7 +273,7 @@ impl Networks {
         if let Some(made) = made {
             return Ok(made);
         }
-        let made = bridge.ensure(&forwards)?;
+        let made = bridge.ensure(&self.filter, &forwards)?;
         self.state().made = Some(made);
         Ok(made)
     }
@@ -372,7 +374,8 @@ impl Networks {
         attempt.map_err(failed("make its links"))?;
         if !lease.ports.is_empty() {
             let forwards = lease.forwards();
-            let mut opened = bridge.open_ports(&forwards);
+            let opened = self.filter.add(&bridge.name, &forwards);
+            let mut opened = opened.map_err(io::Error::from);
             if opened.is_err() {
                 // A table that somebody changed or removed: all of it anew, this container's lines included.
                 self.state().made = None;
@@ -461,7 +464,7 @@ impl Networks {
         if !lease.ports.is_empty() {
             // Whoever makes the table anew meanwhile must not bring these lines back.
             let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = bridge.close_ports(&lease.forwards()) {
+            if let Err(error) = self.filter.remove(&bridge.name, &lease.forwards()) {
                 problems.push(format!("ports: {error}"));
             }
             if let Some(lease) = self.state().leases.get_mut(id) {
@@ -494,7 +497,7 @@ impl Networks {
         self.remove_links();
         self.let_go();
         let bridge = self.state().bridge.clone();
-        match bridge.remove() {
+        match bridge.remove(&self.filter) {
             Ok(()) | Err(NetworkError::NotOurs { .. }) => {}
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "containers' bridge cannot be removed");

@@ -15,6 +15,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -97,68 +98,84 @@ const LOCAL: u32 = 2;
 /// Elements in one transaction.
 const CHUNK: usize = 500;
 
-/// Everything anew, in one transaction; connections that are under way go on.
-pub(super) fn rebuild(rules: &Rules<'_>, forwards: &[Forward]) -> Result<(), Refused> {
-    let table = rules.bridge;
-    let mut messages = vec![table_message(NEWTABLE, CREATE, table), delete_table(table)];
-    messages.extend(skeleton(rules));
-    let (first, rest) = forwards.split_at(forwards.len().min(CHUNK));
-    messages.extend(elements(NEWSETELEM, table, first));
-    commit(messages)?;
-    for chunk in rest.chunks(CHUNK) {
-        commit(elements(NEWSETELEM, table, chunk))?;
-    }
-    Ok(())
+/// The way to the packet filter: one socket, kept, because closing one waits until the kernel has cleaned up after
+/// earlier transactions (10 ms and more).
+#[derive(Debug, Default)]
+pub(super) struct Filter {
+    socket: Mutex<Option<Socket>>,
 }
 
-/// Adds lines; nothing is added when one of its ports is taken already.
-pub(super) fn add(table: &str, forwards: &[Forward]) -> Result<(), Refused> {
-    commit(elements(NEWSETELEM, table, forwards))
-}
-
-/// Removes lines; fine when some are not there. Only the port is looked at: callers know whose it is.
-pub(super) fn remove(table: &str, forwards: &[Forward]) -> Result<(), Refused> {
-    match commit(elements(DELSETELEM, table, forwards)) {
-        Err(refused) if refused.errno() == libc::ENOENT && forwards.len() > 1 => {
-            for forward in forwards {
-                remove(table, std::slice::from_ref(forward))?;
-            }
-            Ok(())
+impl Filter {
+    /// Everything anew, in one transaction; connections that are under way go on.
+    pub(super) fn rebuild(&self, rules: &Rules<'_>, forwards: &[Forward]) -> Result<(), Refused> {
+        let table = rules.bridge;
+        let mut messages = vec![table_message(NEWTABLE, CREATE, table), delete_table(table)];
+        messages.extend(skeleton(rules));
+        let (first, rest) = forwards.split_at(forwards.len().min(CHUNK));
+        messages.extend(elements(NEWSETELEM, table, first));
+        self.commit(messages)?;
+        for chunk in rest.chunks(CHUNK) {
+            self.commit(elements(NEWSETELEM, table, chunk))?;
         }
-        Err(refused) if refused.errno() == libc::ENOENT => Ok(()),
-        done => done,
+        Ok(())
     }
-}
 
-/// Removes the whole table; fine when there is none.
-pub(super) fn remove_table(table: &str) -> Result<(), Refused> {
-    match commit(vec![delete_table(table)]) {
-        Err(refused) if refused.errno() == libc::ENOENT => Ok(()),
-        done => done,
+    /// Adds lines; nothing is added when one of its ports is taken already.
+    pub(super) fn add(&self, table: &str, forwards: &[Forward]) -> Result<(), Refused> {
+        self.commit(elements(NEWSETELEM, table, forwards))
     }
-}
 
-/// Sends one transaction.
-fn commit(mut messages: Vec<Message>) -> Result<(), Refused> {
-    if messages.is_empty() {
-        return Ok(());
+    /// Removes lines; fine when some are not there. Only the port is looked at: callers know whose it is.
+    pub(super) fn remove(&self, table: &str, forwards: &[Forward]) -> Result<(), Refused> {
+        match self.commit(elements(DELSETELEM, table, forwards)) {
+            Err(refused) if refused.errno() == libc::ENOENT && forwards.len() > 1 => {
+                for forward in forwards {
+                    self.remove(table, std::slice::from_ref(forward))?;
+                }
+                Ok(())
+            }
+            Err(refused) if refused.errno() == libc::ENOENT => Ok(()),
+            done => done,
+        }
     }
-    // Refusals are always told; of what went well the last word is enough.
-    if let Some(last) = messages.pop() {
+
+    /// Removes the whole table; fine when there is none.
+    pub(super) fn remove_table(&self, table: &str) -> Result<(), Refused> {
+        match self.commit(vec![delete_table(table)]) {
+            Err(refused) if refused.errno() == libc::ENOENT => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Sends one transaction.
+    fn commit(&self, mut messages: Vec<Message>) -> Result<(), Refused> {
+        // Refusals are always told; of what went well the last word is enough.
+        let Some(last) = messages.pop() else {
+            return Ok(());
+        };
         messages.push(last.acknowledged());
+        // The subsystem, in the order of the network.
+        let bracket = |kind| Message::new(kind, 0, &[0, 0, 0, 10]);
+        messages.insert(0, bracket(BATCH_BEGIN));
+        messages.push(bracket(BATCH_END));
+        let mut kept = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut socket = match kept.take() {
+            Some(socket) => socket,
+            None => Socket::netfilter().map_err(|error| match error.raw_os_error() {
+                Some(libc::EPROTONOSUPPORT) => io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "this kernel has no nf_tables; load the module nf_tables",
+                ),
+                _ => error,
+            })?,
+        };
+        let done = socket.transact(&messages);
+        // After a silence nobody knows what is still to come.
+        if !matches!(&done, Err(refused) if refused.index.is_none()) {
+            *kept = Some(socket);
+        }
+        done
     }
-    // The subsystem, in the order of the network.
-    let bracket = |kind| Message::new(kind, 0, &[0, 0, 0, 10]);
-    messages.insert(0, bracket(BATCH_BEGIN));
-    messages.push(bracket(BATCH_END));
-    let mut socket = Socket::netfilter().map_err(|error| match error.raw_os_error() {
-        Some(libc::EPROTONOSUPPORT) => io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this kernel has no nf_tables; load the module nf_tables",
-        ),
-        _ => error,
-    })?;
-    socket.transact(&messages)
 }
 
 fn message(kind: u16, flags: u16) -> Message {
