@@ -9,13 +9,22 @@ pub mod images;
 pub mod runtime;
 mod secrets;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use mezzo_api::model::{NetworkMode, SecretSource, Usage};
+use mezzo_api::model::{NetworkMode, PortMapping, SecretSource, Usage};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
     sync::watch,
 };
 
@@ -165,6 +174,20 @@ pub struct Started {
     pub cgroup: String,
     /// Unix milliseconds.
     pub started_at_ms: u64,
+    /// Its own addresses, where it has a network of its own.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A place in a network, wanted before the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkRequest {
+    /// The name of a CNI network of this machine; `None`: the machine's bridge.
+    pub name: Option<String>,
+    /// For the plug-ins.
+    pub labels: BTreeMap<String, String>,
+    /// Which ports of the machine lead to it.
+    pub ports: Vec<PortMapping>,
 }
 
 /// What the runtime knows of a container.
@@ -328,6 +351,17 @@ pub trait ExecControl: Send + Sync {
 /// What runs containers.
 #[async_trait]
 pub trait Runtime: Send + Sync + 'static {
+    /// Gives a container that is about to be started its place in a network; its addresses. A failed start and its
+    /// end take it back.
+    async fn prepare_network(
+        &self,
+        id: &ContainerId,
+        request: NetworkRequest,
+    ) -> Result<Vec<IpAddr>, StartError>;
+    /// Takes it back without a start; fine when there is none.
+    async fn release_network(&self, id: &ContainerId);
+    /// Connects to an address as a process in the container would.
+    async fn connect(&self, id: &ContainerId, to: SocketAddr) -> io::Result<TcpStream>;
     /// Makes the container and starts its process.
     async fn start(&self, id: &ContainerId, spec: ContainerSpec) -> Result<Started, StartError>;
     /// Every container there is, also ended ones not yet removed.

@@ -4,18 +4,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Mutex, MutexGuard},
 };
 
 use async_trait::async_trait;
 use mezzo_api::model::{SecretSource, Usage};
-use tokio::sync::watch;
+use tokio::{net::TcpStream, sync::watch};
 
 use super::{
     Collected, Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecSession,
-    ExecSpec, ExitRecord, GcPolicy, ImageConfig, ImageError, Images, ImagesUsage, PreparedImage,
-    PullProgress, Runtime, RuntimeError, Snapshot, StartError, Started, Stream,
+    ExecSpec, ExitRecord, GcPolicy, ImageConfig, ImageError, Images, ImagesUsage, NetworkRequest,
+    PreparedImage, PullProgress, Runtime, RuntimeError, Snapshot, StartError, Started, Stream,
 };
 
 /// Containers in memory.
@@ -25,6 +27,7 @@ pub struct FakeRuntime {
     specs: Mutex<Vec<(ContainerId, ContainerSpec)>>,
     changed: watch::Sender<u64>,
     stubborn: Mutex<bool>,
+    networks: Mutex<BTreeMap<ContainerId, Vec<IpAddr>>>,
     folder: PathBuf,
 }
 
@@ -37,12 +40,20 @@ impl FakeRuntime {
             specs: Mutex::default(),
             changed: watch::Sender::new(0),
             stubborn: Mutex::default(),
+            networks: Mutex::default(),
             folder,
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Container>> {
         self.containers
+            .lock()
+            .expect("no test panics while it holds this lock")
+    }
+
+    /// Who has a place in a network.
+    pub fn networks(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Vec<IpAddr>>> {
+        self.networks
             .lock()
             .expect("no test panics while it holds this lock")
     }
@@ -106,6 +117,7 @@ fn running(id: &ContainerId) -> Container {
             pid: 4242,
             cgroup: format!("/fake/{id}"),
             started_at_ms: 1,
+            addresses: Vec::new(),
         }),
         keeper_pid: None,
         labels: BTreeMap::new(),
@@ -114,6 +126,27 @@ fn running(id: &ContainerId) -> Container {
 
 #[async_trait]
 impl Runtime for FakeRuntime {
+    async fn prepare_network(
+        &self,
+        id: &ContainerId,
+        _request: NetworkRequest,
+    ) -> Result<Vec<IpAddr>, StartError> {
+        let mut networks = self.networks();
+        let number = u8::try_from(networks.len() + 2)
+            .map_err(|_| StartError::Failed("no free address".into()))?;
+        let addresses = vec![IpAddr::from([172, 28, 0, number])];
+        networks.insert(id.clone(), addresses.clone());
+        Ok(addresses)
+    }
+
+    async fn release_network(&self, id: &ContainerId) {
+        self.networks().remove(id);
+    }
+
+    async fn connect(&self, _id: &ContainerId, to: SocketAddr) -> io::Result<TcpStream> {
+        TcpStream::connect(to).await
+    }
+
     async fn start(&self, id: &ContainerId, spec: ContainerSpec) -> Result<Started, StartError> {
         if spec
             .args
@@ -129,10 +162,12 @@ impl Runtime for FakeRuntime {
             .expect("no test panics while it holds this lock")
             .push((id.clone(), spec));
         self.lock().insert(id.clone(), running(id));
+        let addresses = self.networks().get(id).cloned().unwrap_or_default();
         Ok(Started {
             pid: 4242,
             cgroup: format!("/fake/{id}"),
             started_at_ms: 1,
+            addresses,
         })
     }
 

@@ -1,17 +1,26 @@
 //! [`Runtime`] on the `mezzo-runtime` crate: translation, no decisions.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use mezzo_api::model::{CgroupMode, NetworkMode, Usage};
 use mezzo_runtime as rt;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::{Mutex, mpsc, oneshot},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecControl, ExecSession,
-    ExecSpec, ExitRecord, MountSource, Reader, Runtime, RuntimeError, StartError, Started, Stream,
-    Writer,
+    ExecSpec, ExitRecord, MountSource, NetworkRequest, Reader, Runtime, RuntimeError, StartError,
+    Started, Stream, Writer,
 };
 
 const STOP_SIGNAL_LABEL: &str = "mezzo.stop_signal";
@@ -34,6 +43,11 @@ impl Containers {
             .await
             .map(Self)
             .map_err(|error| RuntimeError::Other(chain(&error)))
+    }
+
+    fn addresses(&self, id: &rt::ContainerId) -> Vec<IpAddr> {
+        let attachment = self.0.attachment(id);
+        attachment.map_or_else(Vec::new, |attachment| attachment.addresses)
     }
 }
 
@@ -62,6 +76,29 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 #[async_trait]
 impl Runtime for Containers {
+    async fn prepare_network(
+        &self,
+        id: &ContainerId,
+        request: NetworkRequest,
+    ) -> Result<Vec<IpAddr>, StartError> {
+        let prepared = self
+            .0
+            .prepare_network(&to_id(id), to_request(request))
+            .await;
+        prepared
+            .map(|attachment| attachment.addresses)
+            .map_err(|error| StartError::Failed(chain(&error)))
+    }
+
+    async fn release_network(&self, id: &ContainerId) {
+        self.0.release_network(&to_id(id)).await;
+    }
+
+    async fn connect(&self, id: &ContainerId, to: SocketAddr) -> io::Result<TcpStream> {
+        let socket = self.0.tcp_socket(&to_id(id), to.ip()).await?;
+        TcpSocket::from_std_stream(socket.into()).connect(to).await
+    }
+
     async fn start(&self, id: &ContainerId, spec: ContainerSpec) -> Result<Started, StartError> {
         let spec = to_spec(spec)?;
         match self.0.start(&to_id(id), spec).await {
@@ -69,6 +106,7 @@ impl Runtime for Containers {
                 pid: u32::try_from(started.pid).unwrap_or(0),
                 cgroup: started.cgroup,
                 started_at_ms: started.started_at_ms,
+                addresses: self.addresses(&to_id(id)),
             }),
             Err(
                 error @ (rt::StartError::BadSpec { .. } | rt::StartError::AlreadyExists { .. }),
@@ -83,7 +121,11 @@ impl Runtime for Containers {
             .list()
             .await
             .map_err(|error| RuntimeError::Other(chain(&error)))?;
-        Ok(containers.into_iter().filter_map(from_status).collect())
+        let with_addresses = |status: rt::ContainerStatus| {
+            let addresses = self.addresses(&status.id);
+            from_status(status, addresses)
+        };
+        Ok(containers.into_iter().filter_map(with_addresses).collect())
     }
 
     async fn wait(&self, id: &ContainerId) -> Result<ExitRecord, RuntimeError> {
@@ -299,11 +341,34 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
     to.network = match spec.network {
         NetworkMode::Host => rt::Network::Host,
         NetworkMode::None => rt::Network::None,
+        NetworkMode::Bridge | NetworkMode::Container => rt::Network::Prepared,
     };
     to.privileged = spec.privileged;
     to.labels = labels;
     to.stop_signal = stop_signal;
     Ok(to)
+}
+
+fn to_request(request: NetworkRequest) -> rt::NetworkRequest {
+    let mut ports = Vec::new();
+    for mapping in &request.ports {
+        let Some(host_port) = mapping.host_port else {
+            continue;
+        };
+        for (wanted, protocol) in [
+            (mapping.protocol.has_tcp(), rt::PortProtocol::Tcp),
+            (mapping.protocol.has_udp(), rt::PortProtocol::Udp),
+        ] {
+            if wanted {
+                ports.push(rt::PortMap {
+                    protocol,
+                    host_port,
+                    container_port: mapping.container_port,
+                });
+            }
+        }
+    }
+    rt::NetworkRequest::Bridge { ports }
 }
 
 /// "SIGQUIT", "QUIT" or "3".
@@ -322,7 +387,7 @@ fn parse_signal(text: &str) -> Option<i32> {
         .map(|signal| signal as i32)
 }
 
-fn from_status(status: rt::ContainerStatus) -> Option<Container> {
+fn from_status(status: rt::ContainerStatus, addresses: Vec<IpAddr>) -> Option<Container> {
     let state = match status.state {
         rt::ContainerState::Starting => ContainerState::Starting,
         rt::ContainerState::Running {
@@ -333,6 +398,7 @@ fn from_status(status: rt::ContainerStatus) -> Option<Container> {
             pid: u32::try_from(pid).unwrap_or(0),
             cgroup,
             started_at_ms,
+            addresses,
         }),
         rt::ContainerState::Exited(record) => {
             ContainerState::Exited(Box::new(from_record(*record)))

@@ -6,6 +6,7 @@
 mod agent;
 mod common;
 mod framework;
+mod network;
 mod task;
 mod usage;
 

@@ -6,6 +6,7 @@
 mod agent;
 mod framework;
 mod ids;
+mod network;
 mod offer;
 mod resources;
 mod task;
@@ -16,10 +17,11 @@ pub use framework::FrameworkInfo;
 pub use ids::{
     AgentId, FrameworkId, InvalidId, OfferId, RoleName, SecretSource, StreamId, TaskId, UpdateId,
 };
+pub use network::{NetworkMode, PortMapping, PortProtocol};
 pub use offer::{Filters, Offer};
 pub use resources::{InvalidResources, Overflow, Ranges, Resources, Scalar, Set, Value};
 pub use task::{
-    CheckKind, ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, HealthCheck, NetworkMode,
-    Reason, StatusSource, Task, TaskInfo, TaskState, TaskStatus, Volume, VolumeSource,
+    CheckKind, ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, HealthCheck, Reason,
+    StatusSource, Task, TaskInfo, TaskState, TaskStatus, Volume, VolumeSource,
 };
 pub use usage::{NodeUsage, TaskUsage, Usage};
