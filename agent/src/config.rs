@@ -96,6 +96,10 @@ pub struct NetworkSettings {
     pub mtu: Option<u32>,
     /// Name servers for containers, instead of the machine's.
     pub dns: Vec<IpAddr>,
+    /// Folder of configuration lists for CNI networks, which tasks may name; without it there are none.
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Folder of the plug-ins; by default `/opt/cni/bin`.
+    pub cni_bin_dir: Option<PathBuf>,
 }
 
 impl Default for NetworkSettings {
@@ -107,6 +111,8 @@ impl Default for NetworkSettings {
             ipv6: of_runtime.ipv6,
             mtu: of_runtime.mtu,
             dns: Vec::new(),
+            cni_conf_dir: None,
+            cni_bin_dir: None,
         }
     }
 }
@@ -119,6 +125,16 @@ impl NetworkSettings {
             ipv4: self.ipv4,
             ipv6: self.ipv6,
             mtu: self.mtu,
+            cni: self
+                .cni_conf_dir
+                .clone()
+                .map(|conf_dir| mezzo_runtime::CniConfig {
+                    conf_dir,
+                    bin_dir: self
+                        .cni_bin_dir
+                        .clone()
+                        .unwrap_or_else(|| "/opt/cni/bin".into()),
+                }),
         }
     }
 }
@@ -200,6 +216,16 @@ impl Config {
                 _ => "network",
             };
             return wrong(field, problem);
+        }
+        for (field, path) in [
+            ("network.cni_conf_dir", &self.network.cni_conf_dir),
+            ("network.cni_bin_dir", &self.network.cni_bin_dir),
+        ] {
+            if let Some(path) = path
+                && !path.is_absolute()
+            {
+                return wrong(field, format!("{} is not absolute", path.display()));
+            }
         }
         if self.max_parallel_starts == 0 {
             return wrong(

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     node::{
-        ContainerId, ImageError, Images, PreparedImage, PullProgress, Runtime, START_DEADLINE,
-        StartError,
+        Attachment, ContainerId, ImageError, Images, PreparedImage, PullProgress, Runtime,
+        START_DEADLINE, StartError,
     },
     store::Store,
     task::{
@@ -119,20 +119,23 @@ impl Launcher {
             let (info, allow) = (info.clone(), self.host_path_allow.clone());
             blocking(move || resolve_host_paths(&info, &allow)).await??
         };
-        let addresses = match preparing.take() {
+        let attachment = match preparing.take() {
             Some(preparing) => network_of(preparing).await?,
-            None => Vec::new(),
+            None => Attachment::default(),
         };
+        let addresses = attachment.addresses;
         let files = match info.container.network {
             NetworkMode::None => Vec::new(),
             NetworkMode::Host | NetworkMode::Bridge | NetworkMode::Container => {
                 let is_own = info.container.network.is_own();
                 let folder = self.store.folder(&container);
-                let (hostname, addresses, dns) = (
-                    network::own_hostname(&container),
-                    addresses.clone(),
-                    self.dns.clone(),
-                );
+                // The operator's word, then the network's own, then the machine's.
+                let dns = if self.dns.is_empty() {
+                    attachment.dns
+                } else {
+                    self.dns.clone()
+                };
+                let (hostname, addresses) = (network::own_hostname(&container), addresses.clone());
                 let write = move || {
                     let own = network::Own {
                         hostname: &hostname,
@@ -259,8 +262,8 @@ fn told(progress: &PullProgress) -> String {
     }
 }
 
-/// The addresses that a container was given.
-async fn network_of(preparing: network::Preparing) -> Result<Vec<IpAddr>, LaunchFailure> {
+/// What a container was given.
+async fn network_of(preparing: network::Preparing) -> Result<Attachment, LaunchFailure> {
     let prepared = preparing
         .await
         .unwrap_or_else(|error| Err(StartError::Failed(format!("preparing broke: {error}"))));

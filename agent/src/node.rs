@@ -190,6 +190,15 @@ pub struct NetworkRequest {
     pub ports: Vec<PortMapping>,
 }
 
+/// What it was given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attachment {
+    /// Its own addresses, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    /// Name servers that its network told.
+    pub dns: Vec<IpAddr>,
+}
+
 /// What the runtime knows of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContainerState {
@@ -351,13 +360,13 @@ pub trait ExecControl: Send + Sync {
 /// What runs containers.
 #[async_trait]
 pub trait Runtime: Send + Sync + 'static {
-    /// Gives a container that is about to be started its place in a network; its addresses. A failed start and its
+    /// Gives a container that is about to be started its place in a network. A failed start and its
     /// end take it back.
     async fn prepare_network(
         &self,
         id: &ContainerId,
         request: NetworkRequest,
-    ) -> Result<Vec<IpAddr>, StartError>;
+    ) -> Result<Attachment, StartError>;
     /// Takes it back without a start; fine when there is none.
     async fn release_network(&self, id: &ContainerId);
     /// Connects to an address as a process in the container would.

@@ -49,8 +49,8 @@ pub use model::{
 };
 pub use mount::mount_read_only;
 pub use network::{
-    Attachment, InvalidSubnet, Ipv4Subnet, Ipv6Subnet, NetworkConfig, NetworkError, NetworkRequest,
-    PortMap, PortProtocol,
+    Attachment, CniConfig, ConfError, InvalidSubnet, Ipv4Subnet, Ipv6Subnet, NetworkConfig,
+    NetworkError, NetworkRequest, PlugInError, PortMap, PortProtocol,
 };
 pub use purge::{PurgeError, purge_dir};
 pub use runtime::Runtime;

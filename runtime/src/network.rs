@@ -13,6 +13,7 @@
 //! [`manager`] is the only file with state; `bridge` and `namespace` do, `pool`, `link` and `nftables` decide.
 
 mod bridge;
+mod cni;
 mod lease;
 mod link;
 mod manager;
@@ -22,8 +23,10 @@ mod nftables;
 mod pool;
 mod subnet;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+pub use cni::{CniConfig, ConfError, PlugInError};
 pub use manager::NetworkError;
 pub(crate) use manager::Networks;
 pub(crate) use manager::tcp_socket_in;
@@ -41,6 +44,8 @@ pub struct NetworkConfig {
     pub ipv6: Option<Ipv6Subnet>,
     /// Largest packet; that of the uplink unless given.
     pub mtu: Option<u32>,
+    /// Networks by plug-ins; none unless given.
+    pub cni: Option<CniConfig>,
 }
 
 impl Default for NetworkConfig {
@@ -50,6 +55,7 @@ impl Default for NetworkConfig {
             ipv4: Ipv4Subnet::DEFAULT,
             ipv6: None,
             mtu: None,
+            cni: None,
         }
     }
 }
@@ -88,6 +94,15 @@ pub enum NetworkRequest {
         /// Ports of the machine that lead to it; no port of the machine twice.
         ports: Vec<PortMap>,
     },
+    /// What the plug-ins of a network give it.
+    Cni {
+        /// The network's name, as in its configuration.
+        network: String,
+        /// For plug-ins that map ports.
+        ports: Vec<PortMap>,
+        /// For plug-ins that look at them.
+        labels: BTreeMap<String, String>,
+    },
 }
 
 /// What a container was given.
@@ -95,4 +110,6 @@ pub enum NetworkRequest {
 pub struct Attachment {
     /// Its addresses, IPv4 first.
     pub addresses: Vec<IpAddr>,
+    /// Name servers that its network told.
+    pub dns: Vec<IpAddr>,
 }

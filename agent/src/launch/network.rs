@@ -16,7 +16,7 @@ use mezzo_api::model::{NetworkMode, PortProtocol, TaskInfo};
 use tokio::task::JoinHandle;
 
 use crate::{
-    node::{ContainerId, NetworkRequest, Runtime, StartError},
+    node::{Attachment, ContainerId, NetworkRequest, Runtime, StartError},
     resources::ports::{self, Taken},
 };
 
@@ -27,7 +27,7 @@ const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 const MAX_HOSTNAME: usize = 63;
 
 /// A place in a network that is being made while the image comes.
-pub(super) type Preparing = JoinHandle<Result<Vec<IpAddr>, StartError>>;
+pub(super) type Preparing = JoinHandle<Result<Attachment, StartError>>;
 
 /// Starts to prepare the network of a task that has one of its own.
 pub(super) fn prepare(

@@ -15,9 +15,10 @@ use mezzo_api::model::{SecretSource, Usage};
 use tokio::{net::TcpStream, sync::watch};
 
 use super::{
-    Collected, Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecSession,
-    ExecSpec, ExitRecord, GcPolicy, ImageConfig, ImageError, Images, ImagesUsage, NetworkRequest,
-    PreparedImage, PullProgress, Runtime, RuntimeError, Snapshot, StartError, Started, Stream,
+    Attachment, Collected, Container, ContainerExit, ContainerId, ContainerSpec, ContainerState,
+    ExecSession, ExecSpec, ExitRecord, GcPolicy, ImageConfig, ImageError, Images, ImagesUsage,
+    NetworkRequest, PreparedImage, PullProgress, Runtime, RuntimeError, Snapshot, StartError,
+    Started, Stream,
 };
 
 /// Containers in memory.
@@ -130,13 +131,16 @@ impl Runtime for FakeRuntime {
         &self,
         id: &ContainerId,
         _request: NetworkRequest,
-    ) -> Result<Vec<IpAddr>, StartError> {
+    ) -> Result<Attachment, StartError> {
         let mut networks = self.networks();
         let number = u8::try_from(networks.len() + 2)
             .map_err(|_| StartError::Failed("no free address".into()))?;
         let addresses = vec![IpAddr::from([172, 28, 0, number])];
         networks.insert(id.clone(), addresses.clone());
-        Ok(addresses)
+        Ok(Attachment {
+            addresses,
+            dns: Vec::new(),
+        })
     }
 
     async fn release_network(&self, id: &ContainerId) {

@@ -18,9 +18,9 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecControl, ExecSession,
-    ExecSpec, ExitRecord, MountSource, NetworkRequest, Reader, Runtime, RuntimeError, StartError,
-    Started, Stream, Writer,
+    Attachment, Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecControl,
+    ExecSession, ExecSpec, ExitRecord, MountSource, NetworkRequest, Reader, Runtime, RuntimeError,
+    StartError, Started, Stream, Writer,
 };
 
 const STOP_SIGNAL_LABEL: &str = "mezzo.stop_signal";
@@ -80,13 +80,16 @@ impl Runtime for Containers {
         &self,
         id: &ContainerId,
         request: NetworkRequest,
-    ) -> Result<Vec<IpAddr>, StartError> {
+    ) -> Result<Attachment, StartError> {
         let prepared = self
             .0
             .prepare_network(&to_id(id), to_request(request))
             .await;
         prepared
-            .map(|attachment| attachment.addresses)
+            .map(|attachment| Attachment {
+                addresses: attachment.addresses,
+                dns: attachment.dns,
+            })
             .map_err(|error| StartError::Failed(chain(&error)))
     }
 
@@ -368,7 +371,14 @@ fn to_request(request: NetworkRequest) -> rt::NetworkRequest {
             }
         }
     }
-    rt::NetworkRequest::Bridge { ports }
+    match request.name {
+        None => rt::NetworkRequest::Bridge { ports },
+        Some(network) => rt::NetworkRequest::Cni {
+            network,
+            ports,
+            labels: request.labels,
+        },
+    }
 }
 
 /// "SIGQUIT", "QUIT" or "3".

@@ -9,6 +9,7 @@ mod bench;
 mod cases;
 mod inside;
 mod master;
+mod network;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -62,7 +63,8 @@ async fn agent(file: &str) -> ExitCode {
 
 async fn tests(args: &[String]) -> ExitCode {
     let filters: Vec<_> = args.iter().filter(|arg| !arg.starts_with("--")).collect();
-    let all = cases::all();
+    let mut all = cases::all();
+    all.extend(network::all());
     if args.iter().any(|arg| arg == "--list") {
         for case in &all {
             println!("{}: test", case.name);
@@ -86,6 +88,20 @@ async fn tests(args: &[String]) -> ExitCode {
                 .iter()
                 .any(|filter| case.name.contains(filter.as_str()))
         {
+            continue;
+        }
+        if case.isolated && std::env::var_os(network::ISOLATED).is_none() {
+            let ok = network::in_a_network_of_its_own(case.name).await;
+            println!(
+                "test {} ... {}",
+                case.name,
+                if ok { "ok" } else { "FAILED" }
+            );
+            if ok {
+                passed += 1
+            } else {
+                failed += 1
+            }
             continue;
         }
         let mut bench = bench::Bench::new(case.name).await;

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::bridge::{self, Bridge, Made};
+use super::cni::{self, Cni, ConfError, PlugInError};
 use super::lease::{Lease, Leases};
 use super::namespace;
 use super::nftables::{Filter, Forward, PortProtocol};
@@ -76,6 +77,12 @@ pub enum NetworkError {
         /// Which.
         id: ContainerId,
     },
+    /// No configuration for the network that was named.
+    #[error(transparent)]
+    Conf(#[from] ConfError),
+    /// A plug-in did not do what it should.
+    #[error(transparent)]
+    PlugIn(#[from] PlugInError),
     /// The system refused.
     #[error("cannot connect container {id}: {operation}")]
     Container {
@@ -97,6 +104,7 @@ pub(crate) struct Networks {
     /// The note on the bridge.
     owner: String,
     leases: Leases,
+    cni: Cni,
     namespaces: Arc<namespace::Pool>,
     filter: Filter,
     state: Mutex<State>,
@@ -110,6 +118,8 @@ struct State {
     bridge: Bridge,
     numbers: Pool,
     leases: BTreeMap<ContainerId, Lease>,
+    /// In networks of plug-ins.
+    plugged: BTreeMap<ContainerId, cni::Record>,
     ports: HashMap<(PortProtocol, u16), ContainerId>,
     /// Of ended containers: their addresses are free once their links are gone.
     ending: VecDeque<Lease>,
@@ -126,6 +136,7 @@ impl State {
             numbers: Pool::new(bridge.ipv4.size()),
             bridge,
             leases: BTreeMap::new(),
+            plugged: BTreeMap::new(),
             ports: HashMap::new(),
             ending: VecDeque::new(),
             is_removing: false,
@@ -199,14 +210,20 @@ impl Networks {
             );
             (bridge.ipv4, bridge.ipv6) = (lease.subnet4, lease.subnet6);
         }
+        let cni = Cni::new(config.cni.clone(), state_dir);
+        let mut state = State::new(bridge, found);
+        for record in cni.read()? {
+            state.plugged.insert(record.container.clone(), record);
+        }
         Ok(Self {
             config,
             boot_id: boot_id.to_owned(),
             owner,
             leases,
+            cni,
             namespaces: Arc::default(),
             filter: Filter::default(),
-            state: Mutex::new(State::new(bridge, found)),
+            state: Mutex::new(state),
             making: Mutex::new(()),
         })
     }
@@ -217,16 +234,22 @@ impl Networks {
     }
 
     /// After a start of the agent: releases what belongs to no container and makes the kernel agree with the rest.
-    pub(crate) fn reconcile(self: &Arc<Self>, known: impl Fn(&ContainerId) -> bool) {
+    /// `running` are those that run, with their network namespaces.
+    pub(crate) fn reconcile(
+        self: &Arc<Self>,
+        known: impl Fn(&ContainerId) -> bool,
+        running: BTreeMap<ContainerId, PathBuf>,
+    ) {
         let orphans: Vec<ContainerId> = {
             let state = self.state();
-            let ids = state.leases.keys().filter(|id| !known(id));
-            ids.cloned().collect()
+            let all = state.leases.keys().chain(state.plugged.keys());
+            all.filter(|id| !known(id)).cloned().collect()
         };
         for id in orphans {
             tracing::warn!(container = %id, "network of no container, released");
             self.release(&id);
         }
+        self.check_plugged(running);
         let (bridge, in_use) = {
             let state = self.state();
             (state.bridge.clone(), !state.leases.is_empty())
@@ -260,6 +283,31 @@ impl Networks {
         }
     }
 
+    /// Asks plug-ins, in the background, whether what they set up is still there. A problem is told to the operator: what
+    /// runs is not ended for it.
+    fn check_plugged(self: &Arc<Self>, mut running: BTreeMap<ContainerId, PathBuf>) {
+        running.retain(|id, _| self.state().plugged.contains_key(id));
+        if running.is_empty() {
+            return;
+        }
+        let networks = Arc::clone(self);
+        let checking = std::thread::Builder::new()
+            .name("mezzo-net-check".to_owned())
+            .spawn(move || {
+                for (id, namespace) in running {
+                    let record = networks.state().plugged.get(&id).cloned();
+                    if let Some(record) = record
+                        && let Err(error) = record.check(&namespace)
+                    {
+                        tracing::warn!(container = %id, network = record.network(), %error, "a container's network is not as it was set up");
+                    }
+                }
+            });
+        if let Err(error) = checking {
+            tracing::debug!(%error, "no thread to check networks");
+        }
+    }
+
     /// The bridge as it should be, with all lines of the maps.
     fn ensure(&self) -> Result<Made, NetworkError> {
         if let Some(made) = self.state().made {
@@ -284,13 +332,69 @@ impl Networks {
         id: &ContainerId,
         request: &NetworkRequest,
     ) -> Result<Attachment, NetworkError> {
-        let NetworkRequest::Bridge { ports } = request;
+        {
+            let state = self.state();
+            if state.leases.contains_key(id) || state.plugged.contains_key(id) {
+                return Err(NetworkError::AlreadyPrepared { id: id.clone() });
+            }
+        }
+        let prepared = match request {
+            NetworkRequest::Bridge { ports } => self.prepare_bridged(id, ports),
+            NetworkRequest::Cni {
+                network,
+                ports,
+                labels,
+            } => {
+                let record = self
+                    .cni
+                    .record(&self.boot_id, id, network, (ports, labels))?;
+                self.prepare_plugged(record)
+            }
+        };
+        if prepared.is_err() {
+            self.release(id);
+        }
+        prepared
+    }
+
+    fn prepare_plugged(&self, mut record: cni::Record) -> Result<Attachment, NetworkError> {
+        let id = record.container.clone();
+        let failed = |operation| {
+            let id = id.clone();
+            move |source| NetworkError::Container {
+                id,
+                operation,
+                source,
+            }
+        };
+        self.state().plugged.insert(id.clone(), record.clone());
+        self.cni
+            .write(&record)
+            .map_err(failed("note what it is given"))?;
+        let namespace = namespace::make(true).map_err(failed("make its network namespace"))?;
+        let descriptor = namespace.descriptor;
+        let path = own_path(&descriptor);
+        {
+            let mut state = self.state();
+            state.namespaces.insert(id.clone(), descriptor);
+        }
+        record.add(&path)?;
+        self.cni
+            .write(&record)
+            .map_err(failed("note what it was given"))?;
+        let attachment = attachment_of(&record);
+        self.state().plugged.insert(id.clone(), record);
+        Ok(attachment)
+    }
+
+    fn prepare_bridged(
+        &self,
+        id: &ContainerId,
+        ports: &[super::PortMap],
+    ) -> Result<Attachment, NetworkError> {
         self.ensure()?;
         let lease = {
             let mut state = self.state();
-            if state.leases.contains_key(id) {
-                return Err(NetworkError::AlreadyPrepared { id: id.clone() });
-            }
             for map in ports {
                 if let Some(holder) = state.ports.get(&(map.protocol, map.host_port)) {
                     return Err(NetworkError::PortTaken {
@@ -300,6 +404,7 @@ impl Networks {
                 }
             }
             if state.leases.is_empty()
+                && state.plugged.is_empty()
                 && state.ending.is_empty()
                 && !state.is_removing
                 && state.bridge.ipv4 != self.config.ipv4
@@ -326,15 +431,11 @@ impl Networks {
             state.take_note(lease.clone());
             lease
         };
-        match self.connect(&lease) {
-            Ok(()) => Ok(Attachment {
-                addresses: lease.addresses(),
-            }),
-            Err(error) => {
-                self.release(id);
-                Err(error)
-            }
-        }
+        self.connect(&lease)?;
+        Ok(Attachment {
+            addresses: lease.addresses(),
+            dns: Vec::new(),
+        })
     }
 
     fn connect(&self, lease: &Lease) -> Result<(), NetworkError> {
@@ -392,8 +493,12 @@ impl Networks {
     /// What a container was given.
     pub(crate) fn attachment(&self, id: &ContainerId) -> Option<Attachment> {
         let state = self.state();
+        if let Some(record) = state.plugged.get(id) {
+            return Some(attachment_of(record));
+        }
         state.leases.get(id).map(|lease| Attachment {
             addresses: lease.addresses(),
+            dns: Vec::new(),
         })
     }
 
@@ -451,6 +556,10 @@ impl Networks {
     }
 
     fn take_back(&self, id: &ContainerId) {
+        let record = self.state().plugged.get(id).cloned();
+        if let Some(record) = record {
+            self.unplug(&record);
+        }
         let (lease, bridge, descriptor) = {
             let mut state = self.state();
             let descriptor = state.namespaces.remove(id);
@@ -488,9 +597,31 @@ impl Networks {
         self.state().namespaces.clear();
     }
 
+    fn unplug(&self, record: &cni::Record) {
+        let id = &record.container;
+        let descriptor = self.state().namespaces.remove(id);
+        let path = descriptor.as_ref().map(own_path);
+        match record.delete(path.as_deref()) {
+            Ok(()) => {
+                if let Err(error) = self.cni.remove(id) {
+                    tracing::warn!(container = %id, %error, "the record of a network cannot be removed");
+                }
+            }
+            // The record stays: the next start of the agent tries again.
+            Err(error) => {
+                tracing::warn!(container = %id, network = record.network(), %error, "network not released");
+            }
+        }
+        self.state().plugged.remove(id);
+    }
+
     /// Removes everything of this instance.
     pub(crate) fn purge(&self) {
-        let ids: Vec<ContainerId> = self.state().leases.keys().cloned().collect();
+        let ids: Vec<ContainerId> = {
+            let state = self.state();
+            let all = state.leases.keys().chain(state.plugged.keys());
+            all.cloned().collect()
+        };
         for id in ids {
             self.take_back(&id);
         }
@@ -504,6 +635,22 @@ impl Networks {
             }
         }
         self.state().made = None;
+    }
+}
+
+/// How other programs of this machine find a namespace that this process holds.
+fn own_path(descriptor: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        descriptor.as_raw_fd()
+    ))
+}
+
+fn attachment_of(record: &cni::Record) -> Attachment {
+    Attachment {
+        addresses: record.addresses(),
+        dns: record.dns(),
     }
 }
 

@@ -32,6 +32,15 @@ pub enum PortProtocol {
 }
 
 impl PortProtocol {
+    /// `tcp` or `udp`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
     fn number(self) -> u8 {
         match self {
             Self::Tcp => libc::IPPROTO_TCP as u8,

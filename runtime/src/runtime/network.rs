@@ -1,13 +1,16 @@
 //! Containers' networks, for the runtime's callers: prepared before a start, released by a container's end.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Runtime;
 use crate::id::ContainerId;
 use crate::network::{self, Attachment, NetworkError, NetworkRequest};
+use crate::supervise::Entry;
 use crate::sys;
 
 impl Runtime {
@@ -73,11 +76,24 @@ impl Runtime {
     pub(super) async fn reconcile_networks(&self) {
         let inner = Arc::clone(&self.inner);
         let reconciling = tokio::task::spawn_blocking(move || {
-            let containers = inner.containers();
-            let known: std::collections::BTreeSet<ContainerId> =
-                containers.keys().cloned().collect();
-            drop(containers);
-            inner.networks.reconcile(|id| known.contains(id));
+            let (known, running): (BTreeSet<ContainerId>, BTreeMap<ContainerId, PathBuf>) = {
+                let containers = inner.containers();
+                let namespace = |entry: &Entry| {
+                    let pid = entry.running()?.process.pid;
+                    Some((
+                        entry.id.clone(),
+                        PathBuf::from(format!("/proc/{pid}/ns/net")),
+                    ))
+                };
+                (
+                    containers.keys().cloned().collect(),
+                    containers
+                        .values()
+                        .filter_map(|entry| namespace(entry))
+                        .collect(),
+                )
+            };
+            inner.networks.reconcile(|id| known.contains(id), running);
         });
         let _ = reconciling.await;
     }
