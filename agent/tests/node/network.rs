@@ -35,6 +35,11 @@ pub(crate) fn all() -> Vec<Case> {
             isolated: true,
         },
         Case {
+            name: "kills_of_the_agent_in_the_middle_of_launches_leave_no_network_behind",
+            run: |bench| Box::pin(killed(bench)),
+            isolated: true,
+        },
+        Case {
             name: "a_task_joins_a_network_of_plug_ins",
             run: |bench| Box::pin(plugged(bench)),
             isolated: true,
@@ -223,6 +228,80 @@ async fn taken(bench: &mut Bench) {
     ip("link delete mezzo0");
     let leases = bench.config.state_dir.join("runtime/network/leases");
     assert_eq!(fs::read_dir(leases).map_or(0, Iterator::count), 0);
+}
+
+fn links() -> usize {
+    let output = Command::new("ip")
+        .args(["-o", "link", "show", "master", "mezzo0"])
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).lines().count()
+}
+
+async fn killed(bench: &mut Bench) {
+    machine();
+    bench.start(1).await;
+    bench
+        .launch(on_the_bridge("calm", 31_000, &["serve", "80"]))
+        .await;
+    bench.master.status("calm", TaskRunning).await;
+    for round in 0..6_u32 {
+        for n in 0..4 {
+            let port = 31_001 + round * 4 + n;
+            let id = format!("hasty{round}-{n}");
+            bench
+                .launch(on_the_bridge(&id, port, &["serve", "80"]))
+                .await;
+        }
+        // Not synchronisation: the point is to hit the launches at a different moment in every round.
+        tokio::time::sleep(Duration::from_millis(u64::from(round) * 12)).await;
+        bench.kill_agent().await;
+        bench.start(usize::try_from(round).unwrap() + 2).await;
+    }
+    let mut client = bench.client().await;
+    let leases = bench.config.state_dir.join("runtime/network/leases");
+    let n_leases = || fs::read_dir(&leases).map_or(0, Iterator::count);
+    // Every task that runs has its address, its link and its port, and nobody else has any.
+    let mut settled = None;
+    for _ in 0..400 {
+        let node = client
+            .get_node(proto::GetNodeRequest {})
+            .await
+            .unwrap()
+            .into_inner();
+        let statuses: Vec<_> = node.tasks.into_iter().filter_map(|t| t.status).collect();
+        let running: Vec<_> = statuses
+            .iter()
+            .filter(|status| status.state() == TaskRunning)
+            .cloned()
+            .collect();
+        let busy = statuses.iter().any(|status| {
+            matches!(
+                status.state(),
+                proto::TaskState::TaskStaging | proto::TaskState::TaskStarting
+            )
+        });
+        if !busy && running.len() == n_leases() && running.len() == links() {
+            settled = Some(running);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let running = settled.expect("networks and running tasks agree");
+    let addresses: std::collections::BTreeSet<_> = running
+        .iter()
+        .map(|status| status.container.as_ref().unwrap().ip_addresses.clone())
+        .collect();
+    assert_eq!(addresses.len(), running.len(), "an address each");
+    for port in 31_000..31_025_u32 {
+        let id = match port - 31_000 {
+            0 => "calm".to_owned(),
+            n => format!("hasty{}-{}", (n - 1) / 4, (n - 1) % 4),
+        };
+        let serves = running.iter().any(|status| status.task_id == id);
+        let answers = get(&format!("127.0.0.1:{port}")).is_ok();
+        assert_eq!(answers, serves, "{id} on {port}");
+    }
 }
 
 /// A plug-in of the test's own, as any other is called: it notes each call, and gives an address on a link that it makes.
