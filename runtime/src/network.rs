@@ -14,6 +14,7 @@
 
 mod bridge;
 mod cni;
+mod conntrack;
 mod lease;
 mod link;
 mod manager;

@@ -379,6 +379,48 @@ fn mapped_ports_answer_from_every_side() {
     });
 }
 
+/// The kernel remembers where a stream went; whoever never pauses must still reach the port's next holder.
+#[test]
+fn a_stream_of_udp_finds_the_next_holder_of_its_port() {
+    isolated("a_stream_of_udp_finds_the_next_holder_of_its_port", async {
+        let world = World::new();
+        let Some(mut node) = node(|_| {}) else {
+            return;
+        };
+        node.open().await;
+        let udp = |container_port| PortMap {
+            protocol: PortProtocol::Udp,
+            host_port: 31_001,
+            container_port,
+        };
+        let socket = within_network(world.pid(), || {
+            let socket = UdpSocket::bind("0.0.0.0:4444").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket.connect((MACHINE, 31_001)).unwrap();
+            socket
+        });
+        // Always from the same port, and before anybody is there.
+        let answered = || {
+            let _ = socket.send(b"who");
+            std::thread::sleep(Duration::from_millis(5));
+            let mut bytes = [0; 100];
+            socket.recv(&mut bytes).is_ok()
+        };
+        for _ in 0..5 {
+            assert!(!answered());
+        }
+        serve(&node, "a", &["udp4", "53"], vec![udp(53)]).await;
+        until("the first holder answers", answered).await;
+        end(&node, "a").await;
+        for _ in 0..5 {
+            let _ = answered();
+        }
+        serve(&node, "b", &["udp4", "54"], vec![udp(54)]).await;
+        until("the next holder answers", answered).await;
+        end(&node, "b").await;
+    });
+}
+
 /// CVE-2020-8558: `route_localnet`, without which mapped ports would not answer on 127.0.0.1, must not open the
 /// machine's own loopback to containers.
 #[test]

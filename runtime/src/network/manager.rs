@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::bridge::{self, Bridge, Made};
 use super::cni::{self, Cni, ConfError, PlugInError};
+use super::conntrack;
 use super::lease::{Lease, Leases};
 use super::namespace;
 use super::nftables::{Filter, Forward, PortProtocol};
@@ -483,6 +484,16 @@ impl Networks {
                 opened = self.ensure().map(|_| ()).map_err(io::Error::other);
             }
             opened.map_err(failed("map its ports"))?;
+            for map in &lease.ports {
+                if map.protocol == PortProtocol::Udp
+                    && let Err(error) = conntrack::forget_udp(map.host_port)
+                {
+                    tracing::warn!(
+                        port = map.host_port, %error,
+                        "earlier streams of UDP to this port may go on to where they went"
+                    );
+                }
+            }
         }
         self.state()
             .namespaces
