@@ -1,7 +1,7 @@
 //! What an operator decides about an agent. Parsed from a file or flags by the command line; every field has a
 //! default.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use mezzo_api::model::{Attribute, Ranges, Resources};
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,8 @@ pub struct Config {
     pub image_gc_low_percent: u8,
     /// Images that were used within this time stay.
     pub image_gc_min_age_secs: u64,
+    /// Networks of containers' own.
+    pub network: NetworkSettings,
     /// Container starts at once.
     pub max_parallel_starts: usize,
     /// Ended tasks of which folder and logs are kept.
@@ -87,6 +89,64 @@ pub struct Config {
     pub retain_secs: u64,
     /// Containers end with the agent (for `mezzo dev`); otherwise they run on.
     pub kill_tasks_on_shutdown: bool,
+}
+
+/// How containers with a network of their own are connected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkSettings {
+    /// Name of the machine's bridge and of its table in the packet filter; made when the first task needs it. Agents on
+    /// one machine need one each, with a subnet each.
+    pub bridge: String,
+    /// Addresses of containers; the first belongs to the machine.
+    pub ipv4: mezzo_runtime::Ipv4Subnet,
+    /// The same for IPv6; without it containers have no IPv6.
+    pub ipv6: Option<mezzo_runtime::Ipv6Subnet>,
+    /// Largest packet; by default that of the link of the default route.
+    pub mtu: Option<u32>,
+    /// Name servers for containers, instead of the machine's.
+    pub dns: Vec<IpAddr>,
+    /// Folder of configuration lists for CNI networks, which tasks may name; without it there are none.
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Folder of the plug-ins; by default `/opt/cni/bin`.
+    pub cni_bin_dir: Option<PathBuf>,
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        let of_runtime = mezzo_runtime::NetworkConfig::default();
+        Self {
+            bridge: of_runtime.bridge,
+            ipv4: of_runtime.ipv4,
+            ipv6: of_runtime.ipv6,
+            mtu: of_runtime.mtu,
+            dns: Vec::new(),
+            cni_conf_dir: None,
+            cni_bin_dir: None,
+        }
+    }
+}
+
+impl NetworkSettings {
+    /// As the runtime takes it.
+    pub(crate) fn to_runtime(&self) -> mezzo_runtime::NetworkConfig {
+        mezzo_runtime::NetworkConfig {
+            bridge: self.bridge.clone(),
+            ipv4: self.ipv4,
+            ipv6: self.ipv6,
+            mtu: self.mtu,
+            cni: self
+                .cni_conf_dir
+                .clone()
+                .map(|conf_dir| mezzo_runtime::CniConfig {
+                    conf_dir,
+                    bin_dir: self
+                        .cni_bin_dir
+                        .clone()
+                        .unwrap_or_else(|| "/opt/cni/bin".into()),
+                }),
+        }
+    }
 }
 
 impl Default for Config {
@@ -124,6 +184,7 @@ impl Default for Config {
             image_gc_high_percent: 85,
             image_gc_low_percent: 80,
             image_gc_min_age_secs: 120,
+            network: NetworkSettings::default(),
             max_parallel_starts: 8,
             retain_ended: 50,
             retain_secs: 3_600,
@@ -184,6 +245,24 @@ impl Config {
         }
         if let Err(error) = self.registries.check() {
             return wrong("registries", error.to_string());
+        }
+        if let Err((field, problem)) = self.network.to_runtime().check() {
+            let field = match field {
+                "bridge" => "network.bridge",
+                "mtu" => "network.mtu",
+                _ => "network",
+            };
+            return wrong(field, problem);
+        }
+        for (field, path) in [
+            ("network.cni_conf_dir", &self.network.cni_conf_dir),
+            ("network.cni_bin_dir", &self.network.cni_bin_dir),
+        ] {
+            if let Some(path) = path
+                && !path.is_absolute()
+            {
+                return wrong(field, format!("{} is not absolute", path.display()));
+            }
         }
         if self.max_parallel_starts == 0 {
             return wrong(
@@ -349,6 +428,20 @@ mod tests {
             "{error}"
         );
         assert!(toml::from_str::<Config>("[registries.\"r.example\"]\nprefix = \"x\"\n").is_err());
+    }
+
+    #[test]
+    fn networks_are_checked_when_they_are_read() {
+        let text =
+            "[network]\nipv4 = \"10.77.0.0/16\"\nipv6 = \"fd00:77::/64\"\ndns = [\"10.0.0.2\"]\n";
+        let config: Config = toml::from_str(text).unwrap();
+        config.check().unwrap();
+        assert_eq!(config.network.bridge, "mezzo0");
+        let error = toml::from_str::<Config>("[network]\nipv4 = \"10.77.1.0/16\"\n").unwrap_err();
+        assert!(error.to_string().contains("10.77.0.0/16 is"), "{error}");
+        let config: Config = toml::from_str("[network]\nbridge = \"a name\"\n").unwrap();
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains("network.bridge"), "{error}");
     }
 
     #[test]

@@ -4,12 +4,9 @@
 //! Given up between any two steps and in the middle of a pull; a start that is under way is seen through, because only
 //! then is it known whether something runs.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+pub(crate) mod network;
+
+use std::{fs, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use mezzo_api::model::{FrameworkId, NetworkMode, Reason, TaskInfo, TaskState, VolumeSource};
 use tokio::{
@@ -20,10 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     node::{
-        ContainerId, ImageError, Images, Limits, PreparedImage, PullProgress, Runtime,
+        Attachment, ContainerId, ImageError, Images, Limits, PreparedImage, PullProgress, Runtime,
         START_DEADLINE, StartError,
     },
-    resources::ports,
     store::Store,
     task::{
         event::{Event, LaunchFailure},
@@ -34,7 +30,6 @@ use crate::{
 
 /// Between two progress reports of one pull.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
-const MAX_ETC_FILE: u64 = 64 * 1024;
 
 /// What every launch needs.
 pub(crate) struct Launcher {
@@ -43,6 +38,8 @@ pub(crate) struct Launcher {
     pub(crate) store: Store,
     pub(crate) hostname: String,
     pub(crate) host_path_allow: Vec<PathBuf>,
+    /// Name servers for containers with a network of their own, instead of the machine's.
+    pub(crate) dns: Vec<IpAddr>,
     /// Bounds starts at once; pulls are bounded by the image store.
     pub(crate) starts: Arc<Semaphore>,
 }
@@ -75,6 +72,38 @@ impl Launcher {
         order: Order,
         feedback: mpsc::Sender<Event>,
     ) -> Result<(crate::node::Started, String), LaunchFailure> {
+        let container = order.container.clone();
+        let info = &order.info;
+        let ports = info.clone();
+        blocking(move || network::check_ports(&ports))
+            .await?
+            .map_err(|taken| {
+                failed(
+                    TaskState::Failed,
+                    Reason::ResourcesUnavailable,
+                    taken.to_string(),
+                )
+            })?;
+        // Made while the image comes.
+        let mut preparing = network::prepare(&self.runtime, &container, info);
+        let has_network = preparing.is_some();
+        let done = self.steps_after(order, &mut preparing, feedback).await;
+        if done.is_err() && has_network {
+            // Whatever is still being made is taken back too.
+            if let Some(preparing) = preparing {
+                let _ = preparing.await;
+            }
+            self.runtime.release_network(&container).await;
+        }
+        done
+    }
+
+    async fn steps_after(
+        &self,
+        order: Order,
+        preparing: &mut Option<network::Preparing>,
+        feedback: mpsc::Sender<Event>,
+    ) -> Result<(crate::node::Started, String), LaunchFailure> {
         let Order {
             container,
             framework,
@@ -82,18 +111,6 @@ impl Launcher {
             limits,
             cancelled,
         } = order;
-        if info.container.network == NetworkMode::Host {
-            let wanted = info.resources.ports();
-            blocking(move || ports::check_free(&wanted))
-                .await?
-                .map_err(|taken| {
-                    failed(
-                        TaskState::Failed,
-                        Reason::ResourcesUnavailable,
-                        taken.to_string(),
-                    )
-                })?;
-        }
         let image = tokio::select! {
             biased;
             () = cancelled.cancelled() => return Err(LaunchFailure::Cancelled),
@@ -103,17 +120,37 @@ impl Launcher {
             let (info, allow) = (info.clone(), self.host_path_allow.clone());
             blocking(move || resolve_host_paths(&info, &allow)).await??
         };
-        let files = if info.container.network == NetworkMode::Host {
-            let folder = self.store.folder(&container);
-            blocking(move || network_files(&folder))
-                .await?
-                .map_err(|error| {
+        let attachment = match preparing.take() {
+            Some(preparing) => network_of(preparing).await?,
+            None => Attachment::default(),
+        };
+        let addresses = attachment.addresses;
+        let files = match info.container.network {
+            NetworkMode::None => Vec::new(),
+            NetworkMode::Host | NetworkMode::Bridge | NetworkMode::Container => {
+                let is_own = info.container.network.is_own();
+                let folder = self.store.folder(&container);
+                // The operator's word, then the network's own, then the machine's.
+                let dns = if self.dns.is_empty() {
+                    attachment.dns
+                } else {
+                    self.dns.clone()
+                };
+                let (hostname, addresses) = (network::own_hostname(&container), addresses.clone());
+                let write = move || {
+                    let own = network::Own {
+                        hostname: &hostname,
+                        addresses: &addresses,
+                        dns: &dns,
+                    };
+                    network::files(&folder, is_own.then_some(own))
+                };
+                blocking(write).await?.map_err(|error| {
                     let message =
                         format!("cannot prepare /etc/resolv.conf and /etc/hosts: {error}");
                     failed(TaskState::Failed, Reason::ContainerLaunchFailed, message)
                 })?
-        } else {
-            Vec::new()
+            }
         };
         let place = Place {
             container: container.clone(),
@@ -122,6 +159,7 @@ impl Launcher {
             hostname: self.hostname.clone(),
             sandbox: self.store.sandbox(&container),
             files,
+            addresses,
             host_paths,
             limits: *limits,
         };
@@ -225,6 +263,20 @@ fn told(progress: &PullProgress) -> String {
     }
 }
 
+/// What a container was given.
+async fn network_of(preparing: network::Preparing) -> Result<Attachment, LaunchFailure> {
+    let prepared = preparing
+        .await
+        .unwrap_or_else(|error| Err(StartError::Failed(format!("preparing broke: {error}"))));
+    prepared.map_err(|error| {
+        let (state, reason) = match error {
+            StartError::Invalid(_) => (TaskState::Error, Reason::TaskInvalid),
+            StartError::Failed(_) => (TaskState::Failed, Reason::ContainerLaunchFailed),
+        };
+        failed(state, reason, format!("network: {error}"))
+    })
+}
+
 fn failed(state: TaskState, reason: Reason, message: String) -> LaunchFailure {
     LaunchFailure::Failed(Outcome::new(state, reason, message))
 }
@@ -269,31 +321,6 @@ fn resolve_host_paths(info: &TaskInfo, allow: &[PathBuf]) -> Result<Vec<PathBuf>
         resolved.push(real);
     }
     Ok(resolved)
-}
-
-/// Copies of the machine's resolver files, so that a container neither changes ours nor sees a replaced file's ghost.
-fn network_files(folder: &Path) -> io::Result<Vec<(PathBuf, String)>> {
-    let etc = folder.join("etc");
-    fs::create_dir_all(&etc)?;
-    let mut files = Vec::new();
-    for name in ["resolv.conf", "hosts"] {
-        let source = Path::new("/etc").join(name);
-        let content = match fs::File::open(&source) {
-            Ok(file) => {
-                let mut content = Vec::new();
-                io::Read::read_to_end(&mut io::Read::take(file, MAX_ETC_FILE), &mut content)?;
-                content
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        let copy = etc.join(name);
-        fs::write(&copy, content)?;
-        // The folder above is ours alone; inside the container everybody reads it.
-        fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-        files.push((copy, format!("/etc/{name}")));
-    }
-    Ok(files)
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ mod store;
 mod task;
 mod usage;
 
-pub use config::Config;
+pub use config::{Config, NetworkSettings};
 pub use error::Error;
 pub use purge::purge;
 pub use server::{Ready, run, run_with};

@@ -11,7 +11,8 @@ mod secrets;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     path::PathBuf,
     str::FromStr,
@@ -20,10 +21,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mezzo_api::model::{HugePages, IoLimit, NetworkMode, Rlimit, SecretSource, Usage};
+use mezzo_api::model::{HugePages, IoLimit, NetworkMode, PortMapping, Rlimit, SecretSource, Usage};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
     sync::watch,
 };
 
@@ -187,6 +189,29 @@ pub struct Started {
     pub cgroup: String,
     /// Unix milliseconds.
     pub started_at_ms: u64,
+    /// Its own addresses, where it has a network of its own.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A place in a network, wanted before the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkRequest {
+    /// The name of a CNI network of this machine; `None`: the machine's bridge.
+    pub name: Option<String>,
+    /// For the plug-ins.
+    pub labels: BTreeMap<String, String>,
+    /// Which ports of the machine lead to it.
+    pub ports: Vec<PortMapping>,
+}
+
+/// What it was given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attachment {
+    /// Its own addresses, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    /// Name servers that its network told.
+    pub dns: Vec<IpAddr>,
 }
 
 /// What the runtime knows of a container.
@@ -366,6 +391,17 @@ pub trait ExecControl: Send + Sync {
 /// What runs containers.
 #[async_trait]
 pub trait Runtime: Send + Sync + 'static {
+    /// Gives a container that is about to be started its place in a network. A failed start and its
+    /// end take it back.
+    async fn prepare_network(
+        &self,
+        id: &ContainerId,
+        request: NetworkRequest,
+    ) -> Result<Attachment, StartError>;
+    /// Takes it back without a start; fine when there is none.
+    async fn release_network(&self, id: &ContainerId);
+    /// Connects to an address as a process in the container would.
+    async fn connect(&self, id: &ContainerId, to: SocketAddr) -> io::Result<TcpStream>;
     /// Makes the container and starts its process.
     async fn start(&self, id: &ContainerId, spec: ContainerSpec) -> Result<Started, StartError>;
     /// Every container there is, also ended ones not yet removed.

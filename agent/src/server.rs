@@ -128,6 +128,7 @@ pub(crate) fn runtime_config(config: &Config) -> mezzo_runtime::RuntimeConfig {
     let mut to =
         mezzo_runtime::RuntimeConfig::new(config.state_dir.join("runtime"), config.cgroup_parent());
     to.max_parallel_starts = config.max_parallel_starts;
+    to.network = config.network.to_runtime();
     if let Some(program) = &config.launcher {
         to.launcher = mezzo_runtime::LauncherProgram::Path(program.clone());
     }
@@ -238,6 +239,7 @@ pub(crate) async fn serve(
             store: store.clone(),
             hostname: info.hostname.clone(),
             host_path_allow: config.host_path_allow.clone(),
+            dns: config.network.dns.clone(),
             starts: Arc::new(Semaphore::new(config.max_parallel_starts)),
         },
         stats.clone(),

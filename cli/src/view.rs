@@ -371,9 +371,28 @@ pub(crate) struct Task {
     pub(crate) container_id: Option<String>,
     pub(crate) pid: Option<u32>,
     pub(crate) cgroup_path: Option<String>,
+    /// `host`, `none`, `bridge` or `container`.
+    pub(crate) network: String,
+    /// Its own, where it has a network of its own.
+    pub(crate) ip_addresses: Vec<String>,
+    /// Ports of the node that lead to it: `31000->80/tcp`.
+    pub(crate) port_mappings: Vec<String>,
     pub(crate) exit: Option<Exit>,
     pub(crate) usage: Option<Usage>,
     pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// A mapped port in one word.
+fn mapping(mapping: &proto::PortMapping) -> String {
+    let protocol = match mapping.protocol() {
+        proto::PortProtocol::Unspecified | proto::PortProtocol::Tcp => "tcp",
+        proto::PortProtocol::Udp => "udp",
+        proto::PortProtocol::TcpUdp => "tcp,udp",
+    };
+    match mapping.host_port {
+        0 => format!("{}/{protocol}", mapping.container_port),
+        host => format!("{host}->{}/{protocol}", mapping.container_port),
+    }
 }
 
 impl Task {
@@ -383,6 +402,11 @@ impl Task {
         let status = task.status.clone().unwrap_or_default();
         let container = info.container.unwrap_or_default();
         let running = status.container.clone();
+        let network = match container.network() {
+            proto::NetworkMode::Unspecified => proto::NetworkMode::Host,
+            other => other,
+        };
+        let port_mappings = container.port_mappings.iter().map(mapping).collect();
         #[expect(clippy::cast_precision_loss, reason = "shown, not reckoned with")]
         let cpu_limit = info.cpu_limit.map(|scalar| scalar.millis as f64 / 1000.0);
         Self {
@@ -422,6 +446,12 @@ impl Task {
                 .as_ref()
                 .map(|running| running.pid)
                 .filter(|pid| *pid != 0),
+            network: enum_name(network.as_str_name(), "NETWORK_MODE_"),
+            ip_addresses: running
+                .as_ref()
+                .map(|running| running.ip_addresses.clone())
+                .unwrap_or_default(),
+            port_mappings,
             cgroup_path: running
                 .map(|running| running.cgroup_path)
                 .filter(|text| !text.is_empty()),

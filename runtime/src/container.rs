@@ -52,6 +52,8 @@ use crate::users::{RANGE_SIZE, UserRange};
 pub(crate) struct Creation<'a> {
     pub(crate) host: &'a HostContext,
     pub(crate) seccomp: Option<Rc<Vec<u8>>>,
+    /// The container's network namespace, if one was prepared.
+    pub(crate) network: Option<OwnedFd>,
     pub(crate) stdin: OwnedFd,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
@@ -114,8 +116,10 @@ pub(crate) fn create(
             mount::mount_rootfs(&shifted, &stage.rootfs(), owner)?;
         }
     }
-    if spec.network == Network::None {
-        own_network_namespace()?;
+    match spec.network {
+        Network::Host => {}
+        Network::None => own_network_namespace()?,
+        Network::Prepared => enter_network_namespace(creation.network.as_ref())?,
     }
     let staged = users
         .as_ref()
@@ -382,6 +386,16 @@ fn own_network_namespace() -> Result<(), StartFailure> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
         .map_err(|error| failed("new network namespace")(&error))?;
     sys::loopback_up().map_err(|error| failed("bringing loopback up")(&error))
+}
+
+/// Enters the network namespace that was prepared.
+fn enter_network_namespace(prepared: Option<&OwnedFd>) -> Result<(), StartFailure> {
+    let prepared = prepared.ok_or_else(|| {
+        StartFailure::internal("the network namespace that was prepared did not come along")
+    })?;
+    nix::sched::setns(prepared, nix::sched::CloneFlags::CLONE_NEWNET).map_err(|error| {
+        StartFailure::internal(format!("entering the prepared network namespace: {error}"))
+    })
 }
 
 /// Whether the swap of `cgroup` is accounted, so that it can be limited.

@@ -44,6 +44,8 @@ pub(crate) struct KeeperInput {
     pub(crate) reply: OwnedFd,
     /// Held for as long as this process lives; the lock on it says that it does.
     pub(crate) lock: OwnedFd,
+    /// The container's network namespace, if one was prepared.
+    pub(crate) network: Option<OwnedFd>,
 }
 
 /// One output pipe and the files behind it.
@@ -60,10 +62,11 @@ pub(crate) fn run(input: KeeperInput) -> i32 {
         seccomp,
         reply,
         lock,
+        network,
     } = input;
     let hierarchies = &host.hierarchies;
     let started = prepare(&request).and_then(|(mut outputs, ends)| {
-        let running = start(&request, &host, seccomp, ends, &mut outputs)?;
+        let running = start(&request, &host, (seccomp, network), ends, &mut outputs)?;
         Ok((running, outputs))
     });
     let code = match started {
@@ -138,7 +141,7 @@ type Running = (OwnedFd, RunningRecord, PipeWriter, Option<TrafficReader>);
 fn start(
     request: &StartRequest,
     host: &HostContext,
-    seccomp: Option<Rc<Vec<u8>>>,
+    (seccomp, network): (Option<Rc<Vec<u8>>>, Option<OwnedFd>),
     ends: Ends,
     outputs: &mut [Output; 2],
 ) -> Result<Running, StartFailure> {
@@ -173,6 +176,7 @@ fn start(
                 .map(|null| Creation {
                     host,
                     seccomp,
+                    network,
                     stdin: null.into(),
                     stdout: stdout.into(),
                     stderr: stderr.into(),
@@ -189,6 +193,8 @@ fn start(
         Forked::Parent(creator) => creator,
     };
     drop((stdout, stderr, gate, answer_writer));
+    // The namespace too: with the container's last process it is to go.
+    drop(network);
     let timed_out = || StartFailure::TimedOut {
         seconds: request.timeout_ms / 1000,
     };

@@ -149,6 +149,7 @@ impl Launcher {
                 let Some(lock) = fds.next() else {
                     return Flow::Continue;
                 };
+                let network = fds.next();
                 match sys::fork_single_threaded() {
                     Ok(Forked::Parent(_)) => Flow::Continue,
                     Ok(Forked::Child) => {
@@ -159,6 +160,7 @@ impl Launcher {
                             seccomp,
                             reply,
                             lock,
+                            network,
                         })))
                     }
                     Err(error) => {

@@ -186,14 +186,14 @@ impl ContainerDir {
 
 /// What a file must survive.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Durability {
+pub(crate) enum Durability {
     /// The end of any process.
     Process,
     /// A power failure.
     Power,
 }
 
-fn write_record<T: Serialize>(
+pub(crate) fn write_record<T: Serialize>(
     dir: &Path,
     name: &str,
     record: &T,
@@ -222,7 +222,7 @@ fn write_record<T: Serialize>(
     Ok(())
 }
 
-fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let Some(bytes) = read_bounded(path, MAX_RECORD_BYTES)? else {
         return Ok(None);
     };

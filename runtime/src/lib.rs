@@ -27,6 +27,7 @@ mod log_times;
 mod logs;
 mod model;
 mod mount;
+mod network;
 mod process;
 mod protocol;
 mod purge;
@@ -57,6 +58,10 @@ pub use model::{
     UserNamespace,
 };
 pub use mount::mount_read_only;
+pub use network::{
+    Attachment, CniConfig, ConfError, InvalidSubnet, Ipv4Subnet, Ipv6Subnet, NetworkConfig,
+    NetworkError, NetworkRequest, PlugInError, PortMap, PortProtocol,
+};
 pub use purge::{PurgeError, purge_dir};
 pub use runtime::Runtime;
 pub use session::{ExecSession, ExecStream};

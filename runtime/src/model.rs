@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cpuset::CpuSet;
 use crate::id::ContainerId;
+use crate::network::NetworkConfig;
 use crate::user::UserSpec;
 use crate::users::UserRanges;
 
@@ -270,6 +271,8 @@ pub enum Network {
     Host,
     /// Its own, with nothing but loopback.
     None,
+    /// The one that `prepare_network` made for it.
+    Prepared,
 }
 
 /// A limit of `setrlimit(2)`.
@@ -593,6 +596,8 @@ pub struct RuntimeConfig {
     pub start_timeout: Duration,
     /// The user numbers of the host that containers with a user namespace of their own get.
     pub user_ranges: UserRanges,
+    /// How containers are connected.
+    pub network: NetworkConfig,
 }
 
 impl RuntimeConfig {
@@ -606,6 +611,7 @@ impl RuntimeConfig {
             max_parallel_starts: 4,
             start_timeout: Duration::from_secs(60),
             user_ranges: UserRanges::default(),
+            network: NetworkConfig::default(),
         }
     }
 }

@@ -26,7 +26,8 @@ pub(crate) struct Ready {}
 /// What the runtime asks of the launcher.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Fork a keeper. Descriptors: reply socket, the container's locked lock file.
+    /// Fork a keeper. Descriptors: reply socket, the container's locked lock file, and its network namespace if one
+    /// was prepared.
     Start(StartRequest),
     /// Fork a helper that runs a program in a container. Descriptors: reply socket, then stdin, stdout and
     /// stderr unless a terminal is wanted.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::cgroup::Hierarchies;
 use crate::layout::{Layout, open_lock, try_lock};
 use crate::model::RuntimeConfig;
+use crate::network::Networks;
 use crate::supervise;
 
 /// How long killed processes may take to be gone.
@@ -135,7 +136,18 @@ pub(crate) fn purge_unlocked(config: &RuntimeConfig, layout: &Layout) -> Result<
             Ok(()) | Err(_) => {}
         }
     }
-    Ok(())
+    let networks = || -> io::Result<()> {
+        let boot_id = crate::process::boot_id()?;
+        Networks::open(config.network.clone(), layout.root(), &boot_id)?.purge();
+        match fs::remove_dir_all(layout.root().join("network")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    };
+    networks().map_err(|source| PurgeError::Io {
+        object: "containers' networks".to_owned(),
+        source,
+    })
 }
 
 fn kill(hierarchies: &Hierarchies, cgroup: &str) -> Result<(), PurgeError> {

@@ -5,6 +5,7 @@
 //! one container is in `supervise`, the decision about what a directory found at start-up means in `recovery`.
 
 mod exec;
+mod network;
 mod open;
 mod start;
 mod stop;
@@ -30,6 +31,7 @@ use crate::model::{
     ContainerSpec, ContainerStatus, ExecSpec, ExitRecord, Limits, RuntimeConfig, Started, Stream,
     Usage, UserNamespace,
 };
+use crate::network::Networks;
 use crate::process;
 use crate::protocol::ExecRequest;
 use crate::purge::{self, PurgeError};
@@ -56,6 +58,7 @@ struct Inner {
     hierarchies: Arc<Hierarchies>,
     boot_id: String,
     link: LauncherLink,
+    networks: Arc<Networks>,
     starts: Semaphore,
     containers: Mutex<BTreeMap<ContainerId, Arc<Entry>>>,
     users: Mutex<RangePool>,
@@ -185,7 +188,11 @@ impl Runtime {
             user_range,
             spec,
         };
-        let entry = Arc::new(Entry::new(&record, self.inner.layout.container(id)));
+        let entry = Arc::new(Entry::new(
+            &record,
+            self.inner.layout.container(id),
+            &self.inner.networks,
+        ));
         {
             let mut containers = self.inner.containers();
             let refused = if self.inner.closed.load(Ordering::Acquire) {
@@ -436,6 +443,7 @@ impl Runtime {
         let inner = Arc::clone(&self.inner);
         let purging = tokio::task::spawn_blocking(move || {
             purge::purge_unlocked(&inner.config, &inner.layout)?;
+            inner.networks.let_go();
             let _ = fs::remove_file(inner.layout.lock());
             let _ = fs::remove_dir(inner.layout.root());
             Ok(())
@@ -511,6 +519,7 @@ impl Runtime {
             });
         }
         while recoveries.join_next().await.is_some() {}
+        self.reconcile_networks().await;
         Ok(())
     }
 }

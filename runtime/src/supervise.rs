@@ -16,7 +16,8 @@ use crate::cgroup::usage::UsageReader;
 use crate::id::ContainerId;
 use crate::keeper;
 use crate::layout::{ContainerDir, RunningRecord, SpecRecord, open_lock, try_lock};
-use crate::model::{ContainerState, ContainerStatus, Exit, ExitRecord, Usage};
+use crate::model::{ContainerState, ContainerStatus, Exit, ExitRecord, Network, Usage};
+use crate::network::Networks;
 use crate::process::{self, ProcessRef};
 use crate::protocol::StartRequest;
 use crate::spec::security;
@@ -38,6 +39,8 @@ pub(crate) struct Entry {
     pub(crate) log: crate::model::LogLimits,
     /// The user numbers that are its own.
     pub(crate) user_range: Option<UserRange>,
+    /// Where its network is to be released, if it was given one.
+    pub(crate) networks: Option<Arc<Networks>>,
     pub(crate) state: watch::Sender<EntryState>,
     /// While it runs, and no longer: its descriptors keep the kernel from forgetting the cgroup.
     live: Mutex<Option<Arc<Live>>>,
@@ -75,7 +78,7 @@ impl Live {
 }
 
 impl Entry {
-    pub(crate) fn new(record: &SpecRecord, dir: ContainerDir) -> Self {
+    pub(crate) fn new(record: &SpecRecord, dir: ContainerDir, networks: &Arc<Networks>) -> Self {
         let spec = &record.spec;
         Self {
             id: record.id.clone(),
@@ -90,6 +93,10 @@ impl Entry {
             }),
             log: spec.log,
             user_range: record.user_range,
+            networks: match spec.network {
+                Network::Prepared => Some(Arc::clone(networks)),
+                Network::Host | Network::None => None,
+            },
             state: watch::Sender::new(EntryState::Starting),
             live: Mutex::new(None),
             updating: Mutex::new(()),
@@ -105,6 +112,13 @@ impl Entry {
             log: self.log,
             seccomp: self.seccomp.clone(),
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Takes the network back from a container that has ended or never ran. May block. Idempotent.
+    pub(crate) fn release_network(&self) {
+        if let Some(networks) = &self.networks {
+            networks.release(&self.id);
         }
     }
 
@@ -233,7 +247,11 @@ async fn wait_for_end(entry: Arc<Entry>, hierarchies: Arc<Hierarchies>, keeper: 
 /// After the keeper's end: its exit record, or, if it could not write one, the container's end by our hand.
 fn close_books(entry: &Entry, hierarchies: &Hierarchies) -> io::Result<ExitRecord> {
     match entry.dir.read_exit()? {
-        Some(record) => Ok(record),
+        Some(record) => {
+            // Before anybody is told: whoever gets the container's ports next must find them free.
+            entry.release_network();
+            Ok(record)
+        }
         None => close(entry, hierarchies, Exit::KeeperLost),
     }
 }
@@ -282,6 +300,7 @@ pub(crate) fn close(
     };
     entry.dir.write_exit(&record)?;
     keeper::release(&entry.start_request(Duration::ZERO), hierarchies);
+    entry.release_network();
     Ok(record)
 }
 

@@ -7,6 +7,7 @@ use std::fmt;
 
 use mezzo_api::model::{Offer, Ranges, Resources, Scalar};
 
+use crate::app::spec::HostPort;
 use crate::app::{App, AppId};
 
 /// What one instance takes.
@@ -14,7 +15,7 @@ use crate::app::{App, AppId};
 pub struct Ask {
     /// cpus, mem, disk, gpus; none zero.
     pub scalars: Resources,
-    /// One per port definition.
+    /// One per port of the machine that is wanted, in the order of the definitions.
     pub ports: Vec<PortAsk>,
 }
 
@@ -39,12 +40,16 @@ impl Ask {
         let ports = app
             .ports
             .iter()
-            .map(|definition| {
-                if app.require_ports && definition.port != 0 {
-                    PortAsk::Fixed(definition.port)
-                } else {
-                    PortAsk::Any
+            .filter_map(|definition| match definition.target {
+                None if app.require_ports && definition.port != 0 => {
+                    Some(PortAsk::Fixed(definition.port))
                 }
+                None => Some(PortAsk::Any),
+                Some(target) => match target.host {
+                    HostPort::None => None,
+                    HostPort::Any => Some(PortAsk::Any),
+                    HostPort::Fixed(port) => Some(PortAsk::Fixed(port)),
+                },
             })
             .collect();
         Self { scalars, ports }

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mezzo_api::model::{
-    CheckKind, ContainerInfo, EnvVar, HealthCheck, Offer, Resources, Scalar, TaskId, TaskInfo,
-    TaskLimits,
+    CheckKind, ContainerInfo, EnvVar, HealthCheck, Offer, PortMapping, PortProtocol, Resources,
+    Scalar, TaskId, TaskInfo, TaskLimits,
 };
 
-use crate::app::spec::{AppHealthCheck, CheckPort, Limit, Protocol, Run};
+use crate::app::spec::{AppHealthCheck, AssignedPort, CheckPort, Limit, Protocol, Run};
 use crate::app::{AppId, AppVersion, memory};
 
 /// The task for one instance.
@@ -25,6 +25,7 @@ pub fn task_info(
 ) -> TaskInfo {
     let app = &version.app;
     let (memory_limit_mb, memory_unlimited) = memory(app.mem_limit);
+    let ports = &app.assigned_ports(ports);
     let (command, args) = match &app.run {
         Run::Image => (Vec::new(), Vec::new()),
         Run::Shell(line) => (shell(line), Vec::new()),
@@ -57,6 +58,24 @@ pub fn task_info(
             network: app.container.network,
             volumes: app.container.volumes.clone(),
             pull_secret: app.pull_secret().cloned(),
+            port_mappings: app
+                .ports
+                .iter()
+                .zip(ports)
+                .filter(|(definition, _)| definition.target.is_some())
+                .map(|(definition, assigned)| PortMapping {
+                    container_port: assigned.inside,
+                    host_port: assigned.host,
+                    protocol: match definition.protocol.as_str() {
+                        "udp" => PortProtocol::Udp,
+                        "udp,tcp" => PortProtocol::TcpUdp,
+                        _ => PortProtocol::Tcp,
+                    },
+                    name: definition.name.clone().unwrap_or_default(),
+                })
+                .collect(),
+            network_name: app.container.network_name.clone(),
+            network_labels: app.container.network_labels.clone(),
         },
         kill_grace: app.kill_grace_ms.map(Duration::from_millis),
         health_check: app
@@ -92,7 +111,7 @@ fn environment(
     version: &AppVersion,
     task_id: &TaskId,
     host: &str,
-    ports: &[u16],
+    ports: &[AssignedPort],
 ) -> BTreeMap<String, String> {
     let app = &version.app;
     let mut env = BTreeMap::new();
@@ -126,15 +145,25 @@ fn environment(
             value.clone(),
         );
     }
-    if let Some(first) = ports.first() {
+    // As others reach it: by the machine's port, or where there is none by its own.
+    let reached: Vec<u16> = ports
+        .iter()
+        .map(|port| port.host.unwrap_or(port.inside))
+        .collect();
+    if let Some(first) = reached.first() {
         put("PORT".into(), first.to_string());
-        let all: Vec<String> = ports.iter().map(u16::to_string).collect();
+        let all: Vec<String> = reached.iter().map(u16::to_string).collect();
         put("PORTS".into(), all.join(","));
     }
-    for (i, (port, definition)) in ports.iter().zip(&app.ports).enumerate() {
+    for (i, ((port, assigned), definition)) in reached.iter().zip(ports).zip(&app.ports).enumerate()
+    {
         put(format!("PORT{i}"), port.to_string());
-        if definition.port != 0 {
-            put(format!("PORT_{}", definition.port), port.to_string());
+        let known_as = match definition.target {
+            None => definition.port,
+            Some(_) => assigned.inside,
+        };
+        if known_as != 0 {
+            put(format!("PORT_{known_as}"), port.to_string());
         }
         if let Some(name) = &definition.name {
             put(format!("PORT_{}", variable_name(name)), port.to_string());
@@ -166,10 +195,11 @@ fn variable_name(text: &str) -> String {
         .collect()
 }
 
-fn health_check(check: &AppHealthCheck, ports: &[u16]) -> HealthCheck {
+fn health_check(check: &AppHealthCheck, ports: &[AssignedPort]) -> HealthCheck {
+    // Checks run in the task's own network, where it listens on its own ports.
     let port = match check.port {
         CheckPort::Fixed(port) => port,
-        CheckPort::Index(index) => ports.get(index as usize).copied().unwrap_or(0),
+        CheckPort::Index(index) => ports.get(index as usize).map_or(0, |port| port.inside),
     };
     // Zero means "never kill" for checks that Marathon ran itself, "at the first failure" for those of Mesos.
     let max_consecutive_failures = if check.protocol.was_run_by_marathon() {
@@ -183,8 +213,9 @@ fn health_check(check: &AppHealthCheck, ports: &[u16]) -> HealthCheck {
             Protocol::Https | Protocol::MesosHttps => CheckKind::Https,
             Protocol::Tcp | Protocol::MesosTcp => CheckKind::Tcp,
             Protocol::Command => CheckKind::Command,
+            Protocol::Grpc => CheckKind::Grpc,
         },
-        path: if check.protocol.needs_path() {
+        path: if check.protocol.needs_path() || check.protocol == Protocol::Grpc {
             check.path.clone()
         } else {
             String::new()
@@ -196,5 +227,6 @@ fn health_check(check: &AppHealthCheck, ports: &[u16]) -> HealthCheck {
         timeout: Duration::from_millis(check.timeout_ms),
         max_consecutive_failures,
         delay: Duration::from_millis(check.delay_ms),
+        ipv6: check.ipv6,
     }
 }

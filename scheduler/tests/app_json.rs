@@ -183,7 +183,7 @@ fn wrong_values_are_named_with_their_path() {
             "/container/docker/image",
         ),
         (
-            json!({"container": {"docker": {"image": "a", "network": "BRIDGE"}}}),
+            json!({"container": {"docker": {"image": "a", "network": "OVERLAY"}}}),
             "/container/docker/network",
         ),
         (
@@ -208,7 +208,7 @@ fn wrong_values_are_named_with_their_path() {
         ),
         (json!({"ports": [80, 80]}), "/ports(1)/port"),
         (
-            json!({"healthChecks": [{"protocol": "GRPC"}]}),
+            json!({"healthChecks": [{"protocol": "SMTP"}]}),
             "/healthChecks(0)/protocol",
         ),
         (
@@ -270,7 +270,7 @@ fn wrong_values_are_named_with_their_path() {
             "/container/docker/credential",
         ),
         (
-            json!({"networks": [{"mode": "container/bridge"}]}),
+            json!({"networks": [{"mode": "container/overlay"}]}),
             "/networks(0)/mode",
         ),
         (json!({"tty": true}), "/tty"),

@@ -93,6 +93,7 @@ impl Machine {
             .await
             .unwrap();
         let launcher = Launcher {
+            dns: Vec::new(),
             runtime,
             images,
             store,

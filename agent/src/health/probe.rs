@@ -1,13 +1,17 @@
-//! One health check: HTTP and TCP from the agent over the host network, a command inside the container. The caller
-//! sets the deadline. Nothing that the task answers is kept beyond a few bytes.
+//! One health check: HTTP, HTTPS, TCP and gRPC from within the task's own network, a command inside the container. In
+//! this process, without a fork. The caller sets the deadline. Nothing that the task answers is kept beyond a few KiB.
 
-use std::{net::Ipv4Addr, sync::Arc};
+mod grpc;
+mod http;
+mod tls;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use mezzo_api::model::{CheckKind, HealthCheck};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 use crate::node::{ContainerId, ExecSpec, Runtime};
 
@@ -17,59 +21,45 @@ pub(crate) async fn probe(
     container: &ContainerId,
     check: &HealthCheck,
 ) -> Result<(), String> {
+    let address = loopback(check);
     match check.kind {
-        CheckKind::Tcp => connect(check.port).await.map(|_| ()),
-        CheckKind::Http => http(check.port, &check.path).await,
-        CheckKind::Https => Err("HTTPS checks are not supported".into()),
+        CheckKind::Tcp => connect(runtime, container, address).await.map(drop),
+        CheckKind::Http => {
+            let stream = connect(runtime, container, address).await?;
+            http::ask(stream, address, &check.path).await
+        }
+        CheckKind::Https => {
+            let stream = connect(runtime, container, address).await?;
+            let stream = tls::wrap(stream, address).await?;
+            http::ask(stream, address, &check.path).await
+        }
+        CheckKind::Grpc => {
+            let stream = connect(runtime, container, address).await?;
+            grpc::ask(stream, address, &check.path).await
+        }
         CheckKind::Command => command(runtime, container, &check.command).await,
     }
 }
 
-async fn connect(port: u16) -> Result<TcpStream, String> {
-    TcpStream::connect((Ipv4Addr::LOCALHOST, port))
-        .await
-        .map_err(|error| format!("cannot connect to port {port}: {error}"))
+/// Where the task's own processes reach it, whatever else it has for addresses: as Mesos did it.
+fn loopback(check: &HealthCheck) -> SocketAddr {
+    let ip = if check.ipv6 {
+        IpAddr::V6(Ipv6Addr::LOCALHOST)
+    } else {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    };
+    SocketAddr::new(ip, check.port)
 }
 
-async fn http(port: u16, path: &str) -> Result<(), String> {
-    let path = if path.starts_with('/') { path } else { "/" };
-    if path.chars().any(|c| c.is_control() || c == ' ') {
-        return Err(format!("{path:?} is no path"));
-    }
-    let mut stream = connect(port).await?;
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: mezzo\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-    );
-    stream
-        .write_all(request.as_bytes())
+async fn connect(
+    runtime: &Arc<dyn Runtime>,
+    container: &ContainerId,
+    address: SocketAddr,
+) -> Result<TcpStream, String> {
+    runtime
+        .connect(container, address)
         .await
-        .map_err(|error| format!("cannot ask port {port}: {error}"))?;
-    let mut head = [0_u8; 64];
-    let mut n = 0;
-    while n < head.len() && !head[..n].contains(&b'\n') {
-        let more = stream
-            .read(&mut head[n..])
-            .await
-            .map_err(|error| format!("no answer from port {port}: {error}"))?;
-        if more == 0 {
-            break;
-        }
-        n += more;
-    }
-    match status(&head[..n]) {
-        Some(200..=399) => Ok(()),
-        Some(other) => Err(format!("port {port} answered with status {other}")),
-        None => Err(format!("port {port} does not answer in HTTP")),
-    }
-}
-
-/// The number in `HTTP/1.1 200 OK`.
-fn status(head: &[u8]) -> Option<u16> {
-    let text = std::str::from_utf8(head.get(..12)?).ok()?;
-    if !text.starts_with("HTTP/1.") {
-        return None;
-    }
-    text[9..12].parse().ok()
+        .map_err(|error| format!("cannot connect to port {}: {error}", address.port()))
 }
 
 async fn command(
@@ -110,44 +100,43 @@ async fn command(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::net::TcpListener;
 
     use super::*;
-
-    #[test]
-    fn only_http_has_a_status() {
-        assert_eq!(status(b"HTTP/1.1 204 No Content\r\n"), Some(204));
-        assert_eq!(status(b"HTTP/1.0 500\r\n"), Some(500));
-        for bad in [&b"SSH-2.0-OpenSSH"[..], b"HTTP/1.1", b"", b"HTTP/1.1 abc"] {
-            assert_eq!(status(bad), None);
-        }
-    }
+    use crate::node::fake::FakeRuntime;
 
     #[tokio::test]
-    async fn a_server_is_healthy_by_its_status() {
+    async fn tcp_checks_tell_what_listens_and_what_does_not() {
+        let runtime: Arc<dyn Runtime> = Arc::new(FakeRuntime::new("/nowhere".into()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let server = tokio::spawn(async move {
-            for answer in [
-                "HTTP/1.1 302 Found\r\n\r\n",
-                "HTTP/1.1 503 No\r\n\r\n",
-                "hello hello hello",
-            ] {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut request = [0; 512];
-                let _ = stream.read(&mut request).await.unwrap();
-                stream.write_all(answer.as_bytes()).await.unwrap();
-            }
-        });
-        assert_eq!(http(port, "/health").await, Ok(()));
-        assert!(http(port, "/health").await.unwrap_err().contains("503"));
-        assert!(http(port, "/health").await.unwrap_err().contains("HTTP"));
-        server.await.unwrap();
-        assert!(
-            http(port, "/health")
-                .await
-                .unwrap_err()
-                .contains("cannot connect")
-        );
+        let mut check = HealthCheck {
+            kind: CheckKind::Tcp,
+            path: String::new(),
+            port: listener.local_addr().unwrap().port(),
+            command: Vec::new(),
+            grace_period: Duration::ZERO,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            max_consecutive_failures: 1,
+            delay: Duration::ZERO,
+            ipv6: false,
+        };
+        let container = ContainerId::derive("t", 1);
+        assert_eq!(probe(&runtime, &container, &check).await, Ok(()));
+        drop(listener);
+        for kind in [
+            CheckKind::Tcp,
+            CheckKind::Http,
+            CheckKind::Https,
+            CheckKind::Grpc,
+        ] {
+            check.kind = kind;
+            let problem = probe(&runtime, &container, &check).await.unwrap_err();
+            assert!(problem.contains("cannot connect"), "{problem}");
+        }
+        check.ipv6 = true;
+        assert!(loopback(&check).is_ipv6());
     }
 }

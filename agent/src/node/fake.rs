@@ -4,6 +4,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{Mutex, MutexGuard},
@@ -12,13 +14,13 @@ use std::{
 
 use async_trait::async_trait;
 use mezzo_api::model::{SecretSource, Usage};
-use tokio::sync::watch;
+use tokio::{net::TcpStream, sync::watch};
 
 use super::{
-    Collected, Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecSession,
-    ExecSpec, ExitRecord, GcPolicy, ImageConfig, ImageError, Images, ImagesUsage, LimitError,
-    Limits, PreparedImage, PullProgress, Runtime, RuntimeError, Snapshot, StartError, Started,
-    Stream,
+    Attachment, Collected, Container, ContainerExit, ContainerId, ContainerSpec, ContainerState,
+    ExecSession, ExecSpec, ExitRecord, GcPolicy, ImageConfig, ImageError, Images, ImagesUsage,
+    LimitError, Limits, NetworkRequest, PreparedImage, PullProgress, Runtime, RuntimeError,
+    Snapshot, StartError, Started, Stream,
 };
 
 /// Containers in memory.
@@ -29,6 +31,7 @@ pub struct FakeRuntime {
     limits: Mutex<Vec<(ContainerId, Limits)>>,
     changed: watch::Sender<u64>,
     stubborn: Mutex<bool>,
+    networks: Mutex<BTreeMap<ContainerId, Vec<IpAddr>>>,
     folder: PathBuf,
 }
 
@@ -42,12 +45,20 @@ impl FakeRuntime {
             limits: Mutex::default(),
             changed: watch::Sender::new(0),
             stubborn: Mutex::default(),
+            networks: Mutex::default(),
             folder,
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Container>> {
         self.containers
+            .lock()
+            .expect("no test panics while it holds this lock")
+    }
+
+    /// Who has a place in a network.
+    pub fn networks(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Vec<IpAddr>>> {
+        self.networks
             .lock()
             .expect("no test panics while it holds this lock")
     }
@@ -119,6 +130,7 @@ fn running(id: &ContainerId) -> Container {
             pid: 4242,
             cgroup: format!("/fake/{id}"),
             started_at_ms: 1,
+            addresses: Vec::new(),
         }),
         keeper_pid: None,
         labels: BTreeMap::new(),
@@ -127,6 +139,30 @@ fn running(id: &ContainerId) -> Container {
 
 #[async_trait]
 impl Runtime for FakeRuntime {
+    async fn prepare_network(
+        &self,
+        id: &ContainerId,
+        _request: NetworkRequest,
+    ) -> Result<Attachment, StartError> {
+        let mut networks = self.networks();
+        let number = u8::try_from(networks.len() + 2)
+            .map_err(|_| StartError::Failed("no free address".into()))?;
+        let addresses = vec![IpAddr::from([172, 28, 0, number])];
+        networks.insert(id.clone(), addresses.clone());
+        Ok(Attachment {
+            addresses,
+            dns: Vec::new(),
+        })
+    }
+
+    async fn release_network(&self, id: &ContainerId) {
+        self.networks().remove(id);
+    }
+
+    async fn connect(&self, _id: &ContainerId, to: SocketAddr) -> io::Result<TcpStream> {
+        TcpStream::connect(to).await
+    }
+
     async fn start(&self, id: &ContainerId, spec: ContainerSpec) -> Result<Started, StartError> {
         if spec
             .args
@@ -142,10 +178,12 @@ impl Runtime for FakeRuntime {
             .expect("no test panics while it holds this lock")
             .push((id.clone(), spec));
         self.lock().insert(id.clone(), running(id));
+        let addresses = self.networks().get(id).cloned().unwrap_or_default();
         Ok(Started {
             pid: 4242,
             cgroup: format!("/fake/{id}"),
             started_at_ms: 1,
+            addresses,
         })
     }
 

@@ -1,17 +1,27 @@
 //! [`Runtime`] on the `mezzo-runtime` crate: translation, no decisions.
 
-use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use mezzo_api::model::{CgroupMode, NetworkMode, Usage};
 use mezzo_runtime as rt;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::{Mutex, mpsc, oneshot},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecControl, ExecSession,
-    ExecSpec, ExitRecord, LimitError, Limits, MountSource, Reader, Runtime, RuntimeError,
-    StartError, Started, Stream, Writer,
+    Attachment, Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecControl,
+    ExecSession, ExecSpec, ExitRecord, LimitError, Limits, MountSource, NetworkRequest, Reader,
+    Runtime, RuntimeError, StartError, Started, Stream, Writer,
 };
 
 mod limits;
@@ -48,6 +58,11 @@ impl Containers {
         };
         Self(self.0, limits)
     }
+
+    fn addresses(&self, id: &rt::ContainerId) -> Vec<IpAddr> {
+        let attachment = self.0.attachment(id);
+        attachment.map_or_else(Vec::new, |attachment| attachment.addresses)
+    }
 }
 
 /// Where this machine enforces limits.
@@ -75,6 +90,32 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 #[async_trait]
 impl Runtime for Containers {
+    async fn prepare_network(
+        &self,
+        id: &ContainerId,
+        request: NetworkRequest,
+    ) -> Result<Attachment, StartError> {
+        let prepared = self
+            .0
+            .prepare_network(&to_id(id), to_request(request))
+            .await;
+        prepared
+            .map(|attachment| Attachment {
+                addresses: attachment.addresses,
+                dns: attachment.dns,
+            })
+            .map_err(|error| StartError::Failed(chain(&error)))
+    }
+
+    async fn release_network(&self, id: &ContainerId) {
+        self.0.release_network(&to_id(id)).await;
+    }
+
+    async fn connect(&self, id: &ContainerId, to: SocketAddr) -> io::Result<TcpStream> {
+        let socket = self.0.tcp_socket(&to_id(id), to.ip()).await?;
+        TcpSocket::from_std_stream(socket.into()).connect(to).await
+    }
+
     async fn start(&self, id: &ContainerId, spec: ContainerSpec) -> Result<Started, StartError> {
         let mut spec = to_spec(spec)?;
         spec.log = self.1;
@@ -83,6 +124,7 @@ impl Runtime for Containers {
                 pid: u32::try_from(started.pid).unwrap_or(0),
                 cgroup: started.cgroup,
                 started_at_ms: started.started_at_ms,
+                addresses: self.addresses(&to_id(id)),
             }),
             Err(rt::StartError::BadSpec { problem, .. }) => {
                 Err(StartError::Invalid(limits::in_words_of_the_api(&problem)))
@@ -100,7 +142,11 @@ impl Runtime for Containers {
             .list()
             .await
             .map_err(|error| RuntimeError::Other(chain(&error)))?;
-        Ok(containers.into_iter().filter_map(from_status).collect())
+        let with_addresses = |status: rt::ContainerStatus| {
+            let addresses = self.addresses(&status.id);
+            from_status(status, addresses)
+        };
+        Ok(containers.into_iter().filter_map(with_addresses).collect())
     }
 
     async fn wait(&self, id: &ContainerId) -> Result<ExitRecord, RuntimeError> {
@@ -352,11 +398,41 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
     to.network = match spec.network {
         NetworkMode::Host => rt::Network::Host,
         NetworkMode::None => rt::Network::None,
+        NetworkMode::Bridge | NetworkMode::Container => rt::Network::Prepared,
     };
     to.privileged = spec.privileged;
     to.labels = labels;
     to.stop_signal = stop_signal;
     Ok(to)
+}
+
+fn to_request(request: NetworkRequest) -> rt::NetworkRequest {
+    let mut ports = Vec::new();
+    for mapping in &request.ports {
+        let Some(host_port) = mapping.host_port else {
+            continue;
+        };
+        for (wanted, protocol) in [
+            (mapping.protocol.has_tcp(), rt::PortProtocol::Tcp),
+            (mapping.protocol.has_udp(), rt::PortProtocol::Udp),
+        ] {
+            if wanted {
+                ports.push(rt::PortMap {
+                    protocol,
+                    host_port,
+                    container_port: mapping.container_port,
+                });
+            }
+        }
+    }
+    match request.name {
+        None => rt::NetworkRequest::Bridge { ports },
+        Some(network) => rt::NetworkRequest::Cni {
+            network,
+            ports,
+            labels: request.labels,
+        },
+    }
 }
 
 /// "SIGQUIT", "QUIT" or "3".
@@ -375,7 +451,7 @@ fn parse_signal(text: &str) -> Option<i32> {
         .map(|signal| signal as i32)
 }
 
-fn from_status(status: rt::ContainerStatus) -> Option<Container> {
+fn from_status(status: rt::ContainerStatus, addresses: Vec<IpAddr>) -> Option<Container> {
     let state = match status.state {
         rt::ContainerState::Starting => ContainerState::Starting,
         rt::ContainerState::Running {
@@ -386,6 +462,7 @@ fn from_status(status: rt::ContainerStatus) -> Option<Container> {
             pid: u32::try_from(pid).unwrap_or(0),
             cgroup,
             started_at_ms,
+            addresses,
         }),
         rt::ContainerState::Exited(record) => {
             ContainerState::Exited(Box::new(from_record(*record)))

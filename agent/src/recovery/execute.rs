@@ -310,6 +310,7 @@ fn adopt(
     let mut adopted = entry(&folder, settings, phase);
     adopted.started_at_ms = Some(started.started_at_ms);
     adopted.container_status = Some(ContainerStatus {
+        ip_addresses: started.addresses.clone(),
         container_id: id.to_string(),
         pid: started.pid,
         cgroup_path: started.cgroup.clone(),

@@ -137,6 +137,7 @@ mod tests {
 
     fn started() -> Started {
         Started {
+            addresses: Vec::new(),
             pid: 7,
             cgroup: "/c".into(),
             started_at_ms: 3,
@@ -158,6 +159,7 @@ mod tests {
         let status = |state, ran: bool| TaskStatus {
             state,
             container: ran.then(|| ContainerStatus {
+                ip_addresses: Vec::new(),
                 container_id: id(n).to_string(),
                 pid: 7,
                 cgroup_path: String::new(),

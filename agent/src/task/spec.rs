@@ -2,13 +2,17 @@
 //!
 //! An image's labels are not looked at: nothing that an image says steers the agent.
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Component, Path, PathBuf},
+};
 
 use mezzo_api::model::{
     AgentId, CheckKind, FrameworkId, NetworkMode, Reason, TaskInfo, TaskState, VolumeSource,
 };
 
 use super::status::Outcome;
+use crate::launch::network::own_hostname;
 use crate::node::{
     ContainerId, ContainerSpec, IMAGE_DIGEST_LABEL, Limits, Mount, MountSource, PreparedImage,
 };
@@ -30,6 +34,8 @@ pub(crate) struct Place {
     pub(crate) sandbox: PathBuf,
     /// Files that are given read-only: (on the machine, in the container).
     pub(crate) files: Vec<(PathBuf, String)>,
+    /// The container's own, where it has a network of its own.
+    pub(crate) addresses: Vec<IpAddr>,
     /// The paths of the task's host volumes, in their order, resolved and checked.
     pub(crate) host_paths: Vec<PathBuf>,
     pub(crate) limits: Limits,
@@ -90,25 +96,31 @@ pub(crate) fn refuse(
             }
         }
     }
+    let ports = info.resources.ports();
+    for (n, mapping) in container.port_mappings.iter().enumerate() {
+        if let Some(port) = mapping.host_port
+            && !ports.has(u64::from(port))
+        {
+            return invalid(format!(
+                "container.port_mappings[{n}].host_port: {port} is not one of the task's ports, {ports}; take it from the offer"
+            ));
+        }
+    }
     if let Some(check) = &info.health_check {
         match check.kind {
-            CheckKind::Https => {
-                return invalid(
-                    "health_check.kind: HTTPS checks are not supported by this agent; use HTTP, TCP or COMMAND".into(),
-                );
-            }
-            CheckKind::Http | CheckKind::Tcp if check.port == 0 => {
+            CheckKind::Http | CheckKind::Https | CheckKind::Tcp | CheckKind::Grpc
+                if check.port == 0 =>
+            {
                 return invalid("health_check.port: must be above 0".into());
-            }
-            CheckKind::Http | CheckKind::Tcp if container.network == NetworkMode::None => {
-                return invalid(
-                    "health_check.kind: HTTP and TCP checks cannot reach a container without network; use COMMAND".into(),
-                );
             }
             CheckKind::Command if check.command.is_empty() => {
                 return invalid("health_check.command: is empty".into());
             }
-            CheckKind::Http | CheckKind::Tcp | CheckKind::Command => {}
+            CheckKind::Http
+            | CheckKind::Https
+            | CheckKind::Tcp
+            | CheckKind::Grpc
+            | CheckKind::Command => {}
         }
     }
     None
@@ -165,7 +177,14 @@ pub(crate) fn container(
         env.set(&entry.name, &entry.value);
     }
     env.set("HOST", &place.hostname);
-    env.set("HOSTNAME", &place.hostname);
+    let own_name = wanted
+        .network
+        .is_own()
+        .then(|| own_hostname(&place.container));
+    env.set("HOSTNAME", own_name.as_ref().unwrap_or(&place.hostname));
+    if let Some(address) = place.addresses.first() {
+        env.set("MESOS_CONTAINER_IP", &address.to_string());
+    }
     env.set("MEZZO_TASK_ID", info.task_id.as_str());
     env.set("MEZZO_FRAMEWORK_ID", place.framework.as_str());
     env.set("MEZZO_AGENT_ID", place.agent_id.as_str());
@@ -224,8 +243,10 @@ pub(crate) fn container(
         rlimits: info.limits.rlimits.clone(),
         mounts,
         network: wanted.network,
-        hostname: (wanted.network == NetworkMode::Host && place.hostname.len() <= MAX_HOSTNAME)
-            .then(|| place.hostname.clone()),
+        hostname: own_name.or_else(|| {
+            (wanted.network == NetworkMode::Host && place.hostname.len() <= MAX_HOSTNAME)
+                .then(|| place.hostname.clone())
+        }),
         privileged: wanted.privileged,
         stop_signal: image.config.stop_signal.clone(),
         labels: [
@@ -252,7 +273,7 @@ impl Environment {
 
 #[cfg(test)]
 mod tests {
-    use mezzo_api::model::{EnvVar, Volume};
+    use mezzo_api::model::{EnvVar, PortMapping, PortProtocol, Volume};
 
     use super::*;
     use crate::{
@@ -286,9 +307,57 @@ mod tests {
             hostname: "node1".into(),
             sandbox: "/s".into(),
             files: vec![],
+            addresses: vec![],
             host_paths: vec![],
             limits: Limits::default(),
         }
+    }
+
+    #[test]
+    fn a_mapped_port_must_be_one_of_the_tasks() {
+        let mut task = a_task("t");
+        task.container.network = NetworkMode::Bridge;
+        task.container.port_mappings = vec![
+            PortMapping {
+                container_port: 80,
+                host_port: Some(31_000),
+                protocol: PortProtocol::Tcp,
+                name: String::new(),
+            },
+            PortMapping {
+                container_port: 81,
+                host_port: None,
+                protocol: PortProtocol::Tcp,
+                name: String::new(),
+            },
+        ];
+        let refused = refuse(&task, false, &[]).unwrap();
+        assert!(
+            refused.message.contains("port_mappings[0].host_port"),
+            "{}",
+            refused.message
+        );
+        task.resources = "cpus:0.1;mem:32;ports:[31000-31001]".parse().unwrap();
+        assert_eq!(refuse(&task, false, &[]), None);
+    }
+
+    #[test]
+    fn a_container_with_a_network_of_its_own_has_a_name_of_its_own() {
+        let mut task = a_task("t");
+        task.container.network = NetworkMode::Bridge;
+        let place = Place {
+            addresses: vec!["172.28.0.2".parse().unwrap()],
+            ..place()
+        };
+        let spec = container(&task, &image(&["/x"], &[]), &place).unwrap();
+        assert_eq!(spec.hostname.as_deref(), Some("t-0000000000000001"));
+        let get = |name: &str| {
+            let found = spec.env.iter().find(|(known, _)| known == name);
+            found.map(|(_, value)| value.as_str())
+        };
+        assert_eq!(get("HOSTNAME"), Some("t-0000000000000001"));
+        assert_eq!(get("HOST"), Some("node1"));
+        assert_eq!(get("MESOS_CONTAINER_IP"), Some("172.28.0.2"));
     }
 
     #[track_caller]

@@ -189,6 +189,7 @@ impl Bench {
     fn started(&mut self, id: &str) {
         let container = self.container(id);
         let started = Started {
+            addresses: Vec::new(),
             pid: 7,
             cgroup: "/c".into(),
             started_at_ms: self.now.unix_ms,

@@ -27,17 +27,19 @@ use mezzo_api::proto::{
     },
 };
 
-type Run = for<'a> fn(&'a mut Bench) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+pub(crate) type Run = for<'a> fn(&'a mut Bench) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) run: Run,
+    /// In a process and a network namespace of its own.
+    pub(crate) isolated: bool,
 }
 
 macro_rules! cases {
     ($($name:ident),* $(,)?) => {
         pub(crate) fn all() -> Vec<Case> {
-            vec![$(Case { name: stringify!($name), run: |bench| Box::pin($name(bench)) }),*]
+            vec![$(Case { name: stringify!($name), run: |bench| Box::pin($name(bench)), isolated: false }),*]
         }
     };
 }

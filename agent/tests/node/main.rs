@@ -12,6 +12,7 @@ mod files;
 mod inside;
 mod limits;
 mod master;
+mod network;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -65,7 +66,8 @@ async fn agent(file: &str) -> ExitCode {
 
 async fn tests(args: &[String]) -> ExitCode {
     let filters: Vec<_> = args.iter().filter(|arg| !arg.starts_with("--")).collect();
-    let all = cases::all();
+    let mut all = cases::all();
+    all.extend(network::all());
     if args.iter().any(|arg| arg == "--list") {
         for case in &all {
             println!("{}: test", case.name);
@@ -89,6 +91,20 @@ async fn tests(args: &[String]) -> ExitCode {
                 .iter()
                 .any(|filter| case.name.contains(filter.as_str()))
         {
+            continue;
+        }
+        if case.isolated && std::env::var_os(network::ISOLATED).is_none() {
+            let ok = network::in_a_network_of_its_own(case.name).await;
+            println!(
+                "test {} ... {}",
+                case.name,
+                if ok { "ok" } else { "FAILED" }
+            );
+            if ok {
+                passed += 1
+            } else {
+                failed += 1
+            }
             continue;
         }
         let mut bench = bench::Bench::new(case.name).await;

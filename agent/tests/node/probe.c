@@ -1,4 +1,6 @@
 /* The one program in the tests' image: linked statically, it does what its first argument says. */
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,6 +51,27 @@ int main(int argc, char **argv) {
         forever();
     }
     if (!strcmp(what, "env")) { for (char **e = environ; *e; e++) puts(*e); return 0; }
+    if (!strcmp(what, "serve")) { /* HTTP on a port; first some files of its own */
+        int s = socket(AF_INET, SOCK_STREAM, 0), on = 1;
+        struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(number) };
+        setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+        if (bind(s, (struct sockaddr *)&address, sizeof address) || listen(s, 16)) { perror("bind"); return 1; }
+        for (char **e = environ; *e; e++) puts(*e);
+        for (int i = 3; i < argc; i++) {
+            FILE *file = fopen(argv[i], "r");
+            int c;
+            printf("== %s\n", argv[i]);
+            while (file && (c = getc(file)) != EOF) putchar(c);
+        }
+        puts("ready"); fflush(stdout);
+        for (;;) {
+            char text[512];
+            int c = accept(s, 0, 0);
+            if (c < 0) continue;
+            if (read(c, text, sizeof text) >= 0 && write(c, "HTTP/1.1 200 OK\r\n\r\nhello", 24) < 0) perror("write");
+            close(c);
+        }
+    }
     if (!strcmp(what, "cat")) { int c; while ((c = getchar()) != EOF) putchar(c); return 7; }
     if (!strcmp(what, "receive")) { /* one message in the sandbox, then its length is the exit code */
         char buffer[256];

@@ -7,6 +7,7 @@ mod agent;
 mod common;
 mod framework;
 mod limits;
+mod network;
 mod task;
 mod usage;
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Invalid, Problems, common::millis, limits::limit_problems};
+use super::{Invalid, Problems, common::millis, limits::limit_problems, network};
 use crate::{
     model::{
-        CheckKind, ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, HealthCheck,
-        NetworkMode, Reason, Resources, Scalar, SecretSource, StatusSource, Task, TaskInfo,
-        TaskLimits, TaskState, TaskStatus, Volume, VolumeSource,
+        CheckKind, ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, HealthCheck, Reason,
+        Resources, Scalar, SecretSource, StatusSource, Task, TaskInfo, TaskLimits, TaskState,
+        TaskStatus, Volume, VolumeSource,
     },
     proto,
 };
@@ -151,10 +151,7 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
         if !container.working_dir.is_empty() {
             check_absolute(&mut problems, "working_dir", &container.working_dir);
         }
-        let network = match container.network() {
-            proto::NetworkMode::Unspecified | proto::NetworkMode::Host => NetworkMode::Host,
-            proto::NetworkMode::None => NetworkMode::None,
-        };
+        let network = container.network().into();
         let env_bytes: usize = container
             .env
             .iter()
@@ -167,7 +164,9 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
         let volumes = problems.list("volumes", container.volumes, 256);
         let pull_secret = some(container.pull_secret)
             .and_then(|source| problems.take("pull_secret", source.parse::<SecretSource>()));
-        problems.finish(Some(Self {
+        let port_mappings = problems.list("port_mappings", container.port_mappings, 256);
+        let network_labels = container.network_labels.into_iter().collect();
+        let checked = Self {
             image: container.image,
             force_pull: container.force_pull,
             command: container.command,
@@ -180,7 +179,12 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
             network,
             volumes,
             pull_secret,
-        }))
+            port_mappings,
+            network_name: some(container.network_name),
+            network_labels,
+        };
+        network::check(&mut problems, &checked);
+        problems.finish(Some(checked))
     }
 }
 
@@ -196,16 +200,19 @@ impl From<ContainerInfo> for proto::ContainerInfo {
             working_dir: container.working_dir.unwrap_or_default(),
             read_only_rootfs: container.read_only_rootfs,
             privileged: container.privileged,
-            network: match container.network {
-                NetworkMode::Host => proto::NetworkMode::Host,
-                NetworkMode::None => proto::NetworkMode::None,
-            }
-            .into(),
+            network: proto::NetworkMode::from(container.network).into(),
             volumes: container.volumes.into_iter().map(Into::into).collect(),
             pull_secret: container
                 .pull_secret
                 .map(|source| source.to_string())
                 .unwrap_or_default(),
+            port_mappings: container
+                .port_mappings
+                .into_iter()
+                .map(Into::into)
+                .collect(),
+            network_name: container.network_name.unwrap_or_default(),
+            network_labels: container.network_labels.into_iter().collect(),
         }
     }
 }
@@ -223,6 +230,7 @@ impl TryFrom<proto::HealthCheck> for HealthCheck {
             proto::CheckKind::Https => Some(CheckKind::Https),
             proto::CheckKind::Tcp => Some(CheckKind::Tcp),
             proto::CheckKind::Command => Some(CheckKind::Command),
+            proto::CheckKind::Grpc => Some(CheckKind::Grpc),
         };
         if kind == Some(CheckKind::Command) {
             if check.command.is_empty() {
@@ -264,6 +272,7 @@ impl TryFrom<proto::HealthCheck> for HealthCheck {
             timeout: Duration::from_millis(check.timeout_ms),
             max_consecutive_failures: check.max_consecutive_failures,
             delay: Duration::from_millis(check.delay_ms),
+            ipv6: check.ipv6,
         }))
     }
 }
@@ -276,6 +285,7 @@ impl From<HealthCheck> for proto::HealthCheck {
                 CheckKind::Https => proto::CheckKind::Https,
                 CheckKind::Tcp => proto::CheckKind::Tcp,
                 CheckKind::Command => proto::CheckKind::Command,
+                CheckKind::Grpc => proto::CheckKind::Grpc,
             }
             .into(),
             path: check.path,
@@ -286,6 +296,7 @@ impl From<HealthCheck> for proto::HealthCheck {
             timeout_ms: millis(check.timeout),
             max_consecutive_failures: check.max_consecutive_failures,
             delay_ms: millis(check.delay),
+            ipv6: check.ipv6,
         }
     }
 }
@@ -507,6 +518,12 @@ impl From<proto::ContainerStatus> for ContainerStatus {
             pid: status.pid,
             cgroup_path: status.cgroup_path,
             image_digest: status.image_digest,
+            // What is no address is no reason to drop the status.
+            ip_addresses: status
+                .ip_addresses
+                .iter()
+                .filter_map(|address| address.parse().ok())
+                .collect(),
         }
     }
 }
@@ -518,6 +535,11 @@ impl From<ContainerStatus> for proto::ContainerStatus {
             pid: status.pid,
             cgroup_path: status.cgroup_path,
             image_digest: status.image_digest,
+            ip_addresses: status
+                .ip_addresses
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
         }
     }
 }
@@ -681,6 +703,65 @@ mod tests {
                 "health_check.port",
             ],
             "{error}"
+        );
+    }
+
+    #[test]
+    fn networks_and_mappings_are_checked_together() {
+        let fields = |container: proto::ContainerInfo| -> Vec<String> {
+            let container = proto::ContainerInfo {
+                image: "sleep:1".into(),
+                ..container
+            };
+            match ContainerInfo::try_from(container.clone()) {
+                Ok(checked) => {
+                    let mut back = proto::ContainerInfo::from(checked);
+                    for mapping in &mut back.port_mappings {
+                        if mapping.protocol() == proto::PortProtocol::Tcp {
+                            mapping.protocol = proto::PortProtocol::Unspecified.into();
+                        }
+                    }
+                    assert_eq!(back, container);
+                    Vec::new()
+                }
+                Err(invalid) => invalid.problems.into_iter().map(|p| p.field).collect(),
+            }
+        };
+        let mapping = |host_port, container_port| proto::PortMapping {
+            container_port,
+            host_port,
+            ..Default::default()
+        };
+        let with = |network: proto::NetworkMode, name: &str, port_mappings| proto::ContainerInfo {
+            network: network.into(),
+            network_name: name.into(),
+            port_mappings,
+            ..Default::default()
+        };
+        use proto::NetworkMode::{Bridge, Container, Host};
+        let none: [&str; 0] = [];
+        let two = || vec![mapping(31_000, 80), mapping(0, 81), mapping(0, 82)];
+        assert_eq!(fields(with(Bridge, "", two())), none);
+        assert_eq!(fields(with(Container, "dc-1", two())), none);
+        assert_eq!(fields(with(Host, "", two())), ["port_mappings"]);
+        assert_eq!(fields(with(Bridge, "dc-1", vec![])), ["network_name"]);
+        assert_eq!(fields(with(Container, "", vec![])), ["network_name"]);
+        assert_eq!(fields(with(Container, "../x", vec![])), ["network_name"]);
+        let twice = vec![mapping(31_000, 80), mapping(31_000, 81)];
+        assert_eq!(
+            fields(with(Bridge, "", twice)),
+            ["port_mappings[1].host_port"]
+        );
+        let mut other_protocol = mapping(31_000, 80);
+        other_protocol.protocol = proto::PortProtocol::Udp.into();
+        let both = vec![mapping(31_000, 80), other_protocol];
+        assert_eq!(fields(with(Bridge, "", both)), none);
+        assert_eq!(
+            fields(with(Bridge, "", vec![mapping(70_000, 0)])),
+            [
+                "port_mappings[0].container_port",
+                "port_mappings[0].host_port"
+            ]
         );
     }
 

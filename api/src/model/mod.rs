@@ -7,6 +7,7 @@ mod agent;
 mod framework;
 mod ids;
 mod limits;
+mod network;
 mod offer;
 mod resources;
 mod task;
@@ -21,10 +22,11 @@ pub use limits::{
     Change, CpuPinning, HugePages, InvalidIoDevice, IoDevice, IoLimit, LimitChange, RLIMIT_NAMES,
     Rlimit, TaskLimits,
 };
+pub use network::{NetworkMode, PortMapping, PortProtocol};
 pub use offer::{Filters, Offer};
 pub use resources::{InvalidResources, Overflow, Ranges, Resources, Scalar, Set, Value};
 pub use task::{
-    CheckKind, ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, HealthCheck, NetworkMode,
-    Reason, StatusSource, Task, TaskInfo, TaskState, TaskStatus, Volume, VolumeSource,
+    CheckKind, ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, HealthCheck, Reason,
+    StatusSource, Task, TaskInfo, TaskState, TaskStatus, Volume, VolumeSource,
 };
 pub use usage::{NodeUsage, TaskUsage, Usage};

@@ -2,13 +2,13 @@
 //!
 //! States and reasons are those of Mesos that have a meaning without executors.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentId, FrameworkId, Resources, RoleName, Scalar, SecretSource, TaskId, TaskLimits, UpdateId,
-    Usage,
+    AgentId, FrameworkId, NetworkMode, PortMapping, Resources, RoleName, Scalar, SecretSource,
+    TaskId, TaskLimits, UpdateId, Usage,
 };
 
 /// An environment variable.
@@ -18,17 +18,6 @@ pub struct EnvVar {
     pub name: String,
     /// Without NUL.
     pub value: String,
-}
-
-/// Which network the container sees.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NetworkMode {
-    /// The machine's own.
-    #[default]
-    Host,
-    /// Loopback only.
-    None,
 }
 
 /// Where a volume comes from.
@@ -80,6 +69,15 @@ pub struct ContainerInfo {
     /// Where the credentials for the registry come from; `None`: the agent's own.
     #[serde(default)]
     pub pull_secret: Option<SecretSource>,
+    /// Which of its ports are reachable; for networks of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_mappings: Vec<PortMapping>,
+    /// Which of the agent's networks, for [`NetworkMode::Container`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_name: Option<String>,
+    /// Given to that network's plug-ins.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub network_labels: BTreeMap<String, String>,
 }
 
 /// How health is asked for.
@@ -94,6 +92,8 @@ pub enum CheckKind {
     Tcp,
     /// Exit code 0 in the container is healthy.
     Command,
+    /// `SERVING` in the standard gRPC health protocol is healthy.
+    Grpc,
 }
 
 /// Run by the agent beside the task.
@@ -101,9 +101,9 @@ pub enum CheckKind {
 pub struct HealthCheck {
     /// How.
     pub kind: CheckKind,
-    /// HTTP and HTTPS; begins with `/`.
+    /// HTTP and HTTPS; begins with `/`. gRPC: the service, empty for the whole server.
     pub path: String,
-    /// HTTP, HTTPS and TCP.
+    /// All but commands; within the task's own network.
     pub port: u16,
     /// Command.
     pub command: Vec<String>,
@@ -117,6 +117,9 @@ pub struct HealthCheck {
     pub max_consecutive_failures: u32,
     /// Before the first check.
     pub delay: Duration,
+    /// Connect to `::1` instead of `127.0.0.1`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ipv6: bool,
 }
 
 /// What a framework wants to run.
@@ -365,6 +368,9 @@ pub struct ContainerStatus {
     pub cgroup_path: String,
     /// Of the manifest that runs.
     pub image_digest: String,
+    /// Its own addresses, IPv4 first; empty in the machine's network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ip_addresses: Vec<IpAddr>,
 }
 
 /// One report on a task.

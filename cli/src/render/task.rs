@@ -1,7 +1,8 @@
 //! Tasks for people.
 
 use super::{
-    Style, Table, Tone, UNKNOWN, age, bytes, clean, cpu_time, facts, number, or_unknown, toned,
+    Cell, Style, Table, Tone, UNKNOWN, age, bytes, clean, cpu_time, facts, number, or_unknown,
+    toned,
 };
 use mezzo_api::model::{CpuPinning, TaskLimits};
 
@@ -17,7 +18,9 @@ pub(crate) fn list(tasks: &[Task], now_ms: u64, style: Style) -> String {
 
 /// The table of `task list` and `node show`.
 pub(crate) fn table(tasks: &[Task], now_ms: u64) -> Table {
-    let mut table = Table::new(&[
+    // A column that is there once somebody has something in it.
+    let has_addresses = tasks.iter().any(|task| !task.ip_addresses.is_empty());
+    let mut columns = vec![
         "TASK",
         "STATE",
         "HEALTH",
@@ -27,10 +30,14 @@ pub(crate) fn table(tasks: &[Task], now_ms: u64) -> Table {
         ">PIDS",
         ">AGE",
         "WHY",
-    ]);
+    ];
+    if has_addresses {
+        columns.insert(4, "ADDRESS");
+    }
+    let mut table = Table::new(&columns);
     for task in tasks {
         let usage = task.usage.as_ref();
-        table.row([
+        let mut cells: Vec<Cell> = vec![
             task.id.as_str().into(),
             toned(tone(task), task.short_state()),
             match task.healthy {
@@ -58,7 +65,12 @@ pub(crate) fn table(tasks: &[Task], now_ms: u64) -> Table {
             })
             .into(),
             why(task).into(),
-        ]);
+        ];
+        if has_addresses {
+            let address = task.ip_addresses.first().cloned();
+            cells.insert(4, address.unwrap_or_else(|| UNKNOWN.to_owned()).into());
+        }
+        table.row(cells);
     }
     table
 }
@@ -168,6 +180,16 @@ pub(crate) fn show(task: &Task, now_ms: u64, style: Style) -> String {
                 task.pid.map(|pid| pid.to_string()).unwrap_or_default(),
             ),
             ("cgroup", task.cgroup_path.clone().unwrap_or_default()),
+            (
+                "network",
+                if task.network == "host" {
+                    String::new()
+                } else {
+                    task.network.clone()
+                },
+            ),
+            ("addresses", task.ip_addresses.join(" ")),
+            ("ports", task.port_mappings.join(" ")),
             (
                 "labels",
                 task.labels

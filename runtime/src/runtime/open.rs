@@ -17,6 +17,7 @@ use crate::id::ContainerId;
 use crate::layout::{self, Layout, SpecRecord, create_private_dir, open_lock, try_lock};
 use crate::link::LauncherLink;
 use crate::model::RuntimeConfig;
+use crate::network::Networks;
 use crate::process;
 use crate::recovery::{self, Found, Recovery};
 use crate::stage;
@@ -47,6 +48,9 @@ pub(super) fn check_config(config: &RuntimeConfig) -> Result<(), OpenError> {
     }
     if let Some(problem) = config.user_ranges.problem() {
         return bad("user_ranges", problem);
+    }
+    if let Err((field, problem)) = config.network.check() {
+        return bad(field, problem);
     }
     if !config.state_dir.is_absolute() {
         return bad(
@@ -99,7 +103,10 @@ pub(super) fn open_blocking(config: RuntimeConfig) -> Result<Inner, OpenError> {
     let link = LauncherLink::new(&config.launcher, keepers).map_err(OpenError::Launcher)?;
     let boot_id = process::boot_id().map_err(state_error)?;
     let own_users = stage::probe_own_users(layout.root());
+    let networks =
+        Networks::open(config.network.clone(), layout.root(), &boot_id).map_err(state_error)?;
     Ok(Inner {
+        networks: Arc::new(networks),
         starts: Semaphore::new(config.max_parallel_starts),
         layout,
         hierarchies: Arc::new(hierarchies),
@@ -135,7 +142,7 @@ pub(super) async fn recover_one(inner: &Arc<Inner>, id: &ContainerId) -> io::Res
         let (found, boot_id) = (look_at(&dir)?, &inner.boot_id);
         let recovery = recovery::classify(&found, boot_id);
         let entry = |record: &SpecRecord| {
-            let entry = Arc::new(Entry::new(record, dir.clone()));
+            let entry = Arc::new(Entry::new(record, dir.clone(), &inner.networks));
             if let Some(range) = record.user_range {
                 inner.users().note(range);
             }
@@ -154,8 +161,12 @@ pub(super) async fn recover_one(inner: &Arc<Inner>, id: &ContainerId) -> io::Res
                     let sweeping = tokio::task::spawn_blocking(move || {
                         hierarchies.kill(&entry.cgroup, KILL_TIMEOUT);
                         crate::keeper::release(&entry.start_request(Duration::ZERO), &hierarchies);
+                        entry.release_network();
                     });
                     let _ = sweeping.await;
+                } else if entry.networks.is_some() {
+                    let releasing = tokio::task::spawn_blocking(move || entry.release_network());
+                    let _ = releasing.await;
                 }
                 return Ok(());
             }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::layout::{RunningRecord, SpecRecord, create_private_dir, open_lock, tr
 use crate::link;
 use crate::model::{Exit, Started};
 use crate::protocol::{Request, StartReply};
+use crate::spec::validate::BadSpec;
 use crate::supervise::{self, Entry};
 use crate::sys;
 
@@ -52,12 +53,29 @@ pub(super) async fn start_entry(
             return Err(internal("making the container's directory")(error));
         }
     };
-    let mut answer = ask_launcher(inner, entry, lock).await;
+    let namespace = match &entry.networks {
+        None => None,
+        Some(networks) => match networks.namespace(id) {
+            Some(namespace) => Some(namespace),
+            None => {
+                discard(inner, entry).await;
+                return Err(StartError::BadSpec {
+                    id: id.clone(),
+                    problem: BadSpec {
+                        field: "network".to_owned(),
+                        problem: "prepare_network was not called before the start".to_owned(),
+                    },
+                });
+            }
+        },
+    };
+    let namespace = namespace.as_ref();
+    let mut answer = ask_launcher(inner, entry, lock, namespace).await;
     if matches!(answer, Ok(None)) {
         // The launcher died with the request, or the keeper before it had executed anything: once more.
         if let Some(lock) = begin_again(inner, entry).await {
             tracing::warn!(container = %id, "launcher or keeper died during the start, starting again");
-            answer = ask_launcher(inner, entry, lock).await;
+            answer = ask_launcher(inner, entry, lock, namespace).await;
         }
     }
     match answer {
@@ -72,6 +90,9 @@ pub(super) async fn start_entry(
                 started_at_ms,
                 start_cost,
             };
+            if let Some(networks) = &entry.networks {
+                networks.started(id);
+            }
             supervise::watch_over(entry, &inner.hierarchies, keeper, &running);
             Ok(Started {
                 pid: process.pid,
@@ -144,14 +165,15 @@ async fn ask_launcher(
     inner: &Inner,
     entry: &Entry,
     lock: fs::File,
+    namespace: Option<&OwnedFd>,
 ) -> io::Result<Option<StartReply>> {
     let (ours, theirs) = link::packet_socket_pair()?;
     let ours = link::non_blocking(ours)?;
     let request = Request::Start(entry.start_request(inner.config.start_timeout));
-    inner
-        .link
-        .request(&request, &[theirs.as_fd(), lock.as_fd()])
-        .await?;
+    let mut descriptors = vec![theirs.as_fd(), lock.as_fd()];
+    descriptors.extend(namespace.map(AsFd::as_fd));
+    inner.link.request(&request, &descriptors).await?;
+    drop(descriptors);
     // From here on only the launcher and the keeper hold them: their closing is an answer too.
     drop((theirs, lock));
     let answer = tokio::time::timeout(
@@ -181,6 +203,7 @@ async fn discard(inner: &Arc<Inner>, entry: &Arc<Entry>) {
                 tracing::error!(container = %entry.id, %error, "failed start not cleaned up");
             }
         }
+        entry.release_network();
         if let Err(error) = remove_dir(&inner.layout, &entry.id) {
             tracing::error!(container = %entry.id, %error, "directory of a failed start not removed");
         }

@@ -173,7 +173,7 @@ fn namespaces(spec: &ContainerSpec, own_users: bool) -> Result<Vec<LinuxNamespac
     ];
     match spec.network {
         Network::Host => {}
-        Network::None => types.push(LinuxNamespaceType::Network),
+        Network::None | Network::Prepared => types.push(LinuxNamespaceType::Network),
     }
     if own_users {
         types.push(LinuxNamespaceType::User);

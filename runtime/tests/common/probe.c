@@ -176,6 +176,30 @@ int main(int argc, char **argv) {
         say("random", open("/dev/urandom", O_RDONLY));
         return 0;
     }
+    if (!strcmp(what, "serve")) { /* "tcp4", "tcp6" or "udp4", a port: whoever asks is told who it is */
+        int six = what && argv[2][3] == '6', udp = argv[2][0] == 'u', port = atoi(argv[3]), on = 1;
+        struct sockaddr_in6 a6 = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
+        struct sockaddr_in a4 = { .sin_family = AF_INET, .sin_port = htons(port) };
+        struct sockaddr *address = six ? (struct sockaddr *)&a6 : (struct sockaddr *)&a4;
+        socklen_t length = six ? sizeof a6 : sizeof a4;
+        int s = socket(six ? AF_INET6 : AF_INET, udp ? SOCK_DGRAM : SOCK_STREAM, 0);
+        setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+        if (bind(s, address, length) || (!udp && listen(s, 64))) { say("bind", -1); return 1; }
+        puts("ready"); fflush(stdout);
+        for (;;) {
+            char text[128] = "";
+            struct sockaddr_storage peer;
+            socklen_t size = sizeof peer;
+            int c = s;
+            if (udp) { if (recvfrom(s, text, sizeof text, 0, (struct sockaddr *)&peer, &size) < 0) continue; }
+            else if ((c = accept(s, (struct sockaddr *)&peer, &size)) < 0) continue;
+            void *from = peer.ss_family == AF_INET6 ? (void *)&((struct sockaddr_in6 *)&peer)->sin6_addr
+                                                    : (void *)&((struct sockaddr_in *)&peer)->sin_addr;
+            inet_ntop(peer.ss_family, from, text, sizeof text - 1);
+            if (udp) sendto(s, text, strlen(text), 0, (struct sockaddr *)&peer, size);
+            else { if (write(c, text, strlen(text)) < 0) say("write", -1); close(c); }
+        }
+    }
     if (!strcmp(what, "status")) { cat("/proc/self/status"); return 0; }
     if (!strcmp(what, "where")) { /* cwd, hostname, user, groups */
         char cwd[256], host[256];

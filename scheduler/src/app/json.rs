@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::read::decimal_to_json;
 use super::spec::{
-    App, AppHealthCheck, CheckPort, Engine, KillSelection, PortDefinition, Run, UnreachableStrategy,
+    App, AppHealthCheck, CheckPort, Engine, HostPort, KillSelection, PortDefinition, Protocol, Run,
+    UnreachableStrategy,
 };
 
 /// A resource amount as a JSON number.
@@ -46,15 +47,23 @@ impl App {
         put("container", self.container_json());
         put("env", json!(self.env));
         put("labels", json!(self.labels));
-        put(
-            "portDefinitions",
-            self.ports.iter().map(port_json).collect::<Vec<_>>().into(),
-        );
+        if !self.container.network.is_own() {
+            put(
+                "portDefinitions",
+                self.ports.iter().map(port_json).collect::<Vec<_>>().into(),
+            );
+        }
         put(
             "networks",
             match self.container.network {
                 NetworkMode::Host => json!([{"mode": "host"}]),
                 NetworkMode::None => json!([]),
+                NetworkMode::Bridge => json!([{"mode": "container/bridge"}]),
+                NetworkMode::Container => json!([{
+                    "mode": "container",
+                    "name": self.container.network_name,
+                    "labels": self.container.network_labels,
+                }]),
             },
         );
         put("requirePorts", self.require_ports.into());
@@ -144,14 +153,21 @@ impl App {
                 VolumeSource::Tmpfs(_) => None,
             })
             .collect();
-        json!({
+        let mut out = json!({
             "type": match container.engine {
                 Engine::Docker => "DOCKER",
                 Engine::Mesos => "MESOS",
             },
             "docker": docker,
             "volumes": volumes,
-        })
+        });
+        if container.network.is_own()
+            && let Some(fields) = out.as_object_mut()
+        {
+            let mappings: Vec<Value> = self.ports.iter().map(mapping_json).collect();
+            fields.insert("portMappings".into(), mappings.into());
+        }
+        out
     }
 }
 
@@ -166,14 +182,40 @@ fn port_json(port: &PortDefinition) -> Value {
     Value::Object(out)
 }
 
+fn mapping_json(port: &PortDefinition) -> Value {
+    let mut out = Map::new();
+    if let Some(target) = port.target {
+        out.insert("containerPort".into(), target.container_port.into());
+        match target.host {
+            HostPort::None => {}
+            HostPort::Any => {
+                out.insert("hostPort".into(), 0.into());
+            }
+            HostPort::Fixed(host) => {
+                out.insert("hostPort".into(), host.into());
+            }
+        }
+    }
+    out.insert("servicePort".into(), port.port.into());
+    out.insert("protocol".into(), port.protocol.as_str().into());
+    if let Some(name) = &port.name {
+        out.insert("name".into(), name.as_str().into());
+    }
+    out.insert("labels".into(), json!(port.labels));
+    Value::Object(out)
+}
+
 fn check_json(check: &AppHealthCheck) -> Value {
     let mut out = Map::new();
     let mut put = |name: &str, value: Value| {
         out.insert(name.to_owned(), value);
     };
     put("protocol", check.protocol.name().into());
-    if check.protocol.needs_path() {
+    if check.protocol.needs_path() || (check.protocol == Protocol::Grpc && !check.path.is_empty()) {
         put("path", check.path.as_str().into());
+    }
+    if check.ipv6 {
+        put("ipProtocol", "IPv6".into());
     }
     if check.protocol.needs_port() {
         match check.port {

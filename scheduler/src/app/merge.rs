@@ -20,6 +20,11 @@ pub fn merge(base: &Value, update: &Value) -> Value {
         return update.clone();
     };
     let mut merged = base.clone();
+    if changes_network(&Value::Object(update.clone())) {
+        for name in ["portDefinitions", "ports", "networks", "requirePorts"] {
+            merged.remove(name);
+        }
+    }
     for (name, value) in update.iter().filter(|(_, value)| !value.is_null()) {
         merged.insert(name.clone(), value.clone());
         for (_, rival) in RIVALS.iter().filter(|(winner, _)| winner == name) {
@@ -29,6 +34,20 @@ pub fn merge(base: &Value, update: &Value) -> Value {
         }
     }
     Value::Object(merged)
+}
+
+/// Whether the update gives the app a network of its own, in the new way or in the old one: then ports of the machine's
+/// network that it had mean nothing any more.
+fn changes_network(update: &Value) -> bool {
+    let new = update
+        .pointer("/networks/0/mode")
+        .and_then(Value::as_str)
+        .is_some_and(|mode| mode.starts_with("container"));
+    let old = update
+        .pointer("/container/docker/network")
+        .and_then(Value::as_str)
+        .is_some_and(|network| matches!(network, "BRIDGE" | "USER"));
+    new || old
 }
 
 #[cfg(test)]
@@ -44,6 +63,25 @@ mod tests {
             merge(&base, &update),
             json!({"id": "/a", "cmd": "x", "cpus": 2, "env": {"A": "3"}})
         );
+    }
+
+    #[test]
+    fn a_network_of_its_own_pushes_out_the_machines_ports() {
+        let base =
+            json!({"id": "/a", "networks": [{"mode": "host"}], "portDefinitions": [{"port": 1}]});
+        let new = json!({"networks": [{"mode": "container/bridge"}]});
+        let merged = merge(&base, &new);
+        assert_eq!(
+            merged,
+            json!({"id": "/a", "networks": [{"mode": "container/bridge"}]})
+        );
+        let old = json!({"container": {"docker": {"network": "BRIDGE"}}});
+        assert_eq!(
+            merge(&base, &old),
+            json!({"id": "/a", "container": {"docker": {"network": "BRIDGE"}}})
+        );
+        let host = json!({"networks": [{"mode": "host"}]});
+        assert_eq!(merge(&base, &host), base);
     }
 
     #[test]

@@ -6,11 +6,12 @@
 
 mod container;
 mod limits;
+mod network;
 mod parts;
 
 use std::collections::BTreeMap;
 
-use mezzo_api::model::{InvalidId, NetworkMode, Scalar, SecretSource};
+use mezzo_api::model::{InvalidId, Scalar, SecretSource};
 use serde_json::Value;
 
 pub(crate) use limits::memory;
@@ -105,7 +106,8 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
     let fields = Fields::open(value, String::new(), FIELDS, report)?;
     let id = read_id(&fields, id, report);
     refuse_unsupported(&fields, report);
-    let container = container::container(&fields, report);
+    let network = network::read(&fields, report);
+    let container = container::container(&fields, &network, report);
     let secrets = read_secrets(&fields, report);
     if let Some(name) = container.as_ref().and_then(|c| c.pull_secret.as_ref())
         && fields
@@ -135,11 +137,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         .unwrap_or(1);
     let env = read_env(&fields, report);
     let labels = fields.string_map("labels", report).unwrap_or_default();
-    container::networks(&fields, report);
-    let network = container
-        .as_ref()
-        .map_or(NetworkMode::Host, |container| container.network);
-    let ports = parts::ports(&fields, network == NetworkMode::Host, report);
+    let ports = network::ports(&fields, &network, report);
     let require_ports = fields.boolean("requirePorts", report).unwrap_or(false);
     let health_check = read_health_check(&fields, ports.len(), report);
     let upgrade = read_upgrade(&fields, report);
@@ -238,7 +236,6 @@ fn refuse_unsupported(fields: &Fields<'_>, report: &mut Report) {
         ("constraints", ""),
         ("dependencies", ""),
         ("residency", "persistent volumes are not there yet"),
-        ("ipAddress", "only the host's network is there yet"),
     ] {
         fields.unsupported(name, advice, report);
     }

@@ -43,15 +43,39 @@ pub struct Container {
     pub force_pull: bool,
     /// All capabilities and devices.
     pub privileged: bool,
-    /// Host unless the app says none.
+    /// The machine's unless the app says otherwise.
     pub network: NetworkMode,
+    /// Which of the agents' networks, for [`NetworkMode::Container`].
+    pub network_name: Option<String>,
+    /// Given to that network's plug-ins.
+    pub network_labels: BTreeMap<String, String>,
     /// Host paths.
     pub volumes: Vec<Volume>,
     /// The one of the app's secrets that holds the credentials for the image's registry.
     pub pull_secret: Option<String>,
 }
 
-/// A port of the machine that each task gets.
+/// Which port of the machine leads to a port of the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPort {
+    /// None: only the container's own address does.
+    None,
+    /// Whichever is free.
+    Any,
+    /// This one.
+    Fixed(u16),
+}
+
+/// Where a port leads to, in a network of the container's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortTarget {
+    /// Where the container listens; 0: the same number as the machine's.
+    pub container_port: u16,
+    /// From where.
+    pub host: HostPort,
+}
+
+/// A port of each task: one of the machine's, or one of its own that is mapped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortDefinition {
     /// The service port; with `require_ports` also the port of the machine. 0: any.
@@ -62,6 +86,17 @@ pub struct PortDefinition {
     pub name: Option<String>,
     /// Opaque.
     pub labels: BTreeMap<String, String>,
+    /// `None` in the machine's network.
+    pub target: Option<PortTarget>,
+}
+
+/// One of a task's ports, once the machine's are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AssignedPort {
+    /// Of the machine.
+    pub host: Option<u16>,
+    /// Where the task listens, in its own network.
+    pub inside: u16,
 }
 
 /// Marathon's names for ways to ask for health.
@@ -81,11 +116,13 @@ pub enum Protocol {
     MesosHttps,
     /// `MESOS_TCP`.
     MesosTcp,
+    /// `GRPC`, which Marathon did not have.
+    Grpc,
 }
 
 impl Protocol {
     /// By Marathon's names.
-    pub const NAMES: [(&'static str, Self); 7] = [
+    pub const NAMES: [(&'static str, Self); 8] = [
         ("HTTP", Self::Http),
         ("HTTPS", Self::Https),
         ("TCP", Self::Tcp),
@@ -93,6 +130,7 @@ impl Protocol {
         ("MESOS_HTTP", Self::MesosHttp),
         ("MESOS_HTTPS", Self::MesosHttps),
         ("MESOS_TCP", Self::MesosTcp),
+        ("GRPC", Self::Grpc),
     ];
 
     /// Marathon's name.
@@ -140,7 +178,7 @@ pub enum CheckPort {
 pub struct AppHealthCheck {
     /// Which way.
     pub protocol: Protocol,
-    /// For HTTP and HTTPS.
+    /// For HTTP and HTTPS; for gRPC the name of the service.
     pub path: String,
     /// For all but commands.
     pub port: CheckPort,
@@ -156,6 +194,8 @@ pub struct AppHealthCheck {
     pub delay_ms: u64,
     /// See [`Protocol::was_run_by_marathon`].
     pub max_consecutive_failures: u32,
+    /// Over IPv6.
+    pub ipv6: bool,
 }
 
 /// How many may be missing or too many while an update rolls.
@@ -297,6 +337,35 @@ impl App {
     #[must_use]
     pub fn pull_secret(&self) -> Option<&SecretSource> {
         self.secrets.get(self.container.pull_secret.as_deref()?)
+    }
+
+    /// The task's ports, one per definition, given the machine's ports in the order in which they were asked for.
+    #[must_use]
+    pub fn assigned_ports(&self, host_ports: &[u16]) -> Vec<AssignedPort> {
+        let mut given = host_ports.iter().copied();
+        self.ports
+            .iter()
+            .map(|definition| match definition.target {
+                None => {
+                    let port = given.next();
+                    AssignedPort {
+                        host: port,
+                        inside: port.unwrap_or(0),
+                    }
+                }
+                Some(target) => {
+                    let host = match target.host {
+                        HostPort::None => None,
+                        HostPort::Any | HostPort::Fixed(_) => given.next(),
+                    };
+                    let inside = match target.container_port {
+                        0 => host.unwrap_or(0),
+                        port => port,
+                    };
+                    AssignedPort { host, inside }
+                }
+            })
+            .collect()
     }
 
     /// Whether the two differ in anything but how many run.

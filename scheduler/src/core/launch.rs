@@ -118,6 +118,7 @@ impl Core {
             agent_id: offer.agent_id.clone(),
             hostname: offer.hostname.clone(),
             ports: placement.ports.clone(),
+            addresses: Vec::new(),
             checked: version.app.health_check.is_some(),
             staged_at: now,
             started_at: None,

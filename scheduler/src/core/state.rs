@@ -242,6 +242,9 @@ pub struct Instance {
     pub hostname: String,
     /// The machine's ports it was given.
     pub ports: Vec<u16>,
+    /// Its own addresses, where it has a network of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<std::net::IpAddr>,
     /// Has a health check.
     pub checked: bool,
     /// When it was launched, Unix milliseconds.

@@ -208,6 +208,9 @@ fn next(
         after.progress_at = now;
     }
     after.condition = to;
+    if let Some(container) = &status.container {
+        after.addresses.clone_from(&container.ip_addresses);
+    }
     if to == Condition::Running {
         after.started_at.get_or_insert(if status.timestamp_ms == 0 {
             now

@@ -95,7 +95,14 @@ pub(crate) fn task(app: &AppState, instance: &Instance) -> Value {
         "version": instance.version.to_string(),
         "ports": instance.ports,
         "servicePorts": app.current.app.ports.iter().map(|port| port.port).collect::<Vec<u16>>(),
-        "ipAddresses": [],
+        "ipAddresses": instance
+            .addresses
+            .iter()
+            .map(|address| json!({
+                "ipAddress": address.to_string(),
+                "protocol": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+            }))
+            .collect::<Vec<Value>>(),
         "localVolumes": [],
         "role": "*",
     });

@@ -154,11 +154,17 @@ fn text(app: &AppState) -> String {
             let places: String = running
                 .iter()
                 .filter_map(|instance| {
-                    Some(format!(
-                        "\t{}:{}",
-                        instance.hostname,
-                        instance.ports.get(i)?
-                    ))
+                    let assigned = app.current.app.assigned_ports(&instance.ports);
+                    let port = assigned.get(i)?;
+                    Some(match (port.host, instance.addresses.first()) {
+                        (Some(host), _) => format!("\t{}:{host}", instance.hostname),
+                        // Reached at its own address, without the machine's help.
+                        (None, Some(own)) => {
+                            let own = std::net::SocketAddr::new(*own, port.inside);
+                            format!("\t{own}")
+                        }
+                        (None, None) => return None,
+                    })
                 })
                 .collect();
             format!("{name}\t{}{places}\n", definition.port)

@@ -235,6 +235,7 @@ impl Core {
         };
         entry.started_at_ms = Some(started.started_at_ms);
         entry.container_status = Some(ContainerStatus {
+            ip_addresses: started.addresses.clone(),
             container_id: id.to_string(),
             pid: started.pid,
             cgroup_path: started.cgroup,

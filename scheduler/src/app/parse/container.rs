@@ -2,8 +2,7 @@
 //!
 //! Pure.
 
-use mezzo_api::model::NetworkMode;
-
+use super::network::Network;
 use super::parts;
 use crate::app::read::{Fields, Report};
 use crate::app::spec::{Container, Engine};
@@ -12,7 +11,11 @@ const NO_IMAGE: &str =
     "is missing: mezzo runs container images; name one, such as \"busybox:1.36\", here";
 
 /// `container`: the image and how it is run.
-pub(super) fn container(fields: &Fields<'_>, report: &mut Report) -> Option<Container> {
+pub(super) fn container(
+    fields: &Fields<'_>,
+    network: &Network,
+    report: &mut Report,
+) -> Option<Container> {
     let Some(value) = fields.get("container") else {
         report.value_problem("/container/docker/image", NO_IMAGE);
         return None;
@@ -33,9 +36,6 @@ pub(super) fn container(fields: &Fields<'_>, report: &mut Report) -> Option<Cont
             report,
         )
         .unwrap_or(Engine::Mesos);
-    let bridge =
-        "needs a network of the container's own; only the host's is there yet, use portDefinitions";
-    container.unsupported("portMappings", bridge, report);
     container.unsupported("linuxInfo", "", report);
     container.unsupported("appc", "use an OCI image", report);
     let volumes = parts::volumes(&container, report);
@@ -66,37 +66,22 @@ pub(super) fn container(fields: &Fields<'_>, report: &mut Report) -> Option<Cont
         );
     }
     docker.unsupported("parameters", "", report);
-    docker.unsupported("portMappings", bridge, report);
     let pull_secret = pull_secret(&docker, report);
     docker.unsupported(
         "credential",
         "use pullConfig with one of the app's secrets",
         report,
     );
-    let network = match docker.string("network", report).as_deref() {
-        None | Some("HOST") => NetworkMode::Host,
-        Some("NONE") => NetworkMode::None,
-        Some(other @ ("BRIDGE" | "USER")) => {
-            report.value_problem(
-                docker.path_of("network"),
-                format!("{other} is not supported yet: use HOST"),
-            );
-            NetworkMode::Host
-        }
-        Some(other) => {
-            report.value_problem(
-                docker.path_of("network"),
-                format!("got {other:?}, must be one of HOST, NONE"),
-            );
-            NetworkMode::Host
-        }
-    };
+    // What it says is read with the other ways to say it; here only that it is a word.
+    let _ = docker.string("network", report);
     Some(Container {
         engine,
         image: image?,
         force_pull: docker.boolean("forcePullImage", report).unwrap_or(false),
         privileged: docker.boolean("privileged", report).unwrap_or(false),
-        network,
+        network: network.mode,
+        network_name: network.name.clone(),
+        network_labels: network.labels.clone(),
         volumes,
         pull_secret,
     })
@@ -112,24 +97,4 @@ fn pull_secret(docker: &Fields<'_>, report: &mut Report) -> Option<String> {
         return None;
     }
     config.string("secret", report)
-}
-
-/// `networks`: only the host's.
-pub(super) fn networks(fields: &Fields<'_>, report: &mut Report) {
-    for (path, item) in fields.list("networks", report).unwrap_or_default() {
-        let Some(network) = Fields::open(item, path, &["mode", "name", "labels"], report) else {
-            continue;
-        };
-        match network.string("mode", report).as_deref() {
-            Some("host") => {}
-            None | Some("container" | "container/bridge") => report.value_problem(
-                network.path_of("mode"),
-                "not supported yet: only the host's network, {\"mode\": \"host\"}, is there",
-            ),
-            Some(other) => report.value_problem(
-                network.path_of("mode"),
-                format!("got {other:?}, must be one of host, container/bridge, container"),
-            ),
-        }
-    }
 }

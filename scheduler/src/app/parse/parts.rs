@@ -20,6 +20,7 @@ pub(super) fn ports(
         protocol: "tcp".to_owned(),
         name: None,
         labels: Default::default(),
+        target: None,
     };
     let old = fields.list("ports", report);
     let Some(items) = fields.list("portDefinitions", report) else {
@@ -58,27 +59,32 @@ pub(super) fn ports(
         else {
             continue;
         };
-        let protocol = read
-            .choice(
-                "protocol",
-                &[
-                    ("tcp", "tcp"),
-                    ("udp", "udp"),
-                    ("udp,tcp", "udp,tcp"),
-                    ("tcp,udp", "udp,tcp"),
-                ],
-                report,
-            )
-            .unwrap_or("tcp");
         ports.push(PortDefinition {
             port: u16::try_from(read.integer("port", 0, 65_535, report).unwrap_or(0)).unwrap_or(0),
-            protocol: protocol.to_owned(),
+            protocol: protocol(&read, report),
             name: read.string("name", report).filter(|name| !name.is_empty()),
             labels: read.string_map("labels", report).unwrap_or_default(),
+            target: None,
         });
     }
     refuse_doubles(&ports, "/portDefinitions", report);
     ports
+}
+
+/// `tcp`, `udp` or both; tcp unless it says.
+pub(super) fn protocol(read: &Fields<'_>, report: &mut Report) -> String {
+    read.choice(
+        "protocol",
+        &[
+            ("tcp", "tcp"),
+            ("udp", "udp"),
+            ("udp,tcp", "udp,tcp"),
+            ("tcp,udp", "udp,tcp"),
+        ],
+        report,
+    )
+    .unwrap_or("tcp")
+    .to_owned()
 }
 
 fn refuse_doubles(ports: &[PortDefinition], path: &str, report: &mut Report) {
@@ -153,17 +159,13 @@ pub(super) fn health_check(
         .unwrap_or(3);
     // Whether it is said or not, no check of mezzo's takes a 1xx answer for a result.
     let _ = read.boolean("ignoreHttp1xx", report);
-    if let Some(ip) = read.string("ipProtocol", report)
-        && ip != "IPv4"
-    {
-        report.value_problem(
-            read.path_of("ipProtocol"),
-            format!("{ip:?} is not supported yet: only IPv4"),
-        );
-    }
+    let ipv6 = read
+        .choice("ipProtocol", &[("IPv4", false), ("IPv6", true)], report)
+        .unwrap_or(false);
+    let no_path = if protocol == Protocol::Grpc { "" } else { "/" };
     let http_path = read
         .string("path", report)
-        .unwrap_or_else(|| "/".to_owned());
+        .unwrap_or_else(|| no_path.to_owned());
     if protocol.needs_path()
         && (!http_path.starts_with('/') || http_path.chars().any(char::is_control))
     {
@@ -217,6 +219,7 @@ pub(super) fn health_check(
         timeout_ms,
         delay_ms,
         max_consecutive_failures: u32::try_from(failures).ok()?,
+        ipv6,
     })
 }
 

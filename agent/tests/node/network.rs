@@ -1,0 +1,405 @@
+//! Tasks with a network of their own: from the order to the address in the status, the files inside, checks within, a
+//! restart, ports that somebody else has.
+//!
+//! Each runs in a process and a network namespace of its own: the machine's network is never touched.
+
+use std::{
+    fs,
+    io::Read as _,
+    net::{TcpListener, TcpStream},
+    process::Command,
+    time::Duration,
+};
+
+use mezzo_api::proto::{
+    self,
+    TaskState::{TaskFailed, TaskRunning},
+};
+
+use crate::bench::{Bench, eventually, task};
+use crate::cases::Case;
+
+/// Set in the process that has a network of its own.
+pub(crate) const ISOLATED: &str = "MEZZO_TEST_NETWORK";
+
+pub(crate) fn all() -> Vec<Case> {
+    vec![
+        Case {
+            name: "a_task_on_the_bridge_is_reached_by_its_port_also_after_a_restart",
+            run: |bench| Box::pin(reached(bench)),
+            isolated: true,
+        },
+        Case {
+            name: "a_port_that_somebody_has_is_told_before_anything_starts",
+            run: |bench| Box::pin(taken(bench)),
+            isolated: true,
+        },
+        Case {
+            name: "kills_of_the_agent_in_the_middle_of_launches_leave_no_network_behind",
+            run: |bench| Box::pin(killed(bench)),
+            isolated: true,
+        },
+        Case {
+            name: "a_task_joins_a_network_of_plug_ins",
+            run: |bench| Box::pin(plugged(bench)),
+            isolated: true,
+        },
+    ]
+}
+
+/// Runs this program again for one case.
+pub(crate) async fn in_a_network_of_its_own(case: &str) -> bool {
+    tokio::process::Command::new("unshare")
+        .args(["--net", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .arg(case)
+        .env(ISOLATED, "1")
+        .status()
+        .await
+        .is_ok_and(|status| status.success())
+}
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip")
+        .args(arguments.split_ascii_whitespace())
+        .status()
+        .unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+/// The machine: loopback, and an uplink with a way out.
+fn machine() {
+    ip("link set lo up");
+    ip("link add uplink type veth peer name far");
+    ip("link set far up");
+    ip("link set uplink mtu 1450 up");
+    ip("addr add 10.99.0.1/24 dev uplink");
+    ip("route add default via 10.99.0.2");
+}
+
+fn on_the_bridge(id: &str, host_port: u32, args: &[&str]) -> proto::TaskInfo {
+    let mut info = task(id, args);
+    info.resources.push(proto::Resource {
+        name: "ports".into(),
+        value: Some(proto::resource::Value::Ranges(proto::Ranges {
+            ranges: vec![proto::Range {
+                begin: host_port.into(),
+                end: host_port.into(),
+            }],
+        })),
+    });
+    let container = info.container.as_mut().unwrap();
+    container.network = proto::NetworkMode::Bridge.into();
+    container.port_mappings = vec![proto::PortMapping {
+        container_port: 80,
+        host_port,
+        ..proto::PortMapping::default()
+    }];
+    info
+}
+
+fn get(address: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn check(kind: proto::CheckKind, port: u32) -> proto::HealthCheck {
+    proto::HealthCheck {
+        kind: kind.into(),
+        path: "/".into(),
+        port,
+        interval_ms: 200,
+        timeout_ms: 10_000,
+        max_consecutive_failures: 3,
+        grace_period_ms: 60_000,
+        ..proto::HealthCheck::default()
+    }
+}
+
+fn log_of(bench: &Bench, container: &str) -> String {
+    let folder = bench.config.state_dir.join("runtime/containers");
+    fs::read_to_string(folder.join(container).join("stdout")).unwrap_or_default()
+}
+
+async fn reached(bench: &mut Bench) {
+    machine();
+    bench.config.network.dns = vec!["9.9.9.9".parse().unwrap()];
+    bench.start(1).await;
+    let mut info = on_the_bridge(
+        "web",
+        31_000,
+        &[
+            "serve",
+            "80",
+            "/etc/hosts",
+            "/etc/resolv.conf",
+            "/etc/hostname",
+        ],
+    );
+    info.health_check = Some(check(proto::CheckKind::Http, 80));
+    bench.launch(info).await;
+    let running = bench.master.status("web", TaskRunning).await;
+    let container = running.container.unwrap();
+    assert_eq!(container.ip_addresses, ["172.28.0.2"]);
+    eventually("healthy from within its own network", || {
+        let statuses = bench.master.statuses();
+        statuses
+            .iter()
+            .any(|status| status.task_id == "web" && status.healthy == Some(true))
+    })
+    .await;
+    for address in ["127.0.0.1:31000", "10.99.0.1:31000", "172.28.0.2:80"] {
+        let answer = get(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{address}: {answer}");
+    }
+    // What it is told of itself.
+    let id = &container.container_id;
+    eventually("it has told what it sees", || {
+        log_of(bench, id).contains("ready")
+    })
+    .await;
+    let log = log_of(bench, id);
+    for line in [
+        format!("172.28.0.2\t{id}"),
+        format!("== /etc/hostname\n{id}\n"),
+        "nameserver 9.9.9.9\n".to_owned(),
+        format!("HOSTNAME={id}\n"),
+        "MESOS_CONTAINER_IP=172.28.0.2\n".to_owned(),
+    ] {
+        assert!(log.contains(&line), "{line:?} is missing in {log}");
+    }
+
+    bench.kill_agent().await;
+    get("127.0.0.1:31000").expect("served while no agent is there");
+    bench.start(2).await;
+    let known = bench.master.last_registration().tasks;
+    let status = known[0].status.clone().unwrap();
+    assert_eq!(
+        status.container.unwrap().ip_addresses,
+        ["172.28.0.2"],
+        "found again"
+    );
+    get("127.0.0.1:31000").expect("and afterwards");
+    bench.kill_task("web", Some(100)).await;
+    bench.master.end("web").await;
+    assert!(get("127.0.0.1:31000").is_err(), "nobody's any more");
+}
+
+async fn taken(bench: &mut Bench) {
+    machine();
+    let holder = TcpListener::bind("0.0.0.0:31000").unwrap();
+    bench.start(1).await;
+    bench
+        .launch(on_the_bridge("web", 31_000, &["serve", "80"]))
+        .await;
+    let end = bench.master.end("web").await;
+    assert_eq!(end.state(), TaskFailed);
+    let named = format!("(pid {})", std::process::id());
+    assert!(
+        end.message.contains("port 31000") && end.message.contains(&named),
+        "{}",
+        end.message
+    );
+    drop(holder);
+    // A port that the task does not hold is refused; a bridge that is somebody else's, named.
+    let mut foreign = on_the_bridge("foreign", 31_001, &["serve", "80"]);
+    foreign.container.as_mut().unwrap().port_mappings[0].host_port = 31_002;
+    bench.launch(foreign).await;
+    let end = bench.master.end("foreign").await;
+    assert!(
+        end.message.contains("port_mappings[0].host_port"),
+        "{}",
+        end.message
+    );
+    ip("link add mezzo0 type bridge");
+    bench
+        .launch(on_the_bridge("late", 31_003, &["serve", "80"]))
+        .await;
+    let end = bench.master.end("late").await;
+    assert!(
+        end.message.contains("bridge mezzo0") && end.message.contains("network.bridge"),
+        "{}",
+        end.message
+    );
+    ip("link delete mezzo0");
+    let leases = bench.config.state_dir.join("runtime/network/leases");
+    assert_eq!(fs::read_dir(leases).map_or(0, Iterator::count), 0);
+}
+
+fn links() -> usize {
+    let output = Command::new("ip")
+        .args(["-o", "link", "show", "master", "mezzo0"])
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).lines().count()
+}
+
+async fn killed(bench: &mut Bench) {
+    machine();
+    bench.start(1).await;
+    bench
+        .launch(on_the_bridge("calm", 31_000, &["serve", "80"]))
+        .await;
+    bench.master.status("calm", TaskRunning).await;
+    for round in 0..6_u32 {
+        for n in 0..4 {
+            let port = 31_001 + round * 4 + n;
+            let id = format!("hasty{round}-{n}");
+            bench
+                .launch(on_the_bridge(&id, port, &["serve", "80"]))
+                .await;
+        }
+        // Not synchronisation: the point is to hit the launches at a different moment in every round.
+        tokio::time::sleep(Duration::from_millis(u64::from(round) * 12)).await;
+        bench.kill_agent().await;
+        bench.start(usize::try_from(round).unwrap() + 2).await;
+    }
+    let mut client = bench.client().await;
+    let leases = bench.config.state_dir.join("runtime/network/leases");
+    let n_leases = || fs::read_dir(&leases).map_or(0, Iterator::count);
+    // Every task that runs has its address, its link and its port, and nobody else has any.
+    let mut settled = None;
+    for _ in 0..400 {
+        let node = client
+            .get_node(proto::GetNodeRequest {})
+            .await
+            .unwrap()
+            .into_inner();
+        let statuses: Vec<_> = node.tasks.into_iter().filter_map(|t| t.status).collect();
+        let running: Vec<_> = statuses
+            .iter()
+            .filter(|status| status.state() == TaskRunning)
+            .cloned()
+            .collect();
+        let busy = statuses.iter().any(|status| {
+            matches!(
+                status.state(),
+                proto::TaskState::TaskStaging | proto::TaskState::TaskStarting
+            )
+        });
+        if !busy && running.len() == n_leases() && running.len() == links() {
+            settled = Some(running);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let running = settled.expect("networks and running tasks agree");
+    let addresses: std::collections::BTreeSet<_> = running
+        .iter()
+        .map(|status| status.container.as_ref().unwrap().ip_addresses.clone())
+        .collect();
+    assert_eq!(addresses.len(), running.len(), "an address each");
+    for port in 31_000..31_025_u32 {
+        let id = match port - 31_000 {
+            0 => "calm".to_owned(),
+            n => format!("hasty{}-{}", (n - 1) / 4, (n - 1) % 4),
+        };
+        let serves = running.iter().any(|status| status.task_id == id);
+        let answers = get(&format!("127.0.0.1:{port}")).is_ok();
+        assert_eq!(answers, serves, "{id} on {port}");
+    }
+}
+
+/// A plug-in of the test's own, as any other is called: it notes each call, and gives an address on a link that it makes.
+const PLUG_IN: &str = r#"#!/bin/sh
+set -e
+input=$(cat)
+echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME" >> "$(dirname "$0")/calls"
+printf '%s\n' "$input" > "$(dirname "$0")/stdin.$CNI_COMMAND"
+case "$CNI_COMMAND" in
+ADD)
+    nsenter --net="$CNI_NETNS" ip link add "$CNI_IFNAME" type bridge
+    nsenter --net="$CNI_NETNS" ip addr add 10.55.0.7/24 dev "$CNI_IFNAME"
+    nsenter --net="$CNI_NETNS" ip link set "$CNI_IFNAME" up
+    echo '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"x"}],"ips":[{"address":"10.55.0.7/24","interface":0}],"dns":{"nameservers":["10.55.0.1"]}}' ;;
+esac
+"#;
+
+async fn plugged(bench: &mut Bench) {
+    machine();
+    let folder = tempfile::tempdir().unwrap();
+    let (conf, bin) = (folder.path().join("net.d"), folder.path().join("bin"));
+    fs::create_dir(&conf).unwrap();
+    fs::create_dir(&bin).unwrap();
+    fs::write(bin.join("test-net"), PLUG_IN).unwrap();
+    fs::set_permissions(
+        bin.join("test-net"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    fs::write(
+        conf.join("10-dc.conflist"),
+        r#"{"cniVersion":"1.0.0","name":"dc","plugins":[{"type":"test-net","capabilities":{"portMappings":true}}]}"#,
+    )
+    .unwrap();
+    bench.config.network.cni_conf_dir = Some(conf);
+    bench.config.network.cni_bin_dir = Some(bin.clone());
+    bench.start(1).await;
+    let mut info = on_the_bridge("web", 31_000, &["serve", "80", "/etc/resolv.conf"]);
+    {
+        let container = info.container.as_mut().unwrap();
+        container.network = proto::NetworkMode::Container.into();
+        container.network_name = "dc".into();
+        container.network_labels = [("zone".to_owned(), "a".to_owned())].into();
+    }
+    info.health_check = Some(check(proto::CheckKind::Tcp, 80));
+    bench.launch(info.clone()).await;
+    let running = bench.master.status("web", TaskRunning).await;
+    let container = running.container.unwrap();
+    assert_eq!(container.ip_addresses, ["10.55.0.7"]);
+    eventually("healthy from within its own network", || {
+        let statuses = bench.master.statuses();
+        statuses
+            .iter()
+            .any(|status| status.task_id == "web" && status.healthy == Some(true))
+    })
+    .await;
+    let told: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(bin.join("stdin.ADD")).unwrap()).unwrap();
+    assert_eq!(told["name"], "dc");
+    assert_eq!(
+        told["runtimeConfig"]["portMappings"][0],
+        serde_json::json!({"hostPort": 31_000, "containerPort": 80, "protocol": "tcp"})
+    );
+    assert!(log_of(bench, &container.container_id).contains("nameserver 10.55.0.1"));
+
+    // A name that nobody set up is told with those that are there.
+    info.task_id = "lost".into();
+    info.resources.pop();
+    {
+        let container = info.container.as_mut().unwrap();
+        container.network_name = "elsewhere".into();
+        container.port_mappings.clear();
+    }
+    bench.launch(info).await;
+    let end = bench.master.end("lost").await;
+    assert!(
+        end.message.contains("elsewhere") && end.message.contains("dc"),
+        "{}",
+        end.message
+    );
+
+    // Another agent finds it again, and takes it down at the end.
+    bench.kill_agent().await;
+    bench.start(2).await;
+    eventually("checked", || bin.join("stdin.CHECK").exists()).await;
+    bench.kill_task("web", Some(100)).await;
+    bench.master.end("web").await;
+    let calls = fs::read_to_string(bin.join("calls")).unwrap();
+    let id = &container.container_id;
+    assert_eq!(
+        calls,
+        format!("ADD {id} eth0\nCHECK {id} eth0\nDEL {id} eth0\n"),
+        "each once"
+    );
+    let told: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(bin.join("stdin.DEL")).unwrap()).unwrap();
+    assert_eq!(
+        told["prevResult"]["ips"][0]["address"], "10.55.0.7/24",
+        "the result of ADD comes back"
+    );
+}
