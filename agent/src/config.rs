@@ -51,6 +51,10 @@ pub struct Config {
     pub signature_policy: Option<PathBuf>,
     /// Tasks may ask for privileged containers.
     pub allow_privileged: bool,
+    /// Tasks may ask for the machine's own user numbers.
+    pub allow_host_users: bool,
+    /// Each container has a range of user numbers to itself, where the kernel and the file system can.
+    pub user_namespaces: bool,
     /// Paths of the machine beneath which tasks may ask for volumes.
     pub host_path_allow: Vec<PathBuf>,
     /// Absolute cgroup of all containers; by default one derived from `state_dir`.
@@ -170,6 +174,8 @@ impl Default for Config {
             pull_secrets_dir: None,
             signature_policy: None,
             allow_privileged: false,
+            allow_host_users: false,
+            user_namespaces: true,
             host_path_allow: Vec::new(),
             cgroup_parent: None,
             launcher: None,

@@ -167,7 +167,7 @@ impl NodeService for NodeApi {
         let request = request.into_inner();
         let found = self.find_running(&request.task_id).await?;
         let place = copy::place(&self.copies)?;
-        let root = copy::root(self.runtime.as_ref(), &found.container)?;
+        let (root, _) = copy::root(self.runtime.as_ref(), &found.container)?;
         Ok(Response::new(copy::read(root, request.path, place)))
     }
 

@@ -326,6 +326,8 @@ pub struct ContainerSpec {
     pub hostname: Option<String>,
     /// All capabilities and devices.
     pub privileged: bool,
+    /// The machine's own user numbers.
+    pub host_users: bool,
     /// Sent first when it is to end; the image's choice.
     pub stop_signal: Option<String>,
     /// The agent's own, never the image's.
@@ -427,8 +429,9 @@ pub trait Runtime: Send + Sync + 'static {
     async fn purge(&self) -> Result<(), RuntimeError>;
     /// Where a log is; the part before it has `.1` added.
     fn log_path(&self, id: &ContainerId, stream: Stream) -> PathBuf;
-    /// The root directory of a running container, as its first process sees it.
-    fn root_dir(&self, id: &ContainerId) -> Result<OwnedFd, RuntimeError>;
+    /// The root directory of a running container, as its first process sees it, and the container's root as the
+    /// machine numbers users.
+    fn root_dir(&self, id: &ContainerId) -> Result<(OwnedFd, u32), RuntimeError>;
     /// The launcher's process, where there is one.
     async fn launcher_pid(&self) -> Option<u32>;
 }

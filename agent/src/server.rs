@@ -77,7 +77,8 @@ pub async fn run_with(
             config.log_max_mb << 20,
             config.log_files,
             Some(config.log_max_age_secs).filter(|secs| *secs > 0),
-        );
+        )
+        .with_own_users(config.user_namespaces);
     serve(
         config,
         listener,
@@ -363,6 +364,7 @@ fn settings(config: &Config) -> Settings {
         retain_ended: config.retain_ended,
         retain_ms: config.retain_secs.saturating_mul(1000),
         allow_privileged: config.allow_privileged,
+        allow_host_users: config.allow_host_users,
         host_path_allow: config.host_path_allow.clone(),
         boot_id: detect::boot_id(),
         default_pids: config.default_pids_limit,

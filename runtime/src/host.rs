@@ -72,6 +72,7 @@ pub fn inspect_host() -> HostReport {
         ),
         seccomp(&fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default()),
         namespaces(Path::new("/proc/self/ns")),
+        own_users(crate::stage::probe_own_users(Path::new("/var/lib"))),
         sys_resource(has_capability(&status, CAP_SYS_RESOURCE)),
         memory_files(),
     ]);
@@ -226,6 +227,25 @@ fn namespaces(dir: &Path) -> Check {
         state,
         found,
         "use a kernel with CONFIG_NAMESPACES and all of its kinds",
+    )
+}
+
+fn own_users(probed: Result<(), String>) -> Check {
+    let (state, found) = match probed {
+        Ok(()) => (
+            CheckState::Ok,
+            "containers have users of their own".to_owned(),
+        ),
+        Err(reason) => (
+            CheckState::Warning,
+            format!("containers have the machine's users: {reason}"),
+        ),
+    };
+    check(
+        "user namespaces",
+        state,
+        found,
+        "use Linux 5.19 or later, and ext4, xfs or btrfs for the agent's state",
     )
 }
 

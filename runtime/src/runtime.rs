@@ -347,6 +347,11 @@ impl Runtime {
         (samples, clock().saturating_sub(begun))
     }
 
+    /// The container's root, as the host numbers users.
+    pub fn root_user(&self, id: &ContainerId) -> Result<u32, Error> {
+        Ok(self.inner.entry(id)?.user_range.map_or(0, UserRange::root))
+    }
+
     /// The root directory of a running container as its first process sees it, for `copy`. The descriptor keeps the
     /// container's mounts for as long as it is open.
     pub fn root_dir(&self, id: &ContainerId) -> Result<std::os::fd::OwnedFd, Error> {

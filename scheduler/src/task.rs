@@ -58,6 +58,7 @@ pub fn task_info(
             network: app.container.network,
             volumes: app.container.volumes.clone(),
             pull_secret: app.pull_secret().cloned(),
+            host_users: app.container.host_users,
             port_mappings: app
                 .ports
                 .iter()

@@ -67,6 +67,7 @@ impl Machine {
             retain_ended: 50,
             retain_ms: 3_600_000,
             allow_privileged: false,
+            allow_host_users: false,
             host_path_allow: vec![],
             boot_id: "boot".into(),
             default_pids: 4096,

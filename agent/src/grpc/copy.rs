@@ -28,8 +28,11 @@ pub(super) fn place(copies: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Sta
     })
 }
 
-/// The container's root directory.
-pub(super) fn root(runtime: &dyn Runtime, container: &ContainerId) -> Result<OwnedFd, Status> {
+/// The container's root directory, and its root as the machine numbers users.
+pub(super) fn root(
+    runtime: &dyn Runtime,
+    container: &ContainerId,
+) -> Result<(OwnedFd, u32), Status> {
     runtime.root_dir(container).map_err(|error| match error {
         RuntimeError::NotFound(_) => Status::failed_precondition("the task has ended"),
         RuntimeError::Other(message) => Status::failed_precondition(message),
@@ -102,7 +105,7 @@ pub(super) async fn first(
 
 /// Makes the tree that the caller sends.
 pub(super) async fn write(
-    root: OwnedFd,
+    (root, owner): (OwnedFd, u32),
     path: Vec<u8>,
     mut parts: Streaming<proto::CopyToPart>,
 ) -> Result<proto::Copied, Status> {
@@ -111,7 +114,7 @@ pub(super) async fn write(
     let (complete, is_complete) = oneshot::channel::<()>();
     let writing = tokio::task::spawn_blocking(move || {
         // Everything belongs to the container's root: so it does with any tool inside.
-        let mut writer = TreeWriter::open(&root, &path, Some((0, 0)))?;
+        let mut writer = TreeWriter::open(&root, &path, Some((owner, owner)))?;
         while let Some(part) = queue.blocking_recv() {
             writer.take(part)?;
         }

@@ -283,7 +283,7 @@ impl Runtime for FakeRuntime {
         self.folder.join(id.as_str()).join(name)
     }
 
-    fn root_dir(&self, _: &ContainerId) -> Result<OwnedFd, RuntimeError> {
+    fn root_dir(&self, _: &ContainerId) -> Result<(OwnedFd, u32), RuntimeError> {
         Err(RuntimeError::Other("the fake has no files".into()))
     }
 

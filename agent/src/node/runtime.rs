@@ -29,9 +29,15 @@ mod limits;
 const STOP_SIGNAL_LABEL: &str = "mezzo.stop_signal";
 const SIGTERM: i32 = 15;
 
-/// The real runtime, and how much output of each container is kept.
+/// The real runtime, and what all containers have in common.
 #[derive(Clone)]
-pub struct Containers(rt::Runtime, rt::LogLimits);
+pub struct Containers {
+    runtime: rt::Runtime,
+    /// How much output of each is kept.
+    log: rt::LogLimits,
+    /// Whether they have user numbers of their own, where they can.
+    own_users: bool,
+}
 
 impl std::fmt::Debug for Containers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -44,23 +50,49 @@ impl Containers {
     pub async fn open(config: rt::RuntimeConfig) -> Result<Self, RuntimeError> {
         rt::Runtime::open(config)
             .await
-            .map(|runtime| Self(runtime, rt::LogLimits::default()))
+            .map(|runtime| Self {
+                runtime,
+                log: rt::LogLimits::default(),
+                own_users: false,
+            })
             .map_err(|error| RuntimeError::Other(chain(&error)))
     }
 
     /// With other bounds for the logs of containers that are started from now on.
     #[must_use]
     pub fn with_logs(self, max_bytes: u64, files: u32, max_age_secs: Option<u64>) -> Self {
-        let limits = rt::LogLimits {
+        let log = rt::LogLimits {
             max_bytes,
             files,
             max_age_secs,
         };
-        Self(self.0, limits)
+        Self { log, ..self }
+    }
+
+    /// With user numbers of their own for containers that are started from now on, where this machine can, or not.
+    #[must_use]
+    pub fn with_own_users(self, wanted: bool) -> Self {
+        let own_users = wanted
+            && match self.runtime.user_namespaces() {
+                Ok(()) => true,
+                Err(reason) => {
+                    tracing::warn!(reason, "containers have the machine's own user numbers");
+                    false
+                }
+            };
+        Self { own_users, ..self }
+    }
+
+    fn users(&self, spec: &ContainerSpec) -> rt::UserNamespace {
+        if self.own_users && !spec.privileged && !spec.host_users {
+            rt::UserNamespace::Own
+        } else {
+            rt::UserNamespace::Host
+        }
     }
 
     fn addresses(&self, id: &rt::ContainerId) -> Vec<IpAddr> {
-        let attachment = self.0.attachment(id);
+        let attachment = self.runtime.attachment(id);
         attachment.map_or_else(Vec::new, |attachment| attachment.addresses)
     }
 }
@@ -96,7 +128,7 @@ impl Runtime for Containers {
         request: NetworkRequest,
     ) -> Result<Attachment, StartError> {
         let prepared = self
-            .0
+            .runtime
             .prepare_network(&to_id(id), to_request(request))
             .await;
         prepared
@@ -108,18 +140,20 @@ impl Runtime for Containers {
     }
 
     async fn release_network(&self, id: &ContainerId) {
-        self.0.release_network(&to_id(id)).await;
+        self.runtime.release_network(&to_id(id)).await;
     }
 
     async fn connect(&self, id: &ContainerId, to: SocketAddr) -> io::Result<TcpStream> {
-        let socket = self.0.tcp_socket(&to_id(id), to.ip()).await?;
+        let socket = self.runtime.tcp_socket(&to_id(id), to.ip()).await?;
         TcpSocket::from_std_stream(socket.into()).connect(to).await
     }
 
     async fn start(&self, id: &ContainerId, spec: ContainerSpec) -> Result<Started, StartError> {
+        let users = self.users(&spec);
         let mut spec = to_spec(spec)?;
-        spec.log = self.1;
-        match self.0.start(&to_id(id), spec).await {
+        spec.log = self.log;
+        spec.user_namespace = users;
+        match self.runtime.start(&to_id(id), spec).await {
             Ok(started) => Ok(Started {
                 pid: u32::try_from(started.pid).unwrap_or(0),
                 cgroup: started.cgroup,
@@ -138,7 +172,7 @@ impl Runtime for Containers {
 
     async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
         let containers = self
-            .0
+            .runtime
             .list()
             .await
             .map_err(|error| RuntimeError::Other(chain(&error)))?;
@@ -150,7 +184,7 @@ impl Runtime for Containers {
     }
 
     async fn wait(&self, id: &ContainerId) -> Result<ExitRecord, RuntimeError> {
-        self.0
+        self.runtime
             .wait(&to_id(id))
             .await
             .map(from_record)
@@ -159,7 +193,7 @@ impl Runtime for Containers {
 
     async fn terminate(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let status = self
-            .0
+            .runtime
             .status(&to_id(id))
             .await
             .map_err(|error| from_error(id, &error))?;
@@ -169,7 +203,9 @@ impl Runtime for Containers {
         // The agent's own clock decides when the grace is over; `stop` is used because it knows that a first process
         // without a handler never sees the signal, and ends it at once.
         let id_below = to_id(id);
-        let asked = self.0.stop(&id_below, Duration::from_secs(3600), signal);
+        let asked = self
+            .runtime
+            .stop(&id_below, Duration::from_secs(3600), signal);
         match tokio::time::timeout(Duration::from_secs(10), asked).await {
             Ok(Ok(_)) | Err(_) => Ok(()),
             Ok(Err(error)) => Err(from_error(id, &error)),
@@ -177,12 +213,12 @@ impl Runtime for Containers {
     }
 
     async fn kill(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        let killed = self.0.stop(&to_id(id), Duration::ZERO, 9).await;
+        let killed = self.runtime.stop(&to_id(id), Duration::ZERO, 9).await;
         killed.map(|_| ()).map_err(|error| from_error(id, &error))
     }
 
     async fn limit(&self, id: &ContainerId, to: Limits) -> Result<(), LimitError> {
-        self.0
+        self.runtime
             .update(&to_id(id), limits::to_limits(&to))
             .await
             .map_err(|error| match &error {
@@ -208,7 +244,7 @@ impl Runtime for Containers {
     }
 
     async fn usage(&self, id: &ContainerId) -> Result<Usage, RuntimeError> {
-        self.0
+        self.runtime
             .usage(&to_id(id))
             .await
             .map(from_usage)
@@ -217,7 +253,7 @@ impl Runtime for Containers {
 
     fn sample(&self, ids: &[ContainerId]) -> (Vec<(ContainerId, Usage)>, Duration) {
         let below: Vec<_> = ids.iter().map(to_id).collect();
-        let (samples, took) = self.0.usage_of(&below);
+        let (samples, took) = self.runtime.usage_of(&below);
         let samples = samples
             .into_iter()
             .filter_map(|(id, usage)| Some((id.as_str().parse().ok()?, from_usage(usage))));
@@ -239,7 +275,7 @@ impl Runtime for Containers {
             user,
             terminal: spec.terminal,
         };
-        let mut session = match self.0.exec(&to_id(id), spec).await {
+        let mut session = match self.runtime.exec(&to_id(id), spec).await {
             Ok(session) => session,
             Err(rt::ExecError::NotFound { .. }) => return Err(RuntimeError::NotFound(id.clone())),
             Err(error) => return Err(RuntimeError::Other(chain(&error))),
@@ -256,14 +292,14 @@ impl Runtime for Containers {
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
-        self.0
+        self.runtime
             .remove(&to_id(id))
             .await
             .map_err(|error| from_error(id, &error))
     }
 
     async fn purge(&self) -> Result<(), RuntimeError> {
-        self.0
+        self.runtime
             .purge()
             .await
             .map_err(|error| RuntimeError::Other(chain(&error)))
@@ -274,17 +310,19 @@ impl Runtime for Containers {
             Stream::Stdout => rt::Stream::Stdout,
             Stream::Stderr => rt::Stream::Stderr,
         };
-        self.0.log_path(&to_id(id), stream)
+        self.runtime.log_path(&to_id(id), stream)
     }
 
-    fn root_dir(&self, id: &ContainerId) -> Result<OwnedFd, RuntimeError> {
-        self.0
-            .root_dir(&to_id(id))
+    fn root_dir(&self, id: &ContainerId) -> Result<(OwnedFd, u32), RuntimeError> {
+        let (runtime, id_below) = (&self.runtime, to_id(id));
+        runtime
+            .root_dir(&id_below)
+            .and_then(|root| Ok((root, runtime.root_user(&id_below)?)))
             .map_err(|error| from_error(id, &error))
     }
 
     async fn launcher_pid(&self) -> Option<u32> {
-        self.0.launcher_pid().await
+        self.runtime.launcher_pid().await
     }
 }
 

@@ -51,6 +51,7 @@ pub(crate) struct Settings {
     pub(crate) retain_ended: usize,
     pub(crate) retain_ms: u64,
     pub(crate) allow_privileged: bool,
+    pub(crate) allow_host_users: bool,
     pub(crate) host_path_allow: Vec<PathBuf>,
     pub(crate) boot_id: String,
     /// Processes and threads of a task that does not say.

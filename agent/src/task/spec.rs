@@ -41,10 +41,17 @@ pub(crate) struct Place {
     pub(crate) limits: Limits,
 }
 
+/// What the operator lets tasks ask for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Switches {
+    pub(crate) privileged: bool,
+    pub(crate) host_users: bool,
+}
+
 /// What can be refused by looking at the task alone.
 pub(crate) fn refuse(
     info: &TaskInfo,
-    allow_privileged: bool,
+    allow: &Switches,
     host_path_allow: &[PathBuf],
 ) -> Option<Outcome> {
     let invalid =
@@ -57,9 +64,14 @@ pub(crate) fn refuse(
         ))
     };
     let container = &info.container;
-    if container.privileged && !allow_privileged {
+    if container.privileged && !allow.privileged {
         return unauthorized(
             "container.privileged: this agent's operator does not allow privileged containers (allow_privileged)".into(),
+        );
+    }
+    if container.host_users && !allow.host_users {
+        return unauthorized(
+            "container.host_users: this agent's operator does not allow the machine's user numbers (allow_host_users)".into(),
         );
     }
     for (n, volume) in container.volumes.iter().enumerate() {
@@ -248,6 +260,7 @@ pub(crate) fn container(
                 .then(|| place.hostname.clone())
         }),
         privileged: wanted.privileged,
+        host_users: wanted.host_users,
         stop_signal: image.config.stop_signal.clone(),
         labels: [
             ("mezzo.task".to_owned(), info.task_id.to_string()),
@@ -331,14 +344,14 @@ mod tests {
                 name: String::new(),
             },
         ];
-        let refused = refuse(&task, false, &[]).unwrap();
+        let refused = refuse(&task, &Switches::default(), &[]).unwrap();
         assert!(
             refused.message.contains("port_mappings[0].host_port"),
             "{}",
             refused.message
         );
         task.resources = "cpus:0.1;mem:32;ports:[31000-31001]".parse().unwrap();
-        assert_eq!(refuse(&task, false, &[]), None);
+        assert_eq!(refuse(&task, &Switches::default(), &[]), None);
     }
 
     #[test]
@@ -441,7 +454,7 @@ mod tests {
                 read_only: false,
                 source: VolumeSource::HostPath(path.into()),
             }];
-            refuse(&task, false, &allow).and_then(|outcome| outcome.reason)
+            refuse(&task, &Switches::default(), &allow).and_then(|outcome| outcome.reason)
         };
         assert_eq!(with_path("/srv/data/x"), None);
         assert_eq!(with_path("/srv/database"), Some(Reason::TaskUnauthorized));
@@ -449,7 +462,15 @@ mod tests {
         assert_eq!(with_path("srv/data"), Some(Reason::TaskInvalid));
         let mut privileged = a_task("t");
         privileged.container.privileged = true;
-        assert!(refuse(&privileged, false, &[]).is_some());
-        assert!(refuse(&privileged, true, &[]).is_none());
+        let allow = |privileged, host_users| Switches {
+            privileged,
+            host_users,
+        };
+        assert!(refuse(&privileged, &allow(false, true), &[]).is_some());
+        assert!(refuse(&privileged, &allow(true, false), &[]).is_none());
+        let mut host_users = a_task("t");
+        host_users.container.host_users = true;
+        assert!(refuse(&host_users, &allow(true, false), &[]).is_some());
+        assert!(refuse(&host_users, &allow(false, true), &[]).is_none());
     }
 }

@@ -81,6 +81,7 @@ impl Bench {
             retain_ended: 2,
             retain_ms: 3_600_000,
             allow_privileged: false,
+            allow_host_users: false,
             host_path_allow: vec![],
             boot_id: "b".into(),
             default_pids: 4096,

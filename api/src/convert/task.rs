@@ -179,6 +179,7 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
             network,
             volumes,
             pull_secret,
+            host_users: container.host_users,
             port_mappings,
             network_name: some(container.network_name),
             network_labels,
@@ -206,6 +207,7 @@ impl From<ContainerInfo> for proto::ContainerInfo {
                 .pull_secret
                 .map(|source| source.to_string())
                 .unwrap_or_default(),
+            host_users: container.host_users,
             port_mappings: container
                 .port_mappings
                 .into_iter()

@@ -69,6 +69,9 @@ pub struct ContainerInfo {
     /// Where the credentials for the registry come from; `None`: the agent's own.
     #[serde(default)]
     pub pull_secret: Option<SecretSource>,
+    /// The machine's own user numbers. Needs the operator's switch on the agent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub host_users: bool,
     /// Which of its ports are reachable; for networks of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,

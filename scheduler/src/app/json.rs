@@ -161,6 +161,11 @@ impl App {
             "docker": docker,
             "volumes": volumes,
         });
+        if container.host_users
+            && let Some(fields) = out.as_object_mut()
+        {
+            fields.insert("hostUsers".into(), true.into());
+        }
         if container.network.is_own()
             && let Some(fields) = out.as_object_mut()
         {

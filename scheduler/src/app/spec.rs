@@ -43,6 +43,8 @@ pub struct Container {
     pub force_pull: bool,
     /// All capabilities and devices.
     pub privileged: bool,
+    /// The machine's own user numbers.
+    pub host_users: bool,
     /// The machine's unless the app says otherwise.
     pub network: NetworkMode,
     /// Which of the agents' networks, for [`NetworkMode::Container`].

@@ -124,7 +124,10 @@ impl Core {
         }
         spec::refuse(
             info,
-            self.settings.allow_privileged,
+            &spec::Switches {
+                privileged: self.settings.allow_privileged,
+                host_users: self.settings.allow_host_users,
+            },
             &self.settings.host_path_allow,
         )
         .or_else(|| limits::refuse(info, self.settings.cgroup_mode))

@@ -27,6 +27,7 @@ pub(super) fn container(
         "portMappings",
         "linuxInfo",
         "appc",
+        "hostUsers",
     ];
     let container = Fields::open(value, fields.path_of("container"), &known, report)?;
     let engine = container
@@ -79,6 +80,7 @@ pub(super) fn container(
         image: image?,
         force_pull: docker.boolean("forcePullImage", report).unwrap_or(false),
         privileged: docker.boolean("privileged", report).unwrap_or(false),
+        host_users: container.boolean("hostUsers", report).unwrap_or(false),
         network: network.mode,
         network_name: network.name.clone(),
         network_labels: network.labels.clone(),
