@@ -34,7 +34,7 @@ use crate::process;
 use crate::protocol::ExecRequest;
 use crate::purge::{self, PurgeError};
 use crate::session::ExecSession;
-use crate::spec::validate;
+use crate::spec::{grant, validate};
 use crate::supervise::{Entry, EntryState};
 
 /// How long a killed container may take to be gone.
@@ -128,6 +128,7 @@ impl Runtime {
         let swap = container::accounts_swap(hierarchies, &containers);
         validate::check(&spec)
             .and_then(|()| validate::check_host(&spec.limits, hierarchies.mode, swap))
+            .and_then(|()| grant::check(&spec, grant::permitted()))
             .map_err(|problem| StartError::BadSpec {
                 id: id.clone(),
                 problem,

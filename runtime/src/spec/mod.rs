@@ -1,6 +1,7 @@
 //! From a container's specification to the OCI runtime specification that libcontainer executes, with the safe
 //! defaults filled in. Pure: what the host is like and who the user is come in as arguments.
 
+pub(crate) mod grant;
 mod limits;
 mod mounts;
 pub(crate) mod security;
