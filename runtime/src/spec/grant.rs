@@ -66,7 +66,7 @@ mod tests {
             check(&spec, permitted).map_or_else(|bad| bad.field, |()| "none".to_owned())
         };
         // CAP_SYS_RESOURCE is 24, CAP_CHOWN 0.
-        let lacks = |number: u64| u64::MAX & !(1 << number);
+        let lacks = |number: u64| !(1_u64 << number);
         assert_eq!(field(&[], &[], false, lacks(24)), "none");
         assert_eq!(field(&[], &[], true, lacks(24)), "privileged");
         assert_eq!(
