@@ -27,8 +27,8 @@ use tonic::transport::Channel;
 
 use crate::Dice;
 
-/// For everything that was launched to end, after the load.
-const DRAIN: Duration = Duration::from_secs(150);
+/// For everything that was launched to end, after the load: a machine may be an emulated one.
+const DRAIN: Duration = Duration::from_secs(600);
 
 /// Thousandths of a processor, and MiB of memory, of each task.
 const CPU_MILLIS: i64 = 10;
