@@ -36,6 +36,7 @@ use crate::process;
 use crate::protocol::ExecRequest;
 use crate::purge::{self, PurgeError};
 use crate::session::ExecSession;
+use crate::spec::grant;
 use crate::spec::validate::{self, BadSpec};
 use crate::supervise::{Entry, EntryState};
 use crate::users::{RangePool, UserRange};
@@ -171,6 +172,7 @@ impl Runtime {
         let host = container::host_limits(hierarchies, &containers);
         validate::check(&spec)
             .and_then(|()| validate::check_host(&spec.limits, &host))
+            .and_then(|()| grant::check(&spec, grant::permitted()))
             .map_err(|problem| StartError::BadSpec {
                 id: id.clone(),
                 problem,

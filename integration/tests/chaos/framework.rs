@@ -27,8 +27,8 @@ use tonic::transport::Channel;
 
 use crate::Dice;
 
-/// For everything that was launched to end, after the load.
-const DRAIN: Duration = Duration::from_secs(150);
+/// For everything that was launched to end, after the load: a machine may be an emulated one.
+const DRAIN: Duration = Duration::from_secs(600);
 
 /// Thousandths of a processor, and MiB of memory, of each task.
 const CPU_MILLIS: i64 = 10;
@@ -98,6 +98,8 @@ struct Task {
     kill_at: Option<Instant>,
     ran: bool,
     ended: bool,
+    /// The launch never reached the agent.
+    dropped_by_master: bool,
 }
 
 /// Everything that happened.
@@ -109,6 +111,7 @@ pub(crate) struct Played {
     /// A line for each event.
     pub(crate) journal: Vec<String>,
     n_streams: usize,
+    n_late_answers: usize,
 }
 
 impl Played {
@@ -122,10 +125,11 @@ impl Played {
             *ends.entry(&status.state).or_default() += 1;
         }
         format!(
-            "{} launched, {} ran, {} streams, ends told (with repetitions): {ends:?}",
+            "{} launched, {} ran, {} streams, {} answers about what was dropped, ends told (with repetitions): {ends:?}",
             self.tasks.len(),
             self.n_ran(),
-            self.n_streams
+            self.n_streams,
+            self.n_late_answers
         )
     }
 
@@ -351,6 +355,7 @@ impl Framework {
             kill_at: (!by_itself).then(|| Instant::now() + length),
             ran: false,
             ended: false,
+            dropped_by_master: false,
         };
         self.played.tasks.insert(task_id.clone(), task);
         self.note(format!("launch {task_id}"));
@@ -397,10 +402,19 @@ impl Framework {
             state,
             update,
         };
-        if let Some(task) = self.played.tasks.get_mut(&heard.task) {
+        let task = self.played.tasks.get_mut(&heard.task);
+        if let Some(task) = task {
             task.heard = Instant::now();
             task.ran |= heard.state == "TASK_RUNNING";
             task.ended |= heard.is_terminal();
+            let of_master = |state: &str| heard.update.is_none() && heard.state == state;
+            // A kill or a question of ours was under way when the master dropped the launch. It keeps no record of what
+            // never reached an agent, and answers in the words for what an agent does not have. No second end.
+            if of_master("TASK_GONE") && task.dropped_by_master {
+                self.played.n_late_answers += 1;
+                return Ok(());
+            }
+            task.dropped_by_master |= of_master("TASK_DROPPED");
         }
         let is_terminal = heard.is_terminal();
         let acknowledge = heard.update.is_some();

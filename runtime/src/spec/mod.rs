@@ -2,6 +2,7 @@
 //! defaults filled in. Pure: what the host is like and who the user is come in as arguments.
 
 pub(crate) mod devices;
+pub(crate) mod grant;
 mod mounts;
 pub(crate) mod security;
 pub(crate) mod validate;

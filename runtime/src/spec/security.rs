@@ -117,6 +117,17 @@ pub(crate) fn capability_set(spec: &ContainerSpec) -> Vec<&'static str> {
     names
 }
 
+/// Those of the set that are not among `permitted`, a bit for each capability.
+pub(super) fn missing(spec: &ContainerSpec, permitted: u64) -> Vec<&'static str> {
+    let has = |name: &&str| {
+        let number = ALL.iter().position(|known| known == name);
+        number.is_none_or(|number| permitted & (1 << number) != 0)
+    };
+    let mut names = capability_set(spec);
+    names.retain(|name| !has(name));
+    names
+}
+
 /// The sets for the kernel. Inheritable and ambient stay empty (CVE-2022-29162): with them, any file with
 /// inheritable file capabilities would give them to an unprivileged user of the container.
 pub(super) fn capabilities(spec: &ContainerSpec) -> Result<LinuxCapabilities, String> {

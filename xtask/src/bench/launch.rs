@@ -91,14 +91,13 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     };
     let scratch = Scratch::make(paths::target()?.join("bench/launch"))?;
     let dir = &scratch.0;
-    let driver = driver::build()?;
-    let program = compile(dir)?;
     if args.ours {
-        return alone(args, cases, &driver, dir, &program);
+        return alone(args, cases, &driver::build()?, dir, &compile(dir)?);
     }
     let mut rows = Vec::new();
     let containers = [Case::Life, Case::Start, Case::Many, Case::Memory];
     if cases.iter().any(|case| containers.contains(case)) {
+        let (driver, program) = (driver::build()?, compile(dir)?);
         rows.extend(beside_peers(args, cases, &driver, dir, &program)?);
     }
     if cases.contains(&Case::Idle) {
@@ -243,7 +242,7 @@ fn beside_peers(
         peers: Vec::new(),
         group,
         quick: args.quick,
-        rounds: rounds(args, 30, 5),
+        rounds: rounds(args, 100, 6),
     };
     // The view belongs to a thread and what it starts; ours was started before, and sees this machine as it is.
     let measured = std::thread::scope(|scope| {

@@ -28,7 +28,8 @@ pub(super) fn millis(time: &Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-fn median(values: &[f64]) -> Option<f64> {
+/// The middle one.
+pub(super) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied()

@@ -211,6 +211,11 @@ impl Peer {
         matches!(self.how, How::Floor)
     }
 
+    /// Whether it is more than a runtime: images, networks, logs, maybe a daemon.
+    pub(super) fn is_engine(&self) -> bool {
+        matches!(self.how, How::Podman | How::Ctr(_))
+    }
+
     /// Whether it takes part where many are started: one of each tool, and the slow ones only with a few.
     pub(super) fn starts_many(&self, count: u32) -> bool {
         match self.how {
