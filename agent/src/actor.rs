@@ -404,6 +404,7 @@ impl Actor {
                 framework,
                 info,
                 limits,
+                grant,
             } => {
                 self.counters.launches += 1;
                 tracing::info!(task = %info.task_id, %framework, %container, image = info.container.image, "launching");
@@ -415,6 +416,7 @@ impl Actor {
                     framework,
                     info,
                     limits,
+                    grant,
                     cancelled,
                 };
                 self.jobs

@@ -23,7 +23,11 @@ use crate::{
         ContainerId, ImageError, Images, Limits, PreparedImage, PullProgress, Runtime,
         START_DEADLINE, StartError,
     },
-    resources::ports,
+    resources::{
+        devices::{self, DeviceSet},
+        grant::Grant,
+        ports,
+    },
     store::Store,
     task::{
         event::{Event, LaunchFailure},
@@ -43,6 +47,7 @@ pub(crate) struct Launcher {
     pub(crate) store: Store,
     pub(crate) hostname: String,
     pub(crate) host_path_allow: Vec<PathBuf>,
+    pub(crate) devices: Vec<DeviceSet>,
     /// Bounds starts at once; pulls are bounded by the image store.
     pub(crate) starts: Arc<Semaphore>,
 }
@@ -53,6 +58,7 @@ pub(crate) struct Order {
     pub(crate) framework: FrameworkId,
     pub(crate) info: Box<TaskInfo>,
     pub(crate) limits: Box<Limits>,
+    pub(crate) grant: Grant,
     pub(crate) cancelled: CancellationToken,
 }
 
@@ -80,6 +86,7 @@ impl Launcher {
             framework,
             info,
             limits,
+            grant,
             cancelled,
         } = order;
         if info.container.network == NetworkMode::Host {
@@ -115,6 +122,7 @@ impl Launcher {
         } else {
             Vec::new()
         };
+        let (devices, env) = devices::given(&self.devices, &grant.devices);
         let place = Place {
             container: container.clone(),
             framework,
@@ -124,6 +132,8 @@ impl Launcher {
             files,
             host_paths,
             limits: *limits,
+            devices,
+            env,
         };
         let spec = spec::container(&info, &image, &place).map_err(LaunchFailure::Failed)?;
         let permit = tokio::select! {

@@ -32,4 +32,5 @@ mod usage;
 pub use config::Config;
 pub use error::Error;
 pub use purge::purge;
+pub use resources::devices::DeviceSet;
 pub use server::{Ready, run, run_with};

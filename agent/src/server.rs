@@ -207,7 +207,7 @@ pub(crate) async fn serve(
         settings.clone(),
         identity.agent_id.clone(),
         info.resources.clone(),
-        Grants::new(detect::processors()),
+        Grants::new(detect::processors(), config.devices.clone()),
     );
     let mut random = rand::random::<u128>;
     let mut ctx = Context {
@@ -228,6 +228,7 @@ pub(crate) async fn serve(
             store: store.clone(),
             hostname: info.hostname.clone(),
             host_path_allow: config.host_path_allow.clone(),
+            devices: config.devices.clone(),
             starts: Arc::new(Semaphore::new(config.max_parallel_starts)),
         },
     );

@@ -98,6 +98,7 @@ impl Machine {
             store,
             hostname: "node".into(),
             host_path_allow: vec![],
+            devices: vec![],
             starts: Arc::new(Semaphore::new(2)),
         };
         let (handle, commands) = channel();

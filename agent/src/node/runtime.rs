@@ -50,6 +50,13 @@ pub fn cgroup_mode() -> CgroupMode {
     }
 }
 
+/// Whether containers can be kept to some of the processors.
+#[must_use]
+pub(crate) fn has_cpuset() -> bool {
+    let controllers = rt::inspect_host().controllers;
+    controllers.iter().any(|name| name == "cpuset")
+}
+
 /// An error with all its causes in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -320,6 +327,14 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
                 size_bytes,
                 mode: 0o1777,
             },
+        })
+        .collect();
+    to.devices = spec
+        .devices
+        .into_iter()
+        .map(|device| rt::DeviceSpec {
+            source: device.source,
+            target: device.target,
         })
         .collect();
     to.network = match spec.network {
