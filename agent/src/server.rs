@@ -35,7 +35,7 @@ use crate::{
         runtime::{Containers, cgroup_mode},
     },
     recovery::execute::recover,
-    resources::{detect, grant::Grants},
+    resources::{detect, devices, grant::Grants},
     store::{Store, private_dir, write_atomically},
     task::{
         Context,
@@ -201,6 +201,9 @@ pub(crate) async fn serve(
     let store = Store::open(&config.state_dir)?;
     let info = agent_info(&config, local);
     let settings = settings(&config);
+    for (set, path) in devices::missing(&config.devices) {
+        tracing::warn!(set, path = %path.display(), "a declared device is not here: tasks that are given it will fail");
+    }
 
     let clock = Clock::start();
     let mut core = Core::new(

@@ -79,6 +79,12 @@ impl Runtime for Containers {
                 cgroup: started.cgroup,
                 started_at_ms: started.started_at_ms,
             }),
+            // The operator's doing, not the task's: it may well run elsewhere.
+            Err(rt::StartError::BadSpec { problem, .. })
+                if problem.field.starts_with("devices[") =>
+            {
+                Err(StartError::Failed(problem.to_string()))
+            }
             Err(rt::StartError::BadSpec { problem, .. }) => {
                 Err(StartError::Invalid(limits::in_words_of_the_api(&problem)))
             }

@@ -1,4 +1,4 @@
-//! Devices that are given by their ids: what the operator declares, and who has which. Pure.
+//! Devices that are given by their ids: what the operator declares, and who has which. Pure, but for `missing`.
 //!
 //! A set of devices is a resource of whole units, one for each id: `gpus:2` of an offer becomes the ids `0` and `1` here.
 //! The agent picks, because the master counts and does not know ids, and a framework need not care.
@@ -240,6 +240,20 @@ impl Devices {
     }
 }
 
+/// Declared devices that the machine does not have, with their sets. Looks at the machine.
+pub(crate) fn missing(sets: &[DeviceSet]) -> Vec<(&str, PathBuf)> {
+    let mut missing = Vec::new();
+    for set in sets {
+        let paths = set.ids.values().flatten().chain(&set.paths);
+        for device in paths.filter_map(|path| parse(path).ok()) {
+            if !device.source.exists() {
+                missing.push((set.name.as_str(), device.source));
+            }
+        }
+    }
+    missing
+}
+
 /// What a container is given for its ids: devices, and the variables that tell of them.
 pub(crate) fn given(sets: &[DeviceSet], ids: &DeviceIds) -> (Vec<Device>, Vec<(String, String)>) {
     let (mut devices, mut env) = (Vec::<Device>::new(), Vec::new());
@@ -328,6 +342,10 @@ mod tests {
             ]
         );
         assert_eq!(set("smart-nic", 1).variable(), "MEZZO_DEVICES_SMART_NIC");
+        assert!(missing(&sets).is_empty());
+        let mut gone = set("gpu", 1);
+        gone.paths.push("/dev/no-such".into());
+        assert_eq!(missing(&[gone]), [("gpu", "/dev/no-such".into())]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mezzo_api::proto::{
     self, Reason,
-    TaskState::{TaskError, TaskRunning},
+    TaskState::{TaskError, TaskFailed, TaskRunning},
 };
 
 use crate::bench::{Bench, eventually, task};
@@ -268,6 +268,7 @@ pub(crate) async fn devices_are_picked_by_id_given_and_told(bench: &mut Bench) {
         ids: [
             id("0", "/dev/zero:/dev/card0"),
             id("1", "/dev/full:/dev/cards/1"),
+            id("9", "/dev/no-such:/dev/card9"),
         ]
         .into(),
         paths: vec!["/dev/null:/dev/cardctl".into()],
@@ -324,13 +325,24 @@ pub(crate) async fn devices_are_picked_by_id_given_and_told(bench: &mut Bench) {
     assert_eq!(told(second), ["MEZZO_DEVICES_CARD=1", "VISIBLE_CARDS=1"]);
     assert_eq!(numbers(second, "/dev/cards/1"), Some((1, 7)));
     assert_eq!(numbers(second, "/dev/card0"), None);
+    let folder = fs::metadata(format!("/proc/{second}/root/dev/cards")).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&folder.permissions());
+    assert_eq!(mode & 0o777, 0o755, "not everybody's");
     bench.launch(task("without", &["sleep"])).await;
     let without = bench.master.status("without", TaskRunning).await;
     let without = without.container.unwrap().pid;
     assert_eq!(told(without), Vec::<String>::new());
     assert_eq!(numbers(without, "/dev/cardctl"), None);
+    // Declared but not there: it may run elsewhere.
     bench.launch(with_card("third")).await;
     let end = bench.master.end("third").await;
+    assert_eq!(end.state(), TaskFailed, "{}", end.message);
+    assert!(end.message.contains("/dev/no-such"), "{}", end.message);
+    let mut many = with_card("many");
+    let amount = proto::resource::Value::Scalar(proto::Scalar { millis: 1_500 });
+    many.resources[2].value = Some(amount);
+    bench.launch(many).await;
+    let end = bench.master.end("many").await;
     assert_eq!(
         (end.state(), end.reason()),
         (TaskError, Reason::ResourcesUnavailable),
