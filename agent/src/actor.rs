@@ -199,11 +199,7 @@ impl Actor {
                     self.write_next(&container);
                 }
                 Ok(Done::Limited(container, limits, result)) => {
-                    if let Some(next) = self.limits.done(&container) {
-                        self.spawn_limit(container.clone(), next);
-                    }
-                    let limits = Box::new(limits);
-                    self.handle(Event::Limited { container, limits, result });
+                    self.limited(container, limits, result);
                 }
                 Ok(Done::Nothing) => {}
                 Err(error) => tracing::error!(%error, "a job of the agent broke"),
@@ -283,15 +279,7 @@ impl Actor {
                 task,
                 change,
                 reply,
-            } => match self.core.change_limits(framework.as_ref(), &task, &change) {
-                Err(refused) => {
-                    let _ = reply.send(Err(refused));
-                }
-                Ok((container, effects)) => {
-                    self.askers.insert(container, reply);
-                    self.perform(effects);
-                }
-            },
+            } => self.change_limits(framework.as_ref(), &task, &change, reply),
             Command::Locate(key, reply) => {
                 let entry = self.core.get(&key).filter(|entry| entry.is_alive());
                 let _ = reply.send(entry.map(|entry| entry.container.clone()));
@@ -351,21 +339,6 @@ impl Actor {
         }
     }
 
-    /// Tells the runtime a container's limits; one at a time for each container.
-    fn spawn_limit(&mut self, container: ContainerId, limits: Limits) {
-        let runtime = Arc::clone(&self.runtime);
-        self.jobs.spawn(async move {
-            let told = runtime.limit(&container, limits.clone());
-            let result = tokio::time::timeout(STEP_DEADLINE, told)
-                .await
-                .unwrap_or_else(|_| {
-                    let seconds = STEP_DEADLINE.as_secs();
-                    Err(LimitError::Failed(format!("took longer than {seconds} s")))
-                });
-            Done::Limited(container, limits, result)
-        });
-    }
-
     fn handle(&mut self, event: Event) {
         let mut random = rand::random::<u128>;
         let mut ctx = Context {
@@ -402,11 +375,7 @@ impl Actor {
                 let container = checkpoint.container.clone();
                 self.write(container, DiskOp::Write(Write::Rewrite(checkpoint)));
             }
-            Effect::Limit(container, limits) => {
-                if let Some(limits) = self.limits.push(&container, *limits) {
-                    self.spawn_limit(container, limits);
-                }
-            }
+            Effect::Limit(container, limits) => self.limit(container, *limits),
             Effect::Answer(container, answer) => {
                 if let Some(reply) = self.askers.remove(&container) {
                     let _ = reply.send(answer);
@@ -442,6 +411,7 @@ impl Actor {
                 framework,
                 info,
                 limits,
+                grant,
             } => {
                 self.counters.launches += 1;
                 tracing::info!(task = %info.task_id, %framework, %container, image = info.container.image, "launching");
@@ -454,6 +424,7 @@ impl Actor {
                     framework,
                     info,
                     limits,
+                    grant,
                     cancelled,
                 };
                 self.jobs

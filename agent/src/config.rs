@@ -7,7 +7,11 @@ use mezzo_api::model::{Attribute, Ranges, Resources};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{Error, node::GcPolicy};
+use crate::{
+    Error,
+    node::GcPolicy,
+    resources::devices::{self, DeviceSet},
+};
 
 /// The configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +59,8 @@ pub struct Config {
     pub allow_host_users: bool,
     /// Each container has a range of user numbers to itself, where the kernel and the file system can.
     pub user_namespaces: bool,
+    /// Devices that tasks may take by number, such as GPUs.
+    pub devices: Vec<DeviceSet>,
     /// Paths of the machine beneath which tasks may ask for volumes.
     pub host_path_allow: Vec<PathBuf>,
     /// Absolute cgroup of all containers; by default one derived from `state_dir`.
@@ -176,6 +182,7 @@ impl Default for Config {
             allow_privileged: false,
             allow_host_users: false,
             user_namespaces: true,
+            devices: Vec::new(),
             host_path_allow: Vec::new(),
             cgroup_parent: None,
             launcher: None,
@@ -310,6 +317,9 @@ impl Config {
                 "pull_secrets_dir",
                 format!("{} is not absolute", folder.display()),
             );
+        }
+        if let Err((field, problem)) = devices::check(&self.devices, self.resources.as_ref()) {
+            return wrong(field, problem);
         }
         if let Some(parent) = &self.cgroup_parent
             && (!parent.starts_with('/')
@@ -448,6 +458,32 @@ mod tests {
         let config: Config = toml::from_str("[network]\nbridge = \"a name\"\n").unwrap();
         let error = config.check().unwrap_err().to_string();
         assert!(error.contains("network.bridge"), "{error}");
+    }
+
+    #[test]
+    fn devices_are_declared_in_sections() {
+        let text = r#"
+            resources = "cpus:1;mem:64"
+            [[devices]]
+            name = "gpu"
+            ids = { 0 = ["/dev/nvidia0"], 1 = ["/dev/nvidia1"] }
+            paths = ["/dev/nvidiactl"]
+            env = ["NVIDIA_VISIBLE_DEVICES"]
+        "#;
+        let config: Config = toml::from_str(text).unwrap();
+        config.check().unwrap();
+        let total =
+            crate::resources::detect::total(&config, &crate::resources::detect::capacity(&config));
+        assert_eq!(
+            total.scalar("gpus"),
+            mezzo_api::model::Scalar::from_units(2)
+        );
+        let wrong: Config = toml::from_str(&text.replace("mem:64", "gpus:3")).unwrap();
+        let message = wrong.check().unwrap_err().to_string();
+        assert!(
+            message.contains("gpus:3 is more than the 2 devices"),
+            "{message}"
+        );
     }
 
     #[test]

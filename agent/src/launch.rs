@@ -20,6 +20,10 @@ use crate::{
         Attachment, ContainerId, ImageError, Images, Limits, PreparedImage, PullProgress, Runtime,
         START_DEADLINE, StartError,
     },
+    resources::{
+        devices::{self, DeviceSet},
+        grant::Grant,
+    },
     store::Store,
     task::{
         event::{Event, LaunchFailure},
@@ -40,6 +44,7 @@ pub(crate) struct Launcher {
     pub(crate) host_path_allow: Vec<PathBuf>,
     /// Name servers for containers with a network of their own, instead of the machine's.
     pub(crate) dns: Vec<IpAddr>,
+    pub(crate) devices: Vec<DeviceSet>,
     /// Bounds starts at once; pulls are bounded by the image store.
     pub(crate) starts: Arc<Semaphore>,
 }
@@ -50,6 +55,7 @@ pub(crate) struct Order {
     pub(crate) framework: FrameworkId,
     pub(crate) info: Box<TaskInfo>,
     pub(crate) limits: Box<Limits>,
+    pub(crate) grant: Grant,
     pub(crate) cancelled: CancellationToken,
 }
 
@@ -109,6 +115,7 @@ impl Launcher {
             framework,
             info,
             limits,
+            grant,
             cancelled,
         } = order;
         let image = tokio::select! {
@@ -152,6 +159,7 @@ impl Launcher {
                 })?
             }
         };
+        let (devices, env) = devices::given(&self.devices, &grant.devices);
         let place = Place {
             container: container.clone(),
             framework,
@@ -162,6 +170,8 @@ impl Launcher {
             addresses,
             host_paths,
             limits: *limits,
+            devices,
+            env,
         };
         let spec = spec::container(&info, &image, &place).map_err(LaunchFailure::Failed)?;
         let permit = tokio::select! {

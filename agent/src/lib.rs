@@ -34,4 +34,5 @@ mod usage;
 pub use config::{Config, NetworkSettings};
 pub use error::Error;
 pub use purge::purge;
+pub use resources::devices::DeviceSet;
 pub use server::{Ready, run, run_with};

@@ -272,6 +272,15 @@ pub struct Mount {
     pub read_only: bool,
 }
 
+/// A device of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// On the machine.
+    pub source: PathBuf,
+    /// Inside the container, below `/dev`.
+    pub target: PathBuf,
+}
+
 /// What a container may use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -320,6 +329,8 @@ pub struct ContainerSpec {
     pub rlimits: Vec<Rlimit>,
     /// Mounted in order.
     pub mounts: Vec<Mount>,
+    /// Beside the standard few.
+    pub devices: Vec<Device>,
     /// Which network it sees.
     pub network: NetworkMode,
     /// `None`: the runtime's choice.

@@ -35,7 +35,7 @@ use crate::{
         runtime::{Containers, cgroup_mode},
     },
     recovery::execute::recover,
-    resources::{detect, grant::Grants},
+    resources::{detect, devices, grant::Grants},
     stats::Stats,
     store::{Store, private_dir, write_atomically},
     task::{
@@ -213,13 +213,16 @@ pub(crate) async fn serve(
     let info = agent_info(&config, local, &capacity);
     let stats = Stats::new(config.metrics_max_apps);
     let settings = settings(&config);
+    for (set, path) in devices::missing(&config.devices) {
+        tracing::warn!(set, path = %path.display(), "a declared device is not here: tasks that are given it will fail");
+    }
 
     let clock = Clock::start();
     let mut core = Core::new(
         settings.clone(),
         identity.agent_id.clone(),
         info.resources.clone(),
-        Grants::new(detect::processors()),
+        Grants::new(detect::processors(), config.devices.clone()),
     );
     let mut random = rand::random::<u128>;
     let mut ctx = Context {
@@ -241,6 +244,7 @@ pub(crate) async fn serve(
             hostname: info.hostname.clone(),
             host_path_allow: config.host_path_allow.clone(),
             dns: config.network.dns.clone(),
+            devices: config.devices.clone(),
             starts: Arc::new(Semaphore::new(config.max_parallel_starts)),
         },
         stats.clone(),

@@ -37,7 +37,7 @@ use crate::cgroup::{CgroupMode, Hierarchies, devices, hugetlb};
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
 use crate::layout::{ContainerDir, SpecRecord};
-use crate::model::{IoLimit, Network};
+use crate::model::{IoLimit, Limits, Network};
 use crate::mount;
 use crate::protocol::{HostContext, StartRequest};
 use crate::spec::devices::HostDevice;
@@ -409,15 +409,19 @@ pub(crate) fn accounts_swap(hierarchies: &Hierarchies, cgroup: &str) -> bool {
         .is_some_and(|dir| dir.join(swap_file).exists())
 }
 
-/// What can be limited in `cgroup`, or in the containers below it.
-pub(crate) fn host_limits(hierarchies: &Hierarchies, cgroup: &str) -> HostLimits {
+/// What can be limited in `cgroup`, or in the containers below it; looked at only as far as `wanted` needs it, for this
+/// is on the way of every start.
+pub(crate) fn host_limits(hierarchies: &Hierarchies, cgroup: &str, wanted: &Limits) -> HostLimits {
     HostLimits {
         mode: hierarchies.mode,
         swap: accounts_swap(hierarchies, cgroup),
-        processors: hierarchies.processors(cgroup),
-        huge_page_sizes: hierarchies
-            .has_controller("hugetlb", cgroup)
-            .then(|| hugetlb::of_host(Path::new("/sys"))),
+        processors: wanted
+            .cpuset
+            .as_ref()
+            .and_then(|_| hierarchies.processors(cgroup)),
+        huge_page_sizes: (!wanted.huge_pages.is_empty()
+            && hierarchies.has_controller("hugetlb", cgroup))
+        .then(|| hugetlb::of_host(Path::new("/sys"))),
     }
 }
 

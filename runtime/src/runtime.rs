@@ -169,7 +169,7 @@ impl Runtime {
     ) -> Result<Started, StartError> {
         let containers = format!("{}/containers", self.inner.cgroup_root());
         let hierarchies = &self.inner.hierarchies;
-        let host = container::host_limits(hierarchies, &containers);
+        let host = container::host_limits(hierarchies, &containers, &spec.limits);
         validate::check(&spec)
             .and_then(|()| validate::check_host(&spec.limits, &host))
             .and_then(|()| grant::check(&spec, grant::permitted()))

@@ -484,6 +484,7 @@ fn v2() -> bool {
 }
 
 /// The last processor of this machine that containers may use, and all of them.
+#[expect(clippy::unwrap_used, reason = "test support")]
 fn processors() -> (u32, CpuSet) {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let text = status
@@ -495,6 +496,7 @@ fn processors() -> (u32, CpuSet) {
 }
 
 /// The processors of a process, as the kernel lists them.
+#[expect(clippy::unwrap_used, reason = "test support")]
 fn allowed(pid: i32) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let text = status

@@ -265,6 +265,22 @@ fn the_environment_is_that_of_marathon() {
 }
 
 #[test]
+fn an_apps_limits_go_with_its_tasks() {
+    let launched = |limits: Value| {
+        let mut bench = Bench::new();
+        bench.run(json!({"resourceLimits": limits})).remove(0)
+    };
+    let task = launched(json!({"cpus": 2, "mem": 64, "memHigh": 48, "pids": 9}));
+    assert_eq!((task.memory_limit_mb, task.pids_limit), (Some(64), Some(9)));
+    assert_eq!(task.cpu_limit.map(|limit| limit.millis()), Some(2000));
+    assert_eq!(task.limits.memory_high_mb, Some(48));
+    assert!(!task.limits.memory_unlimited);
+    let task = launched(json!({"cpus": "unlimited", "mem": "unlimited"}));
+    assert_eq!((task.cpu_limit, task.memory_limit_mb), (None, None));
+    assert!(task.limits.memory_unlimited);
+}
+
+#[test]
 fn a_task_that_does_not_start_in_time_is_killed_unless_it_makes_progress() {
     let mut bench = Bench::new();
     bench.post(json!({}));

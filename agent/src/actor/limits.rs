@@ -1,9 +1,75 @@
 //! One telling at a time of each container's limits, and the newest wins: a change that comes while another is being
-//! told waits, and takes the place of one that waits already. Pure.
+//! told waits, and takes the place of one that waits already.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use crate::node::{ContainerId, Limits};
+use mezzo_api::model::{FrameworkId, LimitChange};
+
+use super::{Actor, Asker, Done, STEP_DEADLINE};
+use crate::{
+    node::{ContainerId, LimitError, Limits},
+    task::event::Event,
+};
+
+impl Actor {
+    /// Begins a change that somebody asked for, or tells them at once why not.
+    pub(super) fn change_limits(
+        &mut self,
+        framework: Option<&FrameworkId>,
+        task: &str,
+        change: &LimitChange,
+        reply: Asker,
+    ) {
+        match self.core.change_limits(framework, task, change) {
+            Err(refused) => {
+                let _ = reply.send(Err(refused));
+            }
+            Ok((container, effects)) => {
+                self.askers.insert(container, reply);
+                self.perform(effects);
+            }
+        }
+    }
+
+    /// Tells the runtime a container's limits, once those before are told.
+    pub(super) fn limit(&mut self, container: ContainerId, limits: Limits) {
+        if let Some(limits) = self.limits.push(&container, limits) {
+            self.spawn_limit(container, limits);
+        }
+    }
+
+    /// Limits are told: the next ones, and the news.
+    pub(super) fn limited(
+        &mut self,
+        container: ContainerId,
+        limits: Limits,
+        result: Result<(), LimitError>,
+    ) {
+        if let Some(next) = self.limits.done(&container) {
+            self.spawn_limit(container.clone(), next);
+        }
+        let limits = Box::new(limits);
+        self.handle(Event::Limited {
+            container,
+            limits,
+            result,
+        });
+    }
+
+    fn spawn_limit(&mut self, container: ContainerId, limits: Limits) {
+        let runtime = Arc::clone(&self.runtime);
+        self.jobs.spawn(async move {
+            let told = runtime.limit(&container, limits.clone());
+            let result = tokio::time::timeout(STEP_DEADLINE, told)
+                .await
+                .unwrap_or_else(|_| {
+                    let seconds = STEP_DEADLINE.as_secs();
+                    Err(LimitError::Failed(format!("took longer than {seconds} s")))
+                });
+            Done::Limited(container, limits, result)
+        });
+    }
+}
 
 /// Containers that are being told, with what they are to be told next.
 #[derive(Debug, Default)]

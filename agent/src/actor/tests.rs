@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use mezzo_api::{
-    model::{Reason, RoleName, TaskInfo, TaskState, TaskStatus, UpdateId},
+    model::{Change, LimitChange, Reason, RoleName, TaskInfo, TaskState, TaskStatus, UpdateId},
     proto::{self, agent_message::Message},
 };
 use tokio::{
@@ -23,6 +23,7 @@ use crate::{
     store::Store,
     task::{
         Context, TaskKey,
+        change::Refused,
         core::{Core, Settings},
         event::Event,
         tests::a_task,
@@ -100,6 +101,7 @@ impl Machine {
             store,
             hostname: "node".into(),
             host_path_allow: vec![],
+            devices: vec![],
             starts: Arc::new(Semaphore::new(2)),
         };
         let (handle, commands) = channel();
@@ -418,4 +420,80 @@ async fn the_sandbox_is_given_to_the_container() {
             .iter()
             .any(|mount| mount.target == "/mnt/mezzo/sandbox" && !mount.read_only)
     );
+}
+
+#[tokio::test]
+async fn changed_limits_are_told_answered_and_there_for_the_next_agent() {
+    let machine = Machine::new();
+    let mut agent = machine.start(OnShutdown::Leave).await;
+    agent.launch(a_task("t")).await;
+    agent.expect(TaskState::Running, None).await;
+    let change = async |agent: &Agent, task: &str, change: LimitChange| {
+        let answer = agent.handle.ask(|reply| Command::Change {
+            framework: None,
+            task: task.to_owned(),
+            change: Box::new(change),
+            reply,
+        });
+        tokio::time::timeout(DEADLINE, answer)
+            .await
+            .unwrap()
+            .unwrap()
+    };
+    let pids = |limit| LimitChange {
+        pids_limit: Change::Set(limit),
+        ..LimitChange::default()
+    };
+    let task = change(&agent, "t", pids(9)).await.unwrap();
+    assert_eq!(task.info.pids_limit, Some(9));
+    let refused = LimitChange {
+        io_weight: Change::Set(9_999),
+        ..pids(11)
+    };
+    let refused = change(&agent, "t", refused).await.unwrap_err();
+    assert_eq!(refused.to_string(), "limits.io_weight: not here");
+    let nobody = change(&agent, "nobody", pids(9)).await.unwrap_err();
+    assert_eq!(nobody, Refused::NotFound);
+    // Of many at once each gets an answer, and the last that was taken holds everywhere.
+    let (handle, mut asked) = (agent.handle.clone(), tokio::task::JoinSet::new());
+    for limit in 20..30 {
+        let handle = handle.clone();
+        asked.spawn(async move {
+            let answer = handle.ask(|reply| Command::Change {
+                framework: None,
+                task: "t".into(),
+                change: Box::new(LimitChange {
+                    pids_limit: Change::Set(limit),
+                    ..LimitChange::default()
+                }),
+                reply,
+            });
+            tokio::time::timeout(DEADLINE, answer)
+                .await
+                .unwrap()
+                .unwrap()
+        });
+    }
+    let mut taken = 0;
+    while let Some(answer) = asked.join_next().await {
+        match answer.unwrap() {
+            Ok(_) => taken += 1,
+            Err(refused) => assert_eq!(refused, Refused::Busy),
+        }
+    }
+    assert!(taken >= 1);
+    let told = || machine.runtime.limits().last().unwrap().1.pids;
+    let holds = told();
+    agent.crash().await;
+    let n_told = machine.runtime.limits().len();
+    let agent = machine.start(OnShutdown::Leave).await;
+    let recovered = async {
+        while machine.runtime.limits().len() == n_told {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, recovered).await.unwrap();
+    assert_eq!(told(), holds, "what is on record is told again");
+    let view = agent.handle.ask(Command::View).await.unwrap();
+    assert_eq!(view.tasks[0].info.pids_limit, holds);
 }

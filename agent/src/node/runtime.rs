@@ -84,7 +84,7 @@ impl Containers {
     }
 
     fn users(&self, spec: &ContainerSpec) -> rt::UserNamespace {
-        if self.own_users && !spec.privileged && !spec.host_users {
+        if self.own_users && !spec.privileged && !spec.host_users && spec.devices.is_empty() {
             rt::UserNamespace::Own
         } else {
             rt::UserNamespace::Host
@@ -106,6 +106,13 @@ pub fn cgroup_mode() -> CgroupMode {
         Some(rt::CgroupMode::V2) => CgroupMode::V2,
         None => CgroupMode::Unknown,
     }
+}
+
+/// Whether containers can be kept to some of the processors.
+#[must_use]
+pub(crate) fn has_cpuset() -> bool {
+    let controllers = rt::inspect_host().controllers;
+    controllers.iter().any(|name| name == "cpuset")
 }
 
 /// An error with all its causes in one line.
@@ -160,6 +167,12 @@ impl Runtime for Containers {
                 started_at_ms: started.started_at_ms,
                 addresses: self.addresses(&to_id(id)),
             }),
+            // The operator's doing, not the task's: it may well run elsewhere.
+            Err(rt::StartError::BadSpec { problem, .. })
+                if problem.field.starts_with("devices[") =>
+            {
+                Err(StartError::Failed(problem.to_string()))
+            }
             Err(rt::StartError::BadSpec { problem, .. }) => {
                 Err(StartError::Invalid(limits::in_words_of_the_api(&problem)))
             }
@@ -431,6 +444,14 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
                 size_bytes,
                 mode: 0o1777,
             },
+        })
+        .collect();
+    to.devices = spec
+        .devices
+        .into_iter()
+        .map(|device| rt::DeviceSpec {
+            source: device.source,
+            target: device.target,
         })
         .collect();
     to.network = match spec.network {

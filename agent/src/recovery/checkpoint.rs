@@ -176,6 +176,7 @@ mod tests {
             info: a_task("t"),
             grant: Grant {
                 cpus: [3, 1].into(),
+                devices: [("gpu".to_owned(), ["0".to_owned()].into())].into(),
             },
         }
     }

@@ -1,4 +1,4 @@
-//! What the agent itself picks for a task, beyond the amounts of its offer: which processors. Pure.
+//! What the agent itself picks for a task, beyond the amounts of its offer: which processors, which devices. Pure.
 //!
 //! A grant is in the task's checkpoint before anything starts, so that an agent that comes after keeps to it.
 
@@ -7,7 +7,10 @@ use std::collections::BTreeSet;
 use mezzo_api::model::{CpuPinning, TaskInfo};
 use serde::{Deserialize, Serialize};
 
-use super::cores::{Cores, Processor};
+use super::{
+    cores::{Cores, Processor},
+    devices::{DeviceIds, DeviceSet, Devices},
+};
 use crate::node::ContainerId;
 
 /// What one task was given. On disk, what is empty is left out, so that an older agent reads it.
@@ -17,6 +20,9 @@ pub(crate) struct Grant {
     /// Processors that are the task's alone.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub(crate) cpus: BTreeSet<u32>,
+    /// Ids of devices, by the name of their set.
+    #[serde(skip_serializing_if = "DeviceIds::is_empty")]
+    pub(crate) devices: DeviceIds,
 }
 
 impl Grant {
@@ -29,12 +35,17 @@ impl Grant {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Grants {
     cores: Cores,
+    devices: Devices,
 }
 
 impl Grants {
-    pub(crate) fn new(processors: impl IntoIterator<Item = Processor>) -> Self {
+    pub(crate) fn new(
+        processors: impl IntoIterator<Item = Processor>,
+        devices: Vec<DeviceSet>,
+    ) -> Self {
         Self {
             cores: Cores::new(processors),
+            devices: Devices::new(devices),
         }
     }
 
@@ -51,6 +62,13 @@ impl Grants {
                     .map_err(|error| format!("limits.cpu_pinning: {error}"))?;
             }
         }
+        match self.devices.take(id, &info.resources) {
+            Ok(devices) => grant.devices = devices,
+            Err(error) => {
+                self.cores.release(id);
+                return Err(error.to_string());
+            }
+        }
         Ok(grant)
     }
 
@@ -59,10 +77,14 @@ impl Grants {
         if !grant.cpus.is_empty() {
             self.cores.adopt(id, grant.cpus.clone());
         }
+        if !grant.devices.is_empty() {
+            self.devices.adopt(id, grant.devices.clone());
+        }
     }
 
     /// The task's last process is gone. Whether others may now use more processors.
     pub(crate) fn release(&mut self, id: &ContainerId) -> bool {
+        self.devices.release(id);
         self.cores.release(id)
     }
 

@@ -10,6 +10,7 @@ use super::{TaskKey, change::Refused, status::Outcome};
 use crate::{
     node::{ContainerId, ExitRecord, LimitError, Limits, Started},
     recovery::checkpoint::Checkpoint,
+    resources::grant::Grant,
 };
 
 /// Something happened.
@@ -137,6 +138,8 @@ pub(crate) enum Effect {
         info: Box<TaskInfo>,
         /// What it may use.
         limits: Box<Limits>,
+        /// What was picked for it.
+        grant: Grant,
     },
     /// Give a launch up; still answered by `Launched` or `LaunchFailed`.
     CancelLaunch(ContainerId),

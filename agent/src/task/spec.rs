@@ -14,7 +14,8 @@ use mezzo_api::model::{
 use super::status::Outcome;
 use crate::launch::network::own_hostname;
 use crate::node::{
-    ContainerId, ContainerSpec, IMAGE_DIGEST_LABEL, Limits, Mount, MountSource, PreparedImage,
+    ContainerId, ContainerSpec, Device, IMAGE_DIGEST_LABEL, Limits, Mount, MountSource,
+    PreparedImage,
 };
 
 /// Where tasks find their own folder.
@@ -39,6 +40,10 @@ pub(crate) struct Place {
     /// The paths of the task's host volumes, in their order, resolved and checked.
     pub(crate) host_paths: Vec<PathBuf>,
     pub(crate) limits: Limits,
+    /// The devices that were picked.
+    pub(crate) devices: Vec<Device>,
+    /// Variables that tell of what was picked.
+    pub(crate) env: Vec<(String, String)>,
 }
 
 /// What the operator lets tasks ask for.
@@ -202,6 +207,9 @@ pub(crate) fn container(
     env.set("MEZZO_AGENT_ID", place.agent_id.as_str());
     env.set("MEZZO_CONTAINER_ID", place.container.as_str());
     env.set("MEZZO_SANDBOX", SANDBOX);
+    for (name, value) in &place.env {
+        env.set(name, value);
+    }
 
     let mut mounts: Vec<Mount> = place
         .files
@@ -254,6 +262,7 @@ pub(crate) fn container(
         limits: place.limits.clone(),
         rlimits: info.limits.rlimits.clone(),
         mounts,
+        devices: place.devices.clone(),
         network: wanted.network,
         hostname: own_name.or_else(|| {
             (wanted.network == NetworkMode::Host && place.hostname.len() <= MAX_HOSTNAME)
@@ -323,6 +332,8 @@ mod tests {
             addresses: vec![],
             host_paths: vec![],
             limits: Limits::default(),
+            devices: vec![],
+            env: vec![("NVIDIA_VISIBLE_DEVICES".into(), "0".into())],
         }
     }
 
@@ -429,6 +440,10 @@ mod tests {
                 name: "MEZZO_AGENT_ID".into(),
                 value: "forged".into(),
             },
+            EnvVar {
+                name: "NVIDIA_VISIBLE_DEVICES".into(),
+                value: "all".into(),
+            },
         ];
         let env = container(&task, &image(&["/x"], &[]), &place())
             .unwrap()
@@ -442,6 +457,7 @@ mod tests {
         assert_eq!(get("A"), ["task"]);
         assert_eq!(get("MEZZO_TASK_ID"), ["t"]);
         assert_eq!(get("MEZZO_AGENT_ID"), ["a"]);
+        assert_eq!(get("NVIDIA_VISIBLE_DEVICES"), ["0"]);
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl Bench {
         let total = "cpus:1;mem:1024;ports:[31000-31009]".parse().unwrap();
         let mut bench = Self {
             settings: settings.clone(),
-            core: Core::new(settings, None, total, Grants::new(processors(4))),
+            core: Core::new(settings, None, total, Grants::new(processors(4), vec![])),
             now: Now {
                 unix_ms: 1_000_000,
                 mono_ms: 1_000_000,
@@ -108,7 +108,7 @@ impl Bench {
         let mut bench = Self::new();
         let settings = bench.settings.clone();
         let total = total.parse().unwrap();
-        bench.core = Core::new(settings, None, total, Grants::new(processors(4)));
+        bench.core = Core::new(settings, None, total, Grants::new(processors(4), vec![]));
         bench.event(Event::Registered("a".parse().unwrap()));
         bench
     }

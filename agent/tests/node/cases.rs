@@ -15,6 +15,7 @@ use crate::inside::{
     a_message_reaches_a_task, logs_are_read_and_followed, programs_run_beside_a_task,
 };
 use crate::limits::{
+    devices_are_picked_by_id_given_and_told,
     limits_change_while_the_task_runs_and_outlive_the_agent,
     limits_reach_the_container_or_are_refused_by_name,
     whole_processors_are_one_tasks_alone_also_for_the_next_agent,
@@ -72,6 +73,7 @@ cases![
     limits_reach_the_container_or_are_refused_by_name,
     limits_change_while_the_task_runs_and_outlive_the_agent,
     whole_processors_are_one_tasks_alone_also_for_the_next_agent,
+    devices_are_picked_by_id_given_and_told,
 ];
 
 fn reason(status: &proto::TaskStatus) -> Reason {

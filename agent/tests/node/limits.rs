@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mezzo_api::proto::{
     self, Reason,
-    TaskState::{TaskError, TaskRunning},
+    TaskState::{TaskError, TaskFailed, TaskRunning},
 };
 
 use crate::bench::{Bench, eventually, task};
@@ -259,4 +259,102 @@ pub(crate) async fn whole_processors_are_one_tasks_alone_also_for_the_next_agent
     bench.kill_task("own", None).await;
     bench.master.end("own").await;
     eventually("all given back", || processors(shared) == all).await;
+}
+
+pub(crate) async fn devices_are_picked_by_id_given_and_told(bench: &mut Bench) {
+    let id = |number: &str, path: &str| (number.to_owned(), vec![path.to_owned()]);
+    bench.config.devices = vec![mezzo_agent::DeviceSet {
+        name: "card".into(),
+        ids: [
+            id("0", "/dev/zero:/dev/card0"),
+            id("1", "/dev/full:/dev/cards/1"),
+            id("9", "/dev/no-such:/dev/card9"),
+        ]
+        .into(),
+        paths: vec!["/dev/null:/dev/cardctl".into()],
+        env: vec!["VISIBLE_CARDS".into()],
+        ..mezzo_agent::DeviceSet::default()
+    }];
+    bench.start(1).await;
+    let offered = bench.master.last_registration().info.unwrap().resources;
+    assert!(
+        offered.iter().any(|resource| resource.name == "card"),
+        "{offered:?}"
+    );
+    let with_card = |id: &str| {
+        let mut task = task(id, &["sleep"]);
+        task.resources.push(proto::Resource {
+            name: "card".into(),
+            value: Some(proto::resource::Value::Scalar(proto::Scalar {
+                millis: 1_000,
+            })),
+        });
+        task
+    };
+    /// Numbers of a device inside.
+    fn numbers(pid: u32, path: &str) -> Option<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt as _;
+        let file = format!("/proc/{pid}/root{path}");
+        let device = fs::metadata(file).ok()?.rdev();
+        Some((nix::sys::stat::major(device), nix::sys::stat::minor(device)))
+    }
+    let told = |pid: u32| {
+        let environment = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+        let variables = environment.split('\0');
+        let mut found: Vec<String> = variables
+            .filter(|v| v.starts_with("MEZZO_DEVICES_") || v.starts_with("VISIBLE_CARDS"))
+            .map(str::to_owned)
+            .collect();
+        found.sort();
+        found
+    };
+    bench.launch(with_card("first")).await;
+    let first = bench.master.status("first", TaskRunning).await;
+    let first = first.container.unwrap().pid;
+    assert_eq!(told(first), ["MEZZO_DEVICES_CARD=0", "VISIBLE_CARDS=0"]);
+    assert_eq!(numbers(first, "/dev/card0"), Some((1, 5)));
+    assert_eq!(numbers(first, "/dev/cardctl"), Some((1, 3)));
+    assert_eq!(numbers(first, "/dev/cards/1"), None);
+
+    // The next agent knows who has which.
+    bench.kill_agent().await;
+    bench.start(2).await;
+    bench.launch(with_card("second")).await;
+    let second = bench.master.status("second", TaskRunning).await;
+    let second = second.container.unwrap().pid;
+    assert_eq!(told(second), ["MEZZO_DEVICES_CARD=1", "VISIBLE_CARDS=1"]);
+    assert_eq!(numbers(second, "/dev/cards/1"), Some((1, 7)));
+    assert_eq!(numbers(second, "/dev/card0"), None);
+    let folder = fs::metadata(format!("/proc/{second}/root/dev/cards")).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&folder.permissions());
+    assert_eq!(mode & 0o777, 0o755, "not everybody's");
+    bench.launch(task("without", &["sleep"])).await;
+    let without = bench.master.status("without", TaskRunning).await;
+    let without = without.container.unwrap().pid;
+    assert_eq!(told(without), Vec::<String>::new());
+    assert_eq!(numbers(without, "/dev/cardctl"), None);
+    // Declared but not there: it may run elsewhere.
+    bench.launch(with_card("third")).await;
+    let end = bench.master.end("third").await;
+    assert_eq!(end.state(), TaskFailed, "{}", end.message);
+    assert!(end.message.contains("/dev/no-such"), "{}", end.message);
+    let mut many = with_card("many");
+    let amount = proto::resource::Value::Scalar(proto::Scalar { millis: 1_500 });
+    many.resources[2].value = Some(amount);
+    bench.launch(many).await;
+    let end = bench.master.end("many").await;
+    assert_eq!(
+        (end.state(), end.reason()),
+        (TaskError, Reason::ResourcesUnavailable),
+        "{}",
+        end.message
+    );
+    bench.kill_task("first", None).await;
+    bench.master.end("first").await;
+    bench.launch(with_card("fourth")).await;
+    let fourth = bench.master.status("fourth", TaskRunning).await;
+    assert_eq!(
+        told(fourth.container.unwrap().pid)[0],
+        "MEZZO_DEVICES_CARD=0"
+    );
 }

@@ -11,6 +11,8 @@
 //! refuses by itself (EBUSY); version 2 is asked through `memory.high`, which takes back and never kills. A
 //! container that grows in the very moment after that can still meet its new limit, as it could at any time.
 
+mod beside;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -19,9 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use super::CgroupMode;
 use super::device::DeviceNumber;
-use super::hugetlb::{PageSize, SIZES};
 use super::stats;
 use crate::model::{IoLimit, Limits};
+use beside::{CPUS, all_processors, huge_pages, processors};
 
 /// The period of the CPU limit in microseconds: the kernel's own default.
 pub(crate) const PERIOD_US: u64 = 100_000;
@@ -135,35 +137,6 @@ fn wanted_v2(limits: &Limits, devices: &[DeviceNumber]) -> Vec<Setting> {
     settings
 }
 
-/// Without a set: nothing, which `look` makes into what the version has for it.
-fn processors(limits: &Limits) -> Setting {
-    let set = limits.cpuset.as_ref().map(ToString::to_string);
-    let optional = set.is_none();
-    setting("cpuset", CPUS, set.unwrap_or_default(), optional)
-}
-
-/// For every size there is, so that a limit that is no longer wanted goes.
-fn huge_pages(
-    limits: &Limits,
-    no_limit: &str,
-    files: fn(&'static PageSize) -> &'static [&'static str; 2],
-) -> Vec<Setting> {
-    const ALL: &[PageSize] = &SIZES;
-    let mut settings = Vec::new();
-    for size in ALL {
-        let limit = limits
-            .huge_pages
-            .iter()
-            .find(|limit| limit.page_bytes == size.bytes);
-        let value = limit.map_or(no_limit.to_owned(), |limit| limit.bytes.to_string());
-        let [pages, reserved] = files(size);
-        settings.push(setting("hugetlb", pages, value.clone(), limit.is_none()));
-        // Older kernels do not have it.
-        settings.push(setting("hugetlb", reserved, value, true));
-    }
-    settings
-}
-
 fn wanted_v1(limits: &Limits) -> Vec<Setting> {
     let or_none = |value: Option<u64>| value.map_or("-1".to_owned(), |value| value.to_string());
     let with_swap = limits
@@ -208,9 +181,6 @@ fn wanted_v1(limits: &Limits) -> Vec<Setting> {
     .chain(huge_pages(limits, "-1", |size| &size.v1))
     .collect()
 }
-
-/// The processors of a cgroup, on both versions.
-const CPUS: &str = "cpuset.cpus";
 
 fn setting(controller: &'static str, file: &'static str, value: String, optional: bool) -> Setting {
     Setting {
@@ -458,18 +428,6 @@ fn look(dir: &dyn Fn(&str) -> Option<PathBuf>, wanted: &[Setting]) -> Result<See
             })
     });
     Ok(seen)
-}
-
-/// What means "no set of its own": nothing on version 2; on version 1, where nothing is no processor at all, what the
-/// parent has.
-fn all_processors(file: &Path) -> String {
-    let dir = file.parent();
-    if dir.is_some_and(|dir| dir.join("cpuset.cpus.effective").exists()) {
-        return String::new();
-    }
-    let above = dir.and_then(Path::parent).map(|dir| dir.join(CPUS));
-    let text = above.and_then(|file| fs::read_to_string(file).ok());
-    text.unwrap_or_default().trim().to_owned()
 }
 
 /// Files that hold a line per device.

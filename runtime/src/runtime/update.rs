@@ -77,7 +77,7 @@ fn change(inner: &Inner, entry: &Entry, limits: &Limits) -> Result<Changed, Upda
         problem,
     };
     let hierarchies = &inner.hierarchies;
-    let host = container::host_limits(hierarchies, &entry.cgroup);
+    let host = container::host_limits(hierarchies, &entry.cgroup, limits);
     validate::check_host(limits, &host).map_err(bad)?;
     let devices = container::io_devices(&limits.io_max).map_err(bad)?;
     let dir = |controller: &str| hierarchies.controller_dir(controller, &entry.cgroup);

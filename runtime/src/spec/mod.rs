@@ -353,6 +353,25 @@ mod tests {
     }
 
     #[test]
+    fn devices_in_directories_get_those_made_first() {
+        let mut spec = plain();
+        for target in ["/dev/a/b/two", "/dev/a/one", "/dev/zero9"] {
+            spec.devices.push(crate::model::DeviceSpec {
+                source: "/dev/zero".into(),
+                target: target.into(),
+            });
+        }
+        let oci = oci(&spec);
+        let targets: Vec<_> = oci["mounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|mount| mount["destination"].as_str().unwrap())
+            .collect();
+        assert_eq!(targets[6..], ["/dev/a", "/dev/a/b"]);
+    }
+
+    #[test]
     fn binds_and_memory_file_systems_come_after_the_standard_mounts() {
         let mut spec = plain();
         spec.mounts = vec![

@@ -1,6 +1,9 @@
 //! What is mounted in a container: the standard file systems, then the caller's. Pure. Targets are resolved
 //! beneath the root by libcontainer (openat2), never by string.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use oci_spec::runtime::{Mount, MountBuilder};
 
 use super::HostFacts;
@@ -73,6 +76,21 @@ pub(super) fn mounts(
         }
         // A dozen mounts per container, for programs that want to know their limits: left out until asked for.
         CgroupMode::V1 | CgroupMode::Hybrid => {}
+    }
+    // libcontainer would make the directories of devices itself, writable for everybody.
+    let parents: BTreeSet<_> = spec
+        .devices
+        .iter()
+        .filter_map(|device| device.target.parent())
+        .filter(|parent| *parent != Path::new("/dev"))
+        .collect();
+    for parent in parents {
+        mounts.push(mount(
+            &parent.to_string_lossy(),
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "noexec", "mode=755", "size=64k"],
+        )?);
     }
     let mut binds = staged.map(|staged| staged.binds.iter());
     for extra in &spec.mounts {

@@ -104,6 +104,7 @@ fn play(steps: &mut Steps, guest: &Guest) -> Result<()> {
     })?;
     let dev = dev.context("mezzo dev")?;
     let _in_the_table = steps.run("limits are the kernel's", || limits(guest));
+    let _in_the_table = steps.run("limits change while it runs", || changed(guest));
     let _in_the_table = steps.run("busy tasks share as asked", || shares(guest));
     let _in_the_table = steps.run("a limited task is throttled", || throttled(guest));
     let _in_the_table = steps.run("too much memory is told as such", || oom(guest));
@@ -152,7 +153,8 @@ fn cgroup(guest: &Guest, app: &str) -> Result<String> {
 
 fn limits(guest: &Guest) -> Result<String> {
     let mut limited = app("limited", 0.5, &["--memory-mb", "20"]);
-    limited["resourceLimits"] = json!({ "cpus": 0.75 });
+    limited["resourceLimits"] =
+        json!({ "cpus": 0.75, "memHigh": 40, "memLow": 8, "ioWeight": 300, "pids": 99 });
     deploy(guest, &limited)?;
     let group = cgroup(guest, "limited")?;
     let file = |name: &str| -> Result<String> {
@@ -197,17 +199,44 @@ fn limits(guest: &Guest) -> Result<String> {
         "memory.swap.max is {}",
         file("memory.swap.max")?
     );
-    ensure!(
-        file("pids.max")?.parse::<u64>().is_ok(),
-        "pids.max is {}",
-        file("pids.max")?
-    );
+    for (name, wanted) in [
+        ("pids.max", "99".to_owned()),
+        ("memory.high", (40 * MIB).to_string()),
+        ("memory.low", (8 * MIB).to_string()),
+        ("io.weight", "default 300".to_owned()),
+    ] {
+        let found = file(name)?;
+        ensure!(found == wanted, "{name} is {found}, not {wanted}");
+    }
     let current: u64 = file("memory.current")?.parse().context("memory.current")?;
     ensure!(current >= 20 * MIB, "memory.current is {current}");
     // Keepers are charged to themselves, and outlive the agent's own cgroup.
     let keepers = guest.sh("for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2>/dev/null | grep -q keeper && cut -d: -f3 $p/cgroup; done | sort -u")?;
     println!("  keepers in {}", keepers.trim());
-    Ok("cpu.max, memory.max, pids.max as asked".to_owned())
+    Ok("cpu.max, memory.max, high and low, io.weight, pids.max as asked".to_owned())
+}
+
+fn changed(guest: &Guest) -> Result<String> {
+    let group = cgroup(guest, "limited")?;
+    let told = guest.sh("mezzo task limit limited --memory-high 44M --pids 77 --io-weight none")?;
+    ensure_changed(guest, &group)?;
+    // All or none: what is booked stays, and with it the rest of the change.
+    let refused = guest.sh("mezzo task limit limited --memory 16M --pids 66 2>&1 || true")?;
+    ensure!(refused.contains("memory_limit_mb"), "{refused}");
+    ensure_changed(guest, &group)?;
+    Ok(told.trim().to_owned())
+}
+
+fn ensure_changed(guest: &Guest, group: &str) -> Result<()> {
+    for (name, wanted) in [
+        ("pids.max", "77".to_owned()),
+        ("memory.high", (44 * MIB).to_string()),
+        ("io.weight", "default 100".to_owned()),
+    ] {
+        let found = guest.read(&format!("{group}/{name}"))?;
+        ensure!(found.trim() == wanted, "{name} is {found}, not {wanted}");
+    }
+    Ok(())
 }
 
 fn usage_us(guest: &Guest, group: &str) -> Result<(u64, Instant)> {
@@ -350,6 +379,7 @@ fn adoption(guest: &Guest) -> Result<String> {
         before == after,
         "other processes: {before:?}, then {after:?}"
     );
+    ensure_changed(guest, &group)?;
     println!("{}", guest.sh("mezzo task list; mezzo status")?);
     Ok(format!(
         "the same process {}",

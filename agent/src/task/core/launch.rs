@@ -153,6 +153,7 @@ impl Core {
                     framework: entry.key.framework.clone(),
                     info: Box::new(entry.info.clone()),
                     limits: Box::new(limits.unwrap_or_default()),
+                    grant: entry.grant.clone(),
                 });
                 // The others make room before it runs.
                 if !entry.grant.cpus.is_empty() {

@@ -1,5 +1,10 @@
 //! Changes of limits: the kernel first, then the checkpoint, then the answer; and what a refusal anywhere leaves.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "one effect is looked for among all"
+)]
+
 use mezzo_api::model::{Change, LimitChange, Task};
 
 use super::*;

@@ -75,5 +75,5 @@ pub(super) fn limits(app: &App) -> Option<Value> {
         "hugePages",
         (!huge_pages.is_empty()).then(|| huge_pages.into()),
     );
-    (!out.is_empty()).then(|| Value::Object(out))
+    (!out.is_empty()).then_some(Value::Object(out))
 }

@@ -1,0 +1,52 @@
+//! Settings that are the same in both versions but for the names of their files: processors and huge pages.
+
+use std::fs;
+use std::path::Path;
+
+use super::{Setting, setting};
+use crate::cgroup::hugetlb::{PageSize, SIZES};
+use crate::model::Limits;
+
+/// The processors of a cgroup, on both versions.
+pub(super) const CPUS: &str = "cpuset.cpus";
+
+/// Without a set: nothing, which `look` makes into what the version has for it.
+pub(super) fn processors(limits: &Limits) -> Setting {
+    let set = limits.cpuset.as_ref().map(ToString::to_string);
+    let optional = set.is_none();
+    setting("cpuset", CPUS, set.unwrap_or_default(), optional)
+}
+
+/// For every size there is, so that a limit that is no longer wanted goes.
+pub(super) fn huge_pages(
+    limits: &Limits,
+    no_limit: &str,
+    files: fn(&'static PageSize) -> &'static [&'static str; 2],
+) -> Vec<Setting> {
+    const ALL: &[PageSize] = &SIZES;
+    let mut settings = Vec::new();
+    for size in ALL {
+        let limit = limits
+            .huge_pages
+            .iter()
+            .find(|limit| limit.page_bytes == size.bytes);
+        let value = limit.map_or(no_limit.to_owned(), |limit| limit.bytes.to_string());
+        let [pages, reserved] = files(size);
+        settings.push(setting("hugetlb", pages, value.clone(), limit.is_none()));
+        // Older kernels do not have it.
+        settings.push(setting("hugetlb", reserved, value, true));
+    }
+    settings
+}
+
+/// What means "no set of its own": nothing on version 2; on version 1, where nothing is no processor at all, what the
+/// parent has.
+pub(super) fn all_processors(file: &Path) -> String {
+    let dir = file.parent();
+    if dir.is_some_and(|dir| dir.join("cpuset.cpus.effective").exists()) {
+        return String::new();
+    }
+    let above = dir.and_then(Path::parent).map(|dir| dir.join(CPUS));
+    let text = above.and_then(|file| fs::read_to_string(file).ok());
+    text.unwrap_or_default().trim().to_owned()
+}
