@@ -76,11 +76,6 @@ pub(crate) async fn run(
         "bytes": copied.bytes,
         "left_out": copied.left_out,
     });
-    let files = if copied.entries == 1 {
-        "entry"
-    } else {
-        "entries"
-    };
     context.output.done(
         &value,
         &format!(
