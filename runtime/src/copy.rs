@@ -133,17 +133,21 @@ fn refused(path: &[u8], problem: &str) -> CopyError {
 
 fn failed(operation: &'static str, path: &[u8]) -> impl FnOnce(nix::Error) -> CopyError {
     let path = shown(path);
-    move |error| match error {
-        nix::Error::ENOENT => CopyError::NotFound(path),
-        nix::Error::ELOOP => CopyError::Refused {
-            path,
-            problem: "is a link, or beneath one, and links are not followed here".to_owned(),
-        },
-        error => CopyError::Io {
-            operation,
-            path,
-            source: error.into(),
-        },
+    move |error| {
+        if error == nix::Error::ENOENT {
+            CopyError::NotFound(path)
+        } else if error == nix::Error::ELOOP {
+            CopyError::Refused {
+                path,
+                problem: "is a link, or beneath one, and links are not followed here".to_owned(),
+            }
+        } else {
+            CopyError::Io {
+                operation,
+                path,
+                source: error.into(),
+            }
+        }
     }
 }
 

@@ -43,7 +43,10 @@ impl Record {
 #[derive(Debug)]
 pub(crate) struct LogTimes {
     path: PathBuf,
+    /// Made with the first record: most logs stay empty.
     file: Option<File>,
+    /// The disk refused it: nothing more until the log is a new one.
+    broken: bool,
     records: usize,
     last: Option<Record>,
 }
@@ -55,23 +58,25 @@ impl LogTimes {
         let mut times = Self {
             path,
             file: None,
+            broken: false,
             records: 0,
             last: None,
         };
-        match read(&times.path, inode) {
-            Some(records) => {
-                times.records = records.len();
-                times.last = records.last().copied();
-                times.file = append(&times.path).ok();
-            }
-            None => times.begin(inode),
+        if let Some(records) = read(&times.path, inode) {
+            times.records = records.len();
+            times.last = records.last().copied();
+            times.file = append(&times.path).ok();
+            times.broken = times.file.is_none();
         }
         times
     }
 
-    /// The log is a new file.
-    pub(crate) fn begin(&mut self, inode: u64) {
-        self.file = write_new(&self.path, inode, &[]).ok();
+    /// The log begins anew, in another file or in the same.
+    pub(crate) fn begin(&mut self) {
+        if self.file.take().is_some() {
+            let _ = fs::remove_file(&self.path);
+        }
+        self.broken = false;
         self.records = 0;
         self.last = None;
     }
@@ -82,7 +87,19 @@ impl LogTimes {
         if self.last.is_some_and(covered) {
             return;
         }
-        let Some(file) = &mut self.file else { return };
+        if self.broken {
+            return;
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => match write_new(&self.path, inode, &[]) {
+                Ok(file) => self.file.insert(file),
+                Err(_) => {
+                    self.broken = true;
+                    return;
+                }
+            },
+        };
         let record = Record {
             at_ms: now_ms,
             span_ms: SPAN_MS,
@@ -90,8 +107,8 @@ impl LogTimes {
         };
         if file.write_all(&record.to_bytes()).is_err() {
             // Half a record would shift all that follow. Without an index readers get everything.
-            self.file = None;
-            let _ = fs::remove_file(&self.path);
+            self.begin();
+            self.broken = true;
             return;
         }
         self.last = Some(record);
@@ -103,13 +120,14 @@ impl LogTimes {
 
     fn thin(&mut self, inode: u64) {
         let Some(records) = read(&self.path, inode) else {
-            self.file = None;
+            self.broken = true;
             return;
         };
         let records = merged(&records);
         self.records = records.len();
         self.last = records.last().copied();
         self.file = write_new(&self.path, inode, &records).ok();
+        self.broken = self.file.is_none();
     }
 
     /// Follows its log to another name.

@@ -126,7 +126,7 @@ impl BoundedLog {
         }
         self.length = 0;
         self.born_ms = 0;
-        self.times.begin(self.inode);
+        self.times.begin();
         Ok(())
     }
 }
@@ -251,6 +251,25 @@ mod tests {
             crate::log_times::log_offset_since(&File::open(&path).unwrap(), &path, time).unwrap()
         };
         assert_eq!((since("out.1", 1_050_000), since("out", 1_050_000)), (6, 0));
+    }
+
+    #[test]
+    fn times_of_the_only_file_begin_anew_with_it_and_an_empty_log_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let limits = LogLimits {
+            max_bytes: 10,
+            files: 1,
+            max_age_secs: None,
+        };
+        let mut log = BoundedLog::open(path.clone(), limits).unwrap();
+        assert!(!dir.path().join("out.times").exists());
+        log.write_at(b"123456789\n", 1_000_000);
+        log.write_at(b"b\n", 2_000_000);
+        let since = |time| {
+            crate::log_times::log_offset_since(&File::open(&path).unwrap(), &path, time).unwrap()
+        };
+        assert_eq!((since(1_500_000), since(2_500_000)), (0, 2));
     }
 
     #[test]

@@ -138,3 +138,59 @@ fn point(point: &Point) -> proto::StatsPoint {
         network_bytes: point.get(Figure::Network),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mezzo_api::model::Usage;
+
+    use super::*;
+    use crate::{node::ContainerId, stats::book::About, task::TaskKey};
+
+    /// Whoever does not read holds nobody up: when it reads again it is told what was on its way, and then the newest.
+    #[tokio::test]
+    async fn a_slow_reader_misses_rounds_and_nobody_waits_for_it() {
+        let (handle, mut commands) = crate::actor::channel();
+        tokio::spawn(async move {
+            while let Some(command) = commands.recv().await {
+                if let Command::NodeUsage(reply) = command {
+                    let _ = reply.send(None);
+                }
+            }
+        });
+        let stats = Stats::new(1);
+        let container = ContainerId::derive("t", 1);
+        let about = || About {
+            key: TaskKey {
+                framework: "f".parse().unwrap(),
+                task: "t".parse().unwrap(),
+            },
+            name: "t".into(),
+            cpu_millis: 1,
+            cpu_limit_millis: None,
+            memory_limit_bytes: None,
+        };
+        let mut rounds = watch(handle, stats.clone(), proto::GetStatsRequest::default());
+        const LAST: u64 = 500;
+        for n in 1..=LAST {
+            let usage = Usage {
+                sampled_at_ms: n,
+                cpu_total_us: Some(n),
+                ..Usage::default()
+            };
+            stats.with(|book| book.sample(&container, about, &usage, n));
+            stats.round_done();
+            tokio::task::yield_now().await;
+        }
+        let mut told = Vec::new();
+        while told.last() != Some(&LAST) {
+            let round = rounds.next().await.unwrap().unwrap();
+            told.extend(
+                round
+                    .tasks
+                    .iter()
+                    .map(|task| task.usage.unwrap().sampled_at_ms),
+            );
+        }
+        assert!(told.len() <= 3 && told.is_sorted(), "{told:?}");
+    }
+}

@@ -167,10 +167,11 @@ pub(crate) async fn a_storm_of_launches_does_not_hold_up_samples(bench: &mut Ben
     for n in 0..STORM {
         bench.launch(small(n)).await;
     }
-    // While they start and end, samples go on: a report between any few ends.
+    // While they start and end, the heartbeat is answered and samples go on: a report between any few ends.
     let mut reports = bench.master.reports();
     for n in (0..STORM).step_by(15) {
         bench.master.end(&format!("storm-{n}")).await;
+        bench.master.ping(n as u64).await;
         eventually("another report", || bench.master.reports() > reports).await;
         reports = bench.master.reports();
     }

@@ -31,6 +31,7 @@ struct Seen {
     registrations: Vec<Register>,
     statuses: Vec<proto::TaskStatus>,
     reports: usize,
+    pongs: Vec<u64>,
     stream: Option<mpsc::Sender<Result<proto::MasterMessage, Status>>>,
 }
 
@@ -187,6 +188,14 @@ impl Master {
         self.any(task, &terminal).await
     }
 
+    /// Waits for the answer to a ping.
+    pub(crate) async fn ping(&self, sequence: u64) {
+        self.send(FromMaster::Ping(proto::master_message::Ping { sequence }))
+            .await;
+        self.until("pong", |seen| seen.pongs.contains(&sequence).then_some(()))
+            .await;
+    }
+
     /// Usage reports so far.
     pub(crate) fn reports(&self) -> usize {
         self.inner.with(|seen| seen.reports)
@@ -259,7 +268,10 @@ impl AgentService for Service {
                         }
                     }
                     Some(FromAgent::Usage(_)) => inner.with(|seen| seen.reports += 1),
-                    Some(FromAgent::Pong(_)) | None => {}
+                    Some(FromAgent::Pong(pong)) => {
+                        inner.with(|seen| seen.pongs.push(pong.sequence));
+                    }
+                    None => {}
                 }
                 if inner.with(|seen| seen.stream.is_none()) {
                     return;
