@@ -403,8 +403,10 @@ impl Task {
         let container = info.container.unwrap_or_default();
         let running = status.container.clone();
         let network = match container.network() {
-            proto::NetworkMode::Unspecified => proto::NetworkMode::Host,
-            other => other,
+            proto::NetworkMode::Unspecified | proto::NetworkMode::Host => proto::NetworkMode::Host,
+            network @ (proto::NetworkMode::None
+            | proto::NetworkMode::Bridge
+            | proto::NetworkMode::Container) => network,
         };
         let port_mappings = container.port_mappings.iter().map(mapping).collect();
         #[expect(clippy::cast_precision_loss, reason = "shown, not reckoned with")]

@@ -37,6 +37,12 @@ fn isolated(test: &str, body: impl Future<Output = ()>) {
             eprintln!("skipped: needs root");
             return;
         }
+        // What a small machine's own `ip` cannot do.
+        let version = Command::new("ip").arg("-V").output();
+        if !version.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).contains("iproute2")) {
+            eprintln!("skipped: needs iproute2");
+            return;
+        }
         let status = Command::new("unshare")
             .args(["--net", "--"])
             .arg(std::env::current_exe().unwrap())

@@ -50,6 +50,8 @@ const PYTHON: [Package; 2] = [
     package("python3", Sign::Program("python3")),
     package("python3-venv", Sign::PythonModule("ensurepip")),
 ];
+/// What tests of containers' networks make their worlds with; mezzo itself executes none of it.
+const NETWORK: Package = package("iproute2", Sign::Program("ip"));
 const CRUN: Package = package("crun", Sign::Program("crun"));
 /// Other tools that unpack images, to compare with.
 const COMPARE: [Package; 2] = [
@@ -143,6 +145,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<String> {
     let mut wanted: Vec<Package> = Vec::new();
     if needs.contains(&Need::Build) {
         wanted.extend(BUILD);
+    }
+    if needs.contains(&Need::Cluster) {
+        wanted.push(NETWORK);
     }
     if needs.contains(&Need::Python) {
         wanted.extend(PYTHON);

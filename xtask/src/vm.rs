@@ -355,7 +355,9 @@ fn guest_of_tests(name: &str, tests: &[TestProgram], cpus: u32) -> Result<GuestS
     // Not in memory: overlays and stores want a disk, as they have it on a real node.
     spec.disk_mb = Some(4096);
     // Tests ask them for what busybox's own cannot do (whose shell would take its own first).
-    for name in ["setpriv", "mount", "umount", "unshare", "sh"] {
+    for name in [
+        "setpriv", "mount", "umount", "unshare", "nsenter", "ip", "sh",
+    ] {
         if let Some(path) = paths::on_path(name) {
             spec.with_program(&path, &format!("/usr/bin/{name}"))?;
         }

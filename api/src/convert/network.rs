@@ -6,6 +6,13 @@ use crate::{
     proto,
 };
 
+/// The mode behind a number of the wire.
+pub(super) fn mode(number: i32) -> Result<NetworkMode, Invalid> {
+    proto::NetworkMode::try_from(number)
+        .map(NetworkMode::from)
+        .map_err(|_| Invalid::new("", format!("{number} is no mode that this version knows")))
+}
+
 impl From<proto::NetworkMode> for NetworkMode {
     fn from(mode: proto::NetworkMode) -> Self {
         match mode {
@@ -40,10 +47,15 @@ impl TryFrom<proto::PortMapping> for PortMapping {
 
     fn try_from(mapping: proto::PortMapping) -> Result<Self, Invalid> {
         let mut problems = Problems::default();
-        let protocol = match mapping.protocol() {
-            proto::PortProtocol::Unspecified | proto::PortProtocol::Tcp => PortProtocol::Tcp,
-            proto::PortProtocol::Udp => PortProtocol::Udp,
-            proto::PortProtocol::TcpUdp => PortProtocol::TcpUdp,
+        let protocol = match proto::PortProtocol::try_from(mapping.protocol) {
+            Ok(proto::PortProtocol::Unspecified | proto::PortProtocol::Tcp) => PortProtocol::Tcp,
+            Ok(proto::PortProtocol::Udp) => PortProtocol::Udp,
+            Ok(proto::PortProtocol::TcpUdp) => PortProtocol::TcpUdp,
+            Err(_) => {
+                let text = format!("{} is none that this version knows", mapping.protocol);
+                problems.note("protocol", text);
+                PortProtocol::Tcp
+            }
         };
         if mapping.container_port == 0 {
             problems.note("container_port", "is missing");

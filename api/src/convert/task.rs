@@ -151,7 +151,9 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
         if !container.working_dir.is_empty() {
             check_absolute(&mut problems, "working_dir", &container.working_dir);
         }
-        let network = container.network().into();
+        let network = problems
+            .take("network", network::mode(container.network))
+            .unwrap_or_default();
         let env_bytes: usize = container
             .env
             .iter()
@@ -758,6 +760,12 @@ mod tests {
         other_protocol.protocol = proto::PortProtocol::Udp.into();
         let both = vec![mapping(31_000, 80), other_protocol];
         assert_eq!(fields(with(Bridge, "", both)), none);
+        // What a newer framework may say must not be taken for the machine's own network.
+        let newer = proto::ContainerInfo {
+            network: 99,
+            ..Default::default()
+        };
+        assert_eq!(fields(newer), ["network"]);
         assert_eq!(
             fields(with(Bridge, "", vec![mapping(70_000, 0)])),
             [

@@ -369,6 +369,26 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_shown_once_somebody_has_one() {
+        let text = list(&[task()], 61_000, PLAIN);
+        assert!(!text.contains("ADDRESS"), "{text}");
+        let bridged = Task {
+            network: "bridge".into(),
+            ip_addresses: vec!["172.28.0.2".into(), "fd28::2".into()],
+            port_mappings: vec!["31000->80/tcp".into()],
+            ..task()
+        };
+        let text = list(&[task(), bridged.clone()], 61_000, PLAIN);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].contains("ADDRESS"), "{text}");
+        assert!(!lines[1].contains("172.28.0.2") && lines[2].contains("172.28.0.2"));
+        let text = show(&bridged, 61_000, PLAIN);
+        for part in ["bridge", "172.28.0.2 fd28::2", "31000->80/tcp"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
     fn the_list_shows_use_and_why() {
         let ended = Task {
             id: "hog.instance-2b._app.1".into(),

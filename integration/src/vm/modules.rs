@@ -14,7 +14,7 @@ pub(super) const DEVICES: [&str; 5] = [
 ];
 
 /// What containers and their networks ask the kernel for, in a guest without modprobe.
-pub(super) const CONTAINERS: [&str; 13] = [
+pub(super) const CONTAINERS: [&str; 14] = [
     "overlay",
     "loop",
     "veth",
@@ -27,6 +27,7 @@ pub(super) const CONTAINERS: [&str; 13] = [
     "nft_nat",
     "nft_masq",
     "nft_fib_inet",
+    "nf_conntrack_netlink",
     "fuse",
 ];
 

@@ -232,9 +232,9 @@ fn skeleton(rules: &Rules<'_>) -> Vec<Message> {
         });
     }
     for chain in ["dstnat", "dstnat_output"] {
-        rule(chain, &|e| e.to_this_machine().translate(0));
+        rule(chain, &|e| e.for_this_machine().translate(0));
         if rules.ipv6.is_some() {
-            rule(chain, &|e| e.to_this_machine().translate(1));
+            rule(chain, &|e| e.for_this_machine().translate(1));
         }
     }
     rule("srcnat", &|e| {
@@ -465,7 +465,7 @@ impl Expressions<'_> {
             .compare(true, &network.octets())
     }
 
-    fn to_this_machine(&mut self) -> &mut Self {
+    fn for_this_machine(&mut self) -> &mut Self {
         const BY_DESTINATION: u32 = 2;
         const ADDRESS_TYPE: u32 = 3;
         self.one("fib", |e| {
