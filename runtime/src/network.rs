@@ -15,6 +15,7 @@
 mod bridge;
 mod cni;
 mod conntrack;
+mod error;
 mod lease;
 mod link;
 mod manager;
@@ -28,9 +29,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub use cni::{CniConfig, ConfError, PlugInError};
-pub use manager::NetworkError;
+pub use error::NetworkError;
 pub(crate) use manager::Networks;
-pub(crate) use manager::tcp_socket_in;
+pub(crate) use namespace::tcp_socket_in;
 pub use nftables::{PortMap, PortProtocol};
 pub use subnet::{InvalidSubnet, Ipv4Subnet, Ipv6Subnet};
 

@@ -9,9 +9,9 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
 
+use super::error::NetworkError;
 use super::lease::{LINK_PREFIX, Lease};
 use super::link::{self, Pair};
-use super::manager::NetworkError;
 use super::namespace::Namespace;
 use super::netlink::Socket;
 use super::nftables::{Filter, Forward, Rules};

@@ -1,101 +1,27 @@
 //! Who has which place in the network: the only state of containers' networks. Each change is on disk (the lease) before
 //! the kernel hears of it, and gone from the kernel before it goes from the disk.
 //!
-//! Blocking; the runtime calls it from threads that may wait.
+//! Blocking; the runtime calls it from threads that may wait. What is special about plug-ins is in [`plugged`].
+
+mod plugged;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::bridge::{self, Bridge, Made};
-use super::cni::{self, Cni, ConfError, PlugInError};
+use super::cni::{self, Cni};
 use super::conntrack;
+use super::error::NetworkError;
 use super::lease::{Lease, Leases};
 use super::namespace;
 use super::nftables::{Filter, Forward, PortProtocol};
 use super::pool::Pool;
 use super::{Attachment, NetworkConfig, NetworkRequest};
 use crate::id::ContainerId;
-
-/// Why a container cannot have its network.
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    /// A link of that name is there, and somebody else made it.
-    #[error(
-        "bridge {bridge} has {note}: another agent or program made it; give this agent another bridge (network.bridge and network.ipv4)"
-    )]
-    NotOurs {
-        /// The bridge's name.
-        bridge: String,
-        /// What is written on it.
-        note: String,
-    },
-    /// The machine reaches addresses of the subnet over another link.
-    #[error(
-        "subnet {subnet} overlaps {theirs}, which this machine reaches over {link}; choose another (network.ipv4)"
-    )]
-    SubnetTaken {
-        /// Ours.
-        subnet: String,
-        /// Where the others are.
-        link: String,
-        /// Theirs.
-        theirs: String,
-    },
-    /// The system refused.
-    #[error("cannot {operation} bridge {bridge}")]
-    Bridge {
-        /// The bridge's name.
-        bridge: String,
-        /// What was tried.
-        operation: String,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// All addresses are taken.
-    #[error("no free address in {subnet}: {taken} containers have one")]
-    NoAddress {
-        /// Of which subnet.
-        subnet: String,
-        /// How many are taken.
-        taken: usize,
-    },
-    /// Another container has the port of the machine.
-    #[error("port {port} of this machine leads to container {holder} already")]
-    PortTaken {
-        /// Which.
-        port: u16,
-        /// Whose it is.
-        holder: ContainerId,
-    },
-    /// The container has a network already.
-    #[error("container {id} has a network already")]
-    AlreadyPrepared {
-        /// Which.
-        id: ContainerId,
-    },
-    /// No configuration for the network that was named.
-    #[error(transparent)]
-    Conf(#[from] ConfError),
-    /// A plug-in did not do what it should.
-    #[error(transparent)]
-    PlugIn(#[from] PlugInError),
-    /// The system refused.
-    #[error("cannot connect container {id}: {operation}")]
-    Container {
-        /// Which.
-        id: ContainerId,
-        /// What was tried.
-        operation: &'static str,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-}
+use plugged::attachment_of;
 
 /// The networks of one instance.
 #[derive(Debug)]
@@ -284,31 +210,6 @@ impl Networks {
         }
     }
 
-    /// Asks plug-ins, in the background, whether what they set up is still there. A problem is told to the operator: what
-    /// runs is not ended for it.
-    fn check_plugged(self: &Arc<Self>, mut running: BTreeMap<ContainerId, PathBuf>) {
-        running.retain(|id, _| self.state().plugged.contains_key(id));
-        if running.is_empty() {
-            return;
-        }
-        let networks = Arc::clone(self);
-        let checking = std::thread::Builder::new()
-            .name("mezzo-net-check".to_owned())
-            .spawn(move || {
-                for (id, namespace) in running {
-                    let record = networks.state().plugged.get(&id).cloned();
-                    if let Some(record) = record
-                        && let Err(error) = record.check(&namespace)
-                    {
-                        tracing::warn!(container = %id, network = record.network(), %error, "a container's network is not as it was set up");
-                    }
-                }
-            });
-        if let Err(error) = checking {
-            tracing::debug!(%error, "no thread to check networks");
-        }
-    }
-
     /// The bridge as it should be, with all lines of the maps.
     fn ensure(&self) -> Result<Made, NetworkError> {
         if let Some(made) = self.state().made {
@@ -356,36 +257,6 @@ impl Networks {
             self.release(id);
         }
         prepared
-    }
-
-    fn prepare_plugged(&self, mut record: cni::Record) -> Result<Attachment, NetworkError> {
-        let id = record.container.clone();
-        let failed = |operation| {
-            let id = id.clone();
-            move |source| NetworkError::Container {
-                id,
-                operation,
-                source,
-            }
-        };
-        self.state().plugged.insert(id.clone(), record.clone());
-        self.cni
-            .write(&record)
-            .map_err(failed("note what it is given"))?;
-        let namespace = namespace::make(true).map_err(failed("make its network namespace"))?;
-        let descriptor = namespace.descriptor;
-        let path = own_path(&descriptor);
-        {
-            let mut state = self.state();
-            state.namespaces.insert(id.clone(), descriptor);
-        }
-        record.add(&path)?;
-        self.cni
-            .write(&record)
-            .map_err(failed("note what it was given"))?;
-        let attachment = attachment_of(&record);
-        self.state().plugged.insert(id.clone(), record);
-        Ok(attachment)
     }
 
     fn prepare_bridged(
@@ -608,24 +479,6 @@ impl Networks {
         self.state().namespaces.clear();
     }
 
-    fn unplug(&self, record: &cni::Record) {
-        let id = &record.container;
-        let descriptor = self.state().namespaces.remove(id);
-        let path = descriptor.as_ref().map(own_path);
-        match record.delete(path.as_deref()) {
-            Ok(()) => {
-                if let Err(error) = self.cni.remove(id) {
-                    tracing::warn!(container = %id, %error, "the record of a network cannot be removed");
-                }
-            }
-            // The record stays: the next start of the agent tries again.
-            Err(error) => {
-                tracing::warn!(container = %id, network = record.network(), %error, "network not released");
-            }
-        }
-        self.state().plugged.remove(id);
-    }
-
     /// Removes everything of this instance.
     pub(crate) fn purge(&self) {
         let ids: Vec<ContainerId> = {
@@ -647,35 +500,6 @@ impl Networks {
         }
         self.state().made = None;
     }
-}
-
-/// How other programs of this machine find a namespace that this process holds.
-fn own_path(descriptor: &OwnedFd) -> PathBuf {
-    PathBuf::from(format!(
-        "/proc/{}/fd/{}",
-        std::process::id(),
-        descriptor.as_raw_fd()
-    ))
-}
-
-fn attachment_of(record: &cni::Record) -> Attachment {
-    Attachment {
-        addresses: record.addresses(),
-        dns: record.dns(),
-    }
-}
-
-/// A TCP socket in somebody's network namespace, not yet connected and not blocking.
-pub(crate) fn tcp_socket_in(namespace: BorrowedFd<'_>, to: IpAddr) -> io::Result<OwnedFd> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-    let family = match to {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
-    };
-    namespace::within(namespace.as_fd(), move || {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        Ok(socket(family, SockType::Stream, flags, None)?)
-    })
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

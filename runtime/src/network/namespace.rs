@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -105,7 +106,7 @@ pub(super) fn make(ipv6: bool) -> io::Result<Namespace> {
 }
 
 /// Runs something within a namespace, in a thread of its own; what it makes there (a socket) stays there.
-pub(super) fn within<T: Send>(
+fn within<T: Send>(
     namespace: BorrowedFd<'_>,
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
@@ -113,6 +114,19 @@ pub(super) fn within<T: Send>(
     in_thread(move || {
         setns(namespace, CloneFlags::CLONE_NEWNET)?;
         work()
+    })
+}
+
+/// A TCP socket in somebody's network namespace, not yet connected and not blocking.
+pub(crate) fn tcp_socket_in(namespace: BorrowedFd<'_>, to: IpAddr) -> io::Result<OwnedFd> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let family = match to {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    within(namespace.as_fd(), move || {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        Ok(socket(family, SockType::Stream, flags, None)?)
     })
 }
 
