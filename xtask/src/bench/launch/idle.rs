@@ -114,7 +114,8 @@ fn take_down(cluster: &mut Cluster) -> Result<()> {
         ensure!(left == 0, "{left} run");
         Ok(())
     })?;
-    cluster.stop()
+    // Its folder goes with the benchmark, and with it the logs.
+    cluster.stop().with_context(|| cluster.logs())
 }
 
 fn rest(time: Duration) -> Result<()> {
