@@ -232,11 +232,10 @@ impl Runtime {
 
     /// Whether containers can have users of their own here; if not, why.
     pub fn user_namespaces(&self) -> Result<(), &str> {
-        self.inner
-            .own_users
-            .as_ref()
-            .map(|()| ())
-            .map_err(String::as_str)
+        match &self.inner.own_users {
+            Ok(()) => Ok(()),
+            Err(reason) => Err(reason),
+        }
     }
 
     /// Every container, running or ended, by id.

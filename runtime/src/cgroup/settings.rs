@@ -534,15 +534,18 @@ fn write(file: &Path, value: &str) -> Result<(), ChangeError> {
     let value = if value.is_empty() { "\n" } else { value };
     let open = fs::OpenOptions::new().write(true).truncate(true).open(file);
     open.and_then(|mut opened| opened.write_all(value.as_bytes()))
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => ChangeError::Missing {
-                file: file.to_owned(),
-            },
-            _ => ChangeError::Refused {
-                file: file.to_owned(),
-                value: value.to_owned(),
-                source,
-            },
+        .map_err(|source| {
+            if source.kind() == io::ErrorKind::NotFound {
+                ChangeError::Missing {
+                    file: file.to_owned(),
+                }
+            } else {
+                ChangeError::Refused {
+                    file: file.to_owned(),
+                    value: value.to_owned(),
+                    source,
+                }
+            }
         })
 }
 

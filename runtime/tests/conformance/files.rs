@@ -70,7 +70,7 @@ async fn the_standard_devices_and_links_are_there() {
     assert!(ptmx.ends_with("pts/ptmx"), "{}", ptmx.display());
     let known: BTreeSet<&str> = [
         "null", "zero", "full", "random", "urandom", "tty", "fd", "stdin", "stdout", "stderr",
-        "ptmx", "pts", "shm", "mqueue", "core", "console",
+        "ptmx", "pts", "shm", "mqueue", "core", "kcore", "console",
     ]
     .into();
     for entry in fs::read_dir(inside(&started, "/dev")).unwrap() {

@@ -9,6 +9,8 @@ use crate::model::Limits;
 
 /// The processors of a cgroup, on both versions.
 pub(super) const CPUS: &str = "cpuset.cpus";
+/// Those that it really has, of version 2 alone.
+const EFFECTIVE: &str = "cpuset.cpus.effective";
 
 /// Without a set: nothing, which `look` makes into what the version has for it.
 pub(super) fn processors(limits: &Limits) -> Setting {
@@ -39,14 +41,17 @@ pub(super) fn huge_pages(
     settings
 }
 
-/// What means "no set of its own": nothing on version 2; on version 1, where nothing is no processor at all, what the
-/// parent has.
+/// What means "no set of its own": nothing where nothing was ever set, on version 2; else what the parent has, because
+/// the kernel takes no set back from processes that have one (and on version 1 nothing is no processor at all).
 pub(super) fn all_processors(file: &Path) -> String {
-    let dir = file.parent();
-    if dir.is_some_and(|dir| dir.join("cpuset.cpus.effective").exists()) {
-        return String::new();
+    let (dir, mut source) = (file.parent(), CPUS);
+    if dir.is_some_and(|dir| dir.join(EFFECTIVE).exists()) {
+        if fs::read_to_string(file).is_ok_and(|set| set.trim().is_empty()) {
+            return String::new();
+        }
+        source = EFFECTIVE;
     }
-    let above = dir.and_then(Path::parent).map(|dir| dir.join(CPUS));
+    let above = dir.and_then(Path::parent).map(|dir| dir.join(source));
     let text = above.and_then(|file| fs::read_to_string(file).ok());
     text.unwrap_or_default().trim().to_owned()
 }
