@@ -394,6 +394,10 @@ fn a_stream_of_udp_finds_the_next_holder_of_its_port() {
             return;
         };
         node.open().await;
+        if !forgets_streams() {
+            eprintln!("skipped: this kernel takes no filter for what it is to forget");
+            return;
+        }
         let udp = |container_port| PortMap {
             protocol: PortProtocol::Udp,
             host_port: 31_001,
@@ -425,6 +429,13 @@ fn a_stream_of_udp_finds_the_next_holder_of_its_port() {
         until("the next holder answers", answered).await;
         end(&node, "b").await;
     });
+}
+
+/// Seen to work on 6.18 and not to on 6.1; Debian's kernels are one or the other side of 6.12.
+fn forgets_streams() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 12)
 }
 
 /// CVE-2020-8558: `route_localnet`, without which mapped ports would not answer on 127.0.0.1, must not open the

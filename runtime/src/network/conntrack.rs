@@ -18,7 +18,8 @@ const FILTER_ORIG_FLAGS: u16 = 1;
 /// Which parts of the tuple count: the protocol, and the port that was asked for.
 const BY_PROTOCOL_AND_PORT: u32 = 1 << 3 | 1 << 5;
 
-/// Forgets streams of UDP to that port of the machine.
+/// Forgets streams of UDP to that port of the machine. Kernels that take a filter for looking but not for deleting
+/// (6.1 among them) refuse, and the caller says so.
 pub(super) fn forget_udp(port: u16) -> io::Result<()> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     if !knows_filters(&release) {
