@@ -521,3 +521,31 @@ async fn sessions_that_nobody_reads_leave_nothing_behind() {
         .await;
     }
 }
+
+/// Every `path.rs::test` of these documents is a test, or a case of a harness of its own.
+#[test]
+fn the_documents_name_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    if !root.join("docs").exists() {
+        eprintln!("skipped: the sources are not on this machine");
+        return;
+    }
+    for (document, at_least) in [("docs/security.md", 60), ("README.md", 10)] {
+        let text = fs::read_to_string(root.join(document)).unwrap();
+        let mut n_named = 0;
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let Some((file, test)) = quoted.split_once(".rs::") else {
+                continue;
+            };
+            n_named += 1;
+            let file = root.join(format!("{file}.rs"));
+            let source = fs::read_to_string(&file).unwrap_or_else(|error| {
+                panic!("{document}: {quoted}: {}: {error}", file.display())
+            });
+            let found = source.contains(&format!("fn {test}("))
+                || source.contains(&format!("name: \"{test}\""));
+            assert!(found, "{document}: no test {quoted}");
+        }
+        assert!(n_named >= at_least, "{document} names {n_named}");
+    }
+}
