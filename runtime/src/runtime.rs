@@ -235,7 +235,7 @@ impl Runtime {
         self.inner
             .own_users
             .as_ref()
-            .map(|()| ())
+            .copied()
             .map_err(String::as_str)
     }
 

@@ -534,15 +534,16 @@ fn write(file: &Path, value: &str) -> Result<(), ChangeError> {
     let value = if value.is_empty() { "\n" } else { value };
     let open = fs::OpenOptions::new().write(true).truncate(true).open(file);
     open.and_then(|mut opened| opened.write_all(value.as_bytes()))
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => ChangeError::Missing {
-                file: file.to_owned(),
-            },
-            _ => ChangeError::Refused {
-                file: file.to_owned(),
+        .map_err(|source| {
+            let file = file.to_owned();
+            if source.kind() == io::ErrorKind::NotFound {
+                return ChangeError::Missing { file };
+            }
+            ChangeError::Refused {
+                file,
                 value: value.to_owned(),
                 source,
-            },
+            }
         })
 }
 
