@@ -67,7 +67,7 @@ pub(super) fn open_blocking(config: RuntimeConfig) -> Result<Inner, OpenError> {
         path: path.clone(),
         source,
     };
-    fs::create_dir_all(&config.state_dir).map_err(state_error)?;
+    layout::ensure_private_dir(&config.state_dir).map_err(state_error)?;
     // Short, and without links: it goes into the OCI specification and into mount options.
     let state_dir = fs::canonicalize(&config.state_dir).map_err(state_error)?;
     let layout = Layout::new(state_dir);
