@@ -29,7 +29,7 @@ def generate_stubs(folder):
     from grpc_tools import protoc
 
     well_known = pathlib.Path(grpc_tools.__file__).parent / "_proto"
-    names = ["mezzo/v1/types.proto", "mezzo/v1/framework.proto"]
+    names = sorted(str(path.relative_to(PROTO)) for path in PROTO.glob("mezzo/v1/*.proto"))
     status = protoc.main(
         ["protoc", f"-I{PROTO}", f"-I{well_known}", f"--python_out={folder}", f"--grpc_python_out={folder}", *names]
     )
