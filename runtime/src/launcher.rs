@@ -209,6 +209,8 @@ impl Launcher {
             return Ok(Some(Rc::clone(program)));
         }
         let program = Rc::new(seccomp::compile(capabilities).map_err(StartFailure::internal)?);
+        // The compiler leaves a megabyte of holes, which every keeper would go through once and so have for itself.
+        sys::tidy_heap();
         // Sets are made by people, one per kind of container; the bound is for mischief.
         if self.programs.len() >= 64 {
             self.programs.clear();
