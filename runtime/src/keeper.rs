@@ -284,13 +284,16 @@ fn first_word(
     }
     let mut word = [0_u8; 4096];
     let length = status.read(&mut word).map_err(StartFailure::internal)?;
-    Ok(Some(match &word[..length] {
-        [READY] => Word::Ready,
-        [] => Word::Failed(StartFailure::internal(
-            "the container's first process died without a word",
-        )),
-        failure => Word::Failed(failure_in(failure)),
-    }))
+    if word[..length] == [READY] {
+        return Ok(Some(Word::Ready));
+    }
+    if length == 0 {
+        let silent = "the container's first process died without a word";
+        return Ok(Some(Word::Failed(StartFailure::internal(silent))));
+    }
+    // Longer than one read where a long name is in it.
+    let words = read_on(status, word[..length].to_vec(), deadline, outputs)?;
+    Ok(words.map(|words| Word::Failed(failure_in(&words))))
 }
 
 /// The first failure among what the container's first process said last. Others may follow: libcontainer tells again
@@ -310,11 +313,20 @@ const MAX_WORDS: usize = 64 * 1024;
 
 /// Everything up to the pipe's end, while output already flows; `None` when the time is over.
 fn read_all(
-    mut pipe: PipeReader,
+    pipe: PipeReader,
     deadline: Instant,
     outputs: &mut [Output; 2],
 ) -> Result<Option<Vec<u8>>, StartFailure> {
-    let mut bytes = Vec::new();
+    read_on(&pipe, Vec::new(), deadline, outputs)
+}
+
+/// The same, after these bytes.
+fn read_on(
+    mut pipe: &PipeReader,
+    mut bytes: Vec<u8>,
+    deadline: Instant,
+    outputs: &mut [Output; 2],
+) -> Result<Option<Vec<u8>>, StartFailure> {
     while wait_for(pipe.as_fd(), deadline, outputs) {
         let mut chunk = [0_u8; 4096];
         match pipe.read(&mut chunk) {

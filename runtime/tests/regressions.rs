@@ -11,42 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use common::{Node, id, within};
-use mezzo_runtime::{
-    ContainerSpec, ExecSpec, Exit, MountSpec, StartError, UserNamespace, UserSpec,
-};
-use tokio::io::AsyncReadExt;
-
-const BOTH: [(&str, UserNamespace); 2] =
-    [("host", UserNamespace::Host), ("own", UserNamespace::Own)];
-
-fn spec_as(node: &Node, users: UserNamespace, args: &[&str]) -> ContainerSpec {
-    let mut spec = node.spec(args);
-    spec.user_namespace = users;
-    spec
-}
-
-fn probe(args: &[&str]) -> ExecSpec {
-    let mut all = vec!["/bin/probe".to_owned()];
-    all.extend(args.iter().map(|arg| (*arg).to_owned()));
-    ExecSpec {
-        args: all,
-        env: vec![],
-        cwd: None,
-        user: None,
-        terminal: None,
-    }
-}
-
-async fn output(node: &Node, name: &str, spec: ExecSpec) -> String {
-    let mut session = node.runtime().exec(&id(name), spec).await.unwrap();
-    let mut text = String::new();
-    within(session.stdout.read_to_string(&mut text))
-        .await
-        .unwrap();
-    within(session.wait()).await.unwrap();
-    text
-}
+use common::{BOTH, Node, id, output, probe_in, spec_as, within};
+use mezzo_runtime::{Exit, MountSpec, StartError, UserNamespace, UserSpec};
 
 /// A directory of the host beside the image, which nothing may touch.
 struct Outside {
@@ -292,13 +258,13 @@ async fn a_working_directory_by_a_descriptor_is_never_outside() {
             spec.cwd.clone_from(&cwd);
             let result = node.runtime().start(&id(&name), spec).await;
             assert!(result.is_err(), "{name}: {result:?}");
-            let mut exec = probe(&["cat", &up]);
+            let mut exec = probe_in(&["cat", &up]);
             exec.cwd = Some(cwd);
             let result = node.runtime().exec(&id(users), exec).await;
             assert!(result.is_err(), "exec {name}: {result:?}");
         }
         // A way up from a directory of its own ends at its root.
-        let mut exec = probe(&["cat", &up]);
+        let mut exec = probe_in(&["cat", &up]);
         exec.cwd = Some("/srv".into());
         let text = output(&node, users, exec).await;
         assert!(text.ends_with("No such file or directory\n"), "{text}");
@@ -317,7 +283,7 @@ async fn what_is_executed_inherits_no_capability_and_no_descriptor() {
         spec.capabilities_add.push("NET_RAW".into());
         node.runtime().start(&id(users), spec).await.unwrap();
         for user in ["0", "web"] {
-            let mut exec = probe(&["status"]);
+            let mut exec = probe_in(&["status"]);
             exec.user = Some(user.parse().unwrap());
             let status = output(&node, users, exec).await;
             let field = |name: &str| {
@@ -333,7 +299,7 @@ async fn what_is_executed_inherits_no_capability_and_no_descriptor() {
                 assert_eq!(field("CapEff:"), none, "{users}: capabilities are for root");
             }
         }
-        let fds = output(&node, users, probe(&["fds"])).await;
+        let fds = output(&node, users, probe_in(&["fds"])).await;
         assert_eq!(fds.lines().count(), 3, "{users}: {fds}");
         assert!(!fds.contains("/proc") && !fds.contains("ns:"), "{fds}");
     }
@@ -431,7 +397,7 @@ async fn state_is_for_root_only_and_no_socket_is_abstract() {
         let started = node.runtime().start(&id(users), spec).await.unwrap();
         keepers.push(started.keeper_pid);
     }
-    let mut terminal = probe(&["tty"]);
+    let mut terminal = probe_in(&["tty"]);
     terminal.terminal = Some((80, 25));
     let _session = node.runtime().exec(&id("own"), terminal).await.unwrap();
     let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777;

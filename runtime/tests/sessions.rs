@@ -1,45 +1,10 @@
 //! What sessions leave behind. A program of its own, because it counts the descriptors of its whole process.
 
-#![expect(clippy::unwrap_used, reason = "test")]
-
 mod common;
 
 use std::fs;
 
-use common::{Node, alive, id, until, within};
-use mezzo_runtime::{ContainerSpec, ExecSpec, UserNamespace};
-use tokio::io::AsyncReadExt;
-
-const BOTH: [(&str, UserNamespace); 2] =
-    [("host", UserNamespace::Host), ("own", UserNamespace::Own)];
-
-fn spec_as(node: &Node, users: UserNamespace, args: &[&str]) -> ContainerSpec {
-    let mut spec = node.spec(args);
-    spec.user_namespace = users;
-    spec
-}
-
-fn probe(args: &[&str]) -> ExecSpec {
-    let mut all = vec!["/bin/probe".to_owned()];
-    all.extend(args.iter().map(|arg| (*arg).to_owned()));
-    ExecSpec {
-        args: all,
-        env: vec![],
-        cwd: None,
-        user: None,
-        terminal: None,
-    }
-}
-
-async fn output(node: &Node, name: &str, spec: ExecSpec) -> String {
-    let mut session = node.runtime().exec(&id(name), spec).await.unwrap();
-    let mut text = String::new();
-    within(session.stdout.read_to_string(&mut text))
-        .await
-        .unwrap();
-    within(session.wait()).await.unwrap();
-    text
-}
+use common::{BOTH, Node, alive, id, output, probe_in, spec_as, until};
 
 /// CVE-2022-31030, CVE-2022-23471, CVE-2025-64329: output that nobody reads is not kept, and a session that is
 /// dropped leaves no task, descriptor or process.
@@ -61,7 +26,7 @@ async fn sessions_that_nobody_reads_leave_nothing_behind() {
     // The first of each kind opens what stays open.
     for (users, _) in BOTH {
         for terminal in [None, Some((80, 25))] {
-            let mut exec = probe(&["true"]);
+            let mut exec = probe_in(&["true"]);
             exec.terminal = terminal;
             output(&node, users, exec).await;
         }
@@ -71,7 +36,7 @@ async fn sessions_that_nobody_reads_leave_nothing_behind() {
         let mut pids = Vec::new();
         for n in 0..20 {
             // 100 MB, of which a pipe holds 64 KiB.
-            let mut exec = probe(&["write", "1000000"]);
+            let mut exec = probe_in(&["write", "1000000"]);
             exec.terminal = (n % 2 == 0).then_some((80, 25));
             let (users, _) = BOTH[n / 2 % 2];
             let session = node.runtime().exec(&id(users), exec).await.unwrap();

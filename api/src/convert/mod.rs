@@ -8,6 +8,7 @@ mod common;
 mod framework;
 mod limits;
 mod network;
+mod status;
 mod task;
 mod usage;
 

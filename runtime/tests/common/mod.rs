@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use mezzo_runtime::{
-    ContainerId, ContainerSpec, ExitRecord, LauncherProgram, Rootfs, Runtime, RuntimeConfig,
-    Stream, purge_dir,
+    ContainerId, ContainerSpec, ExecSpec, ExitRecord, LauncherProgram, Rootfs, Runtime,
+    RuntimeConfig, Stream, UserNamespace, purge_dir,
 };
 
 /// Longest wait for anything.
@@ -333,4 +333,42 @@ pub(crate) fn kill(pid: i32) {
         nix::sys::signal::Signal::SIGKILL,
     )
     .unwrap();
+}
+
+/// The host's users and the container's own, with a word for the name of the container.
+pub(crate) const BOTH: [(&str, UserNamespace); 2] =
+    [("host", UserNamespace::Host), ("own", UserNamespace::Own)];
+
+/// The probe on a fresh overlay, with those users.
+pub(crate) fn spec_as(node: &Node, users: UserNamespace, args: &[&str]) -> ContainerSpec {
+    let mut spec = node.spec(args);
+    spec.user_namespace = users;
+    spec
+}
+
+/// The probe, executed in a container that runs.
+pub(crate) fn probe_in(args: &[&str]) -> ExecSpec {
+    let mut all = vec!["/bin/probe".to_owned()];
+    all.extend(args.iter().map(|arg| (*arg).to_owned()));
+    ExecSpec {
+        args: all,
+        env: vec![],
+        cwd: None,
+        user: None,
+        terminal: None,
+    }
+}
+
+/// All that it writes.
+pub(crate) async fn output(node: &Node, name: &str, spec: ExecSpec) -> String {
+    let mut session = node.runtime().exec(&id(name), spec).await.unwrap();
+    let mut text = String::new();
+    within(tokio::io::AsyncReadExt::read_to_string(
+        &mut session.stdout,
+        &mut text,
+    ))
+    .await
+    .unwrap();
+    within(session.wait()).await.unwrap();
+    text
 }
