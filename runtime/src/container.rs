@@ -31,11 +31,13 @@ use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use crate::beneath::Root;
 use crate::cgroup::device::{self, DeviceNumber};
 use crate::cgroup::settings::{self, FirstWrite};
 use crate::cgroup::{CgroupMode, Hierarchies, devices, hugetlb};
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
+use crate::inside::Inside;
 use crate::layout::{ContainerDir, SpecRecord};
 use crate::model::{IoLimit, Limits, Network};
 use crate::mount;
@@ -54,7 +56,6 @@ pub(crate) struct Creation<'a> {
     pub(crate) seccomp: Option<Rc<Vec<u8>>>,
     /// The container's network namespace, if one was prepared.
     pub(crate) network: Option<OwnedFd>,
-    pub(crate) stdin: OwnedFd,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
     pub(crate) gate: Gate,
@@ -164,13 +165,17 @@ pub(crate) fn create(
             let limits = settings::first_writes(&dir, hierarchies.mode, limits);
             Ok(Created { pid, limits })
         }
-        Forked::Child => first_process(oci, &stage, started, users.is_some(), creation),
+        Forked::Child => {
+            let own_users = users.is_some();
+            first_process(oci, &given, &stage, started, own_users, creation)
+        }
     }
 }
 
 /// The container's first process, up to its program.
 fn first_process(
     oci: Spec,
+    devices: &[HostDevice],
     stage: &Stage,
     started: NotifyListener,
     own_users: bool,
@@ -186,14 +191,29 @@ fn first_process(
             seccomp: creation.seccomp,
         },
     };
-    let run = || -> Result<(), Box<dyn std::error::Error>> {
+    let enter = || -> Result<fs::File, StartFailure> {
         if own_users {
             // Of the host's root nothing is left but these numbers, which mean nobody in here.
-            nix::unistd::setresgid(0.into(), 0.into(), 0.into())?;
-            nix::unistd::setresuid(0.into(), 0.into(), 0.into())?;
+            let zero = nix::unistd::setresgid(0.into(), 0.into(), 0.into())
+                .and_then(|()| nix::unistd::setresuid(0.into(), 0.into(), 0.into()));
+            zero.map_err(|error| StartFailure::internal(format!("user number 0: {error}")))?;
         }
+        let inside = Inside {
+            spec: &oci,
+            rootfs: &stage.rootfs(),
+            devices,
+            own_users,
+        };
+        inside.enter()
+    };
+    let stdin = match enter() {
+        Ok(null) => null,
+        Err(failure) => give_up(status, &failure),
+    };
+    let run = || -> Result<(), Box<dyn std::error::Error>> {
         let args = ContainerArgs {
-            container_type: ContainerType::InitContainer,
+            // All that libcontainer calls the init's is made: what is left is what it does for any process.
+            container_type: ContainerType::TenantContainer { exec_notify_fd: -1 },
             syscall: SyscallType::default(),
             spec: Rc::new(spec::for_first_process(oci)?),
             rootfs: stage.rootfs(),
@@ -211,7 +231,7 @@ fn first_process(
             detached: true,
             executor: Box::new(executor),
             no_pivot: false,
-            stdin: Some(creation.stdin.into_raw_fd()),
+            stdin: Some(stdin.into_raw_fd()),
             stdout: Some(creation.stdout.into_raw_fd()),
             stderr: Some(creation.stderr.into_raw_fd()),
             as_sibling: true,
@@ -226,9 +246,15 @@ fn first_process(
         )?)
     };
     // It comes back only when it failed. What the executor reported itself comes first, and is all that is read.
-    if let Err(error) = run()
-        && let Ok(bytes) = serde_json::to_vec(&classify(error.as_ref()))
-    {
+    let failure = match run() {
+        Err(error) => classify(error.as_ref()),
+        Ok(()) => StartFailure::internal("the program was not executed"),
+    };
+    give_up(status, &failure)
+}
+
+fn give_up(status: RawFd, failure: &StartFailure) -> ! {
+    if let Ok(bytes) = serde_json::to_vec(failure) {
         sys::write_raw(status, &bytes);
     }
     sys::exit_now(1)
@@ -281,8 +307,9 @@ fn specification(
         })
     };
     let (spec, rootfs) = (&record.spec, stage.rootfs());
-    let passwd = mount::read_beneath(&rootfs, "etc/passwd", MAX_FILE_BYTES);
-    let group = mount::read_beneath(&rootfs, "etc/group", MAX_FILE_BYTES);
+    let root = Root::open(&rootfs).map_err(StartFailure::internal)?;
+    let passwd = root.read("etc/passwd", MAX_FILE_BYTES);
+    let group = root.read("etc/group", MAX_FILE_BYTES);
     let user = spec
         .user
         .resolve(&passwd, &group)
@@ -311,7 +338,7 @@ fn specification(
     };
     let oci = spec::build(spec, &context, &hard_limit).map_err(StartFailure::internal)?;
     let owner = record.user_range.map(UserRange::root);
-    mount::make_dir_beneath(&rootfs, &spec.cwd, owner)
+    root.make_dir(Path::new(&spec.cwd), owner)
         .map_err(|error| bad("cwd", format!("{}: {error}", spec.cwd)))?;
     Ok((oci, user))
 }

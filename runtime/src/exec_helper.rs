@@ -20,11 +20,12 @@ use oci_spec::runtime::{
     LinuxNamespace, LinuxNamespaceType, Process, RootBuilder, Spec, UserBuilder,
 };
 
+use crate::beneath::Root;
 use crate::container::{classify, read_failure};
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
 use crate::model::ExecExit;
-use crate::mount;
+
 use crate::protocol::{self, ExecReply, ExecRequest};
 use crate::spec::validate::BadSpec;
 use crate::sys;
@@ -292,8 +293,9 @@ fn process(request: &ExecRequest, spec: &Spec) -> Result<Process, StartFailure> 
     }
     if let Some(user) = &wanted.user {
         let root = std::path::PathBuf::from(format!("/proc/{}/root", request.process.pid));
-        let passwd = mount::read_beneath(&root, "etc/passwd", MAX_FILE_BYTES);
-        let group = mount::read_beneath(&root, "etc/group", MAX_FILE_BYTES);
+        let root = Root::open(&root).map_err(StartFailure::internal)?;
+        let passwd = root.read("etc/passwd", MAX_FILE_BYTES);
+        let group = root.read("etc/group", MAX_FILE_BYTES);
         let user = user.resolve(&passwd, &group).map_err(|error| {
             StartFailure::BadSpec(BadSpec {
                 field: "user".to_owned(),

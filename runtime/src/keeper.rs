@@ -171,19 +171,16 @@ fn start(
         Forked::Child => {
             // Only the keeper may hold these: their closing is how its death shows.
             drop((go, status, answer));
-            let creating = std::fs::File::open("/dev/null")
-                .map_err(StartFailure::internal)
-                .map(|null| Creation {
-                    host,
-                    seccomp,
-                    network,
-                    stdin: null.into(),
-                    stdout: stdout.into(),
-                    stderr: stderr.into(),
-                    gate,
-                    answer: answer_writer.as_raw_fd(),
-                })
-                .and_then(|creation| create_in_child(keeper, request, creation));
+            let creation = Creation {
+                host,
+                seccomp,
+                network,
+                stdout: stdout.into(),
+                stderr: stderr.into(),
+                gate,
+                answer: answer_writer.as_raw_fd(),
+            };
+            let creating = create_in_child(keeper, request, creation);
             let code = i32::from(creating.is_err());
             if let Ok(bytes) = serde_json::to_vec(&creating) {
                 let _ = (&answer_writer).write_all(&bytes);

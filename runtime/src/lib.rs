@@ -10,6 +10,7 @@
 //!
 //! A program that uses [`Runtime`] calls [`launcher_main_if_requested`] first thing in `main`.
 
+mod beneath;
 mod cgroup;
 mod container;
 pub mod copy;
@@ -19,6 +20,7 @@ mod exec_helper;
 mod executor;
 mod host;
 mod id;
+mod inside;
 mod keeper;
 mod launcher;
 mod layout;

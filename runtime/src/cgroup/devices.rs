@@ -122,6 +122,7 @@ mod tests {
             .unwrap();
         }
         let given = HostDevice {
+            source: "/dev/given".into(),
             target: "/dev/given".into(),
             is_block: false,
             major: 61,

@@ -188,21 +188,14 @@ fn namespaces(spec: &ContainerSpec, own_users: bool) -> Result<Vec<LinuxNamespac
         .collect()
 }
 
-/// The specification as the container's first process is to carry it out: it has been forked into its pid namespace,
-/// from a process that is in its network and user namespaces.
+/// The specification as libcontainer is to carry it out in a container's first process: all its namespaces have been
+/// entered.
 pub(crate) fn for_first_process(mut oci: Spec) -> Result<Spec, String> {
     let linux = oci
         .linux_mut()
         .as_mut()
         .ok_or("the specification is not for Linux")?;
-    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
-    namespaces.retain(|namespace| {
-        !matches!(
-            namespace.typ(),
-            LinuxNamespaceType::Pid | LinuxNamespaceType::Network | LinuxNamespaceType::User
-        )
-    });
-    linux.set_namespaces(Some(namespaces));
+    linux.set_namespaces(None);
     Ok(oci)
 }
 
@@ -339,17 +332,6 @@ mod tests {
           "web.1"
         ]
         "#);
-    }
-
-    #[test]
-    fn the_first_process_has_its_pid_and_network_namespaces_already() {
-        let mut spec = plain();
-        spec.network = Network::None;
-        let oci = serde_json::from_value(oci(&spec)).unwrap();
-        let first = for_first_process(oci).unwrap();
-        let namespaces = first.linux().clone().unwrap().namespaces().clone().unwrap();
-        let kinds: Vec<_> = namespaces.iter().map(|one| one.typ().to_string()).collect();
-        assert_eq!(kinds, ["mnt", "ipc", "uts", "cgroup"]);
     }
 
     #[test]
