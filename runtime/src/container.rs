@@ -13,7 +13,7 @@
 //! start (docs/benchmarks.md). What it is best at, the inside of a container, is its own.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -38,7 +38,7 @@ use crate::cgroup::{CgroupMode, Hierarchies, devices, hugetlb};
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
 use crate::inside::Inside;
-use crate::layout::{ContainerDir, SpecRecord};
+use crate::layout::SpecRecord;
 use crate::model::{IoLimit, Limits, Network};
 use crate::mount;
 use crate::protocol::{HostContext, StartRequest};
@@ -54,7 +54,7 @@ use crate::users::{RANGE_SIZE, UserRange};
 pub(crate) struct Creation<'a> {
     pub(crate) host: &'a HostContext,
     pub(crate) seccomp: Option<Rc<Vec<u8>>>,
-    /// The container's network namespace, if one was prepared.
+    /// The container's network namespace, if it is there already.
     pub(crate) network: Option<OwnedFd>,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
@@ -80,6 +80,8 @@ pub(crate) const READY: u8 = b'R';
 pub(crate) struct Created {
     /// The first process, a child of the keeper.
     pub(crate) pid: i32,
+    /// Who its program runs as.
+    pub(crate) user: ResolvedUser,
     /// The limits, to be set when it is ready: what they slow down is to be the program, not its start.
     pub(crate) limits: Vec<FirstWrite>,
 }
@@ -119,8 +121,12 @@ pub(crate) fn create(
     }
     match spec.network {
         Network::Host => {}
-        Network::None => own_network_namespace()?,
-        Network::Prepared => enter_network_namespace(creation.network.as_ref())?,
+        Network::None if creation.network.is_none() => {
+            sys::new_network_namespace().map_err(StartFailure::internal)?;
+        }
+        Network::None | Network::Prepared => {
+            enter_network_namespace(creation.network.as_ref())?;
+        }
     }
     let staged = users
         .as_ref()
@@ -145,7 +151,6 @@ pub(crate) fn create(
         nix::unistd::fchown(stream, uid.map(Into::into), gid.map(Into::into))
             .map_err(StartFailure::internal)?;
     }
-    save(&oci, &request.dir)?;
     let started = stage.started()?;
     // The executed program's score, not the keeper's, which protects itself from the OOM killer.
     fs::write("/proc/self/oom_score_adj", "0").map_err(StartFailure::internal)?;
@@ -163,7 +168,7 @@ pub(crate) fn create(
         Forked::Parent(pid) => {
             let dir = |controller: &str| hierarchies.controller_dir(controller, &request.cgroup);
             let limits = settings::first_writes(&dir, hierarchies.mode, limits);
-            Ok(Created { pid, limits })
+            Ok(Created { pid, user, limits })
         }
         Forked::Child => {
             let own_users = users.is_some();
@@ -334,6 +339,7 @@ fn specification(
         user: &user,
         host,
         devices: given,
+        own_users: record.user_range.is_some(),
         staged,
     };
     let oci = spec::build(spec, &context, &hard_limit).map_err(StartFailure::internal)?;
@@ -341,16 +347,6 @@ fn specification(
     root.make_dir(Path::new(&spec.cwd), owner)
         .map_err(|error| bad("cwd", format!("{}: {error}", spec.cwd)))?;
     Ok((oci, user))
-}
-
-/// For programs that are executed in the container later.
-fn save(oci: &Spec, dir: &ContainerDir) -> Result<(), StartFailure> {
-    let saved = || -> io::Result<()> {
-        let bytes = serde_json::to_vec(oci)?;
-        fs::File::create(dir.oci_spec())?.write_all(&bytes)
-    };
-    saved()
-        .map_err(|error| StartFailure::internal(format!("writing the OCI specification: {error}")))
 }
 
 fn set_rlimits(oci: &Spec) -> Result<(), StartFailure> {
@@ -403,16 +399,6 @@ pub(crate) fn classify(error: &dyn std::error::Error) -> StartFailure {
     } else {
         StartFailure::Internal { reason }
     }
-}
-
-/// Moves this process into a network namespace of its own with loopback up.
-fn own_network_namespace() -> Result<(), StartFailure> {
-    let failed = |what: &'static str| {
-        move |error: &dyn std::fmt::Display| StartFailure::internal(format!("{what}: {error}"))
-    };
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-        .map_err(|error| failed("new network namespace")(&error))?;
-    sys::loopback_up().map_err(|error| failed("bringing loopback up")(&error))
 }
 
 /// Enters the network namespace that was prepared.
@@ -498,7 +484,7 @@ pub(crate) fn has_capability(status: &str, number: u32) -> bool {
         .is_some_and(|mask| mask & (1 << number) != 0)
 }
 
-fn hard_limit(kind: &str) -> Option<u64> {
+pub(crate) fn hard_limit(kind: &str) -> Option<u64> {
     let resource = match kind {
         "RLIMIT_CPU" => Resource::RLIMIT_CPU,
         "RLIMIT_FSIZE" => Resource::RLIMIT_FSIZE,

@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,19 +22,20 @@ use oci_spec::runtime::{
 };
 
 use crate::beneath::Root;
-use crate::container::{classify, read_failure};
+use crate::container::{classify, hard_limit, read_failure};
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
 use crate::model::ExecExit;
-
 use crate::protocol::{self, ExecReply, ExecRequest};
 use crate::spec::validate::BadSpec;
+use crate::spec::{self, Context, HostFacts};
 use crate::sys;
 use crate::user::MAX_FILE_BYTES;
 
 /// Everything a helper is given by the launcher.
 pub(crate) struct HelperInput {
     pub(crate) request: ExecRequest,
+    pub(crate) host: HostFacts,
     pub(crate) seccomp: Option<Rc<Vec<u8>>>,
     pub(crate) reply: OwnedFd,
     /// Stdin, stdout, stderr; empty for a terminal.
@@ -44,12 +46,13 @@ pub(crate) struct HelperInput {
 pub(crate) fn run(input: HelperInput) -> i32 {
     let HelperInput {
         request,
+        host,
         seccomp,
         reply,
         stdio,
     } = input;
     let files = ExecFiles::new(&request);
-    let started = start(&request, seccomp, stdio, &files);
+    let started = start(&request, host, seccomp, stdio, &files);
     files.remove();
     let (child, terminal, _lifeline) = match started {
         Ok(started) => started,
@@ -191,6 +194,7 @@ type Started = (i32, Option<OwnedFd>, std::io::PipeWriter);
 
 fn start(
     request: &ExecRequest,
+    host: HostFacts,
     seccomp: Option<Rc<Vec<u8>>>,
     stdio: Vec<OwnedFd>,
     files: &ExecFiles,
@@ -200,7 +204,7 @@ fn start(
     };
     // While this descriptor shows the process alive, its number in libcontainer's records is the right one.
     let init = request.process.open().ok_or(StartFailure::NotRunning)?;
-    let spec = read_spec(request).ok_or(StartFailure::NotRunning)?;
+    let spec = specification(request, host).ok_or(StartFailure::NotRunning)?;
     files.write(request, &spec)?;
     nix::unistd::setgroups(&[]).map_err(StartFailure::internal)?;
     enter_users(request.process.pid, &spec)?;
@@ -261,12 +265,27 @@ fn start(
     Ok((child, master, lifeline_writer))
 }
 
-/// The container's OCI specification; a program before this one may have started the container.
-fn read_spec(request: &ExecRequest) -> Option<Spec> {
-    let [bundle, ..] = request.dir.earlier();
-    Spec::load(request.dir.oci_spec())
-        .or_else(|_| Spec::load(bundle.join("config.json")))
-        .ok()
+/// The container's OCI specification as far as a program in it needs it; a program before this one may have started the
+/// container, and kept it.
+fn specification(request: &ExecRequest, host: HostFacts) -> Option<Spec> {
+    let running = request.dir.read_keeper().ok()??.running?;
+    let Some(user) = running.user else {
+        let mut earlier = request.dir.earlier_specs().into_iter();
+        return earlier.find_map(|path| Spec::load(path).ok());
+    };
+    let record = request.dir.read_spec().ok()??;
+    let context = Context {
+        id: request.id.as_str(),
+        // Mounts and devices are made.
+        rootfs: Path::new("/"),
+        devices: &[],
+        staged: None,
+        cgroup: &record.cgroup,
+        user: &user,
+        host,
+        own_users: record.user_range.is_some(),
+    };
+    spec::build(&record.spec, &context, &hard_limit).ok()
 }
 
 /// The process to run: the container's own, with what the request changes. Capabilities, limits and

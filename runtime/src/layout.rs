@@ -4,18 +4,18 @@
 //! ```text
 //! <state>/lock                 held by the one runtime that has this state open
 //! <state>/containers/<id>/     its existence claims the id
-//!     lock                     held by the keeper, from before it is forked until it is gone
+//!     lock                     held by the keeper, from before it is forked until it is gone; in it, who that is
 //!     spec.json                written before anything is started; replaced when limits change
-//!     keeper.json              the keeper's pid; then also the container's
+//!     keeper.json              which processes keeper and container are, written before the program begins
 //!     exit.json                how it ended, written before the cgroup goes
 //!     stdout stdout.1 stderr …
-//!     config.json              the OCI specification, for programs that are executed in the container
 //!     exec-<pid>/              libcontainer's files while one of them is being started
 //! <state>/removing/            what is being deleted
 //! ```
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::ContainerId;
 use crate::model::{ContainerSpec, ExitRecord, Limits, Stream};
 use crate::process::ProcessRef;
+use crate::user::ResolvedUser;
 use crate::users::UserRange;
 
 /// Form of the records; readers refuse a newer one. 1 is the first: old reader, new writer: refused by number.
@@ -62,6 +63,10 @@ pub(crate) struct RunningRecord {
     /// `None` in records of older programs.
     #[serde(default)]
     pub(crate) start_cost: Option<StartCost>,
+    /// Who its program runs as, for others that are executed beside it. `None` in records of older programs, which
+    /// kept an OCI specification.
+    #[serde(default)]
+    pub(crate) user: Option<ResolvedUser>,
 }
 
 /// CPU time that a container had used when its program was about to be executed, in microseconds.
@@ -130,14 +135,9 @@ impl ContainerDir {
         self.path.join("lock")
     }
 
-    /// The specification in OCI's form, for programs that are executed in the container.
-    pub(crate) fn oci_spec(&self) -> PathBuf {
-        self.path.join("config.json")
-    }
-
-    /// Where programs before this one kept it, and where they mounted the root file system.
-    pub(crate) fn earlier(&self) -> [PathBuf; 3] {
-        ["bundle", "oci", "rootfs"].map(|name| self.path.join(name))
+    /// Where programs before this one kept the OCI specification.
+    pub(crate) fn earlier_specs(&self) -> [PathBuf; 2] {
+        ["config.json", "bundle/config.json"].map(|name| self.path.join(name))
     }
 
     /// libcontainer's files of one execution.
@@ -163,7 +163,13 @@ impl ContainerDir {
     }
 
     pub(crate) fn read_keeper(&self) -> io::Result<Option<KeeperRecord>> {
-        read_record(&self.path.join("keeper.json"))
+        match read_record(&self.path.join("keeper.json"))? {
+            Some(record) => Ok(Some(record)),
+            None if fs::metadata(self.lock()).is_ok_and(|lock| lock.len() > 0) => {
+                read_record(&self.lock())
+            }
+            None => Ok(None),
+        }
     }
 
     /// Not forced to disk: after a power failure there is no keeper to find, and the boot id says so.
@@ -288,6 +294,17 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
         .truncate(false)
         .mode(0o600)
         .open(path)
+}
+
+/// Has an open lock file tell who holds it, until keeper.json tells more. Less work than a file of its own; whoever reads
+/// it meanwhile finds nothing, or all of it.
+pub(crate) fn sign_lock(lock: BorrowedFd<'_>, record: &KeeperRecord) -> io::Result<()> {
+    let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
+    nix::unistd::ftruncate(lock, 0)?;
+    match nix::sys::uio::pwrite(lock, &bytes, 0)? {
+        written if written == bytes.len() => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
+    }
 }
 
 /// Takes the lock if nobody has it.

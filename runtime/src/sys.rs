@@ -369,6 +369,15 @@ pub(crate) fn set_terminal_size(
     }
 }
 
+/// Moves this thread into a network namespace of its own, with loopback up.
+pub(crate) fn new_network_namespace() -> io::Result<()> {
+    let named =
+        |what: &str, error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+        .map_err(|error| named("new network namespace", error.into()))?;
+    loopback_up().map_err(|error| named("bringing loopback up", error))
+}
+
 /// Brings the loopback interface of the current network namespace up.
 pub(crate) fn loopback_up() -> io::Result<()> {
     // SAFETY: a fresh socket that we own; ifreq is plain data, zeroed, with a name shorter than its field; both

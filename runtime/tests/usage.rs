@@ -209,7 +209,11 @@ async fn an_ended_container_keeps_no_descriptor_of_its_cgroup() {
     let runtime = node.runtime();
     let name = id("kept");
     runtime.start(&name, node.spec(&["sleep"])).await.unwrap();
-    assert!(descriptors_on(&node) > 0, "a running one is sampled");
+    runtime.usage(&name).await.unwrap();
+    assert!(
+        descriptors_on(&node) > 0,
+        "one that was sampled has them open"
+    );
     within(runtime.stop(&name, Duration::ZERO, libc::SIGKILL))
         .await
         .unwrap();
