@@ -31,6 +31,7 @@ mod model;
 mod mount;
 mod network;
 mod process;
+mod program;
 mod protocol;
 mod purge;
 mod recovery;
