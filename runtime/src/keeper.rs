@@ -204,18 +204,24 @@ fn start(
         });
     let _ = waitpid(Pid::from_raw(creator), None);
     let created = created?;
-    // A child of ours that we have not waited for: the number cannot have been used again.
+    // While it makes itself ready: all that has to be there when it is. A child of ours that we have not waited for: the
+    // number cannot have been used again.
     let pidfd = sys::pidfd_open(created.pid).map_err(io("opening the container's process"))?;
+    let process = ProcessRef::of(created.pid).map_err(io("looking up the container's process"))?;
+    let refused = |error: settings::ChangeError| StartFailure::Cgroup {
+        reason: error.to_string(),
+    };
+    let limits = settings::open(&created.limits).map_err(refused)?;
+    // However short it runs, its network is counted to the end.
+    let traffic = TrafficReader::open(created.pid);
 
     match first_word(&status, deadline, outputs)?.ok_or_else(timed_out)? {
         Word::Ready => {}
         Word::Failed(failure) => return Err(failure),
     }
-    settings::set(&created.limits).map_err(|error| StartFailure::Cgroup {
-        reason: error.to_string(),
-    })?;
+    limits.set().map_err(refused)?;
     let running = RunningRecord {
-        process: ProcessRef::of(created.pid).map_err(io("looking up the container's process"))?,
+        process,
         started_at_ms: process::now_ms(),
         // Everything is made, the processes that made it are gone, and the one that is left waits for our word: the
         // figure stands still.
@@ -223,19 +229,15 @@ fn start(
         user: Some(created.user),
     };
     // On disk before the program's first instruction: whoever comes later knows that it may have run.
-    request
-        .dir
-        .write_keeper(&record(Some(running.clone())))
+    sign_lock(lock, &record(Some(running.clone())))
         .map_err(io("recording the container's process"))?;
-    // While it waits for our word: however short it runs, its network is counted to the end.
-    let traffic = TrafficReader::open(created.pid);
     // If it is gone, its silence is the answer.
     let _ = go.write_all(b"g");
     let last_words = read_all(status, deadline, outputs)?.ok_or_else(timed_out)?;
     if last_words.is_empty() {
         Ok((pidfd, running, go, traffic))
     } else {
-        Err(failure_in(&last_words))
+        Err(StartFailure::first_in(&last_words))
     }
 }
 
@@ -291,19 +293,7 @@ fn first_word(
     }
     // Longer than one read where a long name is in it.
     let words = read_on(status, word[..length].to_vec(), deadline, outputs)?;
-    Ok(words.map(|words| Word::Failed(failure_in(&words))))
-}
-
-/// The first failure among what the container's first process said last. Others may follow: libcontainer tells again
-/// what its executor has told it.
-fn failure_in(words: &[u8]) -> StartFailure {
-    serde_json::Deserializer::from_slice(words)
-        .into_iter::<StartFailure>()
-        .next()
-        .and_then(Result::ok)
-        .unwrap_or_else(|| {
-            StartFailure::internal("the container's first process said nothing sensible")
-        })
+    Ok(words.map(|words| Word::Failed(StartFailure::first_in(&words))))
 }
 
 /// Most bytes of one answer.

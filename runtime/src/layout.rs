@@ -4,12 +4,12 @@
 //! ```text
 //! <state>/lock                 held by the one runtime that has this state open
 //! <state>/containers/<id>/     its existence claims the id
-//!     lock                     held by the keeper, from before it is forked until it is gone; in it, who that is
+//!     lock                     held by the keeper, from before it is forked until it is gone; in it, which process that
+//!                              is, and before the program begins which process the container is
 //!     spec.json                written before anything is started; replaced when limits change
-//!     keeper.json              which processes keeper and container are, written before the program begins
 //!     exit.json                how it ended, written before the cgroup goes
 //!     stdout stdout.1 stderr …
-//!     exec-<pid>/              libcontainer's files while one of them is being started
+//!     exec-<pid>/              a socket while a program is being executed in the container
 //! <state>/removing/            what is being deleted
 //! ```
 
@@ -18,6 +18,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ use crate::users::UserRange;
 pub(crate) const RECORD_VERSION: u32 = 1;
 /// Most bytes of a record that are read.
 const MAX_RECORD_BYTES: u64 = 4 << 20;
+/// How often a record is read that is written in place.
+const READ_ATTEMPTS: u32 = 5;
 
 /// What is known before a container starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,18 +166,20 @@ impl ContainerDir {
     }
 
     pub(crate) fn read_keeper(&self) -> io::Result<Option<KeeperRecord>> {
-        match read_record(&self.path.join("keeper.json"))? {
-            Some(record) => Ok(Some(record)),
-            None if fs::metadata(self.lock()).is_ok_and(|lock| lock.len() > 0) => {
-                read_record(&self.lock())
-            }
-            None => Ok(None),
+        // Programs before this one had a file for it.
+        if let Some(record) = read_record(&self.path.join("keeper.json"))? {
+            return Ok(Some(record));
         }
-    }
-
-    /// Not forced to disk: after a power failure there is no keeper to find, and the boot id says so.
-    pub(crate) fn write_keeper(&self, record: &KeeperRecord) -> io::Result<()> {
-        write_record(&self.path, "keeper.json", record, Durability::Process)
+        for _ in 0..READ_ATTEMPTS {
+            match read_bounded(&self.lock(), MAX_RECORD_BYTES)? {
+                Some(bytes) if !bytes.is_empty() => match parse_record(&self.lock(), &bytes) {
+                    Ok(record) => return Ok(Some(record)),
+                    Err(_) => std::thread::sleep(Duration::from_millis(1)),
+                },
+                Some(_) | None => return Ok(None),
+            }
+        }
+        Ok(None)
     }
 
     pub(crate) fn read_exit(&self) -> io::Result<Option<ExitRecord>> {
@@ -229,9 +234,12 @@ pub(crate) fn write_record<T: Serialize>(
 }
 
 pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    let Some(bytes) = read_bounded(path, MAX_RECORD_BYTES)? else {
-        return Ok(None);
-    };
+    read_bounded(path, MAX_RECORD_BYTES)?
+        .map(|bytes| parse_record(path, &bytes))
+        .transpose()
+}
+
+fn parse_record<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> io::Result<T> {
     let invalid = |error: &dyn std::fmt::Display| {
         io::Error::new(
             io::ErrorKind::InvalidData,
@@ -239,16 +247,14 @@ pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option
         )
     };
     let value: serde_json::Value =
-        serde_json::from_slice(&bytes).map_err(|error| invalid(&error))?;
+        serde_json::from_slice(bytes).map_err(|error| invalid(&error))?;
     let version = value.get("version").and_then(serde_json::Value::as_u64);
     if version != Some(u64::from(RECORD_VERSION)) {
         return Err(invalid(&format!(
             "version {version:?}, this program reads {RECORD_VERSION}"
         )));
     }
-    serde_json::from_value(value)
-        .map(Some)
-        .map_err(|error| invalid(&error))
+    serde_json::from_value(value).map_err(|error| invalid(&error))
 }
 
 /// The file's bytes; `None` if there is none; an error if it is longer than `max`.
@@ -296,15 +302,21 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Has an open lock file tell who holds it, until keeper.json tells more. Less work than a file of its own; whoever reads
-/// it meanwhile finds nothing, or all of it.
+/// Has an open lock file tell who holds it, and what it watches over. A file of its own, exchanged by name, would be made
+/// twice on the way to every program's first instruction. Nothing that ends the writer can cut it short; a reader in the
+/// moment of writing looks again. Not forced to disk: after a power failure there is no keeper to find, and the boot id
+/// says so.
 pub(crate) fn sign_lock(lock: BorrowedFd<'_>, record: &KeeperRecord) -> io::Result<()> {
     let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
-    nix::unistd::ftruncate(lock, 0)?;
     match nix::sys::uio::pwrite(lock, &bytes, 0)? {
-        written if written == bytes.len() => Ok(()),
-        _ => Err(io::ErrorKind::WriteZero.into()),
+        written if written == bytes.len() => {}
+        _ => return Err(io::ErrorKind::WriteZero.into()),
     }
+    // A keeper that died in its start may have said more.
+    Ok(nix::unistd::ftruncate(
+        lock,
+        i64::try_from(bytes.len()).map_err(io::Error::other)?,
+    )?)
 }
 
 /// Takes the lock if nobody has it.
@@ -318,6 +330,8 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -336,6 +350,37 @@ mod tests {
             error.contains("version Some(2), this program reads 1"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_lock_tells_who_holds_it_and_what_is_no_record_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let container = ContainerDir {
+            path: dir.path().to_owned(),
+        };
+        let lock = open_lock(&container.lock()).unwrap();
+        assert_eq!(container.read_keeper().unwrap(), None);
+        let process = ProcessRef {
+            pid: 7,
+            start_ticks: 9,
+        };
+        let mut record = KeeperRecord {
+            version: RECORD_VERSION,
+            keeper: process,
+            running: Some(RunningRecord {
+                process,
+                started_at_ms: 1,
+                start_cost: None,
+                user: None,
+            }),
+        };
+        sign_lock(lock.as_fd(), &record).unwrap();
+        assert_eq!(container.read_keeper().unwrap(), Some(record.clone()));
+        record.running = None;
+        sign_lock(lock.as_fd(), &record).unwrap();
+        assert_eq!(container.read_keeper().unwrap(), Some(record));
+        fs::write(container.lock(), "{\"version\":1,\0\0").unwrap();
+        assert_eq!(container.read_keeper().unwrap(), None);
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod model;
 mod mount;
 mod network;
 mod process;
+mod program;
 mod protocol;
 mod purge;
 mod recovery;
