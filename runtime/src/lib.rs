@@ -15,6 +15,7 @@ mod cgroup;
 mod container;
 pub mod copy;
 mod cpuset;
+pub mod disk;
 mod error;
 mod exec_helper;
 mod executor;

@@ -303,6 +303,8 @@ pub enum Reason {
     ResourcesUnavailable,
     /// The framework or an operator asked.
     KillRequested,
+    /// Writable layer, sandbox and logs took more than the task's disk.
+    ContainerLimitationDisk,
 }
 
 impl Reason {
@@ -329,6 +331,7 @@ impl Reason {
             Self::ContainerLost => "REASON_CONTAINER_LOST",
             Self::ResourcesUnavailable => "REASON_RESOURCES_UNAVAILABLE",
             Self::KillRequested => "REASON_KILL_REQUESTED",
+            Self::ContainerLimitationDisk => "REASON_CONTAINER_LIMITATION_DISK",
         }
     }
 }
