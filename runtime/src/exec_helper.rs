@@ -215,6 +215,7 @@ fn start(
         failure: failure_writer.as_raw_fd(),
         lifeline: lifeline_reader.as_raw_fd(),
         seccomp,
+        holds: false,
     };
     let mut builder = ContainerBuilder::new(request.id.to_string(), SyscallType::default())
         .with_root_path(&files.dir)
@@ -280,6 +281,7 @@ fn specification(request: &ExecRequest, host: HostFacts) -> Option<Spec> {
         rootfs: Path::new("/"),
         devices: &[],
         staged: None,
+        shared: None,
         cgroup: &record.cgroup,
         user: &user,
         host,

@@ -18,6 +18,7 @@ mod cpuset;
 mod error;
 mod exec_helper;
 mod executor;
+mod group;
 mod host;
 mod id;
 mod inside;
@@ -55,9 +56,9 @@ pub use launcher::launcher_main_if_requested;
 pub use log_times::log_offset_since;
 pub use model::{
     ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, DeviceSpec, ExecExit, ExecSpec,
-    Exit, ExitRecord, HugePageLimit, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits,
-    MountSpec, Network, Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Traffic, Usage,
-    UserNamespace,
+    Exit, ExitRecord, GroupPart, HugePageLimit, IoDevice, IoLimit, LauncherProgram, Limits,
+    LogLimits, MountSpec, Network, Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream,
+    Traffic, Usage, UserNamespace,
 };
 pub use mount::mount_read_only;
 pub use network::{
