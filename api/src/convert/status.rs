@@ -94,6 +94,8 @@ enum_both_ways!(
         ContainerLost,
         ResourcesUnavailable,
         KillRequested,
+        TaskGroupInvalid,
+        TaskGroupMemberEnded,
     }
 );
 
