@@ -1,7 +1,7 @@
 //! A task on this machine: what becomes of it, decided without any I/O.
 //!
 //! [`core`] holds all tasks and turns events into effects; [`event`] names both; [`updates`] is the queue of statuses
-//! of one task; [`status`] finds the words and reasons; [`spec`] merges image and task into a container; [`limits`] says
+//! of one task; [`group`] is what members of a group wait for and share; [`status`] finds the words and reasons; [`spec`] merges image and task into a container; [`limits`] says
 //! what it may use, [`change`] what stands in the way of changing that.
 //!
 //! ```text
@@ -13,6 +13,7 @@ pub(crate) mod change;
 pub(crate) mod core;
 pub(crate) mod entry;
 pub(crate) mod event;
+pub(crate) mod group;
 pub(crate) mod limits;
 pub(crate) mod spec;
 pub(crate) mod status;

@@ -46,6 +46,8 @@ pub(crate) enum KillCause {
     Unhealthy(String),
     /// The agent goes away and takes its tasks along.
     AgentShutdown,
+    /// Of another task of its group, in words.
+    Group(String),
 }
 
 impl KillCause {
@@ -82,6 +84,11 @@ impl KillCause {
                 Reason::KillRequested,
                 format!("killed because its agent was told to end with its tasks ({how})"),
             ),
+            Self::Group(why) => Outcome::new(
+                TaskState::Killed,
+                Reason::TaskGroupMemberEnded,
+                format!("killed because {why} ({how})"),
+            ),
         }
     }
 
@@ -92,7 +99,8 @@ impl KillCause {
             Self::FrameworkRemoved
             | Self::MaxCompletion(_)
             | Self::Unhealthy(_)
-            | Self::AgentShutdown => self,
+            | Self::AgentShutdown
+            | Self::Group(_) => self,
         }
     }
 
@@ -116,12 +124,14 @@ impl KillCause {
                 Reason::KillRequested,
                 "because its agent ends with its tasks",
             ),
+            // Recovery reads it again.
+            Self::Group(_) => (Reason::TaskGroupMemberEnded, ""),
         };
-        Outcome::new(
-            TaskState::Killing,
-            reason,
-            format!("asked to end {why}; killed in {grace_ms} ms"),
-        )
+        let message = match self {
+            Self::Group(why) => why.clone(),
+            _ => format!("asked to end {why}; killed in {grace_ms} ms"),
+        };
+        Outcome::new(TaskState::Killing, reason, message)
     }
 
     /// The cause that a `TASK_KILLING` of this reason was told for; recovery continues with it.
@@ -130,6 +140,7 @@ impl KillCause {
             Some(Reason::FrameworkRemoved) => Self::FrameworkRemoved,
             Some(Reason::MaxCompletionTimeReached) => Self::MaxCompletion(0),
             Some(Reason::HealthCheckStatusUpdated) => Self::Unhealthy(message.to_owned()),
+            Some(Reason::TaskGroupMemberEnded) => Self::Group(message.to_owned()),
             _ => Self::Requested,
         }
     }

@@ -1,6 +1,7 @@
 //! The core against its promises: one launch per task id, kills in every phase, order and durability of statuses,
 //! collection.
 
+mod group;
 mod limits;
 
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub(crate) fn a_task(id: &str) -> TaskInfo {
         labels: std::collections::BTreeMap::new(),
         data: Vec::new(),
         limits: mezzo_api::model::TaskLimits::default(),
+        group: None,
     }
 }
 
@@ -154,6 +156,9 @@ impl Bench {
                 | Effect::Answer(..)
                 | Effect::AppendForgotten(_)
                 | Effect::Launch { .. }
+                | Effect::Hold(_)
+                | Effect::Admit(..)
+                | Effect::LetGo(_)
                 | Effect::CancelLaunch(_)
                 | Effect::Watch(_)
                 | Effect::Terminate(_)
