@@ -9,6 +9,7 @@ mod bench;
 mod cases;
 mod figures;
 mod files;
+mod groups;
 mod inside;
 mod limits;
 mod master;
