@@ -242,7 +242,7 @@ fn start(
     if last_words.is_empty() {
         Ok((pidfd, running, go, traffic))
     } else {
-        Err(failure_in(&last_words))
+        Err(StartFailure::first_in(&last_words))
     }
 }
 
@@ -303,19 +303,7 @@ fn first_word(
     }
     // Longer than one read where a long name is in it.
     let words = read_on(status, word[..length].to_vec(), deadline, outputs)?;
-    Ok(words.map(|words| Word::Failed(failure_in(&words))))
-}
-
-/// The first failure among what the container's first process said last. Others may follow: libcontainer tells again
-/// what its executor has told it.
-fn failure_in(words: &[u8]) -> StartFailure {
-    serde_json::Deserializer::from_slice(words)
-        .into_iter::<StartFailure>()
-        .next()
-        .and_then(Result::ok)
-        .unwrap_or_else(|| {
-            StartFailure::internal("the container's first process said nothing sensible")
-        })
+    Ok(words.map(|words| Word::Failed(StartFailure::first_in(&words))))
 }
 
 /// Most bytes of one answer.

@@ -221,7 +221,7 @@ impl Launcher {
                     Ok(Forked::Parent(_)) => Flow::Continue,
                     Ok(Forked::Child) => Flow::Become(Child::Helper(Box::new(HelperInput {
                         request,
-                        host: self.host.facts,
+                        host: self.host.clone(),
                         seccomp,
                         reply,
                         stdio,

@@ -9,7 +9,7 @@
 //!     spec.json                written before anything is started; replaced when limits change
 //!     exit.json                how it ended, written before the cgroup goes
 //!     stdout stdout.1 stderr …
-//!     exec-<pid>/              libcontainer's files while one of them is being started
+//!     exec-<pid>/              a socket while a program is being executed in the container
 //! <state>/removing/            what is being deleted
 //! ```
 

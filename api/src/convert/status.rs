@@ -94,6 +94,7 @@ enum_both_ways!(
         ContainerLost,
         ResourcesUnavailable,
         KillRequested,
+        ContainerLimitationDisk,
         TaskGroupInvalid,
         TaskGroupMemberEnded,
     }

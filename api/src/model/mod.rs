@@ -15,7 +15,7 @@ mod task;
 mod usage;
 
 pub use agent::{AgentInfo, Attribute, AttributeValue, CgroupMode};
-pub use framework::FrameworkInfo;
+pub use framework::{AttributeConstraint, FrameworkInfo, OfferFilter, Predicate, Selector};
 pub use group::{GroupPolicy, SharedVolume, TaskGroup};
 pub use ids::{
     AgentId, FrameworkId, GroupId, InvalidId, OfferId, RoleName, SecretSource, StreamId, TaskId,

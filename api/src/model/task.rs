@@ -308,6 +308,8 @@ pub enum Reason {
     ResourcesUnavailable,
     /// The framework or an operator asked.
     KillRequested,
+    /// Writable layer, sandbox and logs took more than the task's disk.
+    ContainerLimitationDisk,
     /// Its group cannot be launched.
     TaskGroupInvalid,
     /// Another task of its group ended or could not be started.
@@ -338,6 +340,7 @@ impl Reason {
             Self::ContainerLost => "REASON_CONTAINER_LOST",
             Self::ResourcesUnavailable => "REASON_RESOURCES_UNAVAILABLE",
             Self::KillRequested => "REASON_KILL_REQUESTED",
+            Self::ContainerLimitationDisk => "REASON_CONTAINER_LIMITATION_DISK",
             Self::TaskGroupInvalid => "REASON_TASK_GROUP_INVALID",
             Self::TaskGroupMemberEnded => "REASON_TASK_GROUP_MEMBER_ENDED",
         }

@@ -193,17 +193,6 @@ fn namespaces(spec: &ContainerSpec, own_users: bool) -> Result<Vec<LinuxNamespac
         .collect()
 }
 
-/// The specification as libcontainer is to carry it out in a container's first process: all its namespaces have been
-/// entered.
-pub(crate) fn for_first_process(mut oci: Spec) -> Result<Spec, String> {
-    let linux = oci
-        .linux_mut()
-        .as_mut()
-        .ok_or("the specification is not for Linux")?;
-    linux.set_namespaces(None);
-    Ok(oci)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
