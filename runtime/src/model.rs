@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cpuset::CpuSet;
 use crate::id::ContainerId;
 use crate::network::NetworkConfig;
+use crate::secrets::Secrets;
 use crate::user::UserSpec;
 use crate::users::UserRanges;
 
@@ -48,6 +49,9 @@ pub struct ContainerSpec {
     /// Which network the container sees.
     #[serde(default)]
     pub network: Network,
+    /// What it is told in confidence. Never on record.
+    #[serde(skip)]
+    pub secrets: Secrets,
     /// Whose user numbers it has. A start's business alone: what came of it is in the record beside this.
     #[serde(skip)]
     pub user_namespace: UserNamespace,
@@ -94,6 +98,7 @@ impl ContainerSpec {
             mounts: Vec::new(),
             devices: Vec::new(),
             network: Network::default(),
+            secrets: Secrets::default(),
             user_namespace: UserNamespace::default(),
             privileged: false,
             capabilities_add: Vec::new(),

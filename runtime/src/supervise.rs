@@ -109,6 +109,7 @@ impl Entry {
             cgroup: self.cgroup.clone(),
             log: self.log,
             seccomp: self.seccomp.clone(),
+            secrets: false,
             alone: self.alone,
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
         }
