@@ -19,7 +19,7 @@ use crate::{
     disk::Disk,
     node::{
         Attachment, ContainerId, ImageError, Images, Limits, PreparedImage, PullProgress, Runtime,
-        START_DEADLINE, StartError,
+        START_DEADLINE, StartError, secrets::TaskSecrets,
     },
     resources::{
         devices::{self, DeviceSet},
@@ -47,6 +47,7 @@ pub(crate) struct Launcher {
     pub(crate) dns: Vec<IpAddr>,
     pub(crate) devices: Vec<DeviceSet>,
     pub(crate) disk: Arc<Disk>,
+    pub(crate) secrets: TaskSecrets,
     /// Bounds starts at once; pulls are bounded by the image store.
     pub(crate) starts: Arc<Semaphore>,
 }
@@ -134,6 +135,13 @@ impl Launcher {
             let (info, allow) = (info.clone(), self.host_path_allow.clone());
             blocking(move || resolve_host_paths(&info, &allow)).await??
         };
+        let secrets = {
+            let (info, secrets) = (info.clone(), self.secrets.clone());
+            let read = blocking(move || secrets.of(&info)).await?;
+            read.map_err(|message| {
+                failed(TaskState::Failed, Reason::ContainerLaunchFailed, message)
+            })?
+        };
         let attachment = match preparing.take() {
             Some(preparing) => network_of(preparing).await?,
             None => Attachment::default(),
@@ -176,6 +184,7 @@ impl Launcher {
             files,
             addresses,
             host_paths,
+            secrets,
             limits: *limits,
             devices,
             env,

@@ -15,7 +15,7 @@ use super::status::Outcome;
 use crate::launch::network::own_hostname;
 use crate::node::{
     ContainerId, ContainerSpec, Device, IMAGE_DIGEST_LABEL, Limits, Mount, MountSource,
-    PreparedImage,
+    PreparedImage, Secrets,
 };
 
 /// Where tasks find their own folder.
@@ -39,6 +39,7 @@ pub(crate) struct Place {
     pub(crate) addresses: Vec<IpAddr>,
     /// The paths of the task's host volumes, in their order, resolved and checked.
     pub(crate) host_paths: Vec<PathBuf>,
+    pub(crate) secrets: Secrets,
     pub(crate) limits: Limits,
     /// The devices that were picked.
     pub(crate) devices: Vec<Device>,
@@ -92,7 +93,7 @@ pub(crate) fn refuse(
                     "container.volumes[{n}].tmpfs_bytes: must be above 0"
                 ));
             }
-            VolumeSource::Tmpfs(_) => {}
+            VolumeSource::Tmpfs(_) | VolumeSource::Secret(_) => {}
             VolumeSource::HostPath(path) => {
                 let path = Path::new(path);
                 if !is_clean_absolute(path) {
@@ -229,6 +230,8 @@ pub(crate) fn container(
     for volume in &wanted.volumes {
         let source = match &volume.source {
             VolumeSource::Tmpfs(bytes) => MountSource::Tmpfs(*bytes),
+            // Beside the mounts, in `secrets`.
+            VolumeSource::Secret(_) => continue,
             VolumeSource::HostPath(path) => MountSource::Bind(
                 host_paths
                     .next()
@@ -262,6 +265,7 @@ pub(crate) fn container(
         limits: place.limits.clone(),
         rlimits: info.limits.rlimits.clone(),
         mounts,
+        secrets: place.secrets.clone(),
         devices: place.devices.clone(),
         network: wanted.network,
         hostname: own_name.or_else(|| {
@@ -331,6 +335,7 @@ mod tests {
             files: vec![],
             addresses: vec![],
             host_paths: vec![],
+            secrets: Secrets::default(),
             limits: Limits::default(),
             devices: vec![],
             env: vec![("NVIDIA_VISIBLE_DEVICES".into(), "0".into())],
