@@ -29,12 +29,13 @@ use crate::cgroup::settings::{self, FirstWrite};
 use crate::cgroup::{CgroupMode, Hierarchies, devices, hugetlb};
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
+use crate::group::{Holder, Shared, cgroup_above};
 use crate::inside::Inside;
 use crate::layout::SpecRecord;
-use crate::model::{IoLimit, Limits, Network};
+use crate::model::{GroupPart, IoLimit, Limits, Network};
 use crate::mount;
 use crate::program::{self, Program, Streams, WordToGo};
-use crate::protocol::{HostContext, StartRequest};
+use crate::protocol::{GroupRequest, HostContext, StartRequest};
 use crate::secrets::Secrets;
 use crate::spec::devices::HostDevice;
 use crate::spec::validate::{BadSpec, HostLimits};
@@ -105,7 +106,23 @@ pub(crate) fn create(
     }
     hierarchies.enter_v1(&request.cgroup).map_err(cgroup)?;
 
-    let users = record.user_range.map(OwnUsers::make).transpose()?;
+    let holder = match (&spec.group, request.group) {
+        (
+            Some(GroupPart::Member { .. }),
+            Some(GroupRequest {
+                holder: Some(holder),
+            }),
+        ) => Some(Holder::open(holder)?),
+        (Some(GroupPart::Member { .. }), _) => {
+            return Err(StartFailure::internal("a member without a holder"));
+        }
+        (Some(GroupPart::Holder) | None, _) => None,
+    };
+    let users = match (&holder, record.user_range) {
+        (_, None) => None,
+        (None, Some(range)) => Some(OwnUsers::make(range)?),
+        (Some(holder), Some(_)) => Some(holder.users()?),
+    };
     let stage = Stage::raise()?;
     let owner = record.user_range.map(UserRange::root);
     match &users {
@@ -116,6 +133,7 @@ pub(crate) fn create(
         }
     }
     match spec.network {
+        _ if holder.is_some() => {}
         Network::Host => {}
         Network::None if creation.network.is_none() => {
             sys::new_network_namespace().map_err(StartFailure::internal)?;
@@ -124,6 +142,13 @@ pub(crate) fn create(
             enter_network_namespace(creation.network.as_ref())?;
         }
     }
+    let shared = match &holder {
+        None => None,
+        Some(holder) => {
+            holder.enter()?;
+            Some(holder.share(&stage, &spec.mounts)?)
+        }
+    };
     let staged = users
         .as_ref()
         .map(|users| stage.staged(&spec.mounts, users))
@@ -133,7 +158,7 @@ pub(crate) fn create(
         &record,
         &given,
         &stage,
-        staged.as_ref(),
+        (staged.as_ref(), shared.as_ref()),
         creation.host.facts,
     )?;
     // A program opens its own `/dev/stdout` anew, and may do so if the pipe is its user's.
@@ -161,15 +186,33 @@ pub(crate) fn create(
     }
     match sys::fork_sibling(libc::CLONE_NEWPID).map_err(StartFailure::internal)? {
         Forked::Parent(pid) => {
-            let dir = |controller: &str| hierarchies.controller_dir(controller, &request.cgroup);
+            // A holder's limits are the group's, and itself it takes next to nothing.
+            let limited = match &spec.group {
+                Some(GroupPart::Holder) => cgroup_above(&request.cgroup),
+                Some(GroupPart::Member { .. }) | None => &request.cgroup,
+            };
+            let dir = |controller: &str| hierarchies.controller_dir(controller, limited);
             let limits = settings::first_writes(&dir, hierarchies.mode, limits);
             Ok(Created { pid, user, limits })
         }
         Forked::Child => {
-            let own_users = users.is_some();
-            first_process(oci, &given, &stage, word, own_users, creation)
+            let kind = Kind {
+                own_users: users.is_some(),
+                in_group: holder.is_some(),
+                holds: spec.group == Some(GroupPart::Holder),
+            };
+            first_process(oci, &given, &stage, word, kind, creation)
         }
     }
+}
+
+/// What the first process must know of itself.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    own_users: bool,
+    in_group: bool,
+    /// It executes nothing.
+    holds: bool,
 }
 
 /// The container's first process, up to its program.
@@ -178,7 +221,7 @@ fn first_process(
     devices: &[HostDevice],
     stage: &Stage,
     word: WordToGo,
-    own_users: bool,
+    kind: Kind,
     creation: Creation<'_>,
 ) -> ! {
     sys::close_raw(creation.answer);
@@ -189,17 +232,19 @@ fn first_process(
             failure: status,
             lifeline: creation.gate.go.as_raw_fd(),
             seccomp: creation.seccomp,
+            holds: kind.holds,
         },
     };
     let enter = || -> Result<fs::File, StartFailure> {
-        if own_users {
+        if kind.own_users {
             program::be_root_of_own_users()?;
         }
         let inside = Inside {
             spec: &oci,
             rootfs: &stage.rootfs(),
             devices,
-            own_users,
+            own_users: kind.own_users,
+            in_group: kind.in_group,
         };
         inside.enter()
     };
@@ -254,7 +299,7 @@ fn specification(
     record: &SpecRecord,
     given: &[HostDevice],
     stage: &Stage,
-    staged: Option<&Staged>,
+    (staged, shared): (Option<&Staged>, Option<&Shared>),
     host: HostFacts,
 ) -> Result<(Spec, ResolvedUser), StartFailure> {
     let bad = |field: &str, problem: String| {
@@ -293,6 +338,7 @@ fn specification(
         devices: given,
         own_users: record.user_range.is_some(),
         staged,
+        shared,
     };
     let oci = spec::build(spec, &context, &hard_limit).map_err(StartFailure::internal)?;
     let owner = record.user_range.map(UserRange::root);

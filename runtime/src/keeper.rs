@@ -23,13 +23,14 @@ use crate::cgroup::usage::{self, UsageReader};
 use crate::cgroup::{Hierarchies, settings};
 use crate::container::{self, Created, Creation, Gate, READY};
 use crate::error::StartFailure;
+use crate::group::cgroup_above;
 use crate::layout::{
     ContainerDir, KeeperRecord, RECORD_VERSION, RunningRecord, StartCost, sign_lock,
 };
 use crate::logs::BoundedLog;
 use crate::model::{Exit, ExitRecord, Stream, Usage};
 use crate::process::{self, ProcessRef};
-use crate::protocol::{self, HostContext, StartReply, StartRequest};
+use crate::protocol::{self, GroupRequest, HostContext, StartReply, StartRequest};
 use crate::sys::{self, Forked};
 use crate::traffic::TrafficReader;
 
@@ -175,7 +176,7 @@ fn start(
         status,
         mut go,
     } = ends;
-    let creator = match fork_creator(&host.hierarchies, &request.cgroup)? {
+    let creator = match fork_creator(&host.hierarchies, request)? {
         Forked::Child => {
             // Only the keeper may hold these: their closing is how its death shows.
             drop((go, status, answer));
@@ -222,7 +223,11 @@ fn start(
     };
     let limits = settings::open(&created.limits).map_err(refused)?;
     // However short it runs, its network is counted to the end.
-    let traffic = TrafficReader::open(created.pid);
+    let traffic = match request.group {
+        // What the group's network carries is the holder's to count: nobody can tell the members apart.
+        Some(GroupRequest { holder: Some(_) }) => None,
+        Some(GroupRequest { holder: None }) | None => TrafficReader::open(created.pid),
+    };
 
     match first_word(&status, deadline, outputs)?.ok_or_else(timed_out)? {
         Word::Ready => {}
@@ -251,10 +256,15 @@ fn start(
 }
 
 /// Makes the container's cgroup and forks into it.
-fn fork_creator(hierarchies: &Hierarchies, cgroup: &str) -> Result<Forked, StartFailure> {
+fn fork_creator(hierarchies: &Hierarchies, request: &StartRequest) -> Result<Forked, StartFailure> {
     let failed = |error: std::io::Error| StartFailure::Cgroup {
         reason: error.to_string(),
     };
+    let cgroup = &request.cgroup;
+    if let Some(GroupRequest { holder: None }) = request.group {
+        let group = cgroup_above(cgroup);
+        hierarchies.create_for_group(group).map_err(failed)?;
+    }
     hierarchies.create_for_container(cgroup).map_err(failed)?;
     match hierarchies.open_unified(cgroup).map_err(failed)? {
         Some(unified) => sys::fork_into_cgroup(unified.as_fd()).map_err(failed),
@@ -506,6 +516,10 @@ pub(crate) fn memory_limit(dir: &ContainerDir) -> Option<u64> {
 pub(crate) fn release(request: &StartRequest, hierarchies: &Hierarchies) {
     if let Err(error) = hierarchies.remove(&request.cgroup, KILL_TIMEOUT) {
         tracing::warn!(container = %request.id, %error, "cgroup not removed");
+    }
+    if request.group.is_some() {
+        // The last one out.
+        hierarchies.remove_group_if_empty(cgroup_above(&request.cgroup));
     }
 }
 

@@ -19,6 +19,7 @@ pub mod disk;
 mod error;
 mod exec_helper;
 mod executor;
+mod group;
 mod host;
 mod id;
 mod inside;
@@ -58,9 +59,9 @@ pub use launcher::launcher_main_if_requested;
 pub use log_times::log_offset_since;
 pub use model::{
     ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, DeviceSpec, ExecExit, ExecSpec,
-    Exit, ExitRecord, HugePageLimit, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits,
-    MountSpec, Network, Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Traffic, Usage,
-    UserNamespace,
+    Exit, ExitRecord, GroupPart, HugePageLimit, IoDevice, IoLimit, LauncherProgram, Limits,
+    LogLimits, MountSpec, Network, Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream,
+    Traffic, Usage, UserNamespace,
 };
 pub use mount::mount_read_only;
 pub use network::{

@@ -53,6 +53,20 @@ pub(crate) fn mount_rootfs(
         }
     };
     match rootfs {
+        Rootfs::Empty => {
+            let owner = owner.unwrap_or(0).to_string();
+            let options = [
+                FsOption::Text("mode", b"0755"),
+                FsOption::Text("size", b"64k"),
+                FsOption::Text("uid", owner.as_bytes()),
+                FsOption::Text("gid", owner.as_bytes()),
+            ];
+            mounts::fs_mount(c"tmpfs", &options, NOSUID | NODEV)
+                .and_then(|mounted| {
+                    mounts::attach_mount(mounted.as_fd(), File::open(target)?.as_fd())
+                })
+                .map_err(failed("an empty root".to_owned()))
+        }
         Rootfs::Dir(dir) => {
             let name = format!("binding {}", dir.display());
             mount(

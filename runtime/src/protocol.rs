@@ -45,9 +45,19 @@ pub(crate) struct StartRequest {
     pub(crate) seccomp: Option<Vec<String>>,
     /// Whether secrets come along.
     pub(crate) secrets: bool,
+    /// If it has a part in a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<GroupRequest>,
     /// Whether it is to have a network namespace with nothing but loopback.
     pub(crate) alone: bool,
     pub(crate) timeout_ms: u64,
+}
+
+/// What a start must know of a group.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct GroupRequest {
+    /// The holder's process; of the holder itself, none.
+    pub(crate) holder: Option<ProcessRef>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -416,6 +416,13 @@ pub(crate) fn close_on_exec_from_3() -> io::Result<()> {
     }
 }
 
+/// Closes every descriptor but the standard streams. For a process that from here on uses none.
+pub(crate) fn close_from_3() {
+    // SAFETY: integers only. Values that own descriptors are still about, but their process does nothing any more with
+    // them: it waits for a signal that ends it.
+    unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+}
+
 /// Duplicates `fd` onto the standard stream `target` (0, 1 or 2), which stays open over exec.
 pub(crate) fn replace_stdio(fd: BorrowedFd<'_>, target: RawFd) -> io::Result<()> {
     // SAFETY: dup2 onto one of the three standard streams, which std never treats as owned.

@@ -87,6 +87,7 @@ pub fn task_info(
         max_completion: None,
         labels: app.labels.clone(),
         data: Vec::new(),
+        group: None,
         limits: TaskLimits {
             memory_unlimited,
             ..app.limits.clone()

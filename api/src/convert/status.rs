@@ -95,6 +95,8 @@ enum_both_ways!(
         ResourcesUnavailable,
         KillRequested,
         ContainerLimitationDisk,
+        TaskGroupInvalid,
+        TaskGroupMemberEnded,
     }
 );
 

@@ -117,6 +117,7 @@ impl TryFrom<proto::Volume> for Volume {
                 let secret = problems.take("secret", secret.parse::<SecretSource>());
                 secret.map(VolumeSource::Secret)
             }
+            Some(proto::volume::Source::GroupVolume(name)) => Some(VolumeSource::Group(name)),
         };
         problems.finish(source.map(|source| Self {
             container_path: volume.container_path,
@@ -135,6 +136,7 @@ impl From<Volume> for proto::Volume {
                 VolumeSource::HostPath(path) => proto::volume::Source::HostPath(path),
                 VolumeSource::Tmpfs(bytes) => proto::volume::Source::TmpfsBytes(bytes),
                 VolumeSource::Secret(secret) => proto::volume::Source::Secret(secret.to_string()),
+                VolumeSource::Group(name) => proto::volume::Source::GroupVolume(name),
             }),
         }
     }
@@ -394,6 +396,9 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 limits,
             ));
         }
+        let group = info
+            .group
+            .and_then(|group| problems.take("group", group.try_into()));
         let value = (|| {
             Some(Self {
                 task_id: task_id?,
@@ -410,6 +415,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 labels: info.labels.into_iter().collect(),
                 data: info.data,
                 limits: limits?,
+                group,
             })
         })();
         problems.finish(value)
@@ -433,6 +439,7 @@ impl From<TaskInfo> for proto::TaskInfo {
             labels: info.labels.into_iter().collect(),
             data: info.data,
             limits: (!info.limits.is_default()).then(|| info.limits.into()),
+            group: info.group.map(Into::into),
         }
     }
 }

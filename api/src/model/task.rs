@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AgentId, FrameworkId, NetworkMode, PortMapping, Resources, RoleName, Scalar, SecretSource,
-    TaskId, TaskLimits, UpdateId, Usage,
+    TaskGroup, TaskId, TaskLimits, UpdateId, Usage,
 };
 
 /// An environment variable.
@@ -30,6 +30,8 @@ pub enum VolumeSource {
     Tmpfs(u64),
     /// A file in memory with one of the agent's secrets.
     Secret(SecretSource),
+    /// One of the volumes of the task's group, by its name.
+    Group(String),
 }
 
 /// A variable with one of the agent's secrets in it.
@@ -171,6 +173,9 @@ pub struct TaskInfo {
     /// Beyond the resources.
     #[serde(default, skip_serializing_if = "TaskLimits::is_default")]
     pub limits: TaskLimits,
+    /// Its membership in a group, if it is in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<TaskGroup>,
 }
 
 /// Where a task stands.
@@ -319,6 +324,10 @@ pub enum Reason {
     KillRequested,
     /// Writable layer, sandbox and logs took more than the task's disk.
     ContainerLimitationDisk,
+    /// Its group cannot be launched.
+    TaskGroupInvalid,
+    /// Another task of its group ended or could not be started.
+    TaskGroupMemberEnded,
 }
 
 impl Reason {
@@ -346,6 +355,8 @@ impl Reason {
             Self::ResourcesUnavailable => "REASON_RESOURCES_UNAVAILABLE",
             Self::KillRequested => "REASON_KILL_REQUESTED",
             Self::ContainerLimitationDisk => "REASON_CONTAINER_LIMITATION_DISK",
+            Self::TaskGroupInvalid => "REASON_TASK_GROUP_INVALID",
+            Self::TaskGroupMemberEnded => "REASON_TASK_GROUP_MEMBER_ENDED",
         }
     }
 }

@@ -13,7 +13,6 @@ use crate::cgroup::Hierarchies;
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
 use crate::layout::{SpecRecord, create_private_dir};
-use crate::model::Network;
 use crate::program::{self, Program, Streams, WordToGo};
 use crate::protocol::ExecRequest;
 use crate::sys::{self, Forked};
@@ -94,10 +93,8 @@ impl Joining<'_> {
             | CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWIPC
             | CloneFlags::CLONE_NEWUTS
-            | CloneFlags::CLONE_NEWCGROUP;
-        if self.record.spec.network != Network::Host {
-            flags |= CloneFlags::CLONE_NEWNET;
-        }
+            | CloneFlags::CLONE_NEWCGROUP
+            | CloneFlags::CLONE_NEWNET;
         if self.record.user_range.is_some() {
             flags |= CloneFlags::CLONE_NEWUSER;
         }
@@ -117,6 +114,7 @@ impl Joining<'_> {
                 failure: status,
                 lifeline: self.lifeline.as_raw_fd(),
                 seccomp: self.seccomp,
+                holds: false,
             },
             terminal: self.request.spec.terminal,
         };

@@ -38,6 +38,7 @@ fn container(request: &ExecRequest, host: HostFacts) -> Option<(SpecRecord, Spec
         rootfs: Path::new("/"),
         devices: &[],
         staged: None,
+        shared: None,
         cgroup: &record.cgroup,
         user: &user,
         host,

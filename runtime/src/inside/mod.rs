@@ -35,6 +35,8 @@ pub(crate) struct Inside<'a> {
     pub(crate) devices: &'a [HostDevice],
     /// Whether this process is in a user namespace of the container.
     pub(crate) own_users: bool,
+    /// Whether it is in the IPC namespace that it is to have: its group's.
+    pub(crate) in_group: bool,
 }
 
 impl Inside<'_> {
@@ -73,8 +75,10 @@ impl Inside<'_> {
     fn namespaces(&self) -> Result<(), StartFailure> {
         let internal =
             |what: &str, error: nix::Error| StartFailure::internal(format!("{what}: {error}"));
-        let mut flags =
-            CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWCGROUP;
+        let mut flags = CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWCGROUP;
+        if !self.in_group {
+            flags |= CloneFlags::CLONE_NEWIPC;
+        }
         // The mount namespace of the process that forked this one is ours alone, but the host's root made it: root of a
         // user namespace may mount only where that namespace is the owner.
         if self.own_users {

@@ -16,6 +16,7 @@ use oci_spec::runtime::{
 };
 
 use crate::cgroup::CgroupMode;
+use crate::group::Shared;
 use crate::model::{ContainerSpec, Network};
 use crate::stage::Staged;
 use crate::user::ResolvedUser;
@@ -36,6 +37,8 @@ pub(crate) struct Context<'a> {
     pub(crate) own_users: bool,
     /// What was made ready for that.
     pub(crate) staged: Option<&'a Staged>,
+    /// What it shares with the others of its group.
+    pub(crate) shared: Option<&'a Shared>,
 }
 
 /// What the builder must know of the host.
@@ -80,7 +83,7 @@ pub(crate) fn build(
     oci.set_version("1.0.2".to_owned())
         .set_root(Some(root))
         .set_hostname(Some(hostname(spec, context.id)))
-        .set_mounts(Some(mounts::mounts(spec, context.host, context.staged)?))
+        .set_mounts(Some(mounts::mounts(spec, context)?))
         .set_process(Some(process(spec, context, hard_limit)?))
         .set_linux(Some(linux));
     Ok(oci)
@@ -219,6 +222,7 @@ mod tests {
             devices: &[],
             own_users: false,
             staged: None,
+            shared: None,
         };
         serde_json::to_value(build(spec, &context, &|_| Some(1024)).unwrap()).unwrap()
     }

@@ -161,7 +161,7 @@ impl App {
                     "mode": if volume.read_only { "RO" } else { "RW" },
                 })),
                 // No app field makes one; those with secrets are listed beside them.
-                VolumeSource::Tmpfs(_) | VolumeSource::Secret(_) => None,
+                VolumeSource::Tmpfs(_) | VolumeSource::Secret(_) | VolumeSource::Group(_) => None,
             })
             .chain(secrets)
             .collect();
