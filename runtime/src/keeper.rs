@@ -145,15 +145,18 @@ fn prepare(request: &StartRequest) -> Result<([Output; 2], Ends), StartFailure> 
 /// A running container: its pidfd, its record, the lifeline that must stay open, and what tells of its own network.
 type Running = (OwnedFd, RunningRecord, PipeWriter, Option<TrafficReader>);
 
+/// The lock, the compiled filter, the network namespace and the secrets.
+type Parts<'a> = (
+    BorrowedFd<'a>,
+    Option<Rc<Vec<u8>>>,
+    Option<OwnedFd>,
+    Option<OwnedFd>,
+);
+
 fn start(
     request: &StartRequest,
     host: &HostContext,
-    (lock, seccomp, network, secrets): (
-        BorrowedFd<'_>,
-        Option<Rc<Vec<u8>>>,
-        Option<OwnedFd>,
-        Option<OwnedFd>,
-    ),
+    (lock, seccomp, network, secrets): Parts<'_>,
     ends: Ends,
     outputs: &mut [Output; 2],
 ) -> Result<Running, StartFailure> {
