@@ -51,6 +51,8 @@ pub struct Config {
     pub registries: mezzo_images::RegistriesConfig,
     /// Folder of the files that apps may name as pull secrets, each like Docker's `config.json`.
     pub pull_secrets_dir: Option<PathBuf>,
+    /// Folder of the files that apps may name as secrets of their tasks.
+    pub secrets_dir: Option<PathBuf>,
     /// A file that says whose signatures images need, read at each pull; by default all images are let in.
     pub signature_policy: Option<PathBuf>,
     /// Tasks may ask for privileged containers.
@@ -185,6 +187,7 @@ impl Default for Config {
             insecure_registries: Vec::new(),
             registries: mezzo_images::RegistriesConfig::default(),
             pull_secrets_dir: None,
+            secrets_dir: None,
             signature_policy: None,
             allow_privileged: false,
             allow_host_users: false,
@@ -333,13 +336,15 @@ impl Config {
                 format!("{} is not absolute", bad.display()),
             );
         }
-        if let Some(folder) = &self.pull_secrets_dir
-            && !folder.is_absolute()
-        {
-            return wrong(
-                "pull_secrets_dir",
-                format!("{} is not absolute", folder.display()),
-            );
+        for (field, folder) in [
+            ("pull_secrets_dir", &self.pull_secrets_dir),
+            ("secrets_dir", &self.secrets_dir),
+        ] {
+            if let Some(folder) = folder
+                && !folder.is_absolute()
+            {
+                return wrong(field, format!("{} is not absolute", folder.display()));
+            }
         }
         if let Err((field, problem)) = devices::check(&self.devices, self.resources.as_ref()) {
             return wrong(field, problem);

@@ -2,7 +2,8 @@
 //!
 //! A task's trees are its root file system's changes and its sandbox; its logs are a few plain files beside them. What
 //! follows from a measurement is decided in `task::disk`. Measuring has a thread of its own that lets everybody else go
-//! first and works a quarter of the time at most; everything here but [`run`] blocks.
+//! first and works a quarter of the time at most; everything here but [`run`] blocks. Where all tasks would take more than a few
+//! thousandths of a processor, each round measures some of them, in turn.
 //!
 //! A quota is believed only of a container with users of its own: root with the machine's numbers may take its files out
 //! of its project. Others are walked. The keeper writes the logs as the machine's root, so they have no part in the quota.
@@ -27,13 +28,17 @@ use crate::{
         disk::{Counted, DiskUse, limit},
         event::Event,
     },
-    usage::Worker,
+    usage::{Worker, turn::Turn},
 };
 
 /// A walk works so long, and then rests.
 const WORK: Duration = Duration::from_millis(5);
 /// So many times as long as it worked.
 const REST: u32 = 3;
+/// Of a processor, in thousandths: what measuring may cost, but for the first 50 tasks.
+const SHARE_PERMILLE: u32 = 5;
+/// So many are told together, and after so long at the latest.
+const TOLD: (usize, Duration) = (64, Duration::from_secs(1));
 /// Files of one log: more are never kept.
 const MAX_LOG_FILES: usize = 100;
 
@@ -201,6 +206,7 @@ pub(crate) async fn run(
     worker.run(trees::yield_to_everybody).await;
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut turn = Turn::with_share(interval, SHARE_PERMILLE);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -209,28 +215,43 @@ pub(crate) async fn run(
         let Ok(targets) = handle.ask(Command::Alive).await else {
             return;
         };
-        for target in targets {
+        let chosen = turn.choose(targets.into_iter().map(|target| target.container));
+        let (mut found, mut told, mut cost) = (Vec::new(), Instant::now(), Duration::ZERO);
+        let asked = chosen.len();
+        for (n, container) in chosen.into_iter().enumerate() {
             let (disk, stop) = (Arc::clone(&disk), shutdown.clone());
-            let id = target.container.clone();
+            let id = container.clone();
             let used = tokio::select! {
                 // The walk ends by itself at its next step.
                 () = shutdown.cancelled() => return,
-                used = worker.run(move || disk.measure(&id, &stop)) => used,
+                used = worker.run(move || {
+                    let before = worked();
+                    (disk.measure(&id, &stop), worked().saturating_sub(before))
+                }) => used,
             };
-            let Some(used) = used else {
+            let Some((used, took)) = used else {
                 tracing::error!(
                     "the thread for the disk broke: what tasks take on it is not measured any more"
                 );
                 return;
             };
-            if let Some(used) = used
-                && handle
-                    .event(Event::Disk(target.container, used))
-                    .await
-                    .is_err()
-            {
+            cost += took;
+            found.extend(used.map(|used| (container, used)));
+            if found.len() < TOLD.0 && told.elapsed() < TOLD.1 && n + 1 < asked {
+                continue;
+            }
+            told = Instant::now();
+            let event = Event::Disk(std::mem::take(&mut found));
+            if handle.event(event).await.is_err() {
                 return;
             }
         }
+        turn.learned(asked, cost);
     }
+}
+
+/// Processor time of this thread so far.
+fn worked() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map_or(Duration::ZERO, Duration::from)
 }

@@ -20,7 +20,7 @@ use crate::{
     disk::Disk,
     node::{
         Attachment, ContainerId, ImageError, Images, Limits, PreparedImage, PullProgress, Runtime,
-        START_DEADLINE, StartError,
+        START_DEADLINE, StartError, secrets::TaskSecrets,
     },
     resources::{
         devices::{self, DeviceSet},
@@ -48,6 +48,7 @@ pub(crate) struct Launcher {
     pub(crate) dns: Vec<IpAddr>,
     pub(crate) devices: Vec<DeviceSet>,
     pub(crate) disk: Arc<Disk>,
+    pub(crate) secrets: TaskSecrets,
     /// Bounds starts at once; pulls are bounded by the image store.
     pub(crate) starts: Arc<Semaphore>,
 }
@@ -141,6 +142,13 @@ impl Launcher {
             let (info, allow) = (info.clone(), self.host_path_allow.clone());
             blocking(move || resolve_host_paths(&info, &allow)).await??
         };
+        let secrets = {
+            let (info, secrets) = (info.clone(), self.secrets.clone());
+            let read = blocking(move || secrets.of(&info)).await?;
+            read.map_err(|message| {
+                failed(TaskState::Failed, Reason::ContainerLaunchFailed, message)
+            })?
+        };
         let (attachment, holder) = match (preparing.take(), group) {
             (Some(preparing), _) => (network_of(preparing).await?, None),
             (None, None) => (Attachment::default(), None),
@@ -198,6 +206,7 @@ impl Launcher {
             files,
             addresses,
             host_paths,
+            secrets,
             limits: *limits,
             devices,
             env,

@@ -7,7 +7,7 @@
 pub mod fake;
 pub mod images;
 pub mod runtime;
-mod secrets;
+pub(crate) mod secrets;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -238,6 +238,8 @@ pub struct Container {
     pub labels: BTreeMap<String, String>,
 }
 
+pub use mezzo_runtime::Secrets;
+
 /// The label that says which image runs.
 pub const IMAGE_DIGEST_LABEL: &str = "mezzo.image_digest";
 
@@ -331,6 +333,8 @@ pub struct ContainerSpec {
     pub rlimits: Vec<Rlimit>,
     /// Mounted in order.
     pub mounts: Vec<Mount>,
+    /// Told in confidence: on no disk, in no record.
+    pub secrets: Secrets,
     /// Beside the standard few.
     pub devices: Vec<Device>,
     /// Which network it sees.

@@ -8,7 +8,7 @@
 //! the same task, whenever they came.
 
 mod machine;
-mod turn;
+pub(crate) mod turn;
 
 use std::{
     path::PathBuf,

@@ -36,6 +36,7 @@ use crate::model::{GroupPart, IoLimit, Limits, Network};
 use crate::mount;
 use crate::program::{self, Program, Streams, WordToGo};
 use crate::protocol::{GroupRequest, HostContext, StartRequest};
+use crate::secrets::Secrets;
 use crate::spec::devices::HostDevice;
 use crate::spec::validate::{BadSpec, HostLimits};
 use crate::spec::{self, Context, HostFacts};
@@ -50,6 +51,8 @@ pub(crate) struct Creation<'a> {
     pub(crate) seccomp: Option<Rc<Vec<u8>>>,
     /// The container's network namespace, if it is there already.
     pub(crate) network: Option<OwnedFd>,
+    /// Its secrets, if it has any.
+    pub(crate) secrets: Option<OwnedFd>,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
     pub(crate) gate: Gate,
@@ -83,7 +86,7 @@ pub(crate) struct Created {
 /// The creator: makes what must be made from outside and forks the container's first process.
 pub(crate) fn create(
     request: &StartRequest,
-    creation: Creation<'_>,
+    mut creation: Creation<'_>,
 ) -> Result<Created, StartFailure> {
     let cgroup = |error: io::Error| StartFailure::Cgroup {
         reason: error.to_string(),
@@ -150,7 +153,7 @@ pub(crate) fn create(
         .as_ref()
         .map(|users| stage.staged(&spec.mounts, users))
         .transpose()?;
-    let (oci, user) = specification(
+    let (mut oci, user) = specification(
         request,
         &record,
         &given,
@@ -168,6 +171,12 @@ pub(crate) fn create(
         let (uid, gid) = (on_host(user.uid), on_host(user.gid));
         nix::unistd::fchown(stream, uid.map(Into::into), gid.map(Into::into))
             .map_err(StartFailure::internal)?;
+    }
+    if let Some(packed) = creation.secrets.take() {
+        let secrets = Secrets::unpack(packed).map_err(StartFailure::internal)?;
+        let owner = on_host(user.uid).zip(on_host(user.gid));
+        let owner = owner.ok_or_else(|| StartFailure::internal("a user without a number"))?;
+        secrets.put(stage.dir(), owner, &mut oci)?;
     }
     let word = WordToGo::give(stage.dir())?;
     program::prepare(&oci)?;

@@ -47,6 +47,8 @@ pub(crate) struct KeeperInput {
     pub(crate) reply: OwnedFd,
     /// Held for as long as this process lives; the lock on it says that it does.
     pub(crate) lock: OwnedFd,
+    /// The container's secrets, if it has any.
+    pub(crate) secrets: Option<OwnedFd>,
     /// The container's network namespace, if one was prepared.
     pub(crate) network: Option<OwnedFd>,
 }
@@ -65,11 +67,12 @@ pub(crate) fn run(input: KeeperInput) -> i32 {
         seccomp,
         reply,
         lock,
+        secrets,
         network,
     } = input;
     let hierarchies = &host.hierarchies;
     let started = prepare(&request).and_then(|(mut outputs, ends)| {
-        let parts = (lock.as_fd(), seccomp, network);
+        let parts = (lock.as_fd(), seccomp, network, secrets);
         let running = start(&request, &host, parts, ends, &mut outputs)?;
         Ok((running, outputs))
     });
@@ -142,10 +145,18 @@ fn prepare(request: &StartRequest) -> Result<([Output; 2], Ends), StartFailure> 
 /// A running container: its pidfd, its record, the lifeline that must stay open, and what tells of its own network.
 type Running = (OwnedFd, RunningRecord, PipeWriter, Option<TrafficReader>);
 
+/// The lock, the compiled filter, the network namespace and the secrets.
+type Parts<'a> = (
+    BorrowedFd<'a>,
+    Option<Rc<Vec<u8>>>,
+    Option<OwnedFd>,
+    Option<OwnedFd>,
+);
+
 fn start(
     request: &StartRequest,
     host: &HostContext,
-    (lock, seccomp, network): (BorrowedFd<'_>, Option<Rc<Vec<u8>>>, Option<OwnedFd>),
+    (lock, seccomp, network, secrets): Parts<'_>,
     ends: Ends,
     outputs: &mut [Output; 2],
 ) -> Result<Running, StartFailure> {
@@ -176,6 +187,7 @@ fn start(
                 host,
                 seccomp,
                 network,
+                secrets,
                 stdout: stdout.into(),
                 stderr: stderr.into(),
                 gate,
@@ -192,7 +204,7 @@ fn start(
     };
     drop((stdout, stderr, gate, answer_writer));
     // The namespace too: with the container's last process it is to go.
-    drop(network);
+    drop((network, secrets));
     let timed_out = || StartFailure::TimedOut {
         seconds: request.timeout_ms / 1000,
     };

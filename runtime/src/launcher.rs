@@ -184,6 +184,7 @@ impl Launcher {
                 let Some(lock) = fds.next() else {
                     return Flow::Continue;
                 };
+                let secrets = if request.secrets { fds.next() } else { None };
                 let network = match fds.next() {
                     None if request.alone => self.spare.take(),
                     prepared => prepared,
@@ -198,6 +199,7 @@ impl Launcher {
                             seccomp,
                             reply,
                             lock,
+                            secrets,
                             network,
                         })))
                     }

@@ -39,6 +39,7 @@ mod purge;
 mod recovery;
 mod runtime;
 mod seccomp;
+mod secrets;
 mod session;
 mod spec;
 mod stage;
@@ -69,6 +70,7 @@ pub use network::{
 };
 pub use purge::{PurgeError, purge_dir};
 pub use runtime::Runtime;
+pub use secrets::{SecretBytes, SecretFile, Secrets};
 pub use session::{ExecSession, ExecStream};
 pub use spec::validate::BadSpec;
 pub use user::{UserError, UserSpec};

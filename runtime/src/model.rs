@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cpuset::CpuSet;
 use crate::id::ContainerId;
 use crate::network::NetworkConfig;
+use crate::secrets::Secrets;
 use crate::user::UserSpec;
 use crate::users::UserRanges;
 
@@ -48,6 +49,9 @@ pub struct ContainerSpec {
     /// Which network the container sees; of a member of a group, the same as its holder's.
     #[serde(default)]
     pub network: Network,
+    /// What it is told in confidence. Never on record.
+    #[serde(skip)]
+    pub secrets: Secrets,
     /// Its part in a group, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupPart>,
@@ -97,6 +101,7 @@ impl ContainerSpec {
             mounts: Vec::new(),
             devices: Vec::new(),
             network: Network::default(),
+            secrets: Secrets::default(),
             group: None,
             user_namespace: UserNamespace::default(),
             privileged: false,

@@ -27,8 +27,8 @@ pub(crate) struct Ready {}
 /// What the runtime asks of the launcher.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Fork a keeper. Descriptors: reply socket, the container's locked lock file, and its network namespace if one
-    /// was prepared.
+    /// Fork a keeper. Descriptors: reply socket, the container's locked lock file, its secrets if it has any, and
+    /// its network namespace if one was prepared.
     Start(StartRequest),
     /// Fork a helper that runs a program in a container. Descriptors: reply socket, then stdin, stdout and
     /// stderr unless a terminal is wanted.
@@ -43,6 +43,8 @@ pub(crate) struct StartRequest {
     pub(crate) log: LogLimits,
     /// The capabilities that decide the seccomp rules; `None` for no filter.
     pub(crate) seccomp: Option<Vec<String>>,
+    /// Whether secrets come along.
+    pub(crate) secrets: bool,
     /// If it has a part in a group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<GroupRequest>,

@@ -143,6 +143,7 @@ impl Entry {
             cgroup: self.cgroup.clone(),
             log: self.log,
             seccomp: self.seccomp.clone(),
+            secrets: false,
             alone: self.alone,
             group: self.group.as_ref().map(|_| GroupRequest {
                 holder: self.holder,

@@ -56,7 +56,8 @@ pub fn task_info(
             read_only_rootfs: false,
             privileged: app.container.privileged,
             network: app.container.network,
-            volumes: app.container.volumes.clone(),
+            volumes: app.volumes(),
+            secret_env: app.secret_variables(),
             pull_secret: app.pull_secret().cloned(),
             host_users: app.container.host_users,
             port_mappings: app
@@ -86,6 +87,7 @@ pub fn task_info(
         max_completion: None,
         labels: app.labels.clone(),
         data: Vec::new(),
+        group: None,
         limits: TaskLimits {
             memory_unlimited,
             ..app.limits.clone()

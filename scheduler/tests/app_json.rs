@@ -1,5 +1,6 @@
 //! What app files are accepted, what they mean, and how each mistake is named.
 
+use mezzo_api::model::VolumeSource;
 use mezzo_scheduler::app::spec::{CheckPort, Protocol, Run, UnreachableStrategy};
 use mezzo_scheduler::app::{ProblemKind, merge, parse_app};
 use mezzo_scheduler::check_app_json;
@@ -107,6 +108,59 @@ fn a_pull_secret_is_named_by_the_app_and_kept_in_its_json() {
 }
 
 #[test]
+fn secrets_are_files_and_variables_by_the_names_of_the_app() {
+    let extra = json!({
+        "container": {"type": "MESOS", "docker": {"image": "web:1"},
+            "volumes": [{"containerPath": "/run/key", "secret": "key"}, {"containerPath": "/d", "hostPath": "/srv", "mode": "RO"}]},
+        "env": {"TOKEN": {"secret": "token"}, "PLAIN": "x"},
+        "secrets": {"key": {"source": "team/key"}, "token": {"source": "team/token"}}});
+    let app = accepted(&with(extra));
+    let told: Vec<_> = app
+        .volumes()
+        .into_iter()
+        .map(|volume| (volume.container_path, volume.source))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("/d".to_owned(), VolumeSource::HostPath("/srv".into())),
+            (
+                "/run/key".to_owned(),
+                VolumeSource::Secret("team/key".parse().expect("a source"))
+            ),
+        ]
+    );
+    let variables = app.secret_variables();
+    assert_eq!(
+        (variables[0].name.as_str(), variables[0].secret.as_str()),
+        ("TOKEN", "team/token")
+    );
+    let written = app.to_json();
+    assert_eq!(
+        written["env"],
+        json!({"TOKEN": {"secret": "token"}, "PLAIN": "x"})
+    );
+    assert_eq!(accepted(&written), app);
+    for (extra, path) in [
+        (
+            json!({"container": {"docker": {"image": "a"}, "volumes": [{"containerPath": "/k", "secret": "s"}]}}),
+            "/container/volumes",
+        ),
+        (
+            json!({"container": {"docker": {"image": "a"}, "volumes": [{"containerPath": "/k", "hostPath": "/h", "secret": "s"}]},
+                "secrets": {"s": {"source": "s"}}}),
+            "/container/volumes(0)/hostPath",
+        ),
+        (
+            json!({"env": {"A": {"secret": "s"}}, "secrets": {"t": {"source": "t"}}}),
+            "/env/A/secret",
+        ),
+    ] {
+        assert_eq!(refused(extra), (ProblemKind::Value, vec![path.to_owned()]));
+    }
+}
+
+#[test]
 fn health_checks_keep_their_family() {
     let check = |value: Value| {
         let app = accepted(&with(json!({"healthChecks": [value]})));
@@ -169,7 +223,7 @@ fn wrong_values_are_named_with_their_path() {
         (json!({"cmd": "a", "args": ["b"]}), "/cmd"),
         (json!({"cmd": "a\u{0}b"}), "/cmd"),
         (json!({"env": {"A=B": "1"}}), "/env/A=B"),
-        (json!({"env": {"A": {"secret": "s"}}}), "/env/A"),
+        (json!({"env": {"A": {"secret": "s"}}}), "/env/A/secret"),
         (
             json!({"container": {"type": "ROCKET", "docker": {"image": "a"}}}),
             "/container/type",

@@ -102,6 +102,7 @@ impl Machine {
         let disk = crate::disk::Disk::open(&config, &store, &runtime, &images);
         let launcher = Launcher {
             disk: Arc::new(disk),
+            secrets: crate::node::secrets::TaskSecrets::new(None),
             dns: Vec::new(),
             runtime,
             images,

@@ -475,6 +475,7 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
             },
         })
         .collect();
+    to.secrets = spec.secrets;
     to.devices = spec
         .devices
         .into_iter()

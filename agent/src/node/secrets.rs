@@ -1,8 +1,9 @@
-//! Pull secrets: files in one folder of this machine, named by apps, read when an image is pulled.
+//! Secrets: files in folders of this machine, named by apps. Pull secrets are read when an image is pulled, those of tasks
+//! when their container starts.
 //!
 //! What an app names is a relative path that has been checked, and the kernel sees to it once more that it leads to
-//! nothing outside the folder: no link is followed, not even within it. The contents go to the image store and nowhere
-//! else, never into a log or a status.
+//! nothing outside the folder: no link is followed, not even within it. The contents go to the image store or into the
+//! container's memory and nowhere else, never into a log or a status.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -10,7 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mezzo_api::model::SecretSource;
+use mezzo_api::model::{SecretSource, TaskInfo, VolumeSource};
 use mezzo_images::{MAX_CREDENTIALS_FILE, PullSecret};
 use nix::{
     errno::Errno,
@@ -18,7 +19,10 @@ use nix::{
     sys::stat::Mode,
 };
 
-use super::runtime::chain;
+use super::{Secrets, runtime::chain};
+
+/// Longest secret of a task.
+const MAX_TASK_SECRET: u64 = 1 << 20;
 
 /// The folder.
 #[derive(Debug, Clone)]
@@ -37,41 +41,94 @@ impl PullSecrets {
     }
 
     fn text(&self, source: &SecretSource) -> Result<Vec<u8>, String> {
-        let folder = File::open(&self.0)
-            .map_err(|error| format!("cannot open the folder {}: {error}", self.0.display()))?;
-        // A pipe in the file's place would have us wait for its writer.
-        let how = OpenHow::new()
-            .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
-            .mode(Mode::empty())
-            .resolve(
-                ResolveFlag::RESOLVE_BENEATH
-                    | ResolveFlag::RESOLVE_NO_SYMLINKS
-                    | ResolveFlag::RESOLVE_NO_MAGICLINKS,
-            );
-        let file = match openat2(&folder, source.as_str(), how) {
-            Ok(file) => File::from(file),
-            Err(Errno::ENOENT | Errno::ENOTDIR) => {
-                return Err(format!("there is no such file in {}", self.0.display()));
-            }
-            Err(Errno::ELOOP) => {
-                return Err("it is, or lies behind, a symbolic link, which is not followed".into());
-            }
-            Err(errno) => return Err(format!("cannot open it: {}", errno.desc())),
-        };
-        let unreadable = |error: io::Error| format!("cannot read it: {error}");
-        let found = file.metadata().map_err(unreadable)?;
-        if !found.is_file() {
-            return Err("it is not a regular file".into());
-        }
-        if found.mode() & 0o007 != 0 {
-            tracing::warn!(%source, mode = format!("{:o}", found.mode() & 0o777), "a pull secret is open to all users of this machine: chmod o= it");
-        }
-        let mut text = Vec::new();
-        file.take(MAX_CREDENTIALS_FILE + 1)
-            .read_to_end(&mut text)
-            .map_err(unreadable)?;
-        Ok(text)
+        read_beneath(&self.0, source, MAX_CREDENTIALS_FILE)
     }
+}
+
+/// The folder of what tasks may be told.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskSecrets(Option<Arc<Path>>);
+
+impl TaskSecrets {
+    pub(crate) fn new(folder: Option<PathBuf>) -> Self {
+        Self(folder.map(Into::into))
+    }
+
+    /// Everything that a task asks for; the error is for its status and names the secret.
+    pub(crate) fn of(&self, info: &TaskInfo) -> Result<Secrets, String> {
+        let mut secrets = Secrets::default();
+        for volume in &info.container.volumes {
+            if let VolumeSource::Secret(source) = &volume.source {
+                let content = self.read(source)?;
+                secrets.files.push(mezzo_runtime::SecretFile {
+                    target: volume.container_path.clone().into(),
+                    content: mezzo_runtime::SecretBytes::new(content),
+                });
+            }
+        }
+        for variable in &info.container.secret_env {
+            let mut content = self.read(&variable.secret)?;
+            // An editor ends every file with a line end; nobody wants it in a variable.
+            if content.ends_with(b"\n") {
+                content.pop();
+            }
+            let content = mezzo_runtime::SecretBytes::new(content);
+            secrets.env.push((variable.name.clone(), content));
+        }
+        Ok(secrets)
+    }
+
+    fn read(&self, source: &SecretSource) -> Result<Vec<u8>, String> {
+        let named = |problem: String| format!("secret \"{source}\": {problem}");
+        let Some(folder) = &self.0 else {
+            return Err(named(
+                "this agent has no folder with such secrets (secrets_dir)".to_owned(),
+            ));
+        };
+        let content = read_beneath(folder, source, MAX_TASK_SECRET).map_err(named)?;
+        if content.len() as u64 > MAX_TASK_SECRET {
+            return Err(named(format!("it is longer than {MAX_TASK_SECRET} bytes")));
+        }
+        Ok(content)
+    }
+}
+
+/// What a file of a folder holds, or one byte more than `max`.
+fn read_beneath(at: &Path, source: &SecretSource, max: u64) -> Result<Vec<u8>, String> {
+    let folder = File::open(at)
+        .map_err(|error| format!("cannot open the folder {}: {error}", at.display()))?;
+    // A pipe in the file's place would have us wait for its writer.
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+        .mode(Mode::empty())
+        .resolve(
+            ResolveFlag::RESOLVE_BENEATH
+                | ResolveFlag::RESOLVE_NO_SYMLINKS
+                | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        );
+    let file = match openat2(&folder, source.as_str(), how) {
+        Ok(file) => File::from(file),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => {
+            return Err(format!("there is no such file in {}", at.display()));
+        }
+        Err(Errno::ELOOP) => {
+            return Err("it is, or lies behind, a symbolic link, which is not followed".into());
+        }
+        Err(errno) => return Err(format!("cannot open it: {}", errno.desc())),
+    };
+    let unreadable = |error: io::Error| format!("cannot read it: {error}");
+    let found = file.metadata().map_err(unreadable)?;
+    if !found.is_file() {
+        return Err("it is not a regular file".into());
+    }
+    if found.mode() & 0o007 != 0 {
+        tracing::warn!(%source, mode = format!("{:o}", found.mode() & 0o777), "a secret is open to all users of this machine: chmod o= it");
+    }
+    let mut text = Vec::new();
+    file.take(max + 1)
+        .read_to_end(&mut text)
+        .map_err(unreadable)?;
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -129,6 +186,38 @@ mod tests {
         for source in ["absolute", "relative", "within", "folder/outside"] {
             assert!(folder.refuse(source).contains("symbolic link"), "{source}");
         }
+    }
+
+    #[test]
+    fn a_tasks_secrets_are_read_whole_and_named_when_they_cannot() {
+        let folder = Folder::new();
+        folder.write("secrets/team/key", "hush\n");
+        folder.write("secrets/large", &" ".repeat((1 << 20) + 1));
+        let secrets = TaskSecrets::new(Some(folder.dir.path().join("secrets")));
+        let mut task = crate::task::tests::a_task("t");
+        let asks = |task: &mut TaskInfo, source: &str| {
+            let secret: SecretSource = source.parse().unwrap();
+            task.container.volumes = vec![mezzo_api::model::Volume {
+                container_path: "/key".into(),
+                read_only: true,
+                source: VolumeSource::Secret(secret.clone()),
+            }];
+            task.container.secret_env = vec![mezzo_api::model::SecretEnv {
+                name: "KEY".into(),
+                secret,
+            }];
+        };
+        asks(&mut task, "team/key");
+        let told = secrets.of(&task).unwrap();
+        assert_eq!(told.files[0].content.expose(), b"hush\n");
+        assert_eq!(told.env[0].1.expose(), b"hush", "without its line end");
+        for (source, word) in [("missing", "no such file"), ("large", "longer than")] {
+            asks(&mut task, source);
+            let error = secrets.of(&task).unwrap_err();
+            assert!(error.contains(source) && error.contains(word), "{error}");
+        }
+        let error = TaskSecrets::new(None).of(&task).unwrap_err();
+        assert!(error.contains("secrets_dir"), "{error}");
     }
 
     #[test]

@@ -182,7 +182,11 @@ impl Core {
                     }
                 }
             }
-            Event::Disk(id, used) => self.disk(&id, used, ctx, &mut effects),
+            Event::Disk(found) => {
+                for (id, used) in found {
+                    self.disk(&id, used, ctx, &mut effects);
+                }
+            }
             Event::Limited {
                 container,
                 limits,

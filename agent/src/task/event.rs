@@ -87,8 +87,8 @@ pub(crate) enum Event {
     Exited(ContainerId, Box<ExitRecord>),
     /// Fresh samples.
     Usage(Vec<(ContainerId, Usage)>),
-    /// What a container takes on the disk.
-    Disk(ContainerId, DiskUse),
+    /// What containers take on the disk.
+    Disk(Vec<(ContainerId, DiskUse)>),
     /// The runtime was told a container's limits.
     Limited {
         /// Which container.

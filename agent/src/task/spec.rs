@@ -15,7 +15,7 @@ use super::status::Outcome;
 use crate::launch::network::own_hostname;
 use crate::node::{
     ContainerId, ContainerSpec, Device, IMAGE_DIGEST_LABEL, Limits, Mount, MountSource,
-    PreparedImage,
+    PreparedImage, Secrets,
 };
 
 /// Where tasks find their own folder.
@@ -41,6 +41,7 @@ pub(crate) struct Place {
     pub(crate) addresses: Vec<IpAddr>,
     /// The paths of the task's host volumes, in their order, resolved and checked.
     pub(crate) host_paths: Vec<PathBuf>,
+    pub(crate) secrets: Secrets,
     pub(crate) limits: Limits,
     /// The devices that were picked.
     pub(crate) devices: Vec<Device>,
@@ -104,7 +105,7 @@ pub(crate) fn refuse(
                     "container.volumes[{n}].tmpfs_bytes: must be above 0"
                 ));
             }
-            VolumeSource::Tmpfs(_) => {}
+            VolumeSource::Tmpfs(_) | VolumeSource::Secret(_) => {}
             VolumeSource::Group(name) => {
                 let shared = info.group.iter().flat_map(|group| &group.volumes);
                 if !shared.into_iter().any(|volume| volume.name == *name) {
@@ -246,6 +247,8 @@ pub(crate) fn container(
     for volume in &wanted.volumes {
         let source = match &volume.source {
             VolumeSource::Tmpfs(bytes) => MountSource::Tmpfs(*bytes),
+            // Beside the mounts, in `secrets`.
+            VolumeSource::Secret(_) => continue,
             VolumeSource::Group(name) => {
                 let shared = info.group.iter().flat_map(|group| &group.volumes);
                 let in_memory = shared
@@ -289,6 +292,7 @@ pub(crate) fn container(
         limits: place.limits.clone(),
         rlimits: info.limits.rlimits.clone(),
         mounts,
+        secrets: place.secrets.clone(),
         devices: place.devices.clone(),
         network: wanted.network,
         group: place.group.as_ref().map(|(holder, _)| holder.clone()),
@@ -360,6 +364,7 @@ mod tests {
             files: vec![],
             addresses: vec![],
             host_paths: vec![],
+            secrets: Secrets::default(),
             limits: Limits::default(),
             devices: vec![],
             env: vec![("NVIDIA_VISIBLE_DEVICES".into(), "0".into())],

@@ -144,7 +144,13 @@ impl KillCause {
         };
         let message = match self {
             Self::Group(why) => why.clone(),
-            _ => format!("asked to end {why}; killed in {grace_ms} ms"),
+            Self::Requested
+            | Self::DuringLaunch
+            | Self::FrameworkRemoved
+            | Self::MaxCompletion(_)
+            | Self::Unhealthy(_)
+            | Self::Disk(_)
+            | Self::AgentShutdown => format!("asked to end {why}; killed in {grace_ms} ms"),
         };
         Outcome::new(TaskState::Killing, reason, message)
     }

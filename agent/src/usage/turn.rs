@@ -23,8 +23,13 @@ pub(crate) struct Turn {
 impl Turn {
     /// With that much time between rounds.
     pub(crate) fn new(interval: Duration) -> Self {
+        Self::with_share(interval, SHARE_PERMILLE)
+    }
+
+    /// The same with so many thousandths of a processor.
+    pub(crate) fn with_share(interval: Duration, permille: u32) -> Self {
         Self {
-            budget: interval * SHARE_PERMILLE / 1000,
+            budget: interval * permille / 1000,
             cost: Duration::ZERO,
             last: None,
         }

@@ -3,7 +3,10 @@
 use std::{fs, future::Future, net::TcpListener, pin::Pin};
 
 use crate::bench::{Bench, alive, eventually, processes_of, task};
-use crate::disk::what_tasks_take_on_the_disk_is_told_and_too_much_ends_them;
+use crate::disk::{
+    a_secret_is_told_to_a_task_and_to_nothing_else,
+    what_tasks_take_on_the_disk_is_told_and_too_much_ends_them,
+};
 use crate::figures::{
     a_storm_of_launches_does_not_hold_up_samples, apps_are_counted_to_the_microsecond,
     many_idle_tasks_cost_little, what_tasks_use_is_told_with_rates_and_history,
@@ -83,6 +86,7 @@ cases![
     members_of_a_group_share_and_end_together,
     a_group_with_a_member_that_cannot_start_runs_not_at_all,
     a_killed_agent_leaves_groups_whole_or_ends_them,
+    a_secret_is_told_to_a_task_and_to_nothing_else,
 ];
 
 fn reason(status: &proto::TaskStatus) -> Reason {

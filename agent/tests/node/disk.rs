@@ -4,6 +4,8 @@ use mezzo_api::proto::{
     self, Reason,
     TaskState::{TaskFailed, TaskRunning},
 };
+use std::fs;
+use std::path::Path;
 
 use crate::bench::{Bench, task};
 
@@ -73,5 +75,83 @@ pub(crate) async fn what_tasks_take_on_the_disk_is_told_and_too_much_ends_them(b
     takes(bench, "fits", 8).await;
     for running in ["fits", "free"] {
         bench.master.status(running, TaskRunning).await;
+    }
+}
+
+const SECRET: &str = "hush-2c26b46b68ffc68ff99b453c1d304134";
+
+/// Files below a directory that hold the secret.
+fn holders(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    // The agent works meanwhile: what is gone holds nothing.
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
+        if kind.is_dir() {
+            found.extend(holders(&path));
+        } else if kind.is_file() {
+            let bytes = fs::read(&path).unwrap_or_default();
+            let mut parts = bytes.windows(SECRET.len());
+            if parts.any(|part| part == SECRET.as_bytes()) {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    found
+}
+
+pub(crate) async fn a_secret_is_told_to_a_task_and_to_nothing_else(bench: &mut Bench) {
+    let secrets = tempfile::tempdir().unwrap();
+    fs::create_dir(secrets.path().join("team")).unwrap();
+    fs::write(secrets.path().join("team/key"), format!("{SECRET}\n")).unwrap();
+    bench.config.secrets_dir = Some(secrets.path().into());
+    bench.start(1).await;
+    let with = |id: &str, secret: &str| {
+        let mut task = task(id, &["sleep"]);
+        let container = task.container.as_mut().unwrap();
+        container.user = "1000:1001".into();
+        container.volumes.push(proto::Volume {
+            container_path: "/run/secrets/key".into(),
+            read_only: false,
+            source: Some(proto::volume::Source::Secret(secret.into())),
+        });
+        container.secret_env.push(proto::SecretEnv {
+            name: "TOKEN".into(),
+            secret: secret.into(),
+        });
+        task
+    };
+    bench.launch(with("told", "team/key")).await;
+    let container = bench.master.status("told", TaskRunning).await.container;
+    let pid = container.unwrap().pid;
+    let inside = format!("/proc/{pid}/root/run/secrets/key");
+    assert_eq!(fs::read_to_string(&inside).unwrap(), format!("{SECRET}\n"));
+    let env = fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let wanted = format!("TOKEN={SECRET}");
+    let mut variables = env.split(|byte| *byte == 0);
+    assert!(variables.any(|variable| variable == wanted.as_bytes()));
+    let state = bench.config.state_dir.clone();
+    assert_eq!(holders(&state), Vec::<String>::new());
+    // The file may change or go: the task has what it was told, also under the next agent.
+    fs::remove_file(secrets.path().join("team/key")).unwrap();
+    bench.kill_agent().await;
+    bench.start(2).await;
+    assert_eq!(fs::read_to_string(&inside).unwrap(), format!("{SECRET}\n"));
+    assert_eq!(holders(&state), Vec::<String>::new());
+    // What cannot be told is named.
+    for (id, secret) in [("gone", "team/key"), ("folder", "team")] {
+        bench.launch(with(id, secret)).await;
+        let end = bench.master.end(id).await;
+        assert_eq!(
+            (end.state(), end.reason()),
+            (TaskFailed, Reason::ContainerLaunchFailed)
+        );
+        assert!(
+            end.message.contains(&format!("secret \"{secret}\"")),
+            "{}",
+            end.message
+        );
     }
 }

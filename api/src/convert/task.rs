@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{Invalid, Problems, common::millis, limits::limit_problems, network};
 use crate::{
     model::{
-        CheckKind, ContainerInfo, EnvVar, HealthCheck, Resources, Scalar, SecretSource, Task,
-        TaskInfo, TaskLimits, Volume, VolumeSource,
+        CheckKind, ContainerInfo, EnvVar, HealthCheck, Resources, Scalar, SecretEnv, SecretSource,
+        Task, TaskInfo, TaskLimits, Volume, VolumeSource,
     },
     proto,
 };
@@ -113,6 +113,10 @@ impl TryFrom<proto::Volume> for Volume {
                 Err(Invalid::new("", "must be larger than zero")),
             ),
             Some(proto::volume::Source::TmpfsBytes(bytes)) => Some(VolumeSource::Tmpfs(bytes)),
+            Some(proto::volume::Source::Secret(secret)) => {
+                let secret = problems.take("secret", secret.parse::<SecretSource>());
+                secret.map(VolumeSource::Secret)
+            }
             Some(proto::volume::Source::GroupVolume(name)) => Some(VolumeSource::Group(name)),
         };
         problems.finish(source.map(|source| Self {
@@ -131,8 +135,41 @@ impl From<Volume> for proto::Volume {
             source: Some(match volume.source {
                 VolumeSource::HostPath(path) => proto::volume::Source::HostPath(path),
                 VolumeSource::Tmpfs(bytes) => proto::volume::Source::TmpfsBytes(bytes),
+                VolumeSource::Secret(secret) => proto::volume::Source::Secret(secret.to_string()),
                 VolumeSource::Group(name) => proto::volume::Source::GroupVolume(name),
             }),
+        }
+    }
+}
+
+impl TryFrom<proto::SecretEnv> for SecretEnv {
+    type Error = Invalid;
+
+    fn try_from(var: proto::SecretEnv) -> Result<Self, Invalid> {
+        let mut problems = Problems::default();
+        if var.name.is_empty() || var.name.contains(['=', '\0']) {
+            problems.note(
+                "name",
+                format!(
+                    "{:?} is not a variable's name: not empty, no `=`, no NUL",
+                    var.name
+                ),
+            );
+        }
+        problems.bound("name", &var.name, 4096);
+        let secret = problems.take("secret", var.secret.parse());
+        problems.finish(secret.map(|secret| Self {
+            name: var.name,
+            secret,
+        }))
+    }
+}
+
+impl From<SecretEnv> for proto::SecretEnv {
+    fn from(var: SecretEnv) -> Self {
+        Self {
+            name: var.name,
+            secret: var.secret.to_string(),
         }
     }
 }
@@ -165,6 +202,7 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
         }
         let env = problems.list("env", container.env, MOST_ARGS);
         let volumes = problems.list("volumes", container.volumes, 256);
+        let secret_env = problems.list("secret_env", container.secret_env, 256);
         let pull_secret = some(container.pull_secret)
             .and_then(|source| problems.take("pull_secret", source.parse::<SecretSource>()));
         let port_mappings = problems.list("port_mappings", container.port_mappings, 256);
@@ -186,6 +224,7 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
             port_mappings,
             network_name: some(container.network_name),
             network_labels,
+            secret_env,
         };
         network::check(&mut problems, &checked);
         problems.finish(Some(checked))
@@ -218,6 +257,7 @@ impl From<ContainerInfo> for proto::ContainerInfo {
                 .collect(),
             network_name: container.network_name.unwrap_or_default(),
             network_labels: container.network_labels.into_iter().collect(),
+            secret_env: container.secret_env.into_iter().map(Into::into).collect(),
         }
     }
 }

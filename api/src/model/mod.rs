@@ -30,6 +30,6 @@ pub use offer::{Filters, Offer};
 pub use resources::{InvalidResources, Overflow, Ranges, Resources, Scalar, Set, Value};
 pub use task::{
     CheckKind, ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, HealthCheck, Reason,
-    StatusSource, Task, TaskInfo, TaskState, TaskStatus, Volume, VolumeSource,
+    SecretEnv, StatusSource, Task, TaskInfo, TaskState, TaskStatus, Volume, VolumeSource,
 };
 pub use usage::{NodeUsage, TaskUsage, Usage};

@@ -28,8 +28,19 @@ pub enum VolumeSource {
     HostPath(String),
     /// Memory-backed, of that many bytes.
     Tmpfs(u64),
+    /// A file in memory with one of the agent's secrets.
+    Secret(SecretSource),
     /// One of the volumes of the task's group, by its name.
     Group(String),
+}
+
+/// A variable with one of the agent's secrets in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretEnv {
+    /// Without `=` or NUL.
+    pub name: String,
+    /// Which.
+    pub secret: SecretSource,
 }
 
 /// Something mounted into the container.
@@ -83,6 +94,9 @@ pub struct ContainerInfo {
     /// Given to that network's plug-ins.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub network_labels: BTreeMap<String, String>,
+    /// They win over `env`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_env: Vec<SecretEnv>,
 }
 
 /// How health is asked for.

@@ -41,6 +41,9 @@ pub(super) async fn start_entry(
     if inner.closed.load(Ordering::Acquire) {
         return Err(StartError::Closed { id: id.clone() });
     }
+    let secrets = &record.spec.secrets;
+    let secrets = (!secrets.is_empty()).then(|| secrets.pack()).transpose();
+    let secrets = secrets.map_err(internal("packing its secrets"))?;
     let claiming = Arc::clone(entry);
     let claimed = tokio::task::spawn_blocking(move || claim(&claiming, &record)).await;
     let lock = match claimed.unwrap_or_else(|error| Err(io::Error::other(error))) {
@@ -69,13 +72,13 @@ pub(super) async fn start_entry(
             }
         },
     };
-    let namespace = namespace.as_ref();
-    let mut answer = ask_launcher(inner, entry, lock, namespace).await;
+    let beside = (secrets.as_ref(), namespace.as_ref());
+    let mut answer = ask_launcher(inner, entry, lock, beside).await;
     if matches!(answer, Ok(None)) {
         // The launcher died with the request, or the keeper before it had executed anything: once more.
         if let Some(lock) = begin_again(inner, entry).await {
             tracing::warn!(container = %id, "launcher or keeper died during the start, starting again");
-            answer = ask_launcher(inner, entry, lock, namespace).await;
+            answer = ask_launcher(inner, entry, lock, beside).await;
         }
     }
     match answer {
@@ -167,12 +170,15 @@ async fn ask_launcher(
     inner: &Inner,
     entry: &Entry,
     lock: fs::File,
-    namespace: Option<&OwnedFd>,
+    (secrets, namespace): (Option<&OwnedFd>, Option<&OwnedFd>),
 ) -> io::Result<Option<StartReply>> {
     let (ours, theirs) = link::packet_socket_pair()?;
     let ours = link::non_blocking(ours)?;
-    let request = Request::Start(entry.start_request(inner.config.start_timeout));
+    let mut request = entry.start_request(inner.config.start_timeout);
+    request.secrets = secrets.is_some();
+    let request = Request::Start(request);
     let mut descriptors = vec![theirs.as_fd(), lock.as_fd()];
+    descriptors.extend(secrets.map(AsFd::as_fd));
     descriptors.extend(namespace.map(AsFd::as_fd));
     inner.link.request(&request, &descriptors).await?;
     drop(descriptors);

@@ -9,6 +9,7 @@ use crate::id::ContainerId;
 use crate::model::{
     ContainerSpec, DeviceSpec, ExecSpec, GroupPart, MountSpec, Rootfs, UserNamespace,
 };
+use crate::secrets::{MAX_BYTES, MAX_COUNT, Secrets};
 use crate::spec::security::capability_name;
 pub(crate) use limits::{HostLimits, check_host, check_limits};
 
@@ -107,6 +108,7 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), BadSpec> {
             }
         }
     }
+    secrets(&spec.secrets)?;
     for (index, device) in spec.devices.iter().enumerate() {
         check_device(&format!("devices[{index}]"), device)?;
         let twice = |other: &DeviceSpec| other.target == device.target;
@@ -297,6 +299,44 @@ fn clean(field: &str, path: &Path) -> Result<(), BadSpec> {
 fn inside(field: &str, path: &Path) -> Result<(), BadSpec> {
     clean(field, path)
 }
+
+/// Each where a mount may be, all within their bounds.
+fn secrets(secrets: &Secrets) -> Result<(), BadSpec> {
+    let mut bytes = 0_usize;
+    for (index, file) in secrets.files.iter().enumerate() {
+        mount_target(&format!("secrets.files[{index}].target"), &file.target)?;
+        bytes = bytes.saturating_add(file.content.expose().len());
+    }
+    for (index, (name, value)) in secrets.env.iter().enumerate() {
+        let field = format!("secrets.env[{index}]");
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(bad(field, format!("{name:?} is no name of a variable")));
+        }
+        let value = value.expose();
+        if value.contains(&0) || std::str::from_utf8(value).is_err() {
+            return Err(bad(field, format!("what is to be in {name} is no text")));
+        }
+        if name.len() + value.len() + 2 > MAX_VARIABLE {
+            return Err(bad(
+                field,
+                format!(
+                    "{name} would be longer than the {MAX_VARIABLE} bytes that the kernel takes"
+                ),
+            ));
+        }
+        bytes = bytes.saturating_add(value.len());
+    }
+    if bytes > MAX_BYTES || secrets.files.len() + secrets.env.len() > MAX_COUNT {
+        return Err(bad(
+            "secrets",
+            format!("more than {MAX_COUNT}, or than {MAX_BYTES} bytes together"),
+        ));
+    }
+    Ok(())
+}
+
+/// The kernel's MAX_ARG_STRLEN.
+const MAX_VARIABLE: usize = 128 * 1024;
 
 fn mount_target(field: &str, path: &Path) -> Result<(), BadSpec> {
     clean(field, path)?;

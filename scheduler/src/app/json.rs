@@ -45,7 +45,14 @@ impl App {
         put("gpus", scalar(self.gpus));
         put("instances", self.instances.into());
         put("container", self.container_json());
-        put("env", json!(self.env));
+        let mut env: Map<String, Value> = Map::new();
+        for (name, value) in &self.env {
+            env.insert(name.clone(), value.as_str().into());
+        }
+        for (name, secret) in &self.secret_env {
+            env.insert(name.clone(), json!({"secret": secret}));
+        }
+        put("env", Value::Object(env));
         put("labels", json!(self.labels));
         if !self.container.network.is_own() {
             put(
@@ -140,6 +147,10 @@ impl App {
         if container.network == NetworkMode::None {
             docker.insert("network".into(), "NONE".into());
         }
+        let secrets = container
+            .secret_volumes
+            .iter()
+            .map(|(path, secret)| json!({"containerPath": path, "secret": secret}));
         let volumes: Vec<Value> = container
             .volumes
             .iter()
@@ -149,9 +160,10 @@ impl App {
                     "hostPath": path,
                     "mode": if volume.read_only { "RO" } else { "RW" },
                 })),
-                // No app field makes one.
-                VolumeSource::Tmpfs(_) | VolumeSource::Group(_) => None,
+                // No app field makes one; those with secrets are listed beside them.
+                VolumeSource::Tmpfs(_) | VolumeSource::Secret(_) | VolumeSource::Group(_) => None,
             })
+            .chain(secrets)
             .collect();
         let mut out = json!({
             "type": match container.engine {

@@ -19,7 +19,7 @@ pub(crate) use limits::memory;
 use super::AppId;
 use super::read::{Fields, Report, expected};
 use super::spec::{
-    App, AppHealthCheck, BackoffStrategy, KillSelection, PPM, Run, UnreachableStrategy,
+    App, AppHealthCheck, BackoffStrategy, Container, KillSelection, PPM, Run, UnreachableStrategy,
     UpgradeStrategy,
 };
 
@@ -135,7 +135,8 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
     let instances = fields
         .integer("instances", 0, MAX_INSTANCES, report)
         .unwrap_or(1);
-    let env = read_env(&fields, report);
+    let (env, secret_env) = read_env(&fields, report);
+    check_secrets(&fields, container.as_ref(), &secret_env, report);
     let labels = fields.string_map("labels", report).unwrap_or_default();
     let ports = network::ports(&fields, &network, report);
     let require_ports = fields.boolean("requirePorts", report).unwrap_or(false);
@@ -169,6 +170,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         instances: u32::try_from(instances).ok()?,
         container: container?,
         env,
+        secret_env,
         labels,
         ports,
         require_ports,
@@ -257,7 +259,11 @@ fn read_run(fields: &Fields<'_>, report: &mut Report) -> Run {
     }
 }
 
-fn read_env(fields: &Fields<'_>, report: &mut Report) -> BTreeMap<String, String> {
+/// `env`: plain variables, and those with secrets.
+fn read_env(
+    fields: &Fields<'_>,
+    report: &mut Report,
+) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
     let Some(value) = fields.get("env") else {
         return Default::default();
     };
@@ -265,7 +271,7 @@ fn read_env(fields: &Fields<'_>, report: &mut Report) -> BTreeMap<String, String
         report.type_problem("/env", expected("an object", value));
         return Default::default();
     };
-    let mut env = BTreeMap::new();
+    let (mut env, mut secrets) = (BTreeMap::new(), BTreeMap::new());
     for (name, value) in map {
         let path = format!("/env/{name}");
         if name.is_empty() || name.contains(['=', '\0']) {
@@ -279,7 +285,10 @@ fn read_env(fields: &Fields<'_>, report: &mut Report) -> BTreeMap<String, String
                 env.insert(name.clone(), text.clone());
             }
             Value::Object(map) if map.contains_key("secret") => {
-                report.value_problem(path, "secrets in variables are not supported yet");
+                let found = Fields::open(value, path, &["secret"], report);
+                if let Some(secret) = found.and_then(|found| found.string("secret", report)) {
+                    secrets.insert(name.clone(), secret);
+                }
             }
             Value::Null
             | Value::Bool(_)
@@ -293,7 +302,30 @@ fn read_env(fields: &Fields<'_>, report: &mut Report) -> BTreeMap<String, String
             }
         }
     }
-    env
+    (env, secrets)
+}
+
+/// Every secret that is used is one of the app's.
+fn check_secrets(
+    fields: &Fields<'_>,
+    container: Option<&Container>,
+    env: &BTreeMap<String, String>,
+    report: &mut Report,
+) {
+    let known = |name: &String| {
+        let secrets = fields.get("secrets");
+        secrets.is_some_and(|secrets| secrets.get(name).is_some())
+    };
+    let unknown = |name: &String| {
+        format!("the app has no secret {name:?}; add it to /secrets with its source")
+    };
+    for (variable, name) in env.iter().filter(|(_, name)| !known(name)) {
+        report.value_problem(format!("/env/{variable}/secret"), unknown(name));
+    }
+    let volumes = container.map_or(&[][..], |container| &container.secret_volumes);
+    for (path, name) in volumes.iter().filter(|(_, name)| !known(name)) {
+        report.value_problem("/container/volumes", format!("{path}: {}", unknown(name)));
+    }
 }
 
 fn read_secrets(fields: &Fields<'_>, report: &mut Report) -> BTreeMap<String, SecretSource> {
@@ -320,7 +352,7 @@ fn read_secrets(fields: &Fields<'_>, report: &mut Report) -> BTreeMap<String, Se
         if secret.get("source").is_none() {
             report.value_problem(
                 at,
-                "is missing: a file beneath the agents' pull_secrets_dir",
+                "is missing: a file beneath the agents' secrets_dir (pull_secrets_dir for pullConfig)",
             );
             continue;
         }

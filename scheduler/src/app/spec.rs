@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use mezzo_api::model::{NetworkMode, Scalar, SecretSource, TaskLimits, Volume};
+use mezzo_api::model::{
+    NetworkMode, Scalar, SecretEnv, SecretSource, TaskLimits, Volume, VolumeSource,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::AppId;
@@ -53,6 +55,8 @@ pub struct Container {
     pub network_labels: BTreeMap<String, String>,
     /// Host paths.
     pub volumes: Vec<Volume>,
+    /// Files with secrets: where, and the name that the app gives the secret.
+    pub secret_volumes: Vec<(String, String)>,
     /// The one of the app's secrets that holds the credentials for the image's registry.
     pub pull_secret: Option<String>,
 }
@@ -302,6 +306,8 @@ pub struct App {
     pub container: Container,
     /// For the process.
     pub env: BTreeMap<String, String>,
+    /// Variables with secrets, and the names that the app gives these.
+    pub secret_env: BTreeMap<String, String>,
     /// For people and load balancers.
     pub labels: BTreeMap<String, String>,
     /// One of the machine's ports each.
@@ -339,6 +345,38 @@ impl App {
     #[must_use]
     pub fn pull_secret(&self) -> Option<&SecretSource> {
         self.secrets.get(self.container.pull_secret.as_deref()?)
+    }
+
+    /// The task's volumes, those with secrets too.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<Volume> {
+        let secrets = self.container.secret_volumes.iter();
+        let secrets = secrets.filter_map(|(path, name)| {
+            Some(Volume {
+                container_path: path.clone(),
+                read_only: true,
+                source: VolumeSource::Secret(self.secrets.get(name)?.clone()),
+            })
+        });
+        self.container
+            .volumes
+            .iter()
+            .cloned()
+            .chain(secrets)
+            .collect()
+    }
+
+    /// The task's variables with secrets.
+    #[must_use]
+    pub fn secret_variables(&self) -> Vec<SecretEnv> {
+        let variables = self.secret_env.iter();
+        let variables = variables.filter_map(|(variable, name)| {
+            Some(SecretEnv {
+                name: variable.clone(),
+                secret: self.secrets.get(name)?.clone(),
+            })
+        });
+        variables.collect()
     }
 
     /// The task's ports, one per definition, given the machine's ports in the order in which they were asked for.

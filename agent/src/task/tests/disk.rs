@@ -23,7 +23,7 @@ impl Bench {
             bytes: mb << 20,
             counted: Counted::All,
         };
-        self.event(Event::Disk(container, used));
+        self.event(Event::Disk(vec![(container, used)]));
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn container(
         .unwrap_or(Engine::Mesos);
     container.unsupported("linuxInfo", "", report);
     container.unsupported("appc", "use an OCI image", report);
-    let volumes = parts::volumes(&container, report);
+    let (volumes, secret_volumes) = parts::volumes(&container, report);
     let Some(value) = container.get("docker") else {
         report.value_problem("/container/docker/image", NO_IMAGE);
         return None;
@@ -85,6 +85,7 @@ pub(super) fn container(
         network_name: network.name.clone(),
         network_labels: network.labels.clone(),
         volumes,
+        secret_volumes,
         pull_secret,
     })
 }

@@ -235,9 +235,12 @@ fn command(read: &Fields<'_>, report: &mut Report) -> Option<String> {
     line
 }
 
-/// `container.volumes`: host paths only.
-pub(super) fn volumes(container: &Fields<'_>, report: &mut Report) -> Vec<Volume> {
-    let mut volumes = Vec::new();
+/// `container.volumes`: host paths; and files with secrets, by path and the name that the app gives the secret.
+pub(super) fn volumes(
+    container: &Fields<'_>,
+    report: &mut Report,
+) -> (Vec<Volume>, Vec<(String, String)>) {
+    let (mut volumes, mut secrets) = (Vec::new(), Vec::new());
     for (path, item) in container.list("volumes", report).unwrap_or_default() {
         let known = [
             "containerPath",
@@ -250,22 +253,31 @@ pub(super) fn volumes(container: &Fields<'_>, report: &mut Report) -> Vec<Volume
         let Some(read) = Fields::open(item, path, &known, report) else {
             continue;
         };
-        for name in ["persistent", "external", "secret"] {
+        for name in ["persistent", "external"] {
             if read.get(name).is_some() {
-                report.value_problem(read.path_of(name), "not supported yet: only host volumes");
+                report.value_problem(
+                    read.path_of(name),
+                    "not supported yet: only host volumes and secrets",
+                );
             }
         }
         let container_path = read.string("containerPath", report).unwrap_or_default();
         if !container_path.starts_with('/') {
             report.value_problem(read.path_of("containerPath"), "must be an absolute path");
         }
+        if read.get("secret").is_some() {
+            for name in ["hostPath", "mode"] {
+                if read.get(name).is_some() {
+                    report.value_problem(read.path_of(name), "a file with a secret has none");
+                }
+            }
+            if let Some(name) = read.string("secret", report) {
+                secrets.push((container_path, name));
+            }
+            continue;
+        }
         let Some(host_path) = read.string("hostPath", report) else {
-            if read
-                .get("persistent")
-                .or(read.get("external"))
-                .or(read.get("secret"))
-                .is_none()
-            {
+            if read.get("persistent").or(read.get("external")).is_none() {
                 report.value_problem(read.path_of("hostPath"), "is missing");
             }
             continue;
@@ -281,5 +293,5 @@ pub(super) fn volumes(container: &Fields<'_>, report: &mut Report) -> Vec<Volume
             source: VolumeSource::HostPath(host_path),
         });
     }
-    volumes
+    (volumes, secrets)
 }
