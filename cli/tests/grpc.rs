@@ -23,6 +23,8 @@ use tonic::{Request, Response, Status, Streaming};
 mod figures;
 #[path = "grpc/files.rs"]
 mod files;
+#[path = "grpc/sharing.rs"]
+mod sharing;
 
 type Answer<T> = Result<Response<T>, Status>;
 

@@ -1,5 +1,10 @@
 //! Quotas, offer filters and their explanation, over real gRPC.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the message it expects"
+)]
+
 mod common;
 
 use std::time::Duration;
@@ -23,7 +28,7 @@ fn quotas(role: &str, guarantees: &str, limits: &str, force: bool) -> proto::Upd
 
 /// The reasons that the master tells, when they have become what a pass makes of them.
 async fn reasons(master: &Master, framework: &Framework, wanted: &str) -> Vec<String> {
-    let framework_id = framework.caller().unwrap().framework_id;
+    let framework_id = framework.id.clone();
     let mut operator = master.operator().await;
     for _ in 0..600 {
         let request = proto::ExplainFrameworkRequest {
