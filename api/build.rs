@@ -5,7 +5,8 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
+    "mezzo/v1/groups.proto",
     "mezzo/v1/limits.proto",
     "mezzo/v1/types.proto",
     "mezzo/v1/framework.proto",

@@ -28,6 +28,8 @@ pub(crate) struct ContainerExecutor {
     pub(crate) lifeline: RawFd,
     /// The compiled filter.
     pub(crate) seccomp: Option<Rc<Vec<u8>>>,
+    /// Execute nothing and wait for the end: the holder of a group.
+    pub(crate) holds: bool,
 }
 
 impl ContainerExecutor {
@@ -55,6 +57,9 @@ impl Executor for ContainerExecutor {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         let run = || {
             self.tie_to_parent().map_err(StartFailure::internal)?;
+            if self.holds {
+                return Ok(());
+            }
             find_program(spec).map(|_| ())
         };
         run().map_err(|failure| ExecutorValidationError::ArgValidationError(self.report(&failure)))
@@ -66,7 +71,12 @@ impl Executor for ContainerExecutor {
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let failure = match self.execute(spec) {
+        let done = if self.holds {
+            self.hold()
+        } else {
+            self.execute(spec)
+        };
+        let failure = match done {
             Ok(never) => match never {},
             Err(failure) => failure,
         };
@@ -75,6 +85,29 @@ impl Executor for ContainerExecutor {
 }
 
 impl ContainerExecutor {
+    /// Waits for ever, with nothing open but the standard streams. What this process shows is our own program, sealed, and
+    /// nobody is in its pid namespace to look at it.
+    fn hold(&self) -> Result<std::convert::Infallible, StartFailure> {
+        self.tie_to_parent().map_err(StartFailure::internal)?;
+        sys::reset_signals();
+        let _ = nix::sys::prctl::set_name(c"mezzo-group");
+        self.load_filter()?;
+        // With the last of them the keeper knows that all is made.
+        sys::close_from_3();
+        loop {
+            nix::unistd::pause();
+        }
+    }
+
+    fn load_filter(&self) -> Result<(), StartFailure> {
+        let Some(filter) = &self.seccomp else {
+            return Ok(());
+        };
+        sys::load_seccomp(filter).map_err(|error| {
+            StartFailure::internal(format!("the seccomp filter was not loaded: {error}"))
+        })
+    }
+
     fn execute(&self, spec: &Spec) -> Result<std::convert::Infallible, StartFailure> {
         let program = find_program(spec)?;
         let process = spec
@@ -94,11 +127,7 @@ impl ContainerExecutor {
         self.tie_to_parent().map_err(StartFailure::internal)?;
         sys::reset_signals();
         let _ = nix::sys::prctl::set_thp_disable(false);
-        if let Some(filter) = &self.seccomp {
-            sys::load_seccomp(filter).map_err(|error| {
-                StartFailure::internal(format!("the seccomp filter was not loaded: {error}"))
-            })?;
-        }
+        self.load_filter()?;
         let Err(error) = nix::unistd::execve(&c_path, &args, &env);
         let reason = if error == Errno::ENOENT {
             // It was there a moment ago: what is missing is the interpreter that its first line or ELF header names.

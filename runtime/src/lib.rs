@@ -10,15 +10,19 @@
 //!
 //! A program that uses [`Runtime`] calls [`launcher_main_if_requested`] first thing in `main`.
 
+mod beneath;
 mod cgroup;
 mod container;
 pub mod copy;
 mod cpuset;
+pub mod disk;
 mod error;
 mod exec_helper;
 mod executor;
+mod group;
 mod host;
 mod id;
+mod inside;
 mod keeper;
 mod launcher;
 mod layout;
@@ -29,6 +33,7 @@ mod model;
 mod mount;
 mod network;
 mod process;
+mod program;
 mod protocol;
 mod purge;
 mod recovery;
@@ -53,9 +58,9 @@ pub use launcher::launcher_main_if_requested;
 pub use log_times::log_offset_since;
 pub use model::{
     ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, DeviceSpec, ExecExit, ExecSpec,
-    Exit, ExitRecord, HugePageLimit, IoDevice, IoLimit, LauncherProgram, Limits, LogLimits,
-    MountSpec, Network, Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream, Traffic, Usage,
-    UserNamespace,
+    Exit, ExitRecord, GroupPart, HugePageLimit, IoDevice, IoLimit, LauncherProgram, Limits,
+    LogLimits, MountSpec, Network, Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream,
+    Traffic, Usage, UserNamespace,
 };
 pub use mount::mount_read_only;
 pub use network::{

@@ -45,9 +45,12 @@ pub struct ContainerSpec {
     /// Devices of the host, beside the standard few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceSpec>,
-    /// Which network the container sees.
+    /// Which network the container sees; of a member of a group, the same as its holder's.
     #[serde(default)]
     pub network: Network,
+    /// Its part in a group, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupPart>,
     /// Whose user numbers it has. A start's business alone: what came of it is in the record beside this.
     #[serde(skip)]
     pub user_namespace: UserNamespace,
@@ -94,6 +97,7 @@ impl ContainerSpec {
             mounts: Vec::new(),
             devices: Vec::new(),
             network: Network::default(),
+            group: None,
             user_namespace: UserNamespace::default(),
             privileged: false,
             capabilities_add: Vec::new(),
@@ -104,7 +108,44 @@ impl ContainerSpec {
             stop_signal: default_stop_signal(),
         }
     }
+
+    /// A container that holds what the members of a group share. `volumes` are memory file systems, by name and size in
+    /// bytes, that members mount with [`MountSpec::Shared`].
+    #[must_use]
+    pub fn holder(limits: Limits, network: Network, volumes: &[(String, u64)]) -> Self {
+        let volume = |(name, size_bytes): &(String, u64)| MountSpec::Tmpfs {
+            target: PathBuf::from(SHARED_VOLUMES).join(name),
+            size_bytes: *size_bytes,
+            mode: 0o1777,
+        };
+        Self {
+            limits,
+            network,
+            mounts: volumes.iter().map(volume).collect(),
+            capabilities_drop: vec!["ALL".to_owned()],
+            group: Some(GroupPart::Holder),
+            ..Self::new(Rootfs::Empty, vec!["holder".to_owned()])
+        }
+    }
 }
+
+/// A container's part in a group: containers that share a network, System V and POSIX IPC, `/dev/shm`, user numbers and
+/// a control group above their own. Processes, mounts and the host name are each one's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum GroupPart {
+    /// It holds what the others share, from before the first of them to after the last, and runs nothing: made by
+    /// [`ContainerSpec::holder`]. Its limits are those of the whole group.
+    Holder,
+    /// It shares what the container `of` holds, which must run when this one is started.
+    Member {
+        /// The holder.
+        of: ContainerId,
+    },
+}
+
+/// Where a holder's memory file systems are, of which members get theirs ([`MountSpec::Shared`]).
+pub(crate) const SHARED_VOLUMES: &str = "/volumes";
 
 /// Where programs are looked for when the environment has no `PATH`.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -124,6 +165,8 @@ pub enum Rootfs {
     },
     /// A directory as it is.
     Dir(PathBuf),
+    /// Nothing but what is mounted in it.
+    Empty,
 }
 
 /// What a container may use. `None` means no limit.
@@ -236,6 +279,15 @@ pub enum MountSpec {
         size_bytes: u64,
         /// Mode of its root, such as 0o1777.
         mode: u32,
+    },
+    /// A memory file system that the holder of the container's group has, the same for all members.
+    Shared {
+        /// Its name.
+        volume: String,
+        /// Absolute path inside; made if missing.
+        target: PathBuf,
+        /// Whether writes are refused.
+        readonly: bool,
     },
 }
 

@@ -1,15 +1,13 @@
 //! The root file system of one container, mounted in a mount namespace of its own: the host's mount table shows
-//! nothing, and when the last process of that namespace ends nothing is left. Never follows a link out of the
-//! root: files in it are opened beneath it.
+//! nothing, and when the last process of that namespace ends nothing is left.
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
 
 use crate::error::StartFailure;
@@ -24,8 +22,6 @@ pub(crate) const NOEXEC: u32 = 8;
 const SOURCE: &str = "mezzo";
 /// A page, of which the last byte is the end.
 const MAX_OPTIONS: usize = 4096;
-/// Enough on any machine that does something else too.
-const MAX_RETRIES: u32 = 1000;
 
 /// Gives this process a mount namespace from which nothing spreads to the host.
 pub(crate) fn private_namespace() -> Result<(), StartFailure> {
@@ -57,6 +53,20 @@ pub(crate) fn mount_rootfs(
         }
     };
     match rootfs {
+        Rootfs::Empty => {
+            let owner = owner.unwrap_or(0).to_string();
+            let options = [
+                FsOption::Text("mode", b"0755"),
+                FsOption::Text("size", b"64k"),
+                FsOption::Text("uid", owner.as_bytes()),
+                FsOption::Text("gid", owner.as_bytes()),
+            ];
+            mounts::fs_mount(c"tmpfs", &options, NOSUID | NODEV)
+                .and_then(|mounted| {
+                    mounts::attach_mount(mounted.as_fd(), File::open(target)?.as_fd())
+                })
+                .map_err(failed("an empty root".to_owned()))
+        }
         Rootfs::Dir(dir) => {
             let name = format!("binding {}", dir.display());
             mount(
@@ -228,81 +238,6 @@ fn overlay_options(lowers: &[PathBuf], changes: Option<(&Path, &Path)>) -> OsStr
     std::os::unix::ffi::OsStringExt::from_vec(text)
 }
 
-/// Opens a path as the program in that root would see it: no link leads out.
-fn open_in_root(root: &File, path: &Path, flags: OFlag) -> nix::Result<File> {
-    let how = OpenHow::new()
-        .flags(flags)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let mut retries = 0;
-    loop {
-        match openat2(root, path, how) {
-            // The kernel gives up on a `..` while anybody anywhere renames or mounts: "the caller may retry".
-            Err(nix::Error::EAGAIN) if retries < MAX_RETRIES => retries += 1,
-            opened => return opened.map(File::from),
-        }
-    }
-}
-
-/// The text of a file in somebody else's root, or nothing: links are resolved beneath `root`, only a regular
-/// file is read (never a FIFO that blocks), and of it at most `max` bytes.
-pub(crate) fn read_beneath(root: &Path, file: &str, max: u64) -> String {
-    let read = || -> io::Result<String> {
-        let root = File::open(root)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-        let file = open_in_root(&root, Path::new(file), flags)?;
-        if !file.metadata()?.is_file() {
-            return Ok(String::new());
-        }
-        let mut bytes = Vec::new();
-        file.take(max).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    read().unwrap_or_default()
-}
-
-/// Makes the missing directories of a path in somebody else's root, as the working directory of an image may not
-/// be in any of its layers. Each step is resolved beneath `root`. With `owner`, they are that user's.
-pub(crate) fn make_dir_beneath(root: &Path, path: &str, owner: Option<u32>) -> io::Result<()> {
-    let root = File::open(root)?;
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let (mut parent, mut so_far) = (root.try_clone()?, PathBuf::new());
-    for part in path
-        .split('/')
-        .filter(|part| !part.is_empty() && *part != ".")
-    {
-        so_far.push(part);
-        parent = match open_in_root(&root, &so_far, flags) {
-            Ok(dir) => dir,
-            Err(nix::errno::Errno::ENOENT) => {
-                match nix::sys::stat::mkdirat(
-                    &parent,
-                    part,
-                    nix::sys::stat::Mode::from_bits_truncate(0o755),
-                ) {
-                    Ok(()) => {
-                        let made = open_in_root(&root, &so_far, flags)?;
-                        if let Some(owner) = owner {
-                            give_to(&made, owner)?;
-                        }
-                        made
-                    }
-                    Err(nix::errno::Errno::EEXIST) => open_in_root(&root, &so_far, flags)?,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            Err(error) => return Err(error.into()),
-        };
-    }
-    Ok(())
-}
-
-/// Makes what an `O_PATH` descriptor stands for a user's, and that user's group's.
-fn give_to(file: &File, owner: u32) -> io::Result<()> {
-    let (uid, gid) = (Some(owner.into()), Some(owner.into()));
-    nix::unistd::fchownat(file, "", uid, gid, nix::fcntl::AtFlags::AT_EMPTY_PATH)
-        .map_err(io::Error::from)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -330,69 +265,5 @@ mod tests {
         ] {
             assert_eq!(takes_layers_one_by_one(release), takes, "{release}");
         }
-    }
-
-    #[test]
-    fn links_out_of_a_root_are_resolved_inside_it() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("etc")).unwrap();
-        std::os::unix::fs::symlink("/../../../../etc/hostname", dir.path().join("etc/passwd"))
-            .unwrap();
-        assert_eq!(read_beneath(dir.path(), "etc/passwd", 100), "");
-        std::fs::write(dir.path().join("etc/hostname"), "inside").unwrap();
-        assert_eq!(read_beneath(dir.path(), "etc/passwd", 100), "inside");
-        assert_eq!(read_beneath(dir.path(), "etc/passwd", 3), "ins");
-    }
-
-    /// CVE-2024-9676, 2026-47262: an image's user files are its own, plain and short, or they are nothing.
-    #[test]
-    fn only_so_much_of_a_plain_file_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let etc = dir.path().join("etc");
-        std::fs::create_dir(&etc).unwrap();
-        // 1 TiB, sparse: read to its bound and no further.
-        let huge = File::create(etc.join("passwd")).unwrap();
-        huge.set_len(1 << 40).unwrap();
-        assert_eq!(
-            read_beneath(dir.path(), "etc/passwd", 1 << 20).len(),
-            1 << 20
-        );
-        std::fs::remove_file(etc.join("passwd")).unwrap();
-        // A FIFO would block whoever opens it.
-        nix::unistd::mkfifo(&etc.join("passwd"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(read_beneath(dir.path(), "etc/passwd", 100), "");
-        std::fs::remove_file(etc.join("passwd")).unwrap();
-        std::fs::create_dir(etc.join("passwd")).unwrap();
-        assert_eq!(read_beneath(dir.path(), "etc/passwd", 100), "");
-        std::fs::remove_dir(etc.join("passwd")).unwrap();
-        // Out of the root, around in circles, and through a link that only the kernel can follow.
-        for target in [
-            "/etc/passwd",
-            "../../../../etc/passwd",
-            "passwd",
-            "/proc/self/root/etc/passwd",
-        ] {
-            std::os::unix::fs::symlink(target, etc.join("passwd")).unwrap();
-            assert_eq!(read_beneath(dir.path(), "etc/passwd", 100), "", "{target}");
-            std::fs::remove_file(etc.join("passwd")).unwrap();
-        }
-    }
-
-    #[test]
-    fn directories_are_made_inside_the_root_even_through_links() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("root");
-        std::fs::create_dir_all(root.join("real")).unwrap();
-        std::os::unix::fs::symlink("/../real", root.join("link")).unwrap();
-        make_dir_beneath(&root, "/link/a/b", None).unwrap();
-        assert!(root.join("real/a/b").is_dir());
-        std::fs::write(root.join("file"), "").unwrap();
-        assert!(make_dir_beneath(&root, "/file/x", None).is_err());
-        make_dir_beneath(&root, "/", None).unwrap();
-        assert_eq!(
-            std::fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "nothing beside the root"
-        );
     }
 }

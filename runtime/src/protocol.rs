@@ -15,6 +15,7 @@ use crate::model::{ExecExit, ExecSpec, LogLimits};
 use crate::process::ProcessRef;
 use crate::spec::HostFacts;
 use crate::sys;
+use crate::user::ResolvedUser;
 
 /// Most bytes of one message; a packet must also fit into the socket's send buffer.
 pub(crate) const MAX_MESSAGE: usize = 160 * 1024;
@@ -42,7 +43,19 @@ pub(crate) struct StartRequest {
     pub(crate) log: LogLimits,
     /// The capabilities that decide the seccomp rules; `None` for no filter.
     pub(crate) seccomp: Option<Vec<String>>,
+    /// If it has a part in a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<GroupRequest>,
+    /// Whether it is to have a network namespace with nothing but loopback.
+    pub(crate) alone: bool,
     pub(crate) timeout_ms: u64,
+}
+
+/// What a start must know of a group.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct GroupRequest {
+    /// The holder's process; of the holder itself, none.
+    pub(crate) holder: Option<ProcessRef>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,6 +75,7 @@ pub(crate) enum StartReply {
         process: ProcessRef,
         started_at_ms: u64,
         start_cost: Option<StartCost>,
+        user: Option<ResolvedUser>,
     },
     Failed(StartFailure),
 }

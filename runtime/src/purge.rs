@@ -151,7 +151,7 @@ pub(crate) fn purge_unlocked(config: &RuntimeConfig, layout: &Layout) -> Result<
 }
 
 fn kill(hierarchies: &Hierarchies, cgroup: &str) -> Result<(), PurgeError> {
-    if hierarchies.kill(cgroup, TIMEOUT) {
+    if hierarchies.kill_with_children(cgroup, TIMEOUT) {
         Ok(())
     } else {
         Err(PurgeError::WillNotDie {

@@ -5,6 +5,7 @@
 //! one container is in `supervise`, the decision about what a directory found at start-up means in `recovery`.
 
 mod exec;
+mod group;
 mod network;
 mod open;
 mod start;
@@ -102,6 +103,7 @@ impl Inner {
     fn forget(&self, entry: &Entry) {
         if self.containers().remove(&entry.id).is_some()
             && let Some(range) = entry.user_range
+            && !entry.is_member()
         {
             self.users().give_back(range);
         }
@@ -177,24 +179,28 @@ impl Runtime {
                 id: id.clone(),
                 problem,
             })?;
-        let user_range = self.inner.user_range(&spec).map_err(|problem| {
+        let place = group::place(&self.inner, id, &spec).map_err(|problem| {
             let id = id.clone();
             StartError::BadSpec { id, problem }
         })?;
+        let user_range = place.user_range;
         let record = SpecRecord {
             version: RECORD_VERSION,
             id: id.clone(),
             boot_id: self.inner.boot_id.clone(),
             created_at_ms: process::now_ms(),
-            cgroup: format!("{containers}/{id}"),
+            cgroup: place.cgroup,
             user_range,
             spec,
         };
-        let entry = Arc::new(Entry::new(
-            &record,
-            self.inner.layout.container(id),
-            &self.inner.networks,
-        ));
+        let entry = Arc::new(
+            Entry::new(
+                &record,
+                self.inner.layout.container(id),
+                &self.inner.networks,
+            )
+            .with_holder(place.holder),
+        );
         {
             let mut containers = self.inner.containers();
             let refused = if self.inner.closed.load(Ordering::Acquire) {
@@ -205,7 +211,7 @@ impl Runtime {
                 None
             };
             if let Some(refused) = refused {
-                if let Some(range) = user_range {
+                if let Some(range) = user_range.filter(|_| !entry.is_member()) {
                     self.inner.users().give_back(range);
                 }
                 return Err(refused);
@@ -317,8 +323,7 @@ impl Runtime {
             return Ok(record.usage.clone());
         }
         entry
-            .running()
-            .map(|live| live.sample(process::now_ms(), &mut Vec::new()))
+            .sample(&self.inner.hierarchies, &mut Vec::new())
             .ok_or_else(|| Error::NotRunning { id: id.clone() })
     }
 
@@ -340,8 +345,7 @@ impl Runtime {
         let mut buffer = Vec::new();
         let mut samples = Vec::with_capacity(entries.len());
         for entry in entries {
-            if let Some(live) = entry.running() {
-                let usage = live.sample(process::now_ms(), &mut buffer);
+            if let Some(usage) = entry.sample(&self.inner.hierarchies, &mut buffer) {
                 samples.push((entry.id.clone(), usage));
             }
         }
@@ -420,6 +424,9 @@ impl Runtime {
                 return Err(Error::StillRunning { id: id.clone() });
             }
             EntryState::Gone => return Ok(()),
+        }
+        if group::has_members(&self.inner, id) {
+            return Err(Error::StillRunning { id: id.clone() });
         }
         let layout = self.inner.layout.clone();
         let removing = id.clone();

@@ -6,6 +6,7 @@
 //!   │                  container sees it, and everybody may pass through it, also root of a user namespace,
 //!   │                  who may not enter the state directory
 //!   ├─ rootfs          the container's root file system
+//!   ├─ shared-N        a member's copies of what its group has in memory
 //!   ├─ layers-N        its read-only layers as its user namespace is to see their owners; volume-N: so its volumes;
 //!   │                  sys: a sysfs, which a user namespace may not mount for a network that is not its own
 //!   └─ start           a socket that libcontainer waits on, answered before it asks
@@ -13,11 +14,8 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-
-use libcontainer::notify_socket::NotifyListener;
 
 use crate::error::StartFailure;
 use crate::model::{MountSpec, Rootfs};
@@ -154,6 +152,7 @@ impl Stage {
         users: &OwnUsers,
     ) -> Result<Rootfs, StartFailure> {
         match rootfs {
+            Rootfs::Empty => Ok(Rootfs::Empty),
             Rootfs::Dir(dir) => self
                 .attach_shifted("layers-0", dir, mount::NODEV, users)
                 .map(Rootfs::Dir)
@@ -230,6 +229,14 @@ impl Stage {
         Ok(Staged { binds, sys })
     }
 
+    /// Attaches a mount of a directory at a new place on the stage.
+    pub(crate) fn attach(&self, name: &str, mount: BorrowedFd<'_>) -> io::Result<PathBuf> {
+        let target = self.place.join(name);
+        fs::create_dir(&target)?;
+        mounts::attach_mount(mount, fs::File::open(&target)?.as_fd())?;
+        Ok(target)
+    }
+
     fn attach_shifted(
         &self,
         name: &str,
@@ -249,12 +256,9 @@ impl Stage {
         Ok(target)
     }
 
-    /// libcontainer's word to go: given already, because our own word comes earlier (see `container`).
-    pub(crate) fn started(&self) -> Result<NotifyListener, StartFailure> {
-        let path = self.place.join("start");
-        let listener = NotifyListener::new(&path).map_err(StartFailure::internal)?;
-        UnixStream::connect(&path).map_err(StartFailure::internal)?;
-        Ok(listener)
+    /// Its own directory, which no container sees.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.place
     }
 }
 

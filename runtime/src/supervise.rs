@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
@@ -13,13 +13,17 @@ use tokio::task::JoinHandle;
 
 use crate::cgroup::Hierarchies;
 use crate::cgroup::usage::UsageReader;
+use crate::group::cgroup_above;
 use crate::id::ContainerId;
 use crate::keeper;
-use crate::layout::{ContainerDir, RunningRecord, SpecRecord, open_lock, try_lock};
-use crate::model::{ContainerState, ContainerStatus, Exit, ExitRecord, Network, Usage};
+use crate::layout::{ContainerDir, RunningRecord, SpecRecord, StartCost, open_lock, try_lock};
+use crate::model::{
+    ContainerSpec, ContainerState, ContainerStatus, Exit, ExitRecord, GroupPart, MountSpec,
+    Network, SHARED_VOLUMES, Usage,
+};
 use crate::network::Networks;
 use crate::process::{self, ProcessRef};
-use crate::protocol::StartRequest;
+use crate::protocol::{GroupRequest, StartRequest};
 use crate::spec::security;
 use crate::sys;
 use crate::traffic::TrafficReader;
@@ -41,6 +45,14 @@ pub(crate) struct Entry {
     pub(crate) user_range: Option<UserRange>,
     /// Where its network is to be released, if it was given one.
     pub(crate) networks: Option<Arc<Networks>>,
+    /// Its part in a group, if it has one.
+    pub(crate) group: Option<GroupPart>,
+    /// The holder's process, for a member that is to be started.
+    holder: Option<ProcessRef>,
+    pub(crate) network: Network,
+    pub(crate) volumes: Vec<String>,
+    /// Whether its network is loopback, and its own.
+    alone: bool,
     pub(crate) state: watch::Sender<EntryState>,
     /// While it runs, and no longer: its descriptors keep the kernel from forgetting the cgroup.
     live: Mutex<Option<Arc<Live>>>,
@@ -67,14 +79,9 @@ pub(crate) struct Live {
     /// `None` if it had ended before it could be opened.
     pub(crate) pidfd: Option<OwnedFd>,
     pub(crate) started_at_ms: u64,
-    usage: UsageReader,
-}
-
-impl Live {
-    /// A sample.
-    pub(crate) fn sample(&self, now_ms: u64, buffer: &mut Vec<u8>) -> Usage {
-        self.usage.read(now_ms, buffer)
-    }
+    start_cost: Option<StartCost>,
+    /// Opened with the first sample: many a container has ended before.
+    usage: OnceLock<UsageReader>,
 }
 
 impl Entry {
@@ -93,14 +100,39 @@ impl Entry {
             }),
             log: spec.log,
             user_range: record.user_range,
-            networks: match spec.network {
-                Network::Prepared => Some(Arc::clone(networks)),
-                Network::Host | Network::None => None,
+            networks: match (spec.network, &spec.group) {
+                (_, Some(GroupPart::Member { .. })) => None,
+                (Network::Prepared, _) => Some(Arc::clone(networks)),
+                (Network::Host | Network::None, _) => None,
             },
+            alone: spec.network == Network::None
+                && !matches!(spec.group, Some(GroupPart::Member { .. })),
+            group: spec.group.clone(),
+            holder: None,
+            network: spec.network,
+            volumes: shared_volumes(spec),
             state: watch::Sender::new(EntryState::Starting),
             live: Mutex::new(None),
             updating: Mutex::new(()),
             watcher: Mutex::new(None),
+        }
+    }
+
+    /// The same for a member of the group that this process holds.
+    pub(crate) fn with_holder(self, holder: Option<ProcessRef>) -> Self {
+        Self { holder, ..self }
+    }
+
+    /// Whether it shares what another container holds.
+    pub(crate) fn is_member(&self) -> bool {
+        matches!(self.group, Some(GroupPart::Member { .. }))
+    }
+
+    /// The cgroup that its limits are of.
+    pub(crate) fn limited_cgroup(&self) -> &str {
+        match self.group {
+            Some(GroupPart::Holder) => cgroup_above(&self.cgroup),
+            Some(GroupPart::Member { .. }) | None => &self.cgroup,
         }
     }
 
@@ -111,6 +143,10 @@ impl Entry {
             cgroup: self.cgroup.clone(),
             log: self.log,
             seccomp: self.seccomp.clone(),
+            alone: self.alone,
+            group: self.group.as_ref().map(|_| GroupRequest {
+                holder: self.holder,
+            }),
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -156,6 +192,20 @@ impl Entry {
         }
     }
 
+    /// What it has used up to now, if it runs.
+    pub(crate) fn sample(&self, hierarchies: &Hierarchies, buffer: &mut Vec<u8>) -> Option<Usage> {
+        let live = self.running()?;
+        let open = || {
+            let traffic = match self.is_member() {
+                true => None,
+                false => TrafficReader::of(live.process),
+            };
+            UsageReader::open(hierarchies, &self.cgroup, live.start_cost, traffic)
+        };
+        let reader = live.usage.get_or_init(open);
+        Some(reader.read(process::now_ms(), buffer))
+    }
+
     fn live(&self) -> Option<Arc<Live>> {
         // Changed by single assignments: a panic elsewhere cannot have left it half changed.
         self.live
@@ -198,12 +248,8 @@ pub(crate) fn watch_over(
         process: running.process,
         pidfd: running.process.open(),
         started_at_ms: running.started_at_ms,
-        usage: UsageReader::open(
-            hierarchies,
-            &entry.cgroup,
-            running.start_cost,
-            TrafficReader::of(running.process),
-        ),
+        start_cost: running.start_cost,
+        usage: OnceLock::new(),
     };
     entry.set_live(Some(live));
     entry.state.send_replace(EntryState::Running);
@@ -302,6 +348,18 @@ pub(crate) fn close(
     keeper::release(&entry.start_request(Duration::ZERO), hierarchies);
     entry.release_network();
     Ok(record)
+}
+
+/// What a holder has for its members, by name.
+fn shared_volumes(spec: &ContainerSpec) -> Vec<String> {
+    let targets = spec.mounts.iter().filter_map(|mount| match mount {
+        MountSpec::Tmpfs { target, .. } => target.strip_prefix(SHARED_VOLUMES).ok(),
+        MountSpec::Bind { .. } | MountSpec::Shared { .. } => None,
+    });
+    targets
+        .filter_map(|name| name.to_str())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Waits until the container's keeper is gone, by its lock.

@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+pub(crate) mod disk;
 pub(crate) mod mounts;
 
 /// Which side of a fork this is.
@@ -49,10 +50,10 @@ pub(crate) fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> io::Result<Forked> {
     }
 }
 
-/// Forks a child of this process's own parent that is the first process of a new pid namespace. Only for a process
+/// Forks a child of this process's own parent, with new namespaces as these flags (CLONE_NEW*) say. Only for a process
 /// with one thread.
-pub(crate) fn fork_sibling_in_pid_namespace() -> io::Result<Forked> {
-    let flags = libc::CLONE_PARENT | libc::CLONE_NEWPID;
+pub(crate) fn fork_sibling(namespaces: libc::c_int) -> io::Result<Forked> {
+    let flags = libc::CLONE_PARENT | namespaces;
     // SAFETY: without a stack and without shared memory this is a fork, in a process with one thread as in
     // `fork_single_threaded`. The raw call leaves out the C library's handlers for forks, of which we have none.
     match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
@@ -369,6 +370,15 @@ pub(crate) fn set_terminal_size(
     }
 }
 
+/// Moves this thread into a network namespace of its own, with loopback up.
+pub(crate) fn new_network_namespace() -> io::Result<()> {
+    let named =
+        |what: &str, error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+        .map_err(|error| named("new network namespace", error.into()))?;
+    loopback_up().map_err(|error| named("bringing loopback up", error))
+}
+
 /// Brings the loopback interface of the current network namespace up.
 pub(crate) fn loopback_up() -> io::Result<()> {
     // SAFETY: a fresh socket that we own; ifreq is plain data, zeroed, with a name shorter than its field; both
@@ -404,6 +414,13 @@ pub(crate) fn close_on_exec_from_3() -> io::Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Closes every descriptor but the standard streams. For a process that from here on uses none.
+pub(crate) fn close_from_3() {
+    // SAFETY: integers only. Values that own descriptors are still about, but their process does nothing any more with
+    // them: it waits for a signal that ends it.
+    unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
 }
 
 /// Duplicates `fd` onto the standard stream `target` (0, 1 or 2), which stays open over exec.

@@ -1,6 +1,7 @@
 //! The core against its promises: one launch per task id, kills in every phase, order and durability of statuses,
 //! collection.
 
+mod disk;
 mod limits;
 
 use std::time::Duration;
@@ -85,6 +86,7 @@ impl Bench {
             host_path_allow: vec![],
             boot_id: "b".into(),
             default_pids: 4096,
+            enforce_disk: true,
             cgroup_mode: mezzo_api::model::CgroupMode::V2,
         };
         let total = "cpus:1;mem:1024;ports:[31000-31009]".parse().unwrap();

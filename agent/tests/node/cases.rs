@@ -3,6 +3,7 @@
 use std::{fs, future::Future, net::TcpListener, pin::Pin};
 
 use crate::bench::{Bench, alive, eventually, processes_of, task};
+use crate::disk::what_tasks_take_on_the_disk_is_told_and_too_much_ends_them;
 use crate::figures::{
     a_storm_of_launches_does_not_hold_up_samples, apps_are_counted_to_the_microsecond,
     many_idle_tasks_cost_little, what_tasks_use_is_told_with_rates_and_history,
@@ -74,6 +75,7 @@ cases![
     limits_change_while_the_task_runs_and_outlive_the_agent,
     whole_processors_are_one_tasks_alone_also_for_the_next_agent,
     devices_are_picked_by_id_given_and_told,
+    what_tasks_take_on_the_disk_is_told_and_too_much_ends_them,
 ];
 
 fn reason(status: &proto::TaskStatus) -> Reason {

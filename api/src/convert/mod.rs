@@ -6,6 +6,7 @@
 mod agent;
 mod common;
 mod framework;
+mod group;
 mod limits;
 mod network;
 mod status;
@@ -14,6 +15,7 @@ mod usage;
 
 use std::fmt;
 
+pub use group::members as group_members;
 pub use limits::limit_problems;
 use thiserror::Error;
 

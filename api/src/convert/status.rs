@@ -94,6 +94,9 @@ enum_both_ways!(
         ContainerLost,
         ResourcesUnavailable,
         KillRequested,
+        ContainerLimitationDisk,
+        TaskGroupInvalid,
+        TaskGroupMemberEnded,
     }
 );
 

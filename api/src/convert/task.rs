@@ -113,6 +113,7 @@ impl TryFrom<proto::Volume> for Volume {
                 Err(Invalid::new("", "must be larger than zero")),
             ),
             Some(proto::volume::Source::TmpfsBytes(bytes)) => Some(VolumeSource::Tmpfs(bytes)),
+            Some(proto::volume::Source::GroupVolume(name)) => Some(VolumeSource::Group(name)),
         };
         problems.finish(source.map(|source| Self {
             container_path: volume.container_path,
@@ -130,6 +131,7 @@ impl From<Volume> for proto::Volume {
             source: Some(match volume.source {
                 VolumeSource::HostPath(path) => proto::volume::Source::HostPath(path),
                 VolumeSource::Tmpfs(bytes) => proto::volume::Source::TmpfsBytes(bytes),
+                VolumeSource::Group(name) => proto::volume::Source::GroupVolume(name),
             }),
         }
     }
@@ -354,6 +356,9 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 limits,
             ));
         }
+        let group = info
+            .group
+            .and_then(|group| problems.take("group", group.try_into()));
         let value = (|| {
             Some(Self {
                 task_id: task_id?,
@@ -370,6 +375,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 labels: info.labels.into_iter().collect(),
                 data: info.data,
                 limits: limits?,
+                group,
             })
         })();
         problems.finish(value)
@@ -393,6 +399,7 @@ impl From<TaskInfo> for proto::TaskInfo {
             labels: info.labels.into_iter().collect(),
             data: info.data,
             limits: (!info.limits.is_default()).then(|| info.limits.into()),
+            group: info.group.map(Into::into),
         }
     }
 }

@@ -156,6 +156,8 @@ macro_rules! id {
 
 id!(/// Chosen by the framework, used once.
     TaskId, "task id", check_id);
+id!(/// Of a task group; chosen by the framework, used once.
+    GroupId, "group id", check_id);
 id!(/// Given by the master at the first registration, kept by the agent on disk.
     AgentId, "agent id", check_id);
 id!(/// Given by the master at the first subscription.

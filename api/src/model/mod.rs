@@ -5,6 +5,7 @@
 
 mod agent;
 mod framework;
+mod group;
 mod ids;
 mod limits;
 mod network;
@@ -15,8 +16,10 @@ mod usage;
 
 pub use agent::{AgentInfo, Attribute, AttributeValue, CgroupMode};
 pub use framework::{AttributeConstraint, FrameworkInfo, OfferFilter, Predicate, Selector};
+pub use group::{GroupPolicy, SharedVolume, TaskGroup};
 pub use ids::{
-    AgentId, FrameworkId, InvalidId, OfferId, RoleName, SecretSource, StreamId, TaskId, UpdateId,
+    AgentId, FrameworkId, GroupId, InvalidId, OfferId, RoleName, SecretSource, StreamId, TaskId,
+    UpdateId,
 };
 pub use limits::{
     Change, CpuPinning, HugePages, InvalidIoDevice, IoDevice, IoLimit, LimitChange, RLIMIT_NAMES,

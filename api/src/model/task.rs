@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AgentId, FrameworkId, NetworkMode, PortMapping, Resources, RoleName, Scalar, SecretSource,
-    TaskId, TaskLimits, UpdateId, Usage,
+    TaskGroup, TaskId, TaskLimits, UpdateId, Usage,
 };
 
 /// An environment variable.
@@ -28,6 +28,8 @@ pub enum VolumeSource {
     HostPath(String),
     /// Memory-backed, of that many bytes.
     Tmpfs(u64),
+    /// One of the volumes of the task's group, by its name.
+    Group(String),
 }
 
 /// Something mounted into the container.
@@ -157,6 +159,9 @@ pub struct TaskInfo {
     /// Beyond the resources.
     #[serde(default, skip_serializing_if = "TaskLimits::is_default")]
     pub limits: TaskLimits,
+    /// Its membership in a group, if it is in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<TaskGroup>,
 }
 
 /// Where a task stands.
@@ -303,6 +308,12 @@ pub enum Reason {
     ResourcesUnavailable,
     /// The framework or an operator asked.
     KillRequested,
+    /// Writable layer, sandbox and logs took more than the task's disk.
+    ContainerLimitationDisk,
+    /// Its group cannot be launched.
+    TaskGroupInvalid,
+    /// Another task of its group ended or could not be started.
+    TaskGroupMemberEnded,
 }
 
 impl Reason {
@@ -329,6 +340,9 @@ impl Reason {
             Self::ContainerLost => "REASON_CONTAINER_LOST",
             Self::ResourcesUnavailable => "REASON_RESOURCES_UNAVAILABLE",
             Self::KillRequested => "REASON_KILL_REQUESTED",
+            Self::ContainerLimitationDisk => "REASON_CONTAINER_LIMITATION_DISK",
+            Self::TaskGroupInvalid => "REASON_TASK_GROUP_INVALID",
+            Self::TaskGroupMemberEnded => "REASON_TASK_GROUP_MEMBER_ENDED",
         }
     }
 }

@@ -284,6 +284,34 @@ impl Hierarchies {
             })
     }
 
+    /// Makes the cgroup above those of a group's containers.
+    pub(crate) fn create_for_group(&self, cgroup: &str) -> io::Result<()> {
+        self.create_for_container(cgroup)?;
+        if self.mode == CgroupMode::V2
+            && let Some(dir) = self.unified_dir(cgroup)
+        {
+            enable_controllers(&dir);
+        }
+        Ok(())
+    }
+
+    /// Removes the cgroup above those of a group's containers, if none is left in it.
+    pub(crate) fn remove_group_if_empty(&self, cgroup: &str) {
+        for dir in self.dirs(cgroup) {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+
+    /// Kills every process in the cgroup and in those directly below it; `false` when the time is over.
+    pub(crate) fn kill_with_children(&self, cgroup: &str, timeout: Duration) -> bool {
+        let below = self.children(cgroup);
+        let killed = below
+            .iter()
+            .map(|name| self.kill(&format!("{cgroup}/{name}"), timeout))
+            .fold(true, |all, one| all && one);
+        self.kill(cgroup, timeout) && killed
+    }
+
     /// A container's cgroup in the unified hierarchy, for a process to be forked into.
     pub(crate) fn open_unified(&self, cgroup: &str) -> io::Result<Option<File>> {
         self.unified_dir(cgroup)
@@ -340,6 +368,14 @@ impl Hierarchies {
     pub(crate) fn kill(&self, cgroup: &str, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         if let Some(dir) = self.unified_dir(cgroup) {
+            // As a rule its first process has taken all others along: then not even that file is made.
+            let empty = |dir: &Path| {
+                fs::read(dir.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
+            };
+            let other = self.controller_dir("pids", cgroup);
+            if empty(&dir) && other.is_none_or(|other| other == dir || empty(&other)) {
+                return true;
+            }
             let _ = fs::write(dir.join("cgroup.kill"), "1");
         }
         loop {

@@ -143,7 +143,9 @@ pub(super) async fn recover_one(inner: &Arc<Inner>, id: &ContainerId) -> io::Res
         let recovery = recovery::classify(&found, boot_id);
         let entry = |record: &SpecRecord| {
             let entry = Arc::new(Entry::new(record, dir.clone(), &inner.networks));
-            if let Some(range) = record.user_range {
+            if let Some(range) = record.user_range
+                && !entry.is_member()
+            {
                 inner.users().note(range);
             }
             inner.containers().insert(id.clone(), Arc::clone(&entry));
@@ -240,7 +242,7 @@ pub(super) fn sweep_cgroups(inner: &Inner, known: &[ContainerId]) {
         }
         let cgroup = format!("{containers}/{name}");
         tracing::warn!(cgroup, "cgroup without a container, removed");
-        inner.hierarchies.kill(&cgroup, KILL_TIMEOUT);
+        inner.hierarchies.kill_with_children(&cgroup, KILL_TIMEOUT);
         if let Err(error) = inner.hierarchies.remove(&cgroup, KILL_TIMEOUT) {
             tracing::warn!(cgroup, %error, "cgroup not removed");
         }

@@ -77,10 +77,10 @@ fn change(inner: &Inner, entry: &Entry, limits: &Limits) -> Result<Changed, Upda
         problem,
     };
     let hierarchies = &inner.hierarchies;
-    let host = container::host_limits(hierarchies, &entry.cgroup, limits);
+    let host = container::host_limits(hierarchies, entry.limited_cgroup(), limits);
     validate::check_host(limits, &host).map_err(bad)?;
     let devices = container::io_devices(&limits.io_max).map_err(bad)?;
-    let dir = |controller: &str| hierarchies.controller_dir(controller, &entry.cgroup);
+    let dir = |controller: &str| hierarchies.controller_dir(controller, entry.limited_cgroup());
     let wanted = settings::wanted(limits, hierarchies.mode, &devices);
     settings::change(&dir, &wanted).map_err(|(error, stuck)| refused(entry, &error, stuck))
 }

@@ -15,6 +15,7 @@ use crate::model::DeviceSpec;
 /// A device of the host, under the name that the container sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HostDevice {
+    pub(crate) source: PathBuf,
     pub(crate) target: PathBuf,
     pub(crate) is_block: bool,
     pub(crate) major: u64,
@@ -39,6 +40,7 @@ pub(crate) fn look_up(devices: &[DeviceSpec]) -> Result<Vec<HostDevice>, BadSpec
             return Err(bad("is no device".to_owned()));
         }
         found.push(HostDevice {
+            source: device.source.clone(),
             target: device.target.clone(),
             is_block: kind.is_block_device(),
             major: nix::sys::stat::major(metadata.rdev()),

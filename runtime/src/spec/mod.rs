@@ -16,6 +16,7 @@ use oci_spec::runtime::{
 };
 
 use crate::cgroup::CgroupMode;
+use crate::group::Shared;
 use crate::model::{ContainerSpec, Network};
 use crate::stage::Staged;
 use crate::user::ResolvedUser;
@@ -32,8 +33,12 @@ pub(crate) struct Context<'a> {
     pub(crate) host: HostFacts,
     /// The devices of the specification, as the host has them.
     pub(crate) devices: &'a [HostDevice],
-    /// What was made ready for its user namespace, where it has one of its own.
+    /// Whether it is in a user namespace of its own.
+    pub(crate) own_users: bool,
+    /// What was made ready for that.
     pub(crate) staged: Option<&'a Staged>,
+    /// What it shares with the others of its group.
+    pub(crate) shared: Option<&'a Shared>,
 }
 
 /// What the builder must know of the host.
@@ -60,7 +65,7 @@ pub(crate) fn build(
         .build()
         .map_err(text)?;
     let mut linux = LinuxBuilder::default()
-        .namespaces(namespaces(spec, context.staged.is_some())?)
+        .namespaces(namespaces(spec, context.own_users)?)
         .cgroups_path(context.cgroup)
         .masked_paths(security::masked_paths(spec.privileged))
         .readonly_paths(security::readonly_paths(spec.privileged))
@@ -78,7 +83,7 @@ pub(crate) fn build(
     oci.set_version("1.0.2".to_owned())
         .set_root(Some(root))
         .set_hostname(Some(hostname(spec, context.id)))
-        .set_mounts(Some(mounts::mounts(spec, context.host, context.staged)?))
+        .set_mounts(Some(mounts::mounts(spec, context)?))
         .set_process(Some(process(spec, context, hard_limit)?))
         .set_linux(Some(linux));
     Ok(oci)
@@ -188,24 +193,6 @@ fn namespaces(spec: &ContainerSpec, own_users: bool) -> Result<Vec<LinuxNamespac
         .collect()
 }
 
-/// The specification as the container's first process is to carry it out: it has been forked into its pid namespace,
-/// from a process that is in its network and user namespaces.
-pub(crate) fn for_first_process(mut oci: Spec) -> Result<Spec, String> {
-    let linux = oci
-        .linux_mut()
-        .as_mut()
-        .ok_or("the specification is not for Linux")?;
-    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
-    namespaces.retain(|namespace| {
-        !matches!(
-            namespace.typ(),
-            LinuxNamespaceType::Pid | LinuxNamespaceType::Network | LinuxNamespaceType::User
-        )
-    });
-    linux.set_namespaces(Some(namespaces));
-    Ok(oci)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,7 +220,9 @@ mod tests {
                 most_files: 1 << 20,
             },
             devices: &[],
+            own_users: false,
             staged: None,
+            shared: None,
         };
         serde_json::to_value(build(spec, &context, &|_| Some(1024)).unwrap()).unwrap()
     }
@@ -339,17 +328,6 @@ mod tests {
           "web.1"
         ]
         "#);
-    }
-
-    #[test]
-    fn the_first_process_has_its_pid_and_network_namespaces_already() {
-        let mut spec = plain();
-        spec.network = Network::None;
-        let oci = serde_json::from_value(oci(&spec)).unwrap();
-        let first = for_first_process(oci).unwrap();
-        let namespaces = first.linux().clone().unwrap().namespaces().clone().unwrap();
-        let kinds: Vec<_> = namespaces.iter().map(|one| one.typ().to_string()).collect();
-        assert_eq!(kinds, ["mnt", "ipc", "uts", "cgroup"]);
     }
 
     #[test]

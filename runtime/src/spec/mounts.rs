@@ -6,16 +6,12 @@ use std::path::Path;
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
-use super::HostFacts;
+use super::Context;
 use crate::cgroup::CgroupMode;
-use crate::model::{ContainerSpec, MountSpec};
-use crate::stage::Staged;
+use crate::model::{ContainerSpec, MountSpec, SHARED_VOLUMES};
 
-pub(super) fn mounts(
-    spec: &ContainerSpec,
-    host: HostFacts,
-    staged: Option<&Staged>,
-) -> Result<Vec<Mount>, String> {
+pub(super) fn mounts(spec: &ContainerSpec, context: &Context<'_>) -> Result<Vec<Mount>, String> {
+    let (staged, shared) = (context.staged, context.shared);
     let sys_access = if spec.privileged { "rw" } else { "ro" };
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
@@ -38,12 +34,20 @@ pub(super) fn mounts(
                 "gid=5",
             ],
         )?,
-        mount(
-            "/dev/shm",
-            "tmpfs",
-            "shm",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-        )?,
+        match shared {
+            None => mount(
+                "/dev/shm",
+                "tmpfs",
+                "shm",
+                &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+            )?,
+            Some(shared) => mount(
+                "/dev/shm",
+                "bind",
+                &shared.shm.to_string_lossy(),
+                &["rbind", "rprivate", "nosuid", "noexec", "nodev"],
+            )?,
+        },
         mount(
             "/dev/mqueue",
             "mqueue",
@@ -65,7 +69,7 @@ pub(super) fn mounts(
             )?,
         },
     ];
-    match host.cgroups {
+    match context.host.cgroups {
         CgroupMode::V2 => {
             mounts.push(mount(
                 "/sys/fs/cgroup",
@@ -93,6 +97,7 @@ pub(super) fn mounts(
         )?);
     }
     let mut binds = staged.map(|staged| staged.binds.iter());
+    let mut volumes = shared.iter().flat_map(|shared| &shared.volumes);
     for extra in &spec.mounts {
         mounts.push(match extra {
             MountSpec::Bind {
@@ -113,6 +118,22 @@ pub(super) fn mounts(
                     "bind",
                     &source.to_string_lossy(),
                     &options,
+                )?
+            }
+            MountSpec::Shared {
+                volume,
+                target,
+                readonly,
+            } => {
+                // Made long ago where this is asked for again: for programs that are executed in the container.
+                let made = volumes.next().cloned();
+                let source = made.unwrap_or_else(|| Path::new(SHARED_VOLUMES).join(volume));
+                let access = if *readonly { "ro" } else { "rw" };
+                mount(
+                    &target.to_string_lossy(),
+                    "bind",
+                    &source.to_string_lossy(),
+                    &["rbind", "rprivate", "nosuid", "nodev", access],
                 )?
             }
             MountSpec::Tmpfs {

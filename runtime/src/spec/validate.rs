@@ -5,7 +5,10 @@ mod limits;
 
 use std::path::{Component, Path};
 
-use crate::model::{ContainerSpec, DeviceSpec, ExecSpec, MountSpec, Rootfs, UserNamespace};
+use crate::id::ContainerId;
+use crate::model::{
+    ContainerSpec, DeviceSpec, ExecSpec, GroupPart, MountSpec, Rootfs, UserNamespace,
+};
 use crate::spec::security::capability_name;
 pub(crate) use limits::{HostLimits, check_host, check_limits};
 
@@ -34,6 +37,7 @@ fn bad(field: impl Into<String>, problem: impl Into<String>) -> BadSpec {
 /// The first problem of a container's specification.
 pub(crate) fn check(spec: &ContainerSpec) -> Result<(), BadSpec> {
     check_rootfs(&spec.rootfs)?;
+    check_group(spec)?;
     check_program(&spec.args, &spec.env)?;
     inside("cwd", Path::new(&spec.cwd))?;
     if let Some(name) = &spec.hostname {
@@ -87,6 +91,18 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), BadSpec> {
                         format!("{field}.mode"),
                         format!("{mode:o} is not a mode up to 7777 (octal)"),
                     ));
+                }
+            }
+            MountSpec::Shared { volume, target, .. } => {
+                mount_target(&format!("{field}.target"), target)?;
+                if volume.parse::<ContainerId>().is_err() {
+                    return Err(bad(
+                        format!("{field}.volume"),
+                        format!("{volume:?} is no name of letters, digits, '_', '.' and '-'"),
+                    ));
+                }
+                if !matches!(spec.group, Some(GroupPart::Member { .. })) {
+                    return Err(bad(field, "only members of a group share volumes"));
                 }
             }
         }
@@ -172,8 +188,24 @@ fn check_program(args: &[String], env: &[(String, String)]) -> Result<(), BadSpe
     Ok(())
 }
 
+/// A holder runs nothing that an image could bring; all else about groups depends on who runs.
+fn check_group(spec: &ContainerSpec) -> Result<(), BadSpec> {
+    let holds = spec.group == Some(GroupPart::Holder);
+    if holds != (spec.rootfs == Rootfs::Empty) {
+        return Err(bad(
+            "rootfs",
+            "is empty for the holder of a group, and for nobody else",
+        ));
+    }
+    if holds && (spec.privileged || !spec.devices.is_empty()) {
+        return Err(bad("group", "the holder of a group is not privileged"));
+    }
+    Ok(())
+}
+
 fn check_rootfs(rootfs: &Rootfs) -> Result<(), BadSpec> {
     match rootfs {
+        Rootfs::Empty => Ok(()),
         Rootfs::Dir(path) => clean("rootfs.dir", path),
         Rootfs::Overlay {
             lowers,

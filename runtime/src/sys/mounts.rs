@@ -98,18 +98,32 @@ pub(crate) fn attach_mount(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io:
 
 /// A copy of the mount that `path` is on, beginning there, attached nowhere; `recursive`: with the mounts below it.
 pub(crate) fn clone_mount(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
-    const OPEN_TREE_CLONE: u32 = 1;
-    const AT_RECURSIVE: u32 = 0x8000;
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let flags = OPEN_TREE_CLONE
-        | u32::from_ne_bytes(libc::O_CLOEXEC.to_ne_bytes())
-        | if recursive { AT_RECURSIVE } else { 0 };
-    // SAFETY: the path is a C string that lives through the call; a result that is not negative is a new descriptor of
-    // ours.
+    open_tree(
+        libc::AT_FDCWD,
+        &path,
+        if recursive { AT_RECURSIVE } else { 0 },
+    )
+}
+
+/// The same, of the mount that an open file is on, beginning there.
+pub(crate) fn clone_mount_at(file: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
+    let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
+    open_tree(file.as_raw_fd(), c"", flags)
+}
+
+const AT_EMPTY_PATH: u32 = 0x1000;
+const AT_RECURSIVE: u32 = 0x8000;
+
+fn open_tree(dir: libc::c_int, path: &CStr, flags: u32) -> io::Result<OwnedFd> {
+    const OPEN_TREE_CLONE: u32 = 1;
+    let flags = OPEN_TREE_CLONE | u32::from_ne_bytes(libc::O_CLOEXEC.to_ne_bytes()) | flags;
+    // SAFETY: a number, a C string that lives through the call, and numbers; a result that is not negative is a new
+    // descriptor of ours.
     unsafe {
         owned(libc::syscall(
             libc::SYS_open_tree,
-            libc::AT_FDCWD,
+            dir,
             path.as_ptr(),
             flags,
         ))
@@ -123,9 +137,21 @@ pub(crate) fn set_attributes(
     attributes: u32,
     users: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
+    mount_setattr(mount, AT_RECURSIVE, attributes, users)
+}
+
+/// Sets MOUNT_ATTR_* bits of the mount whose root this is, and of no other.
+pub(crate) fn set_own_attributes(mount: BorrowedFd<'_>, attributes: u32) -> io::Result<()> {
+    mount_setattr(mount, 0, attributes, None)
+}
+
+fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    recursive: u32,
+    attributes: u32,
+    users: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
-    const AT_RECURSIVE: u32 = 0x8000;
-    const AT_EMPTY_PATH: u32 = 0x1000;
     /// `struct mount_attr` of mount_setattr(2).
     #[repr(C)]
     struct MountAttr {
@@ -149,7 +175,7 @@ pub(crate) fn set_attributes(
             libc::SYS_mount_setattr,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            AT_EMPTY_PATH | AT_RECURSIVE,
+            AT_EMPTY_PATH | recursive,
             &raw const attr,
             size_of_val(&attr),
         )

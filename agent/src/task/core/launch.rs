@@ -102,6 +102,7 @@ impl Core {
                 container_status: None,
                 started_at_ms: None,
                 usage: None,
+                disk_bytes: None,
                 healthy: None,
                 grant,
                 created_at_ms: ctx.now.unix_ms,
