@@ -20,7 +20,11 @@ use mezzo_api::{
     model::{NodeUsage, TaskUsage},
     proto::{self, agent_message::Message},
 };
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use command::{Asker, Command, Counters, Found, Handle, Stopped, Target, View, channel};
@@ -32,7 +36,7 @@ use crate::{
     health,
     image_gc::ImageStats,
     launch::{Launcher, Order},
-    node::{ContainerId, Images, LimitError, Limits, Runtime},
+    node::{Attachment, ContainerId, Images, LimitError, Limits, Runtime},
     recovery::checkpoint::LogRecord,
     stats::{Stats, book::About, histogram::Histogram},
     store::{Store, Write},
@@ -115,6 +119,8 @@ pub(crate) struct Actor {
     disk: HashMap<ContainerId, VecDeque<DiskOp>>,
     disk_busy: HashSet<ContainerId>,
     launches: HashMap<ContainerId, (CancellationToken, Instant)>,
+    /// Members of groups that wait for their turn.
+    gates: HashMap<ContainerId, oneshot::Sender<Attachment>>,
     launch_seconds: Histogram,
     health: HashMap<ContainerId, CancellationToken>,
     limits: Latest,
@@ -153,6 +159,7 @@ impl Actor {
             disk: HashMap::new(),
             disk_busy: HashSet::new(),
             launches: HashMap::new(),
+            gates: HashMap::new(),
             launch_seconds: Histogram::default(),
             health: HashMap::new(),
             limits: Latest::default(),
@@ -355,6 +362,7 @@ impl Actor {
         if let Event::LaunchFailed(container, _) = &event {
             self.counters.launch_failures += 1;
             self.launches.remove(container);
+            self.gates.remove(container);
         }
         if let Event::Launched { container, .. } = &event
             && let Some((_, begun)) = self.launches.remove(container)
@@ -419,6 +427,7 @@ impl Actor {
                 info,
                 limits,
                 grant,
+                holder,
             } => {
                 self.counters.launches += 1;
                 tracing::info!(task = %info.task_id, %framework, %container, image = info.container.image, "launching");
@@ -426,7 +435,13 @@ impl Actor {
                 self.launches
                     .insert(container.clone(), (cancelled.clone(), Instant::now()));
                 let (launcher, feedback) = (Arc::clone(&self.launcher), self.feedback.clone());
+                let group = holder.map(|holder| {
+                    let (gate, admitted) = oneshot::channel();
+                    self.gates.insert(container.clone(), gate);
+                    (holder, admitted)
+                });
                 let order = Order {
+                    group,
                     container,
                     framework,
                     info,
@@ -436,6 +451,27 @@ impl Actor {
                 };
                 self.jobs
                     .spawn(async move { Done::Event(launcher.launch(order, feedback).await) });
+            }
+            Effect::Hold(holding) => {
+                tracing::info!(group = %holding.group.id, holder = %holding.holder, "starting a group");
+                let launcher = Arc::clone(&self.launcher);
+                self.jobs
+                    .spawn(async move { Done::Event(launcher.hold(*holding).await) });
+            }
+            Effect::Admit(container, attachment) => {
+                if let Some(gate) = self.gates.remove(&container) {
+                    // Its wait for the others is not the launch's own time.
+                    if let Some((_, begun)) = self.launches.get_mut(&container) {
+                        *begun = Instant::now();
+                    }
+                    // Given up meanwhile; then its failure is on its way.
+                    let _ = gate.send(attachment);
+                }
+            }
+            Effect::LetGo(holder) => {
+                let launcher = Arc::clone(&self.launcher);
+                self.jobs
+                    .spawn(async move { Done::Event(launcher.let_go(holder).await) });
             }
             Effect::CancelLaunch(container) => {
                 if let Some((token, _)) = self.launches.get(&container) {
@@ -557,7 +593,8 @@ impl Actor {
             .max()
             .unwrap_or_default();
         let deadline = Instant::now() + grace + KILL_ALL;
-        while self.core.entries().any(|entry| entry.ended_at().is_none()) {
+        while self.core.has_groups() || self.core.entries().any(|entry| entry.ended_at().is_none())
+        {
             if tokio::time::timeout_at(deadline, self.turn(commands))
                 .await
                 .is_err()

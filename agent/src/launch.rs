@@ -4,13 +4,14 @@
 //! Given up between any two steps and in the middle of a pull; a start that is under way is seen through, because only
 //! then is it known whether something runs.
 
+mod hold;
 pub(crate) mod network;
 
 use std::{fs, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use mezzo_api::model::{FrameworkId, NetworkMode, Reason, TaskInfo, TaskState, VolumeSource};
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -59,6 +60,8 @@ pub(crate) struct Order {
     pub(crate) limits: Box<Limits>,
     pub(crate) grant: Grant,
     pub(crate) cancelled: CancellationToken,
+    /// Of a member of a group: who holds what it shares, and when it may start in which network.
+    pub(crate) group: Option<(ContainerId, oneshot::Receiver<Attachment>)>,
 }
 
 impl Launcher {
@@ -93,7 +96,10 @@ impl Launcher {
                 )
             })?;
         // Made while the image comes.
-        let mut preparing = network::prepare(&self.runtime, &container, info);
+        let mut preparing = match &order.group {
+            Some(_) => None,
+            None => network::prepare(&self.runtime, &container, info),
+        };
         let has_network = preparing.is_some();
         let done = self.steps_after(order, &mut preparing, feedback).await;
         if done.is_err() && has_network {
@@ -119,6 +125,7 @@ impl Launcher {
             limits,
             grant,
             cancelled,
+            group,
         } = order;
         let image = tokio::select! {
             biased;
@@ -134,9 +141,19 @@ impl Launcher {
             let (info, allow) = (info.clone(), self.host_path_allow.clone());
             blocking(move || resolve_host_paths(&info, &allow)).await??
         };
-        let attachment = match preparing.take() {
-            Some(preparing) => network_of(preparing).await?,
-            None => Attachment::default(),
+        let (attachment, holder) = match (preparing.take(), group) {
+            (Some(preparing), _) => (network_of(preparing).await?, None),
+            (None, None) => (Attachment::default(), None),
+            (None, Some((holder, admitted))) => {
+                let _ = feedback.send(Event::Ready(container.clone())).await;
+                let attachment = tokio::select! {
+                    biased;
+                    () = cancelled.cancelled() => return Err(LaunchFailure::Cancelled),
+                    // Whoever lets go of the other end has given it up.
+                    admitted = admitted => admitted.map_err(|_| LaunchFailure::Cancelled)?,
+                };
+                (attachment, Some(holder))
+            }
         };
         let addresses = attachment.addresses;
         let files = match info.container.network {
@@ -150,7 +167,8 @@ impl Launcher {
                 } else {
                     self.dns.clone()
                 };
-                let (hostname, addresses) = (network::own_hostname(&container), addresses.clone());
+                let named = holder.as_ref().unwrap_or(&container);
+                let (hostname, addresses) = (network::own_hostname(named), addresses.clone());
                 let write = move || {
                     let own = network::Own {
                         hostname: &hostname,
@@ -169,6 +187,10 @@ impl Launcher {
         let (devices, env) = devices::given(&self.devices, &grant.devices);
         let place = Place {
             container: container.clone(),
+            group: holder.map(|holder| {
+                let folder = self.store.group_volume(&holder, "");
+                (holder, folder)
+            }),
             framework,
             agent_id: info.agent_id.clone(),
             hostname: self.hostname.clone(),

@@ -277,6 +277,16 @@ impl Link {
                     return Ok(());
                 }
             },
+            FromMaster::LaunchGroup(launch) => match parse_group(launch) {
+                Ok(event) => event,
+                Err((statuses, problem)) => {
+                    tracing::error!(problem, "the master sent a group that does not parse");
+                    for status in statuses {
+                        send(outbound, FromAgent::Status(status)).await?;
+                    }
+                    return Ok(());
+                }
+            },
             FromMaster::Kill(kill) => match key(&kill.framework_id, &kill.task_id) {
                 Ok(key) => Event::Kill {
                     key,
@@ -403,6 +413,57 @@ fn parse_launch(launch: proto::master_message::Launch) -> Result<Event, BadLaunc
         role,
         info: Box::new(info),
     })
+}
+
+/// The event, or what to answer for each task whose ids are right.
+fn parse_group(
+    launch: proto::master_message::LaunchGroup,
+) -> Result<Event, (Vec<proto::TaskStatus>, String)> {
+    let (mut infos, mut problems) = (Vec::new(), Vec::new());
+    for task in &launch.tasks {
+        let single = proto::master_message::Launch {
+            framework_id: launch.framework_id.clone(),
+            role: launch.role.clone(),
+            task: Some(task.clone()),
+        };
+        match parse_launch(single) {
+            Ok(Event::Launch {
+                framework,
+                role,
+                info,
+            }) if info.group.is_some() => infos.push((framework, role, *info)),
+            Ok(_) => problems.push("a task of a group names no group".to_owned()),
+            Err((_, problem)) => problems.push(problem),
+        }
+    }
+    let first = infos
+        .first()
+        .map(|(framework, role, _)| (framework.clone(), role.clone()));
+    match first {
+        Some((framework, role)) if problems.is_empty() => Ok(Event::LaunchGroup {
+            framework,
+            role,
+            infos: infos.into_iter().map(|(_, _, info)| info).collect(),
+        }),
+        Some(_) | None => {
+            let problem = problems.join("; ");
+            let statuses = launch.tasks.iter().filter_map(|task| {
+                key(&launch.framework_id, &task.task_id).ok()?;
+                Some(proto::TaskStatus {
+                    task_id: task.task_id.clone(),
+                    framework_id: launch.framework_id.clone(),
+                    agent_id: task.agent_id.clone(),
+                    state: proto::TaskState::TaskError.into(),
+                    reason: proto::Reason::TaskGroupInvalid.into(),
+                    source: proto::StatusSource::Agent.into(),
+                    message: problem.clone(),
+                    timestamp_ms: crate::actor::unix_ms(),
+                    ..proto::TaskStatus::default()
+                })
+            });
+            Err((statuses.collect(), problem))
+        }
+    }
 }
 
 /// Somewhere between 0 and 200 ms × 2^failures, at most 5 s; `random` in 0..1 keeps a thousand agents apart.

@@ -259,6 +259,8 @@ pub enum MountSource {
     Bind(PathBuf),
     /// Memory, of that many bytes.
     Tmpfs(u64),
+    /// Memory that the container's group has, by its name.
+    Shared(String),
 }
 
 /// A mount.
@@ -333,6 +335,8 @@ pub struct ContainerSpec {
     pub devices: Vec<Device>,
     /// Which network it sees.
     pub network: NetworkMode,
+    /// Who holds what it shares with the others of its group.
+    pub group: Option<ContainerId>,
     /// `None`: the runtime's choice.
     pub hostname: Option<String>,
     /// All capabilities and devices.
@@ -343,6 +347,19 @@ pub struct ContainerSpec {
     pub stop_signal: Option<String>,
     /// The agent's own, never the image's.
     pub labels: BTreeMap<String, String>,
+}
+
+/// What the members of a group share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HolderSpec {
+    /// Of all of them together.
+    pub limits: Limits,
+    /// Which network they see.
+    pub network: NetworkMode,
+    /// Memory file systems: name and size in bytes.
+    pub volumes: Vec<(String, u64)>,
+    /// The machine's own user numbers.
+    pub host_users: bool,
 }
 
 /// Which log.
@@ -417,6 +434,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn connect(&self, id: &ContainerId, to: SocketAddr) -> io::Result<TcpStream>;
     /// Makes the container and starts its process.
     async fn start(&self, id: &ContainerId, spec: ContainerSpec) -> Result<Started, StartError>;
+    /// Makes a container that holds what the members of a group share, and runs nothing.
+    async fn hold(&self, id: &ContainerId, spec: HolderSpec) -> Result<(), StartError>;
     /// Every container there is, also ended ones not yet removed.
     async fn list(&self) -> Result<Vec<Container>, RuntimeError>;
     /// Resolves when the container has ended.

@@ -1,4 +1,5 @@
-//! The task folders on disk: `<state>/tasks/<container id>/{task.json,log.jsonl,sandbox/,etc/}`. Blocking I/O, called
+//! The task folders on disk: `<state>/tasks/<container id>/{task.json,log.jsonl,sandbox/,etc/}`, and what groups share
+//! there: `<state>/groups/<holder>/<volume>/`. Blocking I/O, called
 //! from the blocking pool by `actor`.
 //!
 //! A folder appears whole: it is made under another name, synced and renamed. One that does not read is moved to
@@ -28,6 +29,7 @@ const MAX_LOG: u64 = 64 << 20;
 pub(crate) struct Store {
     tasks: PathBuf,
     quarantine: PathBuf,
+    groups: PathBuf,
 }
 
 /// One thing to write for a task.
@@ -47,8 +49,9 @@ impl Store {
         let store = Self {
             tasks: state_dir.join("tasks"),
             quarantine: state_dir.join("quarantine"),
+            groups: state_dir.join("groups"),
         };
-        for dir in [&store.tasks, &store.quarantine] {
+        for dir in [&store.tasks, &store.quarantine, &store.groups] {
             private_dir(dir).map_err(|source| Error::State {
                 operation: "make the folder",
                 path: dir.clone(),
@@ -66,6 +69,44 @@ impl Store {
     /// What a task sees as its sandbox.
     pub(crate) fn sandbox(&self, id: &ContainerId) -> PathBuf {
         self.folder(id).join("sandbox")
+    }
+
+    /// Where a volume of a group is, on the machine.
+    pub(crate) fn group_volume(&self, holder: &ContainerId, name: &str) -> PathBuf {
+        self.groups.join(holder.as_str()).join(name)
+    }
+
+    /// Makes the folders that the members of a group share.
+    pub(crate) fn create_group(&self, holder: &ContainerId, names: &[String]) -> io::Result<()> {
+        for name in names {
+            let volume = self.group_volume(holder, name);
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&volume)?;
+            // As a sandbox: whoever a member runs as may write here, and nobody else gets here.
+            fs::set_permissions(&volume, Permissions::from_mode(0o1777))?;
+        }
+        Ok(())
+    }
+
+    /// Removes them; fine when they are gone already.
+    pub(crate) fn remove_group(&self, holder: &ContainerId) -> io::Result<()> {
+        match fs::remove_dir_all(self.groups.join(holder.as_str())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Removes the folders of groups that are no more.
+    pub(crate) fn sweep_groups(&self, known: impl Fn(&str) -> bool) {
+        for entry in fs::read_dir(&self.groups).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_none_or(|name| !known(name))
+                && let Err(error) = fs::remove_dir_all(entry.path())
+            {
+                tracing::warn!(path = %entry.path().display(), %error, "cannot remove a group's left-over folder");
+            }
+        }
     }
 
     /// Writes and syncs, all or nothing of each.
@@ -251,6 +292,7 @@ mod tests {
             boot_id: "b".into(),
             created_at_ms: n,
             info: a_task("t"),
+            holder: None,
             grant: crate::resources::grant::Grant::default(),
         }
     }

@@ -1,8 +1,9 @@
 //! A task on this machine: what becomes of it, decided without any I/O.
 //!
 //! [`core`] holds all tasks and turns events into effects; [`event`] names both; [`updates`] is the queue of statuses
-//! of one task; [`status`] finds the words and reasons; [`spec`] merges image and task into a container; [`limits`] says
-//! what it may use, [`change`] what stands in the way of changing that, [`disk`] when it takes too much of the disk.
+//! of one task; [`group`] is what members of a group wait for and share; [`status`] finds the words and reasons; [`spec`]
+//! merges image and task into a container; [`limits`] says what it may use, [`change`] what stands in the way of changing
+//! that, [`disk`] when it takes too much of the disk.
 //!
 //! ```text
 //! Creating ─► Launching ─► Running ─► Killing ─► Ended ─(acknowledged, old)─► collected
@@ -14,6 +15,7 @@ pub(crate) mod core;
 pub(crate) mod disk;
 pub(crate) mod entry;
 pub(crate) mod event;
+pub(crate) mod group;
 pub(crate) mod limits;
 pub(crate) mod spec;
 pub(crate) mod status;

@@ -18,9 +18,9 @@ use tokio::{net::TcpStream, sync::watch};
 
 use super::{
     Attachment, Collected, Container, ContainerExit, ContainerId, ContainerSpec, ContainerState,
-    ExecSession, ExecSpec, ExitRecord, GcPolicy, ImageConfig, ImageError, Images, ImagesUsage,
-    LimitError, Limits, NetworkRequest, PreparedImage, PullProgress, Runtime, RuntimeError,
-    Snapshot, StartError, Started, Stream,
+    ExecSession, ExecSpec, ExitRecord, GcPolicy, HolderSpec, ImageConfig, ImageError, Images,
+    ImagesUsage, LimitError, Limits, NetworkRequest, PreparedImage, PullProgress, Runtime,
+    RuntimeError, Snapshot, StartError, Started, Stream,
 };
 
 /// Containers in memory.
@@ -185,6 +185,14 @@ impl Runtime for FakeRuntime {
             started_at_ms: 1,
             addresses,
         })
+    }
+
+    async fn hold(&self, id: &ContainerId, spec: HolderSpec) -> Result<(), StartError> {
+        if spec.volumes.iter().any(|(name, _)| name == "missing") {
+            return Err(StartError::Failed("no memory".into()));
+        }
+        self.lock().insert(id.clone(), running(id));
+        Ok(())
     }
 
     async fn list(&self) -> Result<Vec<Container>, RuntimeError> {

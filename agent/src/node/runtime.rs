@@ -20,12 +20,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Attachment, Container, ContainerExit, ContainerId, ContainerSpec, ContainerState, ExecControl,
-    ExecSession, ExecSpec, ExitRecord, LimitError, Limits, MountSource, NetworkRequest, Reader,
-    Runtime, RuntimeError, StartError, Started, Stream, Writer,
+    ExecSession, ExecSpec, ExitRecord, HolderSpec, LimitError, Limits, MountSource, NetworkRequest,
+    Reader, Runtime, RuntimeError, StartError, Started, Stream, Writer,
 };
 
 mod limits;
 
+/// Who holds what the container's group shares.
+const GROUP_LABEL: &str = "mezzo.group";
 const STOP_SIGNAL_LABEL: &str = "mezzo.stop_signal";
 const SIGTERM: i32 = 15;
 
@@ -84,13 +86,20 @@ impl Containers {
     }
 
     fn users(&self, spec: &ContainerSpec) -> rt::UserNamespace {
-        if self.own_users && !spec.privileged && !spec.host_users && spec.devices.is_empty() {
+        // Whose a member's are its holder decides.
+        if self.own_users
+            && spec.group.is_none()
+            && !spec.privileged
+            && !spec.host_users
+            && spec.devices.is_empty()
+        {
             rt::UserNamespace::Own
         } else {
             rt::UserNamespace::Host
         }
     }
 
+    /// Of a container itself, or of the group that it is in.
     fn addresses(&self, id: &rt::ContainerId) -> Vec<IpAddr> {
         let attachment = self.runtime.attachment(id);
         attachment.map_or_else(Vec::new, |attachment| attachment.addresses)
@@ -157,6 +166,7 @@ impl Runtime for Containers {
 
     async fn start(&self, id: &ContainerId, spec: ContainerSpec) -> Result<Started, StartError> {
         let users = self.users(&spec);
+        let holder = spec.group.as_ref().map(to_id);
         let mut spec = to_spec(spec)?;
         spec.log = self.log;
         spec.user_namespace = users;
@@ -165,7 +175,7 @@ impl Runtime for Containers {
                 pid: u32::try_from(started.pid).unwrap_or(0),
                 cgroup: started.cgroup,
                 started_at_ms: started.started_at_ms,
-                addresses: self.addresses(&to_id(id)),
+                addresses: self.addresses(&holder.unwrap_or_else(|| to_id(id))),
             }),
             // The operator's doing, not the task's: it may well run elsewhere.
             Err(rt::StartError::BadSpec { problem, .. })
@@ -183,6 +193,18 @@ impl Runtime for Containers {
         }
     }
 
+    async fn hold(&self, id: &ContainerId, spec: HolderSpec) -> Result<(), StartError> {
+        let limits = limits::to_limits(&spec.limits);
+        let mut holder = rt::ContainerSpec::holder(limits, to_network(spec.network), &spec.volumes);
+        if self.own_users && !spec.host_users {
+            holder.user_namespace = rt::UserNamespace::Own;
+        }
+        match self.runtime.start(&to_id(id), holder).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(StartError::Failed(chain(&error))),
+        }
+    }
+
     async fn list(&self) -> Result<Vec<Container>, RuntimeError> {
         let containers = self
             .runtime
@@ -190,7 +212,9 @@ impl Runtime for Containers {
             .await
             .map_err(|error| RuntimeError::Other(chain(&error)))?;
         let with_addresses = |status: rt::ContainerStatus| {
-            let addresses = self.addresses(&status.id);
+            let holder = status.labels.get(GROUP_LABEL);
+            let holder = holder.and_then(|holder| holder.parse().ok());
+            let addresses = self.addresses(&holder.unwrap_or_else(|| status.id.clone()));
             from_status(status, addresses)
         };
         Ok(containers.into_iter().filter_map(with_addresses).collect())
@@ -439,6 +463,11 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
                 target: mount.target.into(),
                 readonly: mount.read_only,
             },
+            MountSource::Shared(volume) => rt::MountSpec::Shared {
+                volume,
+                target: mount.target.into(),
+                readonly: mount.read_only,
+            },
             MountSource::Tmpfs(size_bytes) => rt::MountSpec::Tmpfs {
                 target: mount.target.into(),
                 size_bytes,
@@ -454,15 +483,24 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
             target: device.target,
         })
         .collect();
-    to.network = match spec.network {
-        NetworkMode::Host => rt::Network::Host,
-        NetworkMode::None => rt::Network::None,
-        NetworkMode::Bridge | NetworkMode::Container => rt::Network::Prepared,
-    };
+    to.network = to_network(spec.network);
+    if let Some(holder) = &spec.group {
+        let of = to_id(holder);
+        labels.insert(GROUP_LABEL.to_owned(), of.to_string());
+        to.group = Some(rt::GroupPart::Member { of });
+    }
     to.privileged = spec.privileged;
     to.labels = labels;
     to.stop_signal = stop_signal;
     Ok(to)
+}
+
+fn to_network(mode: NetworkMode) -> rt::Network {
+    match mode {
+        NetworkMode::Host => rt::Network::Host,
+        NetworkMode::None => rt::Network::None,
+        NetworkMode::Bridge | NetworkMode::Container => rt::Network::Prepared,
+    }
 }
 
 fn to_request(request: NetworkRequest) -> rt::NetworkRequest {

@@ -24,6 +24,9 @@ pub(crate) struct Checkpoint {
     /// What the agent picked for it. An older agent does not see it, and gives others what is the task's alone.
     #[serde(default, skip_serializing_if = "Grant::is_empty")]
     pub(crate) grant: Grant,
+    /// Of a member of a group: the container that holds what the group shares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) holder: Option<ContainerId>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -178,6 +181,7 @@ mod tests {
                 cpus: [3, 1].into(),
                 devices: [("gpu".to_owned(), ["0".to_owned()].into())].into(),
             },
+            holder: Some(ContainerId::derive("pod", 2)),
         }
     }
 
@@ -193,8 +197,12 @@ mod tests {
     fn a_checkpoint_without_a_grant_is_what_an_older_agent_writes() {
         let mut plain = checkpoint();
         plain.grant = Grant::default();
+        plain.holder = None;
         let text = plain.to_json();
-        assert!(!text.contains("grant"), "{text}");
+        assert!(
+            !text.contains("grant") && !text.contains("holder"),
+            "{text}"
+        );
         assert_eq!(Checkpoint::from_json(text.as_bytes()), Ok(plain));
     }
 

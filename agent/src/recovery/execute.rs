@@ -19,7 +19,7 @@ use crate::{
     task::{
         Context, TaskKey,
         core::{Core, Settings},
-        entry::{Entry, Interest, Phase},
+        entry::{Entry, Gate, Interest, Phase},
         event::Effect,
         status::{KillCause, NEVER_RAN, Outcome, ended},
         updates::UpdateQueue,
@@ -145,6 +145,8 @@ pub(crate) async fn recover(
     // The agent before may have died between the kernel and the checkpoint: what is on record holds. Only now, because
     // who may use which processors depends on all.
     core.tell_all_limits(&mut effects);
+    core.rebuild_groups(&mut effects);
+    store.sweep_groups(|holder| core.has_group(holder));
     Ok(effects)
 }
 
@@ -261,6 +263,8 @@ fn entry(folder: &Recovered, settings: &Settings, phase: Phase) -> Entry {
         grant: checkpoint.grant.clone(),
         created_at_ms: checkpoint.created_at_ms,
         told_limits: None,
+        holder: checkpoint.holder.clone(),
+        gate: Gate::Open,
         changing: None,
         latest,
     }

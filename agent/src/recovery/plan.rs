@@ -50,6 +50,8 @@ pub(crate) fn plan(
     let mut in_use = BTreeSet::new();
     let mut actions = Vec::new();
     let mut removals = Vec::new();
+    // What groups share goes with the last member.
+    let mut held = BTreeSet::new();
     let mut sorted: Vec<_> = recovered.iter().collect();
     sorted.sort_by(|a, b| a.checkpoint.container.cmp(&b.checkpoint.container));
     for Recovered { checkpoint, log } in sorted {
@@ -72,6 +74,7 @@ pub(crate) fn plan(
         actions.push(match state {
             Some(ContainerState::Running(started)) => {
                 in_use.insert(id.as_str());
+                held.extend(&checkpoint.holder);
                 Action::Adopt(id.clone(), started.clone())
             }
             Some(ContainerState::Exited(record)) => Action::ReportExit(id.clone(), record.clone()),
@@ -90,6 +93,7 @@ pub(crate) fn plan(
     removals.extend(
         running_or_ended
             .into_keys()
+            .filter(|id| !held.contains(id))
             .map(|id| Action::RemoveContainer(id.clone())),
     );
     removals.sort_by_key(|action| format!("{action:?}"));
@@ -185,6 +189,7 @@ mod tests {
                 created_at_ms: 0,
                 info: a_task("t"),
                 grant: crate::resources::grant::Grant::default(),
+                holder: None,
             },
             log: Log {
                 updates,

@@ -5,6 +5,7 @@
 
 mod change;
 mod disk;
+mod group;
 mod kill;
 mod launch;
 mod time;
@@ -22,8 +23,9 @@ use mezzo_api::model::{
 use super::{
     Context, TaskKey,
     change::Refused,
-    entry::{Entry, Phase},
+    entry::{Entry, Gate, Phase},
     event::{Effect, Event, Verdict},
+    group::Group,
     status::{KillCause, Outcome, ended},
     updates::{Acknowledged, Retry},
 };
@@ -73,6 +75,7 @@ pub(crate) struct Core {
     grants: Grants,
     tasks: BTreeMap<TaskKey, Entry>,
     by_container: HashMap<ContainerId, TaskKey>,
+    groups: BTreeMap<ContainerId, Group>,
     tombstones: HashMap<TaskKey, TaskStatus>,
     tombstone_order: VecDeque<TaskKey>,
     /// Monotonic; when ended tasks are looked through again.
@@ -95,6 +98,7 @@ impl Core {
             grants,
             tasks: BTreeMap::new(),
             by_container: HashMap::new(),
+            groups: BTreeMap::new(),
             tombstones: HashMap::new(),
             tombstone_order: VecDeque::new(),
             next_collection_ms: 0,
@@ -109,7 +113,23 @@ impl Core {
                 framework,
                 role,
                 info,
-            } => self.launch(framework, role, *info, ctx, &mut effects),
+            } => self.launch(framework, role, *info, None, ctx, &mut effects),
+            Event::LaunchGroup {
+                framework,
+                role,
+                infos,
+            } => self.launch_group(&framework, &role, infos, ctx, &mut effects),
+            Event::Ready(id) => {
+                if let Some(entry) = self.entry(&id)
+                    && entry.gate == Gate::Pulling
+                {
+                    entry.gate = Gate::Ready;
+                }
+            }
+            Event::Held(holder, held) => self.held(&holder, held, &mut effects),
+            Event::LetGo(holder) => {
+                self.groups.remove(&holder);
+            }
             Event::Kill { key, grace } => self.kill_requested(&key, grace, ctx, &mut effects),
             Event::Acknowledge { key, update } => self.acknowledge(&key, &update, &mut effects),
             Event::ShutdownFramework(framework) => {
@@ -148,7 +168,10 @@ impl Core {
                 self.launched(&container, started, image_digest, ctx, &mut effects);
             }
             Event::LaunchFailed(id, failure) => self.launch_failed(&id, failure, ctx, &mut effects),
-            Event::Exited(id, record) => self.exited(&id, &record, ctx, &mut effects),
+            Event::Exited(id, record) => {
+                self.holder_lost(&id);
+                self.exited(&id, &record, ctx, &mut effects);
+            }
             Event::Usage(samples) => {
                 for (id, usage) in samples {
                     if let Some(entry) = self.entry(&id).filter(|entry| entry.is_alive()) {
@@ -169,6 +192,7 @@ impl Core {
             Event::Health(id, verdict) => self.health(&id, verdict, ctx, &mut effects),
             Event::Tick => {}
         }
+        self.keep_groups(ctx, &mut effects);
         self.keep_time(ctx, &mut effects);
         effects
     }

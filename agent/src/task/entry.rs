@@ -51,6 +51,17 @@ pub(crate) enum Next {
     End(Outcome),
 }
 
+/// How far the launch of a member of a group has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// Its image is on the way.
+    Pulling,
+    /// All is here; it waits for its turn.
+    Ready,
+    /// It may start. Of tasks in no group, always.
+    Open,
+}
+
 /// Whether somebody still asks for the statuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interest {
@@ -87,6 +98,10 @@ pub(crate) struct Entry {
     pub(crate) created_at_ms: u64,
     /// What the runtime was last told that it may use, if it was told.
     pub(crate) told_limits: Option<Limits>,
+    /// Of a member of a group: who holds what the group shares.
+    pub(crate) holder: Option<ContainerId>,
+    /// Of a member of a group: how far its launch may go.
+    pub(crate) gate: Gate,
     /// A change of limits that is under way.
     pub(crate) changing: Option<Changing>,
 }

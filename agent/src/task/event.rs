@@ -6,9 +6,9 @@ use mezzo_api::model::{
     AgentId, FrameworkId, HealthCheck, RoleName, Task, TaskInfo, TaskStatus, UpdateId, Usage,
 };
 
-use super::{TaskKey, change::Refused, disk::DiskUse, status::Outcome};
+use super::{TaskKey, change::Refused, disk::DiskUse, group::Holding, status::Outcome};
 use crate::{
-    node::{ContainerId, ExitRecord, LimitError, Limits, Started},
+    node::{Attachment, ContainerId, ExitRecord, LimitError, Limits, Started},
     recovery::checkpoint::Checkpoint,
     resources::grant::Grant,
 };
@@ -24,6 +24,15 @@ pub(crate) enum Event {
         role: RoleName,
         /// What.
         info: Box<TaskInfo>,
+    },
+    /// The master wants the tasks of a group to run, all or none.
+    LaunchGroup {
+        /// Whose.
+        framework: FrameworkId,
+        /// The role of the offer.
+        role: RoleName,
+        /// In their order; each names the group.
+        infos: Vec<TaskInfo>,
     },
     /// The master wants a task to end.
     Kill {
@@ -55,6 +64,12 @@ pub(crate) enum Event {
     /// A status is on disk.
     Written(ContainerId, UpdateId),
 
+    /// The image of a group's member is here.
+    Ready(ContainerId),
+    /// What a group shares is there, or cannot be had.
+    Held(ContainerId, Result<Attachment, Outcome>),
+    /// Nothing is left of what a group shared.
+    LetGo(ContainerId),
     /// A launch takes its time.
     Progress(ContainerId, String),
     /// The process runs.
@@ -142,7 +157,15 @@ pub(crate) enum Effect {
         limits: Box<Limits>,
         /// What was picked for it.
         grant: Grant,
+        /// Of a member of a group: the holder. Then it waits for `Admit` when its image is here.
+        holder: Option<ContainerId>,
     },
+    /// Make what a group shares; answered by `Held`.
+    Hold(Box<Holding>),
+    /// Let a member of a group start, in this network.
+    Admit(ContainerId, Attachment),
+    /// Take back what a group shared; answered by `LetGo`.
+    LetGo(ContainerId),
     /// Give a launch up; still answered by `Launched` or `LaunchFailed`.
     CancelLaunch(ContainerId),
     /// Wait for the end; answered by `Exited`.

@@ -28,6 +28,8 @@ const MAX_HOSTNAME: usize = 64;
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) container: ContainerId,
+    /// Who holds what its group shares, and where its group's folders are.
+    pub(crate) group: Option<(ContainerId, PathBuf)>,
     pub(crate) framework: FrameworkId,
     pub(crate) agent_id: AgentId,
     pub(crate) hostname: String,
@@ -44,6 +46,16 @@ pub(crate) struct Place {
     pub(crate) devices: Vec<Device>,
     /// Variables that tell of what was picked.
     pub(crate) env: Vec<(String, String)>,
+}
+
+impl Place {
+    /// What its network is called by: a group has one name, as it has one address.
+    fn named(&self) -> &ContainerId {
+        match &self.group {
+            Some((holder, _)) => holder,
+            None => &self.container,
+        }
+    }
 }
 
 /// What the operator lets tasks ask for.
@@ -93,6 +105,14 @@ pub(crate) fn refuse(
                 ));
             }
             VolumeSource::Tmpfs(_) => {}
+            VolumeSource::Group(name) => {
+                let shared = info.group.iter().flat_map(|group| &group.volumes);
+                if !shared.into_iter().any(|volume| volume.name == *name) {
+                    return invalid(format!(
+                        "container.volumes[{n}].group_volume: {name:?} is no volume of the task's group"
+                    ));
+                }
+            }
             VolumeSource::HostPath(path) => {
                 let path = Path::new(path);
                 if !is_clean_absolute(path) {
@@ -194,10 +214,7 @@ pub(crate) fn container(
         env.set(&entry.name, &entry.value);
     }
     env.set("HOST", &place.hostname);
-    let own_name = wanted
-        .network
-        .is_own()
-        .then(|| own_hostname(&place.container));
+    let own_name = wanted.network.is_own().then(|| own_hostname(place.named()));
     env.set("HOSTNAME", own_name.as_ref().unwrap_or(&place.hostname));
     if let Some(address) = place.addresses.first() {
         env.set("MESOS_CONTAINER_IP", &address.to_string());
@@ -229,6 +246,16 @@ pub(crate) fn container(
     for volume in &wanted.volumes {
         let source = match &volume.source {
             VolumeSource::Tmpfs(bytes) => MountSource::Tmpfs(*bytes),
+            VolumeSource::Group(name) => {
+                let shared = info.group.iter().flat_map(|group| &group.volumes);
+                let in_memory = shared
+                    .into_iter()
+                    .any(|volume| volume.name == *name && volume.tmpfs_bytes.is_some());
+                match &place.group {
+                    Some((_, folder)) if !in_memory => MountSource::Bind(folder.join(name)),
+                    Some(_) | None => MountSource::Shared(name.clone()),
+                }
+            }
             VolumeSource::HostPath(path) => MountSource::Bind(
                 host_paths
                     .next()
@@ -264,6 +291,7 @@ pub(crate) fn container(
         mounts,
         devices: place.devices.clone(),
         network: wanted.network,
+        group: place.group.as_ref().map(|(holder, _)| holder.clone()),
         hostname: own_name.or_else(|| {
             (wanted.network == NetworkMode::Host && place.hostname.len() <= MAX_HOSTNAME)
                 .then(|| place.hostname.clone())
@@ -324,6 +352,7 @@ mod tests {
     fn place() -> Place {
         Place {
             container: ContainerId::derive("t", 1),
+            group: None,
             framework: "f".parse().unwrap(),
             agent_id: "a".parse().unwrap(),
             hostname: "node1".into(),

@@ -48,6 +48,8 @@ pub(crate) enum KillCause {
     Disk(String),
     /// The agent goes away and takes its tasks along.
     AgentShutdown,
+    /// Of another task of its group, in words.
+    Group(String),
 }
 
 impl KillCause {
@@ -89,6 +91,11 @@ impl KillCause {
                 Reason::KillRequested,
                 format!("killed because its agent was told to end with its tasks ({how})"),
             ),
+            Self::Group(why) => Outcome::new(
+                TaskState::Killed,
+                Reason::TaskGroupMemberEnded,
+                format!("killed because {why} ({how})"),
+            ),
         }
     }
 
@@ -100,7 +107,8 @@ impl KillCause {
             | Self::MaxCompletion(_)
             | Self::Unhealthy(_)
             | Self::Disk(_)
-            | Self::AgentShutdown => self,
+            | Self::AgentShutdown
+            | Self::Group(_) => self,
         }
     }
 
@@ -131,12 +139,14 @@ impl KillCause {
                 Reason::KillRequested,
                 "because its agent ends with its tasks",
             ),
+            // Recovery reads it again.
+            Self::Group(_) => (Reason::TaskGroupMemberEnded, ""),
         };
-        Outcome::new(
-            TaskState::Killing,
-            reason,
-            format!("asked to end {why}; killed in {grace_ms} ms"),
-        )
+        let message = match self {
+            Self::Group(why) => why.clone(),
+            _ => format!("asked to end {why}; killed in {grace_ms} ms"),
+        };
+        Outcome::new(TaskState::Killing, reason, message)
     }
 
     /// The cause that a `TASK_KILLING` of this reason was told for; recovery continues with it.
@@ -145,6 +155,7 @@ impl KillCause {
             Some(Reason::FrameworkRemoved) => Self::FrameworkRemoved,
             Some(Reason::MaxCompletionTimeReached) => Self::MaxCompletion(0),
             Some(Reason::HealthCheckStatusUpdated) => Self::Unhealthy(message.to_owned()),
+            Some(Reason::TaskGroupMemberEnded) => Self::Group(message.to_owned()),
             Some(Reason::ContainerLimitationDisk) => Self::Disk(message.to_owned()),
             _ => Self::Requested,
         }

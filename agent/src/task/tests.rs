@@ -2,6 +2,7 @@
 //! collection.
 
 mod disk;
+mod group;
 mod limits;
 
 use std::time::Duration;
@@ -41,6 +42,7 @@ pub(crate) fn a_task(id: &str) -> TaskInfo {
         labels: std::collections::BTreeMap::new(),
         data: Vec::new(),
         limits: mezzo_api::model::TaskLimits::default(),
+        group: None,
     }
 }
 
@@ -156,6 +158,9 @@ impl Bench {
                 | Effect::Answer(..)
                 | Effect::AppendForgotten(_)
                 | Effect::Launch { .. }
+                | Effect::Hold(_)
+                | Effect::Admit(..)
+                | Effect::LetGo(_)
                 | Effect::CancelLaunch(_)
                 | Effect::Watch(_)
                 | Effect::Terminate(_)

@@ -8,7 +8,7 @@ use super::GroupId;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupPolicy {
-    /// The others are killed.
+    /// They are killed with it, unless it ended with exit code 0.
     #[default]
     KillGroup,
     /// They run on.

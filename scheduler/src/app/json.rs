@@ -150,7 +150,7 @@ impl App {
                     "mode": if volume.read_only { "RO" } else { "RW" },
                 })),
                 // No app field makes one.
-                VolumeSource::Tmpfs(_) => None,
+                VolumeSource::Tmpfs(_) | VolumeSource::Group(_) => None,
             })
             .collect();
         let mut out = json!({

@@ -39,6 +39,10 @@ impl Core {
             Phase::Killing { .. } => return Err(Refused::NotRunning("is being killed")),
             Phase::Ended { .. } => return Err(Refused::ended()),
         }
+        if entry.info.group.is_some() {
+            let message = "it is in a task group, whose limits are the sum of its tasks': they are not changed while it runs";
+            return Err(Refused::Invalid(message.to_owned()));
+        }
         if entry.changing.is_some() {
             return Err(Refused::Busy);
         }
@@ -202,5 +206,6 @@ fn checkpoint(entry: &Entry, boot_id: String) -> Checkpoint {
         created_at_ms: entry.created_at_ms,
         info: entry.info.clone(),
         grant: entry.grant.clone(),
+        holder: entry.holder.clone(),
     }
 }

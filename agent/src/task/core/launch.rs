@@ -11,7 +11,7 @@ use crate::{
     resources::grant::Grant,
     task::{
         Context, TaskKey,
-        entry::{Entry, Interest, Next, Phase},
+        entry::{Entry, Gate, Interest, Next, Phase},
         event::{Effect, LaunchFailure},
         limits, spec,
         status::{KillCause, Outcome},
@@ -25,6 +25,7 @@ impl Core {
         framework: FrameworkId,
         role: RoleName,
         info: TaskInfo,
+        holder: Option<ContainerId>,
         ctx: &mut Context<'_>,
         effects: &mut Vec<Effect>,
     ) {
@@ -71,6 +72,7 @@ impl Core {
             created_at_ms: ctx.now.unix_ms,
             info: info.clone(),
             grant: grant.clone(),
+            holder: holder.clone(),
         };
         let latest = TaskStatus {
             task_id: key.task.clone(),
@@ -107,6 +109,11 @@ impl Core {
                 grant,
                 created_at_ms: ctx.now.unix_ms,
                 told_limits: None,
+                gate: match &holder {
+                    Some(_) => Gate::Pulling,
+                    None => Gate::Open,
+                },
+                holder,
                 changing: None,
             },
         );
@@ -155,6 +162,7 @@ impl Core {
                     info: Box::new(entry.info.clone()),
                     limits: Box::new(limits.unwrap_or_default()),
                     grant: entry.grant.clone(),
+                    holder: entry.holder.clone(),
                 });
                 // The others make room before it runs.
                 if !entry.grant.cpus.is_empty() {
