@@ -90,6 +90,7 @@ pub fn task_info(
             memory_unlimited,
             ..app.limits.clone()
         },
+        group: None,
     }
 }
 

@@ -142,9 +142,10 @@ impl KillCause {
             // Recovery reads it again.
             Self::Group(_) => (Reason::TaskGroupMemberEnded, ""),
         };
-        let message = match self {
-            Self::Group(why) => why.clone(),
-            _ => format!("asked to end {why}; killed in {grace_ms} ms"),
+        let message = if let Self::Group(why) = self {
+            why.clone()
+        } else {
+            format!("asked to end {why}; killed in {grace_ms} ms")
         };
         Outcome::new(TaskState::Killing, reason, message)
     }

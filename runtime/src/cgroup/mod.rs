@@ -304,11 +304,10 @@ impl Hierarchies {
 
     /// Kills every process in the cgroup and in those directly below it; `false` when the time is over.
     pub(crate) fn kill_with_children(&self, cgroup: &str, timeout: Duration) -> bool {
-        let below = self.children(cgroup);
-        let killed = below
-            .iter()
-            .map(|name| self.kill(&format!("{cgroup}/{name}"), timeout))
-            .fold(true, |all, one| all && one);
+        let mut killed = true;
+        for name in self.children(cgroup) {
+            killed &= self.kill(&format!("{cgroup}/{name}"), timeout);
+        }
         self.kill(cgroup, timeout) && killed
     }
 
