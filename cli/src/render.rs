@@ -5,6 +5,7 @@
 
 pub(crate) mod app;
 pub(crate) mod cluster;
+pub(crate) mod sharing;
 pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod task;

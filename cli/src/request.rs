@@ -3,6 +3,7 @@
 //! Pure. Each error names the flag or the value, what is wrong with it and what would be right.
 
 pub(crate) mod limits;
+pub(crate) mod quota;
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod app;
 pub(crate) mod problems;
+pub(crate) mod sharing;
 pub(crate) mod stats;
 
 use std::collections::BTreeMap;
@@ -564,6 +565,9 @@ pub(crate) struct Role {
     pub(crate) framework_ids: Vec<String>,
     pub(crate) allocated: Resources,
     pub(crate) dominant_share_percent: f64,
+    pub(crate) allocated_within: Resources,
+    pub(crate) guarantees: Resources,
+    pub(crate) limits: Resources,
 }
 
 impl From<&proto::Role> for Role {
@@ -576,6 +580,9 @@ impl From<&proto::Role> for Role {
             framework_ids: role.framework_ids.clone(),
             allocated: Resources::new(&role.allocated),
             dominant_share_percent: percent(role.dominant_share_ppm),
+            allocated_within: Resources::new(&role.allocated_within),
+            guarantees: Resources::new(&role.guarantees),
+            limits: Resources::new(&role.limits),
         }
     }
 }

@@ -23,6 +23,8 @@ use tonic::{Request, Response, Status, Streaming};
 mod figures;
 #[path = "grpc/files.rs"]
 mod files;
+#[path = "grpc/sharing.rs"]
+mod sharing;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -265,6 +267,35 @@ impl OperatorService for Scripted {
     ) -> Answer<proto::UpdateWeightsResponse> {
         self.note(request.into_inner());
         Ok(Response::new(proto::UpdateWeightsResponse {}))
+    }
+
+    async fn update_quotas(
+        &self,
+        request: Request<proto::UpdateQuotasRequest>,
+    ) -> Answer<proto::UpdateQuotasResponse> {
+        let request = request.into_inner();
+        if !request.force && request.quotas.iter().any(|quota| quota.role == "greedy") {
+            return Err(Status::failed_precondition(
+                "the quotas cannot be set: too much; ask with force to have it nevertheless",
+            ));
+        }
+        self.note(request);
+        Ok(Response::new(proto::UpdateQuotasResponse {}))
+    }
+
+    async fn explain_framework(
+        &self,
+        request: Request<proto::ExplainFrameworkRequest>,
+    ) -> Answer<proto::ExplainFrameworkResponse> {
+        self.note(request.into_inner());
+        Ok(Response::new(proto::ExplainFrameworkResponse {
+            connected: true,
+            roles: vec![proto::RoleExplanation {
+                role: "*".into(),
+                reasons: vec!["3 of 4 agents it has declined".into()],
+                ..proto::RoleExplanation::default()
+            }],
+        }))
     }
 
     async fn kill_task(

@@ -92,6 +92,7 @@ pub fn task_info(
             memory_unlimited,
             ..app.limits.clone()
         },
+        group: None,
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod containerd;
 pub(crate) mod launch;
+mod master;
 mod pull;
 mod quiet;
 mod report;
@@ -18,13 +19,17 @@ use crate::{Bench, BenchArgs};
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match args.what {
         Bench::Launch => launch::run(args),
-        Bench::Pull => {
+        Bench::Pull | Bench::Master => {
             let only_launch = args.ours || args.rounds.is_some() || !args.cases.is_empty();
             ensure!(
                 !only_launch,
                 "--case, --ours, --rounds and --under belong to `bench launch`"
             );
-            pull::run(args.quick)
+            if args.what == Bench::Pull {
+                pull::run(args.quick)
+            } else {
+                master::run(args.quick)
+            }
         }
     }
 }

@@ -62,7 +62,8 @@ Examples:
   cargo xtask bench launch --case life,start --rounds 100
   cargo xtask bench launch --case life --ours --rounds 500 --under 'perf stat -d'
                                     without peers, below a profiler
-  cargo xtask bench pull --quick    with fewer rounds and images")]
+  cargo xtask bench pull --quick    with fewer rounds and images
+  cargo xtask bench master          the allocator alone")]
     Bench(BenchArgs),
     /// Feed hostile bytes to everything that reads them, for as long as you like
     #[command(after_help = "\
@@ -161,6 +162,8 @@ enum Bench {
     Launch,
     /// Images from a registry on loopback into an empty store, beside podman, containerd, skopeo and plain tools
     Pull,
+    /// The master's allocator at up to 50,000 agents and 1,000 frameworks, without network and disk
+    Master,
 }
 
 /// The command line, without a `--` behind the command: people are used to it from `cargo run`, and here it would hide

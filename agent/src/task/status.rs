@@ -142,15 +142,10 @@ impl KillCause {
             // Recovery reads it again.
             Self::Group(_) => (Reason::TaskGroupMemberEnded, ""),
         };
-        let message = match self {
-            Self::Group(why) => why.clone(),
-            Self::Requested
-            | Self::DuringLaunch
-            | Self::FrameworkRemoved
-            | Self::MaxCompletion(_)
-            | Self::Unhealthy(_)
-            | Self::Disk(_)
-            | Self::AgentShutdown => format!("asked to end {why}; killed in {grace_ms} ms"),
+        let message = if let Self::Group(why) = self {
+            why.clone()
+        } else {
+            format!("asked to end {why}; killed in {grace_ms} ms")
         };
         Outcome::new(TaskState::Killing, reason, message)
     }

@@ -43,6 +43,9 @@ pub(crate) enum FrameworkCommand {
     /// Show one framework
     #[command(after_help = "Example:\n  mezzo framework show marathon")]
     Show(FrameworkArg),
+    /// Why a framework gets the offers that it gets, or none
+    #[command(after_help = "Example:\n  mezzo framework explain marathon")]
+    Explain(FrameworkArg),
     /// Kill every task of a framework and forget it; its id cannot be used again
     #[command(after_help = "Example:\n  mezzo framework teardown 7be1 --yes")]
     Teardown(TeardownArgs),
@@ -71,6 +74,53 @@ pub(crate) enum RoleCommand {
     /// Set a role's weight: one of weight 2 gets twice the share of one of weight 1
     #[command(after_help = "Example:\n  mezzo role weight batch 0.5")]
     Weight(WeightArgs),
+    /// What a role with all roles below it gets at least, and has at most
+    #[command(subcommand)]
+    Quota(QuotaCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuotaCommand {
+    /// Set a role's quota in place of what it had
+    #[command(after_help = "\
+Examples:
+  mezzo role quota set eng --guarantee cpus=8,mem=16G --limit cpus=32
+  mezzo role quota set eng/web --limit gpus=0")]
+    Set(QuotaSetArgs),
+    /// Remove a role's quota
+    #[command(after_help = "Example:\n  mezzo role quota clear eng")]
+    Clear(QuotaClearArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuotaSetArgs {
+    /// The role's name, like eng or eng/web
+    pub(crate) role: String,
+    /// At least that, if it can use it: NAME=AMOUNT,...; `mem` and `disk` in MiB, or with K, M, G or T
+    #[arg(
+        long,
+        value_name = "AMOUNTS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) guarantee: String,
+    /// At most that, offers included; 0 is none of it
+    #[arg(
+        long,
+        value_name = "AMOUNTS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) limit: String,
+    /// Also where the cluster is too small for it now, or the role holds more than the limit
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuotaClearArgs {
+    /// The role's name
+    pub(crate) role: String,
 }
 
 #[derive(Debug, Args)]

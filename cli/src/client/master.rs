@@ -164,6 +164,36 @@ impl Master {
             .map_err(|status| self.refused(&status))
     }
 
+    pub(crate) async fn set_quota(
+        &mut self,
+        quota: proto::update_quotas_request::Quota,
+        force: bool,
+    ) -> Result<(), Failure> {
+        let request = proto::UpdateQuotasRequest {
+            quotas: vec![quota],
+            force,
+        };
+        self.client
+            .update_quotas(request)
+            .await
+            .map(drop)
+            .map_err(|status| self.refused(&status))
+    }
+
+    pub(crate) async fn explain(
+        &mut self,
+        framework_id: &str,
+    ) -> Result<proto::ExplainFrameworkResponse, Failure> {
+        let request = proto::ExplainFrameworkRequest {
+            framework_id: framework_id.to_owned(),
+        };
+        self.client
+            .explain_framework(request)
+            .await
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
     pub(crate) async fn kill_task(
         &mut self,
         framework_id: &str,

@@ -4,11 +4,11 @@ use serde_json::json;
 
 use super::{Context, now_ms, task};
 use crate::{
-    args::cluster::{FrameworkCommand, NodeCommand, RoleCommand},
+    args::cluster::{FrameworkCommand, NodeCommand, QuotaCommand, RoleCommand},
     client::master::{Master, TaskFilter},
     failure::Failure,
     render, request,
-    view::{Capacity, Framework, Node, Role},
+    view::{Capacity, Framework, Node, Role, sharing::Explanation},
 };
 
 /// How long a node may take to say what it has.
@@ -83,6 +83,13 @@ pub(crate) async fn framework(context: &Context, command: FrameworkCommand) -> R
                 render::cluster::framework(&framework, now_ms(), style)
             })
         }
+        FrameworkCommand::Explain(args) => {
+            let framework = find_framework(&mut master, &args.framework).await?;
+            let told = Explanation::new(&framework, &master.explain(&framework.id).await?);
+            context
+                .output
+                .emit(&told, |style| render::sharing::explanation(&told, style))
+        }
         FrameworkCommand::Teardown(args) => {
             let framework = find_framework(&mut master, &args.framework).await?;
             if !args.yes {
@@ -134,6 +141,29 @@ pub(crate) async fn role(context: &Context, command: RoleCommand) -> Result<(), 
             context
                 .output
                 .emit(&roles, |style| render::cluster::roles(&roles, style))
+        }
+        RoleCommand::Quota(QuotaCommand::Set(args)) => {
+            let quota = request::quota::quota(&args)?;
+            let mut master = Master::connect(&context.servers.master).await?;
+            master.set_quota(quota, args.force).await?;
+            let role = render::clean(&args.role);
+            context.output.done(
+                &json!({ "role": args.role }),
+                &format!("role {role} has a new quota"),
+            )
+        }
+        RoleCommand::Quota(QuotaCommand::Clear(args)) => {
+            let mut master = Master::connect(&context.servers.master).await?;
+            let quota = mezzo_api::proto::update_quotas_request::Quota {
+                role: args.role.clone(),
+                ..Default::default()
+            };
+            master.set_quota(quota, false).await?;
+            let role = render::clean(&args.role);
+            context.output.done(
+                &json!({ "role": args.role }),
+                &format!("role {role} has no quota"),
+            )
         }
         RoleCommand::Weight(args) => {
             let weight_millis = request::weight(&args.weight)?;

@@ -1,7 +1,8 @@
 //! Nodes, frameworks and roles for people.
 
 use super::{
-    Style, Table, Tone, age, bytes, facts, mebibytes, number, or_unknown, section, task, toned,
+    Style, Table, Tone, age, bytes, facts, mebibytes, number, or_unknown, section, sharing, task,
+    toned,
 };
 use crate::view::{Capacity, Framework, Node, Role, Task};
 
@@ -237,6 +238,8 @@ pub(crate) fn roles(roles: &[Role], style: Style) -> String {
         ">CPUS",
         ">MEMORY",
         ">FRAMEWORKS",
+        "GUARANTEE",
+        "LIMIT",
     ]);
     for role in roles {
         table.row([
@@ -246,6 +249,8 @@ pub(crate) fn roles(roles: &[Role], style: Style) -> String {
             number(role.allocated.number("cpus")).into(),
             mebibytes(role.allocated.number("mem")).into(),
             role.framework_ids.len().to_string().into(),
+            sharing::amounts(&role.guarantees).into(),
+            sharing::amounts(&role.limits).into(),
         ]);
     }
     table.render(style, "")
@@ -300,8 +305,8 @@ mod tests {
             ..Role::default()
         };
         insta::assert_snapshot!(roles(&[role], PLAIN), @r"
-        ROLE   WEIGHT   SHARE  CPUS  MEMORY  FRAMEWORKS
-        batch     0.5  12.3 %     0     0 B           0
+        ROLE   WEIGHT   SHARE  CPUS  MEMORY  FRAMEWORKS  GUARANTEE  LIMIT
+        batch     0.5  12.3 %     0     0 B           0  -          -
         ");
     }
 }

@@ -1,12 +1,13 @@
 //! The gRPC fronts: thin. They turn messages into events and calls, and effects into messages; they decide nothing.
 //!
 //! `agent` and `framework` hold one stream per peer through an [`outbox`]; `operator` answers from published
-//! snapshots. `status` is the one place where the core's words become gRPC codes.
+//! snapshots. `sharing` reads and tells quotas and the reasons for offers. `status` is the one place where the core's words become gRPC codes.
 
 mod agent;
 mod framework;
 mod operator;
 pub(crate) mod outbox;
+mod sharing;
 pub(crate) mod status;
 
 pub(crate) use agent::{AgentFront, AgentLine};

@@ -10,11 +10,14 @@ use mezzo_api::{
 };
 use tonic::{Request, Response, Status};
 
-use super::status::{bounded, invalid, parse, parse_optional};
+use super::{
+    sharing,
+    status::{bounded, invalid, parse, parse_optional},
+};
 use crate::{
     actor::Context,
     allocator::{DEFAULT_WEIGHT_MILLIS, Quantities, Share},
-    state::{AgentState, AgentView, Event, FrameworkView, Operation, RoleView, Snapshot},
+    state::{AgentState, AgentView, Event, FrameworkView, Operation, Snapshot},
 };
 
 /// The most that a page holds, and what it holds when nobody asks.
@@ -174,7 +177,7 @@ impl OperatorService for OperatorFront {
         let roles = snapshot
             .roles
             .values()
-            .map(|view| role(view, &snapshot))
+            .map(|view| sharing::role(view, &snapshot))
             .collect();
         Ok(Response::new(proto::ListRolesResponse { roles }))
     }
@@ -200,6 +203,26 @@ impl OperatorService for OperatorFront {
         }
         self.operate(Operation::UpdateWeights(checked)).await?;
         Ok(Response::new(proto::UpdateWeightsResponse {}))
+    }
+
+    async fn update_quotas(
+        &self,
+        request: Request<proto::UpdateQuotasRequest>,
+    ) -> Result<Response<proto::UpdateQuotasResponse>, Status> {
+        self.operate(sharing::quotas(request.into_inner())?).await?;
+        Ok(Response::new(proto::UpdateQuotasResponse {}))
+    }
+
+    async fn explain_framework(
+        &self,
+        request: Request<proto::ExplainFrameworkRequest>,
+    ) -> Result<Response<proto::ExplainFrameworkResponse>, Status> {
+        let id: FrameworkId = parse("framework_id", request.into_inner().framework_id)?;
+        let snapshot = self.context.snapshot();
+        let Some(view) = snapshot.frameworks.get(&id) else {
+            return Err(crate::state::Refusal::UnknownFramework(id).into());
+        };
+        Ok(Response::new(sharing::explanation(view, &snapshot)))
     }
 
     async fn kill_task(
@@ -461,16 +484,5 @@ fn framework(view: &FrameworkView, total: &Quantities) -> proto::Framework {
         dominant_share_ppm: Share::dominant(&held, total, DEFAULT_WEIGHT_MILLIS)
             .parts_per_million(),
         suppressed_roles: view.suppressed.iter().map(ToString::to_string).collect(),
-    }
-}
-
-fn role(view: &RoleView, snapshot: &Snapshot) -> proto::Role {
-    proto::Role {
-        name: view.name.to_string(),
-        weight_millis: view.weight_millis,
-        framework_ids: view.frameworks.iter().map(ToString::to_string).collect(),
-        allocated: view.held.to_resources().into(),
-        dominant_share_ppm: Share::dominant(&view.held, &snapshot.total, DEFAULT_WEIGHT_MILLIS)
-            .parts_per_million(),
     }
 }

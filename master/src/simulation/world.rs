@@ -540,7 +540,12 @@ impl World {
                     let launched = match &message {
                         ToAgent::Launch(task) => std::slice::from_ref(task),
                         ToAgent::LaunchGroup(tasks) => tasks.as_slice(),
-                        _ => &[],
+                        ToAgent::Registered(_)
+                        | ToAgent::Refused(_)
+                        | ToAgent::Kill { .. }
+                        | ToAgent::Acknowledge { .. }
+                        | ToAgent::TaskMessage { .. }
+                        | ToAgent::ShutdownFramework(_) => &[],
                     };
                     for task in launched {
                         let holder = (task.framework_id.clone(), task.info.task_id.clone());

@@ -5,7 +5,7 @@
 
 use mezzo_api::model::{AgentId, FrameworkId, OfferId, Resources, RoleName};
 
-use super::{Core, Holder, Pending, frameworks::Interest, offers::OfferEntry};
+use super::{Core, Holder, Pending, Quantities, frameworks::Interest, offers::OfferEntry};
 
 impl Core {
     /// Something may be offered at that agent that was not before.
@@ -30,9 +30,22 @@ impl Core {
         role: &RoleName,
         resources: &Resources,
     ) {
-        self.roles.entry(role.clone()).or_default().add(resources);
+        self.charge_sum(framework_id, role, &Quantities::of(resources));
+    }
+
+    /// The same, of several things at once.
+    pub(super) fn charge_sum(
+        &mut self,
+        framework_id: &FrameworkId,
+        role: &RoleName,
+        held: &Quantities,
+    ) {
+        if *held == Quantities::default() {
+            return;
+        }
+        self.roles.entry(role.clone()).or_default().merge(held);
         if let Some(framework) = self.frameworks.get_mut(framework_id) {
-            framework.role_mut(role, Interest::Left).held.add(resources);
+            framework.role_mut(role, Interest::Left).held.merge(held);
             self.view.touch_framework(framework_id);
         }
     }
@@ -107,8 +120,6 @@ impl Core {
 impl Core {
     /// Every rule about the books and the tables that must hold between any two events.
     pub(crate) fn audit(&self) -> Result<(), String> {
-        use crate::allocator::Quantities;
-
         let mut total = Quantities::default();
         let mut in_use = Quantities::default();
         for (id, agent) in &self.agents {

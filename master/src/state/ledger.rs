@@ -88,6 +88,12 @@ impl Ledger {
     /// Moves `resources` from free to offered; `false`, and nothing changes, when they are not all free.
     #[must_use]
     pub fn offer(&mut self, resources: &Resources) -> bool {
+        if self.offered.is_empty() && self.free == *resources {
+            // All at once, as most offers are: nothing to reckon.
+            std::mem::swap(&mut self.free, &mut self.offered);
+            self.revision += 1;
+            return true;
+        }
         let Some(free) = self.free.checked_sub(resources) else {
             return false;
         };

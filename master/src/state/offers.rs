@@ -1,7 +1,7 @@
 //! Offers: made by a pass of the allocator, used by accept, given back by decline, taken back by rescind.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -17,9 +17,7 @@ use super::{
     tasks::{TaskEntry, master_status},
 };
 use crate::{
-    allocator::{
-        self, Candidate, Claimant, OfferPlan, Outcome, PassRecord, Quantities, Request, Tally,
-    },
+    allocator::{self, Candidate, Claimant, OfferPlan, PassRecord, Quantities, Request, Tally},
     config::to_millis,
 };
 
@@ -65,6 +63,26 @@ pub(super) fn problem_of(info: &TaskInfo, agent_id: &AgentId, left: &Resources) 
     }
 }
 
+/// What a pass decided.
+struct Decision {
+    plans: Vec<OfferPlan>,
+    /// Agents that everybody has refused, and until when.
+    quiet: Vec<(AgentId, u64)>,
+    tallies: Vec<(FrameworkId, RoleName, Tally)>,
+    /// Agents with something free.
+    n_seen: u32,
+    /// The same, not looked at: everybody had refused them before.
+    n_quiet: u32,
+}
+
+/// What one pass offers to one framework for one role.
+#[derive(Default)]
+struct Bundle {
+    conn: Option<ConnId>,
+    held: Quantities,
+    offers: Vec<OfferId>,
+}
+
 impl Core {
     pub(super) fn allocate(&mut self, turn: &mut Turn<'_>, pass: Pass) {
         self.counters.passes += 1;
@@ -73,33 +91,20 @@ impl Core {
             // The passes over all agents go on.
             return;
         }
-        let mut agents: Vec<AgentId> = match (pass, pending) {
-            (Pass::Changed, Pending::Agents(agents)) => agents.into_iter().collect(),
-            (Pass::Changed, Pending::All) | (Pass::All, _) => self.agents.keys().cloned().collect(),
+        let only: Option<Vec<AgentId>> = match (pass, pending) {
+            (Pass::Changed, Pending::Agents(agents)) => Some(agents.into_iter().collect()),
+            (Pass::Changed, Pending::All) | (Pass::All, _) => None,
         };
-        let mut n_quiet = 0;
-        agents.retain(|id| {
-            let Some(entry) = self.agents.get_mut(id) else {
-                return false;
-            };
-            let offerable = matches!(entry.link, AgentLink::Connected { .. })
-                && self.settings.minimum.is_met(entry.ledger.free());
-            if !offerable {
-                return false;
-            }
-            entry.filters.expire(turn.now);
-            let revision = entry.ledger.revision();
-            let quiet = entry.filters.is_quiet(self.generation, revision, turn.now);
-            n_quiet += u32::from(quiet);
-            !quiet
-        });
-        for i in (1..agents.len()).rev() {
-            let j = usize::try_from(turn.source.random() % (i as u64 + 1)).unwrap_or(0);
-            agents.swap(i, j);
+        let expire = |entry: &mut AgentEntry| entry.filters.expire(turn.now);
+        match &only {
+            Some(ids) => ids.iter().for_each(|id| {
+                self.agents.get_mut(id).map(expire);
+            }),
+            None => self.agents.values_mut().for_each(expire),
         }
-        let (outcome, claimants) = self.decide(&agents, turn.now);
-        for (at, until_ms) in outcome.quiet {
-            if let Some(entry) = agents.get(at).and_then(|id| self.agents.get_mut(id)) {
+        let decision = self.decide(turn, only.as_deref());
+        for (id, until_ms) in decision.quiet {
+            if let Some(entry) = self.agents.get_mut(&id) {
                 let revision = entry.ledger.revision();
                 entry
                     .filters
@@ -108,30 +113,27 @@ impl Core {
         }
         match pass {
             Pass::All => {
-                let n_agents = u32::try_from(agents.len()).unwrap_or(u32::MAX);
-                let of_quiet = |mut tally: Tally| {
-                    tally.declined = tally.declined.saturating_add(n_quiet);
-                    PassRecord {
+                for (framework_id, role, mut tally) in decision.tallies {
+                    tally.declined = tally.declined.saturating_add(decision.n_quiet);
+                    let record = PassRecord {
                         at_ms: turn.now,
-                        agents: n_agents.saturating_add(n_quiet),
+                        agents: decision.n_seen.saturating_add(decision.n_quiet),
                         tally,
-                    }
-                };
-                for ((framework_id, role), tally) in claimants.iter().zip(outcome.tallies) {
-                    let entry = self.frameworks.get_mut(framework_id);
-                    if let Some(role) = entry.and_then(|entry| entry.roles.get_mut(role)) {
-                        role.record(of_quiet(tally));
+                    };
+                    let entry = self.frameworks.get_mut(&framework_id);
+                    if let Some(role) = entry.and_then(|entry| entry.roles.get_mut(&role)) {
+                        role.record(record);
                     }
                 }
                 self.view.touch_records();
             }
             Pass::Changed => {}
         }
-        self.make_offers(turn, outcome.plans);
+        self.make_offers(turn, decision.plans);
     }
 
-    /// What the allocator makes of these agents, and for which claimants.
-    fn decide(&self, agents: &[AgentId], now: u64) -> (Outcome, Vec<(FrameworkId, RoleName)>) {
+    /// What the allocator makes of these agents, or of all.
+    fn decide(&self, turn: &mut Turn<'_>, only: Option<&[AgentId]>) -> Decision {
         let mut unallocated = Quantities::default();
         if self
             .quotas
@@ -144,17 +146,41 @@ impl Core {
                 .filter(|entry| matches!(entry.link, AgentLink::Connected { .. }));
             connected.for_each(|entry| unallocated.add(entry.ledger.free()));
         }
-        let request = Request {
-            candidates: agents
+        let mut candidates = Vec::new();
+        let mut n_quiet = 0;
+        let mut look = |(agent, entry)| {
+            let entry: &AgentEntry = entry;
+            let free = entry.ledger.free();
+            let offerable = matches!(entry.link, AgentLink::Connected { .. })
+                && self.settings.minimum.is_met(free);
+            if !offerable {
+                return;
+            }
+            let (filters, revision) = (&entry.filters, entry.ledger.revision());
+            if filters.is_quiet(self.generation, revision, turn.now) {
+                n_quiet += 1;
+                return;
+            }
+            candidates.push(Candidate {
+                agent,
+                info: &entry.info,
+                free,
+                filters,
+            });
+        };
+        match only {
+            Some(ids) => ids
                 .iter()
                 .filter_map(|id| self.agents.get_key_value(id))
-                .map(|(agent, entry)| Candidate {
-                    agent,
-                    info: &entry.info,
-                    free: entry.ledger.free(),
-                    filters: &entry.filters,
-                })
-                .collect(),
+                .for_each(&mut look),
+            None => self.agents.iter().for_each(&mut look),
+        }
+        for i in (1..candidates.len()).rev() {
+            let j = usize::try_from(turn.source.random() % (i as u64 + 1)).unwrap_or(0);
+            candidates.swap(i, j);
+        }
+        let request = Request {
+            candidates,
             claimants: self
                 .frameworks
                 .iter()
@@ -181,17 +207,29 @@ impl Core {
             unallocated: &unallocated,
             minimum: self.settings.minimum,
         };
-        let outcome = allocator::allocate(&request, now);
-        let claimants = request
-            .claimants
-            .iter()
-            .map(|claimant| (claimant.framework.clone(), claimant.role.clone()))
-            .collect();
-        (outcome, claimants)
+        let outcome = allocator::allocate(&request, turn.now);
+        let of = |at: usize| request.candidates[at].agent.clone();
+        Decision {
+            plans: outcome.plans,
+            quiet: outcome
+                .quiet
+                .into_iter()
+                .map(|(at, until_ms)| (of(at), until_ms))
+                .collect(),
+            tallies: request
+                .claimants
+                .iter()
+                .zip(outcome.tallies)
+                .map(|(claimant, tally)| (claimant.framework.clone(), claimant.role.clone(), tally))
+                .collect(),
+            n_seen: u32::try_from(request.candidates.len()).unwrap_or(u32::MAX),
+            n_quiet,
+        }
     }
 
     fn make_offers(&mut self, turn: &mut Turn<'_>, plans: Vec<OfferPlan>) {
         let mut events: BTreeMap<ConnId, Vec<Offer>> = BTreeMap::new();
+        let mut bundles: HashMap<(FrameworkId, RoleName), Bundle> = HashMap::new();
         for OfferPlan {
             agent: agent_id,
             framework: framework_id,
@@ -199,20 +237,24 @@ impl Core {
             resources,
         } in plans
         {
-            let Some(conn) = self
-                .frameworks
-                .get(&framework_id)
-                .and_then(FrameworkEntry::conn)
-            else {
-                continue;
-            };
-            let Some(agent) = self.agents.get_mut(&agent_id) else {
+            let bundle = bundles
+                .entry((framework_id.clone(), role.clone()))
+                .or_insert_with(|| Bundle {
+                    conn: self
+                        .frameworks
+                        .get(&framework_id)
+                        .and_then(FrameworkEntry::conn),
+                    ..Bundle::default()
+                });
+            let (Some(conn), Some(agent)) = (bundle.conn, self.agents.get_mut(&agent_id)) else {
                 continue;
             };
             if !agent.ledger.offer(&resources) {
                 continue;
             }
             let offer_id = turn.source.offer_id();
+            bundle.held.add(&resources);
+            bundle.offers.push(offer_id.clone());
             agent.offers.insert(offer_id.clone());
             events.entry(conn).or_default().push(Offer {
                 offer_id: offer_id.clone(),
@@ -227,10 +269,6 @@ impl Core {
                 address: agent.info.address.clone(),
             });
             self.view.touch_agent(&agent_id);
-            if let Some(framework) = self.frameworks.get_mut(&framework_id) {
-                framework.offers.insert(offer_id.clone());
-            }
-            self.charge(&framework_id, &role, &resources);
             let entry = OfferEntry {
                 framework_id,
                 agent_id,
@@ -240,6 +278,12 @@ impl Core {
             };
             self.offers.insert(offer_id, entry);
             self.counters.offers_made += 1;
+        }
+        for ((framework_id, role), bundle) in bundles {
+            if let Some(framework) = self.frameworks.get_mut(&framework_id) {
+                framework.offers.extend(bundle.offers);
+            }
+            self.charge_sum(&framework_id, &role, &bundle.held);
         }
         for (conn, offers) in events {
             for chunk in offers.chunks(OFFERS_PER_EVENT) {

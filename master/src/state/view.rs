@@ -4,7 +4,7 @@
 //! frameworks that were touched since are copied.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 
@@ -140,8 +140,8 @@ pub struct Snapshot {
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     last: Snapshot,
-    agents: BTreeSet<AgentId>,
-    frameworks: BTreeSet<FrameworkId>,
+    agents: HashSet<AgentId>,
+    frameworks: HashSet<FrameworkId>,
     /// A pass was recorded.
     records: bool,
 }

@@ -130,7 +130,7 @@ pub enum StoreError {
     /// Not what a master wrote.
     #[error(
         "state file {path} is corrupt ({problem}); put a backup in its place, or move it away: agents and frameworks \
-         then register anew, weights are lost"
+         then register anew, weights and quotas are lost"
     )]
     Corrupt {
         /// The file.

@@ -304,9 +304,8 @@ impl Hierarchies {
 
     /// Kills every process in the cgroup and in those directly below it; `false` when the time is over.
     pub(crate) fn kill_with_children(&self, cgroup: &str, timeout: Duration) -> bool {
-        let below = self.children(cgroup);
         let mut killed = true;
-        for name in &below {
+        for name in self.children(cgroup) {
             killed &= self.kill(&format!("{cgroup}/{name}"), timeout);
         }
         self.kill(cgroup, timeout) && killed

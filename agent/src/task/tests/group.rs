@@ -66,9 +66,12 @@ impl Bench {
     }
 
     fn admitted(&self) -> Vec<String> {
-        let admitted = self.effects.iter().filter_map(|effect| match effect {
-            Effect::Admit(container, _) => Some(container),
-            _ => None,
+        let admitted = self.effects.iter().filter_map(|effect| {
+            if let Effect::Admit(container, _) = effect {
+                Some(container)
+            } else {
+                None
+            }
         });
         admitted
             .map(|id| self.core.by_container(id).unwrap().key.task.to_string())
@@ -249,9 +252,12 @@ fn a_group_has_one_network_with_the_ports_of_all() {
     bench.launch_group(infos);
     bench.ready("one");
     bench.ready("two");
-    let holding = bench.effects.iter().find_map(|effect| match effect {
-        Effect::Hold(holding) => Some(holding),
-        _ => None,
+    let holding = bench.effects.iter().find_map(|effect| {
+        if let Effect::Hold(holding) = effect {
+            Some(holding)
+        } else {
+            None
+        }
     });
     let request = holding.unwrap().request.clone().unwrap();
     let ports: Vec<_> = request

@@ -3,6 +3,8 @@
 //! `MEZZO_WRITE_DOCS=1 cargo test -p mezzo-master scenarios` writes the tables anew; otherwise they must be there as
 //! they come out.
 
+use std::{fmt::Write as _, fs, path::Path};
+
 use mezzo_api::model::{AttributeConstraint, OfferFilter, Predicate, Selector};
 
 use super::*;
@@ -202,4 +204,118 @@ fn a_pass_tells_why_a_framework_got_nothing() {
         ..none
     };
     assert_eq!(cluster.plan(0).tallies, [tally]);
+}
+
+/// Where the tables are.
+const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/sharing.md");
+const BEGIN: &str = "<!-- tables: written by the allocator's tests -->\n";
+const END: &str = "<!-- end of tables -->\n";
+
+/// A cluster of agents with 4 cpus and 4 GiB each, and what every framework holds after one pass.
+fn table(title: &str, n_agents: usize, cluster: impl Fn(Cluster) -> Cluster) -> String {
+    let mut cluster = cluster(Cluster::new(n_agents, "cpus:4;mem:4096"));
+    cluster.pass();
+    let mut text = format!(
+        "\n**{title}** ({n_agents} agents of 4 cpus)\n\n\
+         | framework | role | weight | guarantee | limit | cpus |\n|---|---|---|---|---|---|\n"
+    );
+    let blank = Quota::default();
+    for client in &cluster.clients {
+        let (mut weights, mut guarantees, mut limits) = (vec![], vec![], vec![]);
+        let role = client.role.as_str();
+        let mut path: Vec<&str> = crate::allocator::quota::ancestors(role).collect();
+        path.insert(0, role);
+        for name in path.into_iter().rev() {
+            if let Some(weight) = cluster.weights.get(name) {
+                weights.push(format!("{name}: {}", weight / 1000));
+            }
+            let quota = cluster.quotas.get(name).unwrap_or(&blank);
+            for (amounts, told) in [
+                (&quota.guarantees, &mut guarantees),
+                (&quota.limits, &mut limits),
+            ] {
+                told.extend(
+                    amounts
+                        .get("cpus")
+                        .map(|amount| format!("{name}: {amount}")),
+                );
+            }
+        }
+        let cpus = Scalar::from_millis(i64::try_from(client.held.get("cpus")).unwrap());
+        let _ = writeln!(
+            text,
+            "| {} | {role} | {} | {} | {} | {cpus} |",
+            client.framework,
+            weights.join(", "),
+            guarantees.join(", "),
+            limits.join(", ")
+        );
+    }
+    text
+}
+
+#[test]
+fn the_tables_in_the_documentation_are_what_comes_out() {
+    let tables = [
+        table("Equal frameworks of one role", 12, |cluster| {
+            cluster.with_clients(&[("f", "*"), ("g", "*"), ("h", "*")])
+        }),
+        table("A role of weight 3 beside one of weight 1", 12, |cluster| {
+            cluster
+                .with_clients(&[("f", "prod"), ("g", "test"), ("h", "test")])
+                .with_weights(&[("prod", 3000)])
+        }),
+        table(
+            "A tree: what `eng` gets is shared below it",
+            12,
+            |cluster| {
+                cluster
+                    .with_clients(&[("f", "eng/web"), ("g", "eng/data"), ("h", "ops")])
+                    .with_weights(&[("eng/web", 2000)])
+            },
+        ),
+        table(
+            "A limit holds for all below it; the rest goes to others",
+            12,
+            |cluster| {
+                cluster
+                    .with_clients(&[("f", "eng/web"), ("g", "eng/data"), ("h", "ops")])
+                    .with_quotas(&[("eng", "", "cpus:10")])
+            },
+        ),
+        table("A guarantee comes before fairness", 12, |cluster| {
+            cluster
+                .with_clients(&[("f", "eng"), ("g", "ops"), ("h", "lab")])
+                .with_quotas(&[("eng", "cpus:32", "")])
+        }),
+        table(
+            "What is owed to a role that wants nothing now is kept for it",
+            12,
+            |mut cluster| {
+                cluster = cluster
+                    .with_clients(&[("f", "eng"), ("g", "ops"), ("h", "lab")])
+                    .with_quotas(&[("eng", "cpus:32", "")]);
+                cluster.clients[0].wants = false;
+                cluster
+            },
+        ),
+        table("Guarantees below a guarantee", 12, |cluster| {
+            cluster
+                .with_clients(&[("f", "eng/web"), ("g", "eng/data"), ("h", "ops")])
+                .with_quotas(&[("eng", "cpus:40", ""), ("eng/web", "cpus:30", "cpus:30")])
+        }),
+    ]
+    .concat();
+    let text = fs::read_to_string(DOCS).unwrap();
+    let (before, rest) = text.split_once(BEGIN).unwrap();
+    let (written, after) = rest.split_once(END).unwrap();
+    if std::env::var_os("MEZZO_WRITE_DOCS").is_some() {
+        fs::write(
+            Path::new(DOCS),
+            [before, BEGIN, &tables, "\n", END, after].concat(),
+        )
+        .unwrap();
+        return;
+    }
+    assert_eq!(written, tables + "\n", "run it with MEZZO_WRITE_DOCS=1");
 }

@@ -1,0 +1,309 @@
+//! Drives the pure core for `cargo xtask bench master`: whole passes over all agents, offers included, nothing else.
+//!
+//! ```text
+//! bench_allocator --agents 10000 --frameworks 200 [--case fresh,declined,quiet,suppressed,quota] [--rounds 5]
+//! ```
+//!
+//! One line of JSON per case: `{"case", "agents", "frameworks", "offers", "millis": [...], "cpu_millis": [...]}`. Time is
+//! that of `Core::handle(Allocate(All))`: from the books to offers that are booked and ready to be sent; beside it the
+//! thread's own CPU time, which holds on a busy machine too.
+//!
+//! * `fresh`: everything is free, everybody wants it.
+//! * `declined`: the same after up to twenty frameworks have refused each agent.
+//! * `quiet`: up to twenty frameworks, and all of them have refused everything.
+//! * `suppressed`: all frameworks but one in a hundred want no offers.
+//! * `quota`: as `fresh`, with a guarantee and a limit for every second role.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use mezzo_api::model::{
+    AgentId, AgentInfo, Attribute, AttributeValue, CgroupMode, FrameworkId, FrameworkInfo, OfferId,
+    Scalar, StreamId,
+};
+use mezzo_master::{
+    Config,
+    allocator::Quota,
+    state::{
+        Call, Caller, ConnId, Core, Effect, Event, Operation, Pass, Registration, Settings, Source,
+        ToFramework,
+    },
+    store::Saved,
+};
+
+use nix::time::{ClockId, clock_gettime};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Nothing ends while we measure.
+const FOR_GOOD: Duration = Duration::from_secs(365 * 24 * 3600);
+
+const NOW: u64 = 1_000_000;
+
+/// Refusals of each agent in `declined` and `quiet`.
+const REFUSALS: u64 = 20;
+
+/// Roles that the frameworks are spread over, ten with five below each.
+const N_ROLES: u64 = 50;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench_allocator: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let (mut n_agents, mut n_frameworks, mut rounds) = (1000, 50, 5);
+    let mut cases = "fresh,declined,quiet,suppressed,quota".to_owned();
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let value = words.next().ok_or(format!("{word} needs a value"))?;
+        match &*word {
+            "--agents" => n_agents = value.parse()?,
+            "--frameworks" => n_frameworks = value.parse()?,
+            "--rounds" => rounds = value.parse()?,
+            "--case" => cases = value,
+            _ => return Err(format!("{word} is not known").into()),
+        }
+    }
+    for case in cases.split(',') {
+        let n_frameworks = match case {
+            "quiet" => REFUSALS.min(n_frameworks),
+            _ => n_frameworks,
+        };
+        let mut bench = Bench::new(n_agents, n_frameworks)?;
+        bench.prepare(case)?;
+        let mut millis = Vec::new();
+        let mut cpu_millis = Vec::new();
+        let mut n_offers = 0;
+        for _ in 0..rounds {
+            let (started, cpu) = (Instant::now(), cpu_time()?);
+            let effects = bench.feed(Event::Allocate(Pass::All));
+            millis.push((started.elapsed().as_secs_f64() * 1e6).round() / 1e3);
+            cpu_millis.push(((cpu_time()? - cpu).as_secs_f64() * 1e6).round() / 1e3);
+            let offers = offers(&effects);
+            n_offers = offers.len();
+            // Back to where it was: not refused, for it is measured again.
+            bench.decline(offers, Duration::ZERO)?;
+        }
+        println!(
+            "{{\"case\":\"{case}\",\"agents\":{n_agents},\"frameworks\":{n_frameworks},\
+             \"offers\":{n_offers},\"millis\":{millis:?},\"cpu_millis\":{cpu_millis:?}}}"
+        );
+    }
+    Ok(())
+}
+
+/// Of this thread.
+fn cpu_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
+}
+
+/// A core with everybody connected.
+struct Bench {
+    core: Core,
+    ids: Ids,
+    callers: BTreeMap<FrameworkId, Caller>,
+    n_frameworks: u64,
+}
+
+impl Bench {
+    fn new(n_agents: u64, n_frameworks: u64) -> Result<Self> {
+        let mut bench = Self {
+            core: Core::restore(Settings::from(&Config::default()), Saved::default(), NOW),
+            ids: Ids(0),
+            callers: BTreeMap::new(),
+            n_frameworks,
+        };
+        for n in 0..n_agents {
+            let (conn, registration) = (ConnId(n), registration(n)?);
+            bench.feed(Event::AgentAttached { conn, registration });
+            bench.feed(Event::AgentHeard { conn });
+        }
+        for n in 0..n_frameworks {
+            let effects = bench.feed(Event::Subscribe {
+                conn: ConnId(n_agents + n),
+                info: framework(n)?,
+                suppressed: Vec::new(),
+            });
+            for effect in effects {
+                if let Effect::ToFramework(_, event) = effect
+                    && let ToFramework::Subscribed {
+                        framework_id,
+                        stream_id,
+                    } = event
+                {
+                    let caller = Caller {
+                        framework_id: framework_id.clone(),
+                        stream_id,
+                    };
+                    bench.callers.insert(framework_id, caller);
+                }
+            }
+        }
+        Ok(bench)
+    }
+
+    fn feed(&mut self, event: Event) -> Vec<Effect> {
+        self.core.handle(event, NOW, &mut self.ids)
+    }
+
+    fn prepare(&mut self, case: &str) -> Result<()> {
+        match case {
+            "fresh" => {}
+            "declined" => {
+                for _ in 0..REFUSALS.min(self.n_frameworks - 1) {
+                    self.refuse_all()?;
+                }
+            }
+            // The last pass finds that nobody is left.
+            "quiet" => while self.refuse_all()? > 0 {},
+            "suppressed" => {
+                let callers: Vec<Caller> = self.callers.values().cloned().collect();
+                let n_left = usize::try_from(self.n_frameworks.div_ceil(100))?;
+                for caller in callers.into_iter().skip(n_left) {
+                    let call = Call::Suppress(Vec::new());
+                    self.feed(Event::Call { caller, call });
+                }
+            }
+            "quota" => {
+                let amount = |cpus| [("cpus".to_owned(), Scalar::from_units(cpus))].into();
+                let mut quotas = Vec::new();
+                for n in (0..self.n_frameworks.min(N_ROLES)).step_by(2) {
+                    let quota = Quota {
+                        guarantees: amount(240),
+                        limits: amount(1_000_000),
+                    };
+                    quotas.push((role(n).parse()?, quota));
+                }
+                self.feed(Event::Operate(Operation::UpdateQuotas {
+                    quotas,
+                    force: true,
+                }));
+            }
+            _ => return Err(format!("case {case} is not known").into()),
+        }
+        Ok(())
+    }
+
+    /// Everybody refuses for good what one pass offers; says how many offers that were.
+    fn refuse_all(&mut self) -> Result<usize> {
+        let effects = self.feed(Event::Allocate(Pass::All));
+        let offers = offers(&effects);
+        let n_offers = offers.len();
+        self.decline(offers, FOR_GOOD)?;
+        Ok(n_offers)
+    }
+
+    fn decline(&mut self, offers: Vec<(FrameworkId, OfferId)>, refuse: Duration) -> Result<()> {
+        let mut by_framework: BTreeMap<FrameworkId, Vec<OfferId>> = BTreeMap::new();
+        for (framework_id, offer_id) in offers {
+            by_framework.entry(framework_id).or_default().push(offer_id);
+        }
+        for (framework_id, offers) in by_framework {
+            let caller = self.callers.get(&framework_id).cloned();
+            let caller = caller.ok_or("an offer for an unknown framework")?;
+            let call = Call::Decline { offers, refuse };
+            self.feed(Event::Call { caller, call });
+        }
+        Ok(())
+    }
+}
+
+fn offers(effects: &[Effect]) -> Vec<(FrameworkId, OfferId)> {
+    let mut found = Vec::new();
+    for effect in effects {
+        if let Effect::ToFramework(_, ToFramework::Offers(offers)) = effect {
+            let ids = offers.iter();
+            found.extend(ids.map(|offer| (offer.framework_id.clone(), offer.offer_id.clone())));
+        }
+    }
+    found
+}
+
+fn registration(n: u64) -> Result<Registration> {
+    let rack = Attribute {
+        name: "rack".to_owned(),
+        value: AttributeValue::Text(format!("r{}", n % 100)),
+    };
+    Ok(Registration {
+        agent_id: Some(format!("agent-{n:06}").parse()?),
+        info: AgentInfo {
+            hostname: format!("node-{n:06}.example"),
+            address: format!("10.0.{}.{}:5051", n / 250 % 250, n % 250),
+            resources: "cpus:24;mem:4096;disk:4096;ports:[31000-32000]".parse()?,
+            attributes: vec![rack],
+            region: "eu".to_owned(),
+            zone: format!("eu-{}", n % 3),
+            version: "0.1.0".to_owned(),
+            kernel: "6.1.0".to_owned(),
+            architecture: "x86_64".to_owned(),
+            cgroup_mode: CgroupMode::V2,
+        },
+        boot_id: String::new(),
+        tasks: Vec::new(),
+    })
+}
+
+fn role(n: u64) -> String {
+    let n = n % N_ROLES;
+    format!("team-{}/part-{}", n % 10, n / 10)
+}
+
+fn framework(n: u64) -> Result<FrameworkInfo> {
+    Ok(FrameworkInfo {
+        framework_id: None,
+        name: format!("framework-{n}"),
+        user: String::new(),
+        roles: vec![role(n).parse()?],
+        failover_timeout: FOR_GOOD,
+        hostname: String::new(),
+        principal: String::new(),
+        webui_url: String::new(),
+        labels: BTreeMap::new(),
+        offer_filters: BTreeMap::new(),
+    })
+}
+
+/// Ids in order.
+struct Ids(u64);
+
+impl Ids {
+    fn next<T: std::str::FromStr<Err: std::fmt::Debug>>(&mut self, kind: &str) -> T {
+        self.0 += 1;
+        format!("{kind}-{:012}", self.0)
+            .parse()
+            .expect("letters, a dash and digits are an id")
+    }
+}
+
+impl Source for Ids {
+    fn agent_id(&mut self) -> AgentId {
+        self.next("agent")
+    }
+
+    fn framework_id(&mut self) -> FrameworkId {
+        self.next("framework")
+    }
+
+    fn offer_id(&mut self) -> OfferId {
+        self.next("offer")
+    }
+
+    fn stream_id(&mut self) -> StreamId {
+        self.next("stream")
+    }
+
+    fn random(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(1);
+        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17)
+    }
+}
