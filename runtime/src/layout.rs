@@ -14,6 +14,8 @@
 //! <state>/removing/            what is being deleted
 //! ```
 
+pub(crate) mod versions;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -27,8 +29,11 @@ use crate::model::{ContainerSpec, ExitRecord, Limits, Stream};
 use crate::process::ProcessRef;
 use crate::users::UserRange;
 
-/// Form of the records; readers refuse a newer one. 1 is the first: old reader, new writer: refused by number.
+/// Form of the records. A newer program reads all older ones; an older one does not open a state directory with newer
+/// ones in it (see `versions`). 1 is the first; what came since is left out where it is not used.
 pub(crate) const RECORD_VERSION: u32 = 1;
+/// The oldest that is read.
+pub(crate) const OLDEST_VERSION: u32 = 1;
 /// Most bytes of a record that are read.
 const MAX_RECORD_BYTES: u64 = 4 << 20;
 
@@ -235,9 +240,10 @@ pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option
     let value: serde_json::Value =
         serde_json::from_slice(&bytes).map_err(|error| invalid(&error))?;
     let version = value.get("version").and_then(serde_json::Value::as_u64);
-    if version != Some(u64::from(RECORD_VERSION)) {
+    let known = u64::from(OLDEST_VERSION)..=u64::from(RECORD_VERSION);
+    if !version.is_some_and(|version| known.contains(&version)) {
         return Err(invalid(&format!(
-            "version {version:?}, this program reads {RECORD_VERSION}"
+            "version {version:?}, this program reads {OLDEST_VERSION} to {RECORD_VERSION}"
         )));
     }
     serde_json::from_value(value)
@@ -316,7 +322,7 @@ mod tests {
         fs::write(dir.path().join("keeper.json"), "{\"version\":2}").unwrap();
         let error = container.read_keeper().unwrap_err().to_string();
         assert!(
-            error.contains("version Some(2), this program reads 1"),
+            error.contains("version Some(2), this program reads 1 to 1"),
             "{error}"
         );
     }
