@@ -34,7 +34,7 @@ use crate::{
         images::ImageFolder,
         runtime::{Containers, cgroup_mode},
     },
-    recovery::execute::recover,
+    recovery::{execute::recover, versions::refuse_newer},
     resources::{detect, devices, grant::Grants},
     stats::Stats,
     store::{Store, private_dir, write_atomically},
@@ -67,6 +67,7 @@ pub async fn run_with(
 ) -> Result<(), Error> {
     config.check()?;
     let _lock = lock(&config.state_dir)?;
+    refuse_newer(&config.state_dir)?;
     forget_address(&config.state_dir)?;
     let listener = listen(&config.listen).await?;
     let images = open_images(&config).await?;
@@ -229,9 +230,7 @@ pub(crate) async fn serve(
         now: clock.now(),
         random: &mut random,
     };
-    let recovered = recover(&mut core, &settings, &store, &runtime, &images, &mut ctx)
-        .await
-        .map_err(|error| Error::Runtime(error.to_string()))?;
+    let recovered = recover(&mut core, &settings, &store, &runtime, &images, &mut ctx).await?;
 
     let (handle, commands) = actor::channel();
     let actor = Actor::new(

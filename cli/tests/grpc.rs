@@ -23,6 +23,8 @@ use tonic::{Request, Response, Status, Streaming};
 mod figures;
 #[path = "grpc/files.rs"]
 mod files;
+#[path = "grpc/nodes.rs"]
+mod nodes;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -289,6 +291,22 @@ impl OperatorService for Scripted {
     ) -> Answer<proto::RemoveAgentResponse> {
         self.note(request.into_inner());
         Ok(Response::new(proto::RemoveAgentResponse {}))
+    }
+
+    async fn drain_agent(
+        &self,
+        request: Request<proto::DrainAgentRequest>,
+    ) -> Answer<proto::DrainAgentResponse> {
+        self.note(request.into_inner());
+        Ok(Response::new(proto::DrainAgentResponse {}))
+    }
+
+    async fn activate_agent(
+        &self,
+        request: Request<proto::ActivateAgentRequest>,
+    ) -> Answer<proto::ActivateAgentResponse> {
+        self.note(request.into_inner());
+        Ok(Response::new(proto::ActivateAgentResponse {}))
     }
 }
 

@@ -90,6 +90,10 @@ pub fn task_info(
             memory_unlimited,
             ..app.limits.clone()
         },
+        readiness_check: app
+            .readiness_check
+            .as_ref()
+            .and_then(|check| check.for_task(app, ports)),
     }
 }
 

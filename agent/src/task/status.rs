@@ -46,6 +46,8 @@ pub(crate) enum KillCause {
     Unhealthy(String),
     /// The agent goes away and takes its tasks along.
     AgentShutdown,
+    /// The operator takes the machine out of service.
+    Draining,
 }
 
 impl KillCause {
@@ -82,6 +84,11 @@ impl KillCause {
                 Reason::KillRequested,
                 format!("killed because its agent was told to end with its tasks ({how})"),
             ),
+            Self::Draining => Outcome::new(
+                TaskState::Killed,
+                Reason::AgentDraining,
+                format!("killed because the operator takes its agent out of service ({how})"),
+            ),
         }
     }
 
@@ -92,7 +99,8 @@ impl KillCause {
             Self::FrameworkRemoved
             | Self::MaxCompletion(_)
             | Self::Unhealthy(_)
-            | Self::AgentShutdown => self,
+            | Self::AgentShutdown
+            | Self::Draining => self,
         }
     }
 
@@ -116,6 +124,10 @@ impl KillCause {
                 Reason::KillRequested,
                 "because its agent ends with its tasks",
             ),
+            Self::Draining => (
+                Reason::AgentDraining,
+                "because the operator takes its agent out of service",
+            ),
         };
         Outcome::new(
             TaskState::Killing,
@@ -130,6 +142,7 @@ impl KillCause {
             Some(Reason::FrameworkRemoved) => Self::FrameworkRemoved,
             Some(Reason::MaxCompletionTimeReached) => Self::MaxCompletion(0),
             Some(Reason::HealthCheckStatusUpdated) => Self::Unhealthy(message.to_owned()),
+            Some(Reason::AgentDraining) => Self::Draining,
             _ => Self::Requested,
         }
     }
@@ -237,6 +250,7 @@ pub(crate) mod tests {
             update_id: None,
             healthy: None,
             container: None,
+            readiness: None,
             exit: None,
             usage: None,
         }

@@ -1,6 +1,8 @@
 //! The core against its promises: one launch per task id, kills in every phase, order and durability of statuses,
 //! collection.
 
+mod checks;
+mod drain;
 mod limits;
 
 use std::time::Duration;
@@ -40,6 +42,7 @@ pub(crate) fn a_task(id: &str) -> TaskInfo {
         labels: std::collections::BTreeMap::new(),
         data: Vec::new(),
         limits: mezzo_api::model::TaskLimits::default(),
+        readiness_check: None,
     }
 }
 
@@ -159,6 +162,7 @@ impl Bench {
                 | Effect::Terminate(_)
                 | Effect::Kill(_)
                 | Effect::StartHealth(..)
+                | Effect::StartReadiness(..)
                 | Effect::StopHealth(_)
                 | Effect::DropSnapshot(_)
                 | Effect::Collect(_) => None,

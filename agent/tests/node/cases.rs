@@ -14,6 +14,10 @@ use crate::files::{
 use crate::inside::{
     a_message_reaches_a_task, logs_are_read_and_followed, programs_run_beside_a_task,
 };
+use crate::life::{
+    a_drain_ends_all_tasks_and_takes_none, readiness_is_asked_until_it_passes,
+    records_of_another_version_and_too_little_to_offer_are_told_before_anything_is_touched,
+};
 use crate::limits::{
     devices_are_picked_by_id_given_and_told,
     limits_change_while_the_task_runs_and_outlive_the_agent,
@@ -74,6 +78,9 @@ cases![
     limits_change_while_the_task_runs_and_outlive_the_agent,
     whole_processors_are_one_tasks_alone_also_for_the_next_agent,
     devices_are_picked_by_id_given_and_told,
+    readiness_is_asked_until_it_passes,
+    a_drain_ends_all_tasks_and_takes_none,
+    records_of_another_version_and_too_little_to_offer_are_told_before_anything_is_touched,
 ];
 
 fn reason(status: &proto::TaskStatus) -> Reason {

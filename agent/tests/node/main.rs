@@ -10,6 +10,7 @@ mod cases;
 mod figures;
 mod files;
 mod inside;
+mod life;
 mod limits;
 mod master;
 mod network;

@@ -8,6 +8,7 @@ mod common;
 mod framework;
 mod limits;
 mod network;
+mod readiness;
 mod status;
 mod task;
 mod usage;

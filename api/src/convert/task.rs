@@ -330,6 +330,9 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
         let health_check = info
             .health_check
             .and_then(|check| problems.take("health_check", check.try_into()));
+        let readiness_check = info
+            .readiness_check
+            .and_then(|check| problems.take("readiness_check", check.try_into()));
         if info.data.len() > MOST_DATA {
             problems.note(
                 "data",
@@ -370,6 +373,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 labels: info.labels.into_iter().collect(),
                 data: info.data,
                 limits: limits?,
+                readiness_check,
             })
         })();
         problems.finish(value)
@@ -393,6 +397,7 @@ impl From<TaskInfo> for proto::TaskInfo {
             labels: info.labels.into_iter().collect(),
             data: info.data,
             limits: (!info.limits.is_default()).then(|| info.limits.into()),
+            readiness_check: info.readiness_check.map(Into::into),
         }
     }
 }

@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentId, FrameworkId, NetworkMode, PortMapping, Resources, RoleName, Scalar, SecretSource,
-    TaskId, TaskLimits, UpdateId, Usage,
+    AgentId, FrameworkId, NetworkMode, PortMapping, ReadinessCheck, ReadinessStatus, Resources,
+    RoleName, Scalar, SecretSource, TaskId, TaskLimits, UpdateId, Usage,
 };
 
 /// An environment variable.
@@ -157,6 +157,9 @@ pub struct TaskInfo {
     /// Beyond the resources.
     #[serde(default, skip_serializing_if = "TaskLimits::is_default")]
     pub limits: TaskLimits,
+    /// Whether it can take its share of the work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness_check: Option<ReadinessCheck>,
 }
 
 /// Where a task stands.
@@ -303,6 +306,10 @@ pub enum Reason {
     ResourcesUnavailable,
     /// The framework or an operator asked.
     KillRequested,
+    /// The readiness check has a new result.
+    TaskCheckStatusUpdated,
+    /// The operator takes the agent out of service.
+    AgentDraining,
 }
 
 impl Reason {
@@ -329,6 +336,8 @@ impl Reason {
             Self::ContainerLost => "REASON_CONTAINER_LOST",
             Self::ResourcesUnavailable => "REASON_RESOURCES_UNAVAILABLE",
             Self::KillRequested => "REASON_KILL_REQUESTED",
+            Self::TaskCheckStatusUpdated => "REASON_TASK_CHECK_STATUS_UPDATED",
+            Self::AgentDraining => "REASON_AGENT_DRAINING",
         }
     }
 }
@@ -405,6 +414,9 @@ pub struct TaskStatus {
     pub exit: Option<ExitInfo>,
     /// The last sample; final in a terminal state.
     pub usage: Option<Usage>,
+    /// `None` without a readiness check, or before its first result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<ReadinessStatus>,
 }
 
 /// A task as the master or an agent knows it.

@@ -246,6 +246,7 @@ impl Author {
                 labels: BTreeMap::new(),
                 data: Vec::new(),
                 limits: mezzo_api::model::TaskLimits::default(),
+                readiness_check: None,
             })));
         }
         let refuse = Duration::from_millis([0, 1000][dice.below(2)]);

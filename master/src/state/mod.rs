@@ -2,7 +2,7 @@
 //!
 //! No tokio, no clock, no file, no socket, nothing of the protocol: the actor is the only caller, tests and the
 //! simulation are the others. Ids and randomness come from a [`Source`]. One file per thing: `agents` (attach, time
-//! out, remove), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline, allocation), `tasks` (status),
+//! out, remove), `drain` (out of service and back), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline, allocation), `tasks` (status),
 //! `requests` (kill, reconcile), `books` (who holds what), `view` (what readers see).
 //!
 //! ```text
@@ -14,11 +14,13 @@
 
 mod agents;
 mod books;
+mod drain;
 mod effect;
 mod event;
 mod frameworks;
 mod ledger;
 mod offers;
+mod refused;
 mod removed;
 mod requests;
 mod tasks;
@@ -35,6 +37,7 @@ use crate::{
     store::Saved,
 };
 
+pub use drain::DrainStage;
 pub use effect::{Effect, Ending, Refusal, ToAgent, ToFramework};
 pub use event::{Call, Caller, ConnId, Event, Launch, Operation, Pass, Registration};
 pub use ledger::{Holder, Ledger};
@@ -119,6 +122,8 @@ pub struct Core {
     framework_conns: BTreeMap<ConnId, FrameworkId>,
     offers: BTreeMap<OfferId, OfferEntry>,
     removed_agents: Removed<AgentId>,
+    /// Draining, and to be removed after that.
+    leaving: BTreeSet<AgentId>,
     removed_frameworks: Removed<FrameworkId>,
     weights: BTreeMap<RoleName, u64>,
     roles: BTreeMap<RoleName, Quantities>,
@@ -140,6 +145,7 @@ impl Core {
             framework_conns: BTreeMap::new(),
             offers: BTreeMap::new(),
             removed_agents: Removed::restore(saved.removed_agents),
+            leaving: BTreeSet::new(),
             removed_frameworks: Removed::restore(saved.removed_frameworks),
             weights: saved.weights.into_iter().collect(),
             roles: BTreeMap::new(),
@@ -151,6 +157,9 @@ impl Core {
         for record in saved.agents {
             core.total.add(&record.info.resources);
             core.view.touch_agent(&record.agent_id);
+            if record.drain.as_ref().is_some_and(|drain| drain.mark_gone) {
+                core.leaving.insert(record.agent_id.clone());
+            }
             core.agents
                 .insert(record.agent_id.clone(), AgentEntry::recovering(record, now));
         }
@@ -203,6 +212,7 @@ impl Core {
             Event::Tick => self.tick(turn_ref),
             Event::Allocate(pass) => self.allocate(turn_ref, pass),
         }
+        self.finish_drains(turn_ref);
         turn.effects
     }
 
@@ -289,6 +299,12 @@ impl Core {
                 }
             }
             Operation::RemoveAgent(agent_id) => self.remove_agent(turn, &agent_id)?,
+            Operation::DrainAgent {
+                agent_id,
+                deadline,
+                mark_gone,
+            } => self.drain_agent(turn, &agent_id, deadline, mark_gone)?,
+            Operation::ActivateAgent(agent_id) => self.activate_agent(turn, &agent_id)?,
         }
         Ok(())
     }

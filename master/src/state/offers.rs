@@ -53,6 +53,7 @@ impl Core {
         agents.retain(|id| {
             self.agents.get(id).is_some_and(|entry| {
                 matches!(entry.link, AgentLink::Connected { .. })
+                    && entry.drain.is_none()
                     && self.settings.minimum.is_met(entry.ledger.free())
             })
         });

@@ -75,6 +75,9 @@ impl App {
                 .collect::<Vec<_>>()
                 .into(),
         );
+        if let Some(check) = &self.readiness_check {
+            put("readinessChecks", json!([check.to_json()]));
+        }
         put(
             "upgradeStrategy",
             json!({
