@@ -289,6 +289,13 @@ impl Actor {
 
     fn usage(&mut self, mut round: Round) {
         let samples = std::mem::take(&mut round.samples);
+        let mut samples = samples;
+        for (container, usage) in &mut samples {
+            usage.disk_bytes = self
+                .core
+                .by_container(container)
+                .and_then(|entry| entry.disk_bytes);
+        }
         let alive: HashMap<_, _> = self
             .core
             .entries()
@@ -522,10 +529,11 @@ impl Actor {
             return;
         };
         self.disk_busy.insert(container.clone());
-        let (store, runtime, images) = (
+        let (store, runtime, images, limits) = (
             self.store.clone(),
             Arc::clone(&self.runtime),
             Arc::clone(&self.images),
+            Arc::clone(&self.launcher.disk),
         );
         let container = container.clone();
         self.jobs.spawn(async move {
@@ -537,7 +545,9 @@ impl Actor {
                         events.extend(event);
                         failures += failed;
                     }
-                    DiskOp::Remove => collect(&store, &runtime, &images, &container).await,
+                    DiskOp::Remove => {
+                        collect(&store, &runtime, &images, &limits, &container).await;
+                    }
                 }
             }
             Done::Disk(container, events, failures)

@@ -69,6 +69,13 @@ pub struct Config {
     pub launcher: Option<PathBuf>,
     /// Between samples of all tasks.
     pub usage_interval_ms: u64,
+    /// Tasks that take more of the disk than they hold (`disk`) are killed; where the file system has project quotas it
+    /// also refuses them more. Otherwise what they take is only told.
+    pub enforce_disk: bool,
+    /// Between measurements of what tasks take on the disk.
+    pub disk_interval_ms: u64,
+    /// Project ids for tasks where the file system has project quotas, first and last; of this agent alone.
+    pub disk_project_ids: (u32, u32),
     /// Size at which a log of a task is put aside, in MiB.
     pub log_max_mb: u64,
     /// Files kept of each of a task's two logs, the current one included.
@@ -187,6 +194,9 @@ impl Default for Config {
             cgroup_parent: None,
             launcher: None,
             usage_interval_ms: 2_000,
+            enforce_disk: true,
+            disk_interval_ms: 15_000,
+            disk_project_ids: (500_000, 999_999),
             log_max_mb: 10,
             log_files: 2,
             log_max_age_secs: 0,
@@ -214,6 +224,19 @@ impl Config {
             return wrong(
                 "usage_interval_ms",
                 format!("{} is below 100", self.usage_interval_ms),
+            );
+        }
+        if self.disk_interval_ms < 100 {
+            return wrong(
+                "disk_interval_ms",
+                format!("{} is below 100", self.disk_interval_ms),
+            );
+        }
+        let (first, last) = self.disk_project_ids;
+        if first == 0 || first > last {
+            return wrong(
+                "disk_project_ids",
+                format!("{first}-{last} is no range of project ids; 0 is everybody's"),
             );
         }
         if let Some(cpus) = self.reserve_cpus
@@ -358,6 +381,10 @@ impl Config {
 
     pub(crate) fn ports(&self) -> Ranges {
         Ranges::new([(u64::from(self.ports.0), u64::from(self.ports.1))])
+    }
+
+    pub(crate) fn disk_interval(&self) -> Duration {
+        Duration::from_millis(self.disk_interval_ms)
     }
 
     pub(crate) fn usage_interval(&self) -> Duration {

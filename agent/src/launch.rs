@@ -16,6 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    disk::Disk,
     node::{
         Attachment, ContainerId, ImageError, Images, Limits, PreparedImage, PullProgress, Runtime,
         START_DEADLINE, StartError,
@@ -45,6 +46,7 @@ pub(crate) struct Launcher {
     /// Name servers for containers with a network of their own, instead of the machine's.
     pub(crate) dns: Vec<IpAddr>,
     pub(crate) devices: Vec<DeviceSet>,
+    pub(crate) disk: Arc<Disk>,
     /// Bounds starts at once; pulls are bounded by the image store.
     pub(crate) starts: Arc<Semaphore>,
 }
@@ -123,6 +125,11 @@ impl Launcher {
             () = cancelled.cancelled() => return Err(LaunchFailure::Cancelled),
             image = self.image(&container, &info, &feedback) => image?,
         };
+        {
+            let (disk, container, info) = (Arc::clone(&self.disk), container.clone(), info.clone());
+            let snapshot = image.snapshot.clone();
+            blocking(move || disk.bound(&container, &info, &snapshot)).await?;
+        }
         let host_paths = {
             let (info, allow) = (info.clone(), self.host_path_allow.clone());
             blocking(move || resolve_host_paths(&info, &allow)).await??

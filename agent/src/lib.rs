@@ -12,6 +12,7 @@
 
 mod actor;
 mod config;
+mod disk;
 mod error;
 mod grpc;
 mod health;

@@ -97,7 +97,7 @@ pub(crate) fn node(text: &mut String, pressure: &NodePressure, usage: Option<&No
 /// What apps use.
 pub(crate) fn apps(text: &mut String, apps: &BTreeMap<AppKey, AppSums>, left_out: u64) {
     type Figure = fn(&AppSums) -> Option<String>;
-    let all: [(&str, &str, &str, Figure); 9] = [
+    let all: [(&str, &str, &str, Figure); 10] = [
         (
             "app_tasks",
             "gauge",
@@ -109,6 +109,12 @@ pub(crate) fn apps(text: &mut String, apps: &BTreeMap<AppKey, AppSums>, left_out
             "gauge",
             "Memory of running tasks that cannot simply be taken back.",
             |app| Some(app.memory_working_set_bytes.to_string()),
+        ),
+        (
+            "app_disk_bytes",
+            "gauge",
+            "Writable layers, sandboxes and logs of running tasks.",
+            |app| Some(app.disk_bytes.to_string()),
         ),
         (
             "app_cpu_seconds_total",

@@ -549,6 +549,8 @@ pub trait Images: Send + Sync + 'static {
         id: &ContainerId,
         progress: watch::Sender<PullProgress>,
     ) -> Result<PreparedImage, ImageError>;
+    /// The folder with everything that a container changes in its root file system, also when it is not there.
+    fn changes_dir(&self, key: &str) -> PathBuf;
     /// Removes a container's root file system; fine when it is gone already.
     async fn remove_snapshot(&self, key: &str) -> Result<(), ImageError>;
     /// Keys of all root file systems.

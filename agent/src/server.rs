@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config, Error,
     actor::{self, Actor, Clock, OnShutdown},
+    disk::{self, Disk},
     grpc::NodeApi,
     http, image_gc,
     launch::Launcher,
@@ -232,6 +233,7 @@ pub(crate) async fn serve(
     };
     let recovered = recover(&mut core, &settings, &store, &runtime, &images, &mut ctx).await?;
 
+    let disk = Arc::new(Disk::open(&config, &store, &runtime, &images));
     let (handle, commands) = actor::channel();
     let actor = Actor::new(
         core,
@@ -244,6 +246,7 @@ pub(crate) async fn serve(
             host_path_allow: config.host_path_allow.clone(),
             dns: config.network.dns.clone(),
             devices: config.devices.clone(),
+            disk: Arc::clone(&disk),
             starts: Arc::new(Semaphore::new(config.max_parallel_starts)),
         },
         stats.clone(),
@@ -280,6 +283,11 @@ pub(crate) async fn serve(
     );
     parts.spawn(async move {
         sampler.await;
+        Ok(())
+    });
+    let measurer = disk::run(handle.clone(), disk, config.disk_interval(), stop.clone());
+    parts.spawn(async move {
+        measurer.await;
         Ok(())
     });
     let collector = image_gc::run(
@@ -371,6 +379,7 @@ fn settings(config: &Config) -> Settings {
         host_path_allow: config.host_path_allow.clone(),
         boot_id: detect::boot_id(),
         default_pids: config.default_pids_limit,
+        enforce_disk: config.enforce_disk,
         cgroup_mode: cgroup_mode(),
     }
 }

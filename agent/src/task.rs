@@ -2,7 +2,7 @@
 //!
 //! [`core`] holds all tasks and turns events into effects; [`event`] names both; [`updates`] is the queue of statuses
 //! of one task; [`status`] finds the words and reasons; [`spec`] merges image and task into a container; [`limits`] says
-//! what it may use, [`change`] what stands in the way of changing that.
+//! what it may use, [`change`] what stands in the way of changing that, [`disk`] when it takes too much of the disk.
 //!
 //! ```text
 //! Creating ─► Launching ─► Running ─► Killing ─► Ended ─(acknowledged, old)─► collected
@@ -11,6 +11,7 @@
 
 pub(crate) mod change;
 pub(crate) mod core;
+pub(crate) mod disk;
 pub(crate) mod entry;
 pub(crate) mod event;
 pub(crate) mod limits;

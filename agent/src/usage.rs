@@ -57,7 +57,7 @@ pub(crate) async fn run(
     interval: Duration,
     shutdown: CancellationToken,
 ) {
-    let worker = match Worker::start() {
+    let worker = match Worker::start("samples") {
         Ok(worker) => worker,
         Err(error) => {
             tracing::error!(%error, "no thread for samples: usage is not measured");
@@ -125,13 +125,13 @@ async fn helpers(runtime: &Arc<dyn Runtime>) -> Vec<u32> {
 type Job = Box<dyn FnOnce() + Send>;
 
 /// One thread that does one thing after the other; it ends with this.
-struct Worker(mpsc::SyncSender<Job>);
+pub(crate) struct Worker(mpsc::SyncSender<Job>);
 
 impl Worker {
-    fn start() -> std::io::Result<Self> {
+    pub(crate) fn start(name: &str) -> std::io::Result<Self> {
         let (sender, jobs) = mpsc::sync_channel::<Job>(1);
         std::thread::Builder::new()
-            .name("samples".into())
+            .name(name.into())
             .spawn(move || {
                 for job in jobs {
                     job();
@@ -141,7 +141,10 @@ impl Worker {
     }
 
     /// What the job gives; `None` if it broke.
-    async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         let (told, result) = oneshot::channel();
         let job: Job = Box::new(move || {
             let _ = told.send(job());

@@ -314,6 +314,7 @@ pub(crate) struct Usage {
     pub(crate) memory_oom_events: Option<u64>,
     pub(crate) io_read_ops: Option<u64>,
     pub(crate) io_write_ops: Option<u64>,
+    pub(crate) disk_bytes: Option<u64>,
 }
 
 impl From<&proto::Usage> for Usage {
@@ -358,6 +359,7 @@ impl From<&proto::Usage> for Usage {
             memory_oom_events: usage.memory_oom_events,
             io_read_ops: usage.io_read_ops,
             io_write_ops: usage.io_write_ops,
+            disk_bytes: usage.disk_bytes,
         }
     }
 }

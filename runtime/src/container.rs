@@ -1,29 +1,21 @@
-//! Making a container with libcontainer: the only file that names what it builds with. Two short-lived steps in two
-//! processes, both children of the keeper:
+//! Making a container, in two short-lived steps in two processes, both children of the keeper:
 //!
 //! ```text
-//! creator   is in the container's cgroup, mounts the root file system on a stage, writes the OCI specification, forks ─► ends
-//! first process of the container, a child of the keeper   libcontainer's init: namespaces, mounts, switch of the
-//!           root, user, capabilities ─► says "ready", waits for "go" ─► seccomp filter, execve
+//! creator   is in the container's cgroup, mounts the root file system on a stage, forks ─► ends
+//! first process of the container, a child of the keeper: makes what the container sees (`inside`), then itself the
+//!           program (`program`) ─► says "ready", waits for "go" ─► seccomp filter, execve
 //! ```
 //!
-//! libcontainer changes the working directory, the dumpable flag and `oom_score_adj` of the process that it is called
-//! in and leaves a few hundred KiB of memory touched: so never in the keeper. Its builder, which would do all of the
-//! above, is not used: its own two processes, its cgroup manager and its files of state cost more than half of a
-//! start (docs/benchmarks.md). What it is best at, the inside of a container, is its own.
+//! Both change the working directory, the dumpable flag and `oom_score_adj` of their process and leave a few hundred KiB
+//! of memory touched: so never the keeper itself. libcontainer's builder, which would do all of it, is not used: its own
+//! two processes, its cgroup manager and its files of state cost more than half of a start (docs/benchmarks.md).
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
 
-use libcgroups::common::CgroupConfig;
-use libcontainer::notify_socket::NotifyListener;
-use libcontainer::process::args::{ContainerArgs, ContainerType};
-use libcontainer::process::{channel, init};
-use libcontainer::syscall::syscall::{SyscallType, create_syscall};
 use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
@@ -38,9 +30,10 @@ use crate::cgroup::{CgroupMode, Hierarchies, devices, hugetlb};
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
 use crate::inside::Inside;
-use crate::layout::{ContainerDir, SpecRecord};
+use crate::layout::SpecRecord;
 use crate::model::{IoLimit, Limits, Network};
 use crate::mount;
+use crate::program::{self, Program, Streams, WordToGo};
 use crate::protocol::{HostContext, StartRequest};
 use crate::spec::devices::HostDevice;
 use crate::spec::validate::{BadSpec, HostLimits};
@@ -54,7 +47,7 @@ use crate::users::{RANGE_SIZE, UserRange};
 pub(crate) struct Creation<'a> {
     pub(crate) host: &'a HostContext,
     pub(crate) seccomp: Option<Rc<Vec<u8>>>,
-    /// The container's network namespace, if one was prepared.
+    /// The container's network namespace, if it is there already.
     pub(crate) network: Option<OwnedFd>,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
@@ -80,6 +73,8 @@ pub(crate) const READY: u8 = b'R';
 pub(crate) struct Created {
     /// The first process, a child of the keeper.
     pub(crate) pid: i32,
+    /// Who its program runs as.
+    pub(crate) user: ResolvedUser,
     /// The limits, to be set when it is ready: what they slow down is to be the program, not its start.
     pub(crate) limits: Vec<FirstWrite>,
 }
@@ -119,8 +114,12 @@ pub(crate) fn create(
     }
     match spec.network {
         Network::Host => {}
-        Network::None => own_network_namespace()?,
-        Network::Prepared => enter_network_namespace(creation.network.as_ref())?,
+        Network::None if creation.network.is_none() => {
+            sys::new_network_namespace().map_err(StartFailure::internal)?;
+        }
+        Network::None | Network::Prepared => {
+            enter_network_namespace(creation.network.as_ref())?;
+        }
     }
     let staged = users
         .as_ref()
@@ -145,29 +144,21 @@ pub(crate) fn create(
         nix::unistd::fchown(stream, uid.map(Into::into), gid.map(Into::into))
             .map_err(StartFailure::internal)?;
     }
-    save(&oci, &request.dir)?;
-    let started = stage.started()?;
-    // The executed program's score, not the keeper's, which protects itself from the OOM killer.
-    fs::write("/proc/self/oom_score_adj", "0").map_err(StartFailure::internal)?;
-    // Nobody may look into a process that is half in the container (libcontainer's builder does the same).
-    nix::sys::prctl::set_dumpable(false).map_err(StartFailure::internal)?;
-    // Ours must not reach the container, and libcontainer clears them only when it is given others.
-    nix::unistd::setgroups(&[]).map_err(StartFailure::internal)?;
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    set_rlimits(&oci)?;
+    let word = WordToGo::give(stage.dir())?;
+    program::prepare(&oci)?;
     if let Some(users) = &users {
         nix::sched::setns(&users.namespace, nix::sched::CloneFlags::CLONE_NEWUSER)
             .map_err(|error| StartFailure::internal(format!("entering the users: {error}")))?;
     }
-    match sys::fork_sibling_in_pid_namespace().map_err(StartFailure::internal)? {
+    match sys::fork_sibling(libc::CLONE_NEWPID).map_err(StartFailure::internal)? {
         Forked::Parent(pid) => {
             let dir = |controller: &str| hierarchies.controller_dir(controller, &request.cgroup);
             let limits = settings::first_writes(&dir, hierarchies.mode, limits);
-            Ok(Created { pid, limits })
+            Ok(Created { pid, user, limits })
         }
         Forked::Child => {
             let own_users = users.is_some();
-            first_process(oci, &given, &stage, started, own_users, creation)
+            first_process(oci, &given, &stage, word, own_users, creation)
         }
     }
 }
@@ -177,7 +168,7 @@ fn first_process(
     oci: Spec,
     devices: &[HostDevice],
     stage: &Stage,
-    started: NotifyListener,
+    word: WordToGo,
     own_users: bool,
     creation: Creation<'_>,
 ) -> ! {
@@ -193,10 +184,7 @@ fn first_process(
     };
     let enter = || -> Result<fs::File, StartFailure> {
         if own_users {
-            // Of the host's root nothing is left but these numbers, which mean nobody in here.
-            let zero = nix::unistd::setresgid(0.into(), 0.into(), 0.into())
-                .and_then(|()| nix::unistd::setresuid(0.into(), 0.into(), 0.into()));
-            zero.map_err(|error| StartFailure::internal(format!("user number 0: {error}")))?;
+            program::be_root_of_own_users()?;
         }
         let inside = Inside {
             spec: &oci,
@@ -207,57 +195,17 @@ fn first_process(
         inside.enter()
     };
     let stdin = match enter() {
-        Ok(null) => null,
-        Err(failure) => give_up(status, &failure),
+        Ok(null) => null.into(),
+        Err(failure) => program::give_up(status, &failure),
     };
-    let run = || -> Result<(), Box<dyn std::error::Error>> {
-        let args = ContainerArgs {
-            // All that libcontainer calls the init's is made: what is left is what it does for any process.
-            container_type: ContainerType::TenantContainer { exec_notify_fd: -1 },
-            syscall: SyscallType::default(),
-            spec: Rc::new(spec::for_first_process(oci)?),
-            rootfs: stage.rootfs(),
-            console_socket: None,
-            notify_listener: started,
-            preserve_fds: 0,
-            container: None,
-            user_ns_config: None,
-            // For parts of the builder that are not used.
-            cgroup_config: CgroupConfig {
-                cgroup_path: PathBuf::new(),
-                systemd_cgroup: false,
-                container_name: String::new(),
-            },
-            detached: true,
-            executor: Box::new(executor),
-            no_pivot: false,
-            stdin: Some(stdin.into_raw_fd()),
-            stdout: Some(creation.stdout.into_raw_fd()),
-            stderr: Some(creation.stderr.into_raw_fd()),
-            as_sibling: true,
-            pid_file: None,
-        };
-        let (mut to_main, _from_init) = channel::main_channel()?;
-        let (_to_init, mut from_main) = channel::init_channel()?;
-        Ok(init::container_init_process(
-            &args,
-            &mut to_main,
-            &mut from_main,
-        )?)
+    let program = Program {
+        spec: oci,
+        streams: Streams::Given([stdin, creation.stdout, creation.stderr]),
+        word,
+        executor: Box::new(executor),
     };
-    // It comes back only when it failed. What the executor reported itself comes first, and is all that is read.
-    let failure = match run() {
-        Err(error) => classify(error.as_ref()),
-        Ok(()) => StartFailure::internal("the program was not executed"),
-    };
-    give_up(status, &failure)
-}
-
-fn give_up(status: RawFd, failure: &StartFailure) -> ! {
-    if let Ok(bytes) = serde_json::to_vec(failure) {
-        sys::write_raw(status, &bytes);
-    }
-    sys::exit_now(1)
+    // What the executor reported itself comes first, and is all that is read.
+    program::give_up(status, &program.become_it())
 }
 
 /// Waits for the keeper's word before the program may be executed.
@@ -334,6 +282,7 @@ fn specification(
         user: &user,
         host,
         devices: given,
+        own_users: record.user_range.is_some(),
         staged,
     };
     let oci = spec::build(spec, &context, &hard_limit).map_err(StartFailure::internal)?;
@@ -341,78 +290,6 @@ fn specification(
     root.make_dir(Path::new(&spec.cwd), owner)
         .map_err(|error| bad("cwd", format!("{}: {error}", spec.cwd)))?;
     Ok((oci, user))
-}
-
-/// For programs that are executed in the container later.
-fn save(oci: &Spec, dir: &ContainerDir) -> Result<(), StartFailure> {
-    let saved = || -> io::Result<()> {
-        let bytes = serde_json::to_vec(oci)?;
-        fs::File::create(dir.oci_spec())?.write_all(&bytes)
-    };
-    saved()
-        .map_err(|error| StartFailure::internal(format!("writing the OCI specification: {error}")))
-}
-
-fn set_rlimits(oci: &Spec) -> Result<(), StartFailure> {
-    let limits = oci
-        .process()
-        .as_ref()
-        .and_then(|process| process.rlimits().as_ref());
-    let syscall = create_syscall();
-    limits
-        .into_iter()
-        .flatten()
-        .try_for_each(|limit| syscall.set_rlimit(limit))
-        .map_err(StartFailure::internal)
-}
-
-/// What the executor said before it gave up, if it said anything. Blocks until every holder of the pipe's other
-/// end has executed or ended.
-pub(crate) fn read_failure(mut pipe: &std::io::PipeReader) -> Option<StartFailure> {
-    let readable = sys::wait_readable(pipe.as_fd(), Some(Duration::from_secs(1))).ok()?;
-    let mut bytes = [0_u8; 8192];
-    let length = if readable {
-        pipe.read(&mut bytes).ok()?
-    } else {
-        0
-    };
-    serde_json::from_slice(&bytes[..length]).ok()
-}
-
-/// libcontainer's errors, by the words in them: its types do not tell what failed in the container's process,
-/// from where only text comes back.
-pub(crate) fn classify(error: &dyn std::error::Error) -> StartFailure {
-    let mut reason = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !reason.contains(&text) {
-            reason = format!("{reason}: {text}");
-        }
-        source = cause.source();
-    }
-    // What went wrong afterwards, while libcontainer cleaned up, is not the reason (and we clean up again).
-    if let Some((cause, _)) = reason.split_once(" error during cleanup") {
-        reason = cause.trim_end_matches(['.', ' ']).to_owned();
-    }
-    let lower = reason.to_lowercase();
-    if lower.contains("cgroup") {
-        StartFailure::Cgroup { reason }
-    } else if lower.contains("rootfs") || lower.contains("mount") || lower.contains("pivot") {
-        StartFailure::Mount { reason }
-    } else {
-        StartFailure::Internal { reason }
-    }
-}
-
-/// Moves this process into a network namespace of its own with loopback up.
-fn own_network_namespace() -> Result<(), StartFailure> {
-    let failed = |what: &'static str| {
-        move |error: &dyn std::fmt::Display| StartFailure::internal(format!("{what}: {error}"))
-    };
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-        .map_err(|error| failed("new network namespace")(&error))?;
-    sys::loopback_up().map_err(|error| failed("bringing loopback up")(&error))
 }
 
 /// Enters the network namespace that was prepared.
@@ -498,7 +375,7 @@ pub(crate) fn has_capability(status: &str, number: u32) -> bool {
         .is_some_and(|mask| mask & (1 << number) != 0)
 }
 
-fn hard_limit(kind: &str) -> Option<u64> {
+pub(crate) fn hard_limit(kind: &str) -> Option<u64> {
     let resource = match kind {
         "RLIMIT_CPU" => Resource::RLIMIT_CPU,
         "RLIMIT_FSIZE" => Resource::RLIMIT_FSIZE,

@@ -325,6 +325,16 @@ impl StartFailure {
         }
     }
 
+    /// The first failure among what a process said before it gave up. Others may follow: libcontainer tells again what its
+    /// executor has told it.
+    pub(crate) fn first_in(words: &[u8]) -> Self {
+        serde_json::Deserializer::from_slice(words)
+            .into_iter::<Self>()
+            .next()
+            .and_then(Result::ok)
+            .unwrap_or_else(|| Self::internal("the program's process said nothing sensible"))
+    }
+
     pub(crate) fn into_start_error(self, id: &ContainerId) -> StartError {
         let id = id.clone();
         match self {

@@ -1,39 +1,42 @@
-//! Runs one program in a running container: a process forked from the launcher that joins the container through
-//! libcontainer's tenant builder, waits for the program and tells how it ended. If the runtime hangs up, the
-//! program is killed: nobody is left who could read its output or send it anything.
+//! Runs one program in a running container: a process forked from the launcher that waits for the program and tells how
+//! it ended. If the runtime hangs up, the program is killed: nobody is left who could read its output or send it anything.
+//!
+//! ```text
+//! helper ─► joiner    forked into the container's cgroup; enters its namespaces, all at once; forks ─► ends
+//!   │         └─────► the program, the helper's own child: `program` ─► seccomp filter, execve
+//!   └─ waits: the pid, then a failure or the pipe's end (executed), then its end
+//! ```
 
-use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+mod join;
+mod specification;
+
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use libcontainer::config::YoukiConfig;
-use libcontainer::container::Container;
-use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::syscall::syscall::SyscallType;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use oci_spec::runtime::{
-    LinuxNamespace, LinuxNamespaceType, Process, RootBuilder, Spec, UserBuilder,
-};
 
-use crate::beneath::Root;
-use crate::container::{classify, read_failure};
 use crate::error::StartFailure;
-use crate::executor::ContainerExecutor;
+use crate::link;
 use crate::model::ExecExit;
+use crate::program::Streams;
+use crate::protocol::{self, ExecReply, ExecRequest, HostContext};
+use crate::sys::{self, Forked};
+use join::Joining;
 
-use crate::protocol::{self, ExecReply, ExecRequest};
-use crate::spec::validate::BadSpec;
-use crate::sys;
-use crate::user::MAX_FILE_BYTES;
+/// How long a program may take to be executed.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most bytes of one answer.
+const MAX_WORDS: usize = 64 * 1024;
 
 /// Everything a helper is given by the launcher.
 pub(crate) struct HelperInput {
     pub(crate) request: ExecRequest,
+    pub(crate) host: HostContext,
     pub(crate) seccomp: Option<Rc<Vec<u8>>>,
     pub(crate) reply: OwnedFd,
     /// Stdin, stdout, stderr; empty for a terminal.
@@ -44,14 +47,12 @@ pub(crate) struct HelperInput {
 pub(crate) fn run(input: HelperInput) -> i32 {
     let HelperInput {
         request,
+        host,
         seccomp,
         reply,
         stdio,
     } = input;
-    let files = ExecFiles::new(&request);
-    let started = start(&request, seccomp, stdio, &files);
-    files.remove();
-    let (child, terminal, _lifeline) = match started {
+    let (child, terminal, _lifeline) = match start(&request, &host, seccomp, stdio) {
         Ok(started) => started,
         Err(failure) => {
             let _ = protocol::send(reply.as_fd(), &ExecReply::Failed(failure), &[]);
@@ -60,7 +61,7 @@ pub(crate) fn run(input: HelperInput) -> i32 {
     };
     let fds: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
     if protocol::send(reply.as_fd(), &ExecReply::Started { pid: child }, &fds).is_err() {
-        let _ = nix::sys::signal::kill(Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL);
+        let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
     }
     drop(fds);
     drop(terminal);
@@ -100,278 +101,135 @@ fn wait(child: i32, reply: &OwnedFd) -> ExecExit {
     }
 }
 
-/// libcontainer's files of one execution: a container's state as its builder would have left it, in a directory that
-/// goes when the program has been started.
-struct ExecFiles {
-    dir: std::path::PathBuf,
-}
-
-impl ExecFiles {
-    fn new(request: &ExecRequest) -> Self {
-        Self {
-            dir: request.dir.execution(std::process::id()),
-        }
-    }
-
-    fn process(&self) -> std::path::PathBuf {
-        self.dir.join("process.json")
-    }
-
-    fn console(&self) -> std::path::PathBuf {
-        self.dir.join("console.sock")
-    }
-
-    fn write(&self, request: &ExecRequest, spec: &Spec) -> Result<(), StartFailure> {
-        let failed = |error: &dyn std::fmt::Display| {
-            StartFailure::internal(format!("writing the files of an execution: {error}"))
-        };
-        let state = self.dir.join(request.id.as_str());
-        fs::create_dir_all(&state).map_err(|error| failed(&error))?;
-        // The root is long mounted, where only the container sees it; libcontainer wants the name of something.
-        let mut bundle = spec.clone();
-        if let Some(linux) = bundle.linux_mut() {
-            let mut namespaces = linux.namespaces().clone().unwrap_or_default();
-            if has(&namespaces, LinuxNamespaceType::User) {
-                namespaces.retain(|one| !ENTERED.contains(&one.typ()));
-            }
-            linux.set_namespaces(Some(namespaces));
-        }
-        let root = RootBuilder::default().path(&self.dir).build();
-        bundle.set_root(Some(root.map_err(|error| failed(&error))?));
-        bundle
-            .save(self.dir.join("config.json"))
-            .map_err(|error| failed(&error))?;
-        let status = libcontainer::container::ContainerStatus::Running;
-        let pid = Some(request.process.pid);
-        Container::new(request.id.as_str(), status, pid, &self.dir, &state)
-            .and_then(|container| container.save())
-            .map_err(|error| failed(&error))?;
-        YoukiConfig::from_spec(spec, request.id.as_str())
-            .and_then(|config| config.save(&state))
-            .map_err(|error| failed(&error))?;
-        let bytes = serde_json::to_vec(&process(request, spec)?).map_err(StartFailure::internal)?;
-        fs::write(self.process(), bytes).map_err(|error| failed(&error))
-    }
-
-    fn remove(&self) {
-        let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
-/// What this process enters by itself. libcontainer knows no user namespace here: without this, the program would be
-/// executed by the host's root. And who is in one can no longer enter a network that the host has made.
-const ENTERED: [LinuxNamespaceType; 2] = [LinuxNamespaceType::Network, LinuxNamespaceType::User];
-
-fn enter_users(first_process: i32, spec: &Spec) -> Result<(), StartFailure> {
-    let linux = spec.linux().as_ref();
-    let namespaces = linux.and_then(|linux| linux.namespaces().clone());
-    let namespaces = namespaces.unwrap_or_default();
-    if !has(&namespaces, LinuxNamespaceType::User) {
-        return Ok(());
-    }
-    for (kind, name, flag) in [
-        (LinuxNamespaceType::Network, "net", CloneFlags::CLONE_NEWNET),
-        (LinuxNamespaceType::User, "user", CloneFlags::CLONE_NEWUSER),
-    ] {
-        if has(&namespaces, kind) {
-            let path = format!("/proc/{first_process}/ns/{name}");
-            let file = fs::File::open(&path).map_err(|_| StartFailure::NotRunning)?;
-            setns(file, flag)
-                .map_err(|error| StartFailure::internal(format!("entering {path}: {error}")))?;
-        }
-    }
-    Ok(())
-}
-
-fn has(namespaces: &[LinuxNamespace], kind: LinuxNamespaceType) -> bool {
-    namespaces.iter().any(|one| one.typ() == kind)
-}
-
-type Started = (i32, Option<OwnedFd>, std::io::PipeWriter);
+/// The program's pid, the other side of its terminal if it has one, and what ends it when it closes.
+type Started = (i32, Option<OwnedFd>, PipeWriter);
 
 fn start(
     request: &ExecRequest,
+    host: &HostContext,
     seccomp: Option<Rc<Vec<u8>>>,
     stdio: Vec<OwnedFd>,
-    files: &ExecFiles,
 ) -> Result<Started, StartFailure> {
-    let io = |what: &'static str| {
-        move |error: std::io::Error| StartFailure::internal(format!("{what}: {error}"))
-    };
-    // While this descriptor shows the process alive, its number in libcontainer's records is the right one.
+    let internal = |error: std::io::Error| StartFailure::internal(error);
+    // While this descriptor shows the process alive, its number is the right one.
     let init = request.process.open().ok_or(StartFailure::NotRunning)?;
-    let spec = read_spec(request).ok_or(StartFailure::NotRunning)?;
-    files.write(request, &spec)?;
-    nix::unistd::setgroups(&[]).map_err(StartFailure::internal)?;
-    enter_users(request.process.pid, &spec)?;
-
-    let (lifeline_reader, lifeline_writer) = std::io::pipe().map_err(io("making a pipe"))?;
-    let (failure_reader, failure_writer) = std::io::pipe().map_err(io("making a pipe"))?;
-    let executor = ContainerExecutor {
-        failure: failure_writer.as_raw_fd(),
-        lifeline: lifeline_reader.as_raw_fd(),
+    let (record, spec) = specification::of(request, host.facts)?;
+    let (lifeline, lifeline_writer) = std::io::pipe().map_err(internal)?;
+    let (failure, failure_writer) = std::io::pipe().map_err(internal)?;
+    let (answer, answer_writer) = std::io::pipe().map_err(internal)?;
+    let (console, streams) = match <[OwnedFd; 3]>::try_from(stdio) {
+        Ok(streams) => (None, Streams::Given(streams)),
+        Err(_) => {
+            let (ours, theirs) = link::packet_socket_pair().map_err(internal)?;
+            (Some(ours), Streams::Terminal(theirs))
+        }
+    };
+    let theirs = (OwnedFd::from(failure_writer), OwnedFd::from(lifeline));
+    let joining = Joining {
+        helper: std::process::id(),
+        request,
+        hierarchies: &host.hierarchies,
+        init: init.as_fd(),
+        record: &record,
+        spec,
+        streams,
         seccomp,
+        failure: &theirs.0,
+        lifeline: &theirs.1,
+        answer: answer_writer.as_raw_fd(),
     };
-    let mut builder = ContainerBuilder::new(request.id.to_string(), SyscallType::default())
-        .with_root_path(&files.dir)
-        .map_err(|error| classify(&error))?
-        .with_executor(LifelineExecutor {
-            inner: executor,
-            writer: lifeline_writer.as_raw_fd(),
-            terminal: request.spec.terminal,
-        });
-    let terminal = request.spec.terminal.is_some();
-    let listener = if terminal {
-        builder = builder.with_console_socket(Some(files.console()));
-        Some(listen(&files.console())?)
-    } else {
-        let mut stdio = stdio.into_iter();
-        if let (Some(stdin), Some(stdout), Some(stderr)) =
-            (stdio.next(), stdio.next(), stdio.next())
-        {
-            builder = builder
-                .with_stdin(stdin)
-                .with_stdout(stdout)
-                .with_stderr(stderr);
+    let joiner = match join::fork(&host.hierarchies, &record.cgroup)? {
+        Forked::Child => {
+            // Only the helper may hold them: their closing is how its death shows.
+            drop((lifeline_writer, answer, failure, console));
+            let joined = joining.join();
+            let code = i32::from(joined.is_err());
+            if let Ok(bytes) = serde_json::to_vec(&joined) {
+                let _ = (&answer_writer).write_all(&bytes);
+            }
+            sys::exit_now(code)
         }
-        None
+        Forked::Parent(joiner) => joiner,
     };
-    let built = builder
-        .as_tenant()
-        .with_process(Some(files.process()))
-        .with_detach(true)
-        .build();
-    drop(failure_writer);
-    let child = match built {
-        Ok(pid) => pid.as_raw(),
-        Err(error) => {
-            let gone = sys::wait_readable(init.as_fd(), Some(Duration::ZERO)).unwrap_or(true);
-            let failure = read_failure(&failure_reader).unwrap_or_else(|| classify(&error));
-            return Err(if gone {
-                StartFailure::NotRunning
-            } else {
-                failure
-            });
+    drop(joining);
+    drop((theirs, answer_writer));
+    let deadline = Instant::now() + START_TIMEOUT;
+    let child = joined(answer, joiner, deadline);
+    let executed = child.and_then(|child| executed(failure, child, deadline));
+    let terminal = executed.and_then(|child| {
+        let terminal = console.map(|console| receive_terminal(console.as_fd()));
+        or_end(child, terminal.transpose()).map(|terminal| (child, terminal))
+    });
+    match terminal {
+        Ok((child, terminal)) => Ok((child, terminal, lifeline_writer)),
+        // Its end is the reason for whatever else went wrong.
+        Err(_) if sys::wait_readable(init.as_fd(), Some(Duration::ZERO)).unwrap_or(true) => {
+            Err(StartFailure::NotRunning)
         }
-    };
-    let master = listener
-        .map(|listener| receive_terminal(&listener))
-        .transpose()?;
-    drop(lifeline_reader);
-    Ok((child, master, lifeline_writer))
+        Err(failure) => Err(failure),
+    }
 }
 
-/// The container's OCI specification; a program before this one may have started the container.
-fn read_spec(request: &ExecRequest) -> Option<Spec> {
-    let [bundle, ..] = request.dir.earlier();
-    Spec::load(request.dir.oci_spec())
-        .or_else(|_| Spec::load(bundle.join("config.json")))
-        .ok()
+/// What the joiner answers: the program's pid.
+fn joined(answer: PipeReader, joiner: i32, deadline: Instant) -> Result<i32, StartFailure> {
+    let answer = read_all(answer, deadline);
+    let answer = or_end(joiner, answer)?;
+    let _ = waitpid(Pid::from_raw(joiner), None);
+    serde_json::from_slice(&answer).unwrap_or_else(|_| {
+        Err(StartFailure::internal(
+            "the process that joins the container died without a word",
+        ))
+    })
 }
 
-/// The process to run: the container's own, with what the request changes. Capabilities, limits and
-/// `no_new_privileges` stay the container's.
-fn process(request: &ExecRequest, spec: &Spec) -> Result<Process, StartFailure> {
-    let mut process = spec
-        .process()
-        .clone()
-        .ok_or_else(|| StartFailure::internal("the container's specification has no process"))?;
-    let wanted = &request.spec;
-    process
-        .set_args(Some(wanted.args.clone()))
-        .set_terminal(Some(wanted.terminal.is_some()));
-    if let Some(cwd) = &wanted.cwd {
-        process.set_cwd(cwd.into());
+/// Waits until the program has been executed.
+fn executed(failure: PipeReader, child: i32, deadline: Instant) -> Result<i32, StartFailure> {
+    let words = or_end(child, read_all(failure, deadline))?;
+    if words.is_empty() {
+        return Ok(child);
     }
-    let mut env: Vec<String> = process.env().clone().unwrap_or_default();
-    let mut replace = |name: &str, value: &str| {
-        env.retain(|entry| entry.split_once('=').is_none_or(|(known, _)| known != name));
-        env.push(format!("{name}={value}"));
-    };
-    if wanted.terminal.is_some() {
-        replace("TERM", "xterm");
+    or_end(child, Err(StartFailure::first_in(&words)))
+}
+
+/// Ends a child of ours that something went wrong with.
+fn or_end<T>(child: i32, result: Result<T, StartFailure>) -> Result<T, StartFailure> {
+    if result.is_err() {
+        let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+        let _ = waitpid(Pid::from_raw(child), None);
     }
-    if let Some(user) = &wanted.user {
-        let root = std::path::PathBuf::from(format!("/proc/{}/root", request.process.pid));
-        let root = Root::open(&root).map_err(StartFailure::internal)?;
-        let passwd = root.read("etc/passwd", MAX_FILE_BYTES);
-        let group = root.read("etc/group", MAX_FILE_BYTES);
-        let user = user.resolve(&passwd, &group).map_err(|error| {
-            StartFailure::BadSpec(BadSpec {
-                field: "user".to_owned(),
-                problem: error.to_string(),
-            })
-        })?;
-        let mut builder = UserBuilder::default().uid(user.uid).gid(user.gid);
-        if !user.additional_gids.is_empty() {
-            builder = builder.additional_gids(user.additional_gids);
+    result
+}
+
+/// Everything up to the pipe's end.
+fn read_all(mut pipe: PipeReader, deadline: Instant) -> Result<Vec<u8>, StartFailure> {
+    let mut bytes = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let readable = sys::wait_readable(pipe.as_fd(), Some(left));
+        if !readable.map_err(StartFailure::internal)? {
+            let seconds = START_TIMEOUT.as_secs();
+            return Err(StartFailure::TimedOut { seconds });
         }
-        process.set_user(builder.build().map_err(StartFailure::internal)?);
-        replace("HOME", &user.home);
+        let mut chunk = [0_u8; 4096];
+        match pipe.read(&mut chunk).map_err(StartFailure::internal)? {
+            0 => return Ok(bytes),
+            length if bytes.len() + length <= MAX_WORDS => {
+                bytes.extend_from_slice(&chunk[..length])
+            }
+            _ => return Ok(bytes),
+        }
     }
-    for (name, value) in &wanted.env {
-        replace(name, value);
-    }
-    process.set_env(Some(env));
-    Ok(process)
 }
 
-fn listen(path: &std::path::Path) -> Result<UnixListener, StartFailure> {
-    let failed = |error: std::io::Error| {
-        StartFailure::internal(format!("listening for the terminal: {error}"))
-    };
-    // A socket's path is at most 107 bytes long, a state directory's may be longer: bind by the bare name.
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(StartFailure::internal("the socket has no name"));
-    };
-    std::env::set_current_dir(dir).map_err(failed)?;
-    let listener = UnixListener::bind(name).map_err(failed);
-    std::env::set_current_dir("/").map_err(failed)?;
-    listener
-}
-
-/// The master side of the terminal, which libcontainer's process has sent before the program was executed.
-fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, StartFailure> {
+/// The master side of the terminal, which was sent before the program was executed.
+fn receive_terminal(socket: BorrowedFd<'_>) -> Result<OwnedFd, StartFailure> {
     let failed =
         |error: std::io::Error| StartFailure::internal(format!("receiving the terminal: {error}"));
-    if !sys::wait_readable(listener.as_fd(), Some(Duration::from_secs(10))).map_err(failed)? {
-        return Err(StartFailure::internal("no terminal came"));
+    let none = || StartFailure::internal("no terminal came");
+    if !sys::wait_readable(socket, Some(Duration::ZERO)).map_err(failed)? {
+        return Err(none());
     }
-    let (stream, _) = listener.accept().map_err(failed)?;
-    let message = sys::receive_message(stream.as_fd(), 4096).map_err(failed)?;
-    message
-        .and_then(|(_, fds)| fds.into_iter().next())
-        .ok_or_else(|| StartFailure::internal("no terminal came"))
-}
-
-/// The helper itself calls the builder, so the lifeline's other end is inherited by the program's process and
-/// must be closed there first.
-#[derive(Clone)]
-struct LifelineExecutor {
-    inner: ContainerExecutor,
-    writer: std::os::fd::RawFd,
-    /// Columns and rows, set right before the program is executed: it must not find a terminal without a size.
-    terminal: Option<(u16, u16)>,
-}
-
-impl libcontainer::workload::Executor for LifelineExecutor {
-    fn validate(&self, spec: &Spec) -> Result<(), libcontainer::workload::ExecutorValidationError> {
-        sys::close_raw(self.writer);
-        self.inner.validate(spec)
-    }
-
-    fn setup_envs(
-        &self,
-        envs: std::collections::HashMap<String, String>,
-    ) -> Result<(), libcontainer::workload::ExecutorSetEnvsError> {
-        self.inner.setup_envs(envs)
-    }
-
-    fn exec(&self, spec: &Spec) -> Result<(), libcontainer::workload::ExecutorError> {
-        if let Some((columns, rows)) = self.terminal {
-            // A program without the right size is better than none.
-            let _ = sys::set_terminal_size(std::io::stdin().as_fd(), columns, rows);
-        }
-        self.inner.exec(spec)
-    }
+    let message = sys::receive_message(socket, 4096).map_err(failed)?;
+    let mut fds = message.into_iter().flat_map(|(_, fds)| fds);
+    fds.next().ok_or_else(none)
 }

@@ -10,7 +10,7 @@
 //! ```
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,9 @@ use crate::cgroup::usage::{self, UsageReader};
 use crate::cgroup::{Hierarchies, settings};
 use crate::container::{self, Created, Creation, Gate, READY};
 use crate::error::StartFailure;
-use crate::layout::{ContainerDir, KeeperRecord, RECORD_VERSION, RunningRecord, StartCost};
+use crate::layout::{
+    ContainerDir, KeeperRecord, RECORD_VERSION, RunningRecord, StartCost, sign_lock,
+};
 use crate::logs::BoundedLog;
 use crate::model::{Exit, ExitRecord, Stream, Usage};
 use crate::process::{self, ProcessRef};
@@ -66,7 +68,8 @@ pub(crate) fn run(input: KeeperInput) -> i32 {
     } = input;
     let hierarchies = &host.hierarchies;
     let started = prepare(&request).and_then(|(mut outputs, ends)| {
-        let running = start(&request, &host, (seccomp, network), ends, &mut outputs)?;
+        let parts = (lock.as_fd(), seccomp, network);
+        let running = start(&request, &host, parts, ends, &mut outputs)?;
         Ok((running, outputs))
     });
     let code = match started {
@@ -76,6 +79,7 @@ pub(crate) fn run(input: KeeperInput) -> i32 {
                 process: running.1.process,
                 started_at_ms: running.1.started_at_ms,
                 start_cost: running.1.start_cost,
+                user: running.1.user.clone(),
             };
             // An agent that is gone finds the container by its records.
             let _ = protocol::send(reply.as_fd(), &message, &[]);
@@ -110,8 +114,7 @@ fn prepare(request: &StartRequest) -> Result<([Output; 2], Ends), StartFailure> 
     let ((status, to_status), (from_go, go)) = (pipe()?, pipe()?);
     let output = |pipe: PipeReader, stream| -> Result<Output, StartFailure> {
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(StartFailure::internal)?;
-        let log = BoundedLog::open(request.dir.log(stream), request.log)
-            .map_err(failed("opening a log file"))?;
+        let log = BoundedLog::open(request.dir.log(stream), request.log);
         Ok(Output {
             pipe: Some(pipe),
             log,
@@ -141,7 +144,7 @@ type Running = (OwnedFd, RunningRecord, PipeWriter, Option<TrafficReader>);
 fn start(
     request: &StartRequest,
     host: &HostContext,
-    (seccomp, network): (Option<Rc<Vec<u8>>>, Option<OwnedFd>),
+    (lock, seccomp, network): (BorrowedFd<'_>, Option<Rc<Vec<u8>>>, Option<OwnedFd>),
     ends: Ends,
     outputs: &mut [Output; 2],
 ) -> Result<Running, StartFailure> {
@@ -155,10 +158,7 @@ fn start(
         keeper,
         running,
     };
-    request
-        .dir
-        .write_keeper(&record(None))
-        .map_err(io("recording the keeper"))?;
+    sign_lock(lock, &record(None)).map_err(io("recording the keeper"))?;
     let (answer, answer_writer) = std::io::pipe().map_err(io("making a pipe"))?;
     let Ends {
         stdout,
@@ -204,37 +204,40 @@ fn start(
         });
     let _ = waitpid(Pid::from_raw(creator), None);
     let created = created?;
-    // A child of ours that we have not waited for: the number cannot have been used again.
+    // While it makes itself ready: all that has to be there when it is. A child of ours that we have not waited for: the
+    // number cannot have been used again.
     let pidfd = sys::pidfd_open(created.pid).map_err(io("opening the container's process"))?;
+    let process = ProcessRef::of(created.pid).map_err(io("looking up the container's process"))?;
+    let refused = |error: settings::ChangeError| StartFailure::Cgroup {
+        reason: error.to_string(),
+    };
+    let limits = settings::open(&created.limits).map_err(refused)?;
+    // However short it runs, its network is counted to the end.
+    let traffic = TrafficReader::open(created.pid);
 
     match first_word(&status, deadline, outputs)?.ok_or_else(timed_out)? {
         Word::Ready => {}
         Word::Failed(failure) => return Err(failure),
     }
-    settings::set(&created.limits).map_err(|error| StartFailure::Cgroup {
-        reason: error.to_string(),
-    })?;
+    limits.set().map_err(refused)?;
     let running = RunningRecord {
-        process: ProcessRef::of(created.pid).map_err(io("looking up the container's process"))?,
+        process,
         started_at_ms: process::now_ms(),
         // Everything is made, the processes that made it are gone, and the one that is left waits for our word: the
         // figure stands still.
         start_cost: usage::start_cost(&host.hierarchies, &request.cgroup, created.pid),
+        user: Some(created.user),
     };
     // On disk before the program's first instruction: whoever comes later knows that it may have run.
-    request
-        .dir
-        .write_keeper(&record(Some(running.clone())))
+    sign_lock(lock, &record(Some(running.clone())))
         .map_err(io("recording the container's process"))?;
-    // While it waits for our word: however short it runs, its network is counted to the end.
-    let traffic = TrafficReader::open(created.pid);
     // If it is gone, its silence is the answer.
     let _ = go.write_all(b"g");
     let last_words = read_all(status, deadline, outputs)?.ok_or_else(timed_out)?;
     if last_words.is_empty() {
         Ok((pidfd, running, go, traffic))
     } else {
-        Err(failure_in(&last_words))
+        Err(StartFailure::first_in(&last_words))
     }
 }
 
@@ -290,19 +293,7 @@ fn first_word(
     }
     // Longer than one read where a long name is in it.
     let words = read_on(status, word[..length].to_vec(), deadline, outputs)?;
-    Ok(words.map(|words| Word::Failed(failure_in(&words))))
-}
-
-/// The first failure among what the container's first process said last. Others may follow: libcontainer tells again
-/// what its executor has told it.
-fn failure_in(words: &[u8]) -> StartFailure {
-    serde_json::Deserializer::from_slice(words)
-        .into_iter::<StartFailure>()
-        .next()
-        .and_then(Result::ok)
-        .unwrap_or_else(|| {
-            StartFailure::internal("the container's first process said nothing sensible")
-        })
+    Ok(words.map(|words| Word::Failed(StartFailure::first_in(&words))))
 }
 
 /// Most bytes of one answer.
@@ -506,10 +497,6 @@ pub(crate) fn memory_limit(dir: &ContainerDir) -> Option<u64> {
 pub(crate) fn release(request: &StartRequest, hierarchies: &Hierarchies) {
     if let Err(error) = hierarchies.remove(&request.cgroup, KILL_TIMEOUT) {
         tracing::warn!(container = %request.id, %error, "cgroup not removed");
-    }
-    let _ = std::fs::remove_file(request.dir.oci_spec());
-    for dir in request.dir.earlier() {
-        let _ = std::fs::remove_dir_all(dir);
     }
 }
 

@@ -5,10 +5,12 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::cgroup::Hierarchies;
 use crate::container;
@@ -68,14 +70,17 @@ fn run(keepers_cgroup: &str) -> io::Result<()> {
             hierarchies,
         },
         programs: HashMap::new(),
+        spare: Spare::default(),
     };
     // The first container need not wait for the compiler.
     let _ = launcher.program(Some(&security::default_set()));
     while let Some((request, fds)) = protocol::receive::<Request>(socket.as_fd())? {
         match launcher.handle(request, fds) {
-            Flow::Continue => {}
+            Flow::Continue => launcher.spare.refill(socket.as_fd())?,
             Flow::Become(child) => {
                 drop(socket);
+                // With it in each keeper it would never go.
+                drop(launcher.spare);
                 child.run();
             }
         }
@@ -86,6 +91,36 @@ fn run(keepers_cgroup: &str) -> io::Result<()> {
 struct Launcher {
     host: HostContext,
     programs: HashMap<Vec<String>, Rc<Vec<u8>>>,
+    spare: Spare,
+}
+
+/// A network namespace for the next container that wants one with loopback alone: making one is half a millisecond, which
+/// nobody waits for when it is made between two requests.
+#[derive(Default)]
+struct Spare {
+    namespace: Option<OwnedFd>,
+    /// Somebody has wanted one.
+    wanted: bool,
+}
+
+impl Spare {
+    fn take(&mut self) -> Option<OwnedFd> {
+        self.wanted = true;
+        self.namespace.take()
+    }
+
+    /// Makes one if that keeps no request waiting. After an error this process is in the wrong namespace and must end.
+    fn refill(&mut self, requests: BorrowedFd<'_>) -> io::Result<()> {
+        let busy = sys::wait_readable(requests, Some(Duration::ZERO))?;
+        if !self.wanted || self.namespace.is_some() || busy {
+            return Ok(());
+        }
+        let home = File::open("/proc/self/ns/net")?;
+        let made = sys::new_network_namespace().and_then(|()| File::open("/proc/self/ns/net"));
+        nix::sched::setns(home, nix::sched::CloneFlags::CLONE_NEWNET)?;
+        self.namespace = made.ok().map(OwnedFd::from);
+        Ok(())
+    }
 }
 
 /// What the process goes on as.
@@ -149,7 +184,10 @@ impl Launcher {
                 let Some(lock) = fds.next() else {
                     return Flow::Continue;
                 };
-                let network = fds.next();
+                let network = match fds.next() {
+                    None if request.alone => self.spare.take(),
+                    prepared => prepared,
+                };
                 match sys::fork_single_threaded() {
                     Ok(Forked::Parent(_)) => Flow::Continue,
                     Ok(Forked::Child) => {
@@ -183,6 +221,7 @@ impl Launcher {
                     Ok(Forked::Parent(_)) => Flow::Continue,
                     Ok(Forked::Child) => Flow::Become(Child::Helper(Box::new(HelperInput {
                         request,
+                        host: self.host.clone(),
                         seccomp,
                         reply,
                         stdio,

@@ -4,13 +4,12 @@
 //! ```text
 //! <state>/lock                 held by the one runtime that has this state open
 //! <state>/containers/<id>/     its existence claims the id
-//!     lock                     held by the keeper, from before it is forked until it is gone
+//!     lock                     held by the keeper, from before it is forked until it is gone; in it, which process that
+//!                              is, and before the program begins which process the container is
 //!     spec.json                written before anything is started; replaced when limits change
-//!     keeper.json              the keeper's pid; then also the container's
 //!     exit.json                how it ended, written before the cgroup goes
 //!     stdout stdout.1 stderr …
-//!     config.json              the OCI specification, for programs that are executed in the container
-//!     exec-<pid>/              libcontainer's files while one of them is being started
+//!     exec-<pid>/              a socket while a program is being executed in the container
 //! <state>/removing/            what is being deleted
 //! ```
 
@@ -18,8 +17,10 @@ pub(crate) mod versions;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::ContainerId;
 use crate::model::{ContainerSpec, ExitRecord, Limits, Stream};
 use crate::process::ProcessRef;
+use crate::user::ResolvedUser;
 use crate::users::UserRange;
 
 /// Form of the records. A newer program reads all older ones; an older one does not open a state directory with newer
@@ -36,6 +38,8 @@ pub(crate) const RECORD_VERSION: u32 = 1;
 pub(crate) const OLDEST_VERSION: u32 = 1;
 /// Most bytes of a record that are read.
 const MAX_RECORD_BYTES: u64 = 4 << 20;
+/// How often a record is read that is written in place.
+const READ_ATTEMPTS: u32 = 5;
 
 /// What is known before a container starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +71,10 @@ pub(crate) struct RunningRecord {
     /// `None` in records of older programs.
     #[serde(default)]
     pub(crate) start_cost: Option<StartCost>,
+    /// Who its program runs as, for others that are executed beside it. `None` in records of older programs, which
+    /// kept an OCI specification.
+    #[serde(default)]
+    pub(crate) user: Option<ResolvedUser>,
 }
 
 /// CPU time that a container had used when its program was about to be executed, in microseconds.
@@ -135,14 +143,9 @@ impl ContainerDir {
         self.path.join("lock")
     }
 
-    /// The specification in OCI's form, for programs that are executed in the container.
-    pub(crate) fn oci_spec(&self) -> PathBuf {
-        self.path.join("config.json")
-    }
-
-    /// Where programs before this one kept it, and where they mounted the root file system.
-    pub(crate) fn earlier(&self) -> [PathBuf; 3] {
-        ["bundle", "oci", "rootfs"].map(|name| self.path.join(name))
+    /// Where programs before this one kept the OCI specification.
+    pub(crate) fn earlier_specs(&self) -> [PathBuf; 2] {
+        ["config.json", "bundle/config.json"].map(|name| self.path.join(name))
     }
 
     /// libcontainer's files of one execution.
@@ -168,12 +171,20 @@ impl ContainerDir {
     }
 
     pub(crate) fn read_keeper(&self) -> io::Result<Option<KeeperRecord>> {
-        read_record(&self.path.join("keeper.json"))
-    }
-
-    /// Not forced to disk: after a power failure there is no keeper to find, and the boot id says so.
-    pub(crate) fn write_keeper(&self, record: &KeeperRecord) -> io::Result<()> {
-        write_record(&self.path, "keeper.json", record, Durability::Process)
+        // Programs before this one had a file for it.
+        if let Some(record) = read_record(&self.path.join("keeper.json"))? {
+            return Ok(Some(record));
+        }
+        for _ in 0..READ_ATTEMPTS {
+            match read_bounded(&self.lock(), MAX_RECORD_BYTES)? {
+                Some(bytes) if !bytes.is_empty() => match parse_record(&self.lock(), &bytes) {
+                    Ok(record) => return Ok(Some(record)),
+                    Err(_) => std::thread::sleep(Duration::from_millis(1)),
+                },
+                Some(_) | None => return Ok(None),
+            }
+        }
+        Ok(None)
     }
 
     pub(crate) fn read_exit(&self) -> io::Result<Option<ExitRecord>> {
@@ -228,9 +239,12 @@ pub(crate) fn write_record<T: Serialize>(
 }
 
 pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    let Some(bytes) = read_bounded(path, MAX_RECORD_BYTES)? else {
-        return Ok(None);
-    };
+    read_bounded(path, MAX_RECORD_BYTES)?
+        .map(|bytes| parse_record(path, &bytes))
+        .transpose()
+}
+
+fn parse_record<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> io::Result<T> {
     let invalid = |error: &dyn std::fmt::Display| {
         io::Error::new(
             io::ErrorKind::InvalidData,
@@ -238,7 +252,7 @@ pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option
         )
     };
     let value: serde_json::Value =
-        serde_json::from_slice(&bytes).map_err(|error| invalid(&error))?;
+        serde_json::from_slice(bytes).map_err(|error| invalid(&error))?;
     let version = value.get("version").and_then(serde_json::Value::as_u64);
     let known = u64::from(OLDEST_VERSION)..=u64::from(RECORD_VERSION);
     if !version.is_some_and(|version| known.contains(&version)) {
@@ -246,9 +260,7 @@ pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option
             "version {version:?}, this program reads {OLDEST_VERSION} to {RECORD_VERSION}"
         )));
     }
-    serde_json::from_value(value)
-        .map(Some)
-        .map_err(|error| invalid(&error))
+    serde_json::from_value(value).map_err(|error| invalid(&error))
 }
 
 /// The file's bytes; `None` if there is none; an error if it is longer than `max`.
@@ -296,6 +308,23 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Has an open lock file tell who holds it, and what it watches over. A file of its own, exchanged by name, would be made
+/// twice on the way to every program's first instruction. Nothing that ends the writer can cut it short; a reader in the
+/// moment of writing looks again. Not forced to disk: after a power failure there is no keeper to find, and the boot id
+/// says so.
+pub(crate) fn sign_lock(lock: BorrowedFd<'_>, record: &KeeperRecord) -> io::Result<()> {
+    let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
+    match nix::sys::uio::pwrite(lock, &bytes, 0)? {
+        written if written == bytes.len() => {}
+        _ => return Err(io::ErrorKind::WriteZero.into()),
+    }
+    // A keeper that died in its start may have said more.
+    Ok(nix::unistd::ftruncate(
+        lock,
+        i64::try_from(bytes.len()).map_err(io::Error::other)?,
+    )?)
+}
+
 /// Takes the lock if nobody has it.
 pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
     match file.try_lock() {
@@ -307,6 +336,8 @@ pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
@@ -325,6 +356,37 @@ mod tests {
             error.contains("version Some(2), this program reads 1 to 1"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_lock_tells_who_holds_it_and_what_is_no_record_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let container = ContainerDir {
+            path: dir.path().to_owned(),
+        };
+        let lock = open_lock(&container.lock()).unwrap();
+        assert_eq!(container.read_keeper().unwrap(), None);
+        let process = ProcessRef {
+            pid: 7,
+            start_ticks: 9,
+        };
+        let mut record = KeeperRecord {
+            version: RECORD_VERSION,
+            keeper: process,
+            running: Some(RunningRecord {
+                process,
+                started_at_ms: 1,
+                start_cost: None,
+                user: None,
+            }),
+        };
+        sign_lock(lock.as_fd(), &record).unwrap();
+        assert_eq!(container.read_keeper().unwrap(), Some(record.clone()));
+        record.running = None;
+        sign_lock(lock.as_fd(), &record).unwrap();
+        assert_eq!(container.read_keeper().unwrap(), Some(record));
+        fs::write(container.lock(), "{\"version\":1,\0\0").unwrap();
+        assert_eq!(container.read_keeper().unwrap(), None);
     }
 
     #[test]

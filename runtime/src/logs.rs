@@ -17,7 +17,8 @@ use crate::process;
 pub(crate) struct BoundedLog {
     path: PathBuf,
     limits: LogLimits,
-    file: File,
+    /// Made with the first byte: many a program says nothing.
+    file: Option<File>,
     inode: u64,
     length: u64,
     /// When the file got its first byte; 0 when that is not known.
@@ -27,21 +28,21 @@ pub(crate) struct BoundedLog {
 }
 
 impl BoundedLog {
-    /// Opens the file for appending.
-    pub(crate) fn open(path: PathBuf, limits: LogLimits) -> io::Result<Self> {
-        let file = open_for_append(&path)?;
-        let metadata = file.metadata()?;
-        let times = LogTimes::open(&path, metadata.ino());
-        Ok(Self {
+    /// Goes on with the file if it is there.
+    pub(crate) fn open(path: PathBuf, limits: LogLimits) -> Self {
+        let metadata = fs::metadata(&path).ok();
+        let inode = metadata.as_ref().map_or(0, MetadataExt::ino);
+        let times = LogTimes::open(&path, inode);
+        Self {
             path,
             limits,
-            file,
-            inode: metadata.ino(),
-            length: metadata.len(),
+            file: None,
+            inode,
+            length: metadata.map_or(0, |metadata| metadata.len()),
             born_ms: 0,
             times,
             dropped: 0,
-        })
+        }
     }
 
     /// Appends, starting new files as needed.
@@ -99,8 +100,18 @@ impl BoundedLog {
         if self.born_ms == 0 {
             self.born_ms = now_ms;
         }
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                let file = open_for_append(&self.path)?;
+                self.inode = file.metadata()?.ino();
+                file
+            }
+        };
         self.times.note(self.inode, self.length, now_ms);
-        self.file.write_all(bytes)?;
+        let written = file.write_all(bytes);
+        self.file = Some(file);
+        written?;
         self.length += bytes.len() as u64;
         Ok(())
     }
@@ -118,11 +129,12 @@ impl BoundedLog {
                 Ok(()) | Err(_) => LogTimes::rename(&from, &to),
             }
         }
-        if self.limits.files == 1 {
-            self.file.set_len(0)?;
+        if self.limits.files > 1 {
+            self.file = None;
+        } else if let Some(file) = &self.file {
+            file.set_len(0)?;
         } else {
-            self.file = open_for_append(&self.path)?;
-            self.inode = self.file.metadata()?.ino();
+            fs::remove_file(&self.path)?;
         }
         self.length = 0;
         self.born_ms = 0;
@@ -188,8 +200,7 @@ mod tests {
                 files: 3,
                 max_age_secs: None,
             },
-        )
-        .unwrap();
+        );
         for number in 0..50 {
             log.write(format!("line {number:>3}\n").as_bytes());
         }
@@ -220,8 +231,7 @@ mod tests {
                 files: 1,
                 max_age_secs: None,
             },
-        )
-        .unwrap();
+        );
         log.write(b"0123456789abcdefghijKLM");
         assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "KLM");
         assert_eq!(files(dir.path()).len(), 1);
@@ -236,7 +246,7 @@ mod tests {
             files: 2,
             max_age_secs: Some(60),
         };
-        let mut log = BoundedLog::open(path.clone(), limits).unwrap();
+        let mut log = BoundedLog::open(path.clone(), limits);
         log.write_at(b"first\n", 1_000_000);
         log.write_at(b"second\n", 1_059_999);
         assert_eq!(files(dir.path()).len(), 1);
@@ -262,7 +272,7 @@ mod tests {
             files: 1,
             max_age_secs: None,
         };
-        let mut log = BoundedLog::open(path.clone(), limits).unwrap();
+        let mut log = BoundedLog::open(path.clone(), limits);
         assert!(!dir.path().join("out.times").exists());
         log.write_at(b"123456789\n", 1_000_000);
         log.write_at(b"b\n", 2_000_000);
@@ -280,12 +290,8 @@ mod tests {
             files: 2,
             max_age_secs: None,
         };
-        BoundedLog::open(dir.path().join("out"), limits)
-            .unwrap()
-            .write(b"a");
-        BoundedLog::open(dir.path().join("out"), limits)
-            .unwrap()
-            .write(b"b");
+        BoundedLog::open(dir.path().join("out"), limits).write(b"a");
+        BoundedLog::open(dir.path().join("out"), limits).write(b"b");
         assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "ab");
     }
 }

@@ -15,6 +15,7 @@ use crate::model::{ExecExit, ExecSpec, LogLimits};
 use crate::process::ProcessRef;
 use crate::spec::HostFacts;
 use crate::sys;
+use crate::user::ResolvedUser;
 
 /// Most bytes of one message; a packet must also fit into the socket's send buffer.
 pub(crate) const MAX_MESSAGE: usize = 160 * 1024;
@@ -42,6 +43,8 @@ pub(crate) struct StartRequest {
     pub(crate) log: LogLimits,
     /// The capabilities that decide the seccomp rules; `None` for no filter.
     pub(crate) seccomp: Option<Vec<String>>,
+    /// Whether it is to have a network namespace with nothing but loopback.
+    pub(crate) alone: bool,
     pub(crate) timeout_ms: u64,
 }
 
@@ -62,6 +65,7 @@ pub(crate) enum StartReply {
         process: ProcessRef,
         started_at_ms: u64,
         start_cost: Option<StartCost>,
+        user: Option<ResolvedUser>,
     },
     Failed(StartFailure),
 }

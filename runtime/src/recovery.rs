@@ -91,6 +91,7 @@ mod tests {
             process,
             started_at_ms: 2,
             start_cost: None,
+            user: None,
         });
         Some(KeeperRecord {
             version: RECORD_VERSION,

@@ -317,8 +317,7 @@ impl Runtime {
             return Ok(record.usage.clone());
         }
         entry
-            .running()
-            .map(|live| live.sample(process::now_ms(), &mut Vec::new()))
+            .sample(&self.inner.hierarchies, &mut Vec::new())
             .ok_or_else(|| Error::NotRunning { id: id.clone() })
     }
 
@@ -340,8 +339,7 @@ impl Runtime {
         let mut buffer = Vec::new();
         let mut samples = Vec::with_capacity(entries.len());
         for entry in entries {
-            if let Some(live) = entry.running() {
-                let usage = live.sample(process::now_ms(), &mut buffer);
+            if let Some(usage) = entry.sample(&self.inner.hierarchies, &mut buffer) {
                 samples.push((entry.id.clone(), usage));
             }
         }

@@ -14,10 +14,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-
-use libcontainer::notify_socket::NotifyListener;
 
 use crate::error::StartFailure;
 use crate::model::{MountSpec, Rootfs};
@@ -249,12 +246,9 @@ impl Stage {
         Ok(target)
     }
 
-    /// libcontainer's word to go: given already, because our own word comes earlier (see `container`).
-    pub(crate) fn started(&self) -> Result<NotifyListener, StartFailure> {
-        let path = self.place.join("start");
-        let listener = NotifyListener::new(&path).map_err(StartFailure::internal)?;
-        UnixStream::connect(&path).map_err(StartFailure::internal)?;
-        Ok(listener)
+    /// Its own directory, which no container sees.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.place
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
@@ -15,7 +15,7 @@ use crate::cgroup::Hierarchies;
 use crate::cgroup::usage::UsageReader;
 use crate::id::ContainerId;
 use crate::keeper;
-use crate::layout::{ContainerDir, RunningRecord, SpecRecord, open_lock, try_lock};
+use crate::layout::{ContainerDir, RunningRecord, SpecRecord, StartCost, open_lock, try_lock};
 use crate::model::{ContainerState, ContainerStatus, Exit, ExitRecord, Network, Usage};
 use crate::network::Networks;
 use crate::process::{self, ProcessRef};
@@ -41,6 +41,8 @@ pub(crate) struct Entry {
     pub(crate) user_range: Option<UserRange>,
     /// Where its network is to be released, if it was given one.
     pub(crate) networks: Option<Arc<Networks>>,
+    /// Whether its network is loopback.
+    alone: bool,
     pub(crate) state: watch::Sender<EntryState>,
     /// While it runs, and no longer: its descriptors keep the kernel from forgetting the cgroup.
     live: Mutex<Option<Arc<Live>>>,
@@ -67,14 +69,9 @@ pub(crate) struct Live {
     /// `None` if it had ended before it could be opened.
     pub(crate) pidfd: Option<OwnedFd>,
     pub(crate) started_at_ms: u64,
-    usage: UsageReader,
-}
-
-impl Live {
-    /// A sample.
-    pub(crate) fn sample(&self, now_ms: u64, buffer: &mut Vec<u8>) -> Usage {
-        self.usage.read(now_ms, buffer)
-    }
+    start_cost: Option<StartCost>,
+    /// Opened with the first sample: many a container has ended before.
+    usage: OnceLock<UsageReader>,
 }
 
 impl Entry {
@@ -97,6 +94,7 @@ impl Entry {
                 Network::Prepared => Some(Arc::clone(networks)),
                 Network::Host | Network::None => None,
             },
+            alone: spec.network == Network::None,
             state: watch::Sender::new(EntryState::Starting),
             live: Mutex::new(None),
             updating: Mutex::new(()),
@@ -111,6 +109,7 @@ impl Entry {
             cgroup: self.cgroup.clone(),
             log: self.log,
             seccomp: self.seccomp.clone(),
+            alone: self.alone,
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -156,6 +155,17 @@ impl Entry {
         }
     }
 
+    /// What it has used up to now, if it runs.
+    pub(crate) fn sample(&self, hierarchies: &Hierarchies, buffer: &mut Vec<u8>) -> Option<Usage> {
+        let live = self.running()?;
+        let open = || {
+            let traffic = TrafficReader::of(live.process);
+            UsageReader::open(hierarchies, &self.cgroup, live.start_cost, traffic)
+        };
+        let reader = live.usage.get_or_init(open);
+        Some(reader.read(process::now_ms(), buffer))
+    }
+
     fn live(&self) -> Option<Arc<Live>> {
         // Changed by single assignments: a panic elsewhere cannot have left it half changed.
         self.live
@@ -198,12 +208,8 @@ pub(crate) fn watch_over(
         process: running.process,
         pidfd: running.process.open(),
         started_at_ms: running.started_at_ms,
-        usage: UsageReader::open(
-            hierarchies,
-            &entry.cgroup,
-            running.start_cost,
-            TrafficReader::of(running.process),
-        ),
+        start_cost: running.start_cost,
+        usage: OnceLock::new(),
     };
     entry.set_live(Some(live));
     entry.state.send_replace(EntryState::Running);

@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+pub(crate) mod disk;
 pub(crate) mod mounts;
 
 /// Which side of a fork this is.
@@ -49,10 +50,10 @@ pub(crate) fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> io::Result<Forked> {
     }
 }
 
-/// Forks a child of this process's own parent that is the first process of a new pid namespace. Only for a process
+/// Forks a child of this process's own parent, with new namespaces as these flags (CLONE_NEW*) say. Only for a process
 /// with one thread.
-pub(crate) fn fork_sibling_in_pid_namespace() -> io::Result<Forked> {
-    let flags = libc::CLONE_PARENT | libc::CLONE_NEWPID;
+pub(crate) fn fork_sibling(namespaces: libc::c_int) -> io::Result<Forked> {
+    let flags = libc::CLONE_PARENT | namespaces;
     // SAFETY: without a stack and without shared memory this is a fork, in a process with one thread as in
     // `fork_single_threaded`. The raw call leaves out the C library's handlers for forks, of which we have none.
     match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
@@ -367,6 +368,15 @@ pub(crate) fn set_terminal_size(
     } else {
         Ok(())
     }
+}
+
+/// Moves this thread into a network namespace of its own, with loopback up.
+pub(crate) fn new_network_namespace() -> io::Result<()> {
+    let named =
+        |what: &str, error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
+        .map_err(|error| named("new network namespace", error.into()))?;
+    loopback_up().map_err(|error| named("bringing loopback up", error))
 }
 
 /// Brings the loopback interface of the current network namespace up.

@@ -517,7 +517,7 @@ fn a_restart_finds_networks_again_and_takes_back_what_is_nobodys() {
         assert_eq!(ask_from(world.pid(), MACHINE, 31_003), WORLD);
         // Ends while no agent is there.
         node.close();
-        let keeper = node.config.state_dir.join("containers/c/keeper.json");
+        let keeper = node.config.state_dir.join("containers/c/lock");
         let record: serde_json::Value = serde_json::from_slice(&fs::read(keeper).unwrap()).unwrap();
         let pid = record["running"]["process"]["pid"].as_i64().unwrap();
         common::kill(i32::try_from(pid).unwrap());

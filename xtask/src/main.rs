@@ -112,7 +112,7 @@ struct TestArgs {
     /// Only this part
     #[arg(value_enum)]
     part: Option<Part>,
-    /// Only tests whose names contain this
+    /// Only tests whose names, or whose program's name, contain this
     filter: Option<String>,
     /// Leave out what takes minutes: cargo deny, documentation, tests on real containers (unless asked for by name)
     #[arg(long)]

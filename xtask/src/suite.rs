@@ -168,6 +168,7 @@ fn tests(plan: &Plan, steps: &mut Steps, scratch: &Scratch, counts: &mut Counts)
     if built.is_err() {
         return;
     }
+    let before = counts.passed + counts.failed;
     let (e2e, unit): (Vec<_>, Vec<_>) = programs
         .into_iter()
         .partition(|program| program.package == E2E_PACKAGE && program.kind == "test");
@@ -189,6 +190,14 @@ fn tests(plan: &Plan, steps: &mut Steps, scratch: &Scratch, counts: &mut Counts)
                 run_programs(&[program], Show::All, plan, scratch, counts)
             });
         }
+    }
+    if let Some(filter) = &plan.filter
+        && counts.passed + counts.failed == before
+        && !interrupt::requested()
+    {
+        let _in_the_table = steps.run("look for the tests", || {
+            bail!("no test and no test program has {filter:?} in its name")
+        });
     }
 }
 
@@ -233,7 +242,9 @@ fn run_programs(
                 command.env("MEZZO_E2E_ALL", "1");
             }
         }
-        command.args(&plan.filter);
+        // Who names a whole program wants all that is in it.
+        let filter = plan.filter.as_ref();
+        command.args(filter.filter(|filter| !program.target.contains(filter.as_str())));
         sum.add(runner::run(&mut command, show)?);
     }
     counts.add(sum);

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    disk::Disk,
     node::{ContainerId, Images, Runtime},
     recovery::checkpoint::LogRecord,
     store::{Store, Write},
@@ -72,6 +73,7 @@ pub(super) async fn collect(
     store: &Store,
     runtime: &Arc<dyn Runtime>,
     images: &Arc<dyn Images>,
+    limits: &Arc<Disk>,
     container: &ContainerId,
 ) {
     if let Err(error) = runtime.remove(container).await {
@@ -80,8 +82,12 @@ pub(super) async fn collect(
     if let Err(error) = images.remove_snapshot(container.as_str()).await {
         tracing::warn!(%container, %error, "cannot remove a root file system");
     }
-    let (store, id) = (store.clone(), container.clone());
-    match tokio::task::spawn_blocking(move || store.remove(&id)).await {
+    let (store, limits, id) = (store.clone(), Arc::clone(limits), container.clone());
+    let removed = tokio::task::spawn_blocking(move || {
+        limits.forget(&id);
+        store.remove(&id)
+    });
+    match removed.await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(%container, %error, "cannot remove a task's folder"),
         Err(error) => tracing::warn!(%container, %error, "removing a task's folder broke"),

@@ -72,6 +72,7 @@ impl Machine {
             host_path_allow: vec![],
             boot_id: "boot".into(),
             default_pids: 4096,
+            enforce_disk: true,
             cgroup_mode: mezzo_api::model::CgroupMode::V2,
         };
         let (runtime, images): (Arc<dyn Runtime>, Arc<dyn Images>) = (
@@ -94,7 +95,13 @@ impl Machine {
         let recovered = recover(&mut core, &settings, &store, &runtime, &images, &mut ctx)
             .await
             .unwrap();
+        let config = crate::Config {
+            state_dir: self.dir.path().into(),
+            ..crate::Config::default()
+        };
+        let disk = crate::disk::Disk::open(&config, &store, &runtime, &images);
         let launcher = Launcher {
+            disk: Arc::new(disk),
             dns: Vec::new(),
             runtime,
             images,

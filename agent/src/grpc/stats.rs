@@ -102,6 +102,7 @@ fn message(task: Tracked, with_history: bool) -> proto::TaskStats {
         cpu_millis: task.about.cpu_millis,
         cpu_limit_millis: task.about.cpu_limit_millis,
         memory_limit_bytes: task.about.memory_limit_bytes,
+        disk_limit_bytes: task.about.disk_limit_bytes,
         history: if with_history {
             task.ring.points().map(point).collect()
         } else {
@@ -168,6 +169,7 @@ mod tests {
             cpu_millis: 1,
             cpu_limit_millis: None,
             memory_limit_bytes: None,
+            disk_limit_bytes: None,
         };
         let mut rounds = watch(handle, stats.clone(), proto::GetStatsRequest::default());
         const LAST: u64 = 500;

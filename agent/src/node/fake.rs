@@ -386,6 +386,10 @@ impl Images for FakeImages {
         })
     }
 
+    fn changes_dir(&self, key: &str) -> PathBuf {
+        PathBuf::from("/nonexistent").join(key)
+    }
+
     async fn remove_snapshot(&self, key: &str) -> Result<(), ImageError> {
         self.snapshots
             .lock()

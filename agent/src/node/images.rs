@@ -149,6 +149,10 @@ impl Images for ImageFolder {
         })?
     }
 
+    fn changes_dir(&self, key: &str) -> PathBuf {
+        self.store.snapshot_folder(key)
+    }
+
     async fn remove_snapshot(&self, key: &str) -> Result<(), ImageError> {
         let (store, key) = (self.store.clone(), key.to_owned());
         tokio::task::spawn_blocking(move || store.remove_snapshot(&key))

@@ -597,6 +597,8 @@ fn from_usage(usage: rt::Usage) -> Usage {
         memory_oom_events: usage.memory_oom_events,
         io_read_ops: usage.io_read_ops,
         io_write_ops: usage.io_write_ops,
+        // Not the kernel's: the agent adds it.
+        disk_bytes: None,
     }
 }
 

@@ -269,6 +269,7 @@ fn entry(folder: &Recovered, settings: &Settings, phase: Phase) -> Entry {
             .find_map(|status| status.container.clone()),
         started_at_ms: running.map(|status| status.timestamp_ms),
         usage: latest.usage.clone(),
+        disk_bytes: latest.usage.as_ref().and_then(|usage| usage.disk_bytes),
         healthy: latest.healthy,
         readiness: latest.readiness.clone(),
         grant: checkpoint.grant.clone(),

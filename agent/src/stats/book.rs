@@ -12,7 +12,10 @@ use super::{
     rates::{self, Rates},
     ring::{Point, Ring},
 };
-use crate::{node::ContainerId, task::TaskKey};
+use crate::{
+    node::ContainerId,
+    task::{TaskKey, disk},
+};
 
 /// Longest name of an app that becomes a label.
 const MAX_APP: usize = 128;
@@ -31,6 +34,7 @@ pub(crate) struct About {
     /// Thousandths of a processor beyond which it is throttled.
     pub(crate) cpu_limit_millis: Option<u64>,
     pub(crate) memory_limit_bytes: Option<u64>,
+    pub(crate) disk_limit_bytes: Option<u64>,
 }
 
 impl About {
@@ -45,6 +49,7 @@ impl About {
             cpu_millis: millis(info.resources.cpus()),
             cpu_limit_millis: info.cpu_limit.map(millis),
             memory_limit_bytes: (limit_mb > 0).then_some(limit_mb << 20),
+            disk_limit_bytes: disk::limit(info),
         }
     }
 
@@ -80,6 +85,8 @@ pub(crate) struct AppSums {
     pub(crate) tasks: u64,
     /// Bytes now.
     pub(crate) memory_working_set_bytes: u64,
+    /// Bytes now, of those that were measured.
+    pub(crate) disk_bytes: u64,
     pub(crate) cpu_us: u64,
     pub(crate) throttled_us: u64,
     pub(crate) oom_kills: u64,
@@ -251,6 +258,7 @@ impl Book {
                     .memory_working_set_bytes
                     .or(task.usage.memory_bytes);
                 sums.memory_working_set_bytes += working_set.unwrap_or(0);
+                sums.disk_bytes += task.usage.disk_bytes.unwrap_or(0);
             }
         }
         (apps, self.left_out)
@@ -285,6 +293,7 @@ mod tests {
             cpu_millis: 100,
             cpu_limit_millis: None,
             memory_limit_bytes: None,
+            disk_limit_bytes: None,
         }
     }
 

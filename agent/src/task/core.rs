@@ -5,6 +5,7 @@
 
 mod change;
 mod drain;
+mod disk;
 mod kill;
 mod launch;
 mod time;
@@ -57,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) boot_id: String,
     /// Processes and threads of a task that does not say.
     pub(crate) default_pids: u64,
+    /// Tasks that take more of the disk than they hold are killed.
+    pub(crate) enforce_disk: bool,
     /// What the machine can limit.
     pub(crate) cgroup_mode: CgroupMode,
 }
@@ -155,10 +158,14 @@ impl Core {
             Event::Usage(samples) => {
                 for (id, usage) in samples {
                     if let Some(entry) = self.entry(&id).filter(|entry| entry.is_alive()) {
-                        entry.usage = Some(usage);
+                        entry.usage = Some(Usage {
+                            disk_bytes: entry.disk_bytes,
+                            ..usage
+                        });
                     }
                 }
             }
+            Event::Disk(id, used) => self.disk(&id, used, ctx, &mut effects),
             Event::Limited {
                 container,
                 limits,
@@ -329,8 +336,12 @@ impl Core {
             Phase::Creating(_) | Phase::Launching { .. } | Phase::Ended { .. } => return,
         };
         let (outcome, exit) = ended(record, cause.as_ref());
+        let usage = Usage {
+            disk_bytes: record.usage.disk_bytes.or(entry.disk_bytes),
+            ..record.usage.clone()
+        };
         effects.push(Effect::StopHealth(id.clone()));
-        self.end(id, outcome, exit, Some(record.usage.clone()), ctx, effects);
+        self.end(id, outcome, exit, Some(usage), ctx, effects);
     }
 
     fn health(

@@ -80,6 +80,8 @@ pub(crate) struct Entry {
     /// Unix milliseconds.
     pub(crate) started_at_ms: Option<u64>,
     pub(crate) usage: Option<Usage>,
+    /// What it took on the disk when that was last measured.
+    pub(crate) disk_bytes: Option<u64>,
     /// The last result of the health checks.
     pub(crate) healthy: Option<bool>,
     /// The last result of the readiness check.

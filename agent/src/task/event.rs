@@ -7,7 +7,7 @@ use mezzo_api::model::{
     TaskStatus, UpdateId, Usage,
 };
 
-use super::{TaskKey, change::Refused, status::Outcome};
+use super::{TaskKey, change::Refused, disk::DiskUse, status::Outcome};
 use crate::{
     node::{ContainerId, ExitRecord, LimitError, Limits, Started},
     recovery::checkpoint::Checkpoint,
@@ -80,6 +80,8 @@ pub(crate) enum Event {
     Exited(ContainerId, Box<ExitRecord>),
     /// Fresh samples.
     Usage(Vec<(ContainerId, Usage)>),
+    /// What a container takes on the disk.
+    Disk(ContainerId, DiskUse),
     /// The runtime was told a container's limits.
     Limited {
         /// Which container.

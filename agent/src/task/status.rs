@@ -44,6 +44,8 @@ pub(crate) enum KillCause {
     MaxCompletion(u64),
     /// Its health checks failed.
     Unhealthy(String),
+    /// It takes more of the disk than it may; in words.
+    Disk(String),
     /// The agent goes away and takes its tasks along.
     AgentShutdown,
     /// The operator takes the machine out of service.
@@ -79,6 +81,11 @@ impl KillCause {
                 Reason::HealthCheckStatusUpdated,
                 format!("killed because its health checks failed: {message}"),
             ),
+            Self::Disk(message) => Outcome::new(
+                TaskState::Failed,
+                Reason::ContainerLimitationDisk,
+                format!("killed for its disk limit: {message}"),
+            ),
             Self::AgentShutdown => Outcome::new(
                 TaskState::Killed,
                 Reason::KillRequested,
@@ -99,6 +106,7 @@ impl KillCause {
             Self::FrameworkRemoved
             | Self::MaxCompletion(_)
             | Self::Unhealthy(_)
+            | Self::Disk(_)
             | Self::AgentShutdown
             | Self::Draining => self,
         }
@@ -120,6 +128,13 @@ impl KillCause {
                 Reason::HealthCheckStatusUpdated,
                 "because its health checks failed",
             ),
+            Self::Disk(message) => {
+                return Outcome::new(
+                    TaskState::Killing,
+                    Reason::ContainerLimitationDisk,
+                    message.clone(),
+                );
+            }
             Self::AgentShutdown => (
                 Reason::KillRequested,
                 "because its agent ends with its tasks",
@@ -143,6 +158,7 @@ impl KillCause {
             Some(Reason::MaxCompletionTimeReached) => Self::MaxCompletion(0),
             Some(Reason::HealthCheckStatusUpdated) => Self::Unhealthy(message.to_owned()),
             Some(Reason::AgentDraining) => Self::Draining,
+            Some(Reason::ContainerLimitationDisk) => Self::Disk(message.to_owned()),
             _ => Self::Requested,
         }
     }
@@ -218,7 +234,7 @@ pub(crate) fn ended(record: &ExitRecord, cause: Option<&KillCause>) -> (Outcome,
     (outcome, info)
 }
 
-fn mebibytes(bytes: u64) -> String {
+pub(crate) fn mebibytes(bytes: u64) -> String {
     let tenths = (u128::from(bytes) * 10 + 512 * 1024) / (1024 * 1024);
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }

@@ -3,6 +3,7 @@
 
 mod checks;
 mod drain;
+mod disk;
 mod limits;
 
 use std::time::Duration;
@@ -88,6 +89,7 @@ impl Bench {
             host_path_allow: vec![],
             boot_id: "b".into(),
             default_pids: 4096,
+            enforce_disk: true,
             cgroup_mode: mezzo_api::model::CgroupMode::V2,
         };
         let total = "cpus:1;mem:1024;ports:[31000-31009]".parse().unwrap();

@@ -3,6 +3,7 @@
 use std::{fs, future::Future, net::TcpListener, pin::Pin};
 
 use crate::bench::{Bench, alive, eventually, processes_of, task};
+use crate::disk::what_tasks_take_on_the_disk_is_told_and_too_much_ends_them;
 use crate::figures::{
     a_storm_of_launches_does_not_hold_up_samples, apps_are_counted_to_the_microsecond,
     many_idle_tasks_cost_little, what_tasks_use_is_told_with_rates_and_history,
@@ -81,6 +82,7 @@ cases![
     readiness_is_asked_until_it_passes,
     a_drain_ends_all_tasks_and_takes_none,
     records_of_another_version_and_too_little_to_offer_are_told_before_anything_is_touched,
+    what_tasks_take_on_the_disk_is_told_and_too_much_ends_them,
 ];
 
 fn reason(status: &proto::TaskStatus) -> Reason {

@@ -7,6 +7,7 @@
 
 mod bench;
 mod cases;
+mod disk;
 mod figures;
 mod files;
 mod inside;

@@ -40,6 +40,18 @@ int main(int argc, char **argv) {
         for (long i = 0; i < number; i++) { char *p = malloc(1 << 20); memset(p, 1 + i, 1 << 20); }
         forever();
     }
+    if (!strcmp(what, "fill")) { /* write that many MiB to each file, then wait */
+        static char block[1 << 20];
+        memset(block, 1, sizeof block);
+        for (int n = 3; n < argc; n++) {
+            FILE *file = fopen(argv[n], "w");
+            for (long i = 0; file && i < number; i++)
+                if (fwrite(block, sizeof block, 1, file) != 1) { perror(argv[n]); break; }
+            if (file) fclose(file); else perror(argv[n]);
+        }
+        puts("full"); fflush(stdout);
+        forever();
+    }
     if (!strcmp(what, "lines")) { for (long i = 0; i < number; i++) printf("line %ld\n", i); return 0; }
     if (!strcmp(what, "size")) { signal(SIGWINCH, size); size(0); forever(); }
     if (!strcmp(what, "stamps")) { stamp("early"); sleep(6); stamp("late"); forever(); }

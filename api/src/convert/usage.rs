@@ -62,6 +62,7 @@ both_ways!(Usage {
     memory_oom_events,
     io_read_ops,
     io_write_ops,
+    disk_bytes,
 });
 
 both_ways!(NodeUsage {

@@ -310,6 +310,8 @@ pub enum Reason {
     TaskCheckStatusUpdated,
     /// The operator takes the agent out of service.
     AgentDraining,
+    /// Writable layer, sandbox and logs took more than the task's disk.
+    ContainerLimitationDisk,
 }
 
 impl Reason {
@@ -338,6 +340,7 @@ impl Reason {
             Self::KillRequested => "REASON_KILL_REQUESTED",
             Self::TaskCheckStatusUpdated => "REASON_TASK_CHECK_STATUS_UPDATED",
             Self::AgentDraining => "REASON_AGENT_DRAINING",
+            Self::ContainerLimitationDisk => "REASON_CONTAINER_LIMITATION_DISK",
         }
     }
 }

@@ -100,6 +100,9 @@ pub struct Usage {
     /// Write operations of block devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub io_write_ops: Option<u64>,
+    /// What the writable layer, the sandbox and the logs take on the machine's disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
 }
 
 /// Of one task.

@@ -71,6 +71,8 @@ pub(crate) fn tasks(tasks: &[TaskStats], style: Style) -> String {
         ">OF LIMIT",
         ">PEAK",
         ">PIDS",
+        ">DISK",
+        ">OF LIMIT",
         ">READ",
         ">WRITTEN",
         ">RECEIVED",
@@ -109,6 +111,11 @@ pub(crate) fn tasks(tasks: &[TaskStats], style: Style) -> String {
             },
             or_unknown(task.usage.memory_peak_bytes, bytes).into(),
             or_unknown(task.usage.pids, |pids| pids.to_string()).into(),
+            or_unknown(task.usage.disk_bytes, bytes).into(),
+            match share(task.usage.disk_bytes, task.disk_limit_bytes) {
+                Some(share) if share >= 90.0 => toned(Tone::Bad, percent(Some(share))),
+                other => percent(other).into(),
+            },
             per_second(task.io_read_bytes_per_second).into(),
             per_second(task.io_write_bytes_per_second).into(),
             per_second(task.network_rx_bytes_per_second).into(),
@@ -232,11 +239,13 @@ mod tests {
             cpu_limit: Some(1.0),
             cpu_throttled_percent: Some(12.0),
             memory_limit_bytes: Some(64 << 20),
+            disk_limit_bytes: Some(32 << 20),
             io_write_bytes_per_second: Some(2048),
             usage: Usage {
                 memory_working_set_bytes: Some(16 << 20),
                 memory_peak_bytes: Some(20 << 20),
                 pids: Some(3),
+                disk_bytes: Some(8 << 20),
                 oom_kills: Some(0),
                 ..Usage::default()
             },
@@ -264,8 +273,8 @@ mod tests {
     #[test]
     fn stats_tell_rates_and_limits_and_a_dash_for_what_is_unknown() {
         insta::assert_snapshot!(tasks(&[task("web.1", 0.25)], PLAIN), @r"
-        TASK   NODE  CPUS  OF LIMIT  THROTTLED  LATELY    MEMORY  OF LIMIT      PEAK  PIDS  READ    WRITTEN  RECEIVED  SENT  WAITS C/M/I  OOM
-        web.1  n1    0.25      25 %       12 %  ▁ ▆█    16.0 MiB      25 %  20.0 MiB     3     -  2.0 KiB/s         -     -            -    0
+        TASK   NODE  CPUS  OF LIMIT  THROTTLED  LATELY    MEMORY  OF LIMIT      PEAK  PIDS     DISK  OF LIMIT  READ    WRITTEN  RECEIVED  SENT  WAITS C/M/I  OOM
+        web.1  n1    0.25      25 %       12 %  ▁ ▆█    16.0 MiB      25 %  20.0 MiB     3  8.0 MiB      25 %     -  2.0 KiB/s         -     -            -    0
         ");
     }
 

@@ -261,6 +261,7 @@ pub(crate) fn show(task: &Task, now_ms: u64, style: Style) -> String {
                     "oom kills",
                     usage.oom_kills.map(|n| n.to_string()).unwrap_or_default(),
                 ),
+                ("disk", usage.disk_bytes.map(bytes).unwrap_or_default()),
                 ("read", usage.io_read_bytes.map(bytes).unwrap_or_default()),
                 (
                     "written",

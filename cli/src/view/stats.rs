@@ -20,6 +20,7 @@ pub(crate) struct TaskStats {
     /// Of the periods of the cpu limit, those in which it was used up.
     pub(crate) cpu_throttled_percent: Option<f64>,
     pub(crate) memory_limit_bytes: Option<u64>,
+    pub(crate) disk_limit_bytes: Option<u64>,
     pub(crate) io_read_bytes_per_second: Option<u64>,
     pub(crate) io_write_bytes_per_second: Option<u64>,
     pub(crate) io_read_ops_per_second: Option<u64>,
@@ -58,6 +59,7 @@ impl TaskStats {
             cpu_limit: stats.cpu_limit_millis.map(thousandths),
             cpu_throttled_percent: rates.cpu_throttled_permille.map(percent),
             memory_limit_bytes: stats.memory_limit_bytes,
+            disk_limit_bytes: stats.disk_limit_bytes,
             io_read_bytes_per_second: rates.io_read_bytes,
             io_write_bytes_per_second: rates.io_write_bytes,
             io_read_ops_per_second: rates.io_read_ops,

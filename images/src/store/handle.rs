@@ -193,6 +193,12 @@ impl ImageStore {
         snapshot::remove(&self.inner.layout, key)
     }
 
+    /// The folder of a snapshot: all that its container changes is in there. Also when there is none.
+    #[must_use]
+    pub fn snapshot_folder(&self, key: &str) -> PathBuf {
+        self.inner.layout.snapshots().join(key)
+    }
+
     /// The keys of all snapshots.
     pub fn list_snapshots(&self) -> Result<Vec<String>, SnapshotError> {
         snapshot::list(&self.inner.layout)

@@ -4,7 +4,7 @@
 //! The container's process waits meanwhile: it executes its program only after this.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
@@ -46,20 +46,27 @@ pub(crate) fn restrict(
 }
 
 fn refuse_v1(dir: &Path, given: &[HostDevice]) -> io::Result<()> {
-    let write = |name: &str, rule: &str| {
+    let failed = |name: &'static str| {
         let file = dir.join(name);
-        fs::write(&file, rule)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
+        move |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()))
     };
-    write("devices.deny", "a")?;
-    STANDARD.iter().try_for_each(|(major, minor)| {
+    fs::write(dir.join("devices.deny"), "a").map_err(failed("devices.deny"))?;
+    let failed = failed("devices.allow");
+    let mut allow = fs::OpenOptions::new()
+        .write(true)
+        .open(dir.join("devices.allow"))
+        .map_err(&failed)?;
+    // A rule a write.
+    for (major, minor) in STANDARD {
         let minor = minor.map_or("*".to_owned(), |minor| minor.to_string());
-        write("devices.allow", &format!("c {major}:{minor} rwm"))
-    })?;
-    given.iter().try_for_each(|device| {
-        let rule = device.rule().map_err(io::Error::other)?;
-        write("devices.allow", &rule.to_string())
-    })
+        let rule = format!("c {major}:{minor} rwm");
+        allow.write_all(rule.as_bytes()).map_err(&failed)?;
+    }
+    for device in given {
+        let rule = device.rule().map_err(io::Error::other)?.to_string();
+        allow.write_all(rule.as_bytes()).map_err(&failed)?;
+    }
+    Ok(())
 }
 
 /// The same on version 2, for the cgroup at `dir`.

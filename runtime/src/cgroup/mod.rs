@@ -340,6 +340,14 @@ impl Hierarchies {
     pub(crate) fn kill(&self, cgroup: &str, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         if let Some(dir) = self.unified_dir(cgroup) {
+            // As a rule its first process has taken all others along: then not even that file is made.
+            let empty = |dir: &Path| {
+                fs::read(dir.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
+            };
+            let other = self.controller_dir("pids", cgroup);
+            if empty(&dir) && other.is_none_or(|other| other == dir || empty(&other)) {
+                return true;
+            }
             let _ = fs::write(dir.join("cgroup.kill"), "1");
         }
         loop {

@@ -13,7 +13,7 @@
 
 mod beside;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -252,15 +252,32 @@ pub(crate) fn first_writes(
         .collect()
 }
 
-/// Sets the limits of a new cgroup.
-pub(crate) fn set(writes: &[FirstWrite]) -> Result<(), ChangeError> {
+/// The limits of a new cgroup, with their files open: to be set in an instant.
+#[derive(Debug)]
+pub(crate) struct Ready<'a>(Vec<(&'a FirstWrite, File)>);
+
+/// Opens what is to be written.
+pub(crate) fn open(writes: &[FirstWrite]) -> Result<Ready<'_>, ChangeError> {
+    let mut ready = Vec::with_capacity(writes.len());
     for one in writes {
-        match write(&one.file, &one.value) {
-            Err(ChangeError::Missing { .. }) if one.optional => {}
-            done => done?,
+        match File::options().write(true).truncate(true).open(&one.file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && one.optional => {}
+            Err(error) => return Err(failed(&one.file, &one.value, error)),
+            Ok(file) => ready.push((one, file)),
         }
     }
-    Ok(())
+    Ok(Ready(ready))
+}
+
+impl Ready<'_> {
+    /// Sets them.
+    pub(crate) fn set(mut self) -> Result<(), ChangeError> {
+        for (one, file) in &mut self.0 {
+            file.write_all(not_empty(&one.value).as_bytes())
+                .map_err(|error| failed(&one.file, &one.value, error))?;
+        }
+        Ok(())
+    }
 }
 
 /// One change of a running container's cgroup.
@@ -530,23 +547,27 @@ fn read_number(path: &Path) -> Option<u64> {
 }
 
 fn write(file: &Path, value: &str) -> Result<(), ChangeError> {
-    // Without a byte nothing would be written at all.
-    let value = if value.is_empty() { "\n" } else { value };
-    let open = fs::OpenOptions::new().write(true).truncate(true).open(file);
-    open.and_then(|mut opened| opened.write_all(value.as_bytes()))
-        .map_err(|source| {
-            if source.kind() == io::ErrorKind::NotFound {
-                ChangeError::Missing {
-                    file: file.to_owned(),
-                }
-            } else {
-                ChangeError::Refused {
-                    file: file.to_owned(),
-                    value: value.to_owned(),
-                    source,
-                }
-            }
-        })
+    let open = File::options().write(true).truncate(true).open(file);
+    open.and_then(|mut opened| opened.write_all(not_empty(value).as_bytes()))
+        .map_err(|source| failed(file, value, source))
+}
+
+/// Without a byte nothing would be written at all.
+fn not_empty(value: &str) -> &str {
+    if value.is_empty() { "\n" } else { value }
+}
+
+fn failed(file: &Path, value: &str, source: io::Error) -> ChangeError {
+    let file = file.to_owned();
+    if source.kind() == io::ErrorKind::NotFound {
+        return ChangeError::Missing { file };
+    }
+    let value = not_empty(value).to_owned();
+    ChangeError::Refused {
+        file,
+        value,
+        source,
+    }
 }
 
 #[cfg(test)]

@@ -84,11 +84,13 @@ pub(super) async fn start_entry(
             process,
             started_at_ms,
             start_cost,
+            user,
         })) => {
             let running = RunningRecord {
                 process,
                 started_at_ms,
                 start_cost,
+                user,
             };
             if let Some(networks) = &entry.networks {
                 networks.started(id);

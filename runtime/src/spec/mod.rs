@@ -32,7 +32,9 @@ pub(crate) struct Context<'a> {
     pub(crate) host: HostFacts,
     /// The devices of the specification, as the host has them.
     pub(crate) devices: &'a [HostDevice],
-    /// What was made ready for its user namespace, where it has one of its own.
+    /// Whether it is in a user namespace of its own.
+    pub(crate) own_users: bool,
+    /// What was made ready for that.
     pub(crate) staged: Option<&'a Staged>,
 }
 
@@ -60,7 +62,7 @@ pub(crate) fn build(
         .build()
         .map_err(text)?;
     let mut linux = LinuxBuilder::default()
-        .namespaces(namespaces(spec, context.staged.is_some())?)
+        .namespaces(namespaces(spec, context.own_users)?)
         .cgroups_path(context.cgroup)
         .masked_paths(security::masked_paths(spec.privileged))
         .readonly_paths(security::readonly_paths(spec.privileged))
@@ -188,17 +190,6 @@ fn namespaces(spec: &ContainerSpec, own_users: bool) -> Result<Vec<LinuxNamespac
         .collect()
 }
 
-/// The specification as libcontainer is to carry it out in a container's first process: all its namespaces have been
-/// entered.
-pub(crate) fn for_first_process(mut oci: Spec) -> Result<Spec, String> {
-    let linux = oci
-        .linux_mut()
-        .as_mut()
-        .ok_or("the specification is not for Linux")?;
-    linux.set_namespaces(None);
-    Ok(oci)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,6 +217,7 @@ mod tests {
                 most_files: 1 << 20,
             },
             devices: &[],
+            own_users: false,
             staged: None,
         };
         serde_json::to_value(build(spec, &context, &|_| Some(1024)).unwrap()).unwrap()

@@ -103,6 +103,7 @@ impl Core {
                 container_status: None,
                 started_at_ms: None,
                 usage: None,
+                disk_bytes: None,
                 healthy: None,
                 readiness: None,
                 grant,

@@ -66,7 +66,8 @@ fn set_first(
 ) -> Result<(), ChangeError> {
     let dir = dir.to_owned();
     let all = wanted(limits, mode, devices);
-    set(&first_writes(&move |_| Some(dir.clone()), mode, all))
+    let writes = first_writes(&move |_| Some(dir.clone()), mode, all);
+    open(&writes)?.set()
 }
 
 fn writes(seen: &Seen) -> Vec<String> {

@@ -1,0 +1,236 @@
+//! What tasks take on the disk: bounded by the file system where it has project quotas, and measured in any case.
+//!
+//! A task's trees are its root file system's changes and its sandbox; its logs are a few plain files beside them. What
+//! follows from a measurement is decided in `task::disk`. Measuring has a thread of its own that lets everybody else go
+//! first and works a quarter of the time at most; everything here but [`run`] blocks.
+//!
+//! A quota is believed only of a container with users of its own: root with the machine's numbers may take its files out
+//! of its project. Others are walked. The keeper writes the logs as the machine's root, so they have no part in the quota.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mezzo_api::model::TaskInfo;
+use mezzo_runtime::disk::{self as trees, Bounds, End, Projects, QuotaError};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config,
+    actor::{Command, Handle},
+    node::{ContainerId, Images, Runtime, Snapshot, Stream, runtime::chain},
+    store::Store,
+    task::{
+        disk::{Counted, DiskUse, limit},
+        event::Event,
+    },
+    usage::Worker,
+};
+
+/// A walk works so long, and then rests.
+const WORK: Duration = Duration::from_millis(5);
+/// So many times as long as it worked.
+const REST: u32 = 3;
+/// Files of one log: more are never kept.
+const MAX_LOG_FILES: usize = 100;
+
+/// Where tasks keep what they write, and the quotas.
+pub(crate) struct Disk {
+    store: Store,
+    runtime: Arc<dyn Runtime>,
+    images: Arc<dyn Images>,
+    projects: Option<Projects>,
+    /// Whether quotas bound, or only count.
+    enforce: bool,
+}
+
+impl Disk {
+    /// Looks whether the file system of the state folder has project quotas.
+    pub(crate) fn open(
+        config: &Config,
+        store: &Store,
+        runtime: &Arc<dyn Runtime>,
+        images: &Arc<dyn Images>,
+    ) -> Self {
+        let projects = match Projects::open(
+            &config.state_dir,
+            config.disk_project_ids,
+            rand::random(),
+        ) {
+            Ok(projects) => Some(projects),
+            Err(error @ QuotaError::Absent { .. }) => {
+                tracing::info!(%error, "what tasks take on the disk is measured every disk_interval_ms");
+                None
+            }
+            Err(error @ (QuotaError::Io { .. } | QuotaError::NoId { .. })) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "no project quotas: what tasks take on the disk is measured"
+                );
+                None
+            }
+        };
+        Self {
+            store: store.clone(),
+            runtime: Arc::clone(runtime),
+            images: Arc::clone(images),
+            projects,
+            enforce: config.enforce_disk,
+        }
+    }
+
+    /// Has the file system count a container that is about to start, and refuse it more than the task holds. Where that
+    /// fails it is measured like any other.
+    pub(crate) fn bound(&self, id: &ContainerId, info: &TaskInfo, snapshot: &Snapshot) {
+        let Some(projects) = &self.projects else {
+            return;
+        };
+        let bytes = if self.enforce {
+            limit(info).unwrap_or(0)
+        } else {
+            0
+        };
+        let sandbox = self.store.sandbox(id);
+        let dirs = [sandbox.as_path(), &snapshot.upper, &snapshot.work];
+        if let Err(error) = projects.limit(&dirs, bytes) {
+            tracing::warn!(container = %id, error = chain(&error), "no quota for a container: what it takes is measured");
+        }
+    }
+
+    /// What a running container takes; `None` when it was stopped or there is nothing to measure.
+    pub(crate) fn measure(&self, id: &ContainerId, stop: &CancellationToken) -> Option<DiskUse> {
+        let sandbox = self.store.sandbox(id);
+        let logs = self.logs(id);
+        let logs = trees::files(logs.iter().map(PathBuf::as_path));
+        if let Some(bytes) = self.by_quota(id, &sandbox) {
+            return Some(DiskUse {
+                bytes: bytes.saturating_add(logs),
+                counted: Counted::All,
+            });
+        }
+        let mut used = DiskUse {
+            bytes: logs,
+            counted: Counted::All,
+        };
+        let mut begun = Instant::now();
+        let mut go_on = |_| {
+            let worked = begun.elapsed();
+            if worked >= WORK {
+                std::thread::sleep(worked * REST);
+                begun = Instant::now();
+            }
+            !stop.is_cancelled()
+        };
+        for tree in [self.images.changes_dir(id.as_str()), sandbox] {
+            let found = match trees::walk(&tree, Bounds::default(), &mut go_on) {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::debug!(container = %id, tree = %tree.display(), %error, "not measured");
+                    continue;
+                }
+            };
+            used.bytes = used.bytes.saturating_add(found.bytes);
+            match found.end {
+                End::Complete => {}
+                End::Stopped => return None,
+                End::TooMany => used.counted = Counted::TooMany,
+                End::TooDeep => used.counted = Counted::TooDeep,
+            }
+        }
+        Some(used)
+    }
+
+    fn by_quota(&self, id: &ContainerId, sandbox: &Path) -> Option<u64> {
+        let projects = self.projects.as_ref()?;
+        let (_, root) = self.runtime.root_dir(id).ok()?;
+        if root == 0 {
+            return None;
+        }
+        projects.used(projects.project(sandbox)?).ok()
+    }
+
+    /// Takes the bound away before a task's folder goes: its id is for others then.
+    pub(crate) fn forget(&self, id: &ContainerId) {
+        let Some(projects) = &self.projects else {
+            return;
+        };
+        if let Some(project) = projects.project(&self.store.sandbox(id))
+            && let Err(error) = projects.forget(project)
+        {
+            tracing::debug!(container = %id, error = chain(&error), "a quota stays behind");
+        }
+    }
+
+    /// The files of both logs, those put aside too.
+    fn logs(&self, id: &ContainerId) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let newest = self.runtime.log_path(id, stream);
+            for n in 1..MAX_LOG_FILES {
+                let mut name = newest.clone().into_os_string();
+                name.push(format!(".{n}"));
+                let aside = PathBuf::from(name);
+                if !aside.exists() {
+                    break;
+                }
+                files.push(aside);
+            }
+            files.push(newest);
+        }
+        files
+    }
+}
+
+/// Measures until told to stop: every interval all running containers, one after the other.
+pub(crate) async fn run(
+    handle: Handle,
+    disk: Arc<Disk>,
+    interval: Duration,
+    shutdown: CancellationToken,
+) {
+    let worker = match Worker::start("disk") {
+        Ok(worker) => worker,
+        Err(error) => {
+            tracing::error!(%error, "no thread for the disk: what tasks take on it is not measured");
+            return;
+        }
+    };
+    worker.run(trees::yield_to_everybody).await;
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let Ok(targets) = handle.ask(Command::Alive).await else {
+            return;
+        };
+        for target in targets {
+            let (disk, stop) = (Arc::clone(&disk), shutdown.clone());
+            let id = target.container.clone();
+            let used = tokio::select! {
+                // The walk ends by itself at its next step.
+                () = shutdown.cancelled() => return,
+                used = worker.run(move || disk.measure(&id, &stop)) => used,
+            };
+            let Some(used) = used else {
+                tracing::error!(
+                    "the thread for the disk broke: what tasks take on it is not measured any more"
+                );
+                return;
+            };
+            if let Some(used) = used
+                && handle
+                    .event(Event::Disk(target.container, used))
+                    .await
+                    .is_err()
+            {
+                return;
+            }
+        }
+    }
+}

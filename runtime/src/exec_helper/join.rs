@@ -1,0 +1,160 @@
+//! The joiner: a short-lived process that goes where the program is to be, and forks it there as the helper's own child.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+use libcontainer::workload::{
+    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+};
+use nix::sched::{CloneFlags, setns};
+use oci_spec::runtime::Spec;
+
+use crate::cgroup::Hierarchies;
+use crate::error::StartFailure;
+use crate::executor::ContainerExecutor;
+use crate::layout::{SpecRecord, create_private_dir};
+use crate::model::Network;
+use crate::program::{self, Program, Streams, WordToGo};
+use crate::protocol::ExecRequest;
+use crate::sys::{self, Forked};
+
+/// Forks a process into the container's cgroup: there before it is anything else, it need not be moved.
+pub(super) fn fork(hierarchies: &Hierarchies, cgroup: &str) -> Result<Forked, StartFailure> {
+    let unified = hierarchies
+        .open_unified(cgroup)
+        .map_err(|_| StartFailure::NotRunning)?;
+    let forked = match unified {
+        Some(unified) => sys::fork_into_cgroup(unified.as_fd()),
+        None => sys::fork_single_threaded(),
+    };
+    forked.map_err(|error| {
+        StartFailure::internal(format!("forking into the container's cgroup: {error}"))
+    })
+}
+
+/// Everything that a joiner needs.
+pub(super) struct Joining<'a> {
+    /// The pid of who forked it.
+    pub(super) helper: u32,
+    pub(super) request: &'a ExecRequest,
+    pub(super) hierarchies: &'a Hierarchies,
+    /// The container's first process.
+    pub(super) init: BorrowedFd<'a>,
+    pub(super) record: &'a SpecRecord,
+    pub(super) spec: Spec,
+    pub(super) streams: Streams,
+    pub(super) seccomp: Option<Rc<Vec<u8>>>,
+    /// A pipe for a [`StartFailure`] of the program's process; it closes without a word when the program was executed.
+    pub(super) failure: &'a OwnedFd,
+    /// A pipe whose other end only the helper holds.
+    pub(super) lifeline: &'a OwnedFd,
+    /// Where the joiner's answer goes: its end says that the joiner is gone, so nobody else may hold it.
+    pub(super) answer: RawFd,
+}
+
+impl Joining<'_> {
+    /// Gives the program's pid.
+    pub(super) fn join(self) -> Result<i32, StartFailure> {
+        let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
+        if std::os::unix::process::parent_id() != self.helper {
+            return Err(StartFailure::internal("the helper is gone"));
+        }
+        self.hierarchies
+            .enter_v1(&self.record.cgroup)
+            .map_err(|error| StartFailure::Cgroup {
+                reason: error.to_string(),
+            })?;
+        let word = self.word()?;
+        program::prepare(&self.spec)?;
+        // All at once, by the rights that the host's root has over each of them; what belongs to nobody in the
+        // container (its network) could not be entered from within its users.
+        setns(self.init, self.namespaces()).map_err(|error| {
+            if error == nix::errno::Errno::ESRCH {
+                StartFailure::NotRunning
+            } else {
+                StartFailure::internal(format!("entering the container: {error}"))
+            }
+        })?;
+        match sys::fork_sibling(0).map_err(StartFailure::internal)? {
+            Forked::Parent(pid) => Ok(pid),
+            Forked::Child => self.program(word),
+        }
+    }
+
+    fn word(&self) -> Result<WordToGo, StartFailure> {
+        let dir = self.request.dir.execution(self.helper);
+        create_private_dir(&dir).map_err(StartFailure::internal)?;
+        let word = WordToGo::give(&dir);
+        let _ = std::fs::remove_dir_all(&dir);
+        word
+    }
+
+    fn namespaces(&self) -> CloneFlags {
+        let mut flags = CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWCGROUP;
+        if self.record.spec.network != Network::Host {
+            flags |= CloneFlags::CLONE_NEWNET;
+        }
+        if self.record.user_range.is_some() {
+            flags |= CloneFlags::CLONE_NEWUSER;
+        }
+        flags
+    }
+
+    fn program(self, word: WordToGo) -> ! {
+        sys::close_raw(self.answer);
+        let status = self.failure.as_raw_fd();
+        if self.record.user_range.is_some()
+            && let Err(failure) = program::be_root_of_own_users()
+        {
+            program::give_up(status, &failure);
+        }
+        let executor = SizedExecutor {
+            inner: ContainerExecutor {
+                failure: status,
+                lifeline: self.lifeline.as_raw_fd(),
+                seccomp: self.seccomp,
+            },
+            terminal: self.request.spec.terminal,
+        };
+        let program = Program {
+            spec: self.spec,
+            streams: self.streams,
+            word,
+            executor: Box::new(executor),
+        };
+        program::give_up(status, &program.become_it())
+    }
+}
+
+/// Gives a terminal its size right before the program is executed: it must not find one without.
+#[derive(Clone)]
+struct SizedExecutor {
+    inner: ContainerExecutor,
+    /// Columns and rows.
+    terminal: Option<(u16, u16)>,
+}
+
+impl Executor for SizedExecutor {
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        self.inner.validate(spec)
+    }
+
+    fn setup_envs(
+        &self,
+        envs: std::collections::HashMap<String, String>,
+    ) -> Result<(), ExecutorSetEnvsError> {
+        self.inner.setup_envs(envs)
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        if let Some((columns, rows)) = self.terminal {
+            // A program without the right size is better than none.
+            let _ = sys::set_terminal_size(std::io::stdin().as_fd(), columns, rows);
+        }
+        self.inner.exec(spec)
+    }
+}
