@@ -157,6 +157,7 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> End
         principal: String::new(),
         webui_url: config.webui_url.clone(),
         labels: BTreeMap::new(),
+        offer_filters: BTreeMap::new(),
     };
     let request = proto::SubscribeRequest {
         framework: Some(info.into()),

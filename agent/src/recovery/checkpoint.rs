@@ -8,7 +8,7 @@
 //! | version | what came |
 //! |---|---|
 //! | 1 | the first; later, left out where empty, `grant` and what is new in `TaskInfo` |
-//! | 2 | statuses with `REASON_TASK_CHECK_STATUS_UPDATED` and `REASON_AGENT_DRAINING` |
+//! | 2 | statuses with `REASON_TASK_CHECK_STATUS_UPDATED`, `REASON_AGENT_DRAINING`, `REASON_CONTAINER_LIMITATION_DISK` |
 
 use mezzo_api::model::{FrameworkId, RoleName, TaskInfo, TaskStatus, UpdateId};
 use serde::{Deserialize, Serialize};

@@ -4,8 +4,8 @@
 //! on disk, nothing is told before it is on disk; resources are held until the last process is gone.
 
 mod change;
-mod drain;
 mod disk;
+mod drain;
 mod kill;
 mod launch;
 mod time;

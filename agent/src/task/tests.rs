@@ -2,8 +2,8 @@
 //! collection.
 
 mod checks;
-mod drain;
 mod disk;
+mod drain;
 mod limits;
 
 use std::time::Duration;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{FrameworkId, RoleName};
+use super::{FrameworkId, Resources, RoleName};
 
 /// A framework.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,4 +27,59 @@ pub struct FrameworkInfo {
     pub webui_url: String,
     /// Opaque to mezzo.
     pub labels: BTreeMap<String, String>,
+    /// Which agents it wants to hear of.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub offer_filters: BTreeMap<RoleName, OfferFilter>,
+}
+
+/// What is worth an offer for a framework in one role.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferFilter {
+    /// All constraints of one of them must hold; none: every agent will do.
+    #[serde(default)]
+    pub groups: Vec<Vec<AttributeConstraint>>,
+    /// Offers must contain one of them; none: whatever the master finds worth an offer.
+    #[serde(default)]
+    pub minimum: Vec<Resources>,
+}
+
+/// One thing that must hold for an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttributeConstraint {
+    /// What is looked at.
+    pub selector: Selector,
+    /// What must hold of it.
+    pub predicate: Predicate,
+}
+
+/// What a constraint looks at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Selector {
+    /// All attributes of that name.
+    Attribute(String),
+    /// The agent's host name.
+    Hostname,
+    /// The agent's region; there is none where it is empty.
+    Region,
+    /// The agent's zone; there is none where it is empty.
+    Zone,
+}
+
+/// What a constraint asks. Negations hold exactly where the plain predicate does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Predicate {
+    /// There is one.
+    Exists,
+    /// There is none.
+    NotExists,
+    /// One is that text.
+    TextEquals(String),
+    /// None is that text.
+    TextNotEquals(String),
+    /// The regular expression matches the whole text of one.
+    TextMatches(String),
+    /// The regular expression matches the whole text of none.
+    TextNotMatches(String),
 }

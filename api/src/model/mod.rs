@@ -15,7 +15,7 @@ mod task;
 mod usage;
 
 pub use agent::{AgentInfo, Attribute, AttributeValue, CgroupMode};
-pub use framework::FrameworkInfo;
+pub use framework::{AttributeConstraint, FrameworkInfo, OfferFilter, Predicate, Selector};
 pub use ids::{
     AgentId, FrameworkId, InvalidId, OfferId, RoleName, SecretSource, StreamId, TaskId, UpdateId,
 };

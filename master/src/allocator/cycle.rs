@@ -1,14 +1,27 @@
 //! One pass over the agents that have something free.
 //!
-//! Coarse-grained as in Mesos: all that an agent has free goes into one offer. Agents come in the order in which the
-//! caller gives them (it shuffles); for each, roles are asked by weighted dominant share, then the frameworks of the
-//! role by theirs, and the first whom no filter hides it from gets it, which moves them back in the order.
+//! Coarse-grained as in Mesos: all that an agent has free goes into one offer, unless a quota cuts it. Agents come in
+//! the order in which the caller gives them (it shuffles). First, where something is owed to a guarantee, each goes to
+//! those to whom it is owed, and no further than that. Then, for each, frameworks are asked in the order of the tree
+//! of roles, and the first from whom nothing hides it gets it, which moves it and its roles back in the order. What is
+//! still owed then is not offered to anybody else.
+//!
+//! For every framework that got nothing a [`Tally`] tells why.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+};
 
-use mezzo_api::model::{AgentId, FrameworkId, Resources, RoleName, Scalar};
+use mezzo_api::model::{AgentId, AgentInfo, FrameworkId, Resources, RoleName, Scalar, Value};
 
-use super::{AgentFilters, DEFAULT_WEIGHT_MILLIS, Quantities, Share};
+use super::{
+    AgentFilters, Constraints, Quantities, Quota, Tally,
+    axes::{Amounts, Axes},
+    filters::ClaimantKey,
+    tree::{ClaimantId, NodeId, RoleTree, UNBOUNDED},
+};
 
 /// The least that is worth an offer: either is enough.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +45,8 @@ impl Minimum {
 pub struct Candidate<'a> {
     /// Which.
     pub agent: &'a AgentId,
+    /// Of the machine.
+    pub info: &'a AgentInfo,
     /// All that is neither offered nor held there.
     pub free: &'a Resources,
     /// Who refused what.
@@ -45,10 +60,14 @@ pub struct Claimant<'a> {
     pub framework: &'a FrameworkId,
     /// For which of its roles.
     pub role: &'a RoleName,
+    /// The same as a number, in filters.
+    pub key: ClaimantKey,
     /// What it holds for that role, offers included.
-    pub held: Quantities,
+    pub held: &'a Quantities,
     /// Filters of another epoch do not count.
     pub epoch: u64,
+    /// Which agents it takes, and how little is too little for it.
+    pub constraints: Option<&'a Constraints>,
 }
 
 /// All that a pass looks at.
@@ -58,17 +77,21 @@ pub struct Request<'a> {
     pub candidates: Vec<Candidate<'a>>,
     /// Connected, not suppressed.
     pub claimants: Vec<Claimant<'a>>,
-    /// What each role holds, also through frameworks that take no offers now.
+    /// What each role holds itself, also through frameworks that take no offers now.
     pub roles: &'a BTreeMap<RoleName, Quantities>,
     /// Thousandths; 1000 where there is none.
     pub weights: &'a BTreeMap<RoleName, u64>,
+    /// Guarantees and limits.
+    pub quotas: &'a BTreeMap<RoleName, Quota>,
     /// What the whole cluster has.
     pub total: &'a Quantities,
+    /// What is free at all agents that could be offered, candidates or not. Looked at only where there are guarantees.
+    pub unallocated: &'a Quantities,
     /// Less is kept back.
     pub minimum: Minimum,
 }
 
-/// All that is free at an agent, for one framework.
+/// What an agent has free, or a part of it, for one framework.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OfferPlan {
     /// Whose resources.
@@ -81,200 +104,315 @@ pub struct OfferPlan {
     pub resources: Resources,
 }
 
-struct RoleQueue<'a> {
-    held: Quantities,
-    weight_millis: u64,
-    share: Share,
-    members: BTreeSet<(Share, &'a FrameworkId)>,
+/// What comes of a pass.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// In the order of the decisions.
+    pub plans: Vec<OfferPlan>,
+    /// One per claimant of the request.
+    pub tallies: Vec<Tally>,
+    /// Candidates that every claimant has refused, with the time when the first filter ends.
+    pub quiet: Vec<(usize, u64)>,
 }
 
 /// Who is to be offered what.
 #[must_use]
-pub fn allocate(request: Request<'_>, now_ms: u64) -> Vec<OfferPlan> {
-    let Request {
-        candidates,
-        claimants,
-        roles,
-        weights,
-        total,
-        minimum,
-    } = request;
-    let mut queues: BTreeMap<&RoleName, RoleQueue<'_>> = BTreeMap::new();
-    let mut books: BTreeMap<(&RoleName, &FrameworkId), (Quantities, Share, u64)> = BTreeMap::new();
-    for claimant in claimants {
-        let share = Share::dominant(&claimant.held, total, DEFAULT_WEIGHT_MILLIS);
-        let queue = queues.entry(claimant.role).or_insert_with(|| {
-            let held = roles.get(claimant.role).cloned().unwrap_or_default();
-            let weight_millis = weights
-                .get(claimant.role)
-                .copied()
-                .unwrap_or(DEFAULT_WEIGHT_MILLIS);
-            let share = Share::dominant(&held, total, weight_millis);
-            RoleQueue {
-                held,
-                weight_millis,
-                share,
-                members: BTreeSet::new(),
-            }
-        });
-        queue.members.insert((share, claimant.framework));
-        books.insert(
-            (claimant.role, claimant.framework),
-            (claimant.held, share, claimant.epoch),
-        );
+pub fn allocate(request: &Request<'_>, now_ms: u64) -> Outcome {
+    let quota_names = request.quotas.values().flat_map(|quota| {
+        let names = quota.guarantees.keys().chain(quota.limits.keys());
+        names.map(String::as_str)
+    });
+    let axes = Axes::new(
+        request
+            .total
+            .iter()
+            .map(|(name, _)| name)
+            .chain(quota_names),
+    );
+    let tree = RoleTree::new(
+        &axes,
+        request.total,
+        request.roles,
+        request.weights,
+        request.quotas,
+        request
+            .claimants
+            .iter()
+            .map(|claimant| (claimant.role, claimant.held)),
+    );
+    let guarded = (0..axes.len()).map(|axis| tree.is_guarded(axis)).collect();
+    let mut surplus = axes.of(request.unallocated);
+    for (free, owed) in surplus.iter_mut().zip(tree.owed()) {
+        *free -= owed;
     }
-    let mut order: BTreeSet<(Share, &RoleName)> = queues
-        .iter()
-        .map(|(role, queue)| (queue.share, *role))
-        .collect();
-
-    let mut plans = Vec::new();
-    for candidate in candidates {
-        if !minimum.is_met(candidate.free) {
-            continue;
-        }
-        let taker = order.iter().find_map(|&(_, role)| {
-            let queue = queues.get(role)?;
-            let (_, framework) = queue.members.iter().find(|(_, framework)| {
-                let epoch = books
-                    .get(&(role, *framework))
-                    .map_or(0, |(_, _, epoch)| *epoch);
-                !candidate
-                    .filters
-                    .hides(framework, role, candidate.free, now_ms, epoch)
-            })?;
-            Some((role, *framework))
-        });
-        let Some((role, framework)) = taker else {
-            continue;
-        };
-        if let (Some(queue), Some((held, share, _))) =
-            (queues.get_mut(role), books.get_mut(&(role, framework)))
-        {
-            order.remove(&(queue.share, role));
-            queue.members.remove(&(*share, framework));
-            held.add(candidate.free);
-            queue.held.add(candidate.free);
-            *share = Share::dominant(held, total, DEFAULT_WEIGHT_MILLIS);
-            queue.share = Share::dominant(&queue.held, total, queue.weight_millis);
-            queue.members.insert((*share, framework));
-            order.insert((queue.share, role));
-        }
-        plans.push(OfferPlan {
-            agent: candidate.agent.clone(),
-            framework: framework.clone(),
-            role: role.clone(),
-            resources: candidate.free.clone(),
-        });
-    }
-    plans
+    let pass = Pass {
+        request,
+        now_ms,
+        guarded,
+        room: axes.zero(),
+        entitled: axes.zero(),
+        scratch: axes.zero(),
+        axes,
+        tree,
+        surplus,
+        rests: vec![None; request.candidates.len()],
+        passed_over: HashMap::new(),
+        outcome: Outcome {
+            tallies: vec![Tally::default(); request.claimants.len()],
+            ..Outcome::default()
+        },
+    };
+    pass.run()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// To whom a pass gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Those to whom something is owed, as much as that.
+    Owed,
+    /// Everybody, of what is not owed to others.
+    Fair,
+}
 
-    fn id<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
-        text.parse().unwrap()
-    }
+/// Why a claimant does not take what could be given to it.
+enum Verdict {
+    Takes,
+    Refused { until_ms: u64 },
+    Unfit,
+    TooLittle,
+}
 
-    fn counts(
-        frameworks: &[(&str, &str)],
-        weights: &[(&str, u64)],
-        n_agents: usize,
-    ) -> BTreeMap<String, usize> {
-        let agents: Vec<AgentId> = (0..n_agents).map(|n| id(&format!("a{n:04}"))).collect();
-        let free: Resources = "cpus:4;mem:1024;ports:[31000-32000]".parse().unwrap();
-        let filters = AgentFilters::default();
-        let mut total = Quantities::default();
-        agents.iter().for_each(|_| total.add(&free));
-        let frameworks: Vec<(FrameworkId, RoleName)> =
-            frameworks.iter().map(|(f, r)| (id(f), id(r))).collect();
-        let weights = weights
-            .iter()
-            .map(|(role, weight)| (id(role), *weight))
-            .collect();
-        let plans = allocate(
-            Request {
-                candidates: agents
-                    .iter()
-                    .map(|agent| Candidate {
-                        agent,
-                        free: &free,
-                        filters: &filters,
-                    })
-                    .collect(),
-                claimants: frameworks
-                    .iter()
-                    .map(|(framework, role)| Claimant {
-                        framework,
-                        role,
-                        held: Quantities::default(),
-                        epoch: 0,
-                    })
-                    .collect(),
-                roles: &BTreeMap::new(),
-                weights: &weights,
-                total: &total,
-                minimum: Minimum {
-                    cpus: Scalar::from_millis(10),
-                    mem: Scalar::from_units(32),
-                },
-            },
-            0,
-        );
-        let mut counts = BTreeMap::new();
-        plans
-            .iter()
-            .for_each(|plan| *counts.entry(plan.framework.to_string()).or_default() += 1);
-        counts
-    }
+struct Pass<'a> {
+    request: &'a Request<'a>,
+    now_ms: u64,
+    axes: Axes<'a>,
+    tree: RoleTree,
+    /// By axis: whether a guarantee names it.
+    guarded: Vec<bool>,
+    /// What is free beyond what is owed, by axis; below zero where more is owed than there is.
+    surplus: Amounts,
+    /// What is left of candidates of which something was given away.
+    rests: Vec<Option<Resources>>,
+    room: Amounts,
+    entitled: Amounts,
+    scratch: Amounts,
+    /// Agents that a quota kept from all frameworks of a role, by leaf.
+    passed_over: HashMap<NodeId, PassedOver>,
+    outcome: Outcome,
+}
 
-    fn expect(pairs: &[(&str, usize)]) -> BTreeMap<String, usize> {
-        pairs
-            .iter()
-            .map(|(name, n)| ((*name).to_owned(), *n))
-            .collect()
-    }
+#[derive(Debug, Clone, Copy, Default)]
+struct PassedOver {
+    by_limit: u32,
+    for_others: u32,
+}
 
-    #[test]
-    fn frameworks_of_a_role_share_equally() {
-        assert_eq!(
-            counts(&[("f", "*"), ("g", "*")], &[], 10),
-            expect(&[("f", 5), ("g", 5)])
-        );
-    }
-
-    #[test]
-    fn roles_share_by_weight_and_frameworks_divide_their_role() {
-        assert_eq!(
-            counts(
-                &[("f", "x"), ("g", "y"), ("h", "y")],
-                &[("x", 3000), ("y", 1000)],
-                40
-            ),
-            expect(&[("f", 30), ("g", 5), ("h", 5)])
-        );
-    }
-
-    #[test]
-    fn a_filter_hides_what_was_refused_and_less_until_it_ends_or_the_epoch_does() {
-        let (framework, role): (FrameworkId, RoleName) = (id("f"), id("*"));
-        let mut filters = AgentFilters::default();
-        filters.refuse(&framework, &role, "cpus:2;mem:64".parse().unwrap(), 100, 1);
-        for (offer, now, epoch, hidden) in [
-            ("cpus:2;mem:64", 99, 1, true),
-            ("cpus:1;mem:64", 99, 1, true),
-            ("cpus:2.001;mem:64", 99, 1, false),
-            ("cpus:1;disk:1", 99, 1, false),
-            ("cpus:2;mem:64", 100, 1, false),
-            ("cpus:2;mem:64", 99, 2, false),
-        ] {
-            assert_eq!(
-                filters.hides(&framework, &role, &offer.parse().unwrap(), now, epoch),
-                hidden,
-                "{offer} {now}"
-            );
+impl Pass<'_> {
+    fn run(mut self) -> Outcome {
+        if self.tree.owes() {
+            for at in 0..self.request.candidates.len() {
+                self.give(at, Stage::Owed);
+            }
         }
+        for at in 0..self.request.candidates.len() {
+            self.give(at, Stage::Fair);
+        }
+        for (leaf, passed) in &self.passed_over {
+            for claimant in self.tree.claimants_at(*leaf) {
+                let tally = &mut self.outcome.tallies[claimant as usize];
+                tally.over_limit += passed.by_limit;
+                tally.kept_for_others += passed.for_others;
+            }
+        }
+        self.outcome
+    }
+
+    /// Gives a candidate away, in parts where quotas cut it.
+    fn give(&mut self, at: usize, stage: Stage) {
+        let mut first_look = true;
+        loop {
+            let request = self.request;
+            let candidate = &request.candidates[at];
+            let rest = self.rests[at].take();
+            let free = rest.as_ref().unwrap_or(candidate.free);
+            let found = if self.request.minimum.is_met(free) {
+                self.next_taker(at, free, stage, first_look)
+            } else {
+                None
+            };
+            let Some((leaf, claimant, given)) = found else {
+                self.rests[at] = rest;
+                return;
+            };
+            first_look = false;
+            let taker = &request.claimants[claimant as usize];
+            let left = match &given {
+                Cow::Borrowed(_) => Resources::new(),
+                Cow::Owned(part) => free.checked_sub(part).unwrap_or_default(),
+            };
+            let given = given.into_owned();
+            self.book(leaf, claimant, &given);
+            self.outcome.tallies[claimant as usize].offered += 1;
+            self.outcome.plans.push(OfferPlan {
+                agent: candidate.agent.clone(),
+                framework: taker.framework.clone(),
+                role: taker.role.clone(),
+                resources: given,
+            });
+            self.rests[at] = Some(left);
+        }
+    }
+
+    /// The first in the order who takes something of `free`, and what that is.
+    fn next_taker<'f>(
+        &mut self,
+        at: usize,
+        free: &'f Resources,
+        stage: Stage,
+        first_look: bool,
+    ) -> Option<(NodeId, ClaimantId, Cow<'f, Resources>)> {
+        let Self {
+            request,
+            now_ms,
+            axes,
+            tree,
+            guarded,
+            surplus,
+            room,
+            entitled,
+            passed_over,
+            outcome,
+            ..
+        } = self;
+        let candidate = &request.candidates[at];
+        let counts = first_look && stage == Stage::Fair;
+        let tallies = RefCell::new(&mut outcome.tallies);
+        let mut refusals = 0;
+        let mut until_ms = u64::MAX;
+        let part = RefCell::new(Cow::Borrowed(free));
+        let cut = Cell::new(false);
+        let found = tree.seek(
+            &mut |leaf| {
+                if !tree.has_quotas() {
+                    return true;
+                }
+                tree.allowance(leaf, room, entitled);
+                let portion = portion(axes, free, stage, guarded, surplus, room, entitled);
+                let Some(portion) = portion else {
+                    cut.set(true);
+                    return false;
+                };
+                cut.set(cut.get() || matches!(portion, Cow::Owned(_)));
+                let worth = request.minimum.is_met(&portion);
+                if counts && !worth {
+                    let passed = passed_over.entry(leaf).or_default();
+                    if room.contains(&0) {
+                        passed.by_limit += 1;
+                    } else {
+                        passed.for_others += 1;
+                    }
+                }
+                part.replace(portion);
+                worth
+            },
+            &mut |_, id| {
+                let claimant = &request.claimants[id as usize];
+                let verdict = verdict(claimant, candidate, &part.borrow(), *now_ms);
+                if let Verdict::Refused { until_ms: until } = verdict {
+                    refusals += 1;
+                    until_ms = until_ms.min(until);
+                }
+                if counts {
+                    tallies.borrow_mut()[id as usize].count(&verdict);
+                }
+                matches!(verdict, Verdict::Takes)
+            },
+        );
+        if found.is_none() && counts && !cut.get() && refusals == request.claimants.len() {
+            outcome.quiet.push((at, until_ms));
+        }
+        let (leaf, claimant) = found?;
+        Some((leaf, claimant, part.into_inner()))
+    }
+
+    fn book(&mut self, leaf: NodeId, claimant: ClaimantId, given: &Resources) {
+        self.axes.fill(given, &mut self.scratch);
+        let owed: Amounts = self.tree.owed().to_vec();
+        self.tree.grant(leaf, claimant, &self.scratch);
+        for (axis, before) in owed.into_iter().enumerate() {
+            let paid = before - self.tree.owed()[axis];
+            self.surplus[axis] -= self.scratch[axis] - paid;
+        }
+    }
+}
+
+impl Tally {
+    fn count(&mut self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Takes => {}
+            Verdict::Refused { .. } => self.declined += 1,
+            Verdict::Unfit => self.unfit += 1,
+            Verdict::TooLittle => self.too_little += 1,
+        }
+    }
+}
+
+fn verdict(
+    claimant: &Claimant<'_>,
+    candidate: &Candidate<'_>,
+    offer: &Resources,
+    now_ms: u64,
+) -> Verdict {
+    let hidden = candidate
+        .filters
+        .hides(claimant.key, offer, now_ms, claimant.epoch);
+    match (hidden, claimant.constraints) {
+        (Some(until_ms), _) => Verdict::Refused { until_ms },
+        (None, None) => Verdict::Takes,
+        (None, Some(constraints)) if !constraints.admits(candidate.info) => Verdict::Unfit,
+        (None, Some(constraints)) if !constraints.is_enough(offer) => Verdict::TooLittle,
+        (None, Some(_)) => Verdict::Takes,
+    }
+}
+
+/// What of `free` may go to frameworks with that room and that claim on guarantees: all of it where nothing cuts it,
+/// `None` where there is nothing for them in this stage.
+fn portion<'f>(
+    axes: &Axes<'_>,
+    free: &'f Resources,
+    stage: Stage,
+    guarded: &[bool],
+    surplus: &[i128],
+    room: &[i128],
+    entitled: &[i128],
+) -> Option<Cow<'f, Resources>> {
+    let mut pays = false;
+    let mut part = Cow::Borrowed(free);
+    for (name, value) in free.iter() {
+        let (Value::Scalar(have), Some(axis)) = (value, axes.position(name)) else {
+            continue;
+        };
+        let have = i128::from(have.millis());
+        let spare = if guarded[axis] {
+            surplus[axis].max(0)
+        } else {
+            UNBOUNDED
+        };
+        let most = match stage {
+            // What is not owed goes along where it is not owed to others either.
+            Stage::Owed if entitled[axis] > 0 => entitled[axis],
+            Stage::Owed => spare,
+            Stage::Fair => spare.saturating_add(entitled[axis]),
+        };
+        let most = most.min(room[axis]);
+        pays |= entitled[axis] > 0 && most > 0;
+        if most < have {
+            let cut = Scalar::from_millis(i64::try_from(most).unwrap_or(i64::MAX));
+            part = Cow::Owned(part.into_owned().with_scalar(name, cut));
+        }
+    }
+    match stage {
+        Stage::Owed if !pays => None,
+        Stage::Owed | Stage::Fair => Some(part),
     }
 }

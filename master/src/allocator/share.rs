@@ -1,7 +1,8 @@
 //! Dominant shares, exact and comparable.
 //!
 //! A share is the largest fraction of any resource of the cluster that somebody holds, offers included, divided by a
-//! weight. Integers throughout, so that the same books give the same order on every machine.
+//! weight. Integers throughout, and one division only: what is equal as a fraction is equal here, so that the same
+//! books give the same order on every machine.
 
 use super::Quantities;
 
@@ -19,23 +20,33 @@ impl Share {
     /// Of one who holds `held` of `total` with that weight.
     #[must_use]
     pub fn dominant(held: &Quantities, total: &Quantities, weight_millis: u64) -> Self {
-        let weight = u128::from(weight_millis.max(1));
-        let fraction = held
-            .iter()
-            .filter_map(|(name, millis)| {
-                let (held, total) = (
-                    u128::try_from(millis).ok()?,
-                    u128::try_from(total.get(name)).ok()?,
-                );
-                Some(
-                    held.checked_shl(FRACTION_BITS)?
-                        .checked_div(total)
-                        .unwrap_or(0),
-                )
-            })
-            .max()
-            .unwrap_or(0);
-        Self(fraction.saturating_mul(u128::from(DEFAULT_WEIGHT_MILLIS)) / weight)
+        let pairs = held.iter().map(|(name, held)| (held, total.get(name)));
+        Self::largest(pairs, weight_millis)
+    }
+
+    /// The same, of amounts in the same places.
+    pub(super) fn of(held: &[i128], total: &[i128], weight_millis: u64) -> Self {
+        Self::largest(
+            held.iter().copied().zip(total.iter().copied()),
+            weight_millis,
+        )
+    }
+
+    fn largest(pairs: impl Iterator<Item = (i128, i128)>, weight_millis: u64) -> Self {
+        // Compared crosswise, so that only the winner is divided.
+        let (mut most, mut of) = (0_u128, 1_u128);
+        for (held, total) in pairs {
+            let (Ok(held), Ok(total)) = (u128::try_from(held), u128::try_from(total)) else {
+                continue;
+            };
+            if total > 0 && held.saturating_mul(of) > most.saturating_mul(total) {
+                (most, of) = (held, total);
+            }
+        }
+        let above = most
+            .saturating_mul(1 << FRACTION_BITS)
+            .saturating_mul(u128::from(DEFAULT_WEIGHT_MILLIS));
+        Self(above / of.saturating_mul(u128::from(weight_millis.max(1))))
     }
 
     /// In millionths, to the nearest.
@@ -49,6 +60,8 @@ impl Share {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn quantities(text: &str) -> Quantities {
@@ -70,6 +83,18 @@ mod tests {
                 ppm,
                 "{held}"
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn equal_fractions_are_equal_shares(
+            held in 1..1_000_000_i128, total in 1..1_000_000_i128, times in 1..1000_i128, weight in 1..100_000_u64,
+        ) {
+            let once = Share::of(&[held], &[total], weight);
+            prop_assert_eq!(once, Share::of(&[held * times], &[total * times], weight));
+            let n = u64::try_from(times).unwrap();
+            prop_assert_eq!(once, Share::of(&[held * times], &[total], weight * n));
         }
     }
 }

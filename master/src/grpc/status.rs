@@ -4,18 +4,27 @@ use std::fmt::Display;
 
 use tonic::{Code, Status};
 
-use crate::state::{Ending, Refusal};
+use crate::{
+    allocator::quota::QuotaProblem,
+    state::{Ending, Refusal},
+};
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        let code = match refusal {
+        let code = match &refusal {
             Refusal::UnknownFramework(_)
             | Refusal::UnknownTask { .. }
             | Refusal::UnknownAgent(_) => Code::NotFound,
             Refusal::StaleStream { .. }
             | Refusal::RemovedFramework(_)
             | Refusal::AgentConnected(_) => Code::FailedPrecondition,
-            Refusal::Immutable { .. } | Refusal::NotInRole { .. } => Code::InvalidArgument,
+            Refusal::Quotas(problems) if problems.iter().all(QuotaProblem::may_be_forced) => {
+                Code::FailedPrecondition
+            }
+            Refusal::Immutable { .. }
+            | Refusal::NotInRole { .. }
+            | Refusal::InvalidPattern(_)
+            | Refusal::Quotas(_) => Code::InvalidArgument,
         };
         Self::new(code, refusal.to_string())
     }

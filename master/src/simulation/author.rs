@@ -6,8 +6,8 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, ContainerInfo, FrameworkId, FrameworkInfo, Offer, RoleName, StreamId, TaskId,
-    TaskInfo, TaskState, TaskStatus,
+    AgentId, AttributeConstraint, ContainerInfo, FrameworkId, FrameworkInfo, Offer, OfferFilter,
+    Predicate, RoleName, Selector, StreamId, TaskId, TaskInfo, TaskState, TaskStatus,
 };
 
 use super::Dice;
@@ -23,6 +23,8 @@ pub(super) struct Author {
     pub(super) gone: bool,
     pub(super) quiet: bool,
     role: RoleName,
+    /// Wants to hear of these machines only.
+    machines: Option<&'static str>,
     failover_timeout: Duration,
     pub(super) offers: BTreeMap<String, Offer>,
     /// Launched, with the agent and the last state heard.
@@ -42,7 +44,10 @@ impl Author {
             stream_id: None,
             gone: false,
             quiet: false,
-            role: ["*", "a", "b/c"][dice.below(3)].parse().unwrap(),
+            role: ["*", "a", "b", "b/c", "b/c/d"][dice.below(5)]
+                .parse()
+                .unwrap(),
+            machines: dice.one_in(3).then_some("machine-[02]"),
             failover_timeout: Duration::from_secs([5, 60, 3600][dice.below(3)]),
             offers: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -64,6 +69,21 @@ impl Author {
             principal: String::new(),
             webui_url: String::new(),
             labels: BTreeMap::new(),
+            offer_filters: self
+                .machines
+                .map(|pattern| {
+                    let constraint = AttributeConstraint {
+                        selector: Selector::Hostname,
+                        predicate: Predicate::TextMatches(pattern.to_owned()),
+                    };
+                    let filter = OfferFilter {
+                        groups: vec![vec![constraint]],
+                        minimum: Vec::new(),
+                    };
+                    (self.role.clone(), filter)
+                })
+                .into_iter()
+                .collect(),
         }
     }
 
@@ -95,6 +115,13 @@ impl Author {
             }
             ToFramework::Offers(offers) => {
                 for offer in offers {
+                    let wanted = ["machine-0", "machine-2"].contains(&&*offer.hostname);
+                    if self.machines.is_some() && !wanted {
+                        return Err(format!(
+                            "author {} hears of {}, which it does not want",
+                            self.name, offer.hostname
+                        ));
+                    }
                     self.offers.insert(offer.offer_id.to_string(), offer);
                 }
             }

@@ -5,7 +5,8 @@
 //!
 //! * books balance, and sums over agents, roles and frameworks agree (`Core::audit`);
 //! * no task is sent to an agent twice, and what an agent runs is booked;
-//! * a framework never sees two different ends of one task.
+//! * a framework never sees two different ends of one task, and no offer that its filter excludes;
+//! * no pass brings a role above its limit; the quotas in force are those in the store.
 //!
 //! In the end the world heals, and then every task has an end that its framework knows, nothing is booked, nothing
 //! waits for acknowledgement. A failing seed is printed; `MEZZO_SEED=n` runs that one, `MEZZO_SEEDS=n` that many.

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use mezzo_api::model::{AgentId, FrameworkId, OfferId, StreamId};
+use mezzo_api::model::{AgentId, FrameworkId, OfferId, Scalar, StreamId};
 
 use super::{Dice, author::Author, machine::Machine};
 use crate::{
-    allocator::Minimum,
+    allocator::{Minimum, Quota},
     state::{
         ConnId, Core, Effect, Event, Holder, Operation, Pass, Refusal, Settings, Source, ToAgent,
         ToFramework,
@@ -304,12 +304,40 @@ impl World {
                 let weights = vec![("a".parse().unwrap(), 1 + self.dice.roll() % 5000)];
                 self.feed(Event::Operate(Operation::UpdateWeights(weights)))
             }
+            90 if self.dice.one_in(2) => {
+                let operation = self.any_quotas();
+                self.feed(Event::Operate(operation))
+            }
             90..93 => {
                 self.now += self.dice.roll() % 2000;
                 self.feed(Event::Tick)
             }
             93..96 => self.feed(Event::Allocate(Pass::All)),
             _ => self.feed(Event::Allocate(Pass::Changed)),
+        }
+    }
+
+    /// Sets or removes the quotas of one or two roles; often such as cannot be.
+    fn any_quotas(&mut self) -> Operation {
+        let dice = &mut self.dice;
+        let mut amounts = |most: usize| -> BTreeMap<String, Scalar> {
+            if dice.one_in(2) {
+                return BTreeMap::new();
+            }
+            let tenths = i64::try_from(dice.below(most)).unwrap_or(0);
+            [("cpus".to_owned(), Scalar::from_millis(tenths * 100))].into()
+        };
+        let quotas = ["a", "b", "b/c"].map(|role| {
+            let quota = Quota {
+                guarantees: amounts(40),
+                limits: amounts(60),
+            };
+            (role.parse().unwrap(), quota)
+        });
+        let first = self.dice.below(3);
+        Operation::UpdateQuotas {
+            quotas: quotas[first..].to_vec(),
+            force: self.dice.one_in(2),
         }
     }
 
@@ -491,6 +519,9 @@ impl World {
         }
         self.authors.iter_mut().for_each(Author::disconnect);
         self.now += self.dice.roll() % 10_000;
+        if self.core.quotas() != self.store.saved().quotas {
+            return Err("the quotas in the store are not those in force".to_owned());
+        }
         self.core = Core::restore(settings(), self.store.saved(), self.now);
         Ok(())
     }
@@ -503,7 +534,21 @@ impl World {
         } else {
             None
         };
-        for effect in self.core.handle(event, self.now, &mut self.ids) {
+        let is_pass = matches!(event, Event::Allocate(_));
+        let held = if is_pass {
+            self.core.held_against_limits()
+        } else {
+            Vec::new()
+        };
+        let effects = self.core.handle(event, self.now, &mut self.ids);
+        for (before, (what, limit, after)) in held.iter().zip(self.core.held_against_limits()) {
+            if after > before.2 && after > limit {
+                return Err(format!(
+                    "a pass brought {what} to {after}, the limit is {limit}"
+                ));
+            }
+        }
+        for effect in effects {
             match effect {
                 Effect::Store(change) => self.store.write(change),
                 Effect::ToAgent(conn, message) => {

@@ -21,6 +21,7 @@ impl Core {
     /// Somebody wants offers who did not before.
     pub(super) fn reconsider_all(&mut self) {
         self.pending = Pending::All;
+        self.generation += 1;
     }
 
     pub(super) fn charge(

@@ -8,7 +8,10 @@ use mezzo_api::model::{
 use thiserror::Error;
 
 use super::ConnId;
-use crate::store::Change;
+use crate::{
+    allocator::{InvalidPattern, quota::QuotaProblem},
+    store::Change,
+};
 
 /// To be carried out.
 #[derive(Debug, Clone)]
@@ -160,7 +163,24 @@ pub enum Refusal {
     /// No such agent.
     #[error("agent {0} is not known to this master")]
     UnknownAgent(AgentId),
+    /// An offer filter cannot be used.
+    #[error(transparent)]
+    InvalidPattern(#[from] InvalidPattern),
+    /// Quotas that do not fit; never empty.
+    #[error("the quotas cannot be set: {}", told(.0))]
+    Quotas(Vec<QuotaProblem>),
     /// Only agents that are away can be removed.
     #[error("agent {0} is connected; stop it before it is removed")]
     AgentConnected(AgentId),
+}
+
+/// One sentence; says whether the operator may insist.
+fn told(problems: &[QuotaProblem]) -> String {
+    let list: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let hint = if problems.iter().all(QuotaProblem::may_be_forced) {
+        "; ask with force to have it nevertheless"
+    } else {
+        ""
+    };
+    list.join("; ") + hint
 }

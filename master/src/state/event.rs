@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::allocator::Quota;
 use mezzo_api::model::{
     AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OfferId, RoleName, StreamId, Task,
     TaskId, TaskInfo, TaskStatus, TaskUsage, UpdateId,
@@ -180,6 +181,13 @@ pub enum Call {
 pub enum Operation {
     /// By role, in thousandths, at least 1.
     UpdateWeights(Vec<(RoleName, u64)>),
+    /// All of them or none; an empty one removes the role's.
+    UpdateQuotas {
+        /// By role.
+        quotas: Vec<(RoleName, Quota)>,
+        /// Also where the cluster is too small for it, or more is held already.
+        force: bool,
+    },
     /// Whatever framework it belongs to.
     KillTask {
         /// Whose.

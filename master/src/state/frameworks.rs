@@ -16,7 +16,7 @@ use super::{
     tasks::{KillRequest, TaskEntry},
 };
 use crate::{
-    allocator::Quantities,
+    allocator::{ClaimantKey, Constraints, InvalidPattern, PassRecord, Quantities},
     config::to_millis,
     store::{Change, FrameworkRecord},
 };
@@ -43,20 +43,41 @@ pub(super) enum Interest {
     Left,
 }
 
+/// Passes of which is remembered why they gave what they gave.
+const MOST_RECORDS: usize = 10;
+
 /// A framework in one role.
 #[derive(Debug)]
 pub(super) struct RoleEntry {
+    pub(super) key: ClaimantKey,
     pub(super) interest: Interest,
     /// Filters of another epoch do not count.
     pub(super) epoch: u64,
     /// Offers included.
     pub(super) held: Quantities,
+    /// Of passes over all agents, the newest last.
+    pub(super) records: VecDeque<PassRecord>,
+}
+
+impl RoleEntry {
+    pub(super) fn record(&mut self, record: PassRecord) {
+        if self.records.len() == MOST_RECORDS {
+            self.records.pop_front();
+        }
+        self.records.push_back(record);
+    }
 }
 
 /// One framework.
 #[derive(Debug)]
 pub(super) struct FrameworkEntry {
     pub(super) info: FrameworkInfo,
+    /// Among all that this master met.
+    pub(super) number: u32,
+    /// Roles that it ever had.
+    n_roles: u32,
+    /// The offer filters of `info`.
+    pub(super) constraints: BTreeMap<RoleName, Constraints>,
     pub(super) registered_at_ms: u64,
     pub(super) link: FrameworkLink,
     pub(super) roles: BTreeMap<RoleName, RoleEntry>,
@@ -73,9 +94,13 @@ pub(super) struct FrameworkEntry {
 }
 
 impl FrameworkEntry {
-    fn new(info: FrameworkInfo, registered_at_ms: u64, link: FrameworkLink) -> Self {
+    fn new(number: u32, info: FrameworkInfo, registered_at_ms: u64, link: FrameworkLink) -> Self {
         let mut entry = Self {
             info,
+            number,
+            n_roles: 0,
+            // It brings them again when it subscribes; until then it gets no offers.
+            constraints: BTreeMap::new(),
             registered_at_ms,
             link,
             roles: BTreeMap::new(),
@@ -91,13 +116,14 @@ impl FrameworkEntry {
     }
 
     /// From before the master's start; kept at least until `earliest`, for it had no one to subscribe to.
-    pub(super) fn waiting(record: FrameworkRecord, earliest: u64) -> Self {
+    pub(super) fn waiting(number: u32, record: FrameworkRecord, earliest: u64) -> Self {
         let timeout = to_millis(record.info.failover_timeout);
         let expires_at_ms = record
             .expires_at_ms
             .unwrap_or_else(|| earliest.saturating_add(timeout))
             .max(earliest);
         Self::new(
+            number,
             record.info,
             record.registered_at_ms,
             FrameworkLink::Disconnected { expires_at_ms },
@@ -116,10 +142,15 @@ impl FrameworkEntry {
     }
 
     pub(super) fn role_mut(&mut self, role: &RoleName, otherwise: Interest) -> &mut RoleEntry {
-        self.roles.entry(role.clone()).or_insert_with(|| RoleEntry {
-            interest: otherwise,
-            epoch: 0,
-            held: Quantities::default(),
+        self.roles.entry(role.clone()).or_insert_with(|| {
+            self.n_roles += 1;
+            RoleEntry {
+                key: ClaimantKey::new(self.number, self.n_roles),
+                interest: otherwise,
+                epoch: 0,
+                held: Quantities::default(),
+                records: VecDeque::new(),
+            }
         })
     }
 
@@ -171,6 +202,13 @@ impl FrameworkEntry {
     }
 }
 
+fn compile(info: &FrameworkInfo) -> Result<BTreeMap<RoleName, Constraints>, InvalidPattern> {
+    info.offer_filters
+        .iter()
+        .map(|(role, filter)| Ok((role.clone(), Constraints::new(filter)?)))
+        .collect()
+}
+
 impl Core {
     pub(super) fn subscribe(
         &mut self,
@@ -187,6 +225,7 @@ impl Core {
             None => turn.source.framework_id(),
         };
         info.framework_id = Some(framework_id.clone());
+        let constraints = compile(&info)?;
         if let Some(old) = self
             .frameworks
             .get(&framework_id)
@@ -205,11 +244,12 @@ impl Core {
             .frameworks
             .get(&framework_id)
             .map(|entry| entry.record(&framework_id));
+        let number = self.number_framework();
         let entry = self
             .frameworks
             .entry(framework_id.clone())
-            .or_insert_with(|| FrameworkEntry::new(info.clone(), turn.now, link.clone()));
-        (entry.info, entry.link) = (info, link);
+            .or_insert_with(|| FrameworkEntry::new(number, info.clone(), turn.now, link.clone()));
+        (entry.info, entry.link, entry.constraints) = (info, link, constraints);
         entry.set_roles(suppressed);
         entry.roles.values_mut().for_each(|role| role.epoch += 1);
         let record = entry.record(&framework_id);
@@ -228,6 +268,12 @@ impl Core {
         ));
         self.reconsider_all();
         Ok(())
+    }
+
+    /// A number for a framework that was not met before.
+    pub(super) fn number_framework(&mut self) -> u32 {
+        self.n_frameworks += 1;
+        self.n_frameworks
     }
 
     pub(super) fn framework_detached(&mut self, turn: &mut Turn<'_>, conn: ConnId) {
@@ -317,10 +363,13 @@ impl Core {
             .get(framework_id)
             .is_some_and(|entry| entry.is_removed() && entry.tasks.is_empty())
         {
-            self.frameworks.remove(framework_id);
+            let number = self
+                .frameworks
+                .remove(framework_id)
+                .map_or(0, |entry| entry.number);
             self.agents
                 .values_mut()
-                .for_each(|agent| agent.filters.forget(framework_id));
+                .for_each(|agent| agent.filters.forget(number));
             self.view.touch_framework(framework_id);
         }
     }
@@ -345,6 +394,7 @@ impl Core {
             principal: String::new(),
             webui_url: String::new(),
             labels: BTreeMap::new(),
+            offer_filters: BTreeMap::new(),
         };
         let expires_at_ms = turn.now.saturating_add(self.settings.orphan_timeout_ms);
         let removed = self.removed_frameworks.contains(framework_id);
@@ -353,7 +403,7 @@ impl Core {
         } else {
             FrameworkLink::Disconnected { expires_at_ms }
         };
-        let entry = FrameworkEntry::new(info, turn.now, link);
+        let entry = FrameworkEntry::new(self.number_framework(), info, turn.now, link);
         if !removed {
             turn.push(Effect::Store(Change::PutFramework(
                 entry.record(framework_id),
@@ -463,6 +513,7 @@ impl Core {
             });
         }
         info.framework_id = Some(framework_id.clone());
+        entry.constraints = compile(&info)?;
         entry.info = info;
         entry.set_roles(suppressed);
         turn.push(Effect::Store(Change::PutFramework(

@@ -17,6 +17,8 @@ pub struct Ledger {
     offered: Resources,
     allocated: Resources,
     free: Resources,
+    /// How often `free` changed.
+    revision: u64,
     holders: BTreeMap<Holder, Resources>,
     claims: Claims,
 }
@@ -66,6 +68,12 @@ impl Ledger {
         &self.free
     }
 
+    /// Another number whenever [`Self::free`] may be another.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// Who holds something, and what.
     pub fn holders(&self) -> impl Iterator<Item = (&Holder, &Resources)> {
         self.holders.iter()
@@ -87,6 +95,7 @@ impl Ledger {
             return false;
         };
         (self.free, self.offered) = (free, offered);
+        self.revision += 1;
         true
     }
 
@@ -113,6 +122,7 @@ impl Ledger {
         };
         self.holders.insert(holder, resources.clone());
         (self.allocated, self.free) = (allocated, free);
+        self.revision += 1;
         true
     }
 
@@ -184,6 +194,7 @@ impl Ledger {
     }
 
     fn balance(&mut self) {
+        self.revision += 1;
         let used = self.offered.checked_add(&self.allocated);
         self.free = used
             .ok()

@@ -2,8 +2,9 @@
 //!
 //! No tokio, no clock, no file, no socket, nothing of the protocol: the actor is the only caller, tests and the
 //! simulation are the others. Ids and randomness come from a [`Source`]. One file per thing: `agents` (attach, time
-//! out, remove), `drain` (out of service and back), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline, allocation), `tasks` (status),
-//! `requests` (kill, reconcile), `books` (who holds what), `view` (what readers see).
+//! out, remove), `drain` (out of service and back), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline,
+//! allocation), `tasks` (status), `requests` (kill, reconcile), `refused`, `quotas`, `books` (who holds what), `view` (what
+//! readers see).
 //!
 //! ```text
 //! agent:      Recovering ──► Missing          framework:  Connected ◄──► Disconnected ──► Removed
@@ -20,6 +21,7 @@ mod event;
 mod frameworks;
 mod ledger;
 mod offers;
+mod quotas;
 mod refused;
 mod removed;
 mod requests;
@@ -32,7 +34,7 @@ use mezzo_api::model::{AgentId, FrameworkId, OfferId, RoleName, Scalar, StreamId
 
 use self::{agents::AgentEntry, frameworks::FrameworkEntry, offers::OfferEntry, removed::Removed};
 use crate::{
-    allocator::{Minimum, Quantities},
+    allocator::{Minimum, Quantities, Quota},
     config::{Config, to_millis},
     store::Saved,
 };
@@ -41,7 +43,7 @@ pub use drain::DrainStage;
 pub use effect::{Effect, Ending, Refusal, ToAgent, ToFramework};
 pub use event::{Call, Caller, ConnId, Event, Launch, Operation, Pass, Registration};
 pub use ledger::{Holder, Ledger};
-pub use view::{AgentState, AgentView, Counters, FrameworkView, RoleView, Snapshot};
+pub use view::{AgentState, AgentView, Counters, FrameworkView, PassRecords, RoleView, Snapshot};
 
 /// Where ids and chance come from.
 pub trait Source {
@@ -126,9 +128,15 @@ pub struct Core {
     leaving: BTreeSet<AgentId>,
     removed_frameworks: Removed<FrameworkId>,
     weights: BTreeMap<RoleName, u64>,
+    quotas: BTreeMap<RoleName, Quota>,
+    /// What each role holds itself, offers included; what is below it not.
     roles: BTreeMap<RoleName, Quantities>,
     total: Quantities,
     pending: Pending,
+    /// Counts what may make somebody want an offer that nobody wanted before.
+    generation: u64,
+    /// Frameworks met since the start.
+    n_frameworks: u32,
     counters: Counters,
     view: view::Cache,
 }
@@ -148,9 +156,12 @@ impl Core {
             leaving: BTreeSet::new(),
             removed_frameworks: Removed::restore(saved.removed_frameworks),
             weights: saved.weights.into_iter().collect(),
+            quotas: saved.quotas.into_iter().collect(),
             roles: BTreeMap::new(),
             total: Quantities::default(),
             pending: Pending::Agents(BTreeSet::new()),
+            generation: 0,
+            n_frameworks: 0,
             counters: Counters::default(),
             view: view::Cache::default(),
         };
@@ -166,9 +177,10 @@ impl Core {
         let earliest = now.saturating_add(core.settings.recovery_timeout_ms);
         for record in saved.frameworks {
             core.view.touch_framework(&record.framework_id);
+            let number = core.number_framework();
             core.frameworks.insert(
                 record.framework_id.clone(),
-                FrameworkEntry::waiting(record, earliest),
+                FrameworkEntry::waiting(number, record, earliest),
             );
         }
         core
@@ -282,6 +294,7 @@ impl Core {
     fn operate(&mut self, turn: &mut Turn<'_>, operation: Operation) -> Result<(), Refusal> {
         match operation {
             Operation::UpdateWeights(weights) => self.update_weights(turn, weights),
+            Operation::UpdateQuotas { quotas, force } => self.update_quotas(turn, quotas, force)?,
             Operation::KillTask {
                 framework_id,
                 task_id,

@@ -17,7 +17,9 @@ use super::{
     tasks::{TaskEntry, master_status},
 };
 use crate::{
-    allocator::{self, Candidate, Claimant, OfferPlan, Request},
+    allocator::{
+        self, Candidate, Claimant, OfferPlan, Outcome, PassRecord, Quantities, Request, Tally,
+    },
     config::to_millis,
 };
 
@@ -46,30 +48,81 @@ impl Core {
     pub(super) fn allocate(&mut self, turn: &mut Turn<'_>, pass: Pass) {
         self.counters.passes += 1;
         let pending = std::mem::replace(&mut self.pending, Pending::Agents(BTreeSet::new()));
+        if self.waits_for_agents() {
+            // The passes over all agents go on.
+            return;
+        }
         let mut agents: Vec<AgentId> = match (pass, pending) {
             (Pass::Changed, Pending::Agents(agents)) => agents.into_iter().collect(),
             (Pass::Changed, Pending::All) | (Pass::All, _) => self.agents.keys().cloned().collect(),
         };
+        let mut n_quiet = 0;
         agents.retain(|id| {
-            self.agents.get(id).is_some_and(|entry| {
-                matches!(entry.link, AgentLink::Connected { .. })
-                    && entry.drain.is_none()
-                    && self.settings.minimum.is_met(entry.ledger.free())
-            })
+            let Some(entry) = self.agents.get_mut(id) else {
+                return false;
+            };
+            let offerable = matches!(entry.link, AgentLink::Connected { .. })
+                && entry.drain.is_none()
+                && self.settings.minimum.is_met(entry.ledger.free());
+            if !offerable {
+                return false;
+            }
+            entry.filters.expire(turn.now);
+            let revision = entry.ledger.revision();
+            let quiet = entry.filters.is_quiet(self.generation, revision, turn.now);
+            n_quiet += u32::from(quiet);
+            !quiet
         });
-        if agents.is_empty() {
-            return;
-        }
         for i in (1..agents.len()).rev() {
             let j = usize::try_from(turn.source.random() % (i as u64 + 1)).unwrap_or(0);
             agents.swap(i, j);
         }
-        if pass == Pass::All {
-            for id in &agents {
-                if let Some(entry) = self.agents.get_mut(id) {
-                    entry.filters.expire(turn.now);
-                }
+        let (outcome, claimants) = self.decide(&agents, turn.now);
+        for (at, until_ms) in outcome.quiet {
+            if let Some(entry) = agents.get(at).and_then(|id| self.agents.get_mut(id)) {
+                let revision = entry.ledger.revision();
+                entry
+                    .filters
+                    .keep_quiet(self.generation, revision, until_ms);
             }
+        }
+        match pass {
+            Pass::All => {
+                let n_agents = u32::try_from(agents.len()).unwrap_or(u32::MAX);
+                let of_quiet = |mut tally: Tally| {
+                    tally.declined = tally.declined.saturating_add(n_quiet);
+                    PassRecord {
+                        at_ms: turn.now,
+                        agents: n_agents.saturating_add(n_quiet),
+                        tally,
+                    }
+                };
+                for ((framework_id, role), tally) in claimants.iter().zip(outcome.tallies) {
+                    let entry = self.frameworks.get_mut(framework_id);
+                    if let Some(role) = entry.and_then(|entry| entry.roles.get_mut(role)) {
+                        role.record(of_quiet(tally));
+                    }
+                }
+                self.view.touch_records();
+            }
+            Pass::Changed => {}
+        }
+        self.make_offers(turn, outcome.plans);
+    }
+
+    /// What the allocator makes of these agents, and for which claimants.
+    fn decide(&self, agents: &[AgentId], now: u64) -> (Outcome, Vec<(FrameworkId, RoleName)>) {
+        let mut unallocated = Quantities::default();
+        if self
+            .quotas
+            .values()
+            .any(|quota| !quota.guarantees.is_empty())
+        {
+            let connected = self
+                .agents
+                .values()
+                .filter(|entry| matches!(entry.link, AgentLink::Connected { .. }));
+            connected.for_each(|entry| unallocated.add(entry.ledger.free()));
         }
         let request = Request {
             candidates: agents
@@ -77,6 +130,7 @@ impl Core {
                 .filter_map(|id| self.agents.get_key_value(id))
                 .map(|(agent, entry)| Candidate {
                     agent,
+                    info: &entry.info,
                     free: entry.ledger.free(),
                     filters: &entry.filters,
                 })
@@ -93,18 +147,27 @@ impl Core {
                         .map(move |(role, state)| Claimant {
                             framework,
                             role,
-                            held: state.held.clone(),
+                            key: state.key,
+                            held: &state.held,
                             epoch: state.epoch,
+                            constraints: entry.constraints.get(role),
                         })
                 })
                 .collect(),
             roles: &self.roles,
             weights: &self.weights,
+            quotas: &self.quotas,
             total: &self.total,
+            unallocated: &unallocated,
             minimum: self.settings.minimum,
         };
-        let plans = allocator::allocate(request, turn.now);
-        self.make_offers(turn, plans);
+        let outcome = allocator::allocate(&request, now);
+        let claimants = request
+            .claimants
+            .iter()
+            .map(|claimant| (claimant.framework.clone(), claimant.role.clone()))
+            .collect();
+        (outcome, claimants)
     }
 
     fn make_offers(&mut self, turn: &mut Turn<'_>, plans: Vec<OfferPlan>) {
@@ -438,15 +501,12 @@ impl Core {
             return;
         }
         let until_ms = turn.now.saturating_add(to_millis(refuse));
-        let epoch = self
-            .frameworks
-            .get(framework_id)
-            .and_then(|entry| entry.roles.get(role))
-            .map_or(0, |r| r.epoch);
+        let entry = self.frameworks.get(framework_id);
+        let Some(state) = entry.and_then(|entry| entry.roles.get(role)) else {
+            return;
+        };
         if let Some(agent) = self.agents.get_mut(agent_id) {
-            agent
-                .filters
-                .refuse(framework_id, role, left, until_ms, epoch);
+            agent.filters.refuse(state.key, left, until_ms, state.epoch);
         }
     }
 

@@ -14,7 +14,7 @@ use mezzo_api::model::{
 
 use super::{Core, agents::AgentLink, drain::DrainStage, frameworks::Interest};
 use crate::{
-    allocator::{DEFAULT_WEIGHT_MILLIS, Quantities},
+    allocator::{DEFAULT_WEIGHT_MILLIS, PassRecord, Quantities, Quota, quota},
     store::DrainRecord,
 };
 
@@ -86,9 +86,16 @@ pub struct RoleView {
     pub weight_millis: u64,
     /// Subscribed to it.
     pub frameworks: Vec<FrameworkId>,
-    /// Offers included.
+    /// Offers included; what is below the role not.
     pub held: Quantities,
+    /// The same with all roles below it: what its quota counts.
+    pub held_within: Quantities,
+    /// Empty where it has none.
+    pub quota: Quota,
 }
+
+/// What passes over all agents gave to frameworks, and why no more; the newest last.
+pub type PassRecords = BTreeMap<(FrameworkId, RoleName), Vec<PassRecord>>;
 
 /// What happened since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -124,6 +131,8 @@ pub struct Snapshot {
     pub frameworks: Arc<BTreeMap<FrameworkId, Arc<FrameworkView>>>,
     /// By name.
     pub roles: Arc<BTreeMap<RoleName, RoleView>>,
+    /// Of roles that frameworks want offers for.
+    pub records: Arc<PassRecords>,
     /// Of all admitted agents.
     pub total: Quantities,
     /// Outstanding.
@@ -138,6 +147,8 @@ pub(super) struct Cache {
     last: Snapshot,
     agents: BTreeSet<AgentId>,
     frameworks: BTreeSet<FrameworkId>,
+    /// A pass was recorded.
+    records: bool,
 }
 
 impl Cache {
@@ -145,6 +156,10 @@ impl Cache {
         if !self.agents.contains(id) {
             self.agents.insert(id.clone());
         }
+    }
+
+    pub(super) fn touch_records(&mut self) {
+        self.records = true;
     }
 
     pub(super) fn touch_framework(&mut self, id: &FrameworkId) {
@@ -175,6 +190,9 @@ pub(super) fn snapshot(core: &mut Core, now: u64) -> Snapshot {
                 None => map.remove(&id),
             };
         }
+    }
+    if std::mem::take(&mut cache.records) {
+        cache.last.records = Arc::new(records(core));
     }
     cache.last.roles = Arc::new(role_views(core));
     cache.last.at_ms = now;
@@ -255,8 +273,11 @@ fn role_views(core: &Core) -> BTreeMap<RoleName, RoleView> {
             .unwrap_or(DEFAULT_WEIGHT_MILLIS),
         frameworks: Vec::new(),
         held: core.roles.get(name).cloned().unwrap_or_default(),
+        held_within: Quantities::default(),
+        quota: core.quotas.get(name).cloned().unwrap_or_default(),
     };
-    for name in core.weights.keys().chain(core.roles.keys()) {
+    let named = core.weights.keys().chain(core.roles.keys());
+    for name in named.chain(core.quotas.keys()) {
         roles.entry(name.clone()).or_insert_with(|| blank(name));
     }
     for (id, entry) in &core.frameworks {
@@ -270,5 +291,26 @@ fn role_views(core: &Core) -> BTreeMap<RoleName, RoleView> {
             }
         }
     }
+    for (name, held) in &core.roles {
+        let name = name.as_str();
+        for within in std::iter::once(name).chain(quota::ancestors(name)) {
+            if let Some(role) = roles.get_mut(within) {
+                role.held_within.merge(held);
+            }
+        }
+    }
     roles
+}
+
+fn records(core: &Core) -> PassRecords {
+    let mut records = PassRecords::new();
+    for (id, entry) in &core.frameworks {
+        for (name, role) in &entry.roles {
+            if !role.records.is_empty() {
+                let kept = role.records.iter().copied().collect();
+                records.insert((id.clone(), name.clone()), kept);
+            }
+        }
+    }
+    records
 }

@@ -28,6 +28,8 @@ const REMOVED_AGENTS: Numbers = TableDefinition::new("removed_agents");
 const FRAMEWORKS: Records = TableDefinition::new("frameworks");
 const REMOVED_FRAMEWORKS: Numbers = TableDefinition::new("removed_frameworks");
 const WEIGHTS: Numbers = TableDefinition::new("weights");
+/// Not there in files of masters that knew no quotas: made when such a file is opened.
+const QUOTAS: Records = TableDefinition::new("quotas");
 
 /// A redb file.
 #[derive(Debug, Clone)]
@@ -124,7 +126,7 @@ impl EmbeddedStore {
                     });
                 }
             }
-            for table in [AGENTS, FRAMEWORKS] {
+            for table in [AGENTS, FRAMEWORKS, QUOTAS] {
                 write
                     .open_table(table)
                     .map_err(|error| self.corrupt(error))?;
@@ -153,6 +155,9 @@ impl EmbeddedStore {
                 .open_table(FRAMEWORKS)
                 .map_err(|error| self.corrupt(error))?,
         )?;
+        let quotas = read
+            .open_table(QUOTAS)
+            .map_err(|error| self.corrupt(error))?;
         let numbers = |table: Numbers| read.open_table(table).map_err(|error| self.corrupt(error));
         Ok(Saved {
             agents,
@@ -160,6 +165,7 @@ impl EmbeddedStore {
             removed_agents: self.numbers(&numbers(REMOVED_AGENTS)?)?,
             removed_frameworks: self.numbers(&numbers(REMOVED_FRAMEWORKS)?)?,
             weights: self.numbers(&numbers(WEIGHTS)?)?,
+            quotas: self.keyed(&quotas)?,
         })
     }
 
@@ -172,6 +178,21 @@ impl EmbeddedStore {
             let (key, value) = row.map_err(|error| self.corrupt(error))?;
             serde_json::from_slice(value.value())
                 .map_err(|error| self.corrupt(format_args!("record {:?}: {error}", key.value())))
+        })
+        .collect()
+    }
+
+    fn keyed<K: TryFrom<String, Error: std::fmt::Display>, T: DeserializeOwned>(
+        &self,
+        table: &impl ReadableTable<&'static str, &'static [u8]>,
+    ) -> Result<Vec<(K, T)>, StoreError> {
+        let rows = table.iter().map_err(|error| self.corrupt(error))?;
+        rows.map(|row| {
+            let (key, value) = row.map_err(|error| self.corrupt(error))?;
+            let value = serde_json::from_slice(value.value())
+                .map_err(|error| self.corrupt(format_args!("record {:?}: {error}", key.value())))?;
+            let key = K::try_from(key.value().to_owned()).map_err(|error| self.corrupt(error))?;
+            Ok((key, value))
         })
         .collect()
     }
@@ -197,6 +218,7 @@ impl EmbeddedStore {
             let mut frameworks = write.open_table(FRAMEWORKS)?;
             let mut removed_frameworks = write.open_table(REMOVED_FRAMEWORKS)?;
             let mut weights = write.open_table(WEIGHTS)?;
+            let mut quotas = write.open_table(QUOTAS)?;
             for change in changes {
                 match change {
                     Change::PutAgent(record) => {
@@ -231,6 +253,14 @@ impl EmbeddedStore {
                     } => {
                         weights.insert(role.as_str(), weight_millis)?;
                     }
+                    Change::PutQuota { role, quota } => match quota {
+                        Some(quota) => {
+                            quotas.insert(role.as_str(), &*encode(quota))?;
+                        }
+                        None => {
+                            quotas.remove(role.as_str())?;
+                        }
+                    },
                 }
             }
         }

@@ -8,6 +8,8 @@ use std::{
 use async_trait::async_trait;
 use mezzo_api::model::{AgentId, FrameworkId, RoleName};
 
+use crate::allocator::Quota;
+
 use super::{AgentRecord, Change, FrameworkRecord, Saved, Store, StoreError};
 
 #[derive(Debug, Default)]
@@ -17,6 +19,7 @@ struct Tables {
     frameworks: BTreeMap<FrameworkId, FrameworkRecord>,
     removed_frameworks: BTreeMap<FrameworkId, u64>,
     weights: BTreeMap<RoleName, u64>,
+    quotas: BTreeMap<RoleName, Quota>,
 }
 
 /// Keeps everything in memory.
@@ -46,6 +49,7 @@ impl MemoryStore {
                 .iter()
                 .map(|(role, weight)| (role.clone(), *weight))
                 .collect(),
+            quotas: tables.quotas.clone().into_iter().collect(),
         }
     }
 
@@ -86,6 +90,12 @@ impl MemoryStore {
                 weight_millis,
             } => {
                 tables.weights.insert(role, weight_millis);
+            }
+            Change::PutQuota { role, quota } => {
+                match quota {
+                    Some(quota) => tables.quotas.insert(role, quota),
+                    None => tables.quotas.remove(&role),
+                };
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What survives the master: a seam with one implementation in a file (`embedded`) and one in memory for tests.
 //!
-//! Small and rarely written: which agents were admitted, which frameworks exist and when they expire, weights, and the
+//! Small and rarely written: which agents were admitted, which frameworks exist and when they expire, weights, quotas, and the
 //! ids that must not come back. Tasks are not here: agents know them. A record is JSON of the model types, unknown
 //! fields ignored, so that an older master reads a newer one's records; a change that would break that raises
 //! [`FORMAT_VERSION`], and an older master then refuses the file.
@@ -15,6 +15,8 @@ use async_trait::async_trait;
 use mezzo_api::model::{AgentId, AgentInfo, FrameworkId, FrameworkInfo, RoleName};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::allocator::Quota;
 
 pub use embedded::EmbeddedStore;
 
@@ -93,6 +95,13 @@ pub enum Change {
         /// At least 1.
         weight_millis: u64,
     },
+    /// Guarantees and limits.
+    PutQuota {
+        /// Of whom.
+        role: RoleName,
+        /// `None` removes it.
+        quota: Option<Quota>,
+    },
 }
 
 /// All that is durable.
@@ -108,6 +117,8 @@ pub struct Saved {
     pub removed_frameworks: Vec<(FrameworkId, u64)>,
     /// In thousandths.
     pub weights: Vec<(RoleName, u64)>,
+    /// Never an empty one.
+    pub quotas: Vec<(RoleName, Quota)>,
 }
 
 /// Why the durable state cannot be used.

@@ -1,0 +1,172 @@
+//! Random clusters: whatever the books say, a pass gives only what is free, minds limits, guarantees and filters, and
+//! leaves nothing that somebody would take.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::allocator::quota::{ancestors, is_within};
+
+const ROLES: [&str; 7] = ["*", "a", "a/x", "a/x/deep", "a/y", "b", "b/z"];
+
+fn quota() -> impl Strategy<Value = (usize, u64, u64, u64)> {
+    (0..ROLES.len(), 0..12_u64, 0..3_u64, 0..8_u64)
+}
+
+fn cluster() -> impl Strategy<Value = Cluster> {
+    let agents = proptest::collection::vec((0..8_u64, 0..512_u64), 1..8);
+    let clients = proptest::collection::vec((0..ROLES.len(), 0..6_u64, 0..600_u64, 0..5_u8), 1..8);
+    let refusals = proptest::collection::vec((0..8_usize, 0..8_usize), 0..12);
+    let weights = proptest::collection::vec((0..ROLES.len(), 1..5000_u64), 0..4);
+    let quotas = proptest::collection::vec(quota(), 0..4);
+    (agents, clients, refusals, weights, quotas).prop_map(
+        |(agents, clients, refusals, weights, quotas)| {
+            let mut cluster = Cluster::default();
+            for (cpus, mem) in agents {
+                cluster.add_agent(&format!("cpus:{cpus}.5;mem:{mem};ports:[1-9]"));
+            }
+            for (at, (role, cpus, mem, mood)) in clients.into_iter().enumerate() {
+                let held: Resources = id(&format!("cpus:{cpus}.125;mem:{mem}"));
+                cluster.total.add(&held);
+                cluster.clients.push(Client {
+                    framework: id(&format!("f{at}")),
+                    role: id(ROLES[role]),
+                    held: Quantities::of(&held),
+                    wants: mood > 0,
+                    constraints: None,
+                });
+            }
+            for (agent, client) in refusals {
+                if let Some(agent) = cluster.agents.get_mut(agent) {
+                    agent
+                        .filters
+                        .refuse(Cluster::key(client), agent.free.clone(), 10, 0);
+                }
+            }
+            for (role, weight) in weights {
+                cluster.weights.insert(id(ROLES[role]), weight);
+            }
+            for (role, amount, kind, slack) in quotas {
+                let name = if amount % 2 == 0 { "cpus" } else { "mem" };
+                let amount = if name == "mem" { amount * 60 } else { amount };
+                let (mut guarantees, mut limits) = (String::new(), String::new());
+                if kind != 1 {
+                    guarantees = format!("{name}:{amount}");
+                }
+                if kind != 0 {
+                    limits = format!("{name}:{}", amount + slack);
+                }
+                cluster = cluster.with_quotas(&[(ROLES[role], &guarantees, &limits)]);
+            }
+            cluster
+        },
+    )
+}
+
+/// What is owed to that role and all below it.
+fn owed_within(cluster: &Cluster, top: &str, name: &str) -> i128 {
+    let guarantee = cluster
+        .quotas
+        .get(top)
+        .and_then(|quota| quota.guarantees.get(name));
+    let own = guarantee.map_or(0, |amount| i128::from(amount.millis())) - cluster.held(top, name);
+    own.max(owed_below(cluster, Some(top), name)).max(0)
+}
+
+fn owed_below(cluster: &Cluster, top: Option<&str>, name: &str) -> i128 {
+    let inside = |role: &&str| top.is_none_or(|top| role != &top && is_within(role, top));
+    let direct = |role: &&str| {
+        let mut between = ancestors(role).take_while(|above| Some(*above) != top);
+        !between.any(|above| cluster.quotas.contains_key(above))
+    };
+    let quotas = cluster.quotas.keys().map(|role| role.as_str());
+    quotas
+        .filter(inside)
+        .filter(direct)
+        .map(|role| owed_within(cluster, role, name))
+        .sum()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    #[test]
+    fn a_pass_gives_what_is_free_and_minds_every_rule(before in cluster()) {
+        let mut after = before.clone();
+        // Takes from what is free, and fails where that is not enough.
+        let outcome = after.pass();
+
+        for plan in &outcome.plans {
+            let at = before.clients.iter().position(|client| client.framework == plan.framework).unwrap();
+            prop_assert!(before.clients[at].wants);
+            let agent = before.agents.iter().find(|agent| agent.id == plan.agent).unwrap();
+            prop_assert!(agent.filters.hides(Cluster::key(at), &plan.resources, 0, 0).is_none());
+        }
+        for name in ["cpus", "mem"] {
+            for (role, quota) in &before.quotas {
+                if let Some(limit) = quota.limits.get(name) {
+                    let most = i128::from(limit.millis()).max(before.held(role.as_str(), name));
+                    prop_assert!(after.held(role.as_str(), name) <= most, "{role} passed its limit");
+                }
+            }
+            let surplus = |cluster: &Cluster| {
+                cluster.unallocated().get(name) - owed_below(cluster, None, name)
+            };
+            let guarded = before.quotas.values().any(|quota| quota.guarantees.contains_key(name));
+            prop_assert!(
+                !guarded || surplus(&after) >= surplus(&before).min(0),
+                "what is owed of {name} was given to others: surplus {} before, {} after",
+                surplus(&before), surplus(&after)
+            );
+        }
+        if before.quotas.is_empty() {
+            for agent in after.agents.iter().filter(|agent| !agent.free.is_empty()) {
+                let enough = agent.free.cpus() >= Scalar::from_millis(10);
+                let taken = before.clients.iter().enumerate().any(|(at, client)| {
+                    client.wants && agent.filters.hides(Cluster::key(at), &agent.free, 0, 0).is_none()
+                });
+                prop_assert!(!(enough && taken), "{agent:?} was left over");
+            }
+        }
+    }
+
+    #[test]
+    fn without_filters_every_guarantee_that_can_be_kept_is_kept(mut cluster in cluster()) {
+        cluster.agents.iter_mut().for_each(|agent| agent.filters.clear());
+        // One for each role: else nobody may be there to take what is owed.
+        for (at, role) in ROLES.iter().enumerate() {
+            cluster = cluster.with_clients(&[(&format!("z{at}"), role)]);
+        }
+        // Limits may keep a guarantee from being used.
+        cluster.quotas.values_mut().for_each(|quota| quota.limits.clear());
+        cluster.quotas.retain(|_, quota| !quota.is_empty());
+        let unallocated = cluster.unallocated();
+        let kept = |cluster: &Cluster| owed_below(cluster, None, "cpus");
+        let owed = kept(&cluster);
+        cluster.pass();
+        if owed <= unallocated.get("cpus") {
+            prop_assert_eq!(kept(&cluster), 0);
+        } else {
+            prop_assert_eq!(kept(&cluster), owed - unallocated.get("cpus"));
+        }
+    }
+
+    #[test]
+    fn an_agent_is_called_quiet_only_when_all_refused_it(mut cluster in cluster(), all in any::<bool>()) {
+        if all {
+            for at in 0..cluster.clients.len() {
+                for agent in &mut cluster.agents {
+                    agent.filters.refuse(Cluster::key(at), agent.free.clone(), 20 + at as u64, 0);
+                }
+            }
+        }
+        let outcome = cluster.plan(0);
+        for (at, until) in outcome.quiet {
+            let agent = &cluster.agents[at];
+            prop_assert!(!outcome.plans.iter().any(|plan| plan.agent == agent.id));
+            for (client, _) in cluster.clients.iter().enumerate().filter(|(_, client)| client.wants) {
+                let hidden = agent.filters.hides(Cluster::key(client), &agent.free, 0, 0);
+                prop_assert!(hidden.is_some_and(|ends| ends >= until));
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Quotas: set by operators, all or none, kept in the store, minded by the allocator.
+
+use std::collections::BTreeMap;
+
+use mezzo_api::model::{OfferId, RoleName};
+
+use super::{Core, Effect, Refusal, Turn, agents::AgentLink};
+use crate::{
+    allocator::{Quantities, Quota, quota},
+    store::Change,
+};
+
+impl Core {
+    /// Changes the quotas of these roles. All outstanding offers are taken back: what is in them may be owed to others
+    /// now, or be beyond a limit.
+    pub(super) fn update_quotas(
+        &mut self,
+        turn: &mut Turn<'_>,
+        changes: Vec<(RoleName, Quota)>,
+        force: bool,
+    ) -> Result<(), Refusal> {
+        let mut wanted = self.quotas.clone();
+        for (role, quota) in &changes {
+            if quota.is_empty() {
+                wanted.remove(role);
+            } else {
+                wanted.insert(role.clone(), quota.clone());
+            }
+        }
+        let mut problems = quota::check(&wanted, &self.total, &self.held_by_tasks());
+        // What was wrong before is not this change's fault, unless nothing could ever keep it.
+        let former = quota::check(&self.quotas, &self.total, &self.held_by_tasks());
+        problems.retain(|problem| !problem.may_be_forced() || !(force || former.contains(problem)));
+        if !problems.is_empty() {
+            return Err(Refusal::Quotas(problems));
+        }
+        for (role, quota) in changes {
+            turn.push(Effect::Store(Change::PutQuota {
+                role,
+                quota: (!quota.is_empty()).then_some(quota),
+            }));
+        }
+        self.quotas = wanted;
+        let offers: Vec<OfferId> = self.offers.keys().cloned().collect();
+        for offer_id in offers {
+            self.rescind(turn, &offer_id);
+        }
+        self.reconsider_all();
+        Ok(())
+    }
+
+    /// Right after a start most of what is held is not known yet: with quotas set, nothing is offered before four
+    /// fifths of the agents are back, or given up.
+    pub(super) fn waits_for_agents(&self) -> bool {
+        if self.quotas.is_empty() {
+            return false;
+        }
+        let awaited = self
+            .agents
+            .values()
+            .filter(|entry| matches!(entry.link, AgentLink::Recovering { .. }))
+            .count();
+        awaited * 5 > self.agents.len()
+    }
+
+    /// What each role holds, without offers.
+    fn held_by_tasks(&self) -> BTreeMap<RoleName, Quantities> {
+        let mut roles = self.roles.clone();
+        for offer in self.offers.values() {
+            if let Some(held) = roles.get_mut(&offer.role) {
+                held.sub(&offer.resources);
+            }
+        }
+        roles
+    }
+}
+
+#[cfg(test)]
+impl Core {
+    /// All of them.
+    pub(crate) fn quotas(&self) -> Vec<(RoleName, Quota)> {
+        self.quotas.clone().into_iter().collect()
+    }
+
+    /// Each limit: of what, how much, and what is held, offers included.
+    pub(crate) fn held_against_limits(&self) -> Vec<(String, i128, i128)> {
+        let mut limits = Vec::new();
+        for (role, quota) in &self.quotas {
+            for (name, limit) in &quota.limits {
+                let within = self
+                    .roles
+                    .iter()
+                    .filter(|(other, _)| quota::is_within(other.as_str(), role.as_str()));
+                let held = within.map(|(_, held)| held.get(name)).sum();
+                limits.push((
+                    format!("{name} of {role}"),
+                    i128::from(limit.millis()),
+                    held,
+                ));
+            }
+        }
+        limits
+    }
+}
