@@ -502,11 +502,19 @@ impl Actor {
                 });
             }
             Effect::StartHealth(container, check) => {
-                let token = CancellationToken::new();
-                self.health.insert(container.clone(), token.clone());
+                let token = self.health.entry(container.clone()).or_default().clone();
                 let (runtime, feedback) = (Arc::clone(&self.runtime), self.feedback.clone());
                 self.jobs.spawn(async move {
                     let checks = health::run(&runtime, &container, &check, &feedback);
+                    tokio::select! { () = token.cancelled() => {} () = checks => {} }
+                    Done::Nothing
+                });
+            }
+            Effect::StartReadiness(container, check) => {
+                let token = self.health.entry(container.clone()).or_default().clone();
+                let (runtime, feedback) = (Arc::clone(&self.runtime), self.feedback.clone());
+                self.jobs.spawn(async move {
+                    let checks = health::readiness::run(&runtime, &container, &check, &feedback);
                     tokio::select! { () = token.cancelled() => {} () = checks => {} }
                     Done::Nothing
                 });

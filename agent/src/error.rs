@@ -35,6 +35,25 @@ pub enum Error {
         /// Why.
         problem: String,
     },
+    /// A newer agent has written there.
+    #[error(
+        "{path} has version {found}, this agent reads up to {known}: a newer agent was here. Start that one (or a newer one) again; nothing \
+         was touched and tasks run on",
+        path = path.display()
+    )]
+    Newer {
+        /// The first such file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest that is read.
+        known: u32,
+    },
+    /// The agent is to offer less than its tasks hold.
+    #[error(
+        "{0}. Give it as much as before, or start it so and take it out of service first (`mezzo node drain`); tasks run on"
+    )]
+    TasksDoNotFit(String),
     /// No listener.
     #[error("cannot listen on {address}")]
     Listen {

@@ -1,8 +1,10 @@
 //! Health checks of one task, run beside it: [`tracker`] decides what results mean (pure), [`probe`] asks.
 //!
-//! One task per checked container, started and stopped by `actor`. Only changes are reported.
+//! One task per checked container, started and stopped by `actor`. Only changes are reported. [`readiness`] asks whether
+//! a task that has just started is ready for its work, until it is.
 
 mod probe;
+pub(crate) mod readiness;
 pub(crate) mod tracker;
 
 use std::sync::Arc;

@@ -305,6 +305,10 @@ impl Link {
                 Ok(framework) => Event::ShutdownFramework(framework),
                 Err(error) => return ignored("framework shutdown", &error.to_string()),
             },
+            FromMaster::Drain(drain) => Event::Drain {
+                max_grace: drain.max_grace_ms.map(Duration::from_millis),
+            },
+            FromMaster::Activate(_) => Event::Activate,
             FromMaster::TaskMessage(message) => {
                 match key(&message.framework_id, &message.task_id) {
                     Ok(key) => self.deliver(key, message.data).await,

@@ -36,7 +36,7 @@ use crate::{
         runtime::{Containers, cgroup_mode},
         secrets::TaskSecrets,
     },
-    recovery::execute::recover,
+    recovery::{execute::recover, versions::refuse_newer},
     resources::{detect, devices, grant::Grants},
     stats::Stats,
     store::{Store, private_dir, write_atomically},
@@ -69,6 +69,7 @@ pub async fn run_with(
 ) -> Result<(), Error> {
     config.check()?;
     let _lock = lock(&config.state_dir)?;
+    refuse_newer(&config.state_dir)?;
     forget_address(&config.state_dir)?;
     let listener = listen(&config.listen).await?;
     let images = open_images(&config).await?;
@@ -231,9 +232,7 @@ pub(crate) async fn serve(
         now: clock.now(),
         random: &mut random,
     };
-    let recovered = recover(&mut core, &settings, &store, &runtime, &images, &mut ctx)
-        .await
-        .map_err(|error| Error::Runtime(error.to_string()))?;
+    let recovered = recover(&mut core, &settings, &store, &runtime, &images, &mut ctx).await?;
 
     let disk = Arc::new(Disk::open(&config, &store, &runtime, &images));
     let (handle, commands) = actor::channel();

@@ -16,7 +16,7 @@ use crate::{
     Error,
     node::ContainerId,
     recovery::{
-        checkpoint::{Checkpoint, Log, LogRecord},
+        checkpoint::{Checkpoint, Log, LogRecord, VERSION},
         plan::Recovered,
     },
 };
@@ -220,7 +220,7 @@ fn read_folder(path: &Path, name: &str) -> Result<Recovered, String> {
         .parse()
         .map_err(|_| "its name is no container id".to_owned())?;
     let text = read_bounded(&path.join("task.json"), MAX_CHECKPOINT)?;
-    let checkpoint = Checkpoint::from_json(&text).map_err(|error| error.to_string())?;
+    let (checkpoint, version) = Checkpoint::from_json(&text).map_err(|error| error.to_string())?;
     if checkpoint.container != id {
         return Err(format!(
             "task.json is of container {}",
@@ -237,6 +237,16 @@ fn read_folder(path: &Path, name: &str) -> Result<Recovered, String> {
             .open(&log_path)
             .and_then(|file| file.set_len(valid as u64))
             .map_err(|error| format!("cannot cut log.jsonl: {error}"))?;
+    }
+    if version < VERSION {
+        // Now, and not with the next change: statuses of this version are added to the log from here on.
+        let written = write_atomically(&path.join("task.json"), checkpoint.to_json().as_bytes());
+        match written {
+            Ok(()) => tracing::info!(container = %id, version, to = VERSION, "checkpoint migrated"),
+            Err(error) => {
+                tracing::warn!(container = %id, version, %error, "checkpoint not migrated; the next start tries again")
+            }
+        }
     }
     Ok(Recovered { checkpoint, log })
 }

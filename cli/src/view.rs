@@ -178,6 +178,31 @@ pub(crate) struct Node {
     pub(crate) cgroup_mode: String,
     /// Only `node show` asks for it; `null` when the node does not answer.
     pub(crate) capacity: Option<Capacity>,
+    /// `null` while it is in service.
+    pub(crate) drain: Option<Drain>,
+}
+
+/// How far a node's way out of service has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Drain {
+    /// `draining` or `drained`.
+    pub(crate) state: String,
+    pub(crate) since_ms: u64,
+    /// When the last task is killed; `null`: each has its own grace period.
+    pub(crate) deadline_at_ms: Option<u64>,
+    /// It is removed once it is drained.
+    pub(crate) mark_gone: bool,
+}
+
+impl Node {
+    /// In one word or two, for people: `draining` and `drained` go before `connected`.
+    pub(crate) fn condition(&self) -> String {
+        match &self.drain {
+            None => self.state.clone(),
+            Some(drain) if self.state == "connected" => drain.state.clone(),
+            Some(drain) => format!("{} ({})", self.state, drain.state),
+        }
+    }
 }
 
 impl From<&proto::Agent> for Node {
@@ -212,6 +237,12 @@ impl From<&proto::Agent> for Node {
             kernel: info.kernel,
             architecture: info.architecture,
             capacity: None,
+            drain: agent.drain.as_ref().map(|drain| Drain {
+                state: enum_name(drain.state().as_str_name(), "DRAIN_STATE_"),
+                since_ms: drain.since_ms,
+                deadline_at_ms: drain.deadline_at_ms,
+                mark_gone: drain.mark_gone,
+            }),
         }
     }
 }
@@ -359,6 +390,8 @@ pub(crate) struct Task {
     pub(crate) reason: Option<String>,
     pub(crate) message: String,
     pub(crate) healthy: Option<bool>,
+    /// `null` without a readiness check, or before its first result.
+    pub(crate) ready: Option<bool>,
     pub(crate) updated_at_ms: u64,
     pub(crate) started_at_ms: Option<u64>,
     pub(crate) image: String,
@@ -431,6 +464,7 @@ impl Task {
             reason: (status.reason() != proto::Reason::Unspecified)
                 .then(|| status.reason().as_str_name().to_owned()),
             healthy: status.healthy,
+            ready: status.readiness.map(|last| last.ready),
             updated_at_ms: status.timestamp_ms,
             started_at_ms: task.started_at_ms,
             image: container.image,

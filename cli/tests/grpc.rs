@@ -25,6 +25,8 @@ mod figures;
 mod files;
 #[path = "grpc/sharing.rs"]
 mod sharing;
+#[path = "grpc/nodes.rs"]
+mod nodes;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -320,6 +322,22 @@ impl OperatorService for Scripted {
     ) -> Answer<proto::RemoveAgentResponse> {
         self.note(request.into_inner());
         Ok(Response::new(proto::RemoveAgentResponse {}))
+    }
+
+    async fn drain_agent(
+        &self,
+        request: Request<proto::DrainAgentRequest>,
+    ) -> Answer<proto::DrainAgentResponse> {
+        self.note(request.into_inner());
+        Ok(Response::new(proto::DrainAgentResponse {}))
+    }
+
+    async fn activate_agent(
+        &self,
+        request: Request<proto::ActivateAgentRequest>,
+    ) -> Answer<proto::ActivateAgentResponse> {
+        self.note(request.into_inner());
+        Ok(Response::new(proto::ActivateAgentResponse {}))
     }
 }
 

@@ -41,6 +41,19 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// A newer program has written there.
+    #[error(
+        "{} has version {found}, this program reads up to {known}: a newer one was here; start that one again, nothing was touched",
+        path.display()
+    )]
+    Newer {
+        /// The first such file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+        /// The newest that is read.
+        known: u32,
+    },
     /// The launcher does not start.
     #[error("cannot start the launcher")]
     Launcher(#[source] io::Error),

@@ -111,10 +111,10 @@ fn kernel(release: &str) -> Check {
         .split(['.', '-'])
         .map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    // 5.11: close_range with close-on-exec, the newest call that has no way round it.
+    // 5.12: mount_setattr, the newest call that has no way round it.
     let state = if version >= (5, 19) {
         CheckState::Ok
-    } else if version >= (5, 11) {
+    } else if version >= (5, 12) {
         CheckState::Warning
     } else {
         CheckState::Missing
@@ -123,7 +123,7 @@ fn kernel(release: &str) -> Check {
         "kernel",
         state,
         release,
-        "Linux 5.11 is needed; from 5.19 on the memory peak is told, from 6.5 on hundreds of layers work",
+        "Linux 5.12 is needed; from 5.19 on the memory peak is told, from 6.5 on hundreds of layers work",
     )
 }
 
@@ -298,6 +298,8 @@ mod tests {
     fn kernels_are_told_apart() {
         assert_eq!(kernel("6.18.44-x\n").state, CheckState::Ok);
         assert_eq!(kernel("5.15.0-101-generic").state, CheckState::Warning);
+        assert_eq!(kernel("5.12.0").state, CheckState::Warning);
+        assert_eq!(kernel("5.11.22").state, CheckState::Missing);
         assert_eq!(kernel("4.19.0").state, CheckState::Missing);
         assert_eq!(kernel("").state, CheckState::Missing);
     }

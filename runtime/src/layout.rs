@@ -13,6 +13,8 @@
 //! <state>/removing/            what is being deleted
 //! ```
 
+pub(crate) mod versions;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
@@ -29,8 +31,11 @@ use crate::process::ProcessRef;
 use crate::user::ResolvedUser;
 use crate::users::UserRange;
 
-/// Form of the records; readers refuse a newer one. 1 is the first: old reader, new writer: refused by number.
+/// Form of the records. A newer program reads all older ones; an older one does not open a state directory with newer
+/// ones in it (see `versions`). 1 is the first; what came since is left out where it is not used.
 pub(crate) const RECORD_VERSION: u32 = 1;
+/// The oldest that is read.
+pub(crate) const OLDEST_VERSION: u32 = 1;
 /// Most bytes of a record that are read.
 const MAX_RECORD_BYTES: u64 = 4 << 20;
 /// How often a record is read that is written in place.
@@ -249,9 +254,10 @@ fn parse_record<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> io::Result<T>
     let value: serde_json::Value =
         serde_json::from_slice(bytes).map_err(|error| invalid(&error))?;
     let version = value.get("version").and_then(serde_json::Value::as_u64);
-    if version != Some(u64::from(RECORD_VERSION)) {
+    let known = u64::from(OLDEST_VERSION)..=u64::from(RECORD_VERSION);
+    if !version.is_some_and(|version| known.contains(&version)) {
         return Err(invalid(&format!(
-            "version {version:?}, this program reads {RECORD_VERSION}"
+            "version {version:?}, this program reads {OLDEST_VERSION} to {RECORD_VERSION}"
         )));
     }
     serde_json::from_value(value).map_err(|error| invalid(&error))
@@ -347,7 +353,7 @@ mod tests {
         fs::write(dir.path().join("keeper.json"), "{\"version\":2}").unwrap();
         let error = container.read_keeper().unwrap_err().to_string();
         assert!(
-            error.contains("version Some(2), this program reads 1"),
+            error.contains("version Some(2), this program reads 1 to 1"),
             "{error}"
         );
     }

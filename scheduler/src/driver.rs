@@ -254,6 +254,7 @@ impl Driver {
                         update_id: None,
                         healthy: None,
                         container: None,
+                        readiness: None,
                         exit: None,
                         usage: None,
                     };

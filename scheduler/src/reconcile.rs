@@ -12,9 +12,9 @@ use crate::app::spec::{KillSelection, PPM, UpgradeStrategy};
 pub enum Phase {
     /// Accepted, not running yet.
     Launching,
-    /// Runs, but is not known to be healthy.
+    /// Runs, but is not known to be healthy, or to be ready.
     Unhealthy,
-    /// Runs and is healthy, or has no health check.
+    /// Runs, is healthy and ready, as far as it has checks for that.
     Healthy,
     /// On a machine that cannot be reached; still counted.
     Unreachable,

@@ -87,12 +87,15 @@ pub fn task_info(
         max_completion: None,
         labels: app.labels.clone(),
         data: Vec::new(),
-        group: None,
         limits: TaskLimits {
             memory_unlimited,
             ..app.limits.clone()
         },
         group: None,
+        readiness_check: app
+            .readiness_check
+            .as_ref()
+            .and_then(|check| check.for_task(app, ports)),
     }
 }
 

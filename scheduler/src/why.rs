@@ -3,7 +3,7 @@
 //!
 //! Pure: from a snapshot of the state and the time.
 
-use crate::core::state::{AppState, State};
+use crate::core::state::{AppState, Condition, State};
 use crate::place::{Ask, Lack};
 
 /// Machines or offers spelled out at most.
@@ -114,6 +114,30 @@ fn last_failure(app: &AppState) -> Option<String> {
         .then(|| format!("{} on {}: {}", failure.state, failure.host, failure.message))
 }
 
+/// What the readiness checks of instances that run say, as long as they do not pass.
+fn not_ready(app: &AppState) -> Option<String> {
+    let waiting: Vec<_> = app
+        .instances
+        .values()
+        .filter(|one| one.condition == Condition::Running && one.sentence.is_none())
+        .filter(|one| !one.is_ready())
+        .collect();
+    let first = waiting.first()?;
+    let what = match &first.readiness {
+        None => "not asked yet".to_owned(),
+        Some(last) => match &last.last_response {
+            Some(response) => format!("{} answers {}", last.name, response.status),
+            None => format!("{}: {}", last.name, last.problem),
+        },
+    };
+    Some(format!(
+        "{} running instance(s) not ready, {} on {}: {what}",
+        waiting.len(),
+        first.task_id,
+        first.hostname
+    ))
+}
+
 /// What an app under deployment waits for, with the reason if instances are not launched or fail.
 #[must_use]
 pub fn waiting_for(state: &State, app: &AppState, now: u64) -> String {
@@ -121,6 +145,7 @@ pub fn waiting_for(state: &State, app: &AppState, now: u64) -> String {
     match why_not_launched(state, app, now) {
         Some(why) => parts.push(why),
         None if !app.waiting_for.is_empty() => {
+            parts.extend(not_ready(app));
             parts.extend(
                 last_failure(app).map(|failure| format!("the latest task that ended: {failure}")),
             );

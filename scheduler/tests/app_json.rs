@@ -31,6 +31,30 @@ fn refused(extra: Value) -> (ProblemKind, Vec<String>) {
     )
 }
 
+/// Fields of an app with one port of a name, and these readiness checks.
+fn ready(checks: Value) -> Value {
+    json!({"portDefinitions": [{"port": 0, "name": "api"}], "readinessChecks": checks})
+}
+
+#[test]
+fn a_readiness_check_has_marathons_defaults_and_is_written_back() {
+    let by_default = json!({
+        "name": "readinessCheck",
+        "protocol": "HTTP",
+        "path": "/",
+        "portName": "api",
+        "intervalSeconds": 30,
+        "timeoutSeconds": 10,
+        "httpStatusCodesForReady": [200],
+        "preserveLastResponse": false,
+    });
+    let app = accepted(&with(ready(json!([{"portName": "api"}]))));
+    assert_eq!(app.to_json()["readinessChecks"], json!([by_default]));
+    assert_eq!(accepted(&app.to_json()), app);
+    let none = accepted(&with(json!({"readinessChecks": []})));
+    assert_eq!(none.readiness_check, None);
+}
+
 #[test]
 fn defaults_are_those_of_marathon() {
     let app = accepted(&with(json!({})));
@@ -305,7 +329,34 @@ fn wrong_values_are_named_with_their_path() {
         ),
         (json!({"fetch": [{"uri": "http://x"}]}), "/fetch"),
         (json!({"dependencies": ["/db"]}), "/dependencies"),
-        (json!({"readinessChecks": [{}]}), "/readinessChecks"),
+        (
+            json!({"readinessChecks": [{}]}),
+            "/readinessChecks(0)/portName",
+        ),
+        (
+            ready(json!([{"portName": "api"}, {"portName": "api"}])),
+            "/readinessChecks(1)",
+        ),
+        (
+            ready(json!([{"portName": "api", "protocol": "TCP"}])),
+            "/readinessChecks(0)/protocol",
+        ),
+        (
+            ready(json!([{"portName": "api", "path": "x"}])),
+            "/readinessChecks(0)/path",
+        ),
+        (
+            ready(json!([{"portName": "api", "intervalSeconds": 0}])),
+            "/readinessChecks(0)/intervalSeconds",
+        ),
+        (
+            ready(json!([{"portName": "api", "httpStatusCodesForReady": []}])),
+            "/readinessChecks(0)/httpStatusCodesForReady",
+        ),
+        (
+            ready(json!([{"portName": "api", "httpStatusCodesForReady": [200, 99]}])),
+            "/readinessChecks(0)/httpStatusCodesForReady(1)",
+        ),
         (
             json!({"secrets": {"s": {"source": "../x"}}}),
             "/secrets/s/source",

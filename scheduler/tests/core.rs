@@ -1,5 +1,10 @@
 //! Single decisions of the core: what one status, offer or command leads to, and in which order.
 
+#[path = "core/drain.rs"]
+mod drain;
+#[path = "core/readiness.rs"]
+mod readiness;
+
 use mezzo_api::model::{
     AgentId, Offer, Reason, StatusSource, TaskId, TaskInfo, TaskState, TaskStatus,
 };
@@ -111,6 +116,7 @@ impl Bench {
             update_id: Some("u-1".parse().expect("valid")),
             healthy: None,
             container: None,
+            readiness: None,
             exit: None,
             usage: None,
         };

@@ -1,6 +1,8 @@
 //! The scheduler as a whole, over HTTP on one side and gRPC to a scripted master on the other.
 
 mod common;
+#[path = "lifecycle/readiness.rs"]
+mod readiness;
 
 use std::time::Instant;
 

@@ -10,7 +10,9 @@ use std::{
     sync::Arc,
 };
 
-use mezzo_api::model::{CheckKind, HealthCheck};
+use mezzo_api::model::{
+    CheckKind, HealthCheck, ReadinessCheck, ReadinessProtocol, ReadinessResponse,
+};
 use tokio::net::TcpStream;
 
 use crate::node::{ContainerId, ExecSpec, Runtime};
@@ -38,6 +40,24 @@ pub(crate) async fn probe(
             grpc::ask(stream, address, &check.path).await
         }
         CheckKind::Command => command(runtime, container, &check.command).await,
+    }
+}
+
+/// Asks once whether a task is ready; gives its answer whatever that means.
+pub(crate) async fn readiness(
+    runtime: &Arc<dyn Runtime>,
+    container: &ContainerId,
+    check: &ReadinessCheck,
+) -> Result<ReadinessResponse, String> {
+    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), check.port);
+    let body = check.preserve_last_response;
+    let stream = connect(runtime, container, address).await?;
+    match check.protocol {
+        ReadinessProtocol::Http => http::get(stream, address, &check.path, body).await,
+        ReadinessProtocol::Https => {
+            let stream = tls::wrap(stream, address).await?;
+            http::get(stream, address, &check.path, body).await
+        }
     }
 }
 

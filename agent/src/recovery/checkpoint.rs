@@ -1,15 +1,24 @@
 //! What is on disk for one task: `task.json`, written once before anything starts, and `log.jsonl`, to which statuses
 //! and acknowledgements are added. Pure text; `store` reads and writes it.
 //!
-//! Version 1. A reader refuses a version it does not know (the folder is quarantined), so a newer agent that changes
-//! the meaning of a field must raise the version and read both; an older agent then refuses the newer folders.
+//! Version 2. A newer agent reads every older version; when it starts it writes those folders anew as its own (`store`).
+//! An older agent refuses to start on a newer version, before it touches anything (`versions`). So whatever an older agent
+//! could not read raises the version: a field that it must not miss, a reason or a kind of record that it does not know.
+//!
+//! | version | what came |
+//! |---|---|
+//! | 1 | the first; later, left out where empty, `grant` and what is new in `TaskInfo` |
+//! | 2 | statuses with `REASON_TASK_CHECK_STATUS_UPDATED`, `REASON_AGENT_DRAINING`, `REASON_CONTAINER_LIMITATION_DISK` |
 
 use mezzo_api::model::{FrameworkId, RoleName, TaskInfo, TaskStatus, UpdateId};
 use serde::{Deserialize, Serialize};
 
 use crate::{node::ContainerId, resources::grant::Grant};
 
-const VERSION: u32 = 1;
+/// What this agent writes.
+pub(crate) const VERSION: u32 = 2;
+/// The oldest that it reads.
+const OLDEST: u32 = 1;
 
 /// A launch, as it was asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,7 +72,7 @@ pub(crate) struct Log {
 pub(crate) enum Corrupt {
     #[error("task.json does not parse: {0}")]
     Checkpoint(String),
-    #[error("task.json has version {0}, this agent knows version {VERSION}")]
+    #[error("task.json has version {0}, this agent reads {OLDEST} to {VERSION}")]
     Version(u32),
     #[error("line {line} of log.jsonl does not parse: {error}")]
     Log { line: usize, error: String },
@@ -79,19 +88,19 @@ impl Checkpoint {
         .expect("a checkpoint has only string keys and finite numbers")
     }
 
-    /// From the text of `task.json`.
-    pub(crate) fn from_json(text: &[u8]) -> Result<Self, Corrupt> {
+    /// From the text of `task.json`, and which version it was of.
+    pub(crate) fn from_json(text: &[u8]) -> Result<(Self, u32), Corrupt> {
         #[derive(Deserialize)]
         struct Head {
             version: u32,
         }
         let corrupt = |error: serde_json::Error| Corrupt::Checkpoint(error.to_string());
         let head: Head = serde_json::from_slice(text).map_err(corrupt)?;
-        if head.version != VERSION {
+        if !(OLDEST..=VERSION).contains(&head.version) {
             return Err(Corrupt::Version(head.version));
         }
         let versioned: Versioned<Self> = serde_json::from_slice(text).map_err(corrupt)?;
-        Ok(versioned.body)
+        Ok((versioned.body, versioned.version))
     }
 }
 
@@ -189,8 +198,56 @@ mod tests {
     fn a_checkpoint_survives_the_disk() {
         assert_eq!(
             Checkpoint::from_json(checkpoint().to_json().as_bytes()),
-            Ok(checkpoint())
+            Ok((checkpoint(), VERSION))
         );
+    }
+
+    #[test]
+    fn every_earlier_shape_is_read() {
+        let earlier: [(&str, &[u8], &str); 3] = [
+            (
+                "the first",
+                include_bytes!("records/task-1-first.json"),
+                "{}",
+            ),
+            (
+                "with processors",
+                include_bytes!("records/task-1-processors.json"),
+                r#"{"cpus":[1,3]}"#,
+            ),
+            (
+                "with devices",
+                include_bytes!("records/task-1-devices.json"),
+                r#"{"cpus":[1],"devices":{"gpu":["0"]}}"#,
+            ),
+        ];
+        for (what, text, grant) in earlier {
+            let (read, version) = Checkpoint::from_json(text).expect(what);
+            assert_eq!(version, 1, "{what}");
+            assert_eq!(read.container.as_str(), "web-0000000000000001", "{what}");
+            assert_eq!(read.info.container.image, "sleep:1", "{what}");
+            assert_eq!(
+                read.info.resources,
+                "cpus:1;mem:32;ports:[31000-31000]".parse().unwrap()
+            );
+            assert_eq!(serde_json::to_string(&read.grant).unwrap(), grant, "{what}");
+            // What it is written as now means the same.
+            let written = read.to_json();
+            assert_eq!(
+                Checkpoint::from_json(written.as_bytes()),
+                Ok((read, VERSION))
+            );
+        }
+        let log = include_bytes!("records/log-1-first.jsonl");
+        let (log, valid) = Log::parse(log).expect("the first log");
+        assert_eq!(valid, include_bytes!("records/log-1-first.jsonl").len());
+        assert_eq!((log.updates.len(), log.n_acknowledged), (3, 1));
+        let states: Vec<_> = log
+            .updates
+            .iter()
+            .map(|status| status.state.name())
+            .collect();
+        assert_eq!(states, ["TASK_STARTING", "TASK_RUNNING", "TASK_FAILED"]);
     }
 
     #[test]
@@ -203,14 +260,14 @@ mod tests {
             !text.contains("grant") && !text.contains("holder"),
             "{text}"
         );
-        assert_eq!(Checkpoint::from_json(text.as_bytes()), Ok(plain));
+        assert_eq!(Checkpoint::from_json(text.as_bytes()), Ok((plain, VERSION)));
     }
 
     #[test]
     fn an_unknown_version_and_half_a_file_are_told_apart() {
         let newer = checkpoint()
             .to_json()
-            .replace("\"version\":1", "\"version\":9");
+            .replace("\"version\":2", "\"version\":9");
         assert_eq!(
             Checkpoint::from_json(newer.as_bytes()),
             Err(Corrupt::Version(9))

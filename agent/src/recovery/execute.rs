@@ -8,9 +8,11 @@ use mezzo_api::model::{ContainerStatus, Reason, StatusSource, TaskState, TaskSta
 
 use super::{
     checkpoint::Log,
+    fit,
     plan::{Action, Recovered, plan},
 };
 use crate::{
+    Error,
     node::{
         Container, ContainerId, ContainerState, IMAGE_DIGEST_LABEL, Images, Runtime, RuntimeError,
         Started,
@@ -38,18 +40,18 @@ pub(crate) async fn recover(
     runtime: &Arc<dyn Runtime>,
     images: &Arc<dyn Images>,
     ctx: &mut Context<'_>,
-) -> Result<Vec<Effect>, RuntimeError> {
+) -> Result<Vec<Effect>, Error> {
     let recovered = {
         let store = store.clone();
         tokio::task::spawn_blocking(move || store.load())
             .await
-            .map_err(|error| RuntimeError::Other(error.to_string()))?
-            .map_err(|error| {
-                RuntimeError::Other(format!("cannot read the task folders: {error}"))
-            })?
+            .map_err(|error| Error::Runtime(error.to_string()))?
+            .map_err(|error| Error::Runtime(format!("cannot read the task folders: {error}")))?
     };
     let recovered = without_duplicates(recovered, store);
-    let containers = settled(runtime).await?;
+    let containers = settled(runtime)
+        .await
+        .map_err(|error| Error::Runtime(error.to_string()))?;
     let snapshots = match images.list_snapshots().await {
         Ok(list) => list,
         Err(error) => {
@@ -58,6 +60,16 @@ pub(crate) async fn recover(
         }
     };
     let actions = plan(&recovered, &containers, &snapshots, &settings.boot_id);
+    let runs = |folder: &&Recovered| {
+        let id = &folder.checkpoint.container;
+        let adopts = |action: &Action| matches!(action, Action::Adopt(other, _) if other == id);
+        actions.iter().any(adopts)
+    };
+    let running = recovered.iter().filter(runs).map(|folder| {
+        let info = &folder.checkpoint.info;
+        (&info.task_id, &info.resources)
+    });
+    fit::check(core.ledger().total(), running).map_err(Error::TasksDoNotFit)?;
     let known = !recovered.is_empty() || !containers.is_empty();
     if known {
         tracing::info!(
@@ -230,6 +242,7 @@ fn entry(folder: &Recovered, settings: &Settings, phase: Phase) -> Entry {
         update_id: None,
         healthy: None,
         container: None,
+        readiness: None,
         exit: None,
         usage: None,
     });
@@ -260,6 +273,7 @@ fn entry(folder: &Recovered, settings: &Settings, phase: Phase) -> Entry {
         usage: latest.usage.clone(),
         disk_bytes: latest.usage.as_ref().and_then(|usage| usage.disk_bytes),
         healthy: latest.healthy,
+        readiness: latest.readiness.clone(),
         grant: checkpoint.grant.clone(),
         created_at_ms: checkpoint.created_at_ms,
         told_limits: None,
@@ -298,21 +312,19 @@ fn adopt(
                 kill_at_ms: ctx.now.mono_ms.saturating_add(millis(grace)),
             }
         }
-        None => {
-            if let Some(check) = &info.health_check {
-                effects.push(Effect::StartHealth(id.clone(), Box::new(check.clone())));
-            }
-            Phase::Running {
-                complete_by_ms: info.max_completion.map(|limit| {
-                    let ran = ctx.now.unix_ms.saturating_sub(started.started_at_ms);
-                    ctx.now
-                        .mono_ms
-                        .saturating_add(millis(limit).saturating_sub(ran))
-                }),
-            }
-        }
+        None => Phase::Running {
+            complete_by_ms: info.max_completion.map(|limit| {
+                let ran = ctx.now.unix_ms.saturating_sub(started.started_at_ms);
+                ctx.now
+                    .mono_ms
+                    .saturating_add(millis(limit).saturating_sub(ran))
+            }),
+        },
     };
     let mut adopted = entry(&folder, settings, phase);
+    if matches!(adopted.phase, Phase::Running { .. }) {
+        adopted.checks(effects);
+    }
     adopted.started_at_ms = Some(started.started_at_ms);
     adopted.container_status = Some(ContainerStatus {
         ip_addresses: started.addresses.clone(),

@@ -6,6 +6,7 @@
 mod change;
 mod disk;
 mod group;
+mod drain;
 mod kill;
 mod launch;
 mod time;
@@ -17,7 +18,7 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, CgroupMode, ExitInfo, StatusSource, Task, TaskStatus, UpdateId, Usage,
+    AgentId, CgroupMode, ExitInfo, ReadinessStatus, StatusSource, Task, TaskStatus, UpdateId, Usage,
 };
 
 use super::{
@@ -80,6 +81,7 @@ pub(crate) struct Core {
     tombstone_order: VecDeque<TaskKey>,
     /// Monotonic; when ended tasks are looked through again.
     next_collection_ms: u64,
+    service: drain::Service,
 }
 
 impl Core {
@@ -102,6 +104,7 @@ impl Core {
             tombstones: HashMap::new(),
             tombstone_order: VecDeque::new(),
             next_collection_ms: 0,
+            service: drain::Service::default(),
         }
     }
 
@@ -138,10 +141,13 @@ impl Core {
             Event::Registered(agent_id) => {
                 self.agent_id = Some(agent_id);
                 self.connected = true;
+                self.activate();
                 for entry in self.tasks.values_mut() {
                     entry.updates.restart();
                 }
             }
+            Event::Drain { max_grace } => self.drain(max_grace, ctx, &mut effects),
+            Event::Activate => self.activate(),
             Event::Disconnected => self.connected = false,
             Event::KillAll => {
                 let all: Vec<_> = self.tasks.keys().cloned().collect();
@@ -193,6 +199,7 @@ impl Core {
                 result,
             } => self.limited(&container, &limits, result, &mut effects),
             Event::Rewritten(written, result) => self.rewritten(&written, result, &mut effects),
+            Event::Readiness(id, status) => self.readiness(&id, *status),
             Event::Health(id, verdict) => self.health(&id, verdict, ctx, &mut effects),
             Event::Tick => {}
         }
@@ -387,6 +394,16 @@ impl Core {
         }
     }
 
+    /// `keep_time` tells of it.
+    fn readiness(&mut self, id: &ContainerId, status: ReadinessStatus) {
+        if let Some(entry) = self.entry(id)
+            && matches!(entry.phase, Phase::Running { .. })
+            && entry.readiness.as_ref().is_none_or(|last| !last.ready)
+        {
+            entry.readiness = Some(status);
+        }
+    }
+
     /// Records and tells a state that is not terminal.
     fn tell(
         &mut self,
@@ -464,6 +481,7 @@ impl Entry {
             container: self.container_status.clone(),
             exit,
             usage,
+            readiness: self.readiness.clone(),
         }
     }
 }

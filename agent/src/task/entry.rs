@@ -1,10 +1,13 @@
 //! One task and the phase it is in. Pure data with the few questions that others ask of it.
 
-use mezzo_api::model::{ContainerStatus, RoleName, Task, TaskInfo, TaskStatus, Usage};
+use mezzo_api::model::{
+    ContainerStatus, ReadinessStatus, RoleName, Task, TaskInfo, TaskStatus, Usage,
+};
 
 use super::{
     TaskKey,
     change::Changing,
+    event::Effect,
     status::{KillCause, Outcome},
     updates::UpdateQueue,
 };
@@ -92,6 +95,8 @@ pub(crate) struct Entry {
     pub(crate) disk_bytes: Option<u64>,
     /// The last result of the health checks.
     pub(crate) healthy: Option<bool>,
+    /// The last result of the readiness check.
+    pub(crate) readiness: Option<ReadinessStatus>,
     /// What the agent picked for it.
     pub(crate) grant: Grant,
     /// Unix milliseconds; of the checkpoint.
@@ -119,6 +124,18 @@ impl Entry {
             role: self.role.clone(),
             status,
             started_at_ms: self.started_at_ms,
+        }
+    }
+
+    /// The checks that its running process still needs.
+    pub(crate) fn checks(&self, effects: &mut Vec<Effect>) {
+        let id = &self.container;
+        if let Some(check) = &self.info.health_check {
+            effects.push(Effect::StartHealth(id.clone(), Box::new(check.clone())));
+        }
+        let is_ready = self.readiness.as_ref().is_some_and(|last| last.ready);
+        if let Some(check) = self.info.readiness_check.as_ref().filter(|_| !is_ready) {
+            effects.push(Effect::StartReadiness(id.clone(), Box::new(check.clone())));
         }
     }
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, HealthCheck, RoleName, Task, TaskInfo, TaskStatus, UpdateId, Usage,
+    AgentId, FrameworkId, HealthCheck, ReadinessCheck, ReadinessStatus, RoleName, Task, TaskInfo,
+    TaskStatus, UpdateId, Usage,
 };
 
 use super::{TaskKey, change::Refused, disk::DiskUse, group::Holding, status::Outcome};
@@ -50,8 +51,15 @@ pub(crate) enum Event {
     },
     /// A framework is gone for good.
     ShutdownFramework(FrameworkId),
-    /// The master took the registration.
+    /// The master took the registration. Ends a drain: if it goes on, the master says so next.
     Registered(AgentId),
+    /// The operator takes the machine out of service: all tasks end, none begins.
+    Drain {
+        /// Grace periods are not longer.
+        max_grace: Option<Duration>,
+    },
+    /// It is in service again.
+    Activate,
     /// No stream to the master.
     Disconnected,
     /// The agent ends and takes its tasks along.
@@ -102,6 +110,8 @@ pub(crate) enum Event {
     Rewritten(Box<Checkpoint>, Result<(), String>),
     /// A health check has a result.
     Health(ContainerId, Verdict),
+    /// A readiness check has a new result.
+    Readiness(ContainerId, Box<ReadinessStatus>),
     /// Nothing but the time.
     Tick,
 }
@@ -176,7 +186,9 @@ pub(crate) enum Effect {
     Kill(ContainerId),
     /// Check the task's health until `StopHealth`; answered by `Health`.
     StartHealth(ContainerId, Box<HealthCheck>),
-    /// No more checks.
+    /// Ask until the task is ready, or until `StopHealth`; answered by `Readiness`.
+    StartReadiness(ContainerId, Box<ReadinessCheck>),
+    /// No more checks of health or readiness.
     StopHealth(ContainerId),
     /// The container's root file system is not needed any more.
     DropSnapshot(ContainerId),

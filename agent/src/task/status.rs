@@ -50,6 +50,8 @@ pub(crate) enum KillCause {
     AgentShutdown,
     /// Of another task of its group, in words.
     Group(String),
+    /// The operator takes the machine out of service.
+    Draining,
 }
 
 impl KillCause {
@@ -96,6 +98,11 @@ impl KillCause {
                 Reason::TaskGroupMemberEnded,
                 format!("killed because {why} ({how})"),
             ),
+            Self::Draining => Outcome::new(
+                TaskState::Killed,
+                Reason::AgentDraining,
+                format!("killed because the operator takes its agent out of service ({how})"),
+            ),
         }
     }
 
@@ -108,6 +115,7 @@ impl KillCause {
             | Self::Unhealthy(_)
             | Self::Disk(_)
             | Self::AgentShutdown
+            | Self::Draining
             | Self::Group(_) => self,
         }
     }
@@ -141,6 +149,10 @@ impl KillCause {
             ),
             // Recovery reads it again.
             Self::Group(_) => (Reason::TaskGroupMemberEnded, ""),
+            Self::Draining => (
+                Reason::AgentDraining,
+                "because the operator takes its agent out of service",
+            ),
         };
         let message = if let Self::Group(why) = self {
             why.clone()
@@ -157,6 +169,7 @@ impl KillCause {
             Some(Reason::MaxCompletionTimeReached) => Self::MaxCompletion(0),
             Some(Reason::HealthCheckStatusUpdated) => Self::Unhealthy(message.to_owned()),
             Some(Reason::TaskGroupMemberEnded) => Self::Group(message.to_owned()),
+            Some(Reason::AgentDraining) => Self::Draining,
             Some(Reason::ContainerLimitationDisk) => Self::Disk(message.to_owned()),
             _ => Self::Requested,
         }
@@ -265,6 +278,7 @@ pub(crate) mod tests {
             update_id: None,
             healthy: None,
             container: None,
+            readiness: None,
             exit: None,
             usage: None,
         }

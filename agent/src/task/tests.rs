@@ -1,8 +1,10 @@
 //! The core against its promises: one launch per task id, kills in every phase, order and durability of statuses,
 //! collection.
 
+mod checks;
 mod disk;
 mod group;
+mod drain;
 mod limits;
 
 use std::time::Duration;
@@ -43,6 +45,7 @@ pub(crate) fn a_task(id: &str) -> TaskInfo {
         data: Vec::new(),
         limits: mezzo_api::model::TaskLimits::default(),
         group: None,
+        readiness_check: None,
     }
 }
 
@@ -166,6 +169,7 @@ impl Bench {
                 | Effect::Terminate(_)
                 | Effect::Kill(_)
                 | Effect::StartHealth(..)
+                | Effect::StartReadiness(..)
                 | Effect::StopHealth(_)
                 | Effect::DropSnapshot(_)
                 | Effect::Collect(_) => None,

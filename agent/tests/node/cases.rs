@@ -22,6 +22,10 @@ use crate::groups::{
 use crate::inside::{
     a_message_reaches_a_task, logs_are_read_and_followed, programs_run_beside_a_task,
 };
+use crate::life::{
+    a_drain_ends_all_tasks_and_takes_none, readiness_is_asked_until_it_passes,
+    records_of_another_version_and_too_little_to_offer_are_told_before_anything_is_touched,
+};
 use crate::limits::{
     devices_are_picked_by_id_given_and_told,
     limits_change_while_the_task_runs_and_outlive_the_agent,
@@ -82,6 +86,9 @@ cases![
     limits_change_while_the_task_runs_and_outlive_the_agent,
     whole_processors_are_one_tasks_alone_also_for_the_next_agent,
     devices_are_picked_by_id_given_and_told,
+    readiness_is_asked_until_it_passes,
+    a_drain_ends_all_tasks_and_takes_none,
+    records_of_another_version_and_too_little_to_offer_are_told_before_anything_is_touched,
     what_tasks_take_on_the_disk_is_told_and_too_much_ends_them,
     members_of_a_group_share_and_end_together,
     a_group_with_a_member_that_cannot_start_runs_not_at_all,

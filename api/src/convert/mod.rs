@@ -9,6 +9,7 @@ mod framework;
 mod group;
 mod limits;
 mod network;
+mod readiness;
 mod status;
 mod task;
 mod usage;

@@ -94,6 +94,8 @@ enum_both_ways!(
         ContainerLost,
         ResourcesUnavailable,
         KillRequested,
+        TaskCheckStatusUpdated,
+        AgentDraining,
         ContainerLimitationDisk,
         TaskGroupInvalid,
         TaskGroupMemberEnded,
@@ -181,6 +183,9 @@ impl TryFrom<proto::TaskStatus> for TaskStatus {
             problems.take("update_id", status.update_id.parse())
         };
         problems.bound("message", &status.message, 64 * 1024);
+        let readiness = status
+            .readiness
+            .and_then(|readiness| problems.take("readiness", readiness.try_into()));
         let value = (|| {
             Some(Self {
                 task_id: task_id?,
@@ -196,6 +201,7 @@ impl TryFrom<proto::TaskStatus> for TaskStatus {
                 container: status.container.map(Into::into),
                 exit: status.exit.map(Into::into),
                 usage: status.usage.map(Into::into),
+                readiness,
             })
         })();
         problems.finish(value)
@@ -221,6 +227,7 @@ impl From<TaskStatus> for proto::TaskStatus {
             container: status.container.map(Into::into),
             exit: status.exit.map(Into::into),
             usage: status.usage.map(Into::into),
+            readiness: status.readiness.map(Into::into),
         }
     }
 }

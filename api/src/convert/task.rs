@@ -372,6 +372,9 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
         let health_check = info
             .health_check
             .and_then(|check| problems.take("health_check", check.try_into()));
+        let readiness_check = info
+            .readiness_check
+            .and_then(|check| problems.take("readiness_check", check.try_into()));
         if info.data.len() > MOST_DATA {
             problems.note(
                 "data",
@@ -416,6 +419,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 data: info.data,
                 limits: limits?,
                 group,
+                readiness_check,
             })
         })();
         problems.finish(value)
@@ -440,6 +444,7 @@ impl From<TaskInfo> for proto::TaskInfo {
             data: info.data,
             limits: (!info.limits.is_default()).then(|| info.limits.into()),
             group: info.group.map(Into::into),
+            readiness_check: info.readiness_check.map(Into::into),
         }
     }
 }

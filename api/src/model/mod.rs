@@ -10,6 +10,7 @@ mod ids;
 mod limits;
 mod network;
 mod offer;
+mod readiness;
 mod resources;
 mod task;
 mod usage;
@@ -27,6 +28,7 @@ pub use limits::{
 };
 pub use network::{NetworkMode, PortMapping, PortProtocol};
 pub use offer::{Filters, Offer};
+pub use readiness::{ReadinessCheck, ReadinessProtocol, ReadinessResponse, ReadinessStatus};
 pub use resources::{InvalidResources, Overflow, Ranges, Resources, Scalar, Set, Value};
 pub use task::{
     CheckKind, ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, HealthCheck, Reason,

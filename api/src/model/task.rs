@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentId, FrameworkId, NetworkMode, PortMapping, Resources, RoleName, Scalar, SecretSource,
-    TaskGroup, TaskId, TaskLimits, UpdateId, Usage,
+    AgentId, FrameworkId, NetworkMode, PortMapping, ReadinessCheck, ReadinessStatus, Resources,
+    RoleName, Scalar, SecretSource, TaskGroup, TaskId, TaskLimits, UpdateId, Usage,
 };
 
 /// An environment variable.
@@ -176,6 +176,9 @@ pub struct TaskInfo {
     /// Its membership in a group, if it is in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<TaskGroup>,
+    /// Whether it can take its share of the work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness_check: Option<ReadinessCheck>,
 }
 
 /// Where a task stands.
@@ -322,6 +325,10 @@ pub enum Reason {
     ResourcesUnavailable,
     /// The framework or an operator asked.
     KillRequested,
+    /// The readiness check has a new result.
+    TaskCheckStatusUpdated,
+    /// The operator takes the agent out of service.
+    AgentDraining,
     /// Writable layer, sandbox and logs took more than the task's disk.
     ContainerLimitationDisk,
     /// Its group cannot be launched.
@@ -354,6 +361,8 @@ impl Reason {
             Self::ContainerLost => "REASON_CONTAINER_LOST",
             Self::ResourcesUnavailable => "REASON_RESOURCES_UNAVAILABLE",
             Self::KillRequested => "REASON_KILL_REQUESTED",
+            Self::TaskCheckStatusUpdated => "REASON_TASK_CHECK_STATUS_UPDATED",
+            Self::AgentDraining => "REASON_AGENT_DRAINING",
             Self::ContainerLimitationDisk => "REASON_CONTAINER_LIMITATION_DISK",
             Self::TaskGroupInvalid => "REASON_TASK_GROUP_INVALID",
             Self::TaskGroupMemberEnded => "REASON_TASK_GROUP_MEMBER_ENDED",
@@ -433,6 +442,9 @@ pub struct TaskStatus {
     pub exit: Option<ExitInfo>,
     /// The last sample; final in a terminal state.
     pub usage: Option<Usage>,
+    /// `None` without a readiness check, or before its first result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<ReadinessStatus>,
 }
 
 /// A task as the master or an agent knows it.

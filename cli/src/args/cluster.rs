@@ -18,6 +18,26 @@ pub(crate) enum NodeCommand {
         after_help = "Example:\n  mezzo node remove agent-3 --yes"
     )]
     Remove(NodeRemoveArgs),
+    /// Take a node out of service: nothing more starts there, its tasks end and start elsewhere
+    #[command(
+        after_help = "Examples:\n  mezzo node drain node-1 --deadline 10m\n  mezzo node drain node-1 --mark-gone"
+    )]
+    Drain(NodeDrainArgs),
+    /// Put a node back into service
+    #[command(after_help = "Example:\n  mezzo node activate node-1")]
+    Activate(NodeArg),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeDrainArgs {
+    /// An agent's id, the beginning of one, or a hostname
+    pub(crate) node: String,
+    /// Tasks that need longer to end are killed then: 30s, 10m, 2h. Without it each has its own grace period
+    #[arg(long, value_name = "TIME")]
+    pub(crate) deadline: Option<String>,
+    /// Remove the node once it is drained; its id cannot come back
+    #[arg(long)]
+    pub(crate) mark_gone: bool,
 }
 
 #[derive(Debug, Args)]

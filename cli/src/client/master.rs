@@ -90,6 +90,35 @@ impl Master {
             .map_err(|status| self.refused(&status))
     }
 
+    pub(crate) async fn drain_agent(
+        &mut self,
+        agent_id: &str,
+        deadline: Option<std::time::Duration>,
+        mark_gone: bool,
+    ) -> Result<(), Failure> {
+        let request = proto::DrainAgentRequest {
+            agent_id: agent_id.to_owned(),
+            deadline_ms: deadline.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+            mark_gone,
+        };
+        self.client
+            .drain_agent(request)
+            .await
+            .map(drop)
+            .map_err(|status| self.refused(&status))
+    }
+
+    pub(crate) async fn activate_agent(&mut self, agent_id: &str) -> Result<(), Failure> {
+        let request = proto::ActivateAgentRequest {
+            agent_id: agent_id.to_owned(),
+        };
+        self.client
+            .activate_agent(request)
+            .await
+            .map(drop)
+            .map_err(|status| self.refused(&status))
+    }
+
     pub(crate) async fn frameworks(&mut self) -> Result<Vec<proto::Framework>, Failure> {
         let mut frameworks = Vec::new();
         let mut page_token = String::new();

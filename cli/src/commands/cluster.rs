@@ -43,6 +43,33 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), 
                 render::cluster::node(&node, &tasks, now_ms(), style)
             })
         }
+        NodeCommand::Drain(args) => {
+            let deadline = args
+                .deadline
+                .as_deref()
+                .map(|text| request::duration("--deadline", text))
+                .transpose()?;
+            let node = Node::from(&master.agent(&args.node).await?);
+            master
+                .drain_agent(&node.id, deadline, args.mark_gone)
+                .await?;
+            let tasks = render::count(node.tasks as usize, "task");
+            context.output.done(
+                &json!({ "draining": node.id, "tasks": node.tasks }),
+                &format!(
+                    "node {} drains, {tasks} to end; `mezzo node show` tells how far it is",
+                    render::clean(&node.hostname)
+                ),
+            )
+        }
+        NodeCommand::Activate(args) => {
+            let node = Node::from(&master.agent(&args.node).await?);
+            master.activate_agent(&node.id).await?;
+            context.output.done(
+                &json!({ "activated": node.id }),
+                &format!("node {} is in service", render::clean(&node.hostname)),
+            )
+        }
         NodeCommand::Remove(args) => {
             let node = Node::from(&master.agent(&args.node).await?);
             if !args.yes {

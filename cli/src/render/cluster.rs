@@ -4,7 +4,7 @@ use super::{
     Style, Table, Tone, age, bytes, facts, mebibytes, number, or_unknown, section, sharing, task,
     toned,
 };
-use crate::view::{Capacity, Framework, Node, Role, Task};
+use crate::view::{Capacity, Drain, Framework, Node, Role, Task};
 
 /// `mezzo node list`.
 pub(crate) fn nodes(nodes: &[Node], style: Style) -> String {
@@ -26,7 +26,7 @@ pub(crate) fn nodes(nodes: &[Node], style: Style) -> String {
         let used = node.used.as_ref();
         table.row([
             node.hostname.as_str().into(),
-            toned(node_tone(node), node.state.as_str()),
+            toned(node_tone(node), node.condition()),
             node.tasks.to_string().into(),
             format!(
                 "{}/{}",
@@ -52,10 +52,28 @@ pub(crate) fn nodes(nodes: &[Node], style: Style) -> String {
 /// The tone of a node's state.
 pub(crate) fn node_tone(node: &Node) -> Tone {
     match node.state.as_str() {
-        "connected" => Tone::Good,
+        "connected" if node.drain.is_none() => Tone::Good,
         "unreachable" => Tone::Bad,
         _ => Tone::Busy,
     }
+}
+
+fn drained(drain: &Drain, now_ms: u64) -> String {
+    let mut words = format!("for {}", age(drain.since_ms, now_ms));
+    match drain.deadline_at_ms {
+        Some(at) if at > now_ms => {
+            words.push_str(&format!(
+                ", tasks are killed in {} at the latest",
+                age(now_ms, at)
+            ));
+        }
+        Some(_) => words.push_str(", its deadline is over"),
+        None => {}
+    }
+    if drain.mark_gone {
+        words.push_str(", then it is removed");
+    }
+    words
 }
 
 /// `mezzo node show`.
@@ -75,7 +93,14 @@ pub(crate) fn node(node: &Node, tasks: &[Task], now_ms: u64, style: Style) -> St
         &[
             ("node", node.hostname.clone()),
             ("id", node.id.clone()),
-            ("state", node.state.clone()),
+            ("state", node.condition()),
+            (
+                "drain",
+                node.drain
+                    .as_ref()
+                    .map(|drain| drained(drain, now_ms))
+                    .unwrap_or_default(),
+            ),
             ("address", node.address.clone()),
             (
                 "registered",
@@ -289,6 +314,24 @@ mod tests {
             }),
             ..Node::default()
         };
+        let out = Node {
+            hostname: "n3".into(),
+            state: "connected".into(),
+            drain: Some(Drain {
+                state: "draining".into(),
+                since_ms: 1_000,
+                deadline_at_ms: Some(601_000),
+                mark_gone: true,
+            }),
+            ..Node::default()
+        };
+        assert_eq!(
+            (out.condition().as_str(), node_tone(&out)),
+            ("draining", Tone::Busy)
+        );
+        let shown = super::node(&out, &[], 61_000, PLAIN);
+        let line = shown.lines().find(|line| line.starts_with("drain"));
+        insta::assert_snapshot!(line.unwrap_or_default(), @"drain       for 60 s, tasks are killed in 9 min at the latest, then it is removed");
         insta::assert_snapshot!(nodes(&[node, Node { hostname: "n2".into(), state: "unreachable".into(), ..Node::default() }], PLAIN), @r"
         NODE  STATE        TASKS  CPUS HELD  USED      MEMORY HELD     USED  ADDRESS         ID
         n1    connected       20        2/4  0.25  640 MiB/4.0 GiB  1.0 GiB  127.0.0.1:5051  a-1

@@ -150,6 +150,12 @@ pub(crate) fn show(task: &Task, now_ms: u64, style: Style) -> String {
                     .map(|healthy| if healthy { "yes" } else { "no" }.to_owned())
                     .unwrap_or_default(),
             ),
+            (
+                "ready",
+                task.ready
+                    .map(|ready| if ready { "yes" } else { "no" }.to_owned())
+                    .unwrap_or_default(),
+            ),
             ("ended", task.exit.as_ref().map(exit).unwrap_or_default()),
             (
                 "started",

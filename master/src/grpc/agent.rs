@@ -262,6 +262,10 @@ fn encode(
             task_id: task_id.to_string(),
             data,
         }),
+        AgentLine::Core(ToAgent::Drain { max_grace }) => Message::Drain(master_message::Drain {
+            max_grace_ms: max_grace.map(to_millis),
+        }),
+        AgentLine::Core(ToAgent::Activate) => Message::Activate(master_message::Activate {}),
         AgentLine::Core(ToAgent::ShutdownFramework(framework_id)) => {
             Message::ShutdownFramework(master_message::ShutdownFramework {
                 framework_id: framework_id.to_string(),

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     actor::Context,
     allocator::{DEFAULT_WEIGHT_MILLIS, Quantities, Share},
-    state::{AgentState, AgentView, Event, FrameworkView, Operation, Snapshot},
+    state::{AgentState, AgentView, DrainStage, Event, FrameworkView, Operation, Snapshot},
 };
 
 /// The most that a page holds, and what it holds when nobody asks.
@@ -25,6 +25,9 @@ const PAGE: usize = 1000;
 
 /// In one call.
 const MOST_WEIGHTS: usize = 10_000;
+
+/// Nobody waits longer for a machine.
+const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 86_400);
 
 /// Serves `OperatorService`.
 #[derive(Debug, Clone)]
@@ -257,6 +260,33 @@ impl OperatorService for OperatorFront {
         self.operate(Operation::RemoveAgent(agent_id)).await?;
         Ok(Response::new(proto::RemoveAgentResponse {}))
     }
+
+    async fn drain_agent(
+        &self,
+        request: Request<proto::DrainAgentRequest>,
+    ) -> Result<Response<proto::DrainAgentResponse>, Status> {
+        let request = request.into_inner();
+        let deadline = request.deadline_ms.map(Duration::from_millis);
+        if deadline.is_some_and(|deadline| deadline > LONGEST_DRAIN) {
+            return Err(invalid("deadline_ms", "is more than 365 days"));
+        }
+        let operation = Operation::DrainAgent {
+            agent_id: parse("agent_id", request.agent_id)?,
+            deadline,
+            mark_gone: request.mark_gone,
+        };
+        self.operate(operation).await?;
+        Ok(Response::new(proto::DrainAgentResponse {}))
+    }
+
+    async fn activate_agent(
+        &self,
+        request: Request<proto::ActivateAgentRequest>,
+    ) -> Result<Response<proto::ActivateAgentResponse>, Status> {
+        let agent_id = parse("agent_id", request.into_inner().agent_id)?;
+        self.operate(Operation::ActivateAgent(agent_id)).await?;
+        Ok(Response::new(proto::ActivateAgentResponse {}))
+    }
 }
 
 struct TaskFilter {
@@ -463,6 +493,16 @@ fn agent(view: &AgentView) -> proto::Agent {
         offered: (&view.offered).into(),
         usage: view.usage.clone().map(Into::into),
         tasks: count(view.n_tasks),
+        drain: view.drain.map(|(stage, drain)| proto::Drain {
+            state: match stage {
+                DrainStage::Draining => proto::DrainState::Draining,
+                DrainStage::Drained => proto::DrainState::Drained,
+            }
+            .into(),
+            since_ms: drain.since_ms,
+            deadline_at_ms: drain.deadline_at_ms,
+            mark_gone: drain.mark_gone,
+        }),
     }
 }
 

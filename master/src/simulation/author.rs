@@ -275,6 +275,7 @@ impl Author {
                 data: Vec::new(),
                 limits: mezzo_api::model::TaskLimits::default(),
                 group: None,
+                readiness_check: None,
             });
         }
         // Together or one by one.

@@ -26,6 +26,7 @@ pub(super) struct Machine {
     pub(super) registered: bool,
     pub(super) refused: bool,
     pub(super) processes: BTreeMap<Holder, Process>,
+    draining: bool,
     resources: Resources,
     n_updates: u64,
 }
@@ -42,6 +43,7 @@ impl Machine {
             registered: false,
             refused: false,
             processes: BTreeMap::new(),
+            draining: false,
             resources,
             n_updates: 0,
         }
@@ -80,6 +82,7 @@ impl Machine {
                 );
                 self.id = Some(id);
                 self.registered = true;
+                self.draining = false;
                 self.repeat()
             }
             ToAgent::Refused(_) => {
@@ -119,6 +122,18 @@ impl Machine {
                 Vec::new()
             }
             ToAgent::TaskMessage { .. } => Vec::new(),
+            ToAgent::Drain { .. } => {
+                self.draining = true;
+                let holders: Vec<Holder> = self.processes.keys().cloned().collect();
+                holders
+                    .iter()
+                    .filter_map(|holder| self.advance_to(holder, TaskState::Killed, now))
+                    .collect()
+            }
+            ToAgent::Activate => {
+                self.draining = false;
+                Vec::new()
+            }
             ToAgent::ShutdownFramework(framework_id) => {
                 let holders: Vec<Holder> = self
                     .processes
@@ -146,9 +161,12 @@ impl Machine {
                 unacknowledged: VecDeque::new(),
             },
         );
-        self.advance_to(&holder, TaskState::Starting, now)
-            .into_iter()
-            .collect()
+        let first = if self.draining {
+            TaskState::Dropped
+        } else {
+            TaskState::Starting
+        };
+        self.advance_to(&holder, first, now).into_iter().collect()
     }
 
     /// What is not acknowledged, again, in order per task.

@@ -285,6 +285,21 @@ impl World {
                 Some(id) => self.feed(Event::Operate(Operation::RemoveAgent(id))),
                 None => Ok(()),
             },
+            89 if self.dice.one_in(2) => match self.machines[machine].id.clone() {
+                Some(id) => {
+                    let operation = if self.dice.one_in(3) {
+                        Operation::DrainAgent {
+                            agent_id: id,
+                            deadline: None,
+                            mark_gone: self.dice.one_in(10),
+                        }
+                    } else {
+                        Operation::ActivateAgent(id)
+                    };
+                    self.feed(Event::Operate(operation))
+                }
+                None => Ok(()),
+            },
             89 => {
                 let weights = vec![("a".parse().unwrap(), 1 + self.dice.roll() % 5000)];
                 self.feed(Event::Operate(Operation::UpdateWeights(weights)))
@@ -545,6 +560,8 @@ impl World {
                         | ToAgent::Kill { .. }
                         | ToAgent::Acknowledge { .. }
                         | ToAgent::TaskMessage { .. }
+                        | ToAgent::Drain { .. }
+                        | ToAgent::Activate
                         | ToAgent::ShutdownFramework(_) => &[],
                     };
                     for task in launched {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     allocator::AgentFilters,
-    store::{AgentRecord, Change},
+    store::{AgentRecord, Change, DrainRecord},
 };
 
 /// Whether an agent can be talked to.
@@ -48,6 +48,8 @@ pub(super) struct AgentEntry {
     /// All tasks in the tables that are there, also ended ones that are not acknowledged.
     pub(super) tasks: BTreeSet<Holder>,
     pub(super) usage: Option<NodeUsage>,
+    /// Out of service; see `drain`.
+    pub(super) drain: Option<DrainRecord>,
 }
 
 impl AgentEntry {
@@ -62,6 +64,7 @@ impl AgentEntry {
             offers: BTreeSet::new(),
             tasks: BTreeSet::new(),
             usage: None,
+            drain: record.drain.map(|drain| *drain),
         }
     }
 
@@ -123,6 +126,7 @@ impl Core {
         turn.push(Effect::ToAgent(conn, ToAgent::Registered(agent_id.clone())));
         self.counters.agent_registrations += 1;
         self.take_inventory(turn, &agent_id, conn, tasks);
+        self.tell_drain(turn, &agent_id);
         self.reconsider(&agent_id);
     }
 
@@ -141,6 +145,10 @@ impl Core {
                 .get(agent_id)
                 .map_or(turn.now, |entry| entry.registered_at_ms),
             info,
+            drain: self
+                .agents
+                .get(agent_id)
+                .and_then(|entry| entry.drain.map(Box::new)),
         };
         let former = self.agents.get(agent_id).map(|entry| &entry.info);
         if former != Some(&record.info) {
@@ -351,6 +359,13 @@ impl Core {
         if entry.conn().is_some() {
             return Err(Refusal::AgentConnected(agent_id.clone()));
         }
+        self.forget_agent(turn, agent_id);
+        Ok(())
+    }
+
+    /// It is no more, and its id must not come back.
+    pub(super) fn forget_agent(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId) {
+        self.rescind_agent_offers(turn, agent_id);
         turn.push(Effect::Store(Change::RemoveAgent {
             agent_id: agent_id.clone(),
             at_ms: turn.now,
@@ -358,7 +373,11 @@ impl Core {
         if let Some(oldest) = self.removed_agents.insert(agent_id.clone(), turn.now) {
             turn.push(Effect::Store(Change::ForgetRemovedAgent(oldest)));
         }
-        let tasks: Vec<Holder> = entry.tasks.iter().cloned().collect();
+        let tasks: Vec<Holder> = self
+            .agents
+            .get(agent_id)
+            .map(|entry| entry.tasks.iter().cloned().collect())
+            .unwrap_or_default();
         for holder in tasks {
             let message = format!("agent {agent_id} was removed by an operator");
             self.task_lost(
@@ -374,7 +393,6 @@ impl Core {
         }
         self.view.touch_agent(agent_id);
         self.announce_loss(turn, agent_id);
-        Ok(())
     }
 
     fn announce_loss(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId) {

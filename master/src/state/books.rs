@@ -132,6 +132,9 @@ impl Core {
                     agent.ledger
                 ));
             }
+            if agent.drain.is_some() && !agent.offers.is_empty() {
+                return Err(format!("agent {id} is draining and offered"));
+            }
             let mut offered = Resources::new();
             for offer_id in &agent.offers {
                 let offer = self

@@ -70,6 +70,13 @@ pub enum ToAgent {
     },
     /// Kill every task of that framework and forget it.
     ShutdownFramework(FrameworkId),
+    /// Out of service: kill every task, launch none.
+    Drain {
+        /// Grace periods are not longer.
+        max_grace: Option<Duration>,
+    },
+    /// In service again.
+    Activate,
 }
 
 /// An event for a framework.

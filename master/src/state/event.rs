@@ -223,6 +223,17 @@ pub enum Operation {
     TeardownFramework(FrameworkId),
     /// Forget an agent that is not connected.
     RemoveAgent(AgentId),
+    /// Offer nothing of an agent and end its tasks.
+    DrainAgent {
+        /// Which.
+        agent_id: AgentId,
+        /// From now on; then the last task is killed.
+        deadline: Option<Duration>,
+        /// Remove it after that.
+        mark_gone: bool,
+    },
+    /// It is in service again.
+    ActivateAgent(AgentId),
 }
 
 /// Over which agents a pass goes.

@@ -12,6 +12,7 @@ use mezzo_api::model::{FrameworkId, FrameworkInfo, OfferId, RoleName, StreamId, 
 
 use super::{
     Caller, ConnId, Core, Effect, Ending, Refusal, ToAgent, ToFramework, Turn,
+    refused::Refused,
     tasks::{KillRequest, TaskEntry},
 };
 use crate::{
@@ -88,6 +89,8 @@ pub(super) struct FrameworkEntry {
     pub(super) ended_order: VecDeque<TaskId>,
     /// Kills of tasks whose agent is not back yet.
     pub(super) early_kills: BTreeMap<TaskId, KillRequest>,
+    /// The master's own last word on launches that it refused: asked again, it says the same.
+    pub(super) refused: Refused,
 }
 
 impl FrameworkEntry {
@@ -106,6 +109,7 @@ impl FrameworkEntry {
             ended: BTreeMap::new(),
             ended_order: VecDeque::new(),
             early_kills: BTreeMap::new(),
+            refused: Refused::default(),
         };
         entry.set_roles(&[]);
         entry

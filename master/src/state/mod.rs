@@ -2,8 +2,9 @@
 //!
 //! No tokio, no clock, no file, no socket, nothing of the protocol: the actor is the only caller, tests and the
 //! simulation are the others. Ids and randomness come from a [`Source`]. One file per thing: `agents` (attach, time
-//! out, remove), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline, allocation), `tasks` (status),
-//! `requests` (kill, reconcile), `quotas`, `books` (who holds what), `view` (what readers see).
+//! out, remove), `drain` (out of service and back), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline,
+//! allocation), `tasks` (status), `requests` (kill, reconcile), `refused`, `quotas`, `books` (who holds what), `view` (what
+//! readers see).
 //!
 //! ```text
 //! agent:      Recovering ──► Missing          framework:  Connected ◄──► Disconnected ──► Removed
@@ -14,6 +15,7 @@
 
 mod agents;
 mod books;
+mod drain;
 mod effect;
 mod event;
 mod frameworks;
@@ -21,6 +23,7 @@ mod groups;
 mod ledger;
 mod offers;
 mod quotas;
+mod refused;
 mod removed;
 mod requests;
 mod tasks;
@@ -37,6 +40,7 @@ use crate::{
     store::Saved,
 };
 
+pub use drain::DrainStage;
 pub use effect::{Effect, Ending, Refusal, ToAgent, ToFramework};
 pub use event::{Call, Caller, ConnId, Event, Launch, Operation, Pass, Registration};
 pub use ledger::{Holder, Ledger};
@@ -121,6 +125,8 @@ pub struct Core {
     framework_conns: BTreeMap<ConnId, FrameworkId>,
     offers: BTreeMap<OfferId, OfferEntry>,
     removed_agents: Removed<AgentId>,
+    /// Draining, and to be removed after that.
+    leaving: BTreeSet<AgentId>,
     removed_frameworks: Removed<FrameworkId>,
     weights: BTreeMap<RoleName, u64>,
     quotas: BTreeMap<RoleName, Quota>,
@@ -148,6 +154,7 @@ impl Core {
             framework_conns: BTreeMap::new(),
             offers: BTreeMap::new(),
             removed_agents: Removed::restore(saved.removed_agents),
+            leaving: BTreeSet::new(),
             removed_frameworks: Removed::restore(saved.removed_frameworks),
             weights: saved.weights.into_iter().collect(),
             quotas: saved.quotas.into_iter().collect(),
@@ -162,6 +169,9 @@ impl Core {
         for record in saved.agents {
             core.total.add(&record.info.resources);
             core.view.touch_agent(&record.agent_id);
+            if record.drain.as_ref().is_some_and(|drain| drain.mark_gone) {
+                core.leaving.insert(record.agent_id.clone());
+            }
             core.agents
                 .insert(record.agent_id.clone(), AgentEntry::recovering(record, now));
         }
@@ -215,6 +225,7 @@ impl Core {
             Event::Tick => self.tick(turn_ref),
             Event::Allocate(pass) => self.allocate(turn_ref, pass),
         }
+        self.finish_drains(turn_ref);
         turn.effects
     }
 
@@ -302,6 +313,12 @@ impl Core {
                 }
             }
             Operation::RemoveAgent(agent_id) => self.remove_agent(turn, &agent_id)?,
+            Operation::DrainAgent {
+                agent_id,
+                deadline,
+                mark_gone,
+            } => self.drain_agent(turn, &agent_id, deadline, mark_gone)?,
+            Operation::ActivateAgent(agent_id) => self.activate_agent(turn, &agent_id)?,
         }
         Ok(())
     }

@@ -140,10 +140,9 @@ impl Core {
             .values()
             .any(|quota| !quota.guarantees.is_empty())
         {
-            let connected = self
-                .agents
-                .values()
-                .filter(|entry| matches!(entry.link, AgentLink::Connected { .. }));
+            let connected = self.agents.values().filter(|entry| {
+                matches!(entry.link, AgentLink::Connected { .. }) && entry.drain.is_none()
+            });
             connected.for_each(|entry| unallocated.add(entry.ledger.free()));
         }
         let mut candidates = Vec::new();
@@ -152,6 +151,7 @@ impl Core {
             let entry: &AgentEntry = entry;
             let free = entry.ledger.free();
             let offerable = matches!(entry.link, AgentLink::Connected { .. })
+                && entry.drain.is_none()
                 && self.settings.minimum.is_met(free);
             if !offerable {
                 return;

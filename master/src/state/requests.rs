@@ -160,6 +160,10 @@ impl Core {
             .or_else(|| framework.ended.get(task_id));
         let status = match known {
             Some(task) => retold(task, Reason::Reconciliation),
+            None if let Some(refused) = framework.refused.get(task_id) => TaskStatus {
+                reason: Some(Reason::Reconciliation),
+                ..refused.clone()
+            },
             None if self.may_come_back(agent_id) => return,
             None => {
                 let (state, message) = match agent_id

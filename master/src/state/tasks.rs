@@ -53,6 +53,7 @@ pub(super) fn master_status(
         update_id: None,
         healthy: None,
         container: None,
+        readiness: None,
         exit: None,
         usage: None,
     }
@@ -87,6 +88,7 @@ fn rank(state: TaskState) -> u8 {
 impl Core {
     pub(super) fn tell(&mut self, turn: &mut Turn<'_>, status: TaskStatus) {
         self.counters.updates_sent += 1;
+        self.remember_refusal(&status);
         if let Some(conn) = self
             .frameworks
             .get(&status.framework_id)

@@ -12,8 +12,11 @@ use mezzo_api::model::{
     AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, Resources, RoleName, Task, TaskId,
 };
 
-use super::{Core, agents::AgentLink, frameworks::Interest};
-use crate::allocator::{DEFAULT_WEIGHT_MILLIS, PassRecord, Quantities, Quota, quota};
+use super::{Core, agents::AgentLink, drain::DrainStage, frameworks::Interest};
+use crate::{
+    allocator::{DEFAULT_WEIGHT_MILLIS, PassRecord, Quantities, Quota, quota},
+    store::DrainRecord,
+};
 
 /// How an agent stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +50,8 @@ pub struct AgentView {
     pub usage: Option<NodeUsage>,
     /// Not ended, or not acknowledged.
     pub n_tasks: usize,
+    /// Out of service, and how far that has come.
+    pub drain: Option<(DrainStage, DrainRecord)>,
 }
 
 /// One framework.
@@ -215,6 +220,7 @@ fn agent_view(core: &Core, id: &AgentId) -> Option<AgentView> {
         offered: entry.ledger.offered().clone(),
         usage: entry.usage.clone(),
         n_tasks: entry.tasks.len(),
+        drain: entry.drain_stage().zip(entry.drain),
     })
 }
 

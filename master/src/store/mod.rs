@@ -32,6 +32,20 @@ pub struct AgentRecord {
     pub info: AgentInfo,
     /// First registration, Unix milliseconds.
     pub registered_at_ms: u64,
+    /// An operator takes it out of service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Box<DrainRecord>>,
+}
+
+/// What an operator wants of an agent that is to be out of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainRecord {
+    /// When it was asked for first, Unix milliseconds.
+    pub since_ms: u64,
+    /// When the last task is killed, Unix milliseconds; `None`: each has its own grace period.
+    pub deadline_at_ms: Option<u64>,
+    /// Once no task is left, it is removed.
+    pub mark_gone: bool,
 }
 
 /// A framework.

@@ -75,6 +75,13 @@ pub(super) fn open_blocking(config: RuntimeConfig) -> Result<Inner, OpenError> {
     if !try_lock(&lock).map_err(state_error)? {
         return Err(OpenError::InUse { path });
     }
+    if let Some(newer) = layout::versions::newer(&layout).map_err(state_error)? {
+        return Err(OpenError::Newer {
+            path: newer.path,
+            found: newer.version,
+            known: layout::RECORD_VERSION,
+        });
+    }
     for dir in [layout.containers(), layout.removing()] {
         match create_private_dir(&dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {

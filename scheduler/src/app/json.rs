@@ -82,6 +82,9 @@ impl App {
                 .collect::<Vec<_>>()
                 .into(),
         );
+        if let Some(check) = &self.readiness_check {
+            put("readinessChecks", json!([check.to_json()]));
+        }
         put(
             "upgradeStrategy",
             json!({

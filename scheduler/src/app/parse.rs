@@ -2,12 +2,13 @@
 //!
 //! Pure. What Marathon knows and mezzo does not do yet is refused in so many words, never ignored: an app that deploys
 //! means what its file says. Ports, health checks and volumes are read in `parts`, the container in `container`,
-//! limits in `limits`.
+//! limits in `limits`, readiness checks in `readiness`.
 
 mod container;
 mod limits;
 mod network;
 mod parts;
+mod readiness;
 
 use std::collections::BTreeMap;
 
@@ -48,6 +49,7 @@ const FIELDS: &[&str] = &[
     "networks",
     "requirePorts",
     "healthChecks",
+    "readinessChecks",
     "upgradeStrategy",
     "backoffSeconds",
     "backoffFactor",
@@ -68,7 +70,6 @@ const FIELDS: &[&str] = &[
     "uris",
     "storeUrls",
     "check",
-    "readinessChecks",
     "constraints",
     "dependencies",
     "residency",
@@ -141,6 +142,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
     let ports = network::ports(&fields, &network, report);
     let require_ports = fields.boolean("requirePorts", report).unwrap_or(false);
     let health_check = read_health_check(&fields, ports.len(), report);
+    let readiness_check = readiness::check(&fields, &ports, report);
     let upgrade = read_upgrade(&fields, report);
     let backoff = read_backoff(&fields, report);
     let kill_grace_ms = fields.decimal("taskKillGracePeriodSeconds", 3, 0, MAX_SECONDS_MS, report);
@@ -175,6 +177,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         ports,
         require_ports,
         health_check,
+        readiness_check,
         upgrade,
         backoff,
         kill_grace_ms,
@@ -231,10 +234,6 @@ fn refuse_unsupported(fields: &Fields<'_>, report: &mut Report) {
         ("uris", "put the files into the image"),
         ("storeUrls", "put the files into the image"),
         ("check", "use healthChecks"),
-        (
-            "readinessChecks",
-            "use healthChecks: an update waits until new instances are healthy",
-        ),
         ("constraints", ""),
         ("dependencies", ""),
         ("residency", "persistent volumes are not there yet"),

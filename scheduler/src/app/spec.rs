@@ -10,6 +10,7 @@ use mezzo_api::model::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::AppId;
+use super::readiness::AppReadinessCheck;
 
 /// One million: shares and factors are in millionths.
 pub const PPM: u64 = 1_000_000;
@@ -316,6 +317,8 @@ pub struct App {
     pub require_ports: bool,
     /// At most one for now.
     pub health_check: Option<AppHealthCheck>,
+    /// At most one, as in Marathon.
+    pub readiness_check: Option<AppReadinessCheck>,
     /// Bounds of a rolling update.
     pub upgrade: UpgradeStrategy,
     /// After failures.

@@ -124,6 +124,8 @@ impl Core {
             started_at: None,
             condition: Condition::Provisioned,
             healthy: None,
+            awaits_readiness: version.app.readiness_check.is_some(),
+            readiness: None,
             sentence: None,
             late: false,
             progress_at: now,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mezzo_api::model::{AgentId, FrameworkId, Resources, TaskId, TaskState};
+use mezzo_api::model::{AgentId, FrameworkId, ReadinessStatus, Resources, TaskId, TaskState};
 use serde::{Deserialize, Serialize};
 
 use crate::app::spec::UnreachableStrategy;
@@ -255,6 +255,12 @@ pub struct Instance {
     pub condition: Condition,
     /// The health check's latest word.
     pub healthy: Option<bool>,
+    /// Has a readiness check.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub awaits_readiness: bool,
+    /// Its latest word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<ReadinessStatus>,
     /// It is to end.
     pub sentence: Option<Sentence>,
     /// It came back when it was not expected any more.
@@ -286,7 +292,7 @@ impl Instance {
                 Phase::Launching
             }
             (Condition::Running, None) => {
-                if self.is_healthy() {
+                if self.is_healthy() && self.is_ready() {
                     Phase::Healthy
                 } else {
                     Phase::Unhealthy
@@ -299,6 +305,12 @@ impl Instance {
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.condition == Condition::Running && (!self.checked || self.healthy == Some(true))
+    }
+
+    /// Its readiness check has passed, if it has one.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.awaits_readiness || self.readiness.as_ref().is_some_and(|last| last.ready)
     }
 
     /// Mesos' name for where it stands.

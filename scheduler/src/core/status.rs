@@ -219,6 +219,11 @@ fn next(
         });
         // Some answers leave the health out; none ever takes it back.
         after.healthy = status.healthy.or(before.healthy);
+        if let Some(readiness) = &status.readiness
+            && !before.readiness.as_ref().is_some_and(|known| known.ready)
+        {
+            after.readiness = Some(readiness.clone());
+        }
     }
     if !reconciled {
         after.message = cut(&status.message);

@@ -37,6 +37,7 @@ impl Params {
 pub(crate) struct Embed {
     pub(crate) tasks: bool,
     pub(crate) last_task_failure: bool,
+    pub(crate) readiness: bool,
 }
 
 impl Embed {
@@ -44,6 +45,7 @@ impl Embed {
     pub(crate) const ALL: Self = Self {
         tasks: true,
         last_task_failure: true,
+        readiness: true,
     };
 
     /// `apps.tasks`, `app.tasks`, `group.apps.tasks`, ...
@@ -59,6 +61,7 @@ impl Embed {
         Self {
             tasks: has(&["tasks", "failures"]),
             last_task_failure: has(&["lastTaskFailure", "failures"]),
+            readiness: has(&["tasks", "failures", "readiness"]),
         }
     }
 }

@@ -33,7 +33,9 @@ pub(crate) fn app(state: &State, app: &AppState, embed: Embed) -> Value {
             .map(|instance| task(app, instance))
             .collect();
         fields.insert("tasks".into(), tasks.into());
-        fields.insert("readinessCheckResults".into(), json!([]));
+    }
+    if embed.readiness {
+        fields.insert("readinessCheckResults".into(), readiness(app));
     }
     if embed.last_task_failure
         && let Some(failure) = &app.last_failure
@@ -57,6 +59,35 @@ pub(crate) fn version(version: &AppVersion) -> Value {
         );
     }
     out
+}
+
+/// The latest result of each readiness check, as deployments and apps show them.
+fn readiness(app: &AppState) -> Value {
+    let results = app.instances.values().filter_map(|instance| {
+        let last = instance.readiness.as_ref()?;
+        let mut out = json!({
+            "name": last.name,
+            "taskId": instance.task_id.as_str(),
+            "ready": last.ready,
+        });
+        let preserved = app
+            .versions
+            .get(&instance.version)
+            .and_then(|version| version.app.readiness_check.as_ref())
+            .is_some_and(|check| check.preserve_last_response);
+        if let Some(response) = last.last_response.as_ref().filter(|_| preserved)
+            && let Some(fields) = out.as_object_mut()
+        {
+            let response = json!({
+                "status": response.status,
+                "contentType": response.content_type,
+                "body": response.body,
+            });
+            fields.insert("lastResponse".into(), response);
+        }
+        Some(out)
+    });
+    Value::Array(results.collect())
 }
 
 fn counts(app: &AppState) -> Map<String, Value> {
@@ -151,7 +182,7 @@ pub(crate) fn deployment(state: &State, deployment: &Deployment, now: u64) -> Va
             json!({
                 "action": action.kind.name(),
                 "app": action.app.as_str(),
-                "readinessCheckResults": [],
+                "readinessCheckResults": state.apps.get(&action.app).map_or_else(|| json!([]), |app| readiness(app)),
                 "waitingFor": waiting.unwrap_or_default(),
             })
         })

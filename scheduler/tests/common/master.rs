@@ -106,6 +106,34 @@ impl Master {
         world.offer = None;
     }
 
+    /// What the readiness check of a running task found: the answer's status and body.
+    pub(crate) fn answers(&self, task: &str, status: u32, body: &str) {
+        let mut world = self.world();
+        let update_id = world.id("update");
+        let told = proto::TaskStatus {
+            task_id: task.into(),
+            framework_id: "framework-1".into(),
+            agent_id: AGENT.into(),
+            state: proto::TaskState::TaskRunning.into(),
+            reason: proto::Reason::TaskCheckStatusUpdated.into(),
+            source: proto::StatusSource::Agent.into(),
+            timestamp_ms: 1,
+            update_id,
+            readiness: Some(proto::ReadinessStatus {
+                name: "up".into(),
+                ready: status == 200,
+                last_response: Some(proto::ReadinessResponse {
+                    status,
+                    content_type: "text/plain".into(),
+                    body: body.into(),
+                }),
+                problem: String::new(),
+            }),
+            ..proto::TaskStatus::default()
+        };
+        world.tell(told, true);
+    }
+
     /// Ends a task as `state`, out of the blue.
     pub(crate) fn end(&self, task: &str, state: proto::TaskState, message: &str) {
         let mut world = self.world();
@@ -192,8 +220,14 @@ impl World {
             container: None,
             exit: None,
             usage: None,
+            readiness: None,
         };
+        self.tell(status, agent);
+    }
+
+    fn tell(&mut self, status: proto::TaskStatus, agent: bool) {
         if agent {
+            let update_id = status.update_id.clone();
             self.unacknowledged.insert(update_id, status.clone());
         }
         self.send(Inner::Update(status));

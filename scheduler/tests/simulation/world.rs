@@ -219,6 +219,7 @@ impl World {
             update_id: None,
             healthy: None,
             container: None,
+            readiness: None,
             exit: None,
             usage: None,
         }

@@ -1,11 +1,17 @@
 //! One HTTP/1.1 request over a stream, plain or encrypted, and what its status means.
 
-use std::net::SocketAddr;
+mod body;
 
+use std::{net::SocketAddr, time::Duration};
+
+use mezzo_api::model::ReadinessResponse;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// As much of an answer as is looked at: its status, and whole heads of answers that only announce another.
 const MAX_HEAD: usize = 16 * 1024;
+
+/// Longest wait for the rest of a body once its head is there.
+const BODY_WAIT: Duration = Duration::from_secs(1);
 
 /// Asks for a path; a status of 200 to 399 is healthy.
 pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
@@ -13,6 +19,52 @@ pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     address: SocketAddr,
     path: &str,
 ) -> Result<(), String> {
+    match status(&mut stream, address, path).await?.0 {
+        200..=399 => Ok(()),
+        other => Err(format!(
+            "port {} answered with status {other}",
+            address.port()
+        )),
+    }
+}
+
+/// Asks for a path and gives what is answered; the beginning of the body only where it is wanted.
+pub(super) async fn get<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    address: SocketAddr,
+    path: &str,
+    with_body: bool,
+) -> Result<ReadinessResponse, String> {
+    let (status, mut answer) = status(&mut stream, address, path).await?;
+    let mut response = ReadinessResponse {
+        status,
+        content_type: String::new(),
+        body: String::new(),
+    };
+    if !with_body {
+        return Ok(response);
+    }
+    // What comes in time is told; a body is no reason to take an answer for none.
+    let reading = async {
+        let mut chunk = [0_u8; 1024];
+        while answer.len() < MAX_HEAD && !body::is_complete(&answer) {
+            match stream.read(&mut chunk).await {
+                Ok(0) | Err(_) => break,
+                Ok(more) => answer.extend_from_slice(&chunk[..more]),
+            }
+        }
+    };
+    let _ = tokio::time::timeout(BODY_WAIT, reading).await;
+    (response.content_type, response.body) = body::read(&answer, ReadinessResponse::MAX_BODY);
+    Ok(response)
+}
+
+/// Sends the request and reads up to the status that counts; gives it with all that was read from there on.
+async fn status<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    address: SocketAddr,
+    path: &str,
+) -> Result<(u16, Vec<u8>), String> {
     let port = address.port();
     let path = if path.starts_with('/') { path } else { "/" };
     if path.chars().any(|c| c.is_control() || c == ' ') {
@@ -31,9 +83,9 @@ pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     let mut head = Vec::with_capacity(1024);
     loop {
         match decide(&head) {
-            Answer::Status(200..=399) => return Ok(()),
-            Answer::Status(other) => {
-                return Err(format!("port {port} answered with status {other}"));
+            Answer::Status { status, at } => {
+                head.drain(..at);
+                return Ok((status, head));
             }
             Answer::NotHttp => return Err(format!("port {port} does not answer in HTTP")),
             Answer::Unfinished if head.len() >= MAX_HEAD => {
@@ -56,14 +108,19 @@ pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
 /// What the beginning of an answer says.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
-    Status(u16),
+    /// With where the answer that has it begins.
+    Status {
+        status: u16,
+        at: usize,
+    },
     NotHttp,
     Unfinished,
 }
 
 /// Reads past answers that only announce another (100 to 199, but for the change of protocol, which is final). Pure.
-fn decide(mut head: &[u8]) -> Answer {
+fn decide(whole: &[u8]) -> Answer {
     const BEGINNING: &[u8] = b"HTTP/1.";
+    let mut head = whole;
     loop {
         let so_far = head.len().min(BEGINNING.len());
         if head[..so_far] != BEGINNING[..so_far] {
@@ -83,7 +140,10 @@ fn decide(mut head: &[u8]) -> Answer {
                 };
                 head = &head[end + 4..];
             }
-            Some(status) => return Answer::Status(status),
+            Some(status) => {
+                let at = whole.len() - head.len();
+                return Answer::Status { status, at };
+            }
         }
     }
 }
@@ -94,25 +154,23 @@ mod tests {
 
     #[test]
     fn only_http_has_a_status() {
+        let at = |status, at| Answer::Status { status, at };
         for (head, answer) in [
-            (&b"HTTP/1.1 204 No Content\r\n"[..], Answer::Status(204)),
-            (b"HTTP/1.0 500\r\n", Answer::Status(500)),
+            (&b"HTTP/1.1 204 No Content\r\n"[..], at(204, 0)),
+            (b"HTTP/1.0 500\r\n", at(500, 0)),
             (b"SSH-2.0-OpenSSH", Answer::NotHttp),
             (b"HTTP/1.1", Answer::Unfinished),
             (b"", Answer::Unfinished),
             (b"H", Answer::Unfinished),
             (b"HX", Answer::NotHttp),
             (b"HTTP/1.1 abc", Answer::NotHttp),
-            (
-                b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK",
-                Answer::Status(200),
-            ),
+            (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK", at(200, 25)),
             (
                 b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP",
                 Answer::Unfinished,
             ),
             (b"HTTP/1.1 103 Early\r\nLink: x\r\n", Answer::Unfinished),
-            (b"HTTP/1.1 101 Switching\r\n", Answer::Status(101)),
+            (b"HTTP/1.1 101 Switching\r\n", at(101, 0)),
         ] {
             assert_eq!(decide(head), answer, "{}", String::from_utf8_lossy(head));
         }
@@ -153,5 +211,42 @@ mod tests {
                 .unwrap_err()
                 .contains("no path")
         );
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_given_with_the_beginning_of_its_body() {
+        let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
+        let long = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(100_000));
+        for (answer, with_body, status, body) in [
+            (
+                "HTTP/1.1 503 No\r\nContent-Length: 4\r\n\r\nwaitmore",
+                true,
+                503,
+                "wait",
+            ),
+            ("HTTP/1.1 503 No\r\n\r\nwait", false, 503, ""),
+            (
+                "HTTP/1.1 100 C\r\n\r\nHTTP/1.1 200 OK\r\n\r\nup",
+                true,
+                200,
+                "up",
+            ),
+            (
+                long.as_str(),
+                true,
+                200,
+                &long[19..19 + ReadinessResponse::MAX_BODY],
+            ),
+        ] {
+            let (ours, mut theirs) = tokio::io::duplex(256 * 1024);
+            theirs.write_all(answer.as_bytes()).await.unwrap();
+            theirs.shutdown().await.unwrap();
+            let got = get(ours, address, "/", with_body).await.unwrap();
+            assert_eq!(
+                (got.status, got.body.as_str()),
+                (status, body),
+                "{answer:.60}"
+            );
+        }
     }
 }

@@ -86,6 +86,7 @@ impl Core {
             update_id: None,
             healthy: None,
             container: None,
+            readiness: None,
             exit: None,
             usage: None,
         };
@@ -106,6 +107,7 @@ impl Core {
                 usage: None,
                 disk_bytes: None,
                 healthy: None,
+                readiness: None,
                 grant,
                 created_at_ms: ctx.now.unix_ms,
                 told_limits: None,
@@ -121,6 +123,9 @@ impl Core {
     }
 
     pub(super) fn refuse(&self, info: &TaskInfo) -> Option<Outcome> {
+        if let Some(outcome) = self.refuse_draining() {
+            return Some(outcome);
+        }
         if let Some(own) = &self.agent_id
             && *own != info.agent_id
         {
@@ -269,9 +274,7 @@ impl Core {
                     .saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))
             }),
         };
-        if let Some(check) = &entry.info.health_check {
-            effects.push(Effect::StartHealth(id.clone(), Box::new(check.clone())));
-        }
+        entry.checks(effects);
         // Others may have got processors of their own while it was being made.
         self.tell_new_limits(id, effects);
         let running = Outcome {

@@ -29,10 +29,16 @@ impl Core {
                     effects.push(Effect::Kill(entry.container.clone()));
                 }
                 Phase::Running { .. }
-                    if entry.healthy != entry.latest.healthy
+                    if (entry.healthy != entry.latest.healthy
+                        || entry.readiness != entry.latest.readiness)
                         && entry.updates.len() < HEALTH_QUEUE =>
                 {
-                    health.push(entry.container.clone());
+                    let reason = if entry.healthy == entry.latest.healthy {
+                        Reason::TaskCheckStatusUpdated
+                    } else {
+                        Reason::HealthCheckStatusUpdated
+                    };
+                    health.push((entry.container.clone(), reason));
                 }
                 Phase::Creating(_)
                 | Phase::Launching { .. }
@@ -62,12 +68,8 @@ impl Core {
                 KillCause::MaxCompletion(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
             self.kill(&key, None, cause, ctx, effects);
         }
-        for id in health {
-            let outcome = Outcome::new(
-                TaskState::Running,
-                Reason::HealthCheckStatusUpdated,
-                String::new(),
-            );
+        for (id, reason) in health {
+            let outcome = Outcome::new(TaskState::Running, reason, String::new());
             self.tell(&id, outcome, ctx, effects);
         }
         if now_ms >= self.next_collection_ms {

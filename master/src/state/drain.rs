@@ -1,0 +1,143 @@
+//! Out of service and back: an operator drains an agent, and activates it again.
+//!
+//! While it drains nothing of it is offered, and the agent is told to end every task (it cuts their grace periods to what
+//! is left of the deadline). What is durable is the wish ([`DrainRecord`], in the agent's own record); how far it has come
+//! is seen from the tasks: it is drained when none is left, that is, when every end is acknowledged.
+
+use std::time::Duration;
+
+use mezzo_api::model::AgentId;
+
+use super::{
+    Core, Effect, Ending, Refusal, ToAgent, Turn,
+    agents::{AgentEntry, AgentLink},
+};
+use crate::{
+    config::to_millis,
+    store::{AgentRecord, Change, DrainRecord},
+};
+
+/// How far a drain has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DrainStage {
+    /// Tasks are left, or nobody knows yet after the master's start.
+    Draining,
+    /// None is left.
+    Drained,
+}
+
+impl AgentEntry {
+    /// `None` when it is in service.
+    pub(super) fn drain_stage(&self) -> Option<DrainStage> {
+        self.drain?;
+        let known = match self.link {
+            AgentLink::Recovering { .. } | AgentLink::Missing => false,
+            AgentLink::Introduced { .. }
+            | AgentLink::Connected { .. }
+            | AgentLink::Disconnected { .. }
+            | AgentLink::Unreachable => true,
+        };
+        Some(if known && self.tasks.is_empty() {
+            DrainStage::Drained
+        } else {
+            DrainStage::Draining
+        })
+    }
+}
+
+impl Core {
+    pub(super) fn drain_agent(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        deadline: Option<Duration>,
+        mark_gone: bool,
+    ) -> Result<(), Refusal> {
+        let Some(entry) = self.agents.get(agent_id) else {
+            return Err(Refusal::UnknownAgent(agent_id.clone()));
+        };
+        let drain = DrainRecord {
+            since_ms: entry.drain.map_or(turn.now, |before| before.since_ms),
+            deadline_at_ms: deadline.map(|left| turn.now.saturating_add(to_millis(left))),
+            mark_gone,
+        };
+        self.set_drain(turn, agent_id, Some(drain));
+        self.rescind_agent_offers(turn, agent_id);
+        self.tell_drain(turn, agent_id);
+        Ok(())
+    }
+
+    pub(super) fn activate_agent(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+    ) -> Result<(), Refusal> {
+        let Some(entry) = self.agents.get(agent_id) else {
+            return Err(Refusal::UnknownAgent(agent_id.clone()));
+        };
+        let conn = entry.conn();
+        if entry.drain.is_some() {
+            self.set_drain(turn, agent_id, None);
+            if let Some(conn) = conn {
+                turn.push(Effect::ToAgent(conn, ToAgent::Activate));
+            }
+            self.reconsider(agent_id);
+        }
+        Ok(())
+    }
+
+    fn set_drain(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId, drain: Option<DrainRecord>) {
+        let Some(entry) = self.agents.get_mut(agent_id) else {
+            return;
+        };
+        entry.drain = drain;
+        turn.push(Effect::Store(Change::PutAgent(AgentRecord {
+            agent_id: agent_id.clone(),
+            info: entry.info.clone(),
+            registered_at_ms: entry.registered_at_ms,
+            drain: drain.map(Box::new),
+        })));
+        if drain.is_some_and(|drain| drain.mark_gone) {
+            self.leaving.insert(agent_id.clone());
+        } else {
+            self.leaving.remove(agent_id);
+        }
+        self.view.touch_agent(agent_id);
+    }
+
+    /// Tells the agent of its drain, if it has one and can hear: at its beginning, and after every registration.
+    pub(super) fn tell_drain(&self, turn: &mut Turn<'_>, agent_id: &AgentId) {
+        let Some(entry) = self.agents.get(agent_id) else {
+            return;
+        };
+        if let (Some(drain), Some(conn)) = (entry.drain, entry.conn()) {
+            let left = |at: u64| Duration::from_millis(at.saturating_sub(turn.now));
+            let max_grace = drain.deadline_at_ms.map(left);
+            turn.push(Effect::ToAgent(conn, ToAgent::Drain { max_grace }));
+        }
+    }
+
+    /// Removes the agents that were to go once they are drained.
+    pub(super) fn finish_drains(&mut self, turn: &mut Turn<'_>) {
+        let done = |id: &&AgentId| match self.agents.get(*id) {
+            Some(entry) => entry.drain_stage() == Some(DrainStage::Drained),
+            None => true,
+        };
+        let done: Vec<AgentId> = self.leaving.iter().filter(done).cloned().collect();
+        for agent_id in done {
+            self.leaving.remove(&agent_id);
+            let Some(conn) = self.agents.get(&agent_id).map(AgentEntry::conn) else {
+                continue;
+            };
+            if let Some(conn) = conn {
+                let message = format!(
+                    "agent {agent_id} is drained and was marked as gone; delete its state to register anew"
+                );
+                turn.push(Effect::ToAgent(conn, ToAgent::Refused(message)));
+                turn.push(Effect::CloseAgent(conn, Ending::Refused));
+                self.agent_conns.remove(&conn);
+            }
+            self.forget_agent(turn, &agent_id);
+        }
+    }
+}
