@@ -379,6 +379,12 @@ pub(crate) struct Task {
     pub(crate) ip_addresses: Vec<String>,
     /// Ports of the node that lead to it: `31000->80/tcp`.
     pub(crate) port_mappings: Vec<String>,
+    /// The task group that it is in: `pod`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) group: Option<String>,
+    /// Its place there: `2 of 3`, `1 of 3, init`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) group_place: Option<String>,
     pub(crate) exit: Option<Exit>,
     pub(crate) usage: Option<Usage>,
     pub(crate) labels: BTreeMap<String, String>,
@@ -456,6 +462,12 @@ impl Task {
                 .map(|running| running.ip_addresses.clone())
                 .unwrap_or_default(),
             port_mappings,
+            group_place: info.group.as_ref().map(|group| {
+                let init = if group.init { ", init" } else { "" };
+                let place = group.position.saturating_add(1);
+                format!("{place} of {}{init}", group.n_members)
+            }),
+            group: info.group.map(|group| group.group_id),
             cgroup_path: running
                 .map(|running| running.cgroup_path)
                 .filter(|text| !text.is_empty()),

@@ -337,3 +337,87 @@ async fn lists_are_paged_and_agents_are_found_by_prefix_and_hostname() {
     );
     master.stop().await;
 }
+
+#[tokio::test]
+async fn a_group_is_counted_at_once_and_launched_together_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let master = Master::start(config(dir.path())).await;
+    let mut agent = Agent::attach(&master, "node-1", NODE).await;
+    let mut framework = Framework::subscribe(&master, "test").await;
+    let group = |id: &str, init: Vec<proto::TaskInfo>, tasks: Vec<proto::TaskInfo>| {
+        proto::operation::Operation::LaunchGroup(proto::operation::LaunchGroup {
+            group_id: id.into(),
+            init_tasks: init,
+            tasks,
+            ..proto::operation::LaunchGroup::default()
+        })
+    };
+
+    // Each fits, both together do not.
+    let offers = framework.expect_offers().await;
+    let both = vec![
+        task("a1", &agent.id, "cpus:3;mem:64"),
+        task("a2", &agent.id, "cpus:3;mem:64"),
+    ];
+    framework.operate(&offers, group("a", vec![], both)).await;
+    for id in ["a1", "a2"] {
+        let error = framework.expect_state(id, TaskState::TaskError).await;
+        assert_eq!(error.reason(), proto::Reason::TaskGroupInvalid);
+        assert!(
+            error.message.contains("task a2 of the group: it takes"),
+            "{}",
+            error.message
+        );
+    }
+
+    // One is described badly: none of them is launched.
+    let offers = framework.expect_offers().await;
+    let mut nameless = task("b2", &agent.id, "cpus:1;mem:64");
+    nameless.container.as_mut().unwrap().image = String::new();
+    let both = vec![task("b1", &agent.id, "cpus:1;mem:64"), nameless];
+    framework.operate(&offers, group("b", vec![], both)).await;
+    for id in ["b1", "b2"] {
+        let error = framework.expect_state(id, TaskState::TaskError).await;
+        assert!(
+            error.message.contains("tasks[1].container.image"),
+            "{}",
+            error.message
+        );
+    }
+
+    // An offer that is gone.
+    let used = offers;
+    let offers = framework.expect_offers().await;
+    let one = vec![task("c1", &agent.id, "cpus:1;mem:64")];
+    framework.operate(&used, group("c", vec![], one)).await;
+    framework.expect_state("c1", TaskState::TaskDropped).await;
+
+    let init = vec![task("d0", &agent.id, "cpus:1;mem:64")];
+    let rest = vec![
+        task("d1", &agent.id, "cpus:1;mem:64"),
+        task("d2", &agent.id, "cpus:2;mem:64"),
+    ];
+    framework.operate(&offers, group("d", init, rest)).await;
+    let launch = agent.expect_group().await;
+    let places: Vec<_> = launch
+        .tasks
+        .iter()
+        .map(|task| {
+            let group = task.group.as_ref().unwrap();
+            (task.task_id.as_str(), group.position, group.init)
+        })
+        .collect();
+    assert_eq!(
+        places,
+        [("d0", 0, true), ("d1", 1, false), ("d2", 2, false)]
+    );
+    let cluster = master
+        .wait_for("all three", |c| {
+            c.tasks_by_state.get("TASK_STAGING") == Some(&3)
+        })
+        .await;
+    assert_eq!(cluster.allocated, common::resources("cpus:4;mem:192"));
+    // The kill of one goes to the agent, which knows the group's policy.
+    framework.kill("d1").await;
+    assert_eq!(agent.expect_kill().await.task_id, "d1");
+}

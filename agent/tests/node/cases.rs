@@ -15,6 +15,10 @@ use crate::files::{
     a_follower_misses_nothing_through_rotations_and_the_end, a_log_is_read_from_a_time_on,
     a_terminal_has_its_size_and_changes_it, files_go_in_and_come_out_and_no_link_leads_out,
 };
+use crate::groups::{
+    a_group_with_a_member_that_cannot_start_runs_not_at_all,
+    a_killed_agent_leaves_groups_whole_or_ends_them, members_of_a_group_share_and_end_together,
+};
 use crate::inside::{
     a_message_reaches_a_task, logs_are_read_and_followed, programs_run_beside_a_task,
 };
@@ -80,6 +84,9 @@ cases![
     devices_are_picked_by_id_given_and_told,
     what_tasks_take_on_the_disk_is_told_and_too_much_ends_them,
     a_secret_is_told_to_a_task_and_to_nothing_else,
+    members_of_a_group_share_and_end_together,
+    a_group_with_a_member_that_cannot_start_runs_not_at_all,
+    a_killed_agent_leaves_groups_whole_or_ends_them,
 ];
 
 fn reason(status: &proto::TaskStatus) -> Reason {

@@ -10,6 +10,7 @@ mod cases;
 mod disk;
 mod figures;
 mod files;
+mod groups;
 mod inside;
 mod limits;
 mod master;

@@ -34,6 +34,10 @@ pub(crate) fn table(tasks: &[Task], now_ms: u64) -> Table {
     if has_addresses {
         columns.insert(4, "ADDRESS");
     }
+    let has_groups = tasks.iter().any(|task| task.group.is_some());
+    if has_groups {
+        columns.insert(1, "GROUP");
+    }
     let mut table = Table::new(&columns);
     for task in tasks {
         let usage = task.usage.as_ref();
@@ -69,6 +73,10 @@ pub(crate) fn table(tasks: &[Task], now_ms: u64) -> Table {
         if has_addresses {
             let address = task.ip_addresses.first().cloned();
             cells.insert(4, address.unwrap_or_else(|| UNKNOWN.to_owned()).into());
+        }
+        if has_groups {
+            let group = task.group.clone();
+            cells.insert(1, group.unwrap_or_else(|| UNKNOWN.to_owned()).into());
         }
         table.row(cells);
     }
@@ -190,6 +198,13 @@ pub(crate) fn show(task: &Task, now_ms: u64, style: Style) -> String {
             ),
             ("addresses", task.ip_addresses.join(" ")),
             ("ports", task.port_mappings.join(" ")),
+            (
+                "group",
+                match (&task.group, &task.group_place) {
+                    (Some(group), Some(place)) => format!("{group} ({place})"),
+                    (group, _) => group.clone().unwrap_or_default(),
+                },
+            ),
             (
                 "labels",
                 task.labels
@@ -367,6 +382,25 @@ mod tests {
             }),
             ..Task::default()
         }
+    }
+
+    #[test]
+    fn groups_are_shown_once_somebody_is_in_one() {
+        let text = list(&[task()], 61_000, PLAIN);
+        assert!(!text.contains("GROUP"), "{text}");
+        let grouped = Task {
+            group: Some("pod".into()),
+            group_place: Some("2 of 3".into()),
+            ..task()
+        };
+        let text = list(&[task(), grouped.clone()], 61_000, PLAIN);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].contains("GROUP"), "{text}");
+        assert!(
+            !lines[1].contains("pod") && lines[2].contains("pod"),
+            "{text}"
+        );
+        assert!(show(&grouped, 61_000, PLAIN).contains("pod (2 of 3)"));
     }
 
     #[test]

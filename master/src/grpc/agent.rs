@@ -224,6 +224,17 @@ fn encode(
             role: task.role.to_string(),
             task: Some(proto::TaskInfo::from(task.info.clone())),
         }),
+        AgentLine::Core(ToAgent::LaunchGroup(tasks)) => {
+            let first = tasks.first();
+            Message::LaunchGroup(master_message::LaunchGroup {
+                framework_id: first.map_or_else(String::new, |task| task.framework_id.to_string()),
+                role: first.map_or_else(String::new, |task| task.role.to_string()),
+                tasks: tasks
+                    .iter()
+                    .map(|task| proto::TaskInfo::from(task.info.clone()))
+                    .collect(),
+            })
+        }
         AgentLine::Core(ToAgent::Kill {
             framework_id,
             task_id,

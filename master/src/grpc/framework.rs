@@ -126,6 +126,9 @@ impl FrameworkService for FrameworkFront {
                         launches.push(decode_launch(task)?);
                     }
                 }
+                Some(operation::Operation::LaunchGroup(launch)) => {
+                    launches.push(decode_group(launch)?);
+                }
                 None => {
                     return Err(invalid(
                         "operations",
@@ -310,6 +313,37 @@ fn decode_launch(task: proto::TaskInfo) -> Result<Launch, Status> {
             let task_id = parse("operations.launch.tasks.task_id", task_id)?;
             Ok(Launch::Invalid {
                 task_id,
+                message: problems.to_string(),
+            })
+        }
+    }
+}
+
+/// The same for a group: each of its tasks gets the TASK_ERROR.
+fn decode_group(launch: operation::LaunchGroup) -> Result<Launch, Status> {
+    bounded(
+        "operations.launch_group.tasks",
+        launch.init_tasks.len() + launch.tasks.len(),
+        MOST_IDS,
+    )?;
+    let named: Vec<String> = launch
+        .init_tasks
+        .iter()
+        .chain(&launch.tasks)
+        .map(|task| task.task_id.clone())
+        .collect();
+    match mezzo_api::convert::group_members(launch) {
+        Ok(infos) => Ok(Launch::Group(infos)),
+        Err(problems) => {
+            let mut task_ids = Vec::new();
+            for id in named {
+                task_ids.push(parse("operations.launch_group.tasks.task_id", id)?);
+            }
+            if task_ids.is_empty() {
+                return Err(invalid("operations.launch_group", problems.to_string()));
+            }
+            Ok(Launch::InvalidGroup {
+                task_ids,
                 message: problems.to_string(),
             })
         }

@@ -6,8 +6,9 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, AttributeConstraint, ContainerInfo, FrameworkId, FrameworkInfo, Offer, OfferFilter,
-    Predicate, RoleName, Selector, StreamId, TaskId, TaskInfo, TaskState, TaskStatus,
+    AgentId, AttributeConstraint, ContainerInfo, FrameworkId, FrameworkInfo, GroupPolicy, Offer,
+    OfferFilter, Predicate, RoleName, Selector, StreamId, TaskGroup, TaskId, TaskInfo, TaskState,
+    TaskStatus,
 };
 
 use super::Dice;
@@ -241,7 +242,7 @@ impl Author {
             offers.extend(self.used.first().and_then(|id| id.parse().ok()));
         }
         self.used.extend(offers.iter().map(ToString::to_string));
-        let mut launches = Vec::new();
+        let mut infos = Vec::new();
         for _ in 0..dice.below(5) {
             self.n_tasks += 1;
             let task_id: TaskId = format!("f{}-t{}", self.name, self.n_tasks).parse().unwrap();
@@ -255,7 +256,7 @@ impl Author {
                 task_id.clone(),
                 (first.agent_id.clone(), TaskState::Staging),
             );
-            launches.push(Launch::Valid(Box::new(TaskInfo {
+            infos.push(TaskInfo {
                 task_id,
                 name: String::new(),
                 agent_id: first.agent_id.clone(),
@@ -273,8 +274,16 @@ impl Author {
                 labels: BTreeMap::new(),
                 data: Vec::new(),
                 limits: mezzo_api::model::TaskLimits::default(),
-            })));
+                group: None,
+            });
         }
+        // Together or one by one.
+        let launches = if infos.len() > 1 && dice.one_in(3) {
+            vec![Launch::Group(as_group(infos, self.n_tasks))]
+        } else {
+            let each = infos.into_iter().map(|info| Launch::Valid(Box::new(info)));
+            each.collect()
+        };
         let refuse = Duration::from_millis([0, 1000][dice.below(2)]);
         Some(Call::Accept {
             offers,
@@ -282,4 +291,19 @@ impl Author {
             refuse,
         })
     }
+}
+
+fn as_group(mut infos: Vec<TaskInfo>, number: usize) -> Vec<TaskInfo> {
+    let n_members = u32::try_from(infos.len()).unwrap();
+    for (position, info) in (0..).zip(&mut infos) {
+        info.group = Some(TaskGroup {
+            id: format!("g{number}").parse().unwrap(),
+            n_members,
+            position,
+            init: false,
+            policy: GroupPolicy::KillGroup,
+            volumes: Vec::new(),
+        });
+    }
+    infos
 }

@@ -87,6 +87,12 @@ impl Machine {
                 Vec::new()
             }
             ToAgent::Launch(task) => self.launch(Task::clone(&task), now),
+            ToAgent::LaunchGroup(tasks) => {
+                let launched = tasks
+                    .into_iter()
+                    .map(|task| self.launch(Task::clone(&task), now));
+                launched.flatten().collect()
+            }
             ToAgent::Kill {
                 framework_id,
                 task_id,

@@ -537,7 +537,12 @@ impl World {
             match effect {
                 Effect::Store(change) => self.store.write(change),
                 Effect::ToAgent(conn, message) => {
-                    if let ToAgent::Launch(task) = &message {
+                    let launched = match &message {
+                        ToAgent::Launch(task) => std::slice::from_ref(task),
+                        ToAgent::LaunchGroup(tasks) => tasks.as_slice(),
+                        _ => &[],
+                    };
+                    for task in launched {
                         let holder = (task.framework_id.clone(), task.info.task_id.clone());
                         if !self.launched.insert(holder.clone()) {
                             return Err(format!("{holder:?} is launched twice"));

@@ -39,6 +39,8 @@ pub enum ToAgent {
     Refused(String),
     /// Run a task.
     Launch(Arc<Task>),
+    /// Run the tasks of a group, in their order.
+    LaunchGroup(Vec<Arc<Task>>),
     /// End a task.
     Kill {
         /// Whose.

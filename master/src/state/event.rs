@@ -111,6 +111,28 @@ pub enum Launch {
         /// Every problem.
         message: String,
     },
+    /// The tasks of a group in their order, checked, each with its membership: all or none.
+    Group(Vec<TaskInfo>),
+    /// Each gets a TASK_ERROR.
+    InvalidGroup {
+        /// Which.
+        task_ids: Vec<TaskId>,
+        /// Every problem.
+        message: String,
+    },
+}
+
+impl Launch {
+    /// The tasks that it is about.
+    #[must_use]
+    pub fn into_ids(self) -> Vec<TaskId> {
+        match self {
+            Self::Valid(info) => vec![info.task_id],
+            Self::Invalid { task_id, .. } => vec![task_id],
+            Self::Group(infos) => infos.into_iter().map(|info| info.task_id).collect(),
+            Self::InvalidGroup { task_ids, .. } => task_ids,
+        }
+    }
 }
 
 /// What a framework may ask for.

@@ -17,6 +17,7 @@ mod books;
 mod effect;
 mod event;
 mod frameworks;
+mod groups;
 mod ledger;
 mod offers;
 mod quotas;

@@ -37,11 +37,32 @@ pub(super) struct OfferEntry {
 }
 
 /// What an accept has in hand: the offers it named, all of one agent and role.
-struct Hand {
-    agent_id: AgentId,
-    conn: ConnId,
-    role: RoleName,
-    left: Resources,
+pub(super) struct Hand {
+    pub(super) agent_id: AgentId,
+    pub(super) conn: ConnId,
+    pub(super) role: RoleName,
+    pub(super) left: Resources,
+}
+
+/// Why a task cannot be launched from what is left of the offers, if it cannot.
+pub(super) fn problem_of(info: &TaskInfo, agent_id: &AgentId, left: &Resources) -> Option<String> {
+    if info.agent_id != *agent_id {
+        Some(format!(
+            "`agent_id` is {}, the offers are of {agent_id}",
+            info.agent_id
+        ))
+    } else if info.container.image.is_empty() {
+        Some("`container.image` is empty".to_owned())
+    } else if info.resources.is_empty() {
+        Some("`resources` is empty: a task must take something from the offers".to_owned())
+    } else if !left.contains(&info.resources) {
+        Some(format!(
+            "it takes {}, the offers still hold {left}",
+            info.resources
+        ))
+    } else {
+        None
+    }
 }
 
 impl Core {
@@ -242,11 +263,7 @@ impl Core {
         let mut hand = match hand {
             Ok(hand) => hand,
             Err(problem) => {
-                for launch in launches {
-                    let task_id = match launch {
-                        Launch::Valid(info) => info.task_id,
-                        Launch::Invalid { task_id, .. } => task_id,
-                    };
+                for task_id in launches.into_iter().flat_map(Launch::into_ids) {
                     if self.tell_if_known(turn, framework_id, &task_id) {
                         continue;
                     }
@@ -271,6 +288,10 @@ impl Core {
                 Launch::Valid(info) => self.launch(turn, framework_id, &mut hand, *info),
                 Launch::Invalid { task_id, message } => {
                     self.refuse_task(turn, framework_id, &hand.agent_id, &task_id, &message);
+                }
+                Launch::Group(infos) => self.launch_group(turn, framework_id, &mut hand, infos),
+                Launch::InvalidGroup { task_ids, message } => {
+                    self.refuse_group(turn, framework_id, &hand, &task_ids, &message);
                 }
             }
         }
@@ -348,22 +369,9 @@ impl Core {
             self.counters.tasks_refused += 1;
             return;
         }
-        let problem = if info.agent_id != hand.agent_id {
-            Some(format!(
-                "`agent_id` is {}, the offers are of {}",
-                info.agent_id, hand.agent_id
-            ))
-        } else if info.container.image.is_empty() {
-            Some("`container.image` is empty".to_owned())
-        } else if info.resources.is_empty() {
-            Some("`resources` is empty: a task must take something from the offers".to_owned())
-        } else if !hand.left.contains(&info.resources) {
-            Some(format!(
-                "it takes {}, the offers still hold {}",
-                info.resources, hand.left
-            ))
-        } else {
-            None
+        let problem = match &info.group {
+            Some(_) => Some("`group` is the master's to fill in: use LaunchGroup".to_owned()),
+            None => problem_of(&info, &hand.agent_id, &hand.left),
         };
         if let Some(problem) = problem {
             self.refuse_task(turn, framework_id, &hand.agent_id, &task_id, &problem);
@@ -372,7 +380,7 @@ impl Core {
         let holder = (framework_id.clone(), task_id.clone());
         let resources = info.resources.clone();
         let taken = match self.agents.get_mut(&hand.agent_id) {
-            Some(agent) => agent.ledger.take(holder.clone(), &resources),
+            Some(agent) => agent.ledger.take(holder, &resources),
             None => false,
         };
         if !taken {
@@ -392,6 +400,20 @@ impl Core {
             self.tell(turn, status);
             return;
         }
+        let task = self.enter_task(turn, framework_id, hand, info);
+        turn.push(Effect::ToAgent(hand.conn, ToAgent::Launch(task)));
+    }
+
+    /// Books a task whose resources the agent's ledger has taken already, and puts it into the tables.
+    pub(super) fn enter_task(
+        &mut self,
+        turn: &Turn<'_>,
+        framework_id: &FrameworkId,
+        hand: &mut Hand,
+        info: TaskInfo,
+    ) -> Arc<Task> {
+        let (task_id, resources) = (info.task_id.clone(), info.resources.clone());
+        let holder = (framework_id.clone(), task_id.clone());
         self.charge(framework_id, &hand.role, &resources);
         if let Some(left) = hand.left.checked_sub(&resources) {
             hand.left = left;
@@ -427,7 +449,7 @@ impl Core {
         }
         self.view.touch_agent(&hand.agent_id);
         self.counters.tasks_launched += 1;
-        turn.push(Effect::ToAgent(hand.conn, ToAgent::Launch(task)));
+        task
     }
 
     fn refuse_task(

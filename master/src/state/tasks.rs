@@ -99,6 +99,12 @@ impl Core {
         }
     }
 
+    /// Whether a task id is in use.
+    pub(super) fn is_known(&self, framework_id: &FrameworkId, task_id: &TaskId) -> bool {
+        let framework = self.frameworks.get(framework_id);
+        framework.is_some_and(|framework| framework.tasks.contains_key(task_id))
+    }
+
     /// A task id that is in use is answered with the state of the task that has it: a second launch must neither run
     /// nor make the framework believe that the first one ended.
     pub(super) fn tell_if_known(

@@ -270,6 +270,13 @@ impl Agent {
         }
     }
 
+    pub async fn expect_group(&mut self) -> master_message::LaunchGroup {
+        match self.next().await.unwrap() {
+            master_message::Message::LaunchGroup(launch) => launch,
+            other => panic!("expected LaunchGroup, got {other:?}"),
+        }
+    }
+
     pub async fn expect_kill(&mut self) -> master_message::Kill {
         match self.next().await.unwrap() {
             master_message::Message::Kill(kill) => kill,
@@ -456,13 +463,21 @@ impl Framework {
     }
 
     pub async fn accept(&mut self, offers: &[proto::Offer], tasks: Vec<proto::TaskInfo>) {
+        let launch = proto::operation::Launch { tasks };
+        self.operate(offers, proto::operation::Operation::Launch(launch))
+            .await;
+    }
+
+    pub async fn operate(
+        &mut self,
+        offers: &[proto::Offer],
+        operation: proto::operation::Operation,
+    ) {
         let request = proto::AcceptRequest {
             caller: self.caller(),
             offer_ids: offers.iter().map(|offer| offer.offer_id.clone()).collect(),
             operations: vec![proto::Operation {
-                operation: Some(proto::operation::Operation::Launch(
-                    proto::operation::Launch { tasks },
-                )),
+                operation: Some(operation),
             }],
             filters: Some(proto::Filters { refuse_ms: Some(0) }),
         };
