@@ -106,3 +106,29 @@ fn kib(pid: i32, field: &str) -> u64 {
         .parse()
         .unwrap()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints figures"]
+async fn latency_of_a_program_executed_in_a_container() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    let runtime = node.runtime();
+    let name = id("c");
+    runtime.start(&name, node.spec(&["sleep"])).await.unwrap();
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        let program = mezzo_runtime::ExecSpec {
+            args: vec!["/bin/probe".to_owned(), "exit".to_owned(), "0".to_owned()],
+            env: vec![],
+            cwd: None,
+            user: None,
+            terminal: None,
+        };
+        let begun = Instant::now();
+        let mut session = runtime.exec(&name, program).await.unwrap();
+        within(session.wait()).await.unwrap();
+        times.push(begun.elapsed());
+    }
+    println!("exec to its end: median of 100 {:?}", median(times));
+}
