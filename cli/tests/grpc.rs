@@ -23,10 +23,10 @@ use tonic::{Request, Response, Status, Streaming};
 mod figures;
 #[path = "grpc/files.rs"]
 mod files;
-#[path = "grpc/sharing.rs"]
-mod sharing;
 #[path = "grpc/nodes.rs"]
 mod nodes;
+#[path = "grpc/sharing.rs"]
+mod sharing;
 
 type Answer<T> = Result<Response<T>, Status>;
 

@@ -5,8 +5,8 @@
 
 mod change;
 mod disk;
-mod group;
 mod drain;
+mod group;
 mod kill;
 mod launch;
 mod time;

@@ -3,8 +3,8 @@
 
 mod checks;
 mod disk;
-mod group;
 mod drain;
+mod group;
 mod limits;
 
 use std::time::Duration;
