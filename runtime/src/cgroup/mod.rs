@@ -14,6 +14,7 @@ pub(crate) mod usage;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -290,6 +291,10 @@ impl Hierarchies {
         if self.mode == CgroupMode::V2
             && let Some(dir) = self.unified_dir(cgroup)
         {
+            // Root of a container's users mounts what is below it, and has to pass through: a keeper's own umask would not
+            // let it.
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))
+                .map_err(|error| at(&dir, error))?;
             enable_controllers(&dir);
         }
         Ok(())
