@@ -592,46 +592,6 @@ async fn a_beginning_names_a_task_unless_it_fits_several() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_are_changed_by_the_tasks_own_node() {
-    let cluster = Scripted::default().start(None).await;
-    let words = [
-        "task",
-        "limit",
-        "web.b",
-        "--memory-high",
-        "100M",
-        "--pids",
-        "9",
-    ];
-    let ran = cluster
-        .mezzo(&[&words[..], &["--swap", "none", "--io-max", "/var,wbps=2M"]].concat())
-        .await;
-    assert_eq!(
-        ran.stdout, "limits of web.b: pids 9, memory high 100 MiB, /var: write bytes 2097152/s\n",
-        "{}",
-        ran.stderr
-    );
-    let asked = cluster.asked();
-    assert!(
-        asked.contains("memory_high_mb: Some(100)") && asked.contains("clear: [\"swap_mb\"]"),
-        "{asked}"
-    );
-    let ran = cluster.mezzo(&[&words[..], &["-o", "json"]].concat()).await;
-    let json: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
-    assert_eq!(json["limits"]["memory_high_mb"], 100);
-    let ran = cluster
-        .mezzo(&["task", "limit", "web.b", "--memory", "1M"])
-        .await;
-    assert!(
-        ran.stderr.contains("memory_limit_mb: too little"),
-        "{}",
-        ran.stderr
-    );
-    let ran = cluster.mezzo(&["task", "limit", "web.b"]).await;
-    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn killing_goes_to_the_master_with_the_grace_asked_for() {
     let cluster = Scripted::default().start(None).await;
     let ran = cluster
@@ -720,82 +680,6 @@ async fn exec_passes_input_on_and_exits_with_the_commands_code() {
         .mezzo(&["task", "exec", "-t", "web.b", "--", "sh"])
         .await;
     assert_eq!(ran.code, Some(2), "no terminal here");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_away_is_told_with_its_address() {
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
-    let cluster = Scripted::default().start(Some(nobody.clone())).await;
-    let ran = cluster.mezzo(&["task", "log", "web.b"]).await;
-    assert_eq!(ran.code, Some(4));
-    assert!(
-        ran.stderr
-            .starts_with(&format!("mezzo: cannot reach the agent at {nobody}: ")),
-        "{}",
-        ran.stderr
-    );
-    assert_eq!(
-        cluster.mezzo(&["task", "show", "web.b"]).await.code,
-        Some(0),
-        "what the master knows is shown"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn frameworks_are_named_by_id_beginning_or_name_and_torn_down_only_when_meant() {
-    let cluster = Scripted::default().start(None).await;
-    for name in ["framework-2", "batch"] {
-        let ran = cluster.mezzo(&["framework", "show", name]).await;
-        assert!(ran.stdout.contains("framework-2"), "{}", ran.stderr);
-    }
-    assert_eq!(
-        cluster
-            .mezzo(&["framework", "show", "framework"])
-            .await
-            .code,
-        Some(2)
-    );
-    let ran = cluster.mezzo(&["framework", "teardown", "batch"]).await;
-    assert_eq!(
-        (ran.code, cluster.asked().as_str()),
-        (Some(2), ""),
-        "{}",
-        ran.stderr
-    );
-    let ran = cluster
-        .mezzo(&["framework", "teardown", "batch", "--yes"])
-        .await;
-    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    assert_eq!(
-        cluster.asked(),
-        "TeardownFrameworkRequest { framework_id: \"framework-2\" }"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_is_forgotten_only_when_meant() {
-    let cluster = Scripted::default().start(None).await;
-    let ran = cluster.mezzo(&["node", "remove", "n1"]).await;
-    assert_eq!(
-        (ran.code, cluster.asked().as_str()),
-        (Some(2), ""),
-        "{}",
-        ran.stderr
-    );
-    let ran = cluster.mezzo(&["node", "remove", "n1", "--yes"]).await;
-    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    assert!(
-        cluster.asked().starts_with("RemoveAgentRequest"),
-        "{}",
-        cluster.asked()
-    );
-    let ran = cluster.mezzo(&["node", "remove", "nobody", "--yes"]).await;
-    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -172,3 +172,43 @@ async fn the_terminal_is_put_back_however_top_is_left() {
         assert!(hidden < shown_again);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_changed_by_the_tasks_own_node() {
+    let cluster = Scripted::default().start(None).await;
+    let words = [
+        "task",
+        "limit",
+        "web.b",
+        "--memory-high",
+        "100M",
+        "--pids",
+        "9",
+    ];
+    let ran = cluster
+        .mezzo(&[&words[..], &["--swap", "none", "--io-max", "/var,wbps=2M"]].concat())
+        .await;
+    assert_eq!(
+        ran.stdout, "limits of web.b: pids 9, memory high 100 MiB, /var: write bytes 2097152/s\n",
+        "{}",
+        ran.stderr
+    );
+    let asked = cluster.asked();
+    assert!(
+        asked.contains("memory_high_mb: Some(100)") && asked.contains("clear: [\"swap_mb\"]"),
+        "{asked}"
+    );
+    let ran = cluster.mezzo(&[&words[..], &["-o", "json"]].concat()).await;
+    let json: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(json["limits"]["memory_high_mb"], 100);
+    let ran = cluster
+        .mezzo(&["task", "limit", "web.b", "--memory", "1M"])
+        .await;
+    assert!(
+        ran.stderr.contains("memory_limit_mb: too little"),
+        "{}",
+        ran.stderr
+    );
+    let ran = cluster.mezzo(&["task", "limit", "web.b"]).await;
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+}

@@ -1,5 +1,7 @@
 //! Nodes go out of service and come back.
 
+use tokio::net::TcpListener;
+
 use crate::Scripted;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,4 +33,49 @@ async fn nothing_is_drained_by_mistake() {
     let refused = cluster.mezzo(&["node", "drain", "nobody"]).await;
     assert_eq!(refused.code, Some(3), "{}", refused.stderr);
     assert_eq!(cluster.asked(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_away_is_told_with_its_address() {
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let cluster = Scripted::default().start(Some(nobody.clone())).await;
+    let ran = cluster.mezzo(&["task", "log", "web.b"]).await;
+    assert_eq!(ran.code, Some(4));
+    assert!(
+        ran.stderr
+            .starts_with(&format!("mezzo: cannot reach the agent at {nobody}: ")),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(
+        cluster.mezzo(&["task", "show", "web.b"]).await.code,
+        Some(0),
+        "what the master knows is shown"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_forgotten_only_when_meant() {
+    let cluster = Scripted::default().start(None).await;
+    let ran = cluster.mezzo(&["node", "remove", "n1"]).await;
+    assert_eq!(
+        (ran.code, cluster.asked().as_str()),
+        (Some(2), ""),
+        "{}",
+        ran.stderr
+    );
+    let ran = cluster.mezzo(&["node", "remove", "n1", "--yes"]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(
+        cluster.asked().starts_with("RemoveAgentRequest"),
+        "{}",
+        cluster.asked()
+    );
+    let ran = cluster.mezzo(&["node", "remove", "nobody", "--yes"]).await;
+    assert_eq!(ran.code, Some(3), "{}", ran.stderr);
 }

@@ -53,3 +53,34 @@ async fn a_framework_without_offers_is_explained_by_role() {
         .await;
     assert!(ran.stdout.contains("\"reasons\""), "{}", ran.stdout);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frameworks_are_named_by_id_beginning_or_name_and_torn_down_only_when_meant() {
+    let cluster = Scripted::default().start(None).await;
+    for name in ["framework-2", "batch"] {
+        let ran = cluster.mezzo(&["framework", "show", name]).await;
+        assert!(ran.stdout.contains("framework-2"), "{}", ran.stderr);
+    }
+    assert_eq!(
+        cluster
+            .mezzo(&["framework", "show", "framework"])
+            .await
+            .code,
+        Some(2)
+    );
+    let ran = cluster.mezzo(&["framework", "teardown", "batch"]).await;
+    assert_eq!(
+        (ran.code, cluster.asked().as_str()),
+        (Some(2), ""),
+        "{}",
+        ran.stderr
+    );
+    let ran = cluster
+        .mezzo(&["framework", "teardown", "batch", "--yes"])
+        .await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(
+        cluster.asked(),
+        "TeardownFrameworkRequest { framework_id: \"framework-2\" }"
+    );
+}
