@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 use super::{Invalid, Problems, common::millis};
 use crate::{
     model::{
-        AttributeConstraint, Capability, FrameworkInfo, OfferFilter, Predicate, Resources, RoleName, Selector,
+        AttributeConstraint, Capability, FrameworkInfo, OfferFilter, Predicate, Resources,
+        RoleName, Selector,
     },
     proto::{self, attribute_constraint as wire},
 };

@@ -44,7 +44,8 @@ pub fn revocable_problems(task: &TaskInfo) -> Vec<Problem> {
         note("resources", message);
     }
     if task.resources.mem().millis() == 0 || task.limits.memory_unlimited {
-        let message = "a revocable task's memory must be bounded: give it `mem`, and no memory_unlimited";
+        let message =
+            "a revocable task's memory must be bounded: give it `mem`, and no memory_unlimited";
         note("resources", message.to_owned());
     }
     if task.limits.memory_low_mb.is_some() {
@@ -80,7 +81,10 @@ mod tests {
             let resources = text.parse::<Resources>().unwrap().into();
             slack(proto::Slack { resources }).map_err(|invalid| invalid.to_string())
         };
-        assert_eq!(of("cpus:1.5;mem:64"), Ok("cpus:1.5;mem:64".parse().unwrap()));
+        assert_eq!(
+            of("cpus:1.5;mem:64"),
+            Ok("cpus:1.5;mem:64".parse().unwrap())
+        );
         assert_eq!(of(""), Ok(Resources::new()));
         let refused = of("cpus:1;ports:[1-2]").unwrap_err();
         assert_eq!(refused, "resources: ports cannot be revocable");

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Invalid, Problems, common::millis, limits::limit_problems, network, revocable_problems};
+use super::{
+    Invalid, Problems, common::millis, limits::limit_problems, network, revocable_problems,
+};
 use crate::{
     model::{
         CheckKind, ContainerInfo, EnvVar, HealthCheck, Resources, Scalar, SecretEnv, SecretSource,
