@@ -195,7 +195,7 @@ impl World {
                 ));
             }
         }
-        for (id, ledger) in self.core.ledgers() {
+        for (id, ledger) in self.core.ledgers().chain(self.core.lent_ledgers()) {
             if !ledger.allocated().is_empty() {
                 return Err(format!(
                     "agent {id} still has {} booked",
@@ -209,15 +209,18 @@ impl World {
     fn check(&self) -> Result<(), String> {
         self.core.audit()?;
         let ledgers: BTreeMap<_, _> = self.core.ledgers().collect();
+        let lent: BTreeMap<_, _> = self.core.lent_ledgers().collect();
         for machine in self
             .machines
             .iter()
             .filter(|machine| machine.registered && !machine.refused)
         {
-            let Some(ledger) = machine.id.as_ref().and_then(|id| ledgers.get(id)) else {
+            let id = machine.id.as_ref();
+            let Some((ledger, lent)) = id.and_then(|id| ledgers.get(id).zip(lent.get(id))) else {
                 continue;
             };
-            for (holder, _) in machine.running() {
+            for (holder, info) in machine.running() {
+                let ledger = if info.revocable { lent } else { ledger };
                 if !ledger.holds(holder) {
                     return Err(format!(
                         "machine {} runs {holder:?}, the master books nothing",
@@ -307,6 +310,21 @@ impl World {
             90 if self.dice.one_in(2) => {
                 let operation = self.any_quotas();
                 self.feed(Event::Operate(operation))
+            }
+            91 => {
+                let total = format!(
+                    "cpus:0.{};mem:{}",
+                    self.dice.below(10),
+                    self.dice.below(512)
+                );
+                let machine = &self.machines[machine];
+                if let Some(conn) = machine.conn.filter(|_| machine.registered)
+                    && let Some(wire) = self.wires.get_mut(&conn)
+                {
+                    let total = total.parse().unwrap();
+                    wire.to_master.push_back(Event::AgentSlack { conn, total });
+                }
+                Ok(())
             }
             90..93 => {
                 self.now += self.dice.roll() % 2000;
