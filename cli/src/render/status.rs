@@ -207,6 +207,9 @@ fn capacity(cluster: &Cluster, style: Style) -> String {
         &mebibytes,
         pair(used.disk_used_bytes, used.disk_total_bytes),
     );
+    if let Some(revocable) = &cluster.revocable {
+        text.push_str(&format!("lent    {}\n", lent(revocable)));
+    }
     text
 }
 
