@@ -62,6 +62,13 @@ pub struct Config {
     pub allow_host_users: bool,
     /// Each container has a range of user numbers to itself, where the kernel and the file system can.
     pub user_namespaces: bool,
+    /// Folder of the seccomp profiles that tasks may name: `NAME.json`, as Docker or the runtime specification write them.
+    pub seccomp_dir: Option<PathBuf>,
+    /// The AppArmor profile of containers: `auto` (mezzo's own, where the kernel has AppArmor), `off`, or the name of one
+    /// that is loaded.
+    pub apparmor: String,
+    /// AppArmor profiles that tasks may ask for; `unconfined` is none.
+    pub apparmor_profiles: Vec<String>,
     /// Devices that tasks may take by number, such as GPUs.
     pub devices: Vec<DeviceSet>,
     /// Paths of the machine beneath which tasks may ask for volumes.
@@ -198,6 +205,9 @@ impl Default for Config {
             allow_privileged: false,
             allow_host_users: false,
             user_namespaces: true,
+            seccomp_dir: None,
+            apparmor: "auto".into(),
+            apparmor_profiles: Vec::new(),
             devices: Vec::new(),
             host_path_allow: Vec::new(),
             cgroup_parent: None,
@@ -350,6 +360,7 @@ impl Config {
         for (field, folder) in [
             ("pull_secrets_dir", &self.pull_secrets_dir),
             ("secrets_dir", &self.secrets_dir),
+            ("seccomp_dir", &self.seccomp_dir),
         ] {
             if let Some(folder) = folder
                 && !folder.is_absolute()

@@ -33,6 +33,7 @@ use crate::{
     node::{
         Images, Runtime,
         images::ImageFolder,
+        profiles::Profiles,
         runtime::{Containers, cgroup_mode},
         secrets::TaskSecrets,
     },
@@ -133,6 +134,11 @@ pub(crate) fn runtime_config(config: &Config) -> mezzo_runtime::RuntimeConfig {
         mezzo_runtime::RuntimeConfig::new(config.state_dir.join("runtime"), config.cgroup_parent());
     to.max_parallel_starts = config.max_parallel_starts;
     to.network = config.network.to_runtime();
+    to.apparmor = match config.apparmor.as_str() {
+        "auto" => mezzo_runtime::AppArmor::Auto,
+        "off" => mezzo_runtime::AppArmor::Off,
+        name => mezzo_runtime::AppArmor::Profile(name.to_owned()),
+    };
     if let Some(program) = &config.launcher {
         to.launcher = mezzo_runtime::LauncherProgram::Path(program.clone());
     }
@@ -249,6 +255,7 @@ pub(crate) async fn serve(
             devices: config.devices.clone(),
             disk: Arc::clone(&disk),
             secrets: TaskSecrets::new(config.secrets_dir.clone()),
+            profiles: Profiles::new(config.seccomp_dir.clone(), config.apparmor_profiles.clone()),
             starts: Arc::new(Semaphore::new(config.max_parallel_starts)),
         },
         stats.clone(),

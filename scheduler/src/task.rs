@@ -60,6 +60,8 @@ pub fn task_info(
             secret_env: app.secret_variables(),
             pull_secret: app.pull_secret().cloned(),
             host_users: app.container.host_users,
+            seccomp_profile: app.container.seccomp_profile.clone(),
+            apparmor_profile: app.container.apparmor_profile.clone(),
             port_mappings: app
                 .ports
                 .iter()

@@ -109,6 +109,39 @@ fn plain_marathon_files_are_accepted() {
 }
 
 #[test]
+fn profiles_are_named_as_marathon_does_and_kept_in_the_json() {
+    let with_info = |info: Value| json!({"container": {"type": "MESOS", "docker": {"image": "web:1"}, "linuxInfo": info, "apparmorProfile": "web"}});
+    let app = accepted(&with(with_info(
+        json!({"seccomp": {"profileName": "small"}}),
+    )));
+    let written = app.to_json();
+    let container = &written["container"];
+    assert_eq!(container["linuxInfo"]["seccomp"]["profileName"], "small");
+    assert_eq!(container["apparmorProfile"], "web");
+    assert_eq!(accepted(&written), app);
+    for (info, path) in [
+        (
+            json!({"seccomp": {"profileName": "../x"}}),
+            "/container/linuxInfo/seccomp/profileName",
+        ),
+        (
+            json!({"seccomp": {"unconfined": true}}),
+            "/container/linuxInfo/seccomp/unconfined",
+        ),
+        (
+            json!({"ipcInfo": {"mode": "PRIVATE"}}),
+            "/container/linuxInfo/ipcInfo",
+        ),
+    ] {
+        let (_, problems) = refused(with_info(info));
+        assert!(
+            problems.iter().any(|problem| problem.contains(path)),
+            "{path}: {problems:?}"
+        );
+    }
+}
+
+#[test]
 fn a_pull_secret_is_named_by_the_app_and_kept_in_its_json() {
     let extra = json!({"container": {"type": "MESOS", "docker": {"image": "web:1", "pullConfig": {"secret": "pull"}}},
         "secrets": {"pull": {"source": "team/registry"}, "other": {"source": "x"}}});

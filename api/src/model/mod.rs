@@ -21,8 +21,8 @@ pub use framework::{
 };
 pub use group::{GroupPolicy, SharedVolume, TaskGroup};
 pub use ids::{
-    AgentId, FrameworkId, GroupId, InvalidId, OfferId, RoleName, SecretSource, StreamId, TaskId,
-    UpdateId,
+    AgentId, FrameworkId, GroupId, InvalidId, OfferId, ProfileName, RoleName, SecretSource,
+    StreamId, TaskId, UpdateId,
 };
 pub use limits::{
     Change, CpuPinning, HugePages, InvalidIoDevice, IoDevice, IoLimit, LimitChange, RLIMIT_NAMES,

@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentId, FrameworkId, NetworkMode, PortMapping, ReadinessCheck, ReadinessStatus, Resources,
-    RoleName, Scalar, SecretSource, TaskGroup, TaskId, TaskLimits, UpdateId, Usage,
+    AgentId, FrameworkId, NetworkMode, PortMapping, ProfileName, ReadinessCheck, ReadinessStatus,
+    Resources, RoleName, Scalar, SecretSource, TaskGroup, TaskId, TaskLimits, UpdateId, Usage,
 };
 
 /// An environment variable.
@@ -85,6 +85,12 @@ pub struct ContainerInfo {
     /// The machine's own user numbers. Needs the operator's switch on the agent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub host_users: bool,
+    /// One of the agent's operator, instead of the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp_profile: Option<ProfileName>,
+    /// One that the agent's operator lets tasks ask for, instead of the agent's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apparmor_profile: Option<String>,
     /// Which of its ports are reachable; for networks of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,

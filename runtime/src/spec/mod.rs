@@ -130,6 +130,7 @@ fn process(
         .oom_score_adj(spec.limits.oom_score_adj())
         .build()
         .map_err(text)?;
+    process.set_apparmor_profile(spec.apparmor.clone());
     // Absent and false differ in libcontainer: absent alone means that set-user-ID programs may gain privileges.
     process.set_no_new_privileges(if spec.privileged { None } else { Some(true) });
     Ok(process)

@@ -181,6 +181,15 @@ impl App {
         {
             fields.insert("hostUsers".into(), true.into());
         }
+        if let Some(fields) = out.as_object_mut() {
+            if let Some(name) = &container.seccomp_profile {
+                let seccomp = json!({ "profileName": name.as_str(), "unconfined": false });
+                fields.insert("linuxInfo".into(), json!({ "seccomp": seccomp }));
+            }
+            if let Some(name) = &container.apparmor_profile {
+                fields.insert("apparmorProfile".into(), name.as_str().into());
+            }
+        }
         if container.network.is_own()
             && let Some(fields) = out.as_object_mut()
         {
