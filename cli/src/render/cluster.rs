@@ -128,7 +128,10 @@ pub(crate) fn node(node: &Node, tasks: &[Task], now_ms: u64, style: Style) -> St
             ("offers", node.resources.to_string()),
             ("allocated", node.allocated.to_string()),
             ("in offers", node.offered.to_string()),
-            ("lends", node.revocable.as_ref().map(lent).unwrap_or_default()),
+            (
+                "lends",
+                node.revocable.as_ref().map(lent).unwrap_or_default(),
+            ),
             ("cpus used", used.cpus.map(number).unwrap_or_default()),
             (
                 "memory used",
@@ -262,7 +265,10 @@ pub(crate) fn framework(framework: &Framework, now_ms: u64, style: Style) -> Str
             ("allocated", framework.allocated.to_string()),
             ("in offers", framework.offered.to_string()),
             ("revocable", framework.revocable_allocated.to_string()),
-            ("in revocable offers", framework.revocable_offered.to_string()),
+            (
+                "in revocable offers",
+                framework.revocable_offered.to_string(),
+            ),
             ("deals with", framework.capabilities.join(", ")),
             ("user", framework.user.clone()),
             ("principal", framework.principal.clone()),

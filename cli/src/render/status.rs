@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::{
-    Style, Table, Tone, age, app, bar, bytes, clean, cluster::node_tone, count, mebibytes, number,
-    section, toned,
+    Style, Table, Tone, age, app, bar, bytes, clean,
+    cluster::{lent, node_tone},
+    count, mebibytes, number, section, toned,
 };
 use crate::view::{
     Cluster, Framework, Node,
