@@ -236,7 +236,7 @@ impl Actor {
                     }));
                 }
                 if registered {
-                    self.tell_slack();
+                    self.tell_slack_anew();
                 }
             }
             Command::Attach(outbound, reply) => {

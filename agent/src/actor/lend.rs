@@ -25,6 +25,8 @@ pub(crate) struct Lender {
     controller: Controller,
     processors_millis: u64,
     before: Option<(u64, NodePressure)>,
+    /// What the master of this stream was told.
+    told: Option<Resources>,
     /// Killed since the start.
     preempted: u64,
 }
@@ -54,6 +56,7 @@ impl Lender {
             controller: Controller::new(settings.controller(mode)),
             processors_millis,
             before: None,
+            told: None,
             preempted: 0,
         }
     }
@@ -119,18 +122,35 @@ impl Actor {
             }
         }
         self.lender = Some(lender);
-        if told.is_some() {
-            self.tell_slack();
-        }
+        self.tell_slack();
     }
 
-    /// Tells the master what may be lent: when that changes, and after each registration, which forgets it.
-    pub(super) fn tell_slack(&self) {
-        if self.lender.is_some() && self.core.connected() {
-            let (total, _) = self.core.lent();
-            self.send(Message::Slack(proto::Slack {
-                resources: total.clone().into(),
-            }));
+    /// After a registration, which has made the master forget it.
+    pub(super) fn tell_slack_anew(&mut self) {
+        if let Some(lender) = &mut self.lender {
+            lender.told = None;
+        }
+        self.tell_slack();
+    }
+
+    /// Tells the master what may be lent, unless it knows. A full stream loses the word: then with the next round.
+    fn tell_slack(&mut self) {
+        let (Some(lender), Some(outbound)) = (&mut self.lender, &self.outbound) else {
+            return;
+        };
+        let (total, _) = self.core.lent();
+        if !self.core.connected() || lender.told.as_ref() == Some(total) {
+            return;
+        }
+        let slack = proto::Slack {
+            resources: total.clone().into(),
+        };
+        let message = proto::AgentMessage {
+            message: Some(Message::Slack(slack)),
+        };
+        match outbound.try_send(message) {
+            Ok(()) => lender.told = Some(total.clone()),
+            Err(error) => tracing::debug!(%error, "what may be lent is not told yet"),
         }
     }
 
