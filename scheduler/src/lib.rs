@@ -17,6 +17,7 @@ pub mod core;
 pub mod deployment;
 mod driver;
 mod http;
+pub mod jobs;
 mod link;
 pub mod place;
 pub mod reconcile;
