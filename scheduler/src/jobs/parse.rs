@@ -82,6 +82,8 @@ const FIELDS: &[&str] = &[
     "disabledBecause",
     "succeededParents",
     "runs",
+    "status",
+    "state",
 ];
 
 /// What a route of Chronos takes.
