@@ -204,7 +204,7 @@ impl JobCore {
         }
         if let Some(way) = graph::cycle(&self.all, &job.name, parents) {
             let way: Vec<&str> = way.iter().map(JobName::as_str).collect();
-            let way = way.join(" after ");
+            let way = way.join(" before ");
             report.value_problem(
                 "/parents",
                 format!("would make jobs wait for themselves: {way}"),

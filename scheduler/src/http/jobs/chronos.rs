@@ -75,18 +75,12 @@ async fn summary(State(context): State<Context>) -> Response {
 /// By parts of the name, the command, or either, whatever their case.
 async fn search(State(context): State<Context>, Query(pairs): Pairs) -> Response {
     let params = Params(pairs);
-    let number = |field: &str, default: usize| match params.get(field) {
-        None => Ok(default),
-        Some(text) => text.parse::<usize>().map_err(|_| {
-            error(
-                StatusCode::BAD_REQUEST,
-                &format!("{field}: must be a whole number"),
-            )
-        }),
-    };
-    let (limit, offset) = match (number("limit", usize::MAX), number("offset", 0)) {
-        (Ok(limit), Ok(offset)) => (limit, offset),
-        (Err(response), _) | (_, Err(response)) => return response,
+    let number = |field: &str, default: usize| params.get(field).map_or(Ok(default), str::parse);
+    let (Ok(limit), Ok(offset)) = (number("limit", usize::MAX), number("offset", 0)) else {
+        return error(
+            StatusCode::BAD_REQUEST,
+            "limit and offset: must be whole numbers",
+        );
     };
     let has = |field: &str, texts: &[&str]| {
         let wanted = params.get(field).unwrap_or_default().to_lowercase();
