@@ -23,7 +23,7 @@ pub(crate) async fn run(context: &Context, command: JobCommand) -> Result<(), Fa
             let answer = scheduler.get("/v1/jobs").await?;
             let jobs = raw_list(&answer, "jobs");
             let list = |style| render::job::list(jobs, style);
-            context.output.emit(jobs, list)
+            context.output.emit(&jobs, list)
         }
         JobCommand::Show(args) => {
             let job = get(&scheduler, &args.name).await?;
@@ -34,7 +34,7 @@ pub(crate) async fn run(context: &Context, command: JobCommand) -> Result<(), Fa
             let job = get(&scheduler, &args.name).await?;
             let runs = raw_list(&job, "runs");
             let history = |style| render::job::history(runs, style);
-            context.output.emit(runs, history)
+            context.output.emit(&runs, history)
         }
         JobCommand::Run(args) => {
             let body = json!({ "arguments": args.arguments });

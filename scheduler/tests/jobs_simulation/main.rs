@@ -462,7 +462,7 @@ fn each_slot_of_a_year_ran_exactly_once_through_restarts() {
     let start = millis("2026-01-01T00:00:00.000Z");
     let end = start + 365 * DAY;
     let mut crashes = 0;
-    for seed in seeds(100) {
+    for seed in seeds(40) {
         let mut sim = Sim::new(seed, start, &["child"]);
         let patient = |body: Value| {
             let mut body = body;
@@ -523,7 +523,7 @@ fn each_slot_of_a_year_ran_exactly_once_through_restarts() {
 fn a_job_that_allows_no_two_never_had_two_and_says_what_it_skipped() {
     let start = millis("2026-01-01T00:00:00.000Z");
     let mut n_seen = 0;
-    for seed in seeds(100) {
+    for seed in seeds(40) {
         let mut sim = Sim::new(seed, start, &["forbid", "replace"]);
         let often = |name: &str, policy: &str| {
             json!({
@@ -537,7 +537,6 @@ fn a_job_that_allows_no_two_never_had_two_and_says_what_it_skipped() {
         for job in ["forbid", "replace"] {
             let by_due = sim.by_due(job);
             let mut missed_until = 0;
-            let mut seen = BTreeSet::new();
             for (due, run) in &by_due {
                 let outcome = sim.outcome(run);
                 let finished = sim
@@ -554,7 +553,6 @@ fn a_job_that_allows_no_two_never_had_two_and_says_what_it_skipped() {
                 if let Outcome::Missed { until } = outcome {
                     missed_until = until;
                 }
-                seen.insert(*due);
                 // No slot between this and the next is without a word.
                 let next = due + 20_000;
                 let is_last = by_due.keys().next_back() == Some(due);
@@ -568,7 +566,9 @@ fn a_job_that_allows_no_two_never_had_two_and_says_what_it_skipped() {
                     assert!(!hole, "seed {seed}: {job}: a hole after {missed_until}");
                 }
             }
-            n_seen += seen.len();
+            n_seen += by_due.len();
         }
     }
+    // A scheduler that was away for the whole of it is one case, not all.
+    assert!(n_seen > 100, "{n_seen} slots are no test");
 }
