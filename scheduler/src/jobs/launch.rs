@@ -52,16 +52,21 @@ impl JobCore {
             let ask = Ask {
                 scalars: resources.clone(),
                 ports: Vec::new(),
+                revocable: false,
             };
             let mut whys = Vec::new();
             // Round the machines, so that they share the work.
-            let found = (0..offers.len()).map(|i| (turn + i) % n_offers).find(|&i| {
-                let lacks = ask.lacks(&left[i]);
-                if !lacks.is_empty() {
-                    whys.push(format!("{} ({})", offers[i].hostname, lacks_text(&lacks)));
-                }
-                lacks.is_empty() && tasks[i].len() < MAX_PER_OFFER
-            });
+            let found = (0..offers.len())
+                .map(|i| (turn + i) % n_offers)
+                // What is lent may be taken back: no job asked for that.
+                .filter(|&i| !offers[i].revocable)
+                .find(|&i| {
+                    let lacks = ask.lacks(&left[i]);
+                    if !lacks.is_empty() {
+                        whys.push(format!("{} ({})", offers[i].hostname, lacks_text(&lacks)));
+                    }
+                    lacks.is_empty() && tasks[i].len() < MAX_PER_OFFER
+                });
             let Some((at, rest)) = found.and_then(|i| Some((i, left[i].checked_sub(&resources)?)))
             else {
                 whys.truncate(5);

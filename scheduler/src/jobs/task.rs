@@ -50,6 +50,7 @@ pub(super) fn task_info(
         limits: TaskLimits::default(),
         group: None,
         readiness_check: None,
+        revocable: false,
     }
 }
 
