@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use mezzo_api::model::{FrameworkId, FrameworkInfo, OfferFilter, RoleName};
+use mezzo_api::model::{Capability, FrameworkId, FrameworkInfo, OfferFilter, RoleName};
 use thiserror::Error;
 
 use crate::Framework;
@@ -33,6 +33,7 @@ pub struct Builder {
     webui_url: String,
     labels: BTreeMap<String, String>,
     offer_filters: BTreeMap<RoleName, OfferFilter>,
+    capabilities: BTreeSet<Capability>,
     queue: usize,
     call_timeout: Duration,
 }
@@ -63,9 +64,18 @@ impl Builder {
             webui_url: String::new(),
             labels: BTreeMap::new(),
             offer_filters: BTreeMap::new(),
+            capabilities: BTreeSet::new(),
             queue: 1024,
             call_timeout: Duration::from_secs(20),
         }
+    }
+
+    /// What the framework can deal with beyond the ordinary: without [`Capability::RevocableResources`] no offer is
+    /// revocable.
+    #[must_use]
+    pub fn capabilities(mut self, capabilities: impl IntoIterator<Item = Capability>) -> Self {
+        self.capabilities = capabilities.into_iter().collect();
+        self
     }
 
     /// host:port of every master: the one that leads is found among them.
@@ -241,6 +251,7 @@ impl Builder {
             webui_url: self.webui_url,
             labels: self.labels,
             offer_filters: self.offer_filters,
+            capabilities: self.capabilities,
         };
         Ok(Checked {
             info,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::allocator::Quota;
 use mezzo_api::model::{
-    AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OfferId, RoleName, StreamId, Task,
-    TaskId, TaskInfo, TaskStatus, TaskUsage, UpdateId,
+    AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OfferId, Resources, RoleName,
+    StreamId, Task, TaskId, TaskInfo, TaskStatus, TaskUsage, UpdateId,
 };
 
 /// One connection of an agent or a framework; never used twice by a process.
@@ -47,6 +47,13 @@ pub enum Event {
         node: Option<NodeUsage>,
         /// Of its tasks.
         tasks: Vec<TaskUsage>,
+    },
+    /// An agent tells how much revocable tasks may take there, all together.
+    AgentSlack {
+        /// Who says so.
+        conn: ConnId,
+        /// `cpus` and `mem` only.
+        total: Resources,
     },
     /// A framework opened its stream.
     Subscribe {

@@ -11,7 +11,7 @@ use mezzo_api::model::{
 };
 
 use super::{
-    Acknowledgement, Core, Effect, Holder, ToAgent, ToFramework, Turn, agents::AgentEntry,
+    Acknowledgement, Core, Effect, Holder, Supply, ToAgent, ToFramework, Turn, agents::AgentEntry,
     frameworks::FrameworkEntry,
 };
 
@@ -386,6 +386,7 @@ impl Core {
             return;
         }
         let (role, resources) = (task.role.clone(), task.info.resources.clone());
+        let supply = Supply::of(&task.info);
         let entry = TaskEntry {
             agent_id: agent_id.clone(),
             reached: task.status.state,
@@ -399,7 +400,7 @@ impl Core {
             agent.tasks.insert(holder.clone());
         }
         if !terminal {
-            self.admit(agent_id, holder, &role, &resources);
+            self.admit(agent_id, holder, &role, supply, &resources);
             self.tell(turn, status);
         }
     }

@@ -298,12 +298,13 @@ impl Agent {
         update_id: &str,
     ) {
         let status = self.status(launch, state, update_id);
-        self.outbound
-            .send(AgentMessage {
-                message: Some(agent_message::Message::Status(status)),
-            })
-            .await
-            .unwrap();
+        self.say(agent_message::Message::Status(status)).await;
+    }
+
+    /// Anything.
+    pub async fn say(&self, message: agent_message::Message) {
+        let message = Some(message);
+        self.outbound.send(AgentMessage { message }).await.unwrap();
     }
 
     pub fn status(
