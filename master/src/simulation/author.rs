@@ -12,7 +12,7 @@ use mezzo_api::model::{
 };
 
 use super::Dice;
-use crate::state::{Call, Caller, ConnId, Launch, ToFramework};
+use crate::state::{Acknowledgement, Call, Caller, ConnId, Launch, ToFramework};
 
 /// One framework.
 #[derive(Debug)]
@@ -151,11 +151,12 @@ impl Author {
         if let (Some(update_id), Some(agent_id)) =
             (status.update_id.clone(), status.agent_id.clone())
         {
-            self.acknowledgements.push_back(Call::Acknowledge {
-                agent_id,
-                task_id: task_id.clone(),
-                update_id,
-            });
+            self.acknowledgements
+                .push_back(Call::Acknowledge(vec![Acknowledgement {
+                    agent_id,
+                    task_id: task_id.clone(),
+                    update_id,
+                }]));
         }
         let Some((_, known)) = self.tasks.get_mut(&task_id) else {
             return Err(format!(

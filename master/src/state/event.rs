@@ -106,6 +106,17 @@ pub struct Caller {
     pub stream_id: StreamId,
 }
 
+/// A status that the framework has made durable.
+#[derive(Debug, Clone)]
+pub struct Acknowledgement {
+    /// Who keeps it.
+    pub agent_id: AgentId,
+    /// Of which task.
+    pub task_id: TaskId,
+    /// Which.
+    pub update_id: UpdateId,
+}
+
 /// A task to launch, or why its description is refused.
 #[derive(Debug, Clone)]
 pub enum Launch {
@@ -174,15 +185,8 @@ pub enum Call {
         /// Between SIGTERM and SIGKILL.
         grace: Option<Duration>,
     },
-    /// Ends the repetition of a status.
-    Acknowledge {
-        /// Who keeps it.
-        agent_id: AgentId,
-        /// Of which task.
-        task_id: TaskId,
-        /// Which.
-        update_id: UpdateId,
-    },
+    /// Ends the repetition of statuses.
+    Acknowledge(Vec<Acknowledgement>),
     /// Tell the state of these tasks; empty: of all that have not ended.
     Reconcile(Vec<(TaskId, Option<AgentId>)>),
     /// Best effort.

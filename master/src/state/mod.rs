@@ -43,7 +43,9 @@ use crate::{
 
 pub use drain::DrainStage;
 pub use effect::{Effect, Ending, Refusal, ToAgent, ToFramework};
-pub use event::{Call, Caller, ConnId, Event, Launch, Operation, Pass, Registration};
+pub use event::{
+    Acknowledgement, Call, Caller, ConnId, Event, Launch, Operation, Pass, Registration,
+};
 pub use ledger::{Holder, Ledger};
 pub use lent::Supply;
 pub use view::{AgentState, AgentView, Counters, FrameworkView, PassRecords, RoleView, Snapshot};
@@ -283,12 +285,10 @@ impl Core {
                 agent_id,
                 grace,
             } => self.kill(turn, id, &task_id, agent_id.as_ref(), grace),
-            Call::Acknowledge {
-                agent_id,
-                task_id,
-                update_id,
-            } => {
-                self.acknowledge(turn, id, &agent_id, &task_id, &update_id);
+            Call::Acknowledge(acknowledgements) => {
+                for acknowledgement in acknowledgements {
+                    self.acknowledge(turn, id, acknowledgement);
+                }
             }
             Call::Reconcile(tasks) => self.reconcile(turn, id, tasks),
             Call::SendMessage {
