@@ -24,7 +24,9 @@ impl Agent {
 async fn borrower(master: &Master, name: &str) -> Framework {
     let mut info = framework_info(name, "*", Duration::from_secs(60));
     info.capabilities = vec![FrameworkCapability::RevocableResources.into()];
-    Framework::subscribe_as(master, info).await.unwrap()
+    Framework::subscribe_as(master, info)
+        .await
+        .expect("the master takes it")
 }
 
 fn revocable(id: &str, agent: &str, taken: &str) -> proto::TaskInfo {
