@@ -145,9 +145,9 @@ async fn add(context: &Context, scheduler: &Scheduler, args: &AddArgs) -> Result
     for file in &args.files {
         let file_name = file.display().to_string();
         let content = read_file(file)?;
-        let many = match content {
-            Value::Array(many) if !many.is_empty() => many,
-            one => vec![one],
+        let many = match content.as_array() {
+            Some(many) if !many.is_empty() => many.clone(),
+            Some(_) | None => vec![content],
         };
         for job in many {
             complaints(&file_name, "job", &mezzo_scheduler::check_job_json(&job))?;

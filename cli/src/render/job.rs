@@ -169,7 +169,9 @@ fn text(value: &Value, field: &str) -> String {
     match &value[field] {
         Value::Null => String::new(),
         Value::String(text) => clean(text),
-        other => clean(&other.to_string()),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            clean(&other.to_string())
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is known of jobs: their runs, under way and over, and what decides the next one.
 //!
-//! Pure data, durable but for what says so (see [`super::record`]).
+//! Pure data, durable but for what says so (see `record`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
