@@ -17,7 +17,7 @@ mod run;
 #[cfg(test)]
 mod simulation;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -76,4 +76,13 @@ impl Times {
             look: Duration::from_secs(2),
         }
     }
+}
+
+/// The term after that one, by the clock of the wall: the next number, or the seconds since 1970 if that is more. So the
+/// terms of a cluster whose state was lost, or put back from an old copy, are still above those that others remember.
+#[must_use]
+pub fn next_term(last: u64) -> u64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = unix.map_or(0, |since| since.as_secs());
+    seconds.max(last.saturating_add(1))
 }

@@ -3,10 +3,7 @@
 //! One task per candidate drives it. One request is under way at a time; the next one supersedes it. A watch only
 //! nudges: what is true is read again, also when the watch breaks or etcd has compacted what it was to begin with.
 
-use std::{
-    pin::Pin,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{pin::Pin, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
@@ -195,7 +192,7 @@ impl Office {
                 Box::pin(async move { (Event::Granted(grant(&client, wanted).await), None) })
             }
             Command::Run { lease } => {
-                let term = next_term(self.seen.term);
+                let term = super::next_term(self.seen.term);
                 let request = self.candidacy(lease, term);
                 Box::pin(async move { (Event::Ran(elect(&client, request, term).await), None) })
             }
@@ -274,13 +271,6 @@ impl Office {
             }
         })
     }
-}
-
-/// The one after, or the seconds since 1970 if that is more: so the terms of a cluster whose state was lost, or put
-/// back from an old copy, are still above those that others remember.
-fn next_term(last: u64) -> u64 {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
-    unix.map_or(0, |since| since.as_secs()).max(last + 1)
 }
 
 fn tell(what: &str, error: &Error) {

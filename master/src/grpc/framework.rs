@@ -70,7 +70,8 @@ impl FrameworkService for FrameworkFront {
         let request = request.into_inner();
         let info = framework_info(request.framework)?;
         let suppressed = roles("suppressed_roles", request.suppressed_roles)?;
-        let (outbox, inbox) = outbox::channel(self.context.config.peer_queue);
+        let (outbox, inbox) =
+            outbox::channel(self.context.config.peer_queue, self.context.fence.clone());
         let conn = self.context.next_conn();
         tracing::info!(
             conn = conn.0,
@@ -104,11 +105,8 @@ impl FrameworkService for FrameworkFront {
             context.send(Event::FrameworkDetached { conn }).await;
         });
         self.context.answer(answer).await?;
-        let (master_id, heartbeat) = (
-            self.context.master_id.clone(),
-            self.context.config.framework_heartbeat_interval,
-        );
-        let stream = inbox.map(move |line| line.map(|line| encode(line, &master_id, heartbeat)));
+        let context = self.context.clone();
+        let stream = inbox.map(move |line| line.map(|line| encode(line, &context)));
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -350,7 +348,7 @@ fn decode_group(launch: operation::LaunchGroup) -> Result<Launch, Status> {
     }
 }
 
-fn encode(line: FrameworkLine, master_id: &str, heartbeat: Duration) -> proto::Event {
+fn encode(line: FrameworkLine, context: &Context) -> proto::Event {
     use event::Event;
     let event = match line {
         FrameworkLine::Heartbeat => Event::Heartbeat(event::Heartbeat {}),
@@ -360,8 +358,9 @@ fn encode(line: FrameworkLine, master_id: &str, heartbeat: Duration) -> proto::E
         }) => Event::Subscribed(event::Subscribed {
             framework_id: framework_id.to_string(),
             stream_id: stream_id.to_string(),
-            heartbeat_interval_ms: to_millis(heartbeat),
-            master_id: master_id.to_owned(),
+            heartbeat_interval_ms: to_millis(context.config.framework_heartbeat_interval),
+            master_id: context.master_id.to_string(),
+            term: context.term,
         }),
         FrameworkLine::Core(ToFramework::Offers(offers)) => Event::Offers(event::Offers {
             offers: offers.into_iter().map(Into::into).collect(),

@@ -36,7 +36,7 @@ impl From<Ending> for Status {
             Ending::Superseded => Code::Aborted,
             Ending::TooSlow => Code::ResourceExhausted,
             Ending::Refused | Ending::Removed => Code::FailedPrecondition,
-            Ending::ShuttingDown => Code::Unavailable,
+            Ending::ShuttingDown | Ending::Deposed => Code::Unavailable,
         };
         Self::new(code, ending.to_string())
     }
