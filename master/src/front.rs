@@ -36,7 +36,8 @@ pub(crate) enum Duty {
 pub(crate) struct Front {
     address: SocketAddr,
     duty: watch::Sender<Duty>,
-    server: JoinHandle<Result<(), transport::Error>>,
+    /// Until its end was told.
+    server: Option<JoinHandle<Result<(), transport::Error>>>,
 }
 
 impl Front {
@@ -68,7 +69,7 @@ impl Front {
         Ok(Self {
             address,
             duty,
-            server: tokio::spawn(server),
+            server: Some(tokio::spawn(server)),
         })
     }
 
@@ -83,7 +84,12 @@ impl Front {
 
     /// Until the server gives up, or was told to stop.
     pub(crate) async fn ended(&mut self) -> Result<(), Error> {
-        match (&mut self.server).await {
+        let Some(server) = &mut self.server else {
+            return Ok(());
+        };
+        let result = server.await;
+        self.server = None;
+        match result {
             Ok(Ok(())) => Ok(()),
             Ok(Err(source)) => Err(Error::Serve {
                 address: self.address,
@@ -98,7 +104,9 @@ impl Front {
         if let Ok(ended) = timeout(grace, self.ended()).await {
             return ended;
         }
-        self.server.abort();
+        if let Some(server) = self.server {
+            server.abort();
+        }
         Ok(())
     }
 }
