@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     outbox::{self, Outbox},
-    status::{bounded, parse_optional},
+    status::{bounded, parse_optional, storable},
 };
 use crate::{
     actor::{Context, Peer},
@@ -152,6 +152,7 @@ fn decode_register(register: agent_message::Register) -> Result<Registration, St
         .info
         .ok_or_else(|| Status::invalid_argument("register.info: is missing"))?;
     let info = AgentInfo::try_from(info).map_err(|invalid| invalid.within("register.info"))?;
+    storable("register.info", &info)?;
     let tasks = register.tasks.into_iter().enumerate().map(|(i, task)| {
         Task::try_from(task)
             .map_err(|invalid: Invalid| invalid.within(&format!("register.tasks[{i}]")))

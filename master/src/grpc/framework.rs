@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     outbox,
-    status::{bounded, invalid, parse, parse_optional},
+    status::{bounded, invalid, parse, parse_optional, storable},
 };
 use crate::{
     actor::{Context, Peer},
@@ -275,7 +275,9 @@ impl FrameworkService for FrameworkFront {
 
 fn framework_info(info: Option<proto::FrameworkInfo>) -> Result<FrameworkInfo, Status> {
     let info = info.ok_or_else(|| invalid("framework", "is missing"))?;
-    Ok(FrameworkInfo::try_from(info).map_err(|invalid| invalid.within("framework"))?)
+    let info = FrameworkInfo::try_from(info).map_err(|invalid| invalid.within("framework"))?;
+    storable("framework", &info)?;
+    Ok(info)
 }
 
 fn offer_ids(ids: Vec<String>) -> Result<Vec<mezzo_api::model::OfferId>, Status> {

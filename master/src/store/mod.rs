@@ -27,7 +27,7 @@ pub use etcd::EtcdStore;
 pub const FORMAT_VERSION: u32 = 1;
 
 /// Of one record as JSON. etcd takes requests of 1.5 MiB; nothing that an honest peer describes comes near.
-pub const LARGEST_RECORD: usize = 1 << 20;
+pub const LARGEST_RECORD: usize = 512 << 10;
 
 /// An admitted agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
