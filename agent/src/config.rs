@@ -14,6 +14,7 @@ use crate::{
     Error,
     node::GcPolicy,
     resources::devices::{self, DeviceSet},
+    slack::settings::Oversubscription,
 };
 
 /// The configuration.
@@ -64,6 +65,13 @@ pub struct Config {
     pub allow_host_users: bool,
     /// Each container has a range of user numbers to itself, where the kernel and the file system can.
     pub user_namespaces: bool,
+    /// Folder of the seccomp profiles that tasks may name: `NAME.json`, as Docker or the runtime specification write them.
+    pub seccomp_dir: Option<PathBuf>,
+    /// The AppArmor profile of containers: `auto` (mezzo's own, where the kernel has AppArmor), `off`, or the name of one
+    /// that is loaded.
+    pub apparmor: String,
+    /// AppArmor profiles that tasks may ask for; `unconfined` is none.
+    pub apparmor_profiles: Vec<String>,
     /// Devices that tasks may take by number, such as GPUs.
     pub devices: Vec<DeviceSet>,
     /// Paths of the machine beneath which tasks may ask for volumes.
@@ -74,6 +82,11 @@ pub struct Config {
     pub launcher: Option<PathBuf>,
     /// Between samples of all tasks.
     pub usage_interval_ms: u64,
+    /// What ordinary tasks were given of `cpus` and `mem` and do not use is lent to revocable tasks, which are slowed down
+    /// and killed first when it is needed.
+    pub oversubscribe: bool,
+    /// How much of it, and when it is taken back.
+    pub oversubscription: Oversubscription,
     /// Tasks that take more of the disk than they hold (`disk`) are killed; where the file system has project quotas it
     /// also refuses them more. Otherwise what they take is only told.
     pub enforce_disk: bool,
@@ -195,11 +208,16 @@ impl Default for Config {
             allow_privileged: false,
             allow_host_users: false,
             user_namespaces: true,
+            seccomp_dir: None,
+            apparmor: "auto".into(),
+            apparmor_profiles: Vec::new(),
             devices: Vec::new(),
             host_path_allow: Vec::new(),
             cgroup_parent: None,
             launcher: None,
             usage_interval_ms: 2_000,
+            oversubscribe: false,
+            oversubscription: Oversubscription::default(),
             enforce_disk: true,
             disk_interval_ms: 15_000,
             disk_project_ids: (500_000, 999_999),
@@ -239,6 +257,9 @@ impl Config {
                 "usage_interval_ms",
                 format!("{} is below 100", self.usage_interval_ms),
             );
+        }
+        if let Err((field, problem)) = self.oversubscription.check() {
+            return wrong(field, problem);
         }
         if self.disk_interval_ms < 100 {
             return wrong(
@@ -340,6 +361,7 @@ impl Config {
         for (field, folder) in [
             ("pull_secrets_dir", &self.pull_secrets_dir),
             ("secrets_dir", &self.secrets_dir),
+            ("seccomp_dir", &self.seccomp_dir),
         ] {
             if let Some(folder) = folder
                 && !folder.is_absolute()

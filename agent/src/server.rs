@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config, Error,
-    actor::{self, Actor, Clock, OnShutdown},
+    actor::{self, Actor, Clock, Lender, OnShutdown},
     disk::{self, Disk},
     grpc::NodeApi,
     http, image_gc,
@@ -34,6 +34,7 @@ use crate::{
     node::{
         Images, Runtime,
         images::ImageFolder,
+        profiles::Profiles,
         runtime::{Containers, cgroup_mode},
         secrets::TaskSecrets,
     },
@@ -134,6 +135,11 @@ pub(crate) fn runtime_config(config: &Config) -> mezzo_runtime::RuntimeConfig {
         mezzo_runtime::RuntimeConfig::new(config.state_dir.join("runtime"), config.cgroup_parent());
     to.max_parallel_starts = config.max_parallel_starts;
     to.network = config.network.to_runtime();
+    to.apparmor = match config.apparmor.as_str() {
+        "auto" => mezzo_runtime::AppArmor::Auto,
+        "off" => mezzo_runtime::AppArmor::Off,
+        name => mezzo_runtime::AppArmor::Profile(name.to_owned()),
+    };
     if let Some(program) = &config.launcher {
         to.launcher = mezzo_runtime::LauncherProgram::Path(program.clone());
     }
@@ -250,10 +256,19 @@ pub(crate) async fn serve(
             devices: config.devices.clone(),
             disk: Arc::clone(&disk),
             secrets: TaskSecrets::new(config.secrets_dir.clone()),
+            profiles: Profiles::new(config.seccomp_dir.clone(), config.apparmor_profiles.clone()),
             starts: Arc::new(Semaphore::new(config.max_parallel_starts)),
         },
         stats.clone(),
     );
+    let lender = config.oversubscribe.then(|| {
+        Lender::new(
+            &config.oversubscription,
+            settings.cgroup_mode,
+            capacity.cpu_millis,
+        )
+    });
+    let actor = actor.with_lender(lender);
     let on_shutdown = if config.kill_tasks_on_shutdown {
         OnShutdown::Kill
     } else {

@@ -8,13 +8,11 @@
 use std::time::Duration;
 
 use thiserror::Error;
-use tonic::{
-    Status,
-    metadata::{AsciiMetadataValue, MetadataMap},
-};
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 
-/// `host:port` of the leader.
-const LEADER: &str = "mezzo-leader";
+use crate::leader::METADATA_KEY;
+pub use crate::leader::named_by as leader_named;
+
 /// Of its leadership.
 const TERM: &str = "mezzo-term";
 
@@ -118,7 +116,7 @@ impl Masters {
         self.n_failures = self.n_failures.saturating_add(1);
         let of_list = u32::try_from(self.known.len()).unwrap_or(u32::MAX);
         let round = (self.n_failures - 1) / of_list;
-        if self.n_failures % of_list != 0 {
+        if !self.n_failures.is_multiple_of(of_list) {
             return SHORT_PAUSE.mul_f64(random);
         }
         FIRST_PAUSE
@@ -132,16 +130,9 @@ impl Masters {
 pub fn name_leader(metadata: &mut MetadataMap, address: &str, term: u64) {
     // An address that does not fit was not checked; then nobody is named.
     if let Ok(address) = AsciiMetadataValue::try_from(address) {
-        metadata.insert(LEADER, address);
+        metadata.insert(METADATA_KEY, address);
         metadata.insert(TERM, term.into());
     }
-}
-
-/// The leader that a refusal names.
-#[must_use]
-pub fn leader_named(status: &Status) -> Option<String> {
-    let value = status.metadata().get(LEADER)?;
-    value.to_str().ok().map(str::to_owned)
 }
 
 fn check(address: &str) -> Result<(), String> {
@@ -238,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_status_names_the_leader() {
-        let mut status = Status::unavailable("not here");
+        let mut status = tonic::Status::unavailable("not here");
         assert_eq!(leader_named(&status), None);
         name_leader(status.metadata_mut(), "a:1", 7);
         assert_eq!(leader_named(&status).as_deref(), Some("a:1"));

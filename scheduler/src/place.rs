@@ -17,6 +17,8 @@ pub struct Ask {
     pub scalars: Resources,
     /// One per port of the machine that is wanted, in the order of the definitions.
     pub ports: Vec<PortAsk>,
+    /// Only of offers of what can be taken back; otherwise only of others.
+    pub revocable: bool,
 }
 
 /// One port of the machine.
@@ -52,7 +54,11 @@ impl Ask {
                 },
             })
             .collect();
-        Self { scalars, ports }
+        Self {
+            scalars,
+            ports,
+            revocable: app.revocable,
+        }
     }
 
     /// What `have` lacks for one instance; empty if it fits.
@@ -225,7 +231,10 @@ pub fn place(offers: &[Offer], needs: &[Need], salt: u64) -> Plan {
     let mut placed: u64 = 0;
     for (need_index, need) in needs.iter().enumerate() {
         let mut left = need.count;
-        let mut open: Vec<usize> = (0..offers.len()).collect();
+        // Offers of the other kind are none for it, and nothing to complain of.
+        let mut open: Vec<usize> = (0..offers.len())
+            .filter(|offer| offers[*offer].revocable == need.ask.revocable)
+            .collect();
         let mut refused = Vec::new();
         while left > 0 && !open.is_empty() {
             open.retain(|&offer| {
@@ -292,6 +301,7 @@ mod tests {
             region: String::new(),
             zone: String::new(),
             address: String::new(),
+            revocable: false,
         }
     }
 
@@ -300,6 +310,7 @@ mod tests {
             app: "/a".parse().expect("valid"),
             count,
             ask: Ask {
+                revocable: false,
                 scalars: Resources::new()
                     .with_scalar("cpus", Scalar::from_millis(cpus))
                     .with_scalar("mem", Scalar::from_units(mem)),
@@ -351,6 +362,28 @@ mod tests {
         assert_eq!(plan.placements.len(), 1);
         assert_eq!(plan.placements[0].ports[0], 80);
         assert_ne!(plan.placements[0].ports[1], 80);
+    }
+
+    #[test]
+    fn what_is_lent_is_for_those_who_ask_for_it_and_for_nobody_else() {
+        let mut lent = offer(1, 1000, 64, &[]);
+        lent.revocable = true;
+        let offers = [offer(0, 1000, 64, &[]), lent];
+        let need = |revocable| Need {
+            app: "/a".parse().expect("valid"),
+            count: 3,
+            ask: Ask {
+                scalars: Resources::new().with_scalar("cpus", Scalar::from_millis(1000)),
+                ports: Vec::new(),
+                revocable,
+            },
+        };
+        for revocable in [false, true] {
+            let plan = place(&offers, &[need(revocable)], 0);
+            let placed: Vec<usize> = plan.placements.iter().map(|one| one.offer).collect();
+            assert_eq!(placed, [usize::from(revocable)]);
+            assert!(plan.refused.iter().all(|one| one.offer == placed[0]));
+        }
     }
 
     proptest! {

@@ -90,6 +90,7 @@ impl Bench {
             region: String::new(),
             zone: String::new(),
             address: String::new(),
+            revocable: false,
         }]);
         self.turn()
     }

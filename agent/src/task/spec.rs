@@ -15,7 +15,7 @@ use super::status::Outcome;
 use crate::launch::network::own_hostname;
 use crate::node::{
     ContainerId, ContainerSpec, Device, IMAGE_DIGEST_LABEL, Limits, Mount, MountSource,
-    PreparedImage, Secrets,
+    PreparedImage, Secrets, profiles::Walls,
 };
 
 /// Where tasks find their own folder.
@@ -42,6 +42,7 @@ pub(crate) struct Place {
     /// The paths of the task's host volumes, in their order, resolved and checked.
     pub(crate) host_paths: Vec<PathBuf>,
     pub(crate) secrets: Secrets,
+    pub(crate) walls: Walls,
     pub(crate) limits: Limits,
     /// The devices that were picked.
     pub(crate) devices: Vec<Device>,
@@ -302,6 +303,8 @@ pub(crate) fn container(
         }),
         privileged: wanted.privileged,
         host_users: wanted.host_users,
+        seccomp: place.walls.seccomp.clone(),
+        apparmor: place.walls.apparmor.clone(),
         stop_signal: image.config.stop_signal.clone(),
         labels: [
             ("mezzo.task".to_owned(), info.task_id.to_string()),
@@ -365,6 +368,7 @@ mod tests {
             addresses: vec![],
             host_paths: vec![],
             secrets: Secrets::default(),
+            walls: Walls::default(),
             limits: Limits::default(),
             devices: vec![],
             env: vec![("NVIDIA_VISIBLE_DEVICES".into(), "0".into())],

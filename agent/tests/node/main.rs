@@ -12,10 +12,12 @@ mod figures;
 mod files;
 mod groups;
 mod inside;
+mod lend;
 mod life;
 mod limits;
 mod master;
 mod network;
+mod walls;
 
 use std::{
     panic::AssertUnwindSafe,

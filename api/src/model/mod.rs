@@ -16,11 +16,13 @@ mod task;
 mod usage;
 
 pub use agent::{AgentInfo, Attribute, AttributeValue, CgroupMode};
-pub use framework::{AttributeConstraint, FrameworkInfo, OfferFilter, Predicate, Selector};
+pub use framework::{
+    AttributeConstraint, Capability, FrameworkInfo, OfferFilter, Predicate, Selector,
+};
 pub use group::{GroupPolicy, SharedVolume, TaskGroup};
 pub use ids::{
-    AgentId, FrameworkId, GroupId, InvalidId, OfferId, RoleName, SecretSource, StreamId, TaskId,
-    UpdateId,
+    AgentId, FrameworkId, GroupId, InvalidId, OfferId, ProfileName, RoleName, SecretSource,
+    StreamId, TaskId, UpdateId,
 };
 pub use limits::{
     Change, CpuPinning, HugePages, InvalidIoDevice, IoDevice, IoLimit, LimitChange, RLIMIT_NAMES,

@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentId, FrameworkId, NetworkMode, PortMapping, ReadinessCheck, ReadinessStatus, Resources,
-    RoleName, Scalar, SecretSource, TaskGroup, TaskId, TaskLimits, UpdateId, Usage,
+    AgentId, FrameworkId, NetworkMode, PortMapping, ProfileName, ReadinessCheck, ReadinessStatus,
+    Resources, RoleName, Scalar, SecretSource, TaskGroup, TaskId, TaskLimits, UpdateId, Usage,
 };
 
 /// An environment variable.
@@ -85,6 +85,12 @@ pub struct ContainerInfo {
     /// The machine's own user numbers. Needs the operator's switch on the agent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub host_users: bool,
+    /// One of the agent's operator, instead of the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp_profile: Option<ProfileName>,
+    /// One that the agent's operator lets tasks ask for, instead of the agent's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apparmor_profile: Option<String>,
     /// Which of its ports are reachable; for networks of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,
@@ -179,6 +185,9 @@ pub struct TaskInfo {
     /// Whether it can take its share of the work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness_check: Option<ReadinessCheck>,
+    /// It runs on what others do not use, until they need it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revocable: bool,
 }
 
 /// Where a task stands.
@@ -329,6 +338,8 @@ pub enum Reason {
     TaskCheckStatusUpdated,
     /// The operator takes the agent out of service.
     AgentDraining,
+    /// It was revocable, and ordinary tasks need what it used.
+    ContainerPreempted,
     /// Writable layer, sandbox and logs took more than the task's disk.
     ContainerLimitationDisk,
     /// Its group cannot be launched.
@@ -363,6 +374,7 @@ impl Reason {
             Self::KillRequested => "REASON_KILL_REQUESTED",
             Self::TaskCheckStatusUpdated => "REASON_TASK_CHECK_STATUS_UPDATED",
             Self::AgentDraining => "REASON_AGENT_DRAINING",
+            Self::ContainerPreempted => "REASON_CONTAINER_PREEMPTED",
             Self::ContainerLimitationDisk => "REASON_CONTAINER_LIMITATION_DISK",
             Self::TaskGroupInvalid => "REASON_TASK_GROUP_INVALID",
             Self::TaskGroupMemberEnded => "REASON_TASK_GROUP_MEMBER_ENDED",

@@ -43,6 +43,9 @@ impl App {
         put("mem", scalar(self.mem));
         put("disk", scalar(self.disk));
         put("gpus", scalar(self.gpus));
+        if self.revocable {
+            put("revocable", true.into());
+        }
         put("instances", self.instances.into());
         put("container", self.container_json());
         let mut env: Map<String, Value> = Map::new();
@@ -180,6 +183,15 @@ impl App {
             && let Some(fields) = out.as_object_mut()
         {
             fields.insert("hostUsers".into(), true.into());
+        }
+        if let Some(fields) = out.as_object_mut() {
+            if let Some(name) = &container.seccomp_profile {
+                let seccomp = json!({ "profileName": name.as_str(), "unconfined": false });
+                fields.insert("linuxInfo".into(), json!({ "seccomp": seccomp }));
+            }
+            if let Some(name) = &container.apparmor_profile {
+                fields.insert("apparmorProfile".into(), name.as_str().into());
+            }
         }
         if container.network.is_own()
             && let Some(fields) = out.as_object_mut()

@@ -12,7 +12,7 @@ mod readiness;
 
 use std::collections::BTreeMap;
 
-use mezzo_api::model::{InvalidId, Scalar, SecretSource};
+use mezzo_api::model::{CpuPinning, InvalidId, Scalar, SecretSource};
 use serde_json::Value;
 
 pub(crate) use limits::memory;
@@ -20,9 +20,10 @@ pub(crate) use limits::memory;
 use super::AppId;
 use super::read::{Fields, Report, expected};
 use super::spec::{
-    App, AppHealthCheck, BackoffStrategy, Container, KillSelection, PPM, Run, UnreachableStrategy,
-    UpgradeStrategy,
+    App, AppHealthCheck, BackoffStrategy, Container, KillSelection, Limit, PPM, Run,
+    UnreachableStrategy, UpgradeStrategy,
 };
+use crate::place::Ask;
 
 /// The largest amount of a scalar resource an app may name, in units.
 const MAX_UNITS: u64 = 1_000_000_000;
@@ -60,6 +61,7 @@ const FIELDS: &[&str] = &[
     "acceptedResourceRoles",
     "unreachableStrategy",
     "resourceLimits",
+    "revocable",
     "role",
     "secrets",
     // Marathon's that are refused with a word below unless they say nothing.
@@ -162,7 +164,9 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         .string("user", report)
         .filter(|user| !user.is_empty());
     read_roles(&fields, report);
-    Some(App {
+    let revocable = fields.boolean("revocable", report).unwrap_or(false);
+    let app = App {
+        revocable,
         id: id?,
         run,
         cpus,
@@ -189,7 +193,52 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         limits: limits.more,
         user,
         secrets,
-    })
+    };
+    check_revocable(&app, report);
+    Some(app)
+}
+
+/// What is lent is processors and memory, and can be taken back.
+fn check_revocable(app: &App, report: &mut Report) {
+    if !app.revocable {
+        return;
+    }
+    let ask = Ask::of(app);
+    for (has, field, what) in [
+        (
+            !ask.ports.is_empty(),
+            "portDefinitions",
+            "ports of the machine",
+        ),
+        (
+            app.disk != Scalar::from_millis(0),
+            "disk",
+            "room on the disk",
+        ),
+        (app.gpus != Scalar::from_millis(0), "gpus", "gpus"),
+        (
+            app.limits.memory_low_mb.is_some(),
+            "resourceLimits/memLow",
+            "memory that is kept from others",
+        ),
+        (
+            app.limits.cpu_pinning == CpuPinning::Exclusive,
+            "resourceLimits/cpuPinning",
+            "processors for itself",
+        ),
+        (
+            app.mem_limit == Some(Limit::Unlimited),
+            "resourceLimits/mem",
+            "memory without a limit",
+        ),
+    ] {
+        if has {
+            report.value_problem(
+                format!("/{field}"),
+                format!("a revocable app takes only cpus and mem, and cannot have {what}"),
+            );
+        }
+    }
 }
 
 fn read_id(fields: &Fields<'_>, from_path: Option<&AppId>, report: &mut Report) -> Option<AppId> {

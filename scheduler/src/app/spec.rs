@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use mezzo_api::model::{
-    NetworkMode, Scalar, SecretEnv, SecretSource, TaskLimits, Volume, VolumeSource,
+    NetworkMode, ProfileName, Scalar, SecretEnv, SecretSource, TaskLimits, Volume, VolumeSource,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -48,6 +48,10 @@ pub struct Container {
     pub privileged: bool,
     /// The machine's own user numbers.
     pub host_users: bool,
+    /// Of the agents' operator, instead of the default one.
+    pub seccomp_profile: Option<ProfileName>,
+    /// One that the agents' operator lets tasks ask for.
+    pub apparmor_profile: Option<String>,
     /// The machine's unless the app says otherwise.
     pub network: NetworkMode,
     /// Which of the agents' networks, for [`NetworkMode::Container`].
@@ -341,6 +345,8 @@ pub struct App {
     pub user: Option<String>,
     /// Where secrets come from, by the names that the app gives them.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// It runs on what others do not use, until they need it.
+    pub revocable: bool,
 }
 
 impl App {
