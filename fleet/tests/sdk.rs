@@ -101,11 +101,8 @@ async fn tasks_run_are_killed_and_the_stream_ends_with_the_teardown() {
         .unwrap();
     assert_eq!(fleet.counts().overcommitted, 0);
     calls.teardown().await.unwrap();
-    loop {
-        match timeout(PATIENCE, framework.next()).await.unwrap() {
-            Some(event) => drop(event.unwrap()),
-            None => break,
-        }
+    while let Some(event) = timeout(PATIENCE, framework.next()).await.unwrap() {
+        event.unwrap();
     }
     fleet.stop().await;
     master.stop().await;

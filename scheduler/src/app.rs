@@ -14,8 +14,8 @@ pub mod version;
 
 pub use id::{AppId, InvalidAppId};
 pub use merge::merge;
-pub(crate) use parse::memory;
 pub use parse::{check_app_json, parse_app};
+pub(crate) use parse::{memory, volumes};
 pub use read::{Problem, ProblemKind, Report, Unknown};
 pub use spec::App;
 pub use version::AppVersion;

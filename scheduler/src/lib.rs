@@ -17,6 +17,7 @@ pub mod core;
 pub mod deployment;
 mod driver;
 mod http;
+pub mod jobs;
 mod link;
 pub mod place;
 pub mod reconcile;
@@ -28,4 +29,5 @@ pub mod why;
 
 pub use app::{Report, Unknown, check_app_json};
 pub use config::Config;
+pub use jobs::check_job_json;
 pub use server::{Error, run};

@@ -270,7 +270,7 @@ impl FrameworkService for FrameworkFront {
         request: Request<proto::UpdateFrameworkRequest>,
     ) -> Result<Response<proto::UpdateFrameworkResponse>, Status> {
         let request = request.into_inner();
-        let info = framework_info(request.framework)?;
+        let info = Box::new(framework_info(request.framework)?);
         let suppressed = roles("suppressed_roles", request.suppressed_roles)?;
         self.call(request.caller, Call::UpdateFramework { info, suppressed })
             .await?;

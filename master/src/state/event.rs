@@ -201,7 +201,7 @@ pub enum Call {
     /// New roles, time-out, labels, ...
     UpdateFramework {
         /// The new description.
-        info: FrameworkInfo,
+        info: Box<FrameworkInfo>,
         /// The roles for which it wants no offers.
         suppressed: Vec<RoleName>,
     },

@@ -181,8 +181,8 @@ impl FrameworkEntry {
         self.drop_left_roles();
     }
 
-    fn record(&self, framework_id: &FrameworkId) -> FrameworkRecord {
-        FrameworkRecord {
+    fn record(&self, framework_id: &FrameworkId) -> Box<FrameworkRecord> {
+        Box::new(FrameworkRecord {
             framework_id: framework_id.clone(),
             info: self.info.clone(),
             registered_at_ms: self.registered_at_ms,
@@ -190,7 +190,7 @@ impl FrameworkEntry {
                 FrameworkLink::Disconnected { expires_at_ms } => Some(expires_at_ms),
                 FrameworkLink::Connected { .. } | FrameworkLink::Removed => None,
             },
-        }
+        })
     }
 
     /// Remembers an ended task, at most `most` of them.

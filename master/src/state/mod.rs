@@ -297,7 +297,7 @@ impl Core {
                 data,
             } => self.send_message(turn, id, &agent_id, task_id, data)?,
             Call::UpdateFramework { info, suppressed } => {
-                self.update_framework(turn, id, info, &suppressed)?
+                self.update_framework(turn, id, *info, &suppressed)?
             }
             Call::Teardown => self.remove_framework(turn, id),
         }

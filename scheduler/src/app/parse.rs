@@ -16,6 +16,7 @@ use mezzo_api::model::{CpuPinning, InvalidId, Scalar, SecretSource};
 use serde_json::Value;
 
 pub(crate) use limits::memory;
+pub(crate) use parts::volumes;
 
 use super::AppId;
 use super::read::{Fields, Report, expected};

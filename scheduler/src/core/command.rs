@@ -16,6 +16,7 @@ use super::{Core, Ids};
 use crate::app::{App, AppId, Report, Unknown, merge, parse_app};
 use crate::backoff::Backoff;
 use crate::deployment::DeploymentId;
+use crate::jobs::command::{JobCommand, JobRefusal, JobReply};
 use crate::time::Timestamp;
 
 /// A change of one app by a JSON body.
@@ -83,6 +84,8 @@ pub enum Command {
         /// Of which app.
         app: AppId,
     },
+    /// Something about jobs.
+    Job(JobCommand),
 }
 
 /// What came of it.
@@ -101,6 +104,8 @@ pub enum Reply {
     Killed(Vec<Arc<Instance>>),
     /// It is done.
     Done,
+    /// About jobs.
+    Job(JobReply),
 }
 
 /// Why nothing was done.
@@ -137,6 +142,9 @@ pub enum Refusal {
     /// The disk did not take it; the driver's word, the core never says so.
     #[error("nothing was changed: {0}")]
     NotWritten(String),
+    /// About jobs.
+    #[error(transparent)]
+    Job(#[from] JobRefusal),
 }
 
 impl Core {
@@ -190,6 +198,11 @@ impl Core {
                 }
                 self.dirty.insert(Key::App(app));
                 Ok(Reply::Done)
+            }
+            Command::Job(command) => {
+                // What waits may ask for something else now.
+                self.job_demand.clear();
+                Ok(Reply::Job(self.jobs.command(command, now)?))
             }
         }
     }

@@ -13,6 +13,8 @@ use super::state::{AppState, Instance, State, TaskFailure};
 use crate::app::{AppId, AppVersion};
 use crate::backoff::Backoff;
 use crate::deployment::{Deployment, DeploymentId};
+use crate::jobs::JobName;
+use crate::jobs::record as jobs;
 use crate::time::Timestamp;
 
 /// Names one record.
@@ -28,6 +30,10 @@ pub enum Key {
     Instance(TaskId),
     /// A plan under way.
     Deployment(DeploymentId),
+    /// A job, without its runs.
+    Job(JobName),
+    /// One run of a job.
+    JobRun(JobName, u64),
 }
 
 /// A record to be written, or removed.
@@ -79,6 +85,11 @@ pub fn encode(state: &State, key: &Key) -> Option<Vec<u8>> {
             .or_else(|| state.orphans.get(id))
             .map(|instance| to_json(&**instance)),
         Key::Deployment(id) => state.deployments.get(id).map(|d| to_json(&**d)),
+        Key::Job(name) => state.jobs.get(name).map(|job| jobs::encode_job(job)),
+        Key::JobRun(name, number) => {
+            let run = state.jobs.get(name)?.runs.get(number)?;
+            Some(jobs::encode_run(run))
+        }
     }
 }
 
@@ -104,6 +115,8 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
     let mut apps: BTreeMap<AppId, AppRecord> = BTreeMap::new();
     let mut versions: BTreeMap<AppId, BTreeMap<Timestamp, Arc<AppVersion>>> = BTreeMap::new();
     let mut instances: Vec<Instance> = Vec::new();
+    let mut job_states = BTreeMap::new();
+    let mut job_runs = Vec::new();
     for (key, bytes) in records {
         match &key {
             Key::Framework => state.framework_id = Some(read::<FrameworkId>(&key, &bytes)?),
@@ -125,8 +138,17 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
                 }
                 state.deployments.insert(*id, Arc::new(deployment));
             }
+            Key::Job(name) => {
+                let read = jobs::decode_job(&bytes).map_err(|problem| bad(&key, problem))?;
+                job_states.insert(name.clone(), read);
+            }
+            Key::JobRun(name, _) => {
+                let read = jobs::decode_run(&bytes).map_err(|problem| bad(&key, problem))?;
+                job_runs.push((name.clone(), read));
+            }
         }
     }
+    state.jobs = Arc::new(jobs::assemble(job_states, job_runs));
     for (id, record) in apps {
         let history = versions.remove(&id).unwrap_or_default();
         let Some(current) = history.get(&record.current).cloned() else {
@@ -156,8 +178,12 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
 }
 
 fn read<T: for<'de> Deserialize<'de>>(key: &Key, bytes: &[u8]) -> Result<T, BadRecord> {
-    serde_json::from_slice(bytes).map_err(|error| BadRecord {
+    serde_json::from_slice(bytes).map_err(|error| bad(key, error.to_string()))
+}
+
+fn bad(key: &Key, problem: String) -> BadRecord {
+    BadRecord {
         key: key.clone(),
-        problem: error.to_string(),
-    })
+        problem,
+    }
 }

@@ -20,9 +20,12 @@ fn lending(resources: &str) -> Bench {
 }
 
 fn told(bench: &Bench) -> Vec<(Option<u64>, Option<u64>)> {
-    let limits = bench.effects.iter().filter_map(|effect| match effect {
-        Effect::Limit(_, limits) => Some((limits.cpu_limit_millis, limits.memory_high_bytes)),
-        _ => None,
+    let limits = bench.effects.iter().filter_map(|effect| {
+        if let Effect::Limit(_, limits) = effect {
+            Some((limits.cpu_limit_millis, limits.memory_high_bytes))
+        } else {
+            None
+        }
     });
     limits.collect()
 }
