@@ -3,7 +3,10 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use mezzo_api::model::{Attribute, Ranges, Resources};
+use mezzo_api::{
+    masters::Masters,
+    model::{Attribute, Ranges, Resources},
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -24,7 +27,7 @@ pub struct Config {
     pub advertise: Option<String>,
     /// As people know the machine; by default the kernel's host name.
     pub hostname: Option<String>,
-    /// host:port of the master.
+    /// host:port of the master; of several masters: host:port,host:port,...
     pub master: String,
     /// Everything that must survive; of this agent alone.
     pub state_dir: PathBuf,
@@ -239,6 +242,14 @@ impl Default for Config {
 
 impl Config {
     /// The first field that cannot be right.
+    /// Those that `master` names.
+    pub(crate) fn masters(&self) -> Result<Masters, Error> {
+        Masters::parse(&self.master).map_err(|error| Error::Config {
+            field: "master",
+            problem: error.to_string(),
+        })
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
         let wrong = |field, problem: String| Err(Error::Config { field, problem });
         if self.usage_interval_ms < 100 {
@@ -292,17 +303,7 @@ impl Config {
                 format!("{}-{} is no range of ports", self.ports.0, self.ports.1),
             );
         }
-        if self
-            .master
-            .rsplit_once(':')
-            .and_then(|(_, port)| port.parse::<u16>().ok())
-            .is_none()
-        {
-            return wrong(
-                "master",
-                format!("{:?} is not of the form host:port", self.master),
-            );
-        }
+        self.masters()?;
         if let Err(error) = self.registries.check() {
             return wrong("registries", error.to_string());
         }

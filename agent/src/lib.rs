@@ -20,6 +20,7 @@ mod http;
 mod image_gc;
 mod launch;
 mod master_link;
+mod master_term;
 mod messages;
 mod metrics;
 pub mod node;

@@ -30,6 +30,7 @@ use crate::{
     http, image_gc,
     launch::Launcher,
     master_link::{Identity, Link},
+    master_term::Term,
     node::{
         Images, Runtime,
         images::ImageFolder,
@@ -282,7 +283,8 @@ pub(crate) async fn serve(
         Ok(())
     });
     let link = Link {
-        master: config.master.clone(),
+        masters: config.masters()?,
+        term: Term::load(config.state_dir.join("master-term"))?,
         handle: handle.clone(),
         info: info.clone(),
         boot_id: settings.boot_id.clone(),

@@ -41,7 +41,7 @@ pub(crate) struct Global {
     /// `table` for people, `json` for programs (for `image pack` and `image export`: a file name writes the image there)
     #[arg(short, long, global = true, value_name = "FORMAT", value_parser = OutputArg::parse, default_value = "table")]
     pub(crate) output: OutputArg,
-    /// The master, host:port [default: 127.0.0.1:5050]
+    /// The master, host:port, or several with commas between them [default: 127.0.0.1:5050]
     #[arg(long, global = true, env = "MEZZO_MASTER", value_name = "ADDRESS")]
     pub(crate) master: Option<String>,
     /// The scheduler's URL [default: http://127.0.0.1:8080]

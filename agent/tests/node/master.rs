@@ -250,6 +250,7 @@ impl AgentService for Service {
                             master_id: "m".into(),
                             ping_interval_ms: 60_000,
                             ping_timeout_ms: inner.ping_timeout_ms.load(Ordering::Relaxed),
+                            term: 1,
                         };
                         let _ = sender
                             .send(Ok(send(FromMaster::Registered(registered))))

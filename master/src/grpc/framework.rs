@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     outbox,
-    status::{bounded, invalid, parse, parse_optional},
+    status::{bounded, invalid, parse, parse_optional, storable},
 };
 use crate::{
     actor::{Context, Peer},
@@ -70,7 +70,8 @@ impl FrameworkService for FrameworkFront {
         let request = request.into_inner();
         let info = framework_info(request.framework)?;
         let suppressed = roles("suppressed_roles", request.suppressed_roles)?;
-        let (outbox, inbox) = outbox::channel(self.context.config.peer_queue);
+        let (outbox, inbox) =
+            outbox::channel(self.context.config.peer_queue, self.context.fence.clone());
         let conn = self.context.next_conn();
         tracing::info!(
             conn = conn.0,
@@ -104,11 +105,8 @@ impl FrameworkService for FrameworkFront {
             context.send(Event::FrameworkDetached { conn }).await;
         });
         self.context.answer(answer).await?;
-        let (master_id, heartbeat) = (
-            self.context.master_id.clone(),
-            self.context.config.framework_heartbeat_interval,
-        );
-        let stream = inbox.map(move |line| line.map(|line| encode(line, &master_id, heartbeat)));
+        let context = self.context.clone();
+        let stream = inbox.map(move |line| line.map(|line| encode(line, &context)));
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -291,7 +289,9 @@ impl FrameworkService for FrameworkFront {
 
 fn framework_info(info: Option<proto::FrameworkInfo>) -> Result<FrameworkInfo, Status> {
     let info = info.ok_or_else(|| invalid("framework", "is missing"))?;
-    Ok(FrameworkInfo::try_from(info).map_err(|invalid| invalid.within("framework"))?)
+    let info = FrameworkInfo::try_from(info).map_err(|invalid| invalid.within("framework"))?;
+    storable("framework", &info)?;
+    Ok(info)
 }
 
 fn offer_ids(ids: Vec<String>) -> Result<Vec<mezzo_api::model::OfferId>, Status> {
@@ -364,7 +364,7 @@ fn decode_group(launch: operation::LaunchGroup) -> Result<Launch, Status> {
     }
 }
 
-fn encode(line: FrameworkLine, master_id: &str, heartbeat: Duration) -> proto::Event {
+fn encode(line: FrameworkLine, context: &Context) -> proto::Event {
     use event::Event;
     let event = match line {
         FrameworkLine::Heartbeat => Event::Heartbeat(event::Heartbeat {}),
@@ -374,8 +374,9 @@ fn encode(line: FrameworkLine, master_id: &str, heartbeat: Duration) -> proto::E
         }) => Event::Subscribed(event::Subscribed {
             framework_id: framework_id.to_string(),
             stream_id: stream_id.to_string(),
-            heartbeat_interval_ms: to_millis(heartbeat),
-            master_id: master_id.to_owned(),
+            heartbeat_interval_ms: to_millis(context.config.framework_heartbeat_interval),
+            master_id: context.master_id.to_string(),
+            term: context.term,
         }),
         FrameworkLine::Core(ToFramework::Offers(offers)) => Event::Offers(event::Offers {
             offers: offers.into_iter().map(Into::into).collect(),

@@ -446,6 +446,7 @@ fn cluster(snapshot: &Snapshot, context: &Context) -> proto::Cluster {
         .filter(|view| view.connected)
         .count();
     proto::Cluster {
+        term: context.term,
         master_id: context.master_id.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at_ms: context.started_at_ms,

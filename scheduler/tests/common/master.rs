@@ -304,6 +304,7 @@ impl FrameworkService for Master {
             stream_id,
             heartbeat_interval_ms: 15_000,
             master_id: "master-1".into(),
+            term: 1,
         }));
         let kept: Vec<proto::TaskStatus> = world.unacknowledged.values().cloned().collect();
         for status in kept {
