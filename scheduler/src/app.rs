@@ -1,8 +1,9 @@
 //! Apps as people describe them: Marathon's AppDefinition, read from JSON, checked, and written back.
 //!
 //! [`spec`] has the checked type, [`parse`] makes it from JSON and collects every problem, [`json`] writes it, [`mod@merge`]
-//! overlays an update, [`readiness`] is one of its parts, [`version`] one entry of an app's history. All pure.
+//! overlays an update, [`constraint`] and [`readiness`] are parts of it, [`version`] one entry of an app's history. All pure.
 
+pub mod constraint;
 pub mod id;
 pub mod json;
 pub mod merge;

@@ -227,6 +227,7 @@ impl Core {
             self.dirty.insert(Key::Framework);
         }
         self.state.connected = true;
+        self.survey_at = now;
         self.changed = true;
         self.offers.clear();
         self.kill_sent.clear();
@@ -321,9 +322,7 @@ impl Core {
             if !self.unconfirmed.is_empty() {
                 wake_at = wake_at.map(|at| at.min(self.ask_again_at));
             }
-            if !self.demand.is_empty() {
-                wake_at = wake_at.map(|at| at.min(self.survey_at.max(now + 1)));
-            }
+            wake_at = wake_at.map(|at| at.min(self.survey_at.max(now + 1)));
         }
         Effects {
             writes,

@@ -8,6 +8,7 @@ mod apps;
 mod filter;
 mod info;
 mod plans;
+mod queue;
 pub(crate) mod render;
 mod tasks;
 
@@ -78,8 +79,8 @@ pub(crate) fn router(context: Context) -> Router {
             "/v2/deployments/{id}",
             get(plans::deployment).delete(plans::cancel),
         )
-        .route("/v2/queue", get(plans::queue))
-        .route("/v2/queue/{*path}", delete(plans::reset_delay))
+        .route("/v2/queue", get(queue::queue))
+        .route("/v2/queue/{*path}", delete(queue::reset_delay))
         .route("/v2/tasks", get(tasks::list))
         .route("/v2/tasks/delete", post(tasks::delete_many))
         .fallback(unknown_route)

@@ -3,6 +3,8 @@
 //! Pure, and by level: the answer depends only on the members, not on how they came about, so it is the same after a
 //! restart of the scheduler. The bounds of rolling updates are computed here (Marathon's restart arithmetic).
 
+use std::collections::{BTreeMap, VecDeque};
+
 use mezzo_api::model::TaskId;
 
 use crate::app::spec::{KillSelection, PPM, UpgradeStrategy};
@@ -37,6 +39,8 @@ pub struct Member {
     pub phase: Phase,
     /// When it was launched.
     pub staged_at: u64,
+    /// Where it is, if the app spreads its instances evenly over such groups.
+    pub group: Option<String>,
     /// Came back after its replacement was due: the first to go if there are too many.
     pub late: bool,
 }
@@ -243,7 +247,8 @@ fn stop(members: &[Member]) -> Changes {
     }
 }
 
-/// The `n` that go first: late returners, other configurations, those not healthy before those that are (by how little is lost), then by age.
+/// The `n` that go first: late returners, other configurations, those of the fullest group if the app spreads over
+/// groups, those not healthy before those that are (by how little is lost), then by age.
 fn victims(mut members: Vec<&Member>, n: u32, selection: KillSelection) -> Vec<TaskId> {
     let rank = |member: &Member| match member.phase {
         Phase::Leaving | Phase::Inactive | Phase::Abandoned => 0,
@@ -252,23 +257,62 @@ fn victims(mut members: Vec<&Member>, n: u32, selection: KillSelection) -> Vec<T
         Phase::Unhealthy => 3,
         Phase::Healthy => 4,
     };
+    let before_place = |a: &Member, b: &Member| b.late.cmp(&a.late).then(a.current.cmp(&b.current));
     members.sort_by(|a, b| {
         let by_age = match selection {
             KillSelection::YoungestFirst => b.staged_at.cmp(&a.staged_at),
             KillSelection::OldestFirst => a.staged_at.cmp(&b.staged_at),
         };
-        b.late
-            .cmp(&a.late)
-            .then(a.current.cmp(&b.current))
+        before_place(a, b)
             .then(rank(a).cmp(&rank(b)))
             .then(by_age)
             .then_with(|| a.id.cmp(&b.id))
     });
+    let n = n as usize;
+    if n < members.len() && members.iter().any(|member| member.group.is_some()) {
+        members = by_fullest_group(&members, n, before_place);
+    }
     members
         .into_iter()
-        .take(n as usize)
+        .take(n)
         .map(|member| member.id.clone())
         .collect()
+}
+
+/// The first `n` of `members`, within each run of equals (by `before_place`) always from the group that has most left.
+fn by_fullest_group<'m>(
+    members: &[&'m Member],
+    n: usize,
+    before_place: impl Fn(&Member, &Member) -> std::cmp::Ordering,
+) -> Vec<&'m Member> {
+    let mut sizes: BTreeMap<&Option<String>, usize> = BTreeMap::new();
+    for member in members {
+        *sizes.entry(&member.group).or_default() += 1;
+    }
+    let mut chosen = Vec::new();
+    for equals in members.chunk_by(|a, b| before_place(a, b).is_eq()) {
+        let mut queues: BTreeMap<&Option<String>, VecDeque<&'m Member>> = BTreeMap::new();
+        for member in equals {
+            queues.entry(&member.group).or_default().push_back(member);
+        }
+        while chosen.len() < n {
+            let fullest = queues
+                .iter()
+                .filter_map(|(group, queue)| Some((sizes.get(*group)?, queue.front()?)))
+                .max_by_key(|(size, _)| **size);
+            let Some(member) = fullest.map(|(_, member)| *member) else {
+                break;
+            };
+            if let Some(queue) = queues.get_mut(&member.group) {
+                queue.pop_front();
+            }
+            if let Some(size) = sizes.get_mut(&member.group) {
+                *size -= 1;
+            }
+            chosen.push(member);
+        }
+    }
+    chosen
 }
 
 #[cfg(test)]
@@ -282,6 +326,7 @@ mod tests {
             current,
             phase,
             staged_at: i as u64,
+            group: None,
             late: false,
         }
     }
@@ -323,6 +368,22 @@ mod tests {
         let names: Vec<&str> = got.kill.iter().map(TaskId::as_str).collect();
         assert_eq!(names, ["t1", "t3"]);
         assert_eq!(got.launch, 0);
+    }
+
+    #[test]
+    fn scaling_down_restores_an_even_spread_before_it_looks_at_age() {
+        let mut members: Vec<Member> = (0..6).map(|i| member(i, true, Phase::Healthy)).collect();
+        for (i, group) in ["a", "a", "a", "a", "b", "b"].into_iter().enumerate() {
+            members[i].group = Some(group.to_owned());
+        }
+        let got = changes(&members, Wanted::Scale(2), KillSelection::YoungestFirst);
+        let names: Vec<&str> = got.kill.iter().map(TaskId::as_str).collect();
+        assert_eq!(names[..2], ["t3", "t2"]);
+        let left: Vec<&Member> = members
+            .iter()
+            .filter(|m| !got.kill.contains(&m.id))
+            .collect();
+        assert_ne!(left[0].group, left[1].group);
     }
 
     #[test]

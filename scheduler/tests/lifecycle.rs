@@ -291,7 +291,7 @@ async fn wrong_apps_get_every_problem_with_its_path() {
     assert_eq!(paths, [json!("/cpus"), json!("/mem")]);
 
     let valued = scheduler
-        .request("POST", "/v2/apps", Some(json!({"id": "../x", "cpus": 0.0001, "instances": -1, "constraints": [["hostname", "UNIQUE"]]})))
+        .request("POST", "/v2/apps", Some(json!({"id": "../x", "cpus": 0.0001, "instances": -1, "constraints": [["hostname", "NEAR"]]})))
         .await;
     assert_eq!(valued.status, 422, "{}", valued.text);
     assert_eq!(valued.json()["message"], "Object is not valid");
@@ -299,7 +299,7 @@ async fn wrong_apps_get_every_problem_with_its_path() {
         "/id",
         "/cpus",
         "/instances",
-        "/constraints",
+        "/constraints(0)",
         "/container/docker/image",
     ] {
         assert!(

@@ -24,6 +24,9 @@ Examples:
     /// Show one app: its settings, tasks, deployments and last failure
     #[command(after_help = "Example:\n  mezzo app show sleep")]
     Show(AppArg),
+    /// Say why an app is not as it should be: what waits, and which offers were refused for what
+    #[command(after_help = "Example:\n  mezzo app why sleep")]
+    Why(AppArg),
     /// Set the number of instances
     #[command(after_help = "Example:\n  mezzo app scale sleep 20 --wait")]
     Scale(ScaleArgs),

@@ -18,10 +18,11 @@ use serde_json::Value;
 pub(crate) use limits::memory;
 
 use super::AppId;
+use super::constraint;
 use super::read::{Fields, Report, expected};
 use super::spec::{
-    App, AppHealthCheck, BackoffStrategy, Container, KillSelection, PPM, Run, UnreachableStrategy,
-    UpgradeStrategy,
+    App, AppHealthCheck, BackoffStrategy, Container, KillSelection, PPM, Placing, Run,
+    UnreachableStrategy, UpgradeStrategy,
 };
 
 /// The largest amount of a scalar resource an app may name, in units.
@@ -59,6 +60,8 @@ const FIELDS: &[&str] = &[
     "user",
     "acceptedResourceRoles",
     "unreachableStrategy",
+    "constraints",
+    "placement",
     "resourceLimits",
     "role",
     "secrets",
@@ -70,7 +73,6 @@ const FIELDS: &[&str] = &[
     "uris",
     "storeUrls",
     "check",
-    "constraints",
     "dependencies",
     "residency",
     "ipAddress",
@@ -156,6 +158,11 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
             report,
         )
         .unwrap_or_default();
+    let constraints = constraint::read(&fields, report);
+    let placements = [("spread", Placing::Spread), ("bestFit", Placing::BestFit)];
+    let placing = fields
+        .choice("placement", &placements, report)
+        .unwrap_or_default();
     let unreachable = read_unreachable(&fields, report);
     let limits = limits::limits(&fields, cpus, mem, report);
     let user = fields
@@ -182,6 +189,8 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         backoff,
         kill_grace_ms,
         kill_selection,
+        constraints,
+        placing,
         unreachable,
         cpu_limit: limits.cpus,
         mem_limit: limits.mem,
@@ -234,7 +243,6 @@ fn refuse_unsupported(fields: &Fields<'_>, report: &mut Report) {
         ("uris", "put the files into the image"),
         ("storeUrls", "put the files into the image"),
         ("check", "use healthChecks"),
-        ("constraints", ""),
         ("dependencies", ""),
         ("residency", "persistent volumes are not there yet"),
     ] {

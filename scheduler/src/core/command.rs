@@ -129,6 +129,14 @@ pub enum Refusal {
     /// The body is not an app.
     #[error("Object is not valid")]
     Invalid(Report),
+    /// No machine could take even one instance.
+    #[error("{app}: {problem}. To deploy it all the same, before such a node comes: force=true")]
+    Impossible {
+        /// Which app.
+        app: AppId,
+        /// The arithmetic.
+        problem: String,
+    },
     /// Too much at once.
     #[error(
         "there are {0} deployments under way, which is the limit: wait for some to finish, or cancel them"

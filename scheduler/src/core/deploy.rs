@@ -16,6 +16,7 @@ use crate::backoff::Backoff;
 use crate::deployment::DeploymentId;
 use crate::deployment::plan::{Change, plan};
 use crate::time::Timestamp;
+use crate::why;
 
 /// Marathon's range of service ports.
 const SERVICE_PORTS: std::ops::RangeInclusive<u16> = 10_000..=20_000;
@@ -61,6 +62,9 @@ impl Core {
         let under_way = self.state.deployments.len() - locking.len();
         if under_way >= self.settings.max_deployments {
             return Err(Refusal::TooManyDeployments(under_way));
+        }
+        if !force {
+            self.refuse_impossible(&targets)?;
         }
         for id in &locking {
             tracing::info!(deployment = %id, "deployment broken off by force");
@@ -122,6 +126,26 @@ impl Core {
             version,
             unknown,
         })
+    }
+
+    /// What no machine of the cluster could ever run is refused at once, as far as the cluster is known. Only what is
+    /// new is looked at: machines that went away are no reason to refuse to scale or restart.
+    fn refuse_impossible(&self, targets: &[Target]) -> Result<(), Refusal> {
+        for app in targets.iter().filter_map(|target| target.to.as_ref()) {
+            let known = self.state.apps.get(&app.id);
+            let is_new = known.is_none_or(|known| !known.current.app.same_config(app));
+            if is_new
+                && app.instances > 0
+                && self.state.connected
+                && let Some(problem) = why::impossible(&self.state, app)
+            {
+                return Err(Refusal::Impossible {
+                    app: app.id.clone(),
+                    problem,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The version record for `app`: the current one if nothing changes, the configuration of an earlier one if it is

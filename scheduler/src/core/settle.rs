@@ -58,6 +58,7 @@ impl Core {
                     count,
                     since: now,
                     offers_seen: 0,
+                    rejected: Default::default(),
                     refusals: Vec::new(),
                 });
             }

@@ -6,14 +6,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mezzo_api::model::{AgentId, FrameworkId, ReadinessStatus, Resources, TaskId, TaskState};
+use mezzo_api::model::{
+    AgentId, Attribute, FrameworkId, Offer, ReadinessStatus, Resources, TaskId, TaskState,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::app::spec::UnreachableStrategy;
 use crate::app::{AppId, AppVersion};
 use crate::backoff::Backoff;
 use crate::deployment::{ActionKind, Deployment, DeploymentId};
-use crate::place::Lack;
+use crate::place::{Lack, Site, Tally};
 use crate::reconcile::{Member, Phase};
 use crate::time::Timestamp;
 
@@ -84,12 +86,29 @@ pub struct Counters {
 }
 
 /// A machine of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
     /// As people know it.
     pub hostname: String,
     /// All it has, in use or not.
     pub total: Resources,
+    /// For constraints.
+    pub attributes: Vec<Attribute>,
+    /// Empty where there is none.
+    pub region: String,
+    /// Empty where there is none.
+    pub zone: String,
+}
+
+impl<'a> From<&'a Machine> for Site<'a> {
+    fn from(machine: &'a Machine) -> Self {
+        Self {
+            hostname: &machine.hostname,
+            region: &machine.region,
+            zone: &machine.zone,
+            attributes: &machine.attributes,
+        }
+    }
 }
 
 /// One app.
@@ -129,13 +148,26 @@ impl AppState {
         }
     }
 
+    /// How the instances of the current configuration lie, as far as its constraints ask. As in Marathon those of
+    /// another one do not count, so that an update with UNIQUE can start the new before it ends the old.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        let counted = self
+            .instances
+            .values()
+            .filter(|one| one.config == self.current.config && one.sentence.is_none());
+        Tally::new(&self.current.app.constraints, counted.map(|one| &one.place))
+    }
+
     /// Its instances as the reconciler sees them.
     #[must_use]
     pub fn members(&self, now: u64) -> Vec<Member> {
+        let grouping: Vec<&str> = self.current.app.grouping().collect();
         self.instances
             .values()
             .map(|instance| Member {
                 id: instance.task_id.clone(),
+                group: instance.group(&grouping),
                 current: instance.config == self.current.config,
                 phase: instance.phase(self.current.app.unreachable, now),
                 staged_at: instance.staged_at,
@@ -154,6 +186,8 @@ pub struct Queue {
     pub since: u64,
     /// Offers looked at since then.
     pub offers_seen: u64,
+    /// How many of them were refused, by Marathon's reasons.
+    pub rejected: BTreeMap<&'static str, u64>,
     /// The latest offer of each machine that was not enough, newest last.
     pub refusals: Vec<Refusal>,
 }
@@ -163,14 +197,20 @@ pub struct Queue {
 pub struct Refusal {
     /// When.
     pub at: u64,
-    /// Of which machine.
-    pub agent_id: AgentId,
-    /// As people know it.
-    pub hostname: String,
-    /// What was offered.
-    pub offered: Resources,
-    /// What it had too little of.
+    /// What was offered, and where.
+    pub offer: Offer,
+    /// Why it was not enough.
     pub lacks: Vec<Lack>,
+}
+
+impl Refusal {
+    /// Whether it was refused for this of Marathon's reasons, among others.
+    #[must_use]
+    pub fn has(&self, reason: &str) -> bool {
+        self.lacks
+            .iter()
+            .any(|lack| lack.marathon_reason() == reason)
+    }
 }
 
 /// The end of a task that nobody asked for.
@@ -240,6 +280,9 @@ pub struct Instance {
     pub agent_id: AgentId,
     /// As people know the machine.
     pub hostname: String,
+    /// What the fields of the app's constraints are there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub place: BTreeMap<String, String>,
     /// The machine's ports it was given.
     pub ports: Vec<u16>,
     /// Its own addresses, where it has a network of its own.
@@ -299,6 +342,15 @@ impl Instance {
                 }
             }
         }
+    }
+
+    /// Where it is, as far as GROUP_BY asks for these fields.
+    fn group(&self, fields: &[&str]) -> Option<String> {
+        let values = fields.iter().map(|field| self.place.get(*field));
+        let values: Vec<&str> = values
+            .map(|value| value.map_or("", String::as_str))
+            .collect();
+        (!fields.is_empty()).then(|| values.join("\n"))
     }
 
     /// Runs, and its health check agrees if it has one.

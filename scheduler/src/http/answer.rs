@@ -60,6 +60,10 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
             )
         }
         Refusal::Invalid(report) => with_warnings(invalid(report), &report.unknown),
+        Refusal::Impossible { problem, .. } => json_answer(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &json!({"message": message, "details": [{"path": "/", "errors": [problem]}]}),
+        ),
         Refusal::TooManyDeployments(_) => error(StatusCode::FORBIDDEN, &message),
         Refusal::NotWritten(_) => error(StatusCode::INSUFFICIENT_STORAGE, &message),
     }
