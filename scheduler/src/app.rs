@@ -15,8 +15,8 @@ pub mod version;
 
 pub use id::{AppId, InvalidAppId};
 pub use merge::merge;
-pub(crate) use parse::memory;
 pub use parse::{check_app_json, parse_app};
+pub(crate) use parse::{dependencies, memory};
 pub use read::{Problem, ProblemKind, Report, Unknown};
 pub use spec::App;
 pub use version::AppVersion;

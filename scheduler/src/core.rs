@@ -10,12 +10,14 @@
 //! ```
 
 pub mod command;
-mod deploy;
+pub mod groups;
 mod launch;
+mod order;
 pub mod record;
 mod settle;
 pub mod state;
 mod status;
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -307,9 +309,12 @@ impl Core {
                     Key::Instance(id) => {
                         record::encode_instance(&self.state, self.tasks.get(id), id)
                     }
-                    Key::Framework | Key::App(_) | Key::Version(..) | Key::Deployment(_) => {
-                        record::encode(&self.state, &key)
-                    }
+                    Key::Framework
+                    | Key::App(_)
+                    | Key::Version(..)
+                    | Key::Deployment(_)
+                    | Key::Group(_)
+                    | Key::GroupVersion(..) => record::encode(&self.state, &key),
                 };
                 Write { key, value }
             })

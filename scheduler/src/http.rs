@@ -6,6 +6,7 @@
 mod answer;
 mod apps;
 mod filter;
+mod groups;
 mod info;
 mod plans;
 mod queue;
@@ -74,6 +75,20 @@ pub(crate) fn router(context: Context) -> Router {
                 .post(apps::post_below)
                 .delete(apps::delete_below),
         )
+        .route(
+            "/v2/groups",
+            get(groups::root)
+                .post(groups::create)
+                .put(groups::put_root)
+                .delete(groups::delete_root),
+        )
+        .route(
+            "/v2/groups/{*path}",
+            get(groups::get)
+                .post(groups::create_at)
+                .put(groups::put)
+                .delete(groups::delete),
+        )
         .route("/v2/deployments", get(plans::deployments))
         .route(
             "/v2/deployments/{id}",
@@ -92,7 +107,6 @@ pub(crate) fn router(context: Context) -> Router {
 async fn unknown_route(uri: axum::http::Uri) -> Response {
     let path = uri.path();
     for (prefix, what) in [
-        ("/v2/groups", "groups"),
         ("/v2/pods", "pods"),
         ("/v2/events", "the event stream"),
         ("/v2/plugins", "plug-ins"),

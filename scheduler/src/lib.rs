@@ -16,6 +16,7 @@ pub mod config;
 pub mod core;
 pub mod deployment;
 mod driver;
+pub mod group;
 mod http;
 mod link;
 pub mod place;
@@ -28,4 +29,5 @@ pub mod why;
 
 pub use app::{Report, Unknown, check_app_json};
 pub use config::Config;
+pub use group::check_group_json;
 pub use server::{Error, run};

@@ -41,7 +41,7 @@ pub fn why_not_launched(state: &State, app: &AppState, now: u64) -> Option<Strin
             left % 1000 / 100
         ));
     }
-    let spec = &app.current.app;
+    let spec = &app.active().app;
     if let Some(text) = impossible(state, spec).or_else(|| crowded(state, spec)) {
         return Some(text);
     }

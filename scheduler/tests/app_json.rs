@@ -400,7 +400,8 @@ fn wrong_values_are_named_with_their_path() {
         ),
         (json!({"placement": "tight"}), "/placement"),
         (json!({"fetch": [{"uri": "http://x"}]}), "/fetch"),
-        (json!({"dependencies": ["/db"]}), "/dependencies"),
+        (json!({"dependencies": ["/a b"]}), "/dependencies(0)"),
+        (json!({"dependencies": ["."]}), "/dependencies(0)"),
         (
             json!({"readinessChecks": [{}]}),
             "/readinessChecks(0)/portName",

@@ -2,6 +2,8 @@
 
 #[path = "core/drain.rs"]
 mod drain;
+#[path = "core/groups.rs"]
+mod groups;
 #[path = "core/placement.rs"]
 mod placement;
 #[path = "core/readiness.rs"]
@@ -76,6 +78,7 @@ impl Bench {
             partial: true,
             create: false,
             force: false,
+            dry_run: false,
         })
     }
 
@@ -530,6 +533,7 @@ fn a_version_in_a_put_rolls_back_to_it() {
         partial: true,
         create: false,
         force: true,
+        dry_run: false,
     });
     assert!(reply.is_ok());
     assert_eq!(bench.app().current.app.instances, 1);
@@ -627,6 +631,7 @@ fn service_ports_are_unique_and_stay() {
         partial: true,
         create: true,
         force: false,
+        dry_run: false,
     };
     bench.command(both).expect("two apps at once");
     let port = |id: &str| {
@@ -646,6 +651,7 @@ fn service_ports_are_unique_and_stay() {
         partial: true,
         create: false,
         force: true,
+        dry_run: false,
     };
     bench.command(update).expect("updates");
     assert_eq!(
@@ -669,6 +675,7 @@ fn only_so_many_versions_are_kept() {
             partial: true,
             create: false,
             force: true,
+            dry_run: false,
         };
         bench.command(update).expect("updates");
     }

@@ -1,6 +1,8 @@
 //! The scheduler as a whole, over HTTP on one side and gRPC to a scripted master on the other.
 
 mod common;
+#[path = "lifecycle/groups.rs"]
+mod groups;
 #[path = "lifecycle/readiness.rs"]
 mod readiness;
 
@@ -624,10 +626,7 @@ async fn the_small_routes_answer() {
         scheduler.request("GET", "/v2/nothing", None).await.status,
         404
     );
-    assert_eq!(
-        scheduler.request("GET", "/v2/groups", None).await.status,
-        501
-    );
+    assert_eq!(scheduler.request("GET", "/v2/pods", None).await.status, 501);
     assert_eq!(
         scheduler.request("DELETE", "/v2/apps", None).await.status,
         405

@@ -110,6 +110,9 @@ pub(crate) struct UpdateArgs {
     /// An environment variable; others stay
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<String>,
+    /// Only show what would be done, step by step
+    #[arg(long)]
+    pub(crate) plan: bool,
     #[command(flatten)]
     pub(crate) change: Change,
 }

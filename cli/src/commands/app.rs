@@ -240,6 +240,15 @@ async fn update(
         get(scheduler, &id).await?;
         (id, body)
     };
+    if args.plan {
+        let path = format!("/v2/apps{id}?dryRun=true&force={}", args.change.force);
+        let answer = scheduler
+            .send(Method::PUT, &path, false, Some(&body))
+            .await?;
+        return context
+            .output
+            .emit(&answer, |style| render::app::plan(&answer, style));
+    }
     change(
         context,
         scheduler,
@@ -361,7 +370,7 @@ async fn change(
 }
 
 /// Reads JSON, or YAML if the name says so.
-fn read_file(path: &Path) -> Result<Value, Failure> {
+pub(super) fn read_file(path: &Path) -> Result<Value, Failure> {
     let name = path.display();
     let mut text = String::new();
     let read = if path.as_os_str() == "-" {

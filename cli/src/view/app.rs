@@ -105,6 +105,13 @@ pub(crate) struct Deployment {
     pub(crate) reason: Option<String>,
 }
 
+/// One step of a plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Step {
+    pub(crate) actions: Vec<Action>,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Action {

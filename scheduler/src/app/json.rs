@@ -138,7 +138,7 @@ impl App {
         if self.placing == Placing::BestFit {
             put("placement", "bestFit".into());
         }
-        put("dependencies", json!([]));
+        put("dependencies", json!(self.dependencies));
         put("fetch", json!([]));
         Value::Object(out)
     }

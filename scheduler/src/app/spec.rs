@@ -2,7 +2,7 @@
 //!
 //! Pure. Quantities are exact: thousandths for cpus, mem, disk and seconds, millionths for shares and factors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mezzo_api::model::{
     NetworkMode, ProfileName, Scalar, SecretEnv, SecretSource, TaskLimits, Volume, VolumeSource,
@@ -346,6 +346,8 @@ pub struct App {
     pub constraints: Vec<Constraint>,
     /// Which of those comes first.
     pub placing: Placing,
+    /// Apps and groups that a deployment takes before it.
+    pub dependencies: BTreeSet<AppId>,
     /// When a machine is away.
     pub unreachable: UnreachableStrategy,
     /// Above `cpus`.

@@ -104,7 +104,7 @@ impl Core {
         self.hungry(now)
             .into_iter()
             .map(|(id, app, count)| {
-                let spec = &app.current.app;
+                let spec = &app.active().app;
                 let placing = spec.placing;
                 Need {
                     app: id.clone(),
@@ -132,7 +132,7 @@ impl Core {
         ids: &mut dyn Ids,
     ) -> Option<TaskInfo> {
         let app = self.app_mut(id)?;
-        let version = Arc::clone(&app.current);
+        let version = Arc::clone(app.active());
         let task_id = id.task_id(ids.unique());
         let instance = Instance {
             task_id: task_id.clone(),
@@ -208,7 +208,7 @@ impl Core {
         let demand: BTreeMap<AppId, (u32, Timestamp)> = self
             .hungry(now)
             .into_iter()
-            .map(|(id, app, count)| (id.clone(), (count, app.current.config)))
+            .map(|(id, app, count)| (id.clone(), (count, app.active().config)))
             .collect();
         let grew = demand.iter().any(|(app, (count, config))| {
             self.demand

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::filter::Embed;
 use crate::app::AppVersion;
 use crate::core::state::{AppState, Condition, Instance, State, TaskFailure};
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, Step};
 use crate::time::Timestamp;
 use crate::why;
 
@@ -21,7 +21,7 @@ pub(crate) fn app(state: &State, app: &AppState, embed: Embed) -> Value {
     let lock = state.locks.get(&app.current.app.id);
     let deployments: Vec<Value> = lock
         .iter()
-        .map(|id| json!({"id": id.to_string()}))
+        .map(|lock| json!({"id": lock.deployment.to_string()}))
         .collect();
     fields.insert("deployments".into(), deployments.into());
     if embed.tasks {
@@ -167,6 +167,16 @@ fn task_failure(app: &AppState, failure: &TaskFailure) -> Value {
     })
 }
 
+/// One step of a plan.
+pub(crate) fn step(step: &Step) -> Value {
+    let actions: Vec<Value> = step
+        .actions
+        .iter()
+        .map(|action| json!({"action": action.kind.name(), "app": action.app.as_str()}))
+        .collect();
+    json!({ "actions": actions })
+}
+
 /// A deployment under way, with what it waits for.
 pub(crate) fn deployment(state: &State, deployment: &Deployment, now: u64) -> Value {
     let actions: Vec<Value> = deployment
@@ -195,18 +205,7 @@ pub(crate) fn deployment(state: &State, deployment: &Deployment, now: u64) -> Va
             Some(format!("{}: {text}", action.get("app")?.as_str()?))
         })
         .collect();
-    let steps: Vec<Value> = deployment
-        .steps
-        .iter()
-        .map(|step| {
-            let actions: Vec<Value> = step
-                .actions
-                .iter()
-                .map(|action| json!({"action": action.kind.name(), "app": action.app.as_str()}))
-                .collect();
-            json!({ "actions": actions })
-        })
-        .collect();
+    let steps: Vec<Value> = deployment.steps.iter().map(step).collect();
     json!({
         "id": deployment.id.to_string(),
         "version": deployment.version.to_string(),

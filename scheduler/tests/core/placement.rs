@@ -211,6 +211,7 @@ fn what_no_node_can_ever_run_is_refused_at_once_unless_forced() {
             partial: true,
             create: false,
             force: true,
+            dry_run: false,
         })
         .expect("scaled");
 }
