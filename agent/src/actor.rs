@@ -5,6 +5,7 @@
 
 mod command;
 mod disk;
+mod lend;
 mod limits;
 mod steps;
 #[cfg(test)]
@@ -28,6 +29,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use command::{Asker, Command, Counters, Found, Handle, Stopped, Target, View, channel};
+pub(crate) use lend::{Lender, LenderView};
+
 use disk::{DiskOp, collect, write_durably};
 use limits::Latest;
 use steps::{log_step, watch};
@@ -124,6 +127,8 @@ pub(crate) struct Actor {
     launch_seconds: Histogram,
     health: HashMap<ContainerId, CancellationToken>,
     limits: Latest,
+    /// Of a machine that lends what its tasks do not use.
+    lender: Option<Lender>,
     /// Who waits for a change of limits, by its container.
     askers: HashMap<ContainerId, Asker>,
 }
@@ -163,6 +168,7 @@ impl Actor {
             launch_seconds: Histogram::default(),
             health: HashMap::new(),
             limits: Latest::default(),
+            lender: None,
             askers: HashMap::new(),
         }
     }
@@ -229,6 +235,9 @@ impl Actor {
                         tasks: Vec::new(),
                     }));
                 }
+                if registered {
+                    self.tell_slack_anew();
+                }
             }
             Command::Attach(outbound, reply) => {
                 self.handle(Event::Disconnected);
@@ -258,6 +267,7 @@ impl Actor {
                     n_unacknowledged: self.core.n_unacknowledged(),
                     counters: self.counters,
                     launch_seconds: self.launch_seconds,
+                    lender: self.lender_view(),
                 });
             }
             Command::NodeUsage(reply) => {
@@ -332,12 +342,13 @@ impl Actor {
                 Some(usage.into())
             });
             let report = proto::agent_message::UsageReport {
-                node: Some(round.node.into()),
+                node: Some(round.node.clone().into()),
                 tasks: tasks.collect(),
             };
             self.send(Message::Usage(report));
         }
         self.handle(Event::Usage(samples));
+        self.lend(&round);
         self.stats.round_done();
     }
 

@@ -11,6 +11,7 @@ use crate::{
     Error,
     node::GcPolicy,
     resources::devices::{self, DeviceSet},
+    slack::settings::Oversubscription,
 };
 
 /// The configuration.
@@ -78,6 +79,11 @@ pub struct Config {
     pub launcher: Option<PathBuf>,
     /// Between samples of all tasks.
     pub usage_interval_ms: u64,
+    /// What ordinary tasks were given of `cpus` and `mem` and do not use is lent to revocable tasks, which are slowed down
+    /// and killed first when it is needed.
+    pub oversubscribe: bool,
+    /// How much of it, and when it is taken back.
+    pub oversubscription: Oversubscription,
     /// Tasks that take more of the disk than they hold (`disk`) are killed; where the file system has project quotas it
     /// also refuses them more. Otherwise what they take is only told.
     pub enforce_disk: bool,
@@ -207,6 +213,8 @@ impl Default for Config {
             cgroup_parent: None,
             launcher: None,
             usage_interval_ms: 2_000,
+            oversubscribe: false,
+            oversubscription: Oversubscription::default(),
             enforce_disk: true,
             disk_interval_ms: 15_000,
             disk_project_ids: (500_000, 999_999),
@@ -238,6 +246,9 @@ impl Config {
                 "usage_interval_ms",
                 format!("{} is below 100", self.usage_interval_ms),
             );
+        }
+        if let Err((field, problem)) = self.oversubscription.check() {
+            return wrong(field, problem);
         }
         if self.disk_interval_ms < 100 {
             return wrong(

@@ -311,6 +311,8 @@ pub struct Limits {
     pub cpus: Option<BTreeSet<u32>>,
     /// One entry per size.
     pub huge_pages: Vec<HugePages>,
+    /// It makes way for all others; for its whole life.
+    pub yields: bool,
 }
 
 /// What the runtime is asked to run.

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config, Error,
-    actor::{self, Actor, Clock, OnShutdown},
+    actor::{self, Actor, Clock, Lender, OnShutdown},
     disk::{self, Disk},
     grpc::NodeApi,
     http, image_gc,
@@ -260,6 +260,14 @@ pub(crate) async fn serve(
         },
         stats.clone(),
     );
+    let lender = config.oversubscribe.then(|| {
+        Lender::new(
+            &config.oversubscription,
+            settings.cgroup_mode,
+            capacity.cpu_millis,
+        )
+    });
+    let actor = actor.with_lender(lender);
     let on_shutdown = if config.kill_tasks_on_shutdown {
         OnShutdown::Kill
     } else {

@@ -7,6 +7,7 @@ pub(crate) mod app;
 pub(crate) mod cluster;
 pub(crate) mod group;
 pub(crate) mod image;
+pub(crate) mod job;
 pub(crate) mod server;
 pub(crate) mod task;
 
@@ -85,6 +86,9 @@ pub(crate) enum Command {
     /// Deploy, scale, update and remove apps
     #[command(subcommand)]
     App(app::AppCommand),
+    /// Run jobs at set times, after each other, or now
+    #[command(subcommand)]
+    Job(job::JobCommand),
     /// Look at and into running tasks
     #[command(subcommand)]
     Task(task::TaskCommand),

@@ -8,6 +8,7 @@ pub(crate) mod doctor;
 mod exec;
 pub(crate) mod group;
 pub(crate) mod image;
+pub(crate) mod job;
 mod manual;
 pub(crate) mod serve;
 mod stats;
@@ -61,6 +62,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Agent(args) => serve::agent(&args, global.master.as_deref()),
         Command::Scheduler(args) => serve::scheduler(&args, global.master.as_deref()),
         Command::App(command) => client(app::run(&context, command)),
+        Command::Job(command) => client(job::run(&context, command)),
         Command::Task(command) => client(task::run(&context, command)),
         Command::Node(command) => client(cluster::node(&context, command)),
         Command::Framework(command) => client(cluster::framework(&context, command)),

@@ -270,6 +270,7 @@ fn framework(n: u64) -> Result<FrameworkInfo> {
         webui_url: String::new(),
         labels: BTreeMap::new(),
         offer_filters: BTreeMap::new(),
+        capabilities: std::collections::BTreeSet::new(),
     })
 }
 

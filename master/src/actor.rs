@@ -327,6 +327,7 @@ impl Actor {
                 | Event::AgentHeard { .. }
                 | Event::AgentStatus { .. }
                 | Event::AgentUsage { .. }
+                | Event::AgentSlack { .. }
                 | Event::Subscribe { .. }
                 | Event::Call { .. }
                 | Event::Tick

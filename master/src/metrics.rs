@@ -266,6 +266,7 @@ fn tasks(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Resul
 fn resources(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
     let mut samples = [Vec::new(), Vec::new(), Vec::new()];
     let mut sums = [(); 3].map(|()| crate::allocator::Quantities::default());
+    let mut lent = sums.clone();
     for view in snapshot.agents.values() {
         match view.state {
             AgentState::Connected | AgentState::Disconnected => {
@@ -274,6 +275,11 @@ fn resources(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::R
                         .zip([&view.info.resources, &view.allocated, &view.offered])
                 {
                     sum.add(part);
+                }
+                if let Some((total, allocated, offered)) = &view.lent {
+                    for (sum, part) in lent.iter_mut().zip([total, allocated, offered]) {
+                        sum.add(part);
+                    }
                 }
             }
             AgentState::Unreachable | AgentState::Recovering => {}
@@ -286,6 +292,23 @@ fn resources(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::R
                 sum.get(name) as f64 / 1000.0,
             ));
         }
+    }
+    // Absent where nobody lends.
+    let kinds = ["total", "allocated", "offered"];
+    let revocable = kinds.iter().zip(&lent).flat_map(|(kind, sum)| {
+        sum.iter().map(|(name, millis)| {
+            let labels = vec![("resource", name.to_owned()), ("kind", (*kind).to_owned())];
+            (labels, millis as f64 / 1000.0)
+        })
+    });
+    let revocable: Vec<_> = revocable.collect();
+    if !revocable.is_empty() {
+        family(
+            encoder,
+            "resources_revocable",
+            "What reachable agents lend to revocable tasks: all, held by tasks, in outstanding offers",
+            &revocable,
+        )?;
     }
     let [total, allocated, offered] = samples;
     family(

@@ -225,6 +225,17 @@ pub struct Limits {
     /// Most huge pages, one entry per size. Refused where there is no `hugetlb` controller, or no such size.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub huge_pages: Vec<HugePageLimit>,
+    /// The container makes way for all others: it has the least weight, on kernels that know it (5.15) is idle beside
+    /// them, and the kernel out of memory kills in it first. For its whole life: what runs does not change its score.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub yields: bool,
+}
+
+impl Limits {
+    /// Of its processes: a container that yields is killed before anybody who has not asked for the worst.
+    pub(crate) fn oom_score_adj(&self) -> i32 {
+        if self.yields { 900 } else { 0 }
+    }
 }
 
 /// Most huge pages of one size.

@@ -16,7 +16,7 @@ pub mod version;
 pub use id::{AppId, InvalidAppId};
 pub use merge::merge;
 pub use parse::{check_app_json, parse_app};
-pub(crate) use parse::{dependencies, memory};
+pub(crate) use parse::{dependencies, memory, volumes};
 pub use read::{Problem, ProblemKind, Report, Unknown};
 pub use spec::App;
 pub use version::AppVersion;

@@ -1,4 +1,4 @@
-//! Marathon's REST API.
+//! Marathon's REST API, and that of jobs.
 //!
 //! Edge, thin: reads render the published snapshot ([`render`], pure), writes become commands for the driver. Ids of
 //! apps have slashes, so what follows `/v2/apps/` is split by hand: a known suffix wins.
@@ -8,6 +8,7 @@ mod apps;
 mod filter;
 mod groups;
 mod info;
+mod jobs;
 mod plans;
 mod queue;
 pub(crate) mod render;
@@ -98,6 +99,7 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/v2/queue/{*path}", delete(queue::reset_delay))
         .route("/v2/tasks", get(tasks::list))
         .route("/v2/tasks/delete", post(tasks::delete_many))
+        .merge(jobs::router())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))

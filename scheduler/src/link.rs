@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mezzo_api::convert::Invalid;
 use mezzo_api::model::{
-    AgentId, FrameworkId, FrameworkInfo, Offer, OfferId, RoleName, TaskId, TaskStatus,
+    AgentId, Capability, FrameworkId, FrameworkInfo, Offer, OfferId, RoleName, TaskId, TaskStatus,
 };
 use mezzo_api::proto;
 use mezzo_api::proto::framework_service_client::FrameworkServiceClient;
@@ -158,6 +158,7 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> End
         webui_url: config.webui_url.clone(),
         labels: BTreeMap::new(),
         offer_filters: BTreeMap::new(),
+        capabilities: [Capability::RevocableResources].into(),
     };
     let request = proto::SubscribeRequest {
         framework: Some(info.into()),

@@ -95,6 +95,8 @@ struct Round<'a> {
     free: &'a mut [Resources],
     /// By offer: the values of the constraints' fields.
     sites: Vec<BTreeMap<String, String>>,
+    /// By offer: whether it is of the kind that is asked for. Others are no offers for it, and nothing to complain of.
+    kind: Vec<bool>,
     tally: Tally,
     there: Vec<u32>,
     salt: u64,
@@ -121,6 +123,10 @@ impl<'a> Round<'a> {
                 .iter()
                 .map(|offer| Site::from(offer).values(&need.constraints))
                 .collect(),
+            kind: offers
+                .iter()
+                .map(|offer| offer.revocable == need.ask.revocable)
+                .collect(),
             tally: need.tally.clone(),
             there,
             salt,
@@ -133,7 +139,10 @@ impl<'a> Round<'a> {
             .constraints
             .iter()
             .any(|constraint| matches!(constraint.operator, Operator::GroupBy(_)));
-        let mut open: BinaryHeap<Rank> = (0..self.sites.len()).map(|i| self.rank(i)).collect();
+        let mut open: BinaryHeap<Rank> = (0..self.sites.len())
+            .filter(|i| self.kind[*i])
+            .map(|i| self.rank(i))
+            .collect();
         // Refused for where they are: another placement may change that.
         let mut parked: Vec<usize> = Vec::new();
         let mut refused: BTreeMap<usize, Vec<Lack>> = BTreeMap::new();
@@ -239,6 +248,7 @@ mod tests {
             region: String::new(),
             zone: String::new(),
             address: String::new(),
+            revocable: false,
         }
     }
 
@@ -247,6 +257,7 @@ mod tests {
             app: "/a".parse().expect("valid"),
             count,
             ask: Ask {
+                revocable: false,
                 scalars: Resources::new()
                     .with_scalar("cpus", Scalar::from_millis(cpus))
                     .with_scalar("mem", Scalar::from_units(mem)),
@@ -303,6 +314,21 @@ mod tests {
         assert_eq!(plan.placements.len(), 1);
         assert_eq!(plan.placements[0].ports[0], 80);
         assert_ne!(plan.placements[0].ports[1], 80);
+    }
+
+    #[test]
+    fn what_is_lent_is_for_those_who_ask_for_it_and_for_nobody_else() {
+        let mut lent = offer(1, 1000, 64, &[]);
+        lent.revocable = true;
+        let offers = [offer(0, 1000, 64, &[]), lent];
+        for revocable in [false, true] {
+            let mut need = need(3, 1000, 64, vec![]);
+            need.ask.revocable = revocable;
+            let plan = place(&offers, &[need], 0);
+            let placed: Vec<usize> = plan.placements.iter().map(|one| one.offer).collect();
+            assert_eq!(placed, [usize::from(revocable)]);
+            assert!(plan.refused.iter().all(|one| one.offer == placed[0]));
+        }
     }
 
     proptest! {

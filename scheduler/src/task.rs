@@ -32,6 +32,7 @@ pub fn task_info(
         Run::Args(args) => (Vec::new(), args.clone()),
     };
     TaskInfo {
+        revocable: app.revocable,
         task_id: task_id.clone(),
         name: task_name(&app.id),
         agent_id: offer.agent_id.clone(),

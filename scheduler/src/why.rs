@@ -45,6 +45,9 @@ pub fn why_not_launched(state: &State, app: &AppState, now: u64) -> Option<Strin
     if let Some(text) = impossible(state, spec).or_else(|| crowded(state, spec)) {
         return Some(text);
     }
+    if queue.refusals.is_empty() && spec.revocable {
+        return Some("no offer of revocable resources since it began to wait: whatever nodes lend is taken or offered to others".to_owned());
+    }
     if queue.refusals.is_empty() {
         return Some("no offer since it began to wait: whatever the cluster has is taken or offered to others".to_owned());
     }

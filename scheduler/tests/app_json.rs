@@ -56,6 +56,29 @@ fn a_readiness_check_has_marathons_defaults_and_is_written_back() {
 }
 
 #[test]
+fn a_revocable_app_takes_nothing_that_cannot_be_taken_back() {
+    let app = accepted(&with(json!({"revocable": true})));
+    assert!(app.revocable && app.ports.is_empty());
+    assert_eq!(accepted(&app.to_json()), app);
+    assert!(app.to_json().get("revocable").is_some());
+    let plain = accepted(&with(json!({"revocable": false})));
+    assert!(plain.to_json().get("revocable").is_none());
+    for (field, value) in [
+        ("disk", json!(10)),
+        ("gpus", json!(1)),
+        ("portDefinitions", json!([{"port": 0}])),
+        ("resourceLimits", json!({"mem": "unlimited"})),
+    ] {
+        let (app, report) = parse_app(&with(json!({"revocable": true, field: value})), None);
+        let words = format!("{report:?}");
+        assert!(
+            app.is_none() && words.contains("a revocable app takes only cpus and mem"),
+            "{field}: {words}"
+        );
+    }
+}
+
+#[test]
 fn defaults_are_those_of_marathon() {
     let app = accepted(&with(json!({})));
     assert_eq!(

@@ -101,6 +101,7 @@ impl Bench {
             region: String::new(),
             zone: String::new(),
             address: String::new(),
+            revocable: false,
         }
     }
 

@@ -9,6 +9,7 @@ mod drain;
 mod group;
 mod kill;
 mod launch;
+mod lend;
 mod time;
 
 use std::{
@@ -73,6 +74,7 @@ pub(crate) struct Core {
     agent_id: Option<AgentId>,
     connected: bool,
     ledger: Ledger,
+    lent: lend::Lent,
     grants: Grants,
     tasks: BTreeMap<TaskKey, Entry>,
     by_container: HashMap<ContainerId, TaskKey>,
@@ -97,6 +99,7 @@ impl Core {
             agent_id,
             connected: false,
             ledger: Ledger::new(total),
+            lent: lend::Lent::default(),
             grants,
             tasks: BTreeMap::new(),
             by_container: HashMap::new(),
@@ -193,6 +196,13 @@ impl Core {
                     self.disk(&id, used, ctx, &mut effects);
                 }
             }
+            Event::Lend(total) => self.lend(total),
+            Event::HoldBack(throttle) => self.hold_back(throttle, &mut effects),
+            Event::Preempt {
+                container,
+                scarce,
+                message,
+            } => self.preempt(&container, scarce, message, ctx, &mut effects),
             Event::Limited {
                 container,
                 limits,
@@ -286,7 +296,7 @@ impl Core {
     /// Takes a task in that recovery found. Its resources are held if it has not ended.
     pub(crate) fn adopt(&mut self, entry: Entry) {
         if entry.ended_at().is_none() {
-            self.ledger.adopt(&entry.container, &entry.info.resources);
+            self.hold(&entry.container, &entry.info);
             self.grants.adopt(&entry.container, &entry.grant);
         }
         self.by_container
@@ -429,7 +439,7 @@ impl Core {
         ctx: &mut Context<'_>,
         effects: &mut Vec<Effect>,
     ) {
-        self.ledger.release(id);
+        self.give_back(id);
         let more_to_share = self.grants.release(id);
         let Some(entry) = self.entry(id) else { return };
         tracing::info!(

@@ -5,6 +5,7 @@ mod checks;
 mod disk;
 mod drain;
 mod group;
+mod lend;
 mod limits;
 
 use std::time::Duration;
@@ -46,6 +47,7 @@ pub(crate) fn a_task(id: &str) -> TaskInfo {
         limits: mezzo_api::model::TaskLimits::default(),
         group: None,
         readiness_check: None,
+        revocable: false,
     }
 }
 

@@ -12,6 +12,7 @@ mod figures;
 mod files;
 mod groups;
 mod inside;
+mod lend;
 mod life;
 mod limits;
 mod master;

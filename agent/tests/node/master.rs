@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures::Stream;
+use mezzo_api::model::Resources;
 use mezzo_api::proto::{
     self,
     agent_message::{Message as FromAgent, Register},
@@ -31,6 +32,7 @@ struct Seen {
     registrations: Vec<Register>,
     statuses: Vec<proto::TaskStatus>,
     reports: usize,
+    slack: Vec<proto::Slack>,
     pongs: Vec<u64>,
     stream: Option<mpsc::Sender<Result<proto::MasterMessage, Status>>>,
 }
@@ -196,6 +198,16 @@ impl Master {
             .await;
     }
 
+    /// Waits until what the agent lends is as wanted.
+    pub(crate) async fn lends(&self, what: &str, wanted: impl Fn(&Resources) -> bool) {
+        self.until(what, |seen| {
+            let last = seen.slack.last()?.clone();
+            let last = mezzo_api::convert::slack(last).expect("what can be lent");
+            wanted(&last).then_some(())
+        })
+        .await;
+    }
+
     /// Usage reports so far.
     pub(crate) fn reports(&self) -> usize {
         self.inner.with(|seen| seen.reports)
@@ -268,6 +280,7 @@ impl AgentService for Service {
                         }
                     }
                     Some(FromAgent::Usage(_)) => inner.with(|seen| seen.reports += 1),
+                    Some(FromAgent::Slack(slack)) => inner.with(|seen| seen.slack.push(slack)),
                     Some(FromAgent::Pong(pong)) => {
                         inner.with(|seen| seen.pongs.push(pong.sequence));
                     }

@@ -210,6 +210,7 @@ impl TryFrom<proto::Offer> for Offer {
                 region: offer.region,
                 zone: offer.zone,
                 address: offer.address,
+                revocable: offer.revocable,
             })
         })();
         problems.finish(value)
@@ -229,6 +230,7 @@ impl From<Offer> for proto::Offer {
             region: offer.region,
             zone: offer.zone,
             address: offer.address,
+            revocable: offer.revocable,
         }
     }
 }

@@ -10,6 +10,7 @@ mod group;
 mod limits;
 mod network;
 mod readiness;
+mod revocable;
 mod status;
 mod task;
 mod usage;
@@ -18,6 +19,7 @@ use std::fmt;
 
 pub use group::members as group_members;
 pub use limits::limit_problems;
+pub use revocable::{REVOCABLE, revocable_problems, slack};
 use thiserror::Error;
 
 /// One thing wrong with a message.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Invalid, Problems, common::millis, limits::limit_problems, network};
+use super::{
+    Invalid, Problems, common::millis, limits::limit_problems, network, revocable_problems,
+};
 use crate::{
     model::{
         CheckKind, ContainerInfo, EnvVar, HealthCheck, ProfileName, Resources, Scalar, SecretEnv,
@@ -428,6 +430,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
             .and_then(|group| problems.take("group", group.try_into()));
         let value = (|| {
             Some(Self {
+                revocable: info.revocable,
                 task_id: task_id?,
                 name: info.name,
                 agent_id: agent_id?,
@@ -446,6 +449,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 readiness_check,
             })
         })();
+        problems.extend(value.as_ref().map(revocable_problems).unwrap_or_default());
         problems.finish(value)
     }
 }
@@ -453,6 +457,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
 impl From<TaskInfo> for proto::TaskInfo {
     fn from(info: TaskInfo) -> Self {
         Self {
+            revocable: info.revocable,
             task_id: info.task_id.into(),
             name: info.name,
             agent_id: info.agent_id.into(),

@@ -16,7 +16,9 @@ mod task;
 mod usage;
 
 pub use agent::{AgentInfo, Attribute, AttributeValue, CgroupMode};
-pub use framework::{AttributeConstraint, FrameworkInfo, OfferFilter, Predicate, Selector};
+pub use framework::{
+    AttributeConstraint, Capability, FrameworkInfo, OfferFilter, Predicate, Selector,
+};
 pub use group::{GroupPolicy, SharedVolume, TaskGroup};
 pub use ids::{
     AgentId, FrameworkId, GroupId, InvalidId, OfferId, ProfileName, RoleName, SecretSource,

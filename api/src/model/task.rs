@@ -185,6 +185,9 @@ pub struct TaskInfo {
     /// Whether it can take its share of the work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness_check: Option<ReadinessCheck>,
+    /// It runs on what others do not use, until they need it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revocable: bool,
 }
 
 /// Where a task stands.
@@ -335,6 +338,8 @@ pub enum Reason {
     TaskCheckStatusUpdated,
     /// The operator takes the agent out of service.
     AgentDraining,
+    /// It was revocable, and ordinary tasks need what it used.
+    ContainerPreempted,
     /// Writable layer, sandbox and logs took more than the task's disk.
     ContainerLimitationDisk,
     /// Its group cannot be launched.
@@ -369,6 +374,7 @@ impl Reason {
             Self::KillRequested => "REASON_KILL_REQUESTED",
             Self::TaskCheckStatusUpdated => "REASON_TASK_CHECK_STATUS_UPDATED",
             Self::AgentDraining => "REASON_AGENT_DRAINING",
+            Self::ContainerPreempted => "REASON_CONTAINER_PREEMPTED",
             Self::ContainerLimitationDisk => "REASON_CONTAINER_LIMITATION_DISK",
             Self::TaskGroupInvalid => "REASON_TASK_GROUP_INVALID",
             Self::TaskGroupMemberEnded => "REASON_TASK_GROUP_MEMBER_ENDED",

@@ -121,6 +121,9 @@ pub(crate) struct AgentArgs {
     /// The cgroup under which containers live
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,
+    /// Lend what tasks do not use of their cpus and mem to revocable tasks, which make way when it is needed
+    #[arg(long)]
+    pub(crate) oversubscribe: bool,
     /// End the containers together with the agent instead of leaving them for the next one
     #[arg(long)]
     pub(crate) kill_tasks_on_shutdown: bool,

@@ -135,7 +135,7 @@ async fn add(context: &Context, scheduler: &Scheduler, args: &AddArgs) -> Result
 }
 
 /// Puts the file's name before a refusal.
-fn prefix(failure: Failure, file: &str) -> Failure {
+pub(super) fn prefix(failure: Failure, file: &str) -> Failure {
     match failure {
         Failure::Usage(message) => Failure::Usage(format!("{file}: {message}")),
         Failure::Failed(message) => Failure::Failed(format!("{file}: {message}")),
@@ -401,7 +401,15 @@ pub(super) fn read_file(path: &Path) -> Result<Value, Failure> {
 
 /// Refuses what the scheduler would refuse, and also fields that it would ignore.
 fn check(name: &str, app: &Value) -> Result<(), Failure> {
-    let report = mezzo_scheduler::check_app_json(app);
+    complaints(name, "app", &mezzo_scheduler::check_app_json(app))
+}
+
+/// Everything that is wrong with a file's app or job.
+pub(super) fn complaints(
+    name: &str,
+    what: &str,
+    report: &mezzo_scheduler::Report,
+) -> Result<(), Failure> {
     let mut lines: Vec<String> = report
         .errors
         .iter()
@@ -419,7 +427,7 @@ fn check(name: &str, app: &Value) -> Result<(), Failure> {
     }
     let lines: Vec<String> = lines.iter().map(|line| clean(line)).collect();
     Err(Failure::usage(format!(
-        "{name} is not a valid app:\n{}",
+        "{name} is not a valid {what}:\n{}",
         lines.join("\n")
     )))
 }

@@ -64,6 +64,9 @@ pub(crate) fn agent(args: &AgentArgs, master: Option<&str>) -> Result<(), Failur
             });
         flags.insert("attributes".to_owned(), Value::Array(attributes.collect()));
     }
+    if args.oversubscribe {
+        flags.insert("oversubscribe".to_owned(), Value::Boolean(true));
+    }
     if args.kill_tasks_on_shutdown {
         flags.insert("kill_tasks_on_shutdown".to_owned(), Value::Boolean(true));
     }

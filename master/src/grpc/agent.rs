@@ -7,7 +7,7 @@ use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use mezzo_api::{
-    convert::Invalid,
+    convert::{self, Invalid},
     model::{AgentInfo, Task, TaskStatus, TaskUsage},
     proto::{
         self, AgentMessage, MasterMessage, agent_message, agent_service_server::AgentService,
@@ -195,6 +195,10 @@ fn decode(conn: ConnId, message: AgentMessage) -> Result<Option<Event>, Status> 
                 node: usage.node.map(Into::into),
                 tasks,
             })
+        }
+        agent_message::Message::Slack(slack) => {
+            let total = convert::slack(slack).map_err(|invalid| invalid.within("slack"))?;
+            Some(Event::AgentSlack { conn, total })
         }
         agent_message::Message::Pong(_) => None,
     })

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     actor::{Context, Peer},
     config::to_millis,
-    state::{Call, Caller, Event, Launch, ToFramework},
+    state::{Acknowledgement, Call, Caller, Event, Launch, ToFramework},
 };
 
 /// Ids in one call.
@@ -206,12 +206,26 @@ impl FrameworkService for FrameworkFront {
         request: Request<proto::AcknowledgeRequest>,
     ) -> Result<Response<proto::AcknowledgeResponse>, Status> {
         let request = request.into_inner();
-        let call = Call::Acknowledge {
-            agent_id: parse("agent_id", request.agent_id)?,
-            task_id: parse("task_id", request.task_id)?,
-            update_id: parse("update_id", request.update_id)?,
-        };
-        self.call(request.caller, call).await?;
+        bounded("updates", request.updates.len(), MOST_IDS)?;
+        let mut acknowledgements = Vec::with_capacity(request.updates.len().max(1));
+        let single = [&request.agent_id, &request.task_id, &request.update_id];
+        if request.updates.is_empty() || single.iter().any(|id| !id.is_empty()) {
+            acknowledgements.push(Acknowledgement {
+                agent_id: parse("agent_id", request.agent_id)?,
+                task_id: parse("task_id", request.task_id)?,
+                update_id: parse("update_id", request.update_id)?,
+            });
+        }
+        for (i, update) in request.updates.into_iter().enumerate() {
+            let field = |name: &str| format!("updates[{i}].{name}");
+            acknowledgements.push(Acknowledgement {
+                agent_id: parse(&field("agent_id"), update.agent_id)?,
+                task_id: parse(&field("task_id"), update.task_id)?,
+                update_id: parse(&field("update_id"), update.update_id)?,
+            });
+        }
+        self.call(request.caller, Call::Acknowledge(acknowledgements))
+            .await?;
         Ok(Response::new(proto::AcknowledgeResponse {}))
     }
 
@@ -258,7 +272,7 @@ impl FrameworkService for FrameworkFront {
         request: Request<proto::UpdateFrameworkRequest>,
     ) -> Result<Response<proto::UpdateFrameworkResponse>, Status> {
         let request = request.into_inner();
-        let info = framework_info(request.framework)?;
+        let info = Box::new(framework_info(request.framework)?);
         let suppressed = roles("suppressed_roles", request.suppressed_roles)?;
         self.call(request.caller, Call::UpdateFramework { info, suppressed })
             .await?;

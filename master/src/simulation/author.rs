@@ -6,13 +6,13 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, AttributeConstraint, ContainerInfo, FrameworkId, FrameworkInfo, GroupPolicy, Offer,
-    OfferFilter, Predicate, RoleName, Selector, StreamId, TaskGroup, TaskId, TaskInfo, TaskState,
-    TaskStatus,
+    AgentId, AttributeConstraint, Capability, ContainerInfo, FrameworkId, FrameworkInfo,
+    GroupPolicy, Offer, OfferFilter, Predicate, RoleName, Selector, StreamId, TaskGroup, TaskId,
+    TaskInfo, TaskState, TaskStatus,
 };
 
 use super::Dice;
-use crate::state::{Call, Caller, ConnId, Launch, ToFramework};
+use crate::state::{Acknowledgement, Call, Caller, ConnId, Launch, ToFramework};
 
 /// One framework.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(super) struct Author {
     role: RoleName,
     /// Wants to hear of these machines only.
     machines: Option<&'static str>,
+    /// It takes what agents lend, too.
+    borrows: bool,
     failover_timeout: Duration,
     pub(super) offers: BTreeMap<String, Offer>,
     /// Launched, with the agent and the last state heard.
@@ -49,6 +51,7 @@ impl Author {
                 .parse()
                 .unwrap(),
             machines: dice.one_in(3).then_some("machine-[02]"),
+            borrows: dice.one_in(2),
             failover_timeout: Duration::from_secs([5, 60, 3600][dice.below(3)]),
             offers: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -83,6 +86,11 @@ impl Author {
                     };
                     (self.role.clone(), filter)
                 })
+                .into_iter()
+                .collect(),
+            capabilities: self
+                .borrows
+                .then_some(Capability::RevocableResources)
                 .into_iter()
                 .collect(),
         }
@@ -123,6 +131,9 @@ impl Author {
                             self.name, offer.hostname
                         ));
                     }
+                    if offer.revocable && !self.borrows {
+                        return Err(format!("author {} cannot borrow", self.name));
+                    }
                     self.offers.insert(offer.offer_id.to_string(), offer);
                 }
             }
@@ -140,11 +151,12 @@ impl Author {
         if let (Some(update_id), Some(agent_id)) =
             (status.update_id.clone(), status.agent_id.clone())
         {
-            self.acknowledgements.push_back(Call::Acknowledge {
-                agent_id,
-                task_id: task_id.clone(),
-                update_id,
-            });
+            self.acknowledgements
+                .push_back(Call::Acknowledge(vec![Acknowledgement {
+                    agent_id,
+                    task_id: task_id.clone(),
+                    update_id,
+                }]));
         }
         let Some((_, known)) = self.tasks.get_mut(&task_id) else {
             return Err(format!(
@@ -228,10 +240,15 @@ impl Author {
     fn accept(&mut self, dice: &mut Dice) -> Option<Call> {
         let (_, first) = self.offers.pop_first()?;
         let mut offers = vec![first.offer_id.clone()];
+        // Both kinds together cannot be used.
+        let mixes = dice.one_in(10);
         let more: Vec<String> = self
             .offers
             .iter()
-            .filter(|(_, offer)| offer.agent_id == first.agent_id)
+            .filter(|(_, offer)| {
+                let same = offer.revocable == first.revocable;
+                offer.agent_id == first.agent_id && (same || mixes)
+            })
             .map(|(id, _)| id.clone())
             .collect();
         for id in more {
@@ -247,8 +264,13 @@ impl Author {
             self.n_tasks += 1;
             let task_id: TaskId = format!("f{}-t{}", self.name, self.n_tasks).parse().unwrap();
             let port = 31_000 + dice.below(10);
+            let ports = if first.revocable {
+                String::new()
+            } else {
+                format!(";ports:[{port}-{port}]")
+            };
             let taken = format!(
-                "cpus:0.{};mem:{};ports:[{port}-{port}]",
+                "cpus:0.{};mem:{}{ports}",
                 1 + dice.below(9),
                 10 + dice.below(200)
             );
@@ -276,6 +298,8 @@ impl Author {
                 limits: mezzo_api::model::TaskLimits::default(),
                 group: None,
                 readiness_check: None,
+                // Sometimes it is mistaken.
+                revocable: first.revocable != dice.one_in(20),
             });
         }
         // Together or one by one.

@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, NodeUsage, OfferId, Reason, Task, TaskState, TaskUsage,
+    AgentId, AgentInfo, NodeUsage, OfferId, Reason, Resources, Task, TaskState, TaskUsage,
 };
 
 use super::{
-    ConnId, Core, Effect, Ending, Holder, Ledger, Refusal, Registration, ToAgent, ToFramework, Turn,
+    ConnId, Core, Effect, Ending, Holder, Ledger, Refusal, Registration, ToAgent, ToFramework,
+    Turn, lent::Lent,
 };
 use crate::{
     allocator::AgentFilters,
@@ -44,6 +45,8 @@ pub(super) struct AgentEntry {
     pub(super) newest: Option<ConnId>,
     pub(super) ledger: Ledger,
     pub(super) filters: AgentFilters,
+    /// What it lends.
+    pub(super) lent: Lent,
     pub(super) offers: BTreeSet<OfferId>,
     /// All tasks in the tables that are there, also ended ones that are not acknowledged.
     pub(super) tasks: BTreeSet<Holder>,
@@ -61,6 +64,7 @@ impl AgentEntry {
             link: AgentLink::Recovering { since_ms: now },
             newest: None,
             filters: AgentFilters::default(),
+            lent: Lent::default(),
             offers: BTreeSet::new(),
             tasks: BTreeSet::new(),
             usage: None,
@@ -167,6 +171,9 @@ impl Core {
         entry.link = link;
         entry.newest = Some(conn);
         entry.filters.clear();
+        // It says so again, if it still does.
+        entry.declare_lent(&mut self.lent, Resources::new());
+        entry.lent.filters.clear();
         self.agent_conns.insert(conn, agent_id.clone());
         self.view.touch_agent(agent_id);
     }
@@ -249,6 +256,7 @@ impl Core {
             turn.push(Effect::Store(Change::ForgetAgent(agent_id.clone())));
             if let Some(entry) = self.agents.remove(&agent_id) {
                 self.total.sub(entry.ledger.total());
+                self.lent.total.sub(entry.lent.ledger.total());
             }
             return;
         }
@@ -390,6 +398,7 @@ impl Core {
         }
         if let Some(entry) = self.agents.remove(agent_id) {
             self.total.sub(entry.ledger.total());
+            self.lent.total.sub(entry.lent.ledger.total());
         }
         self.view.touch_agent(agent_id);
         self.announce_loss(turn, agent_id);

@@ -5,7 +5,7 @@
 
 use mezzo_api::model::{AgentId, FrameworkId, OfferId, Resources, RoleName};
 
-use super::{Core, Holder, Pending, Quantities, frameworks::Interest, offers::OfferEntry};
+use super::{Core, Holder, Pending, Quantities, Supply, frameworks::Interest, offers::OfferEntry};
 
 impl Core {
     /// Something may be offered at that agent that was not before.
@@ -28,9 +28,10 @@ impl Core {
         &mut self,
         framework_id: &FrameworkId,
         role: &RoleName,
+        supply: Supply,
         resources: &Resources,
     ) {
-        self.charge_sum(framework_id, role, &Quantities::of(resources));
+        self.charge_sum(framework_id, role, supply, &Quantities::of(resources));
     }
 
     /// The same, of several things at once.
@@ -38,14 +39,17 @@ impl Core {
         &mut self,
         framework_id: &FrameworkId,
         role: &RoleName,
+        supply: Supply,
         held: &Quantities,
     ) {
         if *held == Quantities::default() {
             return;
         }
-        self.roles.entry(role.clone()).or_default().merge(held);
+        let roles = self.roles_mut(supply);
+        roles.entry(role.clone()).or_default().merge(held);
         if let Some(framework) = self.frameworks.get_mut(framework_id) {
-            framework.role_mut(role, Interest::Left).held.merge(held);
+            let entry = framework.role_mut(role, Interest::Left);
+            entry.held_mut(supply).merge(held);
             self.view.touch_framework(framework_id);
         }
     }
@@ -54,16 +58,19 @@ impl Core {
         &mut self,
         framework_id: &FrameworkId,
         role: &RoleName,
+        supply: Supply,
         resources: &Resources,
     ) {
-        if let Some(held) = self.roles.get_mut(role) {
+        let roles = self.roles_mut(supply);
+        if let Some(held) = roles.get_mut(role) {
             held.sub(resources);
             if *held == super::Quantities::default() {
-                self.roles.remove(role);
+                roles.remove(role);
             }
         }
         if let Some(framework) = self.frameworks.get_mut(framework_id) {
-            framework.role_mut(role, Interest::Left).held.sub(resources);
+            let entry = framework.role_mut(role, Interest::Left);
+            entry.held_mut(supply).sub(resources);
             framework.drop_left_roles();
             self.view.touch_framework(framework_id);
         }
@@ -73,14 +80,19 @@ impl Core {
     pub(super) fn withdraw_offer(&mut self, offer_id: &OfferId) -> Option<OfferEntry> {
         let offer = self.offers.remove(offer_id)?;
         if let Some(agent) = self.agents.get_mut(&offer.agent_id) {
-            agent.ledger.withdraw(&offer.resources);
+            agent.ledger_mut(offer.supply).withdraw(&offer.resources);
             agent.offers.remove(offer_id);
             self.view.touch_agent(&offer.agent_id);
         }
         if let Some(framework) = self.frameworks.get_mut(&offer.framework_id) {
             framework.offers.remove(offer_id);
         }
-        self.discharge(&offer.framework_id, &offer.role, &offer.resources);
+        self.discharge(
+            &offer.framework_id,
+            &offer.role,
+            offer.supply,
+            &offer.resources,
+        );
         self.reconsider(&offer.agent_id);
         Some(offer)
     }
@@ -91,13 +103,14 @@ impl Core {
         agent_id: &AgentId,
         holder: Holder,
         role: &RoleName,
+        supply: Supply,
         resources: &Resources,
     ) {
         let framework_id = holder.0.clone();
         if let Some(agent) = self.agents.get_mut(agent_id) {
-            agent.ledger.admit(holder, resources);
+            agent.ledger_mut(supply).admit(holder, resources);
             self.view.touch_agent(agent_id);
-            self.charge(&framework_id, role, resources);
+            self.charge(&framework_id, role, supply, resources);
         }
     }
 
@@ -106,12 +119,17 @@ impl Core {
         let Some(agent) = self.agents.get_mut(agent_id) else {
             return;
         };
-        let Some(resources) = agent.ledger.release(holder) else {
+        let mut release = |supply| {
+            let resources = agent.ledger_mut(supply).release(holder)?;
+            agent.filters_mut(supply).clear();
+            Some((supply, resources))
+        };
+        let released = release(Supply::Ordinary).or_else(|| release(Supply::Revocable));
+        let Some((supply, resources)) = released else {
             return;
         };
-        agent.filters.clear();
         self.view.touch_agent(agent_id);
-        self.discharge(&holder.0, role, &resources);
+        self.discharge(&holder.0, role, supply, &resources);
         self.reconsider(agent_id);
     }
 }
@@ -120,20 +138,60 @@ impl Core {
 impl Core {
     /// Every rule about the books and the tables that must hold between any two events.
     pub(crate) fn audit(&self) -> Result<(), String> {
+        self.audit_books(Supply::Ordinary, &self.total)?;
+        self.audit_books(Supply::Revocable, &self.lent.total)?;
+        for (id, agent) in &self.agents {
+            if agent.drain.is_some() && !agent.offers.is_empty() {
+                return Err(format!("agent {id} is draining and offered"));
+            }
+            if agent.conn().is_none() && !agent.offers.is_empty() {
+                return Err(format!("agent {id} is away and offered"));
+            }
+        }
+        for (id, framework) in &self.frameworks {
+            for (task_id, entry) in &framework.tasks {
+                let holder = (id.clone(), task_id.clone());
+                let agent = self
+                    .agents
+                    .get(&entry.agent_id)
+                    .ok_or(format!("{task_id} is on a lost agent"))?;
+                if !agent.tasks.contains(&holder) {
+                    return Err(format!("agent {} does not list {task_id}", entry.agent_id));
+                }
+                let holds = [Supply::Ordinary, Supply::Revocable]
+                    .map(|supply| agent.ledger(supply).holds(&holder));
+                let supply = Supply::of(&entry.task.info);
+                let may = !entry.task.status.state.is_terminal();
+                let wanted = [Supply::Ordinary, Supply::Revocable].map(|one| may && one == supply);
+                if holds != wanted {
+                    return Err(format!(
+                        "{task_id} is {} and books say otherwise",
+                        entry.task.status.state
+                    ));
+                }
+            }
+            if framework.is_removed() && framework.tasks.is_empty() {
+                return Err(format!(
+                    "framework {id} is removed, has no task and is still there"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// One of the two ledgers of each agent, and the sums over them.
+    fn audit_books(&self, supply: Supply, sum: &Quantities) -> Result<(), String> {
         let mut total = Quantities::default();
         let mut in_use = Quantities::default();
         for (id, agent) in &self.agents {
-            total.add(agent.ledger.total());
-            in_use.add(agent.ledger.offered());
-            in_use.add(agent.ledger.allocated());
-            if !agent.ledger.is_balanced() {
+            let ledger = agent.ledger(supply);
+            total.add(ledger.total());
+            in_use.add(ledger.offered());
+            in_use.add(ledger.allocated());
+            if !ledger.is_balanced() {
                 return Err(format!(
-                    "the books of agent {id} do not balance: {:?}",
-                    agent.ledger
+                    "the {supply:?} books of agent {id} do not balance: {ledger:?}"
                 ));
-            }
-            if agent.drain.is_some() && !agent.offers.is_empty() {
-                return Err(format!("agent {id} is draining and offered"));
             }
             let mut offered = Resources::new();
             for offer_id in &agent.offers {
@@ -141,19 +199,28 @@ impl Core {
                     .offers
                     .get(offer_id)
                     .ok_or(format!("agent {id} lists lost offer {offer_id}"))?;
-                offered.add(&offer.resources);
+                let takes = self
+                    .frameworks
+                    .get(&offer.framework_id)
+                    .is_some_and(|framework| framework.takes(offer.supply));
+                if !takes {
+                    return Err(format!("offer {offer_id} is to who cannot deal with it"));
+                }
+                if offer.supply == supply {
+                    offered.add(&offer.resources);
+                }
             }
-            if offered != *agent.ledger.offered() {
+            if offered != *ledger.offered() {
                 return Err(format!(
-                    "agent {id} has {} in offers, books {}",
-                    offered,
-                    agent.ledger.offered()
+                    "agent {id} has {offered} in {supply:?} offers, books {}",
+                    ledger.offered()
                 ));
             }
-            if agent.conn().is_none() && !agent.offers.is_empty() {
-                return Err(format!("agent {id} is away and offered"));
+            // What was promised is covered; what was lent may be taken back, but then none of it is offered.
+            if supply == Supply::Revocable && !ledger.covers() && !ledger.offered().is_empty() {
+                return Err(format!("agent {id} lends less than is held, and offers it"));
             }
-            for (framework_id, task_id) in agent.ledger.holders().map(|(holder, _)| holder) {
+            for (framework_id, task_id) in ledger.holders().map(|(holder, _)| holder) {
                 let entry = self
                     .frameworks
                     .get(framework_id)
@@ -167,45 +234,25 @@ impl Core {
                 }
             }
         }
-        if total != self.total {
+        if total != *sum {
             return Err(format!(
-                "the cluster has {total:?}, the sum says {:?}",
-                self.total
+                "agents have {total:?} ({supply:?}), the sum says {sum:?}"
             ));
         }
         let mut by_role = Quantities::default();
-        self.roles.values().for_each(|held| by_role.merge(held));
+        let roles = match supply {
+            Supply::Ordinary => &self.roles,
+            Supply::Revocable => &self.lent.roles,
+        };
+        roles.values().for_each(|held| by_role.merge(held));
         let mut by_framework = Quantities::default();
-        for (id, framework) in &self.frameworks {
-            framework
-                .roles
-                .values()
-                .for_each(|role| by_framework.merge(&role.held));
-            for (task_id, entry) in &framework.tasks {
-                let holder = (id.clone(), task_id.clone());
-                let agent = self
-                    .agents
-                    .get(&entry.agent_id)
-                    .ok_or(format!("{task_id} is on a lost agent"))?;
-                if !agent.tasks.contains(&holder) {
-                    return Err(format!("agent {} does not list {task_id}", entry.agent_id));
-                }
-                if agent.ledger.holds(&holder) == entry.task.status.state.is_terminal() {
-                    return Err(format!(
-                        "{task_id} is {} and books say otherwise",
-                        entry.task.status.state
-                    ));
-                }
-            }
-            if framework.is_removed() && framework.tasks.is_empty() {
-                return Err(format!(
-                    "framework {id} is removed, has no task and is still there"
-                ));
-            }
+        for framework in self.frameworks.values() {
+            let roles = framework.roles.values();
+            roles.for_each(|role| by_framework.merge(role.held(supply)));
         }
         if in_use != by_role || in_use != by_framework {
             return Err(format!(
-                "in use: agents {in_use:?}, roles {by_role:?}, frameworks {by_framework:?}"
+                "in use ({supply:?}): agents {in_use:?}, roles {by_role:?}, frameworks {by_framework:?}"
             ));
         }
         Ok(())

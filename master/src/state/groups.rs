@@ -25,7 +25,7 @@ impl Core {
         // As if they were taken one after the other, from a copy.
         let mut left = hand.left.clone();
         for info in &infos {
-            if let Some(problem) = problem_of(info, &hand.agent_id, &left) {
+            if let Some(problem) = problem_of(info, hand, &left) {
                 let problem = format!("task {} of the group: {problem}", info.task_id);
                 self.refuse_group(turn, framework_id, hand, &ids, &problem);
                 return;
@@ -37,10 +37,11 @@ impl Core {
         let mut taken = Vec::new();
         for info in &infos {
             let holder = (framework_id.clone(), info.task_id.clone());
-            let booked = self
-                .agents
-                .get_mut(&hand.agent_id)
-                .is_some_and(|agent| agent.ledger.take(holder.clone(), &info.resources));
+            let booked = self.agents.get_mut(&hand.agent_id).is_some_and(|agent| {
+                agent
+                    .ledger_mut(hand.supply)
+                    .take(holder.clone(), &info.resources)
+            });
             if booked {
                 taken.push(holder);
                 continue;
@@ -48,7 +49,7 @@ impl Core {
             // Only where the agent turned out overcommitted between offer and accept.
             if let Some(agent) = self.agents.get_mut(&hand.agent_id) {
                 for holder in &taken {
-                    let _ = agent.ledger.release(holder);
+                    let _ = agent.ledger_mut(hand.supply).release(holder);
                 }
             }
             let problem = format!(

@@ -3,7 +3,7 @@
 //! No tokio, no clock, no file, no socket, nothing of the protocol: the actor is the only caller, tests and the
 //! simulation are the others. Ids and randomness come from a [`Source`]. One file per thing: `agents` (attach, time
 //! out, remove), `drain` (out of service and back), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline,
-//! allocation), `tasks` (status), `requests` (kill, reconcile), `refused`, `quotas`, `books` (who holds what), `view` (what
+//! allocation), `tasks` (status), `requests` (kill, reconcile), `refused`, `quotas`, `lent` (what can be taken back), `books` (who holds what), `view` (what
 //! readers see).
 //!
 //! ```text
@@ -21,6 +21,7 @@ mod event;
 mod frameworks;
 mod groups;
 mod ledger;
+mod lent;
 mod offers;
 mod quotas;
 mod refused;
@@ -42,8 +43,11 @@ use crate::{
 
 pub use drain::DrainStage;
 pub use effect::{Effect, Ending, Refusal, ToAgent, ToFramework};
-pub use event::{Call, Caller, ConnId, Event, Launch, Operation, Pass, Registration};
+pub use event::{
+    Acknowledgement, Call, Caller, ConnId, Event, Launch, Operation, Pass, Registration,
+};
 pub use ledger::{Holder, Ledger};
+pub use lent::Supply;
 pub use view::{AgentState, AgentView, Counters, FrameworkView, PassRecords, RoleView, Snapshot};
 
 /// Where ids and chance come from.
@@ -133,6 +137,7 @@ pub struct Core {
     /// What each role holds itself, offers included; what is below it not.
     roles: BTreeMap<RoleName, Quantities>,
     total: Quantities,
+    lent: lent::LentSums,
     pending: Pending,
     /// Counts what may make somebody want an offer that nobody wanted before.
     generation: u64,
@@ -160,6 +165,7 @@ impl Core {
             quotas: saved.quotas.into_iter().collect(),
             roles: BTreeMap::new(),
             total: Quantities::default(),
+            lent: lent::LentSums::default(),
             pending: Pending::Agents(BTreeSet::new()),
             generation: 0,
             n_frameworks: 0,
@@ -205,6 +211,7 @@ impl Core {
             Event::AgentDetached { conn } => self.agent_detached(turn_ref, conn),
             Event::AgentStatus { conn, status } => self.agent_status(turn_ref, conn, *status),
             Event::AgentUsage { conn, node, tasks } => self.agent_usage(conn, node, tasks),
+            Event::AgentSlack { conn, total } => self.agent_slack(turn_ref, conn, total),
             Event::Subscribe {
                 conn,
                 info,
@@ -248,6 +255,13 @@ impl Core {
         self.agents.iter().map(|(id, entry)| (id, &entry.ledger))
     }
 
+    /// The same of what agents lend.
+    pub fn lent_ledgers(&self) -> impl Iterator<Item = (&AgentId, &Ledger)> {
+        self.agents
+            .iter()
+            .map(|(id, entry)| (id, &entry.lent.ledger))
+    }
+
     fn tick(&mut self, turn: &mut Turn<'_>) {
         self.time_out_agents(turn);
         self.time_out_frameworks(turn);
@@ -271,12 +285,10 @@ impl Core {
                 agent_id,
                 grace,
             } => self.kill(turn, id, &task_id, agent_id.as_ref(), grace),
-            Call::Acknowledge {
-                agent_id,
-                task_id,
-                update_id,
-            } => {
-                self.acknowledge(turn, id, &agent_id, &task_id, &update_id);
+            Call::Acknowledge(acknowledgements) => {
+                for acknowledgement in acknowledgements {
+                    self.acknowledge(turn, id, acknowledgement);
+                }
             }
             Call::Reconcile(tasks) => self.reconcile(turn, id, tasks),
             Call::SendMessage {
@@ -285,7 +297,7 @@ impl Core {
                 data,
             } => self.send_message(turn, id, &agent_id, task_id, data)?,
             Call::UpdateFramework { info, suppressed } => {
-                self.update_framework(turn, id, info, &suppressed)?
+                self.update_framework(turn, id, *info, &suppressed)?
             }
             Call::Teardown => self.remove_framework(turn, id),
         }

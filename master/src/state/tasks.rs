@@ -7,11 +7,11 @@
 use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, Reason, StatusSource, Task, TaskId, TaskState, TaskStatus, UpdateId,
+    AgentId, FrameworkId, Reason, StatusSource, Task, TaskId, TaskState, TaskStatus,
 };
 
 use super::{
-    Core, Effect, Holder, ToAgent, ToFramework, Turn, agents::AgentEntry,
+    Acknowledgement, Core, Effect, Holder, Supply, ToAgent, ToFramework, Turn, agents::AgentEntry,
     frameworks::FrameworkEntry,
 };
 
@@ -386,6 +386,7 @@ impl Core {
             return;
         }
         let (role, resources) = (task.role.clone(), task.info.resources.clone());
+        let supply = Supply::of(&task.info);
         let entry = TaskEntry {
             agent_id: agent_id.clone(),
             reached: task.status.state,
@@ -399,7 +400,7 @@ impl Core {
             agent.tasks.insert(holder.clone());
         }
         if !terminal {
-            self.admit(agent_id, holder, &role, &resources);
+            self.admit(agent_id, holder, &role, supply, &resources);
             self.tell(turn, status);
         }
     }
@@ -408,12 +409,15 @@ impl Core {
         &mut self,
         turn: &mut Turn<'_>,
         framework_id: &FrameworkId,
-        agent_id: &AgentId,
-        task_id: &TaskId,
-        update_id: &UpdateId,
+        acknowledgement: Acknowledgement,
     ) {
+        let Acknowledgement {
+            agent_id,
+            task_id,
+            update_id,
+        } = acknowledgement;
         self.counters.acknowledgements += 1;
-        if let Some(conn) = self.agents.get(agent_id).and_then(AgentEntry::conn) {
+        if let Some(conn) = self.agents.get(&agent_id).and_then(AgentEntry::conn) {
             let message = ToAgent::Acknowledge {
                 framework_id: framework_id.clone(),
                 task_id: task_id.clone(),
@@ -421,10 +425,10 @@ impl Core {
             };
             turn.push(Effect::ToAgent(conn, message));
         }
-        let holder = (framework_id.clone(), task_id.clone());
+        let holder = (framework_id.clone(), task_id);
         let over = self.task_mut(&holder).is_some_and(|entry| {
             let status = &entry.task.status;
-            status.state.is_terminal() && status.update_id.as_ref() == Some(update_id)
+            status.state.is_terminal() && status.update_id.as_ref() == Some(&update_id)
         });
         if over {
             self.forget_task(&holder);

@@ -73,7 +73,7 @@ impl MemoryStore {
             Change::PutFramework(record) => {
                 tables
                     .frameworks
-                    .insert(record.framework_id.clone(), record);
+                    .insert(record.framework_id.clone(), *record);
             }
             Change::RemoveFramework {
                 framework_id,

@@ -78,7 +78,7 @@ pub enum Change {
     /// The list of removed ones is bounded.
     ForgetRemovedAgent(AgentId),
     /// Admit or update.
-    PutFramework(FrameworkRecord),
+    PutFramework(Box<FrameworkRecord>),
     /// Its id must not come back.
     RemoveFramework {
         /// Which.

@@ -127,7 +127,7 @@ fn process(
         .capabilities(security::capabilities(spec)?)
         .rlimits(rlimits)
         // Keepers protect themselves from the OOM killer; their containers must not inherit that.
-        .oom_score_adj(0)
+        .oom_score_adj(spec.limits.oom_score_adj())
         .build()
         .map_err(text)?;
     process.set_apparmor_profile(spec.apparmor.clone());

@@ -44,6 +44,9 @@ impl App {
         put("mem", scalar(self.mem));
         put("disk", scalar(self.disk));
         put("gpus", scalar(self.gpus));
+        if self.revocable {
+            put("revocable", true.into());
+        }
         put("instances", self.instances.into());
         put("container", self.container_json());
         let mut env: Map<String, Value> = Map::new();

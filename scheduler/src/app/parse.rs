@@ -13,19 +13,21 @@ mod secrets;
 
 use std::collections::BTreeSet;
 
-use mezzo_api::model::Scalar;
+use mezzo_api::model::{CpuPinning, Scalar};
 use serde_json::Value;
 
 pub(crate) use limits::memory;
+pub(crate) use parts::volumes;
 use secrets::{check_secrets, read_env, read_secrets};
 
 use super::AppId;
 use super::constraint;
 use super::read::{Fields, Report};
 use super::spec::{
-    App, AppHealthCheck, BackoffStrategy, KillSelection, PPM, Placing, Run, UnreachableStrategy,
-    UpgradeStrategy,
+    App, AppHealthCheck, BackoffStrategy, KillSelection, Limit, PPM, Placing, Run,
+    UnreachableStrategy, UpgradeStrategy,
 };
+use crate::place::Ask;
 
 /// The largest amount of a scalar resource an app may name, in units.
 const MAX_UNITS: u64 = 1_000_000_000;
@@ -66,6 +68,7 @@ const FIELDS: &[&str] = &[
     "placement",
     "dependencies",
     "resourceLimits",
+    "revocable",
     "role",
     "secrets",
     // Marathon's that are refused with a word below unless they say nothing.
@@ -172,7 +175,9 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         .string("user", report)
         .filter(|user| !user.is_empty());
     read_roles(&fields, report);
-    Some(App {
+    let revocable = fields.boolean("revocable", report).unwrap_or(false);
+    let app = App {
+        revocable,
         id: id?,
         run,
         cpus,
@@ -202,7 +207,52 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         limits: limits.more,
         user,
         secrets,
-    })
+    };
+    check_revocable(&app, report);
+    Some(app)
+}
+
+/// What is lent is processors and memory, and can be taken back.
+fn check_revocable(app: &App, report: &mut Report) {
+    if !app.revocable {
+        return;
+    }
+    let ask = Ask::of(app);
+    for (has, field, what) in [
+        (
+            !ask.ports.is_empty(),
+            "portDefinitions",
+            "ports of the machine",
+        ),
+        (
+            app.disk != Scalar::from_millis(0),
+            "disk",
+            "room on the disk",
+        ),
+        (app.gpus != Scalar::from_millis(0), "gpus", "gpus"),
+        (
+            app.limits.memory_low_mb.is_some(),
+            "resourceLimits/memLow",
+            "memory that is kept from others",
+        ),
+        (
+            app.limits.cpu_pinning == CpuPinning::Exclusive,
+            "resourceLimits/cpuPinning",
+            "processors for itself",
+        ),
+        (
+            app.mem_limit == Some(Limit::Unlimited),
+            "resourceLimits/mem",
+            "memory without a limit",
+        ),
+    ] {
+        if has {
+            report.value_problem(
+                format!("/{field}"),
+                format!("a revocable app takes only cpus and mem, and cannot have {what}"),
+            );
+        }
+    }
 }
 
 fn read_id(fields: &Fields<'_>, from_path: Option<&AppId>, report: &mut Report) -> Option<AppId> {

@@ -362,6 +362,8 @@ pub struct App {
     pub user: Option<String>,
     /// Where secrets come from, by the names that the app gives them.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// It runs on what others do not use, until they need it.
+    pub revocable: bool,
 }
 
 impl App {

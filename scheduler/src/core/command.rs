@@ -18,6 +18,7 @@ use crate::app::{App, AppId, Report, Unknown, merge, parse_app};
 use crate::backoff::Backoff;
 use crate::deployment::{DeploymentId, Step};
 use crate::group::GroupId;
+use crate::jobs::command::{JobCommand, JobRefusal, JobReply};
 use crate::time::Timestamp;
 
 /// A change of one app by a JSON body.
@@ -89,6 +90,8 @@ pub enum Command {
         /// Of which app.
         app: AppId,
     },
+    /// Something about jobs.
+    Job(JobCommand),
 }
 
 /// What came of it.
@@ -114,6 +117,8 @@ pub enum Reply {
     Killed(Vec<Arc<Instance>>),
     /// It is done.
     Done,
+    /// About jobs.
+    Job(JobReply),
 }
 
 /// Why nothing was done.
@@ -167,6 +172,9 @@ pub enum Refusal {
     /// The disk did not take it; the driver's word, the core never says so.
     #[error("nothing was changed: {0}")]
     NotWritten(String),
+    /// About jobs.
+    #[error(transparent)]
+    Job(#[from] JobRefusal),
 }
 
 impl Core {
@@ -225,6 +233,11 @@ impl Core {
                 }
                 self.dirty.insert(Key::App(app));
                 Ok(Reply::Done)
+            }
+            Command::Job(command) => {
+                // What waits may ask for something else now.
+                self.job_demand.clear();
+                Ok(Reply::Job(self.jobs.command(command, now)?))
             }
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mezzo_api::model::{AgentId, Offer, TaskInfo};
 
+use super::jobs::{JobsShare, take_placed};
 use super::record::Key;
 use super::state::{AppState, Condition, Instance, Refusal};
 use super::{Call, Core, Ids};
@@ -36,6 +37,13 @@ impl Core {
         }
         let needs = self.needs(&offers, now);
         self.salt = self.salt.wrapping_add(7);
+        // Whose first has waited longer goes first; the other takes from what is left.
+        let jobs_first = self.jobs_wait_longer(&needs);
+        let mut jobs = JobsShare::default();
+        let mut offers = offers;
+        if jobs_first {
+            jobs = self.place_jobs(&mut offers, now, ids);
+        }
         let mut plan = place(&offers, &needs, self.salt);
         let mut per_offer = vec![0usize; offers.len()];
         plan.placements.retain(|placement| {
@@ -53,9 +61,17 @@ impl Core {
         self.note_refusals(&offers, &needs, &plan, now);
         let placed: usize = tasks.iter().map(Vec::len).sum();
         let wanted: u64 = needs.iter().map(|need| u64::from(need.count)).sum();
+        if !jobs_first {
+            take_placed(&mut offers, &plan);
+            jobs = self.place_jobs(&mut offers, now, ids);
+        }
+        let unplaced = wanted.saturating_sub(placed as u64) + self.jobs.demand().len() as u64;
+        for (tasks, more) in tasks.iter_mut().zip(jobs.tasks) {
+            tasks.extend(more);
+        }
         let refuse = self.settings.refuse;
         // The rest of a used offer comes back soon while anything still waits.
-        let refuse_rest = if wanted > placed as u64 {
+        let refuse_rest = if unplaced > 0 {
             std::time::Duration::ZERO
         } else {
             refuse
@@ -215,26 +231,31 @@ impl Core {
                 .get(app)
                 .is_none_or(|(before, of)| count > before || config != of)
         });
-        if self.demand.is_empty() && !demand.is_empty() {
+        let jobs = self.jobs.demand().clone();
+        let grew = grew || !jobs.is_subset(&self.job_demand);
+        let waited = !self.demand.is_empty() || !self.job_demand.is_empty();
+        let waits = !demand.is_empty() || !jobs.is_empty();
+        if !waited && waits {
             self.survey_at = self.survey_at.min(now.saturating_add(SURVEY_AFTER_MS));
         }
         if self.state.connected {
-            if grew || (self.suppressed && !demand.is_empty()) {
+            if grew || (self.suppressed && waits) {
                 self.calls.push(Call::Revive);
-            } else if demand.is_empty() && !self.suppressed {
+            } else if !waits && !self.suppressed {
                 self.calls.push(Call::Suppress);
             }
             if now >= self.survey_at {
-                self.survey_at = now.saturating_add(if demand.is_empty() {
-                    SURVEY_IDLE_MS
-                } else {
+                self.survey_at = now.saturating_add(if waits {
                     SURVEY_INTERVAL_MS
+                } else {
+                    SURVEY_IDLE_MS
                 });
                 self.calls.push(Call::Survey);
             }
         }
-        self.suppressed = demand.is_empty();
+        self.suppressed = !waits;
         self.demand = demand;
+        self.job_demand = jobs;
     }
 }
 

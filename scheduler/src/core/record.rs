@@ -15,6 +15,8 @@ use crate::app::{AppId, AppVersion};
 use crate::backoff::Backoff;
 use crate::deployment::{Deployment, DeploymentId};
 use crate::group::{Group, GroupId, GroupState, GroupVersion};
+use crate::jobs::JobName;
+use crate::jobs::record as jobs;
 use crate::time::Timestamp;
 
 /// Names one record.
@@ -34,6 +36,10 @@ pub enum Key {
     Group(GroupId),
     /// One entry of a group's history.
     GroupVersion(GroupId, Timestamp),
+    /// A job, without its runs.
+    Job(JobName),
+    /// One run of a job.
+    JobRun(JobName, u64),
 }
 
 /// A record to be written, or removed.
@@ -90,6 +96,11 @@ pub fn encode(state: &State, key: &Key) -> Option<Vec<u8>> {
             let group = state.groups.get(id)?;
             group.versions.get(version).map(|v| to_json(&**v))
         }
+        Key::Job(name) => state.jobs.get(name).map(|job| jobs::encode_job(job)),
+        Key::JobRun(name, number) => {
+            let run = state.jobs.get(name)?.runs.get(number)?;
+            Some(jobs::encode_run(run))
+        }
     }
 }
 
@@ -118,6 +129,8 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
     let mut groups: BTreeMap<GroupId, Group> = BTreeMap::new();
     let mut group_versions: BTreeMap<GroupId, BTreeMap<Timestamp, Arc<GroupVersion>>> =
         BTreeMap::new();
+    let mut job_states = BTreeMap::new();
+    let mut job_runs = Vec::new();
     for (key, bytes) in records {
         match &key {
             Key::Framework => state.framework_id = Some(read::<FrameworkId>(&key, &bytes)?),
@@ -145,8 +158,17 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
                 let history: &mut BTreeMap<_, _> = group_versions.entry(id.clone()).or_default();
                 history.insert(*version, read);
             }
+            Key::Job(name) => {
+                let read = jobs::decode_job(&bytes).map_err(|problem| bad(&key, problem))?;
+                job_states.insert(name.clone(), read);
+            }
+            Key::JobRun(name, _) => {
+                let read = jobs::decode_run(&bytes).map_err(|problem| bad(&key, problem))?;
+                job_runs.push((name.clone(), read));
+            }
         }
     }
+    state.jobs = Arc::new(jobs::assemble(job_states, job_runs));
     for (id, record) in apps {
         let history = versions.remove(&id).unwrap_or_default();
         let Some(current) = history.get(&record.current).cloned() else {
@@ -184,8 +206,12 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
 }
 
 fn read<T: for<'de> Deserialize<'de>>(key: &Key, bytes: &[u8]) -> Result<T, BadRecord> {
-    serde_json::from_slice(bytes).map_err(|error| BadRecord {
+    serde_json::from_slice(bytes).map_err(|error| bad(key, error.to_string()))
+}
+
+fn bad(key: &Key, problem: String) -> BadRecord {
+    BadRecord {
         key: key.clone(),
-        problem: error.to_string(),
-    })
+        problem,
+    }
 }

@@ -17,6 +17,7 @@ use crate::app::{AppId, AppVersion};
 use crate::backoff::Backoff;
 use crate::deployment::{ActionKind, Deployment, DeploymentId, Lock};
 use crate::group::{GroupId, GroupState};
+use crate::jobs::state::Jobs;
 use crate::place::{Lack, Site, Tally};
 use crate::reconcile::{Member, Phase};
 use crate::time::Timestamp;
@@ -36,6 +37,8 @@ pub struct State {
     pub groups: BTreeMap<GroupId, Arc<GroupState>>,
     /// Tasks of apps that are gone, on machines that cannot be reached: killed if they come back.
     pub orphans: BTreeMap<TaskId, Arc<Instance>>,
+    /// What runs at set times and ends.
+    pub jobs: Arc<Jobs>,
     /// Memory only: whether the master can be asked.
     pub connected: bool,
     /// Memory only: machines and all they have, as far as the master has told.

@@ -26,6 +26,9 @@ impl Core {
                 update: update.clone(),
             });
         }
+        if self.jobs.status(status, now) {
+            return;
+        }
         let owner = self.tasks.get(&status.task_id).cloned();
         match owner {
             Some(app) if self.has_instance(&app, &status.task_id) => {

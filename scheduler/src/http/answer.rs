@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::app::{Problem, ProblemKind, Report, Unknown};
 use crate::core::command::{Refusal, Reply};
 use crate::driver::{Handle, Unavailable};
+use crate::jobs::command::JobRefusal;
 
 /// Warnings sent at most: headers have a bounded size.
 const MAX_WARNINGS: usize = 20;
@@ -67,7 +68,20 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
             &json!({"message": message, "details": [{"path": "/", "errors": [problem]}]}),
         ),
         Refusal::TooManyDeployments(_) => error(StatusCode::FORBIDDEN, &message),
+        Refusal::Job(refusal) => job_refused(refusal),
         Refusal::NotWritten(_) => error(StatusCode::INSUFFICIENT_STORAGE, &message),
+    }
+}
+
+fn job_refused(refusal: &JobRefusal) -> Response {
+    let message = refusal.to_string();
+    match refusal {
+        JobRefusal::NoJob(_) | JobRefusal::NoRun(..) => error(StatusCode::NOT_FOUND, &message),
+        JobRefusal::Exists(_) | JobRefusal::HasChildren { .. } | JobRefusal::Busy { .. } => {
+            error(StatusCode::CONFLICT, &message)
+        }
+        JobRefusal::Invalid(report) => with_warnings(invalid(report), &report.unknown),
+        JobRefusal::TooMany(..) => error(StatusCode::FORBIDDEN, &message),
     }
 }
 

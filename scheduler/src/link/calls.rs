@@ -122,6 +122,7 @@ impl Performer {
                     agent_id: agent.to_string(),
                     task_id: task.to_string(),
                     update_id: update.to_string(),
+                    ..proto::AcknowledgeRequest::default()
                 };
                 harmless("acknowledge", within(client.acknowledge(request)).await)
             }

@@ -15,6 +15,8 @@ pub struct Ask {
     pub scalars: Resources,
     /// One per port of the machine that is wanted, in the order of the definitions.
     pub ports: Vec<PortAsk>,
+    /// Only of offers of what can be taken back; otherwise only of others.
+    pub revocable: bool,
 }
 
 /// One port of the machine.
@@ -50,7 +52,11 @@ impl Ask {
                 },
             })
             .collect();
-        Self { scalars, ports }
+        Self {
+            scalars,
+            ports,
+            revocable: app.revocable,
+        }
     }
 
     /// What `have` lacks for one instance; empty if it fits.

@@ -178,6 +178,7 @@ impl World {
             region: String::new(),
             zone: String::new(),
             address: "127.0.0.1:5051".into(),
+            revocable: false,
         };
         self.send(Inner::Offers(proto::event::Offers {
             offers: vec![offer],

@@ -192,6 +192,7 @@ impl World {
                 region: String::new(),
                 zone: String::new(),
                 address: String::new(),
+                revocable: false,
             });
         }
         if !offers.is_empty() {
