@@ -5,6 +5,7 @@
 
 pub(crate) mod app;
 pub(crate) mod cluster;
+pub(crate) mod group;
 pub(crate) mod image;
 pub(crate) mod job;
 pub(crate) mod server;
@@ -103,6 +104,9 @@ pub(crate) enum Command {
     /// Changes under way
     #[command(subcommand)]
     Deployment(app::DeploymentCommand),
+    /// Groups of apps that are deployed, scaled and removed together
+    #[command(subcommand)]
+    Group(group::GroupCommand),
     /// Make images and look after the local image store
     #[command(subcommand)]
     Image(image::ImageCommand),

@@ -6,6 +6,7 @@ mod copy;
 pub(crate) mod deployment;
 pub(crate) mod doctor;
 mod exec;
+pub(crate) mod group;
 pub(crate) mod image;
 pub(crate) mod job;
 mod manual;
@@ -67,6 +68,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Framework(command) => client(cluster::framework(&context, command)),
         Command::Role(command) => client(cluster::role(&context, command)),
         Command::Deployment(command) => client(deployment::run(&context, command)),
+        Command::Group(command) => client(group::run(&context, command)),
         Command::Image(command) => image::run(&context, command, pack_to),
         Command::Status(_) => client(status::run(&context)),
         Command::Top(args) => client(stats::run_top(&context, &args)),

@@ -10,13 +10,15 @@
 //! ```
 
 pub mod command;
-mod deploy;
+pub mod groups;
 mod jobs;
 mod launch;
+mod order;
 pub mod record;
 mod settle;
 pub mod state;
 mod status;
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -239,6 +241,7 @@ impl Core {
             self.dirty.insert(Key::Framework);
         }
         self.state.connected = true;
+        self.survey_at = now;
         self.changed = true;
         self.offers.clear();
         self.kill_sent.clear();
@@ -324,6 +327,8 @@ impl Core {
                     | Key::App(_)
                     | Key::Version(..)
                     | Key::Deployment(_)
+                    | Key::Group(_)
+                    | Key::GroupVersion(..)
                     | Key::Job(_)
                     | Key::JobRun(..) => record::encode(&self.state, &key),
                 };
@@ -339,9 +344,7 @@ impl Core {
             if !self.unconfirmed.is_empty() {
                 wake_at = wake_at.map(|at| at.min(self.ask_again_at));
             }
-            if !self.demand.is_empty() || !self.job_demand.is_empty() {
-                wake_at = wake_at.map(|at| at.min(self.survey_at.max(now + 1)));
-            }
+            wake_at = wake_at.map(|at| at.min(self.survey_at.max(now + 1)));
         }
         Effects {
             writes,

@@ -6,9 +6,11 @@
 mod answer;
 mod apps;
 mod filter;
+mod groups;
 mod info;
 mod jobs;
 mod plans;
+mod queue;
 pub(crate) mod render;
 mod tasks;
 
@@ -74,13 +76,27 @@ pub(crate) fn router(context: Context) -> Router {
                 .post(apps::post_below)
                 .delete(apps::delete_below),
         )
+        .route(
+            "/v2/groups",
+            get(groups::root)
+                .post(groups::create)
+                .put(groups::put_root)
+                .delete(groups::delete_root),
+        )
+        .route(
+            "/v2/groups/{*path}",
+            get(groups::get)
+                .post(groups::create_at)
+                .put(groups::put)
+                .delete(groups::delete),
+        )
         .route("/v2/deployments", get(plans::deployments))
         .route(
             "/v2/deployments/{id}",
             get(plans::deployment).delete(plans::cancel),
         )
-        .route("/v2/queue", get(plans::queue))
-        .route("/v2/queue/{*path}", delete(plans::reset_delay))
+        .route("/v2/queue", get(queue::queue))
+        .route("/v2/queue/{*path}", delete(queue::reset_delay))
         .route("/v2/tasks", get(tasks::list))
         .route("/v2/tasks/delete", post(tasks::delete_many))
         .merge(jobs::router())
@@ -93,7 +109,6 @@ pub(crate) fn router(context: Context) -> Router {
 async fn unknown_route(uri: axum::http::Uri) -> Response {
     let path = uri.path();
     for (prefix, what) in [
-        ("/v2/groups", "groups"),
         ("/v2/pods", "pods"),
         ("/v2/events", "the event stream"),
         ("/v2/plugins", "plug-ins"),

@@ -16,6 +16,7 @@ pub mod config;
 pub mod core;
 pub mod deployment;
 mod driver;
+pub mod group;
 mod http;
 pub mod jobs;
 mod link;
@@ -29,5 +30,6 @@ pub mod why;
 
 pub use app::{Report, Unknown, check_app_json};
 pub use config::Config;
+pub use group::check_group_json;
 pub use jobs::check_job_json;
 pub use server::{Error, run};

@@ -22,7 +22,9 @@ const JOBS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("jobs");
 /// By `NAME:NUMBER`.
 const JOB_RUNS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("job_runs");
 /// Of the records; see [`crate::core::record`].
-const FORMAT: &[u8] = b"1";
+const FORMAT: &[u8] = b"2";
+/// Those that are read; the file is of [`FORMAT`] once it is open.
+const OLDER: &[&[u8]] = &[b"1"];
 
 /// What can go wrong with the state directory.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +58,7 @@ pub enum StoreError {
         problem: String,
     },
     /// The file is of a later mezzo.
-    #[error("the state file {} has format {found}, this mezzo knows 1: use the newer mezzo again", path.display())]
+    #[error("the state file {} has format {found}, this mezzo knows 2: use the newer mezzo again", path.display())]
     Newer {
         /// Which.
         path: PathBuf,
@@ -157,7 +159,9 @@ impl Store {
                     | Key::App(_)
                     | Key::Version(..)
                     | Key::Instance(_)
-                    | Key::Deployment(_) => &mut records,
+                    | Key::Deployment(_)
+                    | Key::Group(_)
+                    | Key::GroupVersion(..) => &mut records,
                 };
                 match &write.value {
                     Some(value) => {
@@ -243,6 +247,10 @@ fn read_all(database: &Database) -> Result<(Vec<u8>, Records), redb::Error> {
         }
         let known = meta.get("format")?.map(|value| value.value().to_vec());
         match known {
+            Some(known) if OLDER.contains(&known.as_slice()) => {
+                meta.insert("format", FORMAT)?;
+                FORMAT.to_vec()
+            }
             Some(known) => known,
             None => {
                 meta.insert("format", FORMAT)?;
@@ -273,6 +281,8 @@ fn key_text(key: &Key) -> String {
         Key::Version(id, version) => format!("version:{id}:{}", version.millis()),
         Key::Instance(id) => format!("instance:{id}"),
         Key::Deployment(id) => format!("deployment:{id}"),
+        Key::Group(id) => format!("group:{id}"),
+        Key::GroupVersion(id, version) => format!("groupversion:{id}:{}", version.millis()),
         Key::Job(name) => name.to_string(),
         Key::JobRun(name, number) => format!("{name}:{number}"),
     }
@@ -289,6 +299,12 @@ fn parse_key(text: &str) -> Option<Key> {
             let (id, version) = rest.rsplit_once(':')?;
             let version = crate::time::Timestamp::from_millis(version.parse().ok()?);
             Some(Key::Version(id.parse().ok()?, version))
+        }
+        "group" => rest.parse().ok().map(Key::Group),
+        "groupversion" => {
+            let (id, version) = rest.rsplit_once(':')?;
+            let version = crate::time::Timestamp::from_millis(version.parse().ok()?);
+            Some(Key::GroupVersion(id.parse().ok()?, version))
         }
         "instance" => rest.parse().ok().map(Key::Instance),
         "deployment" => rest
@@ -319,6 +335,11 @@ mod tests {
             ),
             Key::Instance("a_b.instance-1._app.1".parse().expect("valid")),
             Key::Deployment(DeploymentId(uuid::Uuid::nil())),
+            Key::Group(crate::group::GroupId::root()),
+            Key::GroupVersion(
+                "/a/b".parse().expect("valid"),
+                crate::time::Timestamp::from_millis(17),
+            ),
         ] {
             assert_eq!(parse_key(&key_text(&key)), Some(key));
         }
@@ -343,6 +364,25 @@ mod tests {
             state.framework_id.map(|id| id.to_string()).as_deref(),
             Some("f-1")
         );
+    }
+
+    #[test]
+    fn format_1_is_read_and_a_newer_one_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for (format, known) in [(&b"1"[..], true), (b"2", true), (b"3", false)] {
+            let path = directory.path().join("scheduler.redb");
+            let database = Database::create(path).expect("opens");
+            let transaction = database.begin_write().expect("begins");
+            let mut meta = transaction.open_table(META).expect("opens");
+            meta.insert("format", format).expect("written");
+            drop(meta);
+            transaction.commit().expect("commits");
+            drop(database);
+            match Store::open(directory.path()) {
+                Ok(_) => assert!(known),
+                Err(error) => assert!(!known && matches!(error, StoreError::Newer { .. })),
+            }
+        }
     }
 
     #[test]

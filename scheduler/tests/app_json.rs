@@ -379,12 +379,52 @@ fn wrong_values_are_named_with_their_path() {
             json!({"acceptedResourceRoles": ["slave_public"]}),
             "/acceptedResourceRoles(0)",
         ),
+        (json!({"constraints": [["hostname"]]}), "/constraints(0)"),
         (
-            json!({"constraints": [["hostname", "UNIQUE"]]}),
-            "/constraints",
+            json!({"constraints": [["rack", "UNIQUE"], ["rack", "unique"]]}),
+            "/constraints(1)",
         ),
+        (
+            json!({"constraints": [["hostname", "UNIQUE", "a"]]}),
+            "/constraints(0)",
+        ),
+        (
+            json!({"constraints": [["rack", "LIKE"]]}),
+            "/constraints(0)",
+        ),
+        (
+            json!({"constraints": [["rack", "LIKE", "(a"]]}),
+            "/constraints(0)",
+        ),
+        (
+            json!({"constraints": [["rack", "UNLIKE", "(a{1000}){1000}"]]}),
+            "/constraints(0)",
+        ),
+        (
+            json!({"constraints": [["rack", "MAX_PER", "many"]]}),
+            "/constraints(0)",
+        ),
+        (
+            json!({"constraints": [["rack", "MAX_PER"]]}),
+            "/constraints(0)",
+        ),
+        (
+            json!({"constraints": [["rack", "GROUP_BY", "0"]]}),
+            "/constraints(0)",
+        ),
+        (json!({"constraints": [["rack", "IS"]]}), "/constraints(0)"),
+        (
+            json!({"constraints": [["rack", "NEAR", "x"]]}),
+            "/constraints(0)",
+        ),
+        (
+            json!({"constraints": [["@planet", "IS", "earth"]]}),
+            "/constraints(0)",
+        ),
+        (json!({"placement": "tight"}), "/placement"),
         (json!({"fetch": [{"uri": "http://x"}]}), "/fetch"),
-        (json!({"dependencies": ["/db"]}), "/dependencies"),
+        (json!({"dependencies": ["/a b"]}), "/dependencies(0)"),
+        (json!({"dependencies": ["."]}), "/dependencies(0)"),
         (
             json!({"readinessChecks": [{}]}),
             "/readinessChecks(0)/portName",
@@ -447,15 +487,32 @@ fn wrong_values_are_named_with_their_path() {
 
 #[test]
 fn what_is_not_supported_says_so() {
-    let report = check_app_json(&with(
-        json!({"constraints": [["hostname", "UNIQUE"]], "fetch": [{"uri": "x"}]}),
-    ));
+    let report = check_app_json(&with(json!({"tty": true, "fetch": [{"uri": "x"}]})));
     assert!(
         report
             .errors
             .iter()
             .all(|problem| problem.message.starts_with("not supported yet"))
     );
+}
+
+#[test]
+fn constraints_are_written_back_as_they_were_read() {
+    let constraints = json!([
+        ["hostname", "UNIQUE"],
+        ["@zone", "GROUP_BY", "3"],
+        ["rack", "CLUSTER"],
+        ["rack", "UNLIKE", "r[0-9]+"],
+        ["gen", "IS", "7"],
+        ["@region", "MAX_PER", "10"],
+    ]);
+    let app = accepted(&with(
+        json!({"constraints": constraints, "placement": "bestFit"}),
+    ));
+    let written = app.to_json();
+    assert_eq!(written["constraints"], constraints);
+    assert_eq!(written["placement"], "bestFit");
+    assert_eq!(accepted(&written), app);
 }
 
 #[test]
@@ -523,7 +580,8 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
+    "constraints",
     "id",
     "cmd",
     "args",

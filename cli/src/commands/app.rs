@@ -1,5 +1,7 @@
 //! `mezzo app …`: apps, through the scheduler's REST API.
 
+mod why;
+
 use std::{fs, io::Read as _, path::Path};
 
 use reqwest::Method;
@@ -24,6 +26,7 @@ pub(crate) async fn run(context: &Context, command: AppCommand) -> Result<(), Fa
         AppCommand::Add(args) => add(context, &scheduler, &args).await,
         AppCommand::List => list(context, &scheduler).await,
         AppCommand::Show(args) => show(context, &scheduler, &request::app_id(&args.id)?).await,
+        AppCommand::Why(args) => why::run(context, &scheduler, &request::app_id(&args.id)?).await,
         AppCommand::Scale(args) => {
             let id = request::app_id(&args.id)?;
             // A PUT creates what is missing; scaling must not.
@@ -237,6 +240,15 @@ async fn update(
         get(scheduler, &id).await?;
         (id, body)
     };
+    if args.plan {
+        let path = format!("/v2/apps{id}?dryRun=true&force={}", args.change.force);
+        let answer = scheduler
+            .send(Method::PUT, &path, false, Some(&body))
+            .await?;
+        return context
+            .output
+            .emit(&answer, |style| render::app::plan(&answer, style));
+    }
     change(
         context,
         scheduler,

@@ -7,10 +7,11 @@ mod limits;
 use mezzo_api::model::{NetworkMode, Scalar, VolumeSource};
 use serde_json::{Map, Value, json};
 
+use super::constraint::Constraint;
 use super::read::decimal_to_json;
 use super::spec::{
-    App, AppHealthCheck, CheckPort, Engine, HostPort, KillSelection, PortDefinition, Protocol, Run,
-    UnreachableStrategy,
+    App, AppHealthCheck, CheckPort, Engine, HostPort, KillSelection, Placing, PortDefinition,
+    Protocol, Run, UnreachableStrategy,
 };
 
 /// A resource amount as a JSON number.
@@ -135,8 +136,12 @@ impl App {
             put("secrets", Value::Object(secrets.collect()));
         }
         put("acceptedResourceRoles", json!(["*"]));
-        put("constraints", json!([]));
-        put("dependencies", json!([]));
+        let constraints = self.constraints.iter().map(Constraint::to_json);
+        put("constraints", Value::Array(constraints.collect()));
+        if self.placing == Placing::BestFit {
+            put("placement", "bestFit".into());
+        }
+        put("dependencies", json!(self.dependencies));
         put("fetch", json!([]));
         Value::Object(out)
     }

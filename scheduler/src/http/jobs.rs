@@ -51,7 +51,9 @@ fn name(text: &str) -> Result<JobName, Box<Response>> {
 async fn command(context: &Context, command: JobCommand) -> Result<JobReply, Box<Response>> {
     match answer::command(&context.handle, Command::Job(command)).await? {
         Reply::Job(reply) => Ok(reply),
-        Reply::Deployed { .. } | Reply::Killed(_) | Reply::Done => Ok(JobReply::Done),
+        Reply::Deployed { .. } | Reply::Killed(_) | Reply::Planned { .. } | Reply::Done => {
+            Ok(JobReply::Done)
+        }
     }
 }
 
