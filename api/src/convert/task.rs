@@ -2,11 +2,18 @@
 
 use std::time::Duration;
 
-use super::{Invalid, Problems, common::millis, limits::limit_problems, network};
+use super::{
+    Invalid, Problems,
+    common::millis,
+    limits::limit_problems,
+    network,
+    reservations::{MOST_POOLS, MOST_VOLUMES},
+};
 use crate::{
     model::{
-        CheckKind, ContainerInfo, EnvVar, HealthCheck, Resources, Scalar, SecretEnv, SecretSource,
-        Task, TaskInfo, TaskLimits, Volume, VolumeSource,
+        CheckKind, ContainerInfo, EnvVar, HealthCheck, PersistentVolume, Pool, Pools, Resources,
+        Scalar, SecretEnv, SecretSource, Task, TaskInfo, TaskLimits, Volume, VolumeId,
+        VolumeSource,
     },
     proto,
 };
@@ -118,6 +125,10 @@ impl TryFrom<proto::Volume> for Volume {
                 secret.map(VolumeSource::Secret)
             }
             Some(proto::volume::Source::GroupVolume(name)) => Some(VolumeSource::Group(name)),
+            Some(proto::volume::Source::PersistentVolume(id)) => {
+                let id = problems.take("persistent_volume", id.parse::<VolumeId>());
+                id.map(VolumeSource::Persistent)
+            }
         };
         problems.finish(source.map(|source| Self {
             container_path: volume.container_path,
@@ -137,6 +148,9 @@ impl From<Volume> for proto::Volume {
                 VolumeSource::Tmpfs(bytes) => proto::volume::Source::TmpfsBytes(bytes),
                 VolumeSource::Secret(secret) => proto::volume::Source::Secret(secret.to_string()),
                 VolumeSource::Group(name) => proto::volume::Source::GroupVolume(name),
+                VolumeSource::Persistent(id) => {
+                    proto::volume::Source::PersistentVolume(id.to_string())
+                }
             }),
         }
     }
@@ -402,6 +416,14 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
         let group = info
             .group
             .and_then(|group| problems.take("group", group.try_into()));
+        let reserved: Vec<Pool> = problems.list("reserved", info.reserved, MOST_POOLS);
+        let persistent: Vec<PersistentVolume> =
+            problems.list("persistent", info.persistent, MOST_VOLUMES);
+        if let Some(resources) = &resources
+            && let Err(error) = Pools::divided(resources, &reserved, &[])
+        {
+            problems.note("reserved", error.to_string());
+        }
         let value = (|| {
             Some(Self {
                 task_id: task_id?,
@@ -420,6 +442,8 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 limits: limits?,
                 group,
                 readiness_check,
+                reserved,
+                persistent,
             })
         })();
         problems.finish(value)
@@ -445,6 +469,8 @@ impl From<TaskInfo> for proto::TaskInfo {
             limits: (!info.limits.is_default()).then(|| info.limits.into()),
             group: info.group.map(Into::into),
             readiness_check: info.readiness_check.map(Into::into),
+            reserved: info.reserved.into_iter().map(Into::into).collect(),
+            persistent: info.persistent.into_iter().map(Into::into).collect(),
         }
     }
 }
