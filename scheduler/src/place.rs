@@ -292,6 +292,8 @@ mod tests {
             region: String::new(),
             zone: String::new(),
             address: String::new(),
+            reserved: Vec::new(),
+            volumes: Vec::new(),
         }
     }
 

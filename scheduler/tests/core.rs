@@ -90,6 +90,8 @@ impl Bench {
             region: String::new(),
             zone: String::new(),
             address: String::new(),
+            reserved: Vec::new(),
+            volumes: Vec::new(),
         }]);
         self.turn()
     }

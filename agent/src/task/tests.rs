@@ -46,6 +46,8 @@ pub(crate) fn a_task(id: &str) -> TaskInfo {
         limits: mezzo_api::model::TaskLimits::default(),
         group: None,
         readiness_check: None,
+        reserved: Vec::new(),
+        persistent: Vec::new(),
     }
 }
 

@@ -215,6 +215,7 @@ impl Framework {
                     offer_ids: vec![offer.offer_id],
                     operations: vec![Operation {
                         operation: Some(Kind::Launch(launch)),
+                        ..Operation::default()
                     }],
                     filters: Some(refuse()),
                 };

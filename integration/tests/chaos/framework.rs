@@ -330,6 +330,7 @@ impl Framework {
             .collect();
         let operation = Operation {
             operation: Some(Kind::Launch(Launch { tasks })),
+            ..Operation::default()
         };
         let request = AcceptRequest {
             caller,

@@ -2,10 +2,10 @@
 //!
 //! Whether a peer still answers is watched by the front, which cuts a silent stream; here only streams begin and end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, NodeUsage, OfferId, Reason, Task, TaskState, TaskUsage,
+    AgentId, AgentInfo, NodeUsage, OfferId, PoolOperation, Reason, Task, TaskState, TaskUsage,
 };
 
 use super::{
@@ -48,6 +48,9 @@ pub(super) struct AgentEntry {
     /// All tasks in the tables that are there, also ended ones that are not acknowledged.
     pub(super) tasks: BTreeSet<Holder>,
     pub(super) usage: Option<NodeUsage>,
+    /// Changes of its reservations and volumes that it has not answered, in the order in which they were sent. The books
+    /// and `info` are as if they were done.
+    pub(super) changes: VecDeque<PoolOperation>,
     /// Out of service; see `drain`.
     pub(super) drain: Option<DrainRecord>,
 }
@@ -55,7 +58,7 @@ pub(super) struct AgentEntry {
 impl AgentEntry {
     pub(super) fn recovering(record: AgentRecord, now: u64) -> Self {
         Self {
-            ledger: Ledger::new(record.info.resources.clone()),
+            ledger: Ledger::new(record.info.pools()),
             info: record.info,
             registered_at_ms: record.registered_at_ms,
             link: AgentLink::Recovering { since_ms: now },
@@ -64,6 +67,7 @@ impl AgentEntry {
             offers: BTreeSet::new(),
             tasks: BTreeSet::new(),
             usage: None,
+            changes: VecDeque::new(),
             drain: record.drain.map(|drain| *drain),
         }
     }
@@ -90,6 +94,7 @@ impl Core {
             agent_id,
             info,
             tasks,
+            operations,
             boot_id: _,
         } = registration;
         let knows_its_id = agent_id.is_some();
@@ -125,6 +130,7 @@ impl Core {
         self.admit_agent(turn, &agent_id, conn, link, info);
         turn.push(Effect::ToAgent(conn, ToAgent::Registered(agent_id.clone())));
         self.counters.agent_registrations += 1;
+        self.take_operations(turn, &agent_id, operations);
         self.take_inventory(turn, &agent_id, conn, tasks);
         self.tell_drain(turn, &agent_id);
         self.reconsider(&agent_id);
@@ -158,11 +164,15 @@ impl Core {
             }
             self.total.add(&record.info.resources);
         }
-        let entry = self
-            .agents
-            .entry(agent_id.clone())
-            .or_insert_with(|| AgentEntry::recovering(record.clone(), turn.now));
-        entry.ledger.declare(record.info.resources.clone());
+        if !self.agents.contains_key(agent_id) {
+            let entry = AgentEntry::recovering(record.clone(), turn.now);
+            self.shift_idle(super::books::idle(&entry.ledger), 1);
+            self.agents.insert(agent_id.clone(), entry);
+        }
+        self.with_ledger(agent_id, |ledger| ledger.declare(record.info.pools()));
+        let Some(entry) = self.agents.get_mut(agent_id) else {
+            return;
+        };
         entry.info = record.info;
         entry.link = link;
         entry.newest = Some(conn);
@@ -247,9 +257,7 @@ impl Core {
         self.view.touch_agent(&agent_id);
         if entry.link == (AgentLink::Introduced { conn }) && entry.tasks.is_empty() {
             turn.push(Effect::Store(Change::ForgetAgent(agent_id.clone())));
-            if let Some(entry) = self.agents.remove(&agent_id) {
-                self.total.sub(entry.ledger.total());
-            }
+            self.drop_agent(&agent_id);
             return;
         }
         entry.link = AgentLink::Disconnected { since_ms: turn.now };
@@ -388,11 +396,17 @@ impl Core {
                 &message,
             );
         }
-        if let Some(entry) = self.agents.remove(agent_id) {
-            self.total.sub(entry.ledger.total());
-        }
+        self.drop_changes(turn, agent_id, "the agent was removed by an operator");
+        self.drop_agent(agent_id);
         self.view.touch_agent(agent_id);
         self.announce_loss(turn, agent_id);
+    }
+
+    fn drop_agent(&mut self, agent_id: &AgentId) {
+        if let Some(entry) = self.agents.remove(agent_id) {
+            self.total.sub_pools(entry.ledger.total());
+            self.shift_idle(super::books::idle(&entry.ledger), -1);
+        }
     }
 
     fn announce_loss(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId) {

@@ -1,11 +1,26 @@
 //! The only ways in which resources change hands.
 //!
 //! Each moves them in three places at once, so that sums over agents, roles and frameworks always agree: the agent's
-//! ledger, the role's sum, the framework's sum for that role.
+//! ledger, the role's sum, the framework's sum for that role. What is reserved and free is in the sum of its role.
 
-use mezzo_api::model::{AgentId, FrameworkId, OfferId, Resources, RoleName};
+use std::collections::BTreeMap;
 
-use super::{Core, Holder, Pending, Quantities, frameworks::Interest, offers::OfferEntry};
+use mezzo_api::model::{AgentId, FrameworkId, OfferId, Pools, RoleName};
+
+use super::{Core, Holder, Ledger, Pending, Quantities, frameworks::Interest, offers::OfferEntry};
+
+/// What is reserved for each role and free.
+pub(super) fn idle(ledger: &Ledger) -> BTreeMap<RoleName, Quantities> {
+    let mut idle: BTreeMap<RoleName, Quantities> = BTreeMap::new();
+    for (stack, resources) in ledger.free().reserved() {
+        idle.entry(stack.role().clone()).or_default().add(resources);
+    }
+    for volume in ledger.free().volumes() {
+        let of = idle.entry(volume.stack.role().clone()).or_default();
+        of.add_volume(volume);
+    }
+    idle
+}
 
 impl Core {
     /// Something may be offered at that agent that was not before.
@@ -24,13 +39,36 @@ impl Core {
         self.generation += 1;
     }
 
-    pub(super) fn charge(
+    /// Changes the books of an agent, and with them what is reserved and idle.
+    pub(super) fn with_ledger<T>(
         &mut self,
-        framework_id: &FrameworkId,
-        role: &RoleName,
-        resources: &Resources,
-    ) {
-        self.charge_sum(framework_id, role, &Quantities::of(resources));
+        agent_id: &AgentId,
+        change: impl FnOnce(&mut Ledger) -> T,
+    ) -> Option<T> {
+        let ledger = &mut self.agents.get_mut(agent_id)?.ledger;
+        let before = (!ledger.total().is_open()).then(|| idle(ledger));
+        let done = change(ledger);
+        let after = (!ledger.total().is_open()).then(|| idle(ledger));
+        if before != after {
+            self.shift_idle(before.unwrap_or_default(), -1);
+            self.shift_idle(after.unwrap_or_default(), 1);
+        }
+        Some(done)
+    }
+
+    /// What is reserved and idle comes or goes.
+    pub(super) fn shift_idle(&mut self, idle: BTreeMap<RoleName, Quantities>, sign: i128) {
+        for (role, quantities) in idle {
+            let held = self.roles.entry(role.clone()).or_default();
+            held.merge_times(&quantities, sign);
+            if *held == Quantities::default() {
+                self.roles.remove(&role);
+            }
+        }
+    }
+
+    pub(super) fn charge(&mut self, framework_id: &FrameworkId, role: &RoleName, pools: &Pools) {
+        self.charge_sum(framework_id, role, &Quantities::of_pools(pools));
     }
 
     /// The same, of several things at once.
@@ -50,20 +88,16 @@ impl Core {
         }
     }
 
-    pub(super) fn discharge(
-        &mut self,
-        framework_id: &FrameworkId,
-        role: &RoleName,
-        resources: &Resources,
-    ) {
+    pub(super) fn discharge(&mut self, framework_id: &FrameworkId, role: &RoleName, pools: &Pools) {
         if let Some(held) = self.roles.get_mut(role) {
-            held.sub(resources);
+            held.sub_pools(pools);
             if *held == super::Quantities::default() {
                 self.roles.remove(role);
             }
         }
         if let Some(framework) = self.frameworks.get_mut(framework_id) {
-            framework.role_mut(role, Interest::Left).held.sub(resources);
+            let held = &mut framework.role_mut(role, Interest::Left).held;
+            held.sub_pools(pools);
             framework.drop_left_roles();
             self.view.touch_framework(framework_id);
         }
@@ -72,8 +106,8 @@ impl Core {
     /// Ends an offer: what it held is free again.
     pub(super) fn withdraw_offer(&mut self, offer_id: &OfferId) -> Option<OfferEntry> {
         let offer = self.offers.remove(offer_id)?;
+        self.with_ledger(&offer.agent_id, |ledger| ledger.withdraw(&offer.resources));
         if let Some(agent) = self.agents.get_mut(&offer.agent_id) {
-            agent.ledger.withdraw(&offer.resources);
             agent.offers.remove(offer_id);
             self.view.touch_agent(&offer.agent_id);
         }
@@ -91,25 +125,25 @@ impl Core {
         agent_id: &AgentId,
         holder: Holder,
         role: &RoleName,
-        resources: &Resources,
+        pools: &Pools,
     ) {
         let framework_id = holder.0.clone();
-        if let Some(agent) = self.agents.get_mut(agent_id) {
-            agent.ledger.admit(holder, resources);
+        let booked = self.with_ledger(agent_id, |ledger| ledger.admit(holder, pools));
+        if booked.is_some() {
             self.view.touch_agent(agent_id);
-            self.charge(&framework_id, role, resources);
+            self.charge(&framework_id, role, pools);
         }
     }
 
     /// Frees what a task held, if it still held anything.
     pub(super) fn release(&mut self, agent_id: &AgentId, holder: &Holder, role: &RoleName) {
-        let Some(agent) = self.agents.get_mut(agent_id) else {
+        let released = self.with_ledger(agent_id, |ledger| ledger.release(holder));
+        let Some(resources) = released.flatten() else {
             return;
         };
-        let Some(resources) = agent.ledger.release(holder) else {
-            return;
-        };
-        agent.filters.clear();
+        if let Some(agent) = self.agents.get_mut(agent_id) {
+            agent.filters.clear();
+        }
         self.view.touch_agent(agent_id);
         self.discharge(&holder.0, role, &resources);
         self.reconsider(agent_id);
@@ -122,10 +156,19 @@ impl Core {
     pub(crate) fn audit(&self) -> Result<(), String> {
         let mut total = Quantities::default();
         let mut in_use = Quantities::default();
+        let mut reserved = Quantities::default();
         for (id, agent) in &self.agents {
-            total.add(agent.ledger.total());
-            in_use.add(agent.ledger.offered());
-            in_use.add(agent.ledger.allocated());
+            total.add_pools(agent.ledger.total());
+            in_use.add_pools(agent.ledger.offered());
+            in_use.add_pools(agent.ledger.allocated());
+            idle(&agent.ledger)
+                .values()
+                .for_each(|held| reserved.merge(held));
+            if agent.ledger.total().flat() != agent.info.resources {
+                return Err(format!(
+                    "what agent {id} has and what is reserved there do not add up"
+                ));
+            }
             if !agent.ledger.is_balanced() {
                 return Err(format!(
                     "the books of agent {id} do not balance: {:?}",
@@ -135,13 +178,20 @@ impl Core {
             if agent.drain.is_some() && !agent.offers.is_empty() {
                 return Err(format!("agent {id} is draining and offered"));
             }
-            let mut offered = Resources::new();
+            let mut offered = Pools::default();
             for offer_id in &agent.offers {
                 let offer = self
                     .offers
                     .get(offer_id)
                     .ok_or(format!("agent {id} lists lost offer {offer_id}"))?;
-                offered.add(&offer.resources);
+                if *offer.resources.visible_to(&offer.role) != offer.resources {
+                    return Err(format!(
+                        "role {} is offered {}",
+                        offer.role, offer.resources
+                    ));
+                }
+                let sum = offered.checked_add(&offer.resources);
+                offered = sum.map_err(|error| error.to_string())?;
             }
             if offered != *agent.ledger.offered() {
                 return Err(format!(
@@ -203,9 +253,11 @@ impl Core {
                 ));
             }
         }
-        if in_use != by_role || in_use != by_framework {
+        let mut with_idle = in_use.clone();
+        with_idle.merge(&reserved);
+        if with_idle != by_role || in_use != by_framework {
             return Err(format!(
-                "in use: agents {in_use:?}, roles {by_role:?}, frameworks {by_framework:?}"
+                "in use: agents {in_use:?} and idle {reserved:?}, roles {by_role:?}, frameworks {by_framework:?}"
             ));
         }
         Ok(())

@@ -385,7 +385,9 @@ impl Core {
             self.drop_if_drained(&holder.0);
             return;
         }
-        let (role, resources) = (task.role.clone(), task.info.resources.clone());
+        let role = task.role.clone();
+        let pools = task.info.pools();
+        let pools = pools.unwrap_or_else(|_| task.info.resources.clone().into());
         let entry = TaskEntry {
             agent_id: agent_id.clone(),
             reached: task.status.state,
@@ -399,7 +401,7 @@ impl Core {
             agent.tasks.insert(holder.clone());
         }
         if !terminal {
-            self.admit(agent_id, holder, &role, &resources);
+            self.admit(agent_id, holder, &role, &pools);
             self.tell(turn, status);
         }
     }

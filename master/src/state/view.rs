@@ -9,7 +9,8 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, Resources, RoleName, Task, TaskId,
+    AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OperationId, OperationStatus, Pools,
+    RoleName, Task, TaskId,
 };
 
 use super::{Core, agents::AgentLink, drain::DrainStage, frameworks::Interest};
@@ -43,9 +44,9 @@ pub struct AgentView {
     /// First registration.
     pub registered_at_ms: u64,
     /// Held by tasks.
-    pub allocated: Resources,
+    pub allocated: Pools,
     /// In offers.
-    pub offered: Resources,
+    pub offered: Pools,
     /// Of the machine.
     pub usage: Option<NodeUsage>,
     /// Not ended, or not acknowledged.
@@ -86,7 +87,7 @@ pub struct RoleView {
     pub weight_millis: u64,
     /// Subscribed to it.
     pub frameworks: Vec<FrameworkId>,
-    /// Offers included; what is below the role not.
+    /// Offers included, and what is reserved for it and free; what is below the role not.
     pub held: Quantities,
     /// The same with all roles below it: what its quota counts.
     pub held_within: Quantities,
@@ -133,6 +134,8 @@ pub struct Snapshot {
     pub roles: Arc<BTreeMap<RoleName, RoleView>>,
     /// Of roles that frameworks want offers for.
     pub records: Arc<PassRecords>,
+    /// What operators asked for lately, and what became of it.
+    pub operations: Arc<BTreeMap<OperationId, OperationStatus>>,
     /// Of all admitted agents.
     pub total: Quantities,
     /// Outstanding.
@@ -196,6 +199,7 @@ pub(super) fn snapshot(core: &mut Core, now: u64) -> Snapshot {
     }
     cache.last.roles = Arc::new(role_views(core));
     cache.last.at_ms = now;
+    cache.last.operations = core.operations.shared();
     cache.last.total = core.total.clone();
     cache.last.n_offers = core.offers.len();
     cache.last.counters = core.counters;
@@ -232,14 +236,22 @@ fn framework_view(core: &Core, id: &FrameworkId) -> Option<FrameworkView> {
         .iter()
         .filter_map(|offer| core.offers.get(offer))
     {
-        offered.add(&offer.resources);
+        offered.add_pools(&offer.resources);
     }
     let mut allocated = Quantities::default();
     let active = entry
         .tasks
         .values()
         .filter(|task| !task.task.status.state.is_terminal());
-    active.for_each(|task| allocated.add(&task.task.info.resources));
+    active.for_each(|task| {
+        let info = &task.task.info;
+        allocated.add(&info.resources);
+        let written = info
+            .persistent
+            .iter()
+            .filter(|volume| info.writes(&volume.id));
+        written.for_each(|volume| allocated.add_volume(volume));
+    });
     Some(FrameworkView {
         framework_id: id.clone(),
         info: entry.info.clone(),

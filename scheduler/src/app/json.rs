@@ -164,7 +164,10 @@ impl App {
                     "mode": if volume.read_only { "RO" } else { "RW" },
                 })),
                 // No app field makes one; those with secrets are listed beside them.
-                VolumeSource::Tmpfs(_) | VolumeSource::Secret(_) | VolumeSource::Group(_) => None,
+                VolumeSource::Tmpfs(_)
+                | VolumeSource::Secret(_)
+                | VolumeSource::Group(_)
+                | VolumeSource::Persistent(_) => None,
             })
             .chain(secrets)
             .collect();

@@ -80,6 +80,7 @@ impl Performer {
                     offer_ids: vec![offer.to_string()],
                     operations: vec![proto::Operation {
                         operation: Some(proto::operation::Operation::Launch(launch)),
+                        ..proto::Operation::default()
                     }],
                     filters: Some(filters(refuse)),
                 };

@@ -192,6 +192,8 @@ impl World {
                 region: String::new(),
                 zone: String::new(),
                 address: String::new(),
+                reserved: Vec::new(),
+                volumes: Vec::new(),
             });
         }
         if !offers.is_empty() {
