@@ -27,7 +27,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use command::{Asker, Command, Counters, Found, Handle, Stopped, Target, View, channel};
+pub(crate) use command::{
+    Asker, Command, Counters, Found, Handle, Inventory, Stopped, Target, View, channel,
+};
 use disk::{DiskOp, collect, write_durably};
 use limits::Latest;
 use steps::{log_step, watch};
@@ -124,6 +126,8 @@ pub(crate) struct Actor {
     launch_seconds: Histogram,
     health: HashMap<ContainerId, CancellationToken>,
     limits: Latest,
+    /// What is reserved is on its way to the disk.
+    writing_book: bool,
     /// Who waits for a change of limits, by its container.
     askers: HashMap<ContainerId, Asker>,
 }
@@ -163,6 +167,7 @@ impl Actor {
             launch_seconds: Histogram::default(),
             health: HashMap::new(),
             limits: Latest::default(),
+            writing_book: false,
             askers: HashMap::new(),
         }
     }
@@ -212,7 +217,8 @@ impl Actor {
                 Err(error) => tracing::error!(%error, "a job of the agent broke"),
             },
             Some(event) = self.feedback_in.recv() => self.handle(event),
-            Some(command) = commands.recv() => self.command(command),
+            // A launch that follows a change of volumes needs it done.
+            Some(command) = commands.recv(), if !self.writing_book => self.command(command),
             () = sleep_until(deadline) => self.handle(Event::Tick),
         }
     }
@@ -232,7 +238,13 @@ impl Actor {
             }
             Command::Attach(outbound, reply) => {
                 self.handle(Event::Disconnected);
-                let _ = reply.send(self.core.snapshot());
+                let book = self.core.book();
+                let _ = reply.send(Inventory {
+                    tasks: self.core.snapshot(),
+                    reserved: book.pools().pool_list(),
+                    volumes: book.pools().volumes().cloned().collect(),
+                    operations: book.saved().operations.clone(),
+                });
                 self.outbound = Some(outbound);
             }
             Command::Detach => {
@@ -369,6 +381,9 @@ impl Actor {
         {
             self.launch_seconds.add(begun.elapsed());
         }
+        if matches!(event, Event::BookWritten(_)) {
+            self.writing_book = false;
+        }
         self.book_the_end(&event);
         let effects = self.core.handle(event, &mut ctx);
         self.perform(effects);
@@ -395,6 +410,37 @@ impl Actor {
                 if let Some(reply) = self.askers.remove(&container) {
                     let _ = reply.send(answer);
                 }
+            }
+            Effect::WriteBook { saved, make } => {
+                self.writing_book = true;
+                let store = self.store.clone();
+                self.jobs.spawn(async move {
+                    let write = move || store.write_book(&saved, make.as_deref());
+                    let written = tokio::task::spawn_blocking(write).await;
+                    let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+                    Done::Event(Event::BookWritten(written.map_err(|error| error.to_string())))
+                });
+            }
+            Effect::Purge(folder) => {
+                let store = self.store.clone();
+                self.jobs.spawn(async move {
+                    let name = folder.clone();
+                    let purged = tokio::task::spawn_blocking(move || store.purge_volume(&name));
+                    match purged.await {
+                        Ok(Ok(())) => return Done::Event(Event::Purged(folder)),
+                        Ok(Err(error)) => tracing::warn!(folder, %error, "cannot remove a destroyed volume; the next start tries again"),
+                        Err(error) => tracing::warn!(folder, %error, "removing a destroyed volume broke"),
+                    }
+                    Done::Nothing
+                });
+            }
+            Effect::SendPools(status) => {
+                let pools = self.core.book().pools();
+                self.send(Message::Pools(proto::agent_message::PoolReport {
+                    reserved: pools.pool_list().into_iter().map(Into::into).collect(),
+                    volumes: pools.volumes().cloned().map(Into::into).collect(),
+                    status: Some((*status).into()),
+                }));
             }
             Effect::Append(container, status) => {
                 self.write(
@@ -427,6 +473,7 @@ impl Actor {
                 info,
                 limits,
                 grant,
+                volumes,
                 holder,
             } => {
                 self.counters.launches += 1;
@@ -447,6 +494,7 @@ impl Actor {
                     info,
                     limits,
                     grant,
+                    volumes,
                     cancelled,
                 };
                 self.jobs
@@ -624,7 +672,7 @@ impl Actor {
     async fn flush(&mut self, commands: &mut mpsc::Receiver<Command>) {
         self.outbound = None;
         let deadline = Instant::now() + FLUSH;
-        while !self.disk_busy.is_empty() {
+        while !self.disk_busy.is_empty() || self.writing_book {
             if tokio::time::timeout_at(deadline, self.turn(commands))
                 .await
                 .is_err()

@@ -1,7 +1,7 @@
 //! What is on disk for one task: `task.json`, written once before anything starts, and `log.jsonl`, to which statuses
 //! and acknowledgements are added. Pure text; `store` reads and writes it.
 //!
-//! Version 2. A newer agent reads every older version; when it starts it writes those folders anew as its own (`store`).
+//! Version 3. A newer agent reads every older version; when it starts it writes those folders anew as its own (`store`).
 //! An older agent refuses to start on a newer version, before it touches anything (`versions`). So whatever an older agent
 //! could not read raises the version: a field that it must not miss, a reason or a kind of record that it does not know.
 //!
@@ -9,6 +9,7 @@
 //! |---|---|
 //! | 1 | the first; later, left out where empty, `grant` and what is new in `TaskInfo` |
 //! | 2 | statuses with `REASON_TASK_CHECK_STATUS_UPDATED`, `REASON_AGENT_DRAINING`, `REASON_CONTAINER_LIMITATION_DISK` |
+//! | 3 | persistent volumes and reserved resources in `TaskInfo` |
 
 use mezzo_api::model::{FrameworkId, RoleName, TaskInfo, TaskStatus, UpdateId};
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{node::ContainerId, resources::grant::Grant};
 
 /// What this agent writes.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 /// The oldest that it reads.
 const OLDEST: u32 = 1;
 
@@ -267,7 +268,7 @@ mod tests {
     fn an_unknown_version_and_half_a_file_are_told_apart() {
         let newer = checkpoint()
             .to_json()
-            .replace("\"version\":2", "\"version\":9");
+            .replace(&format!("\"version\":{VERSION}"), "\"version\":9");
         assert_eq!(
             Checkpoint::from_json(newer.as_bytes()),
             Err(Corrupt::Version(9))

@@ -6,6 +6,7 @@ mod disk;
 mod drain;
 mod group;
 mod limits;
+mod pools;
 
 use std::time::Duration;
 
@@ -158,7 +159,14 @@ impl Bench {
                         Err("disk full".into())
                     },
                 )),
+                Effect::WriteBook { .. } => Some(Event::BookWritten(if self.disk_works {
+                    Ok(())
+                } else {
+                    Err("disk full".into())
+                })),
                 Effect::AppendAcknowledged(..)
+                | Effect::Purge(_)
+                | Effect::SendPools(_)
                 | Effect::Limit(..)
                 | Effect::Answer(..)
                 | Effect::AppendForgotten(_)

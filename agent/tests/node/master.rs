@@ -32,6 +32,7 @@ struct Seen {
     statuses: Vec<proto::TaskStatus>,
     reports: usize,
     pongs: Vec<u64>,
+    pools: Vec<proto::agent_message::PoolReport>,
     stream: Option<mpsc::Sender<Result<proto::MasterMessage, Status>>>,
 }
 
@@ -196,6 +197,15 @@ impl Master {
             .await;
     }
 
+    /// Waits for what became of a change of reservations or volumes.
+    pub(crate) async fn operation(&self, id: &str) -> proto::OperationStatus {
+        self.until(&format!("end of operation {id}"), |seen| {
+            let told = seen.pools.iter().filter_map(|report| report.status.clone());
+            told.into_iter().find(|status| status.operation_id == id)
+        })
+        .await
+    }
+
     /// Usage reports so far.
     pub(crate) fn reports(&self) -> usize {
         self.inner.with(|seen| seen.reports)
@@ -268,6 +278,7 @@ impl AgentService for Service {
                         }
                     }
                     Some(FromAgent::Usage(_)) => inner.with(|seen| seen.reports += 1),
+                    Some(FromAgent::Pools(report)) => inner.with(|seen| seen.pools.push(report)),
                     Some(FromAgent::Pong(pong)) => {
                         inner.with(|seen| seen.pongs.push(pong.sequence));
                     }
