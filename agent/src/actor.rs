@@ -418,7 +418,9 @@ impl Actor {
                     let write = move || store.write_book(&saved, make.as_deref());
                     let written = tokio::task::spawn_blocking(write).await;
                     let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-                    Done::Event(Event::BookWritten(written.map_err(|error| error.to_string())))
+                    Done::Event(Event::BookWritten(
+                        written.map_err(|error| error.to_string()),
+                    ))
                 });
             }
             Effect::Purge(folder) => {

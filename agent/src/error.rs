@@ -65,7 +65,9 @@ pub enum Error {
         problem: String,
     },
     /// The agent is to offer less than is reserved or in volumes.
-    #[error("{0}. Give it as much as before; reservations and volumes end by `mezzo node unreserve` and `mezzo volume destroy`")]
+    #[error(
+        "{0}. Give it as much as before; reservations and volumes end by `mezzo node unreserve` and `mezzo volume destroy`"
+    )]
     ReservationsDoNotFit(String),
     /// No listener.
     #[error("cannot listen on {address}")]

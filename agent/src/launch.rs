@@ -140,7 +140,10 @@ impl Launcher {
         for (id, path) in &volumes {
             // Made with the volume: it is not made again, empty, where data was.
             if !path.is_dir() {
-                let message = format!("persistent volume {id}: its folder {} is gone", path.display());
+                let message = format!(
+                    "persistent volume {id}: its folder {} is gone",
+                    path.display()
+                );
                 return Err(failed(
                     TaskState::Failed,
                     Reason::ContainerLaunchFailed,

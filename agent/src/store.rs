@@ -432,8 +432,14 @@ mod tests {
         assert!(!store.volume("v-0a").exists());
         let book = dir.path().join("reservations.json");
         for (bad, part) in [
-            ("{\"version\":1,\"destroyed\":[\"../tasks\"]}", "no name of a volume's folder"),
-            ("{\"version\":1,\"destroyed\":[\"v-..\"]}", "no name of a volume's folder"),
+            (
+                "{\"version\":1,\"destroyed\":[\"../tasks\"]}",
+                "no name of a volume's folder",
+            ),
+            (
+                "{\"version\":1,\"destroyed\":[\"v-..\"]}",
+                "no name of a volume's folder",
+            ),
             ("{\"version\":2}", "version 2"),
             ("{\"version\":1,\"res", "EOF"),
         ] {

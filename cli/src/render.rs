@@ -10,6 +10,7 @@ pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod task;
 pub(crate) mod transfer;
+pub(crate) mod volume;
 
 use std::fmt::Write as _;
 

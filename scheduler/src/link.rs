@@ -284,7 +284,8 @@ fn translate(event: proto::event::Event) -> Option<LinkEvent> {
         None
     };
     match event {
-        proto::event::Event::Heartbeat(_) => None,
+        // It asks for no change of reservations.
+        proto::event::Event::Heartbeat(_) | proto::event::Event::Operation(_) => None,
         proto::event::Event::Subscribed(_) => refused("event", "a second Subscribed".to_owned()),
         proto::event::Event::Offers(offers) => {
             let offers: Vec<Offer> = offers

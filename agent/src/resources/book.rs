@@ -91,7 +91,11 @@ impl Book {
 
     /// Where a volume is.
     pub(crate) fn folder(&self, key: &VolumeKey) -> Option<&str> {
-        let kept = self.saved.volumes.iter().find(|kept| kept.volume.key() == *key);
+        let kept = self
+            .saved
+            .volumes
+            .iter()
+            .find(|kept| kept.volume.key() == *key);
         kept.map(|kept| kept.folder.as_str())
     }
 
@@ -115,7 +119,9 @@ impl Book {
         folder: &str,
     ) -> Result<Self, String> {
         if operation.keep && self.saved.operations.len() >= MOST_KEPT {
-            return Err(format!("{MOST_KEPT} operations wait for their acknowledgement"));
+            return Err(format!(
+                "{MOST_KEPT} operations wait for their acknowledgement"
+            ));
         }
         let change = &operation.change;
         if let PoolChange::Create(volume) = change
@@ -123,7 +129,9 @@ impl Book {
         {
             return Err(format!("volume {} exists already", volume.key()));
         }
-        let conversion = free.conversion(change).map_err(|problem| problem.to_string())?;
+        let conversion = free
+            .conversion(change)
+            .map_err(|problem| problem.to_string())?;
         let pools = self
             .pools
             .converted(&conversion)
@@ -137,7 +145,10 @@ impl Book {
                 folder: folder.to_owned(),
             }),
             PoolChange::Destroy(key) => {
-                let gone = saved.volumes.iter().position(|kept| kept.volume.key() == *key);
+                let gone = saved
+                    .volumes
+                    .iter()
+                    .position(|kept| kept.volume.key() == *key);
                 if let Some(at) = gone {
                     saved.destroyed.push(saved.volumes.remove(at).folder);
                 }
@@ -243,7 +254,10 @@ mod tests {
         assert!(Book::open(more, book.saved().clone()).is_ok());
         let less: Pools = "cpus:1;disk:49".parse().unwrap();
         let told = Book::open(less, book.saved().clone()).unwrap_err();
-        assert!(told.contains("volume ..-data of role eng has disk:20"), "{told}");
+        assert!(
+            told.contains("volume ..-data of role eng has disk:20"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod life;
 mod limits;
 mod master;
 mod network;
+mod volumes;
 
 use std::{
     panic::AssertUnwindSafe,

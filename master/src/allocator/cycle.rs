@@ -330,7 +330,8 @@ impl Pass<'_> {
                 };
                 let cut_open = match open {
                     Cow::Borrowed(_) if seen.is_open() => None,
-                    open => Some(open.into_owned()),
+                    Cow::Borrowed(open) => Some(open.clone()),
+                    Cow::Owned(open) => Some(open),
                 };
                 let portion = match cut_open {
                     None => seen,

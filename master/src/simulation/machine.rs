@@ -227,7 +227,9 @@ impl Machine {
         self.n_changes += 1;
         let conversion = self.free().conversion(&operation.change);
         // Now and then the disk is full.
-        let next = conversion.ok().filter(|_| self.n_changes % 7 != 0);
+        let next = conversion
+            .ok()
+            .filter(|_| !self.n_changes.is_multiple_of(7));
         let next = next.and_then(|conversion| self.pools.converted(&conversion));
         let state = match next {
             Some(next) => {

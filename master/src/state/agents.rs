@@ -158,7 +158,7 @@ impl Core {
         };
         let former = self.agents.get(agent_id).map(|entry| &entry.info);
         if former != Some(&record.info) {
-            turn.push(Effect::Store(Change::PutAgent(record.clone())));
+            turn.push(Effect::Store(Change::PutAgent(Box::new(record.clone()))));
             if let Some(former) = former {
                 self.total.sub(&former.resources);
             }

@@ -380,12 +380,12 @@ impl Core {
         let total = agent.ledger.total();
         agent.info.reserved = total.pool_list();
         agent.info.volumes = total.volumes().cloned().collect();
-        turn.push(Effect::Store(Change::PutAgent(AgentRecord {
+        turn.push(Effect::Store(Change::PutAgent(Box::new(AgentRecord {
             agent_id: agent_id.clone(),
             registered_at_ms: agent.registered_at_ms,
             info: agent.info.clone(),
             drain: agent.drain.map(Box::new),
-        })));
+        }))));
         self.view.touch_agent(agent_id);
         self.reconsider(agent_id);
     }

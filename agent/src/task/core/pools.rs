@@ -59,10 +59,16 @@ impl Core {
             }
             let users = self.users_of(&key);
             if !users.is_empty() && info.writes(&volume.id) {
-                return refused(format!("volume {key} is in use by task {}", users.join(", ")));
+                return refused(format!(
+                    "volume {key} is in use by task {}",
+                    users.join(", ")
+                ));
             }
             if free.volume(&key).is_none() {
-                return refused(format!("volume {key} is written by task {}", users.join(", ")));
+                return refused(format!(
+                    "volume {key} is written by task {}",
+                    users.join(", ")
+                ));
             }
         }
         None
@@ -82,7 +88,11 @@ impl Core {
 
     fn free_pools(&self) -> Pools {
         let mut free = self.book.pools().clone();
-        for entry in self.tasks.values().filter(|entry| entry.ended_at().is_none()) {
+        for entry in self
+            .tasks
+            .values()
+            .filter(|entry| entry.ended_at().is_none())
+        {
             let held = entry.info.pools();
             free = held
                 .ok()
@@ -93,7 +103,10 @@ impl Core {
     }
 
     fn users_of(&self, key: &VolumeKey) -> Vec<String> {
-        let alive = self.tasks.values().filter(|entry| entry.ended_at().is_none());
+        let alive = self
+            .tasks
+            .values()
+            .filter(|entry| entry.ended_at().is_none());
         alive
             .filter(|entry| {
                 let mut mounted = entry.info.persistent.iter();
@@ -148,9 +161,8 @@ impl Core {
         id: &OperationId,
         effects: &mut Vec<Effect>,
     ) {
-        let over = |status: &OperationStatus| {
-            status.id == *id && status.framework.as_ref() == framework
-        };
+        let over =
+            |status: &OperationStatus| status.id == *id && status.framework.as_ref() == framework;
         if let Some(next) = self.book.without(over) {
             self.write_book(next, None, effects);
         }
@@ -163,12 +175,7 @@ impl Core {
         }
     }
 
-    fn write_book(
-        &mut self,
-        next: Book,
-        told: Option<OperationStatus>,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn write_book(&mut self, next: Book, told: Option<OperationStatus>, effects: &mut Vec<Effect>) {
         let had = &self.book.saved().volumes;
         let new = next.saved().volumes.iter().find(|kept| !had.contains(kept));
         effects.push(Effect::WriteBook {
@@ -182,11 +189,7 @@ impl Core {
     }
 
     /// It is on disk, or not.
-    pub(super) fn book_written(
-        &mut self,
-        result: Result<(), String>,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(super) fn book_written(&mut self, result: Result<(), String>, effects: &mut Vec<Effect>) {
         let Some(Writing { next, told }) = self.writing.take() else {
             return;
         };
@@ -198,11 +201,13 @@ impl Core {
                 effects.extend(new.cloned().map(Effect::Purge));
                 effects.extend(told.map(|told| Effect::SendPools(Box::new(told))));
             }
-            (Err(error), Some(told)) => effects.push(Effect::SendPools(Box::new(OperationStatus {
-                state: OperationState::Failed,
-                message: format!("the agent cannot write it down: {error}"),
-                ..told
-            }))),
+            (Err(error), Some(told)) => {
+                effects.push(Effect::SendPools(Box::new(OperationStatus {
+                    state: OperationState::Failed,
+                    message: format!("the agent cannot write it down: {error}"),
+                    ..told
+                })))
+            }
             // It is told again, and acknowledged again.
             (Err(_), None) => {}
         }

@@ -44,9 +44,12 @@ impl Bench {
             keep: true,
             change,
         })));
-        let told = self.effects.iter().find_map(|effect| match effect {
-            Effect::SendPools(status) => Some((**status).clone()),
-            _ => None,
+        let told = self.effects.iter().find_map(|effect| {
+            if let Effect::SendPools(status) = effect {
+                Some((**status).clone())
+            } else {
+                None
+            }
         });
         told.expect("every operation is answered")
     }
@@ -74,7 +77,12 @@ fn a_change_is_written_before_it_is_told_and_told_again_until_acknowledged() {
     // The same again, as after a lost answer: the same word, and nothing is done twice.
     let again = bench.operate("o2", PoolChange::Create(data()));
     assert_eq!(again.state, OperationState::Finished);
-    assert!(!bench.effects.iter().any(|effect| matches!(effect, Effect::WriteBook { .. })));
+    assert!(
+        !bench
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::WriteBook { .. }))
+    );
     assert_eq!(bench.core.book().saved().operations.len(), 2);
     bench.event(Event::AcknowledgeOperation {
         framework: Some("f".parse().unwrap()),
@@ -83,7 +91,10 @@ fn a_change_is_written_before_it_is_told_and_told_again_until_acknowledged() {
     assert_eq!(bench.core.book().saved().operations.len(), 1);
     bench.event(Event::ShutdownFramework("f".parse().unwrap()));
     assert!(bench.core.book().saved().operations.is_empty());
-    assert!(bench.core.book().pools().volume(&volume_key()).is_some(), "it outlives its framework");
+    assert!(
+        bench.core.book().pools().volume(&volume_key()).is_some(),
+        "it outlives its framework"
+    );
 }
 
 #[test]
@@ -98,16 +109,20 @@ fn a_change_that_cannot_be_written_changes_nothing() {
     let told = bench.operate("o3", PoolChange::Destroy(volume_key()));
     assert_eq!(told.state, OperationState::Finished);
     let purged = |effect: &Effect| matches!(effect, Effect::Purge(_));
-    assert!(bench.effects.iter().any(purged), "its content goes after that");
+    assert!(
+        bench.effects.iter().any(purged),
+        "its content goes after that"
+    );
 }
 
 #[test]
 fn a_volume_is_written_by_one_task_alone_and_not_destroyed_under_it() {
     let mut bench = Bench::with_volume();
     bench.launch_task(with_data("writer", false));
-    let launched = bench.effects.iter().any(|effect| {
-        matches!(effect, Effect::Launch { volumes, .. } if volumes.len() == 1)
-    });
+    let launched = bench
+        .effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::Launch { volumes, .. } if volumes.len() == 1));
     assert!(launched);
     for (id, read_only) in [("second", false), ("reader", true)] {
         bench.launch_task(with_data(id, read_only));
@@ -117,11 +132,18 @@ fn a_volume_is_written_by_one_task_alone_and_not_destroyed_under_it() {
     let told = bench.operate("o3", PoolChange::Destroy(volume_key()));
     assert_eq!(told.state, OperationState::Failed);
     assert!(told.message.contains("task writer"), "{}", told.message);
-    let told = bench.operate("o4", PoolChange::Unreserve {
-        stack: eng(),
-        resources: "disk:50".parse().unwrap(),
-    });
-    assert_eq!(told.state, OperationState::Failed, "10 of it are the volume's");
+    let told = bench.operate(
+        "o4",
+        PoolChange::Unreserve {
+            stack: eng(),
+            resources: "disk:50".parse().unwrap(),
+        },
+    );
+    assert_eq!(
+        told.state,
+        OperationState::Failed,
+        "10 of it are the volume's"
+    );
 }
 
 #[test]
