@@ -49,9 +49,6 @@ impl Core {
             Err(error) => return refused(format!("reserved: {error}")),
         };
         let free = self.free_pools();
-        if !free.contains(&part) {
-            return refused(format!("the task takes {part}, and {free} is free here"));
-        }
         for volume in &info.persistent {
             let key = volume.key();
             if self.book.pools().volume(&key) != Some(volume) {
@@ -70,6 +67,9 @@ impl Core {
                     users.join(", ")
                 ));
             }
+        }
+        if !free.contains(&part) {
+            return refused(format!("the task takes {part}, and {free} is free here"));
         }
         None
     }
