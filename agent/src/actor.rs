@@ -5,6 +5,7 @@
 
 mod command;
 mod disk;
+mod lend;
 mod limits;
 mod steps;
 #[cfg(test)]
@@ -30,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use command::{
     Asker, Command, Counters, Found, Handle, Inventory, Stopped, Target, View, channel,
 };
+pub(crate) use lend::{Lender, LenderView};
+
 use disk::{DiskOp, collect, write_durably};
 use limits::Latest;
 use steps::{log_step, watch};
@@ -128,6 +131,8 @@ pub(crate) struct Actor {
     limits: Latest,
     /// What is reserved is on its way to the disk.
     writing_book: bool,
+    /// Of a machine that lends what its tasks do not use.
+    lender: Option<Lender>,
     /// Who waits for a change of limits, by its container.
     askers: HashMap<ContainerId, Asker>,
 }
@@ -168,6 +173,7 @@ impl Actor {
             health: HashMap::new(),
             limits: Latest::default(),
             writing_book: false,
+            lender: None,
             askers: HashMap::new(),
         }
     }
@@ -235,6 +241,9 @@ impl Actor {
                         tasks: Vec::new(),
                     }));
                 }
+                if registered {
+                    self.tell_slack_anew();
+                }
             }
             Command::Attach(outbound, reply) => {
                 self.handle(Event::Disconnected);
@@ -270,6 +279,7 @@ impl Actor {
                     n_unacknowledged: self.core.n_unacknowledged(),
                     counters: self.counters,
                     launch_seconds: self.launch_seconds,
+                    lender: self.lender_view(),
                 });
             }
             Command::NodeUsage(reply) => {
@@ -344,12 +354,13 @@ impl Actor {
                 Some(usage.into())
             });
             let report = proto::agent_message::UsageReport {
-                node: Some(round.node.into()),
+                node: Some(round.node.clone().into()),
                 tasks: tasks.collect(),
             };
             self.send(Message::Usage(report));
         }
         self.handle(Event::Usage(samples));
+        self.lend(&round);
         self.stats.round_done();
     }
 

@@ -3,7 +3,10 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use mezzo_api::model::{Attribute, Pools, Ranges};
+use mezzo_api::{
+    masters::Masters,
+    model::{Attribute, Pools, Ranges},
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -11,6 +14,7 @@ use crate::{
     Error,
     node::GcPolicy,
     resources::devices::{self, DeviceSet},
+    slack::settings::Oversubscription,
 };
 
 /// The configuration.
@@ -23,7 +27,7 @@ pub struct Config {
     pub advertise: Option<String>,
     /// As people know the machine; by default the kernel's host name.
     pub hostname: Option<String>,
-    /// host:port of the master.
+    /// host:port of the master; of several masters: host:port,host:port,...
     pub master: String,
     /// Everything that must survive; of this agent alone.
     pub state_dir: PathBuf,
@@ -61,6 +65,13 @@ pub struct Config {
     pub allow_host_users: bool,
     /// Each container has a range of user numbers to itself, where the kernel and the file system can.
     pub user_namespaces: bool,
+    /// Folder of the seccomp profiles that tasks may name: `NAME.json`, as Docker or the runtime specification write them.
+    pub seccomp_dir: Option<PathBuf>,
+    /// The AppArmor profile of containers: `auto` (mezzo's own, where the kernel has AppArmor), `off`, or the name of one
+    /// that is loaded.
+    pub apparmor: String,
+    /// AppArmor profiles that tasks may ask for; `unconfined` is none.
+    pub apparmor_profiles: Vec<String>,
     /// Devices that tasks may take by number, such as GPUs.
     pub devices: Vec<DeviceSet>,
     /// Paths of the machine beneath which tasks may ask for volumes.
@@ -71,6 +82,11 @@ pub struct Config {
     pub launcher: Option<PathBuf>,
     /// Between samples of all tasks.
     pub usage_interval_ms: u64,
+    /// What ordinary tasks were given of `cpus` and `mem` and do not use is lent to revocable tasks, which are slowed down
+    /// and killed first when it is needed.
+    pub oversubscribe: bool,
+    /// How much of it, and when it is taken back.
+    pub oversubscription: Oversubscription,
     /// Tasks that take more of the disk than they hold (`disk`) are killed; where the file system has project quotas it
     /// also refuses them more. Otherwise what they take is only told.
     pub enforce_disk: bool,
@@ -192,11 +208,16 @@ impl Default for Config {
             allow_privileged: false,
             allow_host_users: false,
             user_namespaces: true,
+            seccomp_dir: None,
+            apparmor: "auto".into(),
+            apparmor_profiles: Vec::new(),
             devices: Vec::new(),
             host_path_allow: Vec::new(),
             cgroup_parent: None,
             launcher: None,
             usage_interval_ms: 2_000,
+            oversubscribe: false,
+            oversubscription: Oversubscription::default(),
             enforce_disk: true,
             disk_interval_ms: 15_000,
             disk_project_ids: (500_000, 999_999),
@@ -221,6 +242,14 @@ impl Default for Config {
 
 impl Config {
     /// The first field that cannot be right.
+    /// Those that `master` names.
+    pub(crate) fn masters(&self) -> Result<Masters, Error> {
+        Masters::parse(&self.master).map_err(|error| Error::Config {
+            field: "master",
+            problem: error.to_string(),
+        })
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
         let wrong = |field, problem: String| Err(Error::Config { field, problem });
         if self.usage_interval_ms < 100 {
@@ -228,6 +257,9 @@ impl Config {
                 "usage_interval_ms",
                 format!("{} is below 100", self.usage_interval_ms),
             );
+        }
+        if let Err((field, problem)) = self.oversubscription.check() {
+            return wrong(field, problem);
         }
         if self.disk_interval_ms < 100 {
             return wrong(
@@ -271,17 +303,7 @@ impl Config {
                 format!("{}-{} is no range of ports", self.ports.0, self.ports.1),
             );
         }
-        if self
-            .master
-            .rsplit_once(':')
-            .and_then(|(_, port)| port.parse::<u16>().ok())
-            .is_none()
-        {
-            return wrong(
-                "master",
-                format!("{:?} is not of the form host:port", self.master),
-            );
-        }
+        self.masters()?;
         if let Err(error) = self.registries.check() {
             return wrong("registries", error.to_string());
         }
@@ -339,6 +361,7 @@ impl Config {
         for (field, folder) in [
             ("pull_secrets_dir", &self.pull_secrets_dir),
             ("secrets_dir", &self.secrets_dir),
+            ("seccomp_dir", &self.seccomp_dir),
         ] {
             if let Some(folder) = folder
                 && !folder.is_absolute()

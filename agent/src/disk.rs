@@ -36,7 +36,7 @@ const WORK: Duration = Duration::from_millis(5);
 /// So many times as long as it worked.
 const REST: u32 = 3;
 /// Of a processor, in thousandths: what measuring may cost, but for the first 50 tasks.
-const SHARE_PERMILLE: u32 = 5;
+const SHARE_PERMILLE: u32 = 3;
 /// So many are told together, and after so long at the latest.
 const TOLD: (usize, Duration) = (64, Duration::from_secs(1));
 /// Files of one log: more are never kept.

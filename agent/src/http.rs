@@ -116,6 +116,39 @@ fn render(view: &View) -> String {
             .collect();
         metric(name, "gauge", help, &samples);
     }
+    if let Some(lender) = &view.lender {
+        for (name, help, resources) in [
+            (
+                "lent_total",
+                "What revocable tasks may take, all together.",
+                &lender.total,
+            ),
+            (
+                "lent_available",
+                "What of it no revocable task holds.",
+                &lender.free,
+            ),
+        ] {
+            // Also what is nothing now: a series that comes and goes is hard to watch.
+            let samples = mezzo_api::convert::REVOCABLE.map(|name| {
+                let figure = resources.scalar(name).to_string();
+                (format!("{{resource=\"{name}\"}}"), figure)
+            });
+            metric(name, "gauge", help, &samples);
+        }
+        metric(
+            "lent_cpu_permille",
+            "gauge",
+            "Of the processors that revocable tasks hold, what they may use, in thousandths.",
+            &one(lender.cpu_permille),
+        );
+        metric(
+            "preempted_total",
+            "counter",
+            "Revocable tasks that had to go.",
+            &one(lender.preempted),
+        );
+    }
     metric(
         "statuses_unacknowledged",
         "gauge",
@@ -244,8 +277,20 @@ mod tests {
             counters: crate::actor::Counters::default(),
             pressure: crate::usage::NodePressure::default(),
             launch_seconds: crate::stats::histogram::Histogram::default(),
+            lender: Some(crate::actor::LenderView {
+                total: "cpus:0.5".parse().unwrap(),
+                free: mezzo_api::model::Resources::new(),
+                cpu_permille: 250,
+                preempted: 3,
+            }),
         };
         let text = render(&view);
+        assert!(
+            text.contains("mezzo_agent_lent_total{resource=\"cpus\"} 0.5\n")
+                && text.contains("mezzo_agent_lent_available{resource=\"mem\"} 0\n")
+                && text.contains("mezzo_agent_preempted_total 3\n"),
+            "{text}"
+        );
         assert!(
             text.contains("mezzo_agent_resources_available{resource=\"cpus\"} 1.5\n"),
             "{text}"

@@ -22,7 +22,7 @@ use crate::{
     disk::Disk,
     node::{
         Attachment, ContainerId, ImageError, Images, Limits, PreparedImage, PullProgress, Runtime,
-        START_DEADLINE, StartError, secrets::TaskSecrets,
+        START_DEADLINE, StartError, profiles::Profiles, secrets::TaskSecrets,
     },
     resources::{
         devices::{self, DeviceSet},
@@ -51,6 +51,8 @@ pub(crate) struct Launcher {
     pub(crate) devices: Vec<DeviceSet>,
     pub(crate) disk: Arc<Disk>,
     pub(crate) secrets: TaskSecrets,
+    /// Of seccomp and AppArmor, which tasks may name.
+    pub(crate) profiles: Profiles,
     /// Bounds starts at once; pulls are bounded by the image store.
     pub(crate) starts: Arc<Semaphore>,
 }
@@ -172,6 +174,11 @@ impl Launcher {
                 failed(TaskState::Failed, Reason::ContainerLaunchFailed, message)
             })?
         };
+        let walls = {
+            let (info, profiles) = (info.clone(), self.profiles.clone());
+            let read = blocking(move || profiles.of(&info)).await?;
+            read.map_err(|(reason, message)| failed(TaskState::Error, reason, message))?
+        };
         let (attachment, holder) = match (preparing.take(), group) {
             (Some(preparing), _) => (network_of(preparing).await?, None),
             (None, None) => (Attachment::default(), None),
@@ -231,6 +238,7 @@ impl Launcher {
             host_paths,
             volumes,
             secrets,
+            walls,
             limits: *limits,
             devices,
             env,

@@ -7,6 +7,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use mezzo_api::{
+    masters::{self, Masters},
     model::{AgentId, AgentInfo, PoolOperation, RoleName, TaskInfo},
     proto::{
         self, agent_message::Message as FromAgent, agent_service_client::AgentServiceClient,
@@ -23,6 +24,7 @@ use tonic::transport::Endpoint;
 use crate::{
     Error,
     actor::{Command, Handle},
+    master_term::Term,
     messages,
     node::runtime::chain,
     store::{Store, write_atomically},
@@ -31,8 +33,6 @@ use crate::{
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-const BACKOFF_FIRST: Duration = Duration::from_millis(200);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const MAX_MESSAGE: usize = 64 << 20;
 
 /// Who this agent is, kept on disk.
@@ -89,7 +89,9 @@ impl Identity {
 
 /// What the link needs.
 pub(crate) struct Link {
-    pub(crate) master: String,
+    pub(crate) masters: Masters,
+    /// The highest that a master told, and where it is kept.
+    pub(crate) term: Term,
     pub(crate) handle: Handle,
     pub(crate) info: AgentInfo,
     pub(crate) boot_id: String,
@@ -101,13 +103,25 @@ pub(crate) struct Link {
 /// Why a stream ended.
 enum Ended {
     Refused(String),
-    Broken { registered: bool, why: String },
+    Broken { registered: bool, why: Broken },
+}
+
+/// Why a stream broke, and whom a master that does not lead named.
+struct Broken {
+    why: String,
+    leader: Option<String>,
+}
+
+impl From<String> for Broken {
+    fn from(why: String) -> Self {
+        Self { why, leader: None }
+    }
 }
 
 impl Link {
     /// Keeps a stream open until told to stop or refused.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
-        let mut failures = 0_u32;
+        let mut told = false;
         loop {
             let ended = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -119,34 +133,32 @@ impl Link {
             match ended {
                 Ended::Refused(message) => {
                     return Err(Error::Refused {
-                        master: self.master.clone(),
+                        master: self.masters.current().to_owned(),
                         message,
                     });
                 }
                 Ended::Broken { registered, why } => {
-                    if registered {
-                        failures = 0;
-                    }
-                    if registered || failures == 0 {
+                    if registered || !told {
                         tracing::warn!(
-                            master = self.master,
-                            why,
+                            master = self.masters.current(),
+                            why = why.why,
                             "no connection to the master; tasks run on"
                         );
+                        told = true;
                     } else {
                         tracing::debug!(
-                            master = self.master,
-                            why,
+                            master = self.masters.current(),
+                            why = why.why,
                             "still no connection to the master"
                         );
                     }
+                    let random = rand::rng().random_range(0.0..1.0);
+                    let pause = self.masters.failed(why.leader, random);
+                    tokio::select! {
+                        () = shutdown.cancelled() => return Ok(()),
+                        () = tokio::time::sleep(pause) => {}
+                    }
                 }
-            }
-            let pause = backoff(failures, rand::rng().random_range(0.0..1.0));
-            failures = failures.saturating_add(1);
-            tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
-                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -160,8 +172,8 @@ impl Link {
     }
 
     /// One stream from the connection to its end; `Ok` is a refusal.
-    async fn try_stream(&mut self, registered: &mut bool) -> Result<String, String> {
-        let channel = Endpoint::from_shared(format!("http://{}", self.master))
+    async fn try_stream(&mut self, registered: &mut bool) -> Result<String, Broken> {
+        let channel = Endpoint::from_shared(format!("http://{}", self.masters.current()))
             .map_err(|error| chain(&error))?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
@@ -202,8 +214,9 @@ impl Link {
                 .await;
         let mut stream = opened
             .map_err(|_| "the master does not answer".to_owned())?
-            .map_err(|status| {
-                format!("the master answers {}: {}", status.code(), status.message())
+            .map_err(|status| Broken {
+                why: format!("the master answers {}: {}", status.code(), status.message()),
+                leader: masters::leader_named(&status),
             })?
             .into_inner();
 
@@ -227,9 +240,8 @@ impl Link {
                 }
                 Some(other) if *registered => self.message(other, &outbound).await?,
                 Some(_) => {
-                    return Err(
-                        "the master's first message was no answer to the registration".to_owned(),
-                    );
+                    let why = "the master's first message was no answer to the registration";
+                    return Err(why.to_owned().into());
                 }
                 None => tracing::debug!("a message from the master that this agent does not know"),
             }
@@ -244,6 +256,13 @@ impl Link {
             .agent_id
             .parse()
             .map_err(|error| format!("the master gave a bad agent id: {error}"))?;
+        let raised = self.term.check(answer.term)?;
+        if raised {
+            let term = self.term.clone();
+            tokio::task::spawn_blocking(move || term.save())
+                .await
+                .map_err(|error| error.to_string())??;
+        }
         if self.identity.agent_id.as_ref() != Some(&agent_id) {
             let (id, path) = (agent_id.clone(), self.identity_path.clone());
             tokio::task::spawn_blocking(move || Identity::save(&id, &path))
@@ -254,7 +273,8 @@ impl Link {
                 })?;
             self.identity.agent_id = Some(agent_id.clone());
         }
-        tracing::info!(%agent_id, master = self.master, master_id = answer.master_id, "registered");
+        tracing::info!(%agent_id, master = self.masters.current(), master_id = answer.master_id, term = answer.term, "registered");
+        self.masters.reached();
         self.handle
             .event(Event::Registered(agent_id))
             .await
@@ -495,27 +515,9 @@ fn parse_group(
     }
 }
 
-/// Somewhere between 0 and 200 ms × 2^failures, at most 5 s; `random` in 0..1 keeps a thousand agents apart.
-fn backoff(failures: u32, random: f64) -> Duration {
-    let most = BACKOFF_FIRST
-        .saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX))
-        .min(BACKOFF_MAX);
-    most.mul_f64(random.clamp(0.0, 1.0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_pause_grows_to_five_seconds() {
-        assert_eq!(backoff(0, 1.0), Duration::from_millis(200));
-        assert_eq!(backoff(3, 1.0), Duration::from_millis(1600));
-        for many in [5, 31, 32, 1000] {
-            assert_eq!(backoff(many, 1.0), BACKOFF_MAX);
-        }
-        assert_eq!(backoff(9, 0.0), Duration::ZERO);
-    }
 
     #[test]
     fn the_identity_survives_and_nonsense_is_refused() {

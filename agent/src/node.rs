@@ -6,6 +6,7 @@
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod images;
+pub(crate) mod profiles;
 pub mod runtime;
 pub(crate) mod secrets;
 
@@ -310,6 +311,8 @@ pub struct Limits {
     pub cpus: Option<BTreeSet<u32>>,
     /// One entry per size.
     pub huge_pages: Vec<HugePages>,
+    /// It makes way for all others; for its whole life.
+    pub yields: bool,
 }
 
 /// What the runtime is asked to run.
@@ -347,6 +350,10 @@ pub struct ContainerSpec {
     pub privileged: bool,
     /// The machine's own user numbers.
     pub host_users: bool,
+    /// The calls that it may make, instead of the default ones.
+    pub seccomp: Option<mezzo_runtime::SeccompProfile>,
+    /// Its AppArmor profile, instead of the agent's.
+    pub apparmor: Option<String>,
     /// Sent first when it is to end; the image's choice.
     pub stop_signal: Option<String>,
     /// The agent's own, never the image's.

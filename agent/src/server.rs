@@ -24,15 +24,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config, Error,
-    actor::{self, Actor, Clock, OnShutdown},
+    actor::{self, Actor, Clock, Lender, OnShutdown},
     disk::{self, Disk},
     grpc::NodeApi,
     http, image_gc,
     launch::Launcher,
     master_link::{Identity, Link},
+    master_term::Term,
     node::{
         Images, Runtime,
         images::ImageFolder,
+        profiles::Profiles,
         runtime::{Containers, cgroup_mode},
         secrets::TaskSecrets,
     },
@@ -133,6 +135,11 @@ pub(crate) fn runtime_config(config: &Config) -> mezzo_runtime::RuntimeConfig {
         mezzo_runtime::RuntimeConfig::new(config.state_dir.join("runtime"), config.cgroup_parent());
     to.max_parallel_starts = config.max_parallel_starts;
     to.network = config.network.to_runtime();
+    to.apparmor = match config.apparmor.as_str() {
+        "auto" => mezzo_runtime::AppArmor::Auto,
+        "off" => mezzo_runtime::AppArmor::Off,
+        name => mezzo_runtime::AppArmor::Profile(name.to_owned()),
+    };
     if let Some(program) = &config.launcher {
         to.launcher = mezzo_runtime::LauncherProgram::Path(program.clone());
     }
@@ -253,10 +260,19 @@ pub(crate) async fn serve(
             devices: config.devices.clone(),
             disk: Arc::clone(&disk),
             secrets: TaskSecrets::new(config.secrets_dir.clone()),
+            profiles: Profiles::new(config.seccomp_dir.clone(), config.apparmor_profiles.clone()),
             starts: Arc::new(Semaphore::new(config.max_parallel_starts)),
         },
         stats.clone(),
     );
+    let lender = config.oversubscribe.then(|| {
+        Lender::new(
+            &config.oversubscription,
+            settings.cgroup_mode,
+            capacity.cpu_millis,
+        )
+    });
+    let actor = actor.with_lender(lender);
     let on_shutdown = if config.kill_tasks_on_shutdown {
         OnShutdown::Kill
     } else {
@@ -271,7 +287,8 @@ pub(crate) async fn serve(
         Ok(())
     });
     let link = Link {
-        master: config.master.clone(),
+        masters: config.masters()?,
+        term: Term::load(config.state_dir.join("master-term"))?,
         handle: handle.clone(),
         info: info.clone(),
         boot_id: settings.boot_id.clone(),

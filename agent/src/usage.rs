@@ -42,6 +42,11 @@ pub(crate) struct Round {
 }
 
 impl Round {
+    /// The end of the round, in monotonic milliseconds.
+    pub(crate) fn ended_ms(&self) -> u64 {
+        self.ended.0
+    }
+
     /// When a sample of this round was taken, in monotonic milliseconds: a clock that is set does not change rates.
     pub(crate) fn taken_ms(&self, usage: &Usage) -> u64 {
         let (mono, unix) = self.ended;

@@ -5,7 +5,9 @@
 
 pub(crate) mod app;
 pub(crate) mod cluster;
+pub(crate) mod group;
 pub(crate) mod image;
+pub(crate) mod job;
 pub(crate) mod server;
 pub(crate) mod task;
 pub(crate) mod volume;
@@ -41,7 +43,7 @@ pub(crate) struct Global {
     /// `table` for people, `json` for programs (for `image pack` and `image export`: a file name writes the image there)
     #[arg(short, long, global = true, value_name = "FORMAT", value_parser = OutputArg::parse, default_value = "table")]
     pub(crate) output: OutputArg,
-    /// The master, host:port [default: 127.0.0.1:5050]
+    /// The master, host:port, or several with commas between them [default: 127.0.0.1:5050]
     #[arg(long, global = true, env = "MEZZO_MASTER", value_name = "ADDRESS")]
     pub(crate) master: Option<String>,
     /// The scheduler's URL [default: http://127.0.0.1:8080]
@@ -85,6 +87,9 @@ pub(crate) enum Command {
     /// Deploy, scale, update and remove apps
     #[command(subcommand)]
     App(app::AppCommand),
+    /// Run jobs at set times, after each other, or now
+    #[command(subcommand)]
+    Job(job::JobCommand),
     /// Look at and into running tasks
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -103,6 +108,9 @@ pub(crate) enum Command {
     /// Changes under way
     #[command(subcommand)]
     Deployment(app::DeploymentCommand),
+    /// Groups of apps that are deployed, scaled and removed together
+    #[command(subcommand)]
+    Group(group::GroupCommand),
     /// Make images and look after the local image store
     #[command(subcommand)]
     Image(image::ImageCommand),

@@ -6,7 +6,9 @@ mod copy;
 pub(crate) mod deployment;
 pub(crate) mod doctor;
 mod exec;
+pub(crate) mod group;
 pub(crate) mod image;
+pub(crate) mod job;
 mod manual;
 pub(crate) mod serve;
 mod stats;
@@ -61,12 +63,14 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Agent(args) => serve::agent(&args, global.master.as_deref()),
         Command::Scheduler(args) => serve::scheduler(&args, global.master.as_deref()),
         Command::App(command) => client(app::run(&context, command)),
+        Command::Job(command) => client(job::run(&context, command)),
         Command::Task(command) => client(task::run(&context, command)),
         Command::Node(command) => client(cluster::node(&context, command)),
         Command::Volume(command) => client(volume::run(&context, command)),
         Command::Framework(command) => client(cluster::framework(&context, command)),
         Command::Role(command) => client(cluster::role(&context, command)),
         Command::Deployment(command) => client(deployment::run(&context, command)),
+        Command::Group(command) => client(group::run(&context, command)),
         Command::Image(command) => image::run(&context, command, pack_to),
         Command::Status(_) => client(status::run(&context)),
         Command::Top(args) => client(stats::run_top(&context, &args)),

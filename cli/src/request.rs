@@ -14,7 +14,7 @@ use crate::failure::Failure;
 /// Where the servers are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Servers {
-    /// host:port.
+    /// host:port, of several masters host:port,host:port,...
     pub(crate) master: String,
     /// A URL without a slash at its end.
     pub(crate) scheduler: String,
@@ -30,16 +30,27 @@ impl Servers {
             .filter(|text| !text.is_empty())
             .unwrap_or("http://127.0.0.1:8080");
         Ok(Self {
-            master: address(
-                "--master",
-                master
-                    .strip_prefix("http://")
-                    .unwrap_or(master)
-                    .trim_end_matches('/'),
-            )?,
+            master: masters(master)?,
             scheduler: url("--scheduler", scheduler)?,
         })
     }
+}
+
+/// One master, or several with commas between them.
+pub(crate) fn masters(text: &str) -> Result<String, Failure> {
+    let one = |part: &str| {
+        let part = part.trim();
+        let part = part.strip_prefix("http://").unwrap_or(part);
+        address("--master", part.trim_end_matches('/'))
+    };
+    let list = text
+        .split(',')
+        .map(one)
+        .collect::<Result<Vec<_>, _>>()?
+        .join(",");
+    mezzo_api::masters::Masters::parse(&list)
+        .map_err(|error| Failure::usage(format!("--master: {error}")))?;
+    Ok(list)
 }
 
 /// `host:port`.

@@ -128,6 +128,8 @@ pub(crate) struct Cluster {
     pub(crate) total: Resources,
     pub(crate) allocated: Resources,
     pub(crate) offered: Resources,
+    /// Summed over the nodes; `null` where none lends.
+    pub(crate) revocable: Option<Revocable>,
     pub(crate) used: Option<NodeUsage>,
     pub(crate) tasks_by_state: BTreeMap<String, u32>,
 }
@@ -145,12 +147,32 @@ impl From<&proto::Cluster> for Cluster {
             total: Resources::new(&cluster.total),
             allocated: Resources::new(&cluster.allocated),
             offered: Resources::new(&cluster.offered),
+            revocable: cluster.revocable.as_ref().map(Revocable::from),
             used: cluster.used.as_ref().map(NodeUsage::from),
             tasks_by_state: cluster
                 .tasks_by_state
                 .iter()
                 .map(|(state, n)| (state.clone(), *n))
                 .collect(),
+        }
+    }
+}
+
+/// What is lent to revocable tasks; in no other sum.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Revocable {
+    /// All that they may take. Less than `allocated` where more is needed than before.
+    pub(crate) total: Resources,
+    pub(crate) allocated: Resources,
+    pub(crate) offered: Resources,
+}
+
+impl From<&proto::RevocableResources> for Revocable {
+    fn from(resources: &proto::RevocableResources) -> Self {
+        Self {
+            total: Resources::new(&resources.total),
+            allocated: Resources::new(&resources.allocated),
+            offered: Resources::new(&resources.offered),
         }
     }
 }
@@ -168,6 +190,8 @@ pub(crate) struct Node {
     pub(crate) resources: Resources,
     pub(crate) allocated: Resources,
     pub(crate) offered: Resources,
+    /// `null` where it lends nothing.
+    pub(crate) revocable: Option<Revocable>,
     pub(crate) used: Option<NodeUsage>,
     pub(crate) attributes: BTreeMap<String, String>,
     pub(crate) region: String,
@@ -227,6 +251,7 @@ impl From<&proto::Agent> for Node {
             resources: Resources::new(&info.resources),
             allocated: Resources::new(&agent.allocated),
             offered: Resources::new(&agent.offered),
+            revocable: agent.revocable.as_ref().map(Revocable::from),
             used: agent.usage.as_ref().map(NodeUsage::from),
             attributes: attributes.collect(),
             cgroup_mode: enum_name(info.cgroup_mode().as_str_name(), "CGROUP_MODE_"),
@@ -400,6 +425,8 @@ pub(crate) struct Task {
     pub(crate) command: Vec<String>,
     pub(crate) args: Vec<String>,
     pub(crate) resources: Resources,
+    /// These are lent: it makes way when others need them.
+    pub(crate) revocable: bool,
     pub(crate) cpu_limit: Option<f64>,
     pub(crate) memory_limit_mb: Option<u64>,
     pub(crate) pids_limit: Option<u64>,
@@ -476,6 +503,7 @@ impl Task {
             command: container.command,
             args: container.args,
             resources: Resources::new(&info.resources),
+            revocable: info.revocable,
             cpu_limit,
             memory_limit_mb: info.memory_limit_mb,
             pids_limit: info.pids_limit,
@@ -559,6 +587,11 @@ pub(crate) struct Framework {
     pub(crate) tasks: u32,
     pub(crate) allocated: Resources,
     pub(crate) offered: Resources,
+    /// Held by its revocable tasks, and in its revocable offers; not in the sums above.
+    pub(crate) revocable_allocated: Resources,
+    pub(crate) revocable_offered: Resources,
+    /// `revocable_resources`
+    pub(crate) capabilities: Vec<String>,
     /// Of its most used resource, in percent of the cluster.
     pub(crate) dominant_share_percent: f64,
     pub(crate) labels: BTreeMap<String, String>,
@@ -567,7 +600,14 @@ pub(crate) struct Framework {
 impl From<&proto::Framework> for Framework {
     fn from(framework: &proto::Framework) -> Self {
         let info = framework.info.clone().unwrap_or_default();
+        let capabilities = info.capabilities();
+        let capabilities = capabilities
+            .map(|one| enum_name(one.as_str_name(), "FRAMEWORK_CAPABILITY_"))
+            .collect();
         Self {
+            capabilities,
+            revocable_allocated: Resources::new(&framework.revocable_allocated),
+            revocable_offered: Resources::new(&framework.revocable_offered),
             id: info.framework_id,
             name: info.name,
             user: info.user,

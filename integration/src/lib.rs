@@ -9,6 +9,7 @@
 
 pub mod cluster;
 pub mod containers;
+pub mod etcd;
 pub mod history;
 pub mod http;
 pub mod images;

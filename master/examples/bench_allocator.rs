@@ -23,7 +23,7 @@ use std::{
 
 use mezzo_api::model::{
     AgentId, AgentInfo, Attribute, AttributeValue, CgroupMode, FrameworkId, FrameworkInfo, OfferId,
-    Scalar, StreamId,
+    OperationId, Scalar, StreamId,
 };
 use mezzo_master::{
     Config,
@@ -251,6 +251,7 @@ fn registration(n: u64) -> Result<Registration> {
             volumes: Vec::new(),
         },
         boot_id: String::new(),
+        operations: Vec::new(),
         tasks: Vec::new(),
     })
 }
@@ -272,6 +273,7 @@ fn framework(n: u64) -> Result<FrameworkInfo> {
         webui_url: String::new(),
         labels: BTreeMap::new(),
         offer_filters: BTreeMap::new(),
+        capabilities: std::collections::BTreeSet::new(),
     })
 }
 

@@ -18,6 +18,7 @@ use std::{
 };
 
 use mezzo_api::model::{AgentId, FrameworkId, OfferId, OperationId, OperationStatus, StreamId};
+use mezzo_etcd::Fence;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
@@ -78,6 +79,10 @@ pub(crate) struct Context {
     /// Tasks of connections; `run` waits for them.
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
+    /// Higher than those of all leaders before.
+    pub(crate) term: u64,
+    /// While it is open this master leads; nothing leaves it after that.
+    pub(crate) fence: Fence,
     inputs: mpsc::Sender<Input>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     conns: Arc<AtomicU64>,
@@ -160,6 +165,7 @@ impl Context {
         receiver: oneshot::Receiver<Result<(), Refusal>>,
     ) -> Result<(), Status> {
         match timeout(ANSWER_DEADLINE, receiver).await {
+            Ok(Ok(_)) if !self.fence.is_open() => Err(Ending::Deposed.into()),
             Ok(Ok(result)) => Ok(result?),
             Ok(Err(_)) => Err(Ending::ShuttingDown.into()),
             Err(_) => Err(Status::deadline_exceeded(
@@ -198,6 +204,7 @@ pub(crate) struct Actor {
     frameworks: HashMap<ConnId, Outbox<FrameworkLine>>,
     /// Connections that turned out to be over while effects were carried out.
     broken: VecDeque<Event>,
+    fence: Fence,
     metrics: Arc<Metrics>,
     allocation_interval: Duration,
     last_pass: Instant,
@@ -217,9 +224,11 @@ pub(crate) async fn start(
     config: Arc<Config>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
+    fence: Fence,
     shutdown: CancellationToken,
 ) -> Result<(Actor, Context), StoreError> {
     let clock = Clock::start();
+    let term = store.begin_term().await?;
     let saved = store.load().await?;
     tracing::info!(
         agents = saved.agents.len(),
@@ -234,6 +243,8 @@ pub(crate) async fn start(
         started_at_ms: clock.now_ms(),
         tasks: TaskTracker::new(),
         shutdown,
+        term,
+        fence: fence.clone(),
         inputs: sender,
         snapshots: receiver,
         conns: Arc::new(AtomicU64::new(1)),
@@ -251,6 +262,7 @@ pub(crate) async fn start(
         agents: HashMap::new(),
         frameworks: HashMap::new(),
         broken: VecDeque::new(),
+        fence,
         metrics,
         allocation_interval: config.allocation_interval,
         last_pass: now,
@@ -302,13 +314,23 @@ impl Actor {
                 self.publish();
             }
         }
+        self.close_all();
+        Ok(())
+    }
+
+    /// Every stream is told why it ends.
+    fn close_all(&self) {
+        let ending = if self.fence.is_open() {
+            Ending::ShuttingDown
+        } else {
+            Ending::Deposed
+        };
         for outbox in self.agents.values() {
-            outbox.close(Ending::ShuttingDown.into());
+            outbox.close(ending.clone().into());
         }
         for outbox in self.frameworks.values() {
-            outbox.close(Ending::ShuttingDown.into());
+            outbox.close(ending.clone().into());
         }
-        Ok(())
     }
 
     fn take_batch(&mut self, first: Input) -> Turn {
@@ -346,6 +368,7 @@ impl Actor {
                 | Event::AgentStatus { .. }
                 | Event::AgentUsage { .. }
                 | Event::AgentPools { .. }
+                | Event::AgentSlack { .. }
                 | Event::Subscribe { .. }
                 | Event::Call { .. }
                 | Event::Tick

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use mezzo_api::masters::Masters;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
@@ -18,8 +19,15 @@ pub const DEFAULT_PORT: u16 = 5050;
 pub struct Config {
     /// Where it listens.
     pub listen: SocketAddr,
-    /// Where its durable state is.
+    /// `host:port` at which others reach it, where that is not where it listens. Other masters name it so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// Where its durable state is, unless `store` says otherwise.
     pub state_dir: PathBuf,
+    /// `file:` (in `state_dir`), `file:/folder`, or etcd for several masters: `etcd://host:port,host:port/prefix`.
+    pub store: StoreAddress,
+    /// With etcd: a leader that gives no sign of life for so many seconds has no lease any more, and another is elected.
+    pub lease_secs: u32,
     /// Between passes over all agents. What changes in between is offered at once.
     #[serde(rename = "allocation_interval_ms", with = "millis")]
     pub allocation_interval: Duration,
@@ -65,7 +73,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT),
+            advertise: None,
             state_dir: PathBuf::from("/var/lib/mezzo/master"),
+            store: StoreAddress::StateDir,
+            lease_secs: 3,
             allocation_interval: Duration::from_secs(1),
             agent_ping_interval: Duration::from_secs(1),
             agent_ping_timeout: Duration::from_secs(5),
@@ -78,6 +89,58 @@ impl Default for Config {
             peer_queue: 4096,
             greeting_timeout: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Where the durable state is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum StoreAddress {
+    /// One file in the state directory: a single master.
+    StateDir,
+    /// One file in that folder: a single master.
+    Folder(PathBuf),
+    /// etcd: several masters, of which one leads.
+    Etcd(mezzo_etcd::Address),
+}
+
+/// Why a text names no store.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InvalidStore {
+    /// Neither scheme.
+    #[error("`{0}` is no store; give file:, file:/folder or etcd://host:port,host:port/prefix")]
+    Unknown(String),
+    /// See there.
+    #[error(transparent)]
+    Etcd(#[from] mezzo_etcd::InvalidAddress),
+}
+
+impl TryFrom<String> for StoreAddress {
+    type Error = InvalidStore;
+
+    fn try_from(text: String) -> Result<Self, InvalidStore> {
+        if text.starts_with("etcd:") {
+            return Ok(Self::Etcd(text.parse()?));
+        }
+        match text.strip_prefix("file:") {
+            Some("") => Ok(Self::StateDir),
+            Some(folder) if folder.starts_with('/') => {
+                // file:///folder is how others write it.
+                let folder = folder.strip_prefix("//").unwrap_or(folder);
+                Ok(Self::Folder(PathBuf::from(folder)))
+            }
+            Some(_) | None => Err(InvalidStore::Unknown(text)),
+        }
+    }
+}
+
+impl From<StoreAddress> for String {
+    fn from(store: StoreAddress) -> Self {
+        match store {
+            StoreAddress::StateDir => "file:".to_owned(),
+            StoreAddress::Folder(folder) => format!("file:{}", folder.display()),
+            StoreAddress::Etcd(address) => address.to_string(),
         }
     }
 }
@@ -116,6 +179,24 @@ impl Config {
                 "`agent_ping_timeout_ms` must be more than `agent_ping_interval_ms`".to_owned(),
             );
         }
+        // etcd itself makes shorter ones longer.
+        if !(2..=60).contains(&self.lease_secs) {
+            problems.push("`lease_secs` must be from 2 to 60".to_owned());
+        }
+        if let Some(address) = &self.advertise
+            && let Err(error) = Masters::parse(address)
+        {
+            problems.push(format!("`advertise`: {error}"));
+        }
+        if matches!(self.store, StoreAddress::Etcd(_))
+            && self.advertise.is_none()
+            && self.listen.ip().is_unspecified()
+        {
+            problems.push(format!(
+                "`advertise` is missing: with etcd others must know where to reach this master, and {} says nothing",
+                self.listen
+            ));
+        }
         if self.peer_queue < 16 {
             problems.push("`peer_queue` must be at least 16".to_owned());
         }
@@ -127,6 +208,15 @@ impl Config {
         } else {
             Err(InvalidConfig { problems })
         }
+    }
+}
+
+impl Config {
+    /// `host:port` for others, of a master that listens there.
+    pub(crate) fn advertised(&self, listens: SocketAddr) -> String {
+        self.advertise
+            .clone()
+            .unwrap_or_else(|| listens.to_string())
     }
 }
 
@@ -184,6 +274,39 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("agent_timeout"), "{error}");
+    }
+
+    #[test]
+    fn the_store_is_named_by_a_url() {
+        let config =
+            |store: &str| serde_json::from_str::<Config>(&format!(r#"{{"store":"{store}"}}"#));
+        for (text, told) in [
+            ("file:", "file:"),
+            ("file:/x/y", "file:/x/y"),
+            ("file:///x", "file:/x"),
+            ("etcd://a:2379", "etcd://a:2379/mezzo"),
+        ] {
+            assert_eq!(String::from(config(text).unwrap().store), told);
+        }
+        for text in ["", "redis://x", "file:x", "etcd://a", "etcd:a:1"] {
+            let error = config(text).unwrap_err().to_string();
+            assert!(error.contains("give "), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_master_among_several_must_be_reachable() {
+        let mut config = Config {
+            listen: "0.0.0.0:5050".parse().unwrap(),
+            store: String::from("etcd://a:2379").try_into().unwrap(),
+            ..Config::default()
+        };
+        let problem = config.check().unwrap_err().to_string();
+        assert!(problem.contains("advertise"), "{problem}");
+        config.advertise = Some("m1:5050".into());
+        config.check().unwrap();
+        config.advertise = Some("m1".into());
+        config.check().unwrap_err();
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub(crate) fn unknown(request: Request) -> Ready<Response> {
     )
 }
 
-fn render(registry: &Registry) -> Response {
+pub(crate) fn render(registry: &Registry) -> Response {
     match metrics::render(registry) {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -63,5 +63,9 @@ fn health(context: &Context) -> Response {
         let text = format!("the event loop has not turned for {age} ms\n");
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }
-    (StatusCode::OK, "ok\n").into_response()
+    (
+        StatusCode::OK,
+        format!("ok: leads in term {}\n", context.term),
+    )
+        .into_response()
 }

@@ -9,7 +9,7 @@ use prometheus_client::{
     metrics::{
         MetricType,
         counter::{ConstCounter, Counter},
-        gauge::ConstGauge,
+        gauge::{ConstGauge, Gauge},
         histogram::Histogram,
     },
     registry::Registry,
@@ -28,6 +28,9 @@ pub(crate) struct Metrics {
     pub(crate) store: Histogram,
     pub(crate) loop_lag: Histogram,
     pub(crate) cut_off: Counter,
+    leader: Gauge,
+    term: Gauge,
+    reigns: Counter,
 }
 
 impl Metrics {
@@ -39,7 +42,53 @@ impl Metrics {
             store: seconds(),
             loop_lag: seconds(),
             cut_off: Counter::default(),
+            leader: Gauge::default(),
+            term: Gauge::default(),
+            reigns: Counter::default(),
         }
+    }
+
+    /// From now on this master leads.
+    pub(crate) fn leads(&self, term: u64) {
+        self.leader.set(1);
+        self.term.set(i64::try_from(term).unwrap_or(i64::MAX));
+        self.reigns.inc();
+    }
+
+    /// From now on it does not.
+    pub(crate) fn stands_by(&self) {
+        self.leader.set(0);
+    }
+
+    /// All that there is to tell of a master that stands by.
+    pub(crate) fn registry_of_standby(&self) -> Registry {
+        let mut registry = Registry::with_prefix("mezzo_master");
+        self.register(&mut registry);
+        registry
+    }
+
+    /// What outlives a leadership.
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "leader",
+            "1 if this master leads, 0 if it stands by",
+            self.leader.clone(),
+        );
+        registry.register(
+            "term",
+            "Of this master's last leadership; terms only grow",
+            self.term.clone(),
+        );
+        registry.register(
+            "reigns",
+            "How often this process began to lead",
+            self.reigns.clone(),
+        );
+        registry.register(
+            "store_seconds",
+            "Duration of a durable write",
+            self.store.clone(),
+        );
     }
 
     /// All metrics, ready to be written as text.
@@ -50,11 +99,7 @@ impl Metrics {
             "Duration of a pass of the allocator",
             self.allocation.clone(),
         );
-        registry.register(
-            "store_seconds",
-            "Duration of a durable write",
-            self.store.clone(),
-        );
+        self.register(&mut registry);
         registry.register(
             "loop_lag_seconds",
             "How late the event loop came to its clock",
@@ -266,12 +311,18 @@ fn tasks(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Resul
 fn resources(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
     let mut samples = [Vec::new(), Vec::new(), Vec::new()];
     let mut sums = [(); 3].map(|()| crate::allocator::Quantities::default());
+    let mut lent = sums.clone();
     for view in snapshot.agents.values() {
         match view.state {
             AgentState::Connected | AgentState::Disconnected => {
                 sums[0].add(&view.info.resources);
                 sums[1].add_pools(&view.allocated);
                 sums[2].add_pools(&view.offered);
+                if let Some((total, allocated, offered)) = &view.lent {
+                    for (sum, part) in lent.iter_mut().zip([total, allocated, offered]) {
+                        sum.add(part);
+                    }
+                }
             }
             AgentState::Unreachable | AgentState::Recovering => {}
         }
@@ -283,6 +334,23 @@ fn resources(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::R
                 sum.get(name) as f64 / 1000.0,
             ));
         }
+    }
+    // Absent where nobody lends.
+    let kinds = ["total", "allocated", "offered"];
+    let revocable = kinds.iter().zip(&lent).flat_map(|(kind, sum)| {
+        sum.iter().map(|(name, millis)| {
+            let labels = vec![("resource", name.to_owned()), ("kind", (*kind).to_owned())];
+            (labels, millis as f64 / 1000.0)
+        })
+    });
+    let revocable: Vec<_> = revocable.collect();
+    if !revocable.is_empty() {
+        family(
+            encoder,
+            "resources_revocable",
+            "What reachable agents lend to revocable tasks: all, held by tasks, in outstanding offers",
+            &revocable,
+        )?;
     }
     let [total, allocated, offered] = samples;
     family(

@@ -1,40 +1,33 @@
 //! Wiring: store, actor, fronts and listener, from start to an orderly end.
 //!
-//! Order matters at the start (the store is the lock, so nothing listens before it is ours) and at the end (streams
-//! are told why they end, then connections get a grace period, then everything goes).
+//! Order matters at the start (the embedded store is the lock, so nothing listens before it is ours) and at the end
+//! (streams are told why they end, then connections get a grace period, then everything goes). A master among several
+//! is `elected`'s.
 
-use std::{
-    io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use axum::Router;
 use mezzo_api::proto::{
     self, agent_service_server::AgentServiceServer,
     framework_service_server::FrameworkServiceServer,
     operator_service_server::OperatorServiceServer,
 };
+use mezzo_etcd::Fence;
 use thiserror::Error;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{service::Routes, transport::Server};
+use tonic::service::Routes;
 
 use crate::{
     actor::{self, Context},
-    config::{Config, InvalidConfig},
+    config::{Config, InvalidConfig, StoreAddress},
+    elected,
+    front::{Duty, Front},
     grpc::{AgentFront, FrameworkFront, MAX_INVENTORY_BYTES, MAX_MESSAGE_BYTES, OperatorFront},
     http,
-    listener::Listener,
     metrics::Metrics,
     store::{EmbeddedStore, Store, StoreError},
 };
-
-/// A connection that does not answer HTTP/2 pings is dropped.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-/// Calls and streams on one connection.
-const MOST_STREAMS: u32 = 1024;
 
 /// Why a master does not run.
 #[derive(Debug, Error)]
@@ -45,6 +38,9 @@ pub enum Error {
     /// See there.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// etcd's address cannot be used.
+    #[error(transparent)]
+    Etcd(#[from] mezzo_etcd::Error),
     /// The port is taken, or the address is not this machine's.
     #[error("master cannot listen on {address}; choose another address with `listen`")]
     Listen {
@@ -100,14 +96,21 @@ pub async fn run_and_tell(
     ready: Option<oneshot::Sender<SocketAddr>>,
 ) -> Result<(), Error> {
     config.check()?;
-    let state_dir = config.state_dir.clone();
+    let state_dir = match &config.store {
+        StoreAddress::Etcd(address) => {
+            let address = address.clone();
+            return elected::run(config, address, shutdown, ready).await;
+        }
+        StoreAddress::StateDir => config.state_dir.clone(),
+        StoreAddress::Folder(folder) => folder.clone(),
+    };
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&state_dir))
         .await
         .map_err(Error::Actor)??;
     run_on(config, Arc::new(store), shutdown, ready).await
 }
 
-/// As [`run_and_tell`], on a store of the caller's.
+/// As [`run_and_tell`], the only master, on a store of the caller's.
 ///
 /// # Errors
 ///
@@ -123,67 +126,99 @@ pub async fn run_on(
     let metrics = Arc::new(Metrics::new());
     // Ends everything of this master, whether the caller asks or something fails.
     let stop = shutdown.child_token();
-    let (actor, context) = actor::start(
-        Arc::clone(&config),
-        store,
-        Arc::clone(&metrics),
-        stop.clone(),
-    )
-    .await?;
-    let listen_error = |source| Error::Listen {
-        address: config.listen,
-        source,
+    let fence = Fence::always_open();
+    let mut reign = Reign::begin(&config, store, &metrics, fence.clone(), stop.clone()).await?;
+    let duty = Duty::Lead(reign.router(), fence);
+    let mut front = match Front::open(&config, duty, &metrics, stop.clone()).await {
+        Ok(front) => front,
+        Err(error) => {
+            // The store is free when this returns.
+            stop.cancel();
+            reign.end(config.shutdown_grace).await?;
+            return Err(error);
+        }
     };
-    let listener = Listener::bind(config.listen, config.greeting_timeout)
-        .await
-        .map_err(listen_error)?;
-    let address = listener.address().map_err(listen_error)?;
-    let routes = routes(&context, &metrics).await?;
-    write_address(&config.state_dir, address)?;
-
-    let mut actor = tokio::spawn(actor.run(stop.clone()));
-    tracing::info!(%address, master = %context.master_id, "master listens");
+    let address = front.address();
+    tracing::info!(%address, "master listens");
     if let Some(ready) = ready {
         // Whoever asked may have gone.
         let _ = ready.send(address);
     }
-    let server = Server::builder()
-        .accept_http1(true)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .max_concurrent_streams(MOST_STREAMS)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(listener, stop.clone().cancelled_owned());
-    tokio::pin!(server);
-    let (mut served, mut acted) = (None, None);
-    tokio::select! {
-        result = &mut server => served = Some(result),
-        result = &mut actor => acted = Some(result),
-        () = stop.cancelled() => {}
-    }
+    let ended = tokio::select! {
+        ended = reign.ended() => ended,
+        ended = front.ended() => ended,
+        () = stop.cancelled() => Ok(()),
+    };
     stop.cancel();
-    context.tasks.close();
-    if served.is_none() {
-        served = timeout(config.shutdown_grace, &mut server).await.ok();
-    }
-    if acted.is_none() {
-        acted = Some(actor.await);
-    }
-    // They end with the token; the bound is for a bug.
-    drop(timeout(config.shutdown_grace, context.tasks.wait()).await);
+    let reigned = reign.end(config.shutdown_grace).await;
+    let closed = front.close(config.shutdown_grace).await;
     tracing::info!(%address, "master stopped");
-    match acted {
-        Some(Ok(result)) => result?,
-        Some(Err(error)) => return Err(Error::Actor(error)),
-        None => {}
+    ended.and(reigned).and(closed)
+}
+
+/// One leadership: an actor, and the routes to it.
+#[derive(Debug)]
+pub(crate) struct Reign {
+    actor: JoinHandle<Result<(), StoreError>>,
+    context: Context,
+    router: Router,
+    ended: bool,
+}
+
+impl Reign {
+    /// Begins a term in the store, loads what is there and turns the actor until `stop`.
+    pub(crate) async fn begin(
+        config: &Arc<Config>,
+        store: Arc<dyn Store>,
+        metrics: &Arc<Metrics>,
+        fence: Fence,
+        stop: CancellationToken,
+    ) -> Result<Self, Error> {
+        let (actor, context) = actor::start(
+            Arc::clone(config),
+            store,
+            Arc::clone(metrics),
+            fence,
+            stop.clone(),
+        )
+        .await?;
+        let router = routes(&context, metrics).await?;
+        metrics.leads(context.term);
+        tracing::info!(master = %context.master_id, term = context.term, "master leads");
+        Ok(Self {
+            actor: tokio::spawn(actor.run(stop)),
+            context,
+            router,
+            ended: false,
+        })
     }
-    match served {
-        Some(Err(source)) => Err(Error::Serve { address, source }),
-        Some(Ok(())) | None => Ok(()),
+
+    pub(crate) fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// Until the actor is told to stop, or fails.
+    pub(crate) async fn ended(&mut self) -> Result<(), Error> {
+        let result = (&mut self.actor).await;
+        self.ended = true;
+        Ok(result.map_err(Error::Actor)??)
+    }
+
+    /// After the stop: waits for the actor, and for the tasks of connections within the grace period.
+    pub(crate) async fn end(mut self, grace: Duration) -> Result<(), Error> {
+        self.context.tasks.close();
+        let result = if self.ended {
+            Ok(())
+        } else {
+            self.ended().await
+        };
+        // They end with the token; the bound is for a bug.
+        drop(timeout(grace, self.context.tasks.wait()).await);
+        result
     }
 }
 
-async fn routes(context: &Context, metrics: &Metrics) -> Result<Routes, Error> {
+async fn routes(context: &Context, metrics: &Metrics) -> Result<Router, Error> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
         .build_v1()?;
@@ -207,20 +242,5 @@ async fn routes(context: &Context, metrics: &Metrics) -> Result<Routes, Error> {
         .add_service(health_service)
         .add_service(reflection);
     let http = http::router(context.clone(), metrics.registry(context.clone()));
-    Ok(Routes::from(
-        grpc.into_axum_router().merge(http).fallback(http::unknown),
-    ))
-}
-
-/// Whole or not at all: readers poll for the file.
-fn write_address(state_dir: &Path, address: SocketAddr) -> Result<(), Error> {
-    let path = state_dir.join("address");
-    let temporary = state_dir.join("address.new");
-    std::fs::create_dir_all(state_dir)
-        .and_then(|()| std::fs::write(&temporary, format!("{address}\n")))
-        .and_then(|()| std::fs::rename(&temporary, &path))
-        .map_err(|source| Error::Address {
-            path: path.clone(),
-            source,
-        })
+    Ok(grpc.into_axum_router().merge(http).fallback(http::unknown))
 }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::apparmor::Support;
 use crate::cgroup::{CgroupMode, Hierarchies};
 use crate::container::{CAP_SYS_RESOURCE, has_capability};
 
@@ -71,6 +72,7 @@ pub fn inspect_host() -> HostReport {
             Path::new("/sys/module/overlay").exists(),
         ),
         seccomp(&fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default()),
+        apparmor(crate::apparmor::support()),
         namespaces(Path::new("/proc/self/ns")),
         own_users(crate::stage::probe_own_users(Path::new("/var/lib"))),
         sys_resource(has_capability(&status, CAP_SYS_RESOURCE)),
@@ -190,6 +192,20 @@ fn overlay(filesystems: &str, module_loaded: bool) -> Check {
         (CheckState::Missing, "no overlayfs")
     };
     check("overlayfs", state, found, "modprobe overlay")
+}
+
+fn apparmor(support: Support) -> Check {
+    let (state, found) = match support {
+        Support::None => (CheckState::Ok, "not in this kernel".to_owned()),
+        Support::Ready(parser) => (CheckState::Ok, format!("on, with {parser}")),
+        Support::Without(what) => (CheckState::Warning, format!("on, but {what}")),
+    };
+    check(
+        "apparmor",
+        state,
+        found,
+        "install the package apparmor, so that containers are confined by its profiles too",
+    )
 }
 
 fn seccomp(actions: &str) -> Check {

@@ -18,8 +18,9 @@ use crate::error::StartFailure;
 use crate::exec_helper::{self, HelperInput};
 use crate::keeper::{self, KeeperInput};
 use crate::protocol::{self, ExecReply, HostContext, Ready, Request, StartReply};
-use crate::seccomp;
+use crate::seccomp::Filter;
 use crate::spec::security;
+use crate::spec::validate::BadSpec;
 use crate::sys::{self, Forked};
 
 /// How a program knows that it was executed as a launcher.
@@ -73,7 +74,11 @@ fn run(keepers_cgroup: &str) -> io::Result<()> {
         spare: Spare::default(),
     };
     // The first container need not wait for the compiler.
-    let _ = launcher.program(Some(&security::default_set()));
+    let filter = Filter {
+        capabilities: security::default_set(),
+        profile: None,
+    };
+    let _ = launcher.program(Some(&filter));
     while let Some((request, fds)) = protocol::receive::<Request>(socket.as_fd())? {
         match launcher.handle(request, fds) {
             Flow::Continue => launcher.spare.refill(socket.as_fd())?,
@@ -90,7 +95,7 @@ fn run(keepers_cgroup: &str) -> io::Result<()> {
 
 struct Launcher {
     host: HostContext,
-    programs: HashMap<Vec<String>, Rc<Vec<u8>>>,
+    programs: HashMap<Filter, Rc<Vec<u8>>>,
     spare: Spare,
 }
 
@@ -174,7 +179,7 @@ impl Launcher {
         };
         match request {
             Request::Start(request) => {
-                let seccomp = match self.program(request.seccomp.as_deref()) {
+                let seccomp = match self.program(request.seccomp.as_ref()) {
                     Ok(program) => program,
                     Err(failure) => {
                         let _ = protocol::send(reply.as_fd(), &StartReply::Failed(failure), &[]);
@@ -211,7 +216,7 @@ impl Launcher {
                 }
             }
             Request::Exec(request) => {
-                let seccomp = match self.program(request.seccomp.as_deref()) {
+                let seccomp = match self.program(request.seccomp.as_ref()) {
                     Ok(program) => program,
                     Err(failure) => {
                         let _ = protocol::send(reply.as_fd(), &ExecReply::Failed(failure), &[]);
@@ -238,26 +243,27 @@ impl Launcher {
         }
     }
 
-    /// The compiled program for these capabilities, compiled at most once.
-    fn program(
-        &mut self,
-        capabilities: Option<&[String]>,
-    ) -> Result<Option<Rc<Vec<u8>>>, StartFailure> {
-        let Some(capabilities) = capabilities else {
+    /// The compiled program of a filter, compiled at most once.
+    fn program(&mut self, filter: Option<&Filter>) -> Result<Option<Rc<Vec<u8>>>, StartFailure> {
+        let Some(filter) = filter else {
             return Ok(None);
         };
-        if let Some(program) = self.programs.get(capabilities) {
+        if let Some(program) = self.programs.get(filter) {
             return Ok(Some(Rc::clone(program)));
         }
-        let program = Rc::new(seccomp::compile(capabilities).map_err(StartFailure::internal)?);
+        let program = Rc::new(filter.compile().map_err(|error| {
+            StartFailure::BadSpec(BadSpec {
+                field: "seccomp".to_owned(),
+                problem: error.to_string(),
+            })
+        })?);
         // The compiler leaves a megabyte of holes, which every keeper would go through once and so have for itself.
         sys::tidy_heap();
-        // Sets are made by people, one per kind of container; the bound is for mischief.
+        // Filters are made by people, one per kind of container; the bound is for mischief.
         if self.programs.len() >= 64 {
             self.programs.clear();
         }
-        self.programs
-            .insert(capabilities.to_vec(), Rc::clone(&program));
+        self.programs.insert(filter.clone(), Rc::clone(&program));
         Ok(Some(program))
     }
 }

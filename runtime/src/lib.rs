@@ -10,6 +10,7 @@
 //!
 //! A program that uses [`Runtime`] calls [`launcher_main_if_requested`] first thing in `main`.
 
+mod apparmor;
 mod beneath;
 mod cgroup;
 mod container;
@@ -50,6 +51,7 @@ mod traffic;
 mod user;
 mod users;
 
+pub use apparmor::{AppArmor, DEFAULT as DEFAULT_APPARMOR_PROFILE};
 pub use cgroup::CgroupMode;
 pub use cpuset::{CpuSet, InvalidCpuSet};
 pub use error::{Error, ExecError, OpenError, StartError, UpdateError};
@@ -70,6 +72,7 @@ pub use network::{
 };
 pub use purge::{PurgeError, purge_dir};
 pub use runtime::Runtime;
+pub use seccomp::{BadProfile, SeccompProfile};
 pub use secrets::{SecretBytes, SecretFile, Secrets};
 pub use session::{ExecSession, ExecStream};
 pub use spec::validate::BadSpec;

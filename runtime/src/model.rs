@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::apparmor::AppArmor;
 use crate::cpuset::CpuSet;
 use crate::id::ContainerId;
 use crate::network::NetworkConfig;
+use crate::seccomp::SeccompProfile;
 use crate::secrets::Secrets;
 use crate::user::UserSpec;
 use crate::users::UserRanges;
@@ -61,6 +63,13 @@ pub struct ContainerSpec {
     /// All capabilities, no seccomp filter, no masked paths, no device filter: the operator's switch.
     #[serde(default)]
     pub privileged: bool,
+    /// The calls that its programs may make, instead of the default ones; not for a privileged container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<SeccompProfile>,
+    /// The AppArmor profile that its programs are under, which must be loaded, or `unconfined`; by default the runtime's.
+    /// A privileged container has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apparmor: Option<String>,
     /// Capabilities on top of the default set, such as `CAP_NET_RAW` or `NET_RAW`.
     #[serde(default)]
     pub capabilities_add: Vec<String>,
@@ -105,6 +114,8 @@ impl ContainerSpec {
             group: None,
             user_namespace: UserNamespace::default(),
             privileged: false,
+            seccomp: None,
+            apparmor: None,
             capabilities_add: Vec::new(),
             capabilities_drop: Vec::new(),
             rlimits: Vec::new(),
@@ -214,6 +225,17 @@ pub struct Limits {
     /// Most huge pages, one entry per size. Refused where there is no `hugetlb` controller, or no such size.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub huge_pages: Vec<HugePageLimit>,
+    /// The container makes way for all others: it has the least weight, on kernels that know it (5.15) is idle beside
+    /// them, and the kernel out of memory kills in it first. For its whole life: what runs does not change its score.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub yields: bool,
+}
+
+impl Limits {
+    /// Of its processes: a container that yields is killed before anybody who has not asked for the worst.
+    pub(crate) fn oom_score_adj(&self) -> i32 {
+        if self.yields { 900 } else { 0 }
+    }
 }
 
 /// Most huge pages of one size.
@@ -655,6 +677,8 @@ pub struct RuntimeConfig {
     pub user_ranges: UserRanges,
     /// How containers are connected.
     pub network: NetworkConfig,
+    /// Under which AppArmor profile containers are that do not say.
+    pub apparmor: AppArmor,
 }
 
 impl RuntimeConfig {
@@ -669,6 +693,7 @@ impl RuntimeConfig {
             start_timeout: Duration::from_secs(60),
             user_ranges: UserRanges::default(),
             network: NetworkConfig::default(),
+            apparmor: AppArmor::default(),
         }
     }
 }

@@ -108,7 +108,12 @@ impl WordToGo {
 /// What the program's process takes from the one that forks it, set there.
 pub(crate) fn prepare(spec: &Spec) -> Result<(), StartFailure> {
     // The executed program's score, not its supervisor's, which protects itself from the OOM killer.
-    std::fs::write("/proc/self/oom_score_adj", "0").map_err(StartFailure::internal)?;
+    let score = spec
+        .process()
+        .as_ref()
+        .and_then(|process| process.oom_score_adj());
+    std::fs::write("/proc/self/oom_score_adj", score.unwrap_or(0).to_string())
+        .map_err(StartFailure::internal)?;
     // Nobody may look into a process that is half in the container.
     nix::sys::prctl::set_dumpable(false).map_err(StartFailure::internal)?;
     // Ours must not reach the container, and libcontainer clears them only when it is given others.

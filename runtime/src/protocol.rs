@@ -13,6 +13,7 @@ use crate::id::ContainerId;
 use crate::layout::{ContainerDir, StartCost};
 use crate::model::{ExecExit, ExecSpec, LogLimits};
 use crate::process::ProcessRef;
+use crate::seccomp::Filter;
 use crate::spec::HostFacts;
 use crate::sys;
 use crate::user::ResolvedUser;
@@ -41,8 +42,8 @@ pub(crate) struct StartRequest {
     pub(crate) dir: ContainerDir,
     pub(crate) cgroup: String,
     pub(crate) log: LogLimits,
-    /// The capabilities that decide the seccomp rules; `None` for no filter.
-    pub(crate) seccomp: Option<Vec<String>>,
+    /// `None`: no filter.
+    pub(crate) seccomp: Option<Filter>,
     /// Whether secrets come along.
     pub(crate) secrets: bool,
     /// If it has a part in a group.
@@ -65,7 +66,7 @@ pub(crate) struct ExecRequest {
     pub(crate) id: ContainerId,
     pub(crate) dir: ContainerDir,
     pub(crate) process: ProcessRef,
-    pub(crate) seccomp: Option<Vec<String>>,
+    pub(crate) seccomp: Option<Filter>,
     pub(crate) spec: ExecSpec,
 }
 

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use crate::apparmor;
 use crate::cgroup::Hierarchies;
 use crate::container;
 use crate::error::{Error, ExecError, OpenError, StartError, UpdateError};
@@ -64,6 +65,8 @@ struct Inner {
     starts: Semaphore,
     containers: Mutex<BTreeMap<ContainerId, Arc<Entry>>>,
     users: Mutex<RangePool>,
+    /// Under which AppArmor profile containers are that do not say.
+    apparmor: Option<String>,
     /// Why containers cannot have users of their own here, if they cannot.
     own_users: Result<(), String>,
     closed: AtomicBool,
@@ -167,7 +170,7 @@ impl Runtime {
     pub async fn start(
         &self,
         id: &ContainerId,
-        spec: ContainerSpec,
+        mut spec: ContainerSpec,
     ) -> Result<Started, StartError> {
         let containers = format!("{}/containers", self.inner.cgroup_root());
         let hierarchies = &self.inner.hierarchies;
@@ -175,6 +178,7 @@ impl Runtime {
         validate::check(&spec)
             .and_then(|()| validate::check_host(&spec.limits, &host))
             .and_then(|()| grant::check(&spec, grant::permitted()))
+            .and_then(|()| apparmor::confine(&mut spec, self.inner.apparmor.as_deref()))
             .map_err(|problem| StartError::BadSpec {
                 id: id.clone(),
                 problem,

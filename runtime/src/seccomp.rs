@@ -1,185 +1,71 @@
-//! The default seccomp profile: Docker's allow-list as a table, and its compilation by libseccomp into a program
-//! that is loaded as it is. Compiling takes tens of milliseconds, so the launcher does it once for each set of
-//! capabilities and every container forked later finds the program in its memory.
+//! Seccomp filters: which of the kernel's calls a container's programs may make. Compiling a profile with libseccomp takes
+//! tens of milliseconds, so the launcher does it once for each distinct [`Filter`] and every container forked later
+//! finds the program in its memory.
 //!
 //! libcontainer could apply a profile itself, but would compile it for each container, and applies none at all
 //! to programs executed later (its tenant builder drops the profile). The executor loads ours in both cases.
 
+mod default;
+mod profile;
+
 use std::fs::File;
 use std::io::{Read, Seek};
 
-use libseccomp::{
-    ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
-};
+use libseccomp::ScmpFilterContext;
+use serde::{Deserialize, Serialize};
 
-/// Why the profile cannot be compiled.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SeccompError {
-    #[error("libseccomp refused the default profile")]
-    Library(#[from] libseccomp::error::SeccompError),
-    #[error("cannot take the compiled profile out of libseccomp")]
-    Export(#[source] std::io::Error),
+pub use profile::{BadProfile, SeccompProfile};
+
+/// What decides the rules of a container; equal ones share a program.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Filter {
+    /// Sorted, without `CAP_`.
+    pub(crate) capabilities: Vec<String>,
+    /// `None`: the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) profile: Option<SeccompProfile>,
 }
 
-/// System calls that are allowed without a condition.
-const ALLOWED: &str = "
-accept accept4 access adjtimex alarm bind brk cachestat capget capset chdir chmod chown chown32 clock_adjtime
-clock_adjtime64 clock_getres clock_getres_time64 clock_gettime clock_gettime64 clock_nanosleep
-clock_nanosleep_time64 close close_range connect copy_file_range creat dup dup2 dup3 epoll_create epoll_create1
-epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd eventfd2 execve execveat exit
-exit_group faccessat faccessat2 fadvise64 fadvise64_64 fallocate fanotify_mark fchdir fchmod fchmodat fchmodat2
-fchown fchown32 fchownat fcntl fcntl64 fdatasync fgetxattr flistxattr flock fork fremovexattr fsetxattr fstat
-fstat64 fstatat64 fstatfs fstatfs64 fsync ftruncate ftruncate64 futex futex_requeue futex_time64 futex_wait
-futex_waitv futex_wake futimesat getcpu getcwd getdents getdents64 getegid getegid32 geteuid geteuid32 getgid
-getgid32 getgroups getgroups32 getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom
-getresgid getresgid32 getresuid getresuid32 getrlimit get_robust_list getrusage getsid getsockname getsockopt
-get_thread_area gettid gettimeofday getuid getuid32 getxattr getxattrat inotify_add_watch inotify_init
-inotify_init1 inotify_rm_watch io_cancel ioctl io_destroy io_getevents io_pgetevents io_pgetevents_time64
-ioprio_get ioprio_set io_setup io_submit ipc kill landlock_add_rule landlock_create_ruleset
-landlock_restrict_self lchown lchown32 lgetxattr link linkat listen listmount listxattr listxattrat llistxattr
-_llseek lremovexattr lseek lsetxattr lstat lstat64 madvise map_shadow_stack membarrier memfd_create memfd_secret
-mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mmap2 mprotect mq_getsetattr mq_notify mq_open
-mq_timedreceive mq_timedreceive_time64 mq_timedsend mq_timedsend_time64 mq_unlink mremap mseal msgctl msgget
-msgrcv msgsnd msync munlock munlockall munmap name_to_handle_at nanosleep newfstatat _newselect open openat
-openat2 pause pidfd_open pidfd_send_signal pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll ppoll_time64
-prctl pread64 preadv preadv2 prlimit64 process_mrelease pselect6 pselect6_time64 pwrite64 pwritev pwritev2 read
-readahead readlink readlinkat readv recv recvfrom recvmmsg recvmmsg_time64 recvmsg remap_file_pages removexattr
-removexattrat rename renameat renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask
-rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_sigtimedwait_time64 rt_tgsigqueueinfo
-sched_getaffinity sched_getattr sched_getparam sched_get_priority_max sched_get_priority_min sched_getscheduler
-sched_rr_get_interval sched_rr_get_interval_time64 sched_setaffinity sched_setattr sched_setparam
-sched_setscheduler sched_yield seccomp select semctl semget semop semtimedop semtimedop_time64 send sendfile
-sendfile64 sendmmsg sendmsg sendto setfsgid setfsgid32 setfsuid setfsuid32 setgid setgid32 setgroups setgroups32
-setitimer setpgid setpriority setregid setregid32 setresgid setresgid32 setresuid setresuid32 setreuid setreuid32
-setrlimit set_robust_list setsid setsockopt set_thread_area set_tid_address setuid setuid32 setxattr setxattrat
-shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 sigprocmask sigreturn socketcall socketpair
-splice stat stat64 statfs statfs64 statmount statx symlink symlinkat sync sync_file_range syncfs sysinfo tee
-tgkill time timer_create timer_delete timer_getoverrun timer_gettime timer_gettime64 timer_settime
-timer_settime64 timerfd_create timerfd_gettime timerfd_gettime64 timerfd_settime timerfd_settime64 times tkill
-truncate truncate64 ugetrlimit umask uname unlink unlinkat uretprobe utime utimensat utimensat_time64 utimes
-vfork vmsplice wait4 waitid waitpid write writev arch_prctl modify_ldt process_vm_readv process_vm_writev ptrace
-";
+/// Why a profile cannot be compiled.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SeccompError {
+    #[error("libseccomp refused the profile: {0}")]
+    Library(#[from] libseccomp::error::SeccompError),
+    #[error("cannot take the compiled profile out of libseccomp: {0}")]
+    Export(std::io::Error),
+    #[error(
+        "the profile compiles to {0} instructions, the kernel takes {MOST_INSTRUCTIONS}: use fewer rules"
+    )]
+    TooLong(usize),
+}
 
-/// System calls that a capability allows.
-const BY_CAPABILITY: &[(&str, &str)] = &[
-    ("DAC_READ_SEARCH", "open_by_handle_at"),
-    (
-        "SYS_ADMIN",
-        "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr \
-         move_mount open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount \
-         umount2 unshare",
-    ),
-    ("SYS_BOOT", "reboot"),
-    ("SYS_CHROOT", "chroot"),
-    ("SYS_MODULE", "delete_module init_module finit_module"),
-    ("SYS_PACCT", "acct"),
-    ("SYS_PTRACE", "kcmp pidfd_getfd process_madvise"),
-    ("SYS_RAWIO", "iopl ioperm"),
-    (
-        "SYS_TIME",
-        "settimeofday stime clock_settime clock_settime64",
-    ),
-    ("SYS_TTY_CONFIG", "vhangup"),
-    (
-        "SYS_NICE",
-        "get_mempolicy mbind set_mempolicy set_mempolicy_home_node",
-    ),
-    ("SYSLOG", "syslog"),
-    ("BPF", "bpf"),
-    ("PERFMON", "perf_event_open"),
-];
+/// BPF_MAXINSNS of the kernel.
+const MOST_INSTRUCTIONS: usize = 4096;
+/// Of one instruction, in bytes.
+const INSTRUCTION: usize = 8;
 
-/// The values of `personality` that change nothing dangerous.
-const PERSONALITIES: &[u64] = &[0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
+impl Filter {
+    /// An array of BPF instructions.
+    pub(crate) fn compile(&self) -> Result<Vec<u8>, SeccompError> {
+        let has = |name: &str| self.capabilities.iter().any(|held| held == name);
+        let filter = match &self.profile {
+            None => default::build(&has)?,
+            Some(profile) => profile.build(&has)?,
+        };
+        let program = export(&filter)?;
+        match program.len() / INSTRUCTION {
+            n if n > MOST_INSTRUCTIONS => Err(SeccompError::TooLong(n)),
+            _ => Ok(program),
+        }
+    }
+}
 
-/// The namespace flags of `clone`: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
-const NAMESPACE_FLAGS: u64 = 0x7E02_0000;
-
-/// Sockets of hypervisors, which reach past every network boundary.
-const AF_VSOCK: u64 = 40;
-
-/// Compiles the profile for a container that has these capabilities. The result is an array of BPF instructions.
-pub(crate) fn compile(capabilities: &[String]) -> Result<Vec<u8>, SeccompError> {
-    let has = |name: &str| capabilities.iter().any(|capability| capability == name);
-    let mut filter = ScmpFilterContext::new(ScmpAction::Errno(libc::EPERM))?;
-    add_architectures(&mut filter)?;
+/// What every filter has, whatever its rules.
+fn set_up(filter: &mut ScmpFilterContext) -> Result<(), libseccomp::error::SeccompError> {
     // A binary tree instead of a list of a few hundred comparisons for each call.
     filter.set_ctl_optimize(2)?;
     // The executor has set it already; the program must not depend on libseccomp doing so.
     filter.set_ctl_nnp(false)?;
-    let mut allow = |names: &str| -> Result<(), SeccompError> {
-        for name in names.split_whitespace() {
-            // An older libseccomp does not know the newest calls, and without a number there is nothing to allow.
-            if let Ok(call) = ScmpSyscall::from_name(name) {
-                filter.add_rule(ScmpAction::Allow, call)?;
-            }
-        }
-        Ok(())
-    };
-    allow(ALLOWED)?;
-    for (capability, names) in BY_CAPABILITY {
-        if has(capability) {
-            allow(names)?;
-        }
-    }
-    for value in PERSONALITIES {
-        add_conditional(
-            &mut filter,
-            ScmpAction::Allow,
-            "personality",
-            0,
-            ScmpCompareOp::Equal,
-            *value,
-        )?;
-    }
-    if !has("SYS_ADMIN") {
-        let masked = ScmpCompareOp::MaskedEqual(NAMESPACE_FLAGS);
-        add_conditional(&mut filter, ScmpAction::Allow, "clone", 0, masked, 0)?;
-        // Its flags are behind a pointer, where a filter cannot look. Libraries fall back to clone on ENOSYS.
-        if let Ok(call) = ScmpSyscall::from_name("clone3") {
-            filter.add_rule(ScmpAction::Errno(libc::ENOSYS), call)?;
-        }
-    }
-    add_conditional(
-        &mut filter,
-        ScmpAction::Allow,
-        "socket",
-        0,
-        ScmpCompareOp::NotEqual,
-        AF_VSOCK,
-    )?;
-    export(&filter)
-}
-
-fn add_conditional(
-    filter: &mut ScmpFilterContext,
-    action: ScmpAction,
-    name: &str,
-    argument: u32,
-    operation: ScmpCompareOp,
-    value: u64,
-) -> Result<(), SeccompError> {
-    let call = ScmpSyscall::from_name(name)?;
-    filter.add_rule_conditional(
-        action,
-        call,
-        &[ScmpArgCompare::new(argument, operation, value)],
-    )?;
-    Ok(())
-}
-
-/// The native architecture is there from the start; its 32-bit relatives are as safe.
-fn add_architectures(filter: &mut ScmpFilterContext) -> Result<(), SeccompError> {
-    let relatives: &[ScmpArch] = if cfg!(target_arch = "x86_64") {
-        &[ScmpArch::X86, ScmpArch::X32]
-    } else if cfg!(target_arch = "aarch64") {
-        &[ScmpArch::Arm]
-    } else {
-        &[]
-    };
-    for architecture in relatives {
-        filter.add_arch(*architecture)?;
-    }
     Ok(())
 }
 
@@ -201,15 +87,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_profile_compiles_and_capabilities_change_it() {
-        let plain = compile(&[]).unwrap();
-        let admin = compile(&["SYS_ADMIN".to_owned()]).unwrap();
+    fn capabilities_change_the_default_profile() {
+        let compile = |capabilities: &[&str]| {
+            let filter = Filter {
+                capabilities: capabilities.iter().map(|name| (*name).to_owned()).collect(),
+                profile: None,
+            };
+            filter.compile().unwrap()
+        };
+        let (plain, admin) = (compile(&[]), compile(&["SYS_ADMIN"]));
         assert!(
-            plain.len().is_multiple_of(8) && plain.len() > 800,
+            plain.len().is_multiple_of(INSTRUCTION) && plain.len() > 800,
             "{}",
             plain.len()
         );
         assert_ne!(plain, admin);
-        assert!(plain.len() / 8 < 4096, "the kernel takes 4096 instructions");
     }
 }

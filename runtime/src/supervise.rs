@@ -24,6 +24,7 @@ use crate::model::{
 use crate::network::Networks;
 use crate::process::{self, ProcessRef};
 use crate::protocol::{GroupRequest, StartRequest};
+use crate::seccomp::Filter;
 use crate::spec::security;
 use crate::sys;
 use crate::traffic::TrafficReader;
@@ -39,7 +40,7 @@ pub(crate) struct Entry {
     pub(crate) dir: ContainerDir,
     pub(crate) cgroup: String,
     pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) seccomp: Option<Vec<String>>,
+    pub(crate) seccomp: Option<Filter>,
     pub(crate) log: crate::model::LogLimits,
     /// The user numbers that are its own.
     pub(crate) user_range: Option<UserRange>,
@@ -92,11 +93,12 @@ impl Entry {
             dir,
             cgroup: record.cgroup.clone(),
             labels: spec.labels.clone(),
-            seccomp: (!spec.privileged).then(|| {
-                security::capability_set(spec)
+            seccomp: (!spec.privileged).then(|| Filter {
+                capabilities: security::capability_set(spec)
                     .into_iter()
                     .map(str::to_owned)
-                    .collect()
+                    .collect(),
+                profile: spec.seccomp.clone(),
             }),
             log: spec.log,
             user_range: record.user_range,

@@ -1,8 +1,9 @@
 //! Apps as people describe them: Marathon's AppDefinition, read from JSON, checked, and written back.
 //!
 //! [`spec`] has the checked type, [`parse`] makes it from JSON and collects every problem, [`json`] writes it, [`mod@merge`]
-//! overlays an update, [`readiness`] is one of its parts, [`version`] one entry of an app's history. All pure.
+//! overlays an update, [`constraint`] and [`readiness`] are parts of it, [`version`] one entry of an app's history. All pure.
 
+pub mod constraint;
 pub mod id;
 pub mod json;
 pub mod merge;
@@ -14,8 +15,8 @@ pub mod version;
 
 pub use id::{AppId, InvalidAppId};
 pub use merge::merge;
-pub(crate) use parse::memory;
 pub use parse::{check_app_json, parse_app};
+pub(crate) use parse::{dependencies, memory, volumes};
 pub use read::{Problem, ProblemKind, Report, Unknown};
 pub use spec::App;
 pub use version::AppVersion;

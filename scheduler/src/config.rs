@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Where the REST API is served. Port 0: any; see `<state_dir>/address`.
     pub listen: SocketAddr,
-    /// The master: `host:port`.
+    /// The master: `host:port`; of several masters `host:port,host:port,...`.
     pub master: String,
     /// Where the durable state is kept.
     pub state_dir: PathBuf,

@@ -10,12 +10,15 @@
 //! ```
 
 pub mod command;
-mod deploy;
+pub mod groups;
+mod jobs;
 mod launch;
+mod order;
 pub mod record;
 mod settle;
 pub mod state;
 mod status;
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,6 +28,8 @@ use mezzo_api::model::{AgentId, FrameworkId, Offer, OfferId, TaskId, TaskInfo, U
 use uuid::Uuid;
 
 use crate::app::AppId;
+use crate::jobs::JobName;
+use crate::jobs::core::{JobCore, Timing};
 use crate::time::Timestamp;
 use record::{Key, Write};
 use state::{AppState, Machine, State};
@@ -146,6 +151,9 @@ pub struct Core {
     wakes: BTreeSet<(u64, AppId)>,
     wake_of: HashMap<AppId, u64>,
     kill_sent: HashMap<TaskId, u64>,
+    jobs: JobCore,
+    /// Runs of jobs that waited for offers after the turn before.
+    job_demand: BTreeSet<(JobName, u64)>,
     /// What waited for offers after the turn before.
     demand: BTreeMap<AppId, (u32, Timestamp)>,
     suppressed: bool,
@@ -166,8 +174,14 @@ impl Core {
     /// Goes on from durable state.
     #[must_use]
     pub fn new(state: State, settings: Settings) -> Self {
+        let timing = Timing {
+            launch_timeout_ms: millis(settings.launch_timeout),
+            kill_retry_ms: millis(settings.kill_retry),
+        };
         let mut core = Self {
             settings,
+            jobs: JobCore::new(Arc::clone(&state.jobs), timing),
+            job_demand: BTreeSet::new(),
             tasks: HashMap::new(),
             touched: state.apps.keys().cloned().collect(),
             waiting: BTreeSet::new(),
@@ -227,19 +241,19 @@ impl Core {
             self.dirty.insert(Key::Framework);
         }
         self.state.connected = true;
+        self.survey_at = now;
         self.changed = true;
         self.offers.clear();
         self.kill_sent.clear();
         // Whatever was waiting asks again, and every sentence is repeated.
         self.demand.clear();
+        self.job_demand.clear();
+        self.jobs.line_changed();
         self.suppressed = false;
         self.touched.extend(self.state.apps.keys().cloned());
         self.reconcile(now);
         self.calls.push(Call::Reconcile { tasks: Vec::new() });
-        self.unconfirmed = self
-            .all_instances()
-            .map(|instance| instance.task_id.clone())
-            .collect();
+        self.unconfirmed = self.all_tasks().into_iter().map(|(task, _)| task).collect();
         self.ask_again_pause = ASK_AGAIN_MS.0;
         self.ask_again_at = now.saturating_add(self.ask_again_pause);
     }
@@ -251,6 +265,7 @@ impl Core {
         self.offers.clear();
         self.calls.clear();
         self.kill_sent.clear();
+        self.jobs.line_changed();
     }
 
     /// The master never heard of the framework id that is kept here, or has forgotten it: begin as a new one.
@@ -291,8 +306,10 @@ impl Core {
             self.touched.insert(app);
         }
         self.settle(now);
+        self.settle_jobs(now);
         self.use_offers(now, ids);
         self.settle(now);
+        self.settle_jobs(now);
         self.ask_for_offers(now);
         if self.state.connected && now >= self.reconcile_at {
             self.reconcile(now);
@@ -306,24 +323,28 @@ impl Core {
                     Key::Instance(id) => {
                         record::encode_instance(&self.state, self.tasks.get(id), id)
                     }
-                    Key::Framework | Key::App(_) | Key::Version(..) | Key::Deployment(_) => {
-                        record::encode(&self.state, &key)
-                    }
+                    Key::Framework
+                    | Key::App(_)
+                    | Key::Version(..)
+                    | Key::Deployment(_)
+                    | Key::Group(_)
+                    | Key::GroupVersion(..)
+                    | Key::Job(_)
+                    | Key::JobRun(..) => record::encode(&self.state, &key),
                 };
                 Write { key, value }
             })
             .collect();
         let calls = std::mem::take(&mut self.calls);
         let changed = std::mem::take(&mut self.changed) || !writes.is_empty();
-        let mut wake_at = self.wakes.first().map(|(at, _)| *at);
+        let wakes = self.wakes.first().map(|(at, _)| *at).into_iter();
+        let mut wake_at = wakes.chain(self.jobs.wake_at()).min();
         if self.state.connected {
             wake_at = Some(wake_at.map_or(self.reconcile_at, |at| at.min(self.reconcile_at)));
             if !self.unconfirmed.is_empty() {
                 wake_at = wake_at.map(|at| at.min(self.ask_again_at));
             }
-            if !self.demand.is_empty() {
-                wake_at = wake_at.map(|at| at.min(self.survey_at.max(now + 1)));
-            }
+            wake_at = wake_at.map(|at| at.min(self.survey_at.max(now + 1)));
         }
         Effects {
             writes,
@@ -335,10 +356,7 @@ impl Core {
 
     fn reconcile(&mut self, now: u64) {
         self.reconcile_at = now.saturating_add(millis(self.settings.reconcile_interval));
-        let tasks: Vec<(TaskId, AgentId)> = self
-            .all_instances()
-            .map(|instance| (instance.task_id.clone(), instance.agent_id.clone()))
-            .collect();
+        let tasks = self.all_tasks();
         self.ask_after(&tasks);
     }
 
@@ -357,11 +375,8 @@ impl Core {
         if !self.state.connected || self.unconfirmed.is_empty() || now < self.ask_again_at {
             return;
         }
-        let tasks: Vec<(TaskId, AgentId)> = self
-            .all_instances()
-            .filter(|instance| self.unconfirmed.contains(&instance.task_id))
-            .map(|instance| (instance.task_id.clone(), instance.agent_id.clone()))
-            .collect();
+        let mut tasks = self.all_tasks();
+        tasks.retain(|(task, _)| self.unconfirmed.contains(task));
         if tasks.is_empty() {
             self.unconfirmed.clear();
             return;
@@ -371,13 +386,15 @@ impl Core {
         self.ask_again_at = now.saturating_add(self.ask_again_pause);
     }
 
-    fn all_instances(&self) -> impl Iterator<Item = &state::Instance> {
-        self.state
-            .apps
-            .values()
-            .flat_map(|app| app.instances.values())
+    /// Of apps, of apps that are gone, and of jobs.
+    fn all_tasks(&self) -> Vec<(TaskId, AgentId)> {
+        let apps = self.state.apps.values();
+        apps.flat_map(|app| app.instances.values())
             .chain(self.state.orphans.values())
-            .map(|instance| &**instance)
+            .map(|instance| (&instance.task_id, &instance.agent_id))
+            .chain(self.jobs.tasks())
+            .map(|(task, agent)| (task.clone(), agent.clone()))
+            .collect()
     }
 
     /// For changing an app; it will be settled in this turn.

@@ -1,8 +1,9 @@
 //! Deployments: a plan of steps that takes apps from one version to another.
 //!
-//! Pure. [`plan`] makes the steps from the difference, [`step`] says what a step wants of each app and how the plan
+//! Pure. [`plan`] makes the steps from the difference, in the order of [`graph`], [`step`] says what a step wants of each app and how the plan
 //! moves on. What to launch and kill is [`crate::reconcile`]'s business.
 
+pub mod graph;
 pub mod plan;
 pub mod step;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::app::{AppId, AppVersion};
+use crate::group::{Group, GroupId};
 use crate::time::Timestamp;
 
 /// Names a deployment.
@@ -81,11 +83,46 @@ pub struct Deployment {
     pub current: usize,
     /// The apps before, for a roll back; `None`: the app is new.
     pub original: BTreeMap<AppId, Option<AppVersion>>,
+    /// The groups that it changes as they were before; `None`: the group is new.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<GroupId, Option<Group>>,
+}
+
+/// What a deployment has to do with an app that it has locked. Derived, never stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lock {
+    /// Which.
+    pub deployment: DeploymentId,
+    /// What it does to the app, and the index of the step.
+    pub action: Option<(ActionKind, usize)>,
 }
 
 impl Deployment {
     /// Every app it touches.
     pub fn apps(&self) -> impl Iterator<Item = &AppId> {
         self.original.keys()
+    }
+
+    /// What it has to do with each of them.
+    #[must_use]
+    pub fn locks(&self) -> BTreeMap<AppId, Lock> {
+        let none = Lock {
+            deployment: self.id,
+            action: None,
+        };
+        let mut locks: BTreeMap<AppId, Lock> = self.apps().map(|app| (app.clone(), none)).collect();
+        for (index, step) in self.steps.iter().enumerate() {
+            for action in &step.actions {
+                let action_here = Some((action.kind, index));
+                locks.insert(
+                    action.app.clone(),
+                    Lock {
+                        action: action_here,
+                        ..none
+                    },
+                );
+            }
+        }
+        locks
     }
 }

@@ -1,4 +1,4 @@
-//! Marathon's REST API.
+//! Marathon's REST API, and that of jobs.
 //!
 //! Edge, thin: reads render the published snapshot ([`render`], pure), writes become commands for the driver. Ids of
 //! apps have slashes, so what follows `/v2/apps/` is split by hand: a known suffix wins.
@@ -6,8 +6,11 @@
 mod answer;
 mod apps;
 mod filter;
+mod groups;
 mod info;
+mod jobs;
 mod plans;
+mod queue;
 pub(crate) mod render;
 mod tasks;
 
@@ -73,15 +76,30 @@ pub(crate) fn router(context: Context) -> Router {
                 .post(apps::post_below)
                 .delete(apps::delete_below),
         )
+        .route(
+            "/v2/groups",
+            get(groups::root)
+                .post(groups::create)
+                .put(groups::put_root)
+                .delete(groups::delete_root),
+        )
+        .route(
+            "/v2/groups/{*path}",
+            get(groups::get)
+                .post(groups::create_at)
+                .put(groups::put)
+                .delete(groups::delete),
+        )
         .route("/v2/deployments", get(plans::deployments))
         .route(
             "/v2/deployments/{id}",
             get(plans::deployment).delete(plans::cancel),
         )
-        .route("/v2/queue", get(plans::queue))
-        .route("/v2/queue/{*path}", delete(plans::reset_delay))
+        .route("/v2/queue", get(queue::queue))
+        .route("/v2/queue/{*path}", delete(queue::reset_delay))
         .route("/v2/tasks", get(tasks::list))
         .route("/v2/tasks/delete", post(tasks::delete_many))
+        .merge(jobs::router())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -91,7 +109,6 @@ pub(crate) fn router(context: Context) -> Router {
 async fn unknown_route(uri: axum::http::Uri) -> Response {
     let path = uri.path();
     for (prefix, what) in [
-        ("/v2/groups", "groups"),
         ("/v2/pods", "pods"),
         ("/v2/events", "the event stream"),
         ("/v2/plugins", "plug-ins"),

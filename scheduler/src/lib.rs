@@ -16,7 +16,9 @@ pub mod config;
 pub mod core;
 pub mod deployment;
 mod driver;
+pub mod group;
 mod http;
+pub mod jobs;
 mod link;
 pub mod place;
 pub mod reconcile;
@@ -28,4 +30,6 @@ pub mod why;
 
 pub use app::{Report, Unknown, check_app_json};
 pub use config::Config;
+pub use group::check_group_json;
+pub use jobs::check_job_json;
 pub use server::{Error, run};

@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mezzo_api::convert::Invalid;
+use mezzo_api::masters::{self, Masters};
 use mezzo_api::model::{
-    AgentId, FrameworkId, FrameworkInfo, Offer, OfferId, RoleName, TaskId, TaskStatus,
+    AgentId, Capability, FrameworkId, FrameworkInfo, Offer, OfferId, RoleName, TaskId, TaskStatus,
 };
 use mezzo_api::proto;
 use mezzo_api::proto::framework_service_client::FrameworkServiceClient;
@@ -26,8 +27,8 @@ use crate::core::state::Machine;
 
 /// Messages of a large cluster are larger than gRPC's usual 4 MiB.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
-/// A first and a longest pause between two attempts.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// A subscription that lasted so long was a good one: the search for the leader begins anew after it.
+const CALM: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Without so many heartbeats the stream counts as broken.
 const MISSED_HEARTBEATS: u32 = 5;
@@ -37,7 +38,7 @@ const CALL_QUEUE: usize = 64;
 /// Where and as whom to subscribe.
 #[derive(Debug, Clone)]
 pub(crate) struct LinkConfig {
-    pub(crate) master: String,
+    pub(crate) masters: Masters,
     pub(crate) framework_name: String,
     pub(crate) failover_timeout: Duration,
     pub(crate) webui_url: String,
@@ -71,73 +72,83 @@ pub(crate) enum LinkEvent {
 
 /// Keeps subscribed until told to stop or the driver is gone.
 pub(crate) async fn run(
-    config: LinkConfig,
+    mut config: LinkConfig,
     events: mpsc::Sender<LinkEvent>,
     stop: CancellationToken,
 ) {
-    let mut pause = PAUSES.0;
+    // The highest of a master that was followed.
+    let mut term = 0;
     let mut said = String::new();
     loop {
         let began = tokio::time::Instant::now();
         let ended = tokio::select! {
             () = stop.cancelled() => return,
-            ended = subscribe(&config, &events) => ended,
+            ended = subscribe(&config, &events, &mut term) => ended,
         };
         if events.is_closed() {
             return;
         }
-        if let Ended::After(problem) | Ended::Never(problem) = &ended {
+        if let Ended::After(problem) | Ended::Never(problem, _) = &ended {
             // The same again and again is news once.
             if *problem == said {
-                tracing::debug!(master = %config.master, problem, "still no subscription to the master");
+                tracing::debug!(
+                    master = config.masters.current(),
+                    problem,
+                    "still no subscription to the master"
+                );
             } else {
-                tracing::warn!(master = %config.master, problem, "no subscription to the master; trying again");
+                tracing::warn!(
+                    master = config.masters.current(),
+                    problem,
+                    "no subscription to the master; trying again"
+                );
                 said.clone_from(problem);
             }
         }
-        if matches!(ended, Ended::After(_)) && began.elapsed() > PAUSES.1 {
-            pause = PAUSES.0;
-            said.clear();
-        }
+        let leader = match ended {
+            Ended::After(_) if began.elapsed() > CALM => {
+                config.masters.reached();
+                said.clear();
+                None
+            }
+            Ended::Never(_, leader) => leader,
+            Ended::After(_) | Ended::Again => None,
+        };
+        // Jitter: many frameworks lose one master at once.
+        let random = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
+        let pause = config.masters.failed(leader, random);
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
-        pause = (pause * 2).min(PAUSES.1);
     }
 }
 
 enum Ended {
-    /// It was not even taken.
-    Never(String),
+    /// It was not even taken; perhaps with the leader that was named instead.
+    Never(String, Option<String>),
     /// It was, and broke.
     After(String),
     /// Begin again without a word.
     Again,
 }
 
-/// Accepts `host:port` and `http://host:port`.
-pub(crate) fn endpoint(master: &str) -> Result<Endpoint, tonic::transport::Error> {
-    let url = if master.contains("://") {
-        master.to_owned()
-    } else {
-        format!("http://{master}")
-    };
-    Ok(Endpoint::from_shared(url)?
+fn endpoint(master: &str) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(format!("http://{master}"))?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(Duration::from_secs(15))
         .keep_alive_timeout(Duration::from_secs(20))
         .tcp_nodelay(true))
 }
 
-async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> Ended {
-    let endpoint = match endpoint(&config.master) {
+async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>, term: &mut u64) -> Ended {
+    let endpoint = match endpoint(config.masters.current()) {
         Ok(endpoint) => endpoint,
-        Err(error) => return Ended::Never(chain(&error)),
+        Err(error) => return never(chain(&error)),
     };
     let channel = match endpoint.connect().await {
         Ok(channel) => channel,
-        Err(error) => return Ended::Never(chain(&error)),
+        Err(error) => return never(chain(&error)),
     };
     let (ask, answer) = oneshot::channel();
     if events.send(LinkEvent::Subscribing(ask)).await.is_err() {
@@ -158,6 +169,7 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> End
         webui_url: config.webui_url.clone(),
         labels: BTreeMap::new(),
         offer_filters: BTreeMap::new(),
+        capabilities: [Capability::RevocableResources].into(),
     };
     let request = proto::SubscribeRequest {
         framework: Some(info.into()),
@@ -171,14 +183,14 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> End
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let stream = match tokio::time::timeout(CONNECT_TIMEOUT * 2, client.subscribe(request)).await {
-        Err(_) => return Ended::Never("the master did not answer in time".to_owned()),
+        Err(_) => return never("the master did not answer in time".to_owned()),
         Ok(Err(status)) if known && is_forgotten(&status) => {
             return forgotten(events, &status).await;
         }
-        Ok(Err(status)) => return Ended::Never(status.to_string()),
+        Ok(Err(status)) => return Ended::Never(status.to_string(), masters::leader_named(&status)),
         Ok(Ok(response)) => response.into_inner(),
     };
-    let ended = follow(stream, channel, client, events, known).await;
+    let ended = follow(stream, channel, client, events, known, term).await;
     // The driver learns it even from a subscription that broke before its first event.
     if events.send(LinkEvent::Disconnected).await.is_err() {
         return Ended::Again;
@@ -195,10 +207,15 @@ async fn forgotten(events: &mpsc::Sender<LinkEvent>, status: &tonic::Status) -> 
     let _ = events
         .send(LinkEvent::Forgotten(status.message().to_owned()))
         .await;
-    Ended::Never(format!(
+    never(format!(
         "{}; subscribing as a new framework",
         status.message()
     ))
+}
+
+/// Nobody was named.
+fn never(problem: String) -> Ended {
+    Ended::Never(problem, None)
 }
 
 /// Reads the stream to its end.
@@ -208,22 +225,30 @@ async fn follow(
     client: FrameworkServiceClient<Channel>,
     events: &mpsc::Sender<LinkEvent>,
     known: bool,
+    term: &mut u64,
 ) -> Ended {
     let first = match tokio::time::timeout(CONNECT_TIMEOUT * 2, stream.message()).await {
-        Err(_) => return Ended::Never("the master sent no first event in time".to_owned()),
+        Err(_) => return never("the master sent no first event in time".to_owned()),
         Ok(Err(status)) if known && is_forgotten(&status) => {
             return forgotten(events, &status).await;
         }
-        Ok(Err(status)) => return Ended::Never(status.to_string()),
-        Ok(Ok(None)) => return Ended::Never("the master closed the stream at once".to_owned()),
+        Ok(Err(status)) => return Ended::Never(status.to_string(), masters::leader_named(&status)),
+        Ok(Ok(None)) => return never("the master closed the stream at once".to_owned()),
         Ok(Ok(Some(event))) => event,
     };
     let Some(proto::event::Event::Subscribed(subscribed)) = first.event else {
-        return Ended::Never("the master's first event was not Subscribed".to_owned());
+        return never("the master's first event was not Subscribed".to_owned());
     };
+    if subscribed.term < *term {
+        return never(format!(
+            "the master's term {} is lower than {term}: it leads no longer",
+            subscribed.term
+        ));
+    }
+    *term = subscribed.term;
     let framework_id: FrameworkId = match subscribed.framework_id.parse() {
         Ok(id) => id,
-        Err(error) => return Ended::Never(chain(&error)),
+        Err(error) => return never(chain(&error)),
     };
     tracing::info!(framework = %framework_id, master = %subscribed.master_id, "subscribed");
     let heartbeat = Duration::from_millis(subscribed.heartbeat_interval_ms.clamp(100, 3_600_000));

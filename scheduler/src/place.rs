@@ -1,177 +1,25 @@
 //! Puts waiting instances on offers: which offer, which ports; and for each that found none, what was lacking.
 //!
-//! Pure. Instances go round the offers in turn, as many on each as fit, so that an app spreads over the machines that
-//! are offered together.
+//! Pure. [`ask`] is what an instance takes, [`site`] whether constraints let it run there, [`lack`] why an offer was
+//! refused. Among the offers that can take an instance, the app chooses: `spread` takes the machine with the fewest
+//! instances of the app, `bestFit` the one that is fullest. GROUP_BY comes before either.
 
-use std::fmt;
+pub mod ask;
+pub mod lack;
+pub mod site;
 
-use mezzo_api::model::{Offer, Ranges, Resources, Scalar};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 
-use crate::app::spec::HostPort;
-use crate::app::{App, AppId};
+use mezzo_api::model::{Offer, Ranges, Resources};
 
-/// What one instance takes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
-    /// cpus, mem, disk, gpus; none zero.
-    pub scalars: Resources,
-    /// One per port of the machine that is wanted, in the order of the definitions.
-    pub ports: Vec<PortAsk>,
-}
+pub use ask::{Ask, PortAsk};
+pub use lack::Lack;
+pub use site::{Site, Tally};
 
-/// One port of the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PortAsk {
-    /// Whichever is free.
-    Any,
-    /// This one.
-    Fixed(u16),
-}
-
-impl Ask {
-    /// What an instance of `app` takes.
-    #[must_use]
-    pub fn of(app: &App) -> Self {
-        let scalars = Resources::new()
-            .with_scalar("cpus", app.cpus)
-            .with_scalar("mem", app.mem)
-            .with_scalar("disk", app.disk)
-            .with_scalar("gpus", app.gpus);
-        let ports = app
-            .ports
-            .iter()
-            .filter_map(|definition| match definition.target {
-                None if app.require_ports && definition.port != 0 => {
-                    Some(PortAsk::Fixed(definition.port))
-                }
-                None => Some(PortAsk::Any),
-                Some(target) => match target.host {
-                    HostPort::None => None,
-                    HostPort::Any => Some(PortAsk::Any),
-                    HostPort::Fixed(port) => Some(PortAsk::Fixed(port)),
-                },
-            })
-            .collect();
-        Self { scalars, ports }
-    }
-
-    /// What `have` lacks for one instance; empty if it fits.
-    #[must_use]
-    pub fn lacks(&self, have: &Resources) -> Vec<Lack> {
-        let mut lacks = Vec::new();
-        for name in ["cpus", "mem", "disk", "gpus"] {
-            let (asked, offered) = (self.scalars.scalar(name), have.scalar(name));
-            if asked > offered {
-                lacks.push(Lack::Scalar {
-                    name,
-                    asked,
-                    offered,
-                });
-            }
-        }
-        if !self.ports.is_empty() {
-            let ports = have.ports();
-            let missing: Vec<u16> = self
-                .ports
-                .iter()
-                .filter_map(|ask| match ask {
-                    PortAsk::Fixed(port) if !ports.has(u64::from(*port)) => Some(*port),
-                    PortAsk::Fixed(_) | PortAsk::Any => None,
-                })
-                .collect();
-            if !missing.is_empty() {
-                lacks.push(Lack::FixedPorts { missing });
-            } else if ports.len() < self.ports.len() as u64 {
-                lacks.push(Lack::Ports {
-                    asked: self.ports.len() as u64,
-                    offered: ports.len(),
-                });
-            }
-        }
-        lacks
-    }
-
-    /// Ports for one instance out of `have`, in the order of the definitions. `salt` spreads the choice, so that a port
-    /// that was just given back is rarely given out again at once.
-    fn choose_ports(&self, have: &Ranges, salt: u64) -> Option<Vec<u16>> {
-        let fixed = Ranges::new(self.ports.iter().filter_map(|ask| match ask {
-            PortAsk::Fixed(port) => Some((u64::from(*port), u64::from(*port))),
-            PortAsk::Any => None,
-        }));
-        if !have.contains(&fixed) {
-            return None;
-        }
-        let free = have.difference(&fixed);
-        let skip = usize::try_from(salt.checked_rem(free.len()).unwrap_or(0)).unwrap_or(0);
-        let mut any = free.values().skip(skip).chain(free.values().take(skip));
-        self.ports
-            .iter()
-            .map(|ask| match ask {
-                PortAsk::Fixed(port) => Some(*port),
-                PortAsk::Any => any.next().and_then(|port| u16::try_from(port).ok()),
-            })
-            .collect()
-    }
-}
-
-/// Something an offer has too little of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lack {
-    /// An amount.
-    Scalar {
-        /// Of what.
-        name: &'static str,
-        /// By one instance.
-        asked: Scalar,
-        /// In the offer, after what others took of it.
-        offered: Scalar,
-    },
-    /// Any ports.
-    Ports {
-        /// By one instance.
-        asked: u64,
-        /// In the offer.
-        offered: u64,
-    },
-    /// Certain ports.
-    FixedPorts {
-        /// Those that are not offered.
-        missing: Vec<u16>,
-    },
-}
-
-impl Lack {
-    /// Marathon's name for the reason, as `/v2/queue` counts it.
-    #[must_use]
-    pub fn marathon_reason(&self) -> &'static str {
-        match self {
-            Self::Scalar { name: "cpus", .. } => "InsufficientCpus",
-            Self::Scalar { name: "mem", .. } => "InsufficientMemory",
-            Self::Scalar { name: "disk", .. } => "InsufficientDisk",
-            Self::Scalar { .. } => "InsufficientGpus",
-            Self::Ports { .. } | Self::FixedPorts { .. } => "InsufficientPorts",
-        }
-    }
-}
-
-impl fmt::Display for Lack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Scalar {
-                name,
-                asked,
-                offered,
-            } => write!(f, "{name}: asks for {asked}, {offered} offered"),
-            Self::Ports { asked, offered } => {
-                write!(f, "ports: asks for {asked}, {offered} offered")
-            }
-            Self::FixedPorts { missing } => {
-                let missing: Vec<String> = missing.iter().map(u16::to_string).collect();
-                write!(f, "ports: {} not offered", missing.join(", "))
-            }
-        }
-    }
-}
+use crate::app::AppId;
+use crate::app::constraint::{Constraint, Operator};
+use crate::app::spec::Placing;
 
 /// Instances of one app that wait.
 #[derive(Debug, Clone)]
@@ -182,6 +30,16 @@ pub struct Need {
     pub count: u32,
     /// What each takes.
     pub ask: Ask,
+    /// Where they may be.
+    pub constraints: Vec<Constraint>,
+    /// How those of the same configuration lie already.
+    pub tally: Tally,
+    /// How many instances the app asks for in all.
+    pub wanted: u32,
+    /// Which machine comes first.
+    pub placing: Placing,
+    /// By the offers' indices: instances of the app that are on its machine already.
+    pub there: Vec<u32>,
 }
 
 /// One instance on one offer.
@@ -222,59 +80,157 @@ pub struct Plan {
 pub fn place(offers: &[Offer], needs: &[Need], salt: u64) -> Plan {
     let mut free: Vec<Resources> = offers.iter().map(|offer| offer.resources.clone()).collect();
     let mut plan = Plan::default();
-    let mut placed: u64 = 0;
-    for (need_index, need) in needs.iter().enumerate() {
-        let mut left = need.count;
-        let mut open: Vec<usize> = (0..offers.len()).collect();
-        let mut refused = Vec::new();
-        while left > 0 && !open.is_empty() {
-            open.retain(|&offer| {
-                if left == 0 {
-                    return true;
-                }
-                let lacks = need.ask.lacks(&free[offer]);
-                if !lacks.is_empty() {
-                    refused.push(Refused {
-                        need: need_index,
-                        offer,
-                        lacks,
-                    });
-                    return false;
-                }
-                let Some(ports) = need
-                    .ask
-                    .choose_ports(&free[offer].ports(), salt.wrapping_add(placed))
-                else {
-                    return false;
-                };
-                let port_ranges =
-                    Ranges::new(ports.iter().map(|&port| (u64::from(port), u64::from(port))));
-                let resources = need.ask.scalars.clone().with_ranges("ports", port_ranges);
-                let Some(rest) = free[offer].checked_sub(&resources) else {
-                    return false;
-                };
-                free[offer] = rest;
-                left -= 1;
-                placed += 1;
-                plan.placements.push(Placement {
-                    need: need_index,
-                    offer,
-                    ports,
-                    resources,
-                });
-                true
-            });
-        }
-        if left > 0 {
-            plan.refused.append(&mut refused);
-        }
+    for (index, need) in needs.iter().enumerate() {
+        let salt = salt.wrapping_add(plan.placements.len() as u64);
+        let round = Round::new(need, index, offers, &mut free, salt);
+        round.run(&mut plan);
     }
     plan
+}
+
+/// The instances of one need going round the offers.
+struct Round<'a> {
+    need: &'a Need,
+    index: usize,
+    free: &'a mut [Resources],
+    /// By offer: the values of the constraints' fields.
+    sites: Vec<BTreeMap<String, String>>,
+    /// By offer: whether it is of the kind that is asked for. Others are no offers for it, and nothing to complain of.
+    kind: Vec<bool>,
+    tally: Tally,
+    there: Vec<u32>,
+    salt: u64,
+}
+
+/// Which offer comes first: the emptiest group, then what the app prefers, then as they came.
+type Rank = Reverse<(u32, u64, usize)>;
+
+impl<'a> Round<'a> {
+    fn new(
+        need: &'a Need,
+        index: usize,
+        offers: &[Offer],
+        free: &'a mut [Resources],
+        salt: u64,
+    ) -> Self {
+        let mut there = need.there.clone();
+        there.resize(offers.len(), 0);
+        Self {
+            need,
+            index,
+            free,
+            sites: offers
+                .iter()
+                .map(|offer| Site::from(offer).values(&need.constraints))
+                .collect(),
+            kind: offers
+                .iter()
+                .map(|offer| offer.revocable == need.ask.revocable)
+                .collect(),
+            tally: need.tally.clone(),
+            there,
+            salt,
+        }
+    }
+
+    fn run(mut self, plan: &mut Plan) {
+        let grouped = self
+            .need
+            .constraints
+            .iter()
+            .any(|constraint| matches!(constraint.operator, Operator::GroupBy(_)));
+        let mut open: BinaryHeap<Rank> = (0..self.sites.len())
+            .filter(|i| self.kind[*i])
+            .map(|i| self.rank(i))
+            .collect();
+        // Refused for where they are: another placement may change that.
+        let mut parked: Vec<usize> = Vec::new();
+        let mut refused: BTreeMap<usize, Vec<Lack>> = BTreeMap::new();
+        let mut left = self.need.count;
+        while left > 0
+            && let Some(stored) = open.pop()
+        {
+            let Reverse((.., offer)) = stored;
+            let rank = self.rank(offer);
+            if rank < stored {
+                // Its group has filled since: others may come first now.
+                open.push(rank);
+                continue;
+            }
+            match self.put(offer) {
+                Ok(placement) => {
+                    left -= 1;
+                    plan.placements.push(placement);
+                    open.push(self.rank(offer));
+                    open.extend(parked.drain(..).map(|i| self.rank(i)));
+                }
+                Err(lacks) => {
+                    let by_place = |lack: &Lack| matches!(lack, Lack::Constraint { .. });
+                    if grouped && lacks.iter().all(by_place) {
+                        parked.push(offer);
+                    }
+                    refused.insert(offer, lacks);
+                }
+            }
+        }
+        if left > 0 {
+            plan.refused
+                .extend(refused.into_iter().map(|(offer, lacks)| Refused {
+                    need: self.index,
+                    offer,
+                    lacks,
+                }));
+        }
+    }
+
+    fn rank(&self, offer: usize) -> Rank {
+        let preference = match self.need.placing {
+            Placing::Spread => u64::from(self.there[offer]),
+            Placing::BestFit => self.need.ask.fits(&self.free[offer]),
+        };
+        let crowd = self.tally.crowd(&self.need.constraints, &self.sites[offer]);
+        Reverse((crowd, preference, offer))
+    }
+
+    /// One more instance on the offer, or all that speaks against it.
+    fn put(&mut self, offer: usize) -> Result<Placement, Vec<Lack>> {
+        let Need {
+            ask,
+            constraints,
+            wanted,
+            ..
+        } = self.need;
+        let site = &self.sites[offer];
+        let mut lacks = ask.lacks(&self.free[offer]);
+        lacks.extend(self.tally.refuses(constraints, site, *wanted));
+        if !lacks.is_empty() {
+            return Err(lacks);
+        }
+        // What lacks nothing has the ports and the rest.
+        let ports = ask
+            .choose_ports(&self.free[offer].ports(), self.salt)
+            .ok_or_else(Vec::new)?;
+        let ranges = Ranges::new(ports.iter().map(|&port| (u64::from(port), u64::from(port))));
+        let resources = ask.scalars.clone().with_ranges("ports", ranges);
+        self.free[offer] = self.free[offer]
+            .checked_sub(&resources)
+            .ok_or_else(Vec::new)?;
+        self.tally.add(constraints, site);
+        self.there[offer] += 1;
+        self.salt = self.salt.wrapping_add(1);
+        Ok(Placement {
+            need: self.index,
+            offer,
+            ports,
+            resources,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mezzo_api::model::Scalar;
     use proptest::prelude::*;
 
     fn offer(i: usize, cpus: i64, mem: i64, ports: &[(u64, u64)]) -> Offer {
@@ -294,6 +250,7 @@ mod tests {
             address: String::new(),
             reserved: Vec::new(),
             volumes: Vec::new(),
+            revocable: false,
         }
     }
 
@@ -302,11 +259,17 @@ mod tests {
             app: "/a".parse().expect("valid"),
             count,
             ask: Ask {
+                revocable: false,
                 scalars: Resources::new()
                     .with_scalar("cpus", Scalar::from_millis(cpus))
                     .with_scalar("mem", Scalar::from_units(mem)),
                 ports,
             },
+            constraints: Vec::new(),
+            tally: Tally::default(),
+            wanted: count,
+            placing: Placing::Spread,
+            there: Vec::new(),
         }
     }
 
@@ -355,6 +318,21 @@ mod tests {
         assert_ne!(plan.placements[0].ports[1], 80);
     }
 
+    #[test]
+    fn what_is_lent_is_for_those_who_ask_for_it_and_for_nobody_else() {
+        let mut lent = offer(1, 1000, 64, &[]);
+        lent.revocable = true;
+        let offers = [offer(0, 1000, 64, &[]), lent];
+        for revocable in [false, true] {
+            let mut need = need(3, 1000, 64, vec![]);
+            need.ask.revocable = revocable;
+            let plan = place(&offers, &[need], 0);
+            let placed: Vec<usize> = plan.placements.iter().map(|one| one.offer).collect();
+            assert_eq!(placed, [usize::from(revocable)]);
+            assert!(plan.refused.iter().all(|one| one.offer == placed[0]));
+        }
+    }
+
     proptest! {
         #[test]
         fn no_offer_gives_more_than_it_has(
@@ -383,6 +361,62 @@ mod tests {
                 prop_assert!(placed <= need.count as usize);
                 let refusals = plan.refused.iter().filter(|r| r.need == i).count();
                 prop_assert_eq!(refusals, if placed < need.count as usize { offers.len() } else { 0 });
+            }
+        }
+
+        #[test]
+        fn constraints_hold_for_every_placement(
+            racks in proptest::collection::vec((0u8..4, 100i64..3000), 0..8),
+            count in 0u32..12,
+            operator in 0usize..5,
+            best_fit in any::<bool>(),
+        ) {
+            let offers: Vec<Offer> = racks
+                .iter()
+                .enumerate()
+                .map(|(i, &(rack, cpus))| Offer {
+                    zone: format!("r{rack}"),
+                    ..offer(i, cpus, 1000, &[])
+                })
+                .collect();
+            let operators = [
+                Operator::Unique,
+                Operator::MaxPer(2),
+                Operator::Cluster(None),
+                Operator::GroupBy(None),
+                Operator::GroupBy(Some(3)),
+            ];
+            let operator = operators[operator].clone();
+            let constraints = vec![Constraint { field: "@zone".into(), operator: operator.clone() }];
+            let need = Need {
+                tally: Tally::new(&constraints, []),
+                constraints,
+                placing: if best_fit { Placing::BestFit } else { Placing::Spread },
+                ..need(count, 100, 10, vec![])
+            };
+            let plan = place(&offers, &[need], 0);
+            let mut by_rack: BTreeMap<&str, u32> = BTreeMap::new();
+            for placement in &plan.placements {
+                *by_rack.entry(&offers[placement.offer].zone).or_default() += 1;
+            }
+            let (most, least) = (
+                by_rack.values().max().copied().unwrap_or(0),
+                by_rack.values().min().copied().unwrap_or(0),
+            );
+            match operator {
+                Operator::Unique => prop_assert!(most <= 1),
+                Operator::MaxPer(bound) => prop_assert!(most <= bound),
+                Operator::Cluster(_) => prop_assert!(by_rack.len() <= 1),
+                Operator::GroupBy(None) => prop_assert!(most <= least + 1),
+                Operator::GroupBy(Some(groups)) => {
+                    prop_assert!(by_rack.len() <= groups as usize);
+                    prop_assert!(most <= count.div_ceil(groups));
+                }
+                Operator::Like(_) | Operator::Unlike(_) | Operator::Is(_) => {}
+            }
+            // Whoever waits was refused by every offer that is left.
+            if plan.placements.len() < count as usize {
+                prop_assert_eq!(plan.refused.len(), offers.len());
             }
         }
     }

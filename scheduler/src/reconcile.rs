@@ -3,9 +3,12 @@
 //! Pure, and by level: the answer depends only on the members, not on how they came about, so it is the same after a
 //! restart of the scheduler. The bounds of rolling updates are computed here (Marathon's restart arithmetic).
 
+mod victims;
+
 use mezzo_api::model::TaskId;
 
 use crate::app::spec::{KillSelection, PPM, UpgradeStrategy};
+use victims::victims;
 
 /// How far a member has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub struct Member {
     pub phase: Phase,
     /// When it was launched.
     pub staged_at: u64,
+    /// Where it is, if the app spreads its instances evenly over such groups.
+    pub group: Option<String>,
     /// Came back after its replacement was due: the first to go if there are too many.
     pub late: bool,
 }
@@ -243,34 +248,6 @@ fn stop(members: &[Member]) -> Changes {
     }
 }
 
-/// The `n` that go first: late returners, other configurations, those not healthy before those that are (by how little is lost), then by age.
-fn victims(mut members: Vec<&Member>, n: u32, selection: KillSelection) -> Vec<TaskId> {
-    let rank = |member: &Member| match member.phase {
-        Phase::Leaving | Phase::Inactive | Phase::Abandoned => 0,
-        Phase::Unreachable => 1,
-        Phase::Launching => 2,
-        Phase::Unhealthy => 3,
-        Phase::Healthy => 4,
-    };
-    members.sort_by(|a, b| {
-        let by_age = match selection {
-            KillSelection::YoungestFirst => b.staged_at.cmp(&a.staged_at),
-            KillSelection::OldestFirst => a.staged_at.cmp(&b.staged_at),
-        };
-        b.late
-            .cmp(&a.late)
-            .then(a.current.cmp(&b.current))
-            .then(rank(a).cmp(&rank(b)))
-            .then(by_age)
-            .then_with(|| a.id.cmp(&b.id))
-    });
-    members
-        .into_iter()
-        .take(n as usize)
-        .map(|member| member.id.clone())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,6 +259,7 @@ mod tests {
             current,
             phase,
             staged_at: i as u64,
+            group: None,
             late: false,
         }
     }
@@ -323,6 +301,22 @@ mod tests {
         let names: Vec<&str> = got.kill.iter().map(TaskId::as_str).collect();
         assert_eq!(names, ["t1", "t3"]);
         assert_eq!(got.launch, 0);
+    }
+
+    #[test]
+    fn scaling_down_restores_an_even_spread_before_it_looks_at_age() {
+        let mut members: Vec<Member> = (0..6).map(|i| member(i, true, Phase::Healthy)).collect();
+        for (i, group) in ["a", "a", "a", "a", "b", "b"].into_iter().enumerate() {
+            members[i].group = Some(group.to_owned());
+        }
+        let got = changes(&members, Wanted::Scale(2), KillSelection::YoungestFirst);
+        let names: Vec<&str> = got.kill.iter().map(TaskId::as_str).collect();
+        assert_eq!(names[..2], ["t3", "t2"]);
+        let left: Vec<&Member> = members
+            .iter()
+            .filter(|m| !got.kill.contains(&m.id))
+            .collect();
+        assert_ne!(left[0].group, left[1].group);
     }
 
     #[test]

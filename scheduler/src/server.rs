@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mezzo_api::masters::{InvalidMasters, Masters};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -40,15 +41,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The master's address.
-    #[error("the master's address {master:?} is not host:port")]
-    Master {
-        /// What was given.
-        master: String,
-        /// Why.
-        #[source]
-        source: tonic::transport::Error,
-    },
+    /// The masters' addresses.
+    #[error("`master`: {0}")]
+    Master(#[from] InvalidMasters),
     /// The file that says where it listens.
     #[error("cannot write {}", path.display())]
     Address {
@@ -69,10 +64,7 @@ pub enum Error {
 ///
 /// When the state, the port or the master's address cannot be used, or the disk fails on the way.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    link::endpoint(&config.master).map_err(|source| Error::Master {
-        master: config.master.clone(),
-        source,
-    })?;
+    let masters = Masters::parse(&config.master)?;
     let (store, state) = Store::open(&config.state_dir)?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -104,7 +96,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         about: Arc::new(about),
     });
     let link = LinkConfig {
-        master: config.master,
+        masters,
         framework_name: config.framework_name,
         failover_timeout: Duration::from_secs(config.failover_timeout_secs),
         webui_url: format!("http://{address}"),

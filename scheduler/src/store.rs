@@ -17,8 +17,14 @@ use crate::deployment::DeploymentId;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
+/// By name.
+const JOBS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("jobs");
+/// By `NAME:NUMBER`.
+const JOB_RUNS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("job_runs");
 /// Of the records; see [`crate::core::record`].
-const FORMAT: &[u8] = b"1";
+const FORMAT: &[u8] = b"2";
+/// Those that are read; the file is of [`FORMAT`] once it is open.
+const OLDER: &[&[u8]] = &[b"1"];
 
 /// What can go wrong with the state directory.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +58,7 @@ pub enum StoreError {
         problem: String,
     },
     /// The file is of a later mezzo.
-    #[error("the state file {} has format {found}, this mezzo knows 1: use the newer mezzo again", path.display())]
+    #[error("the state file {} has format {found}, this mezzo knows 2: use the newer mezzo again", path.display())]
     Newer {
         /// Which.
         path: PathBuf,
@@ -141,9 +147,22 @@ impl Store {
     fn try_commit(&self, writes: &[Write]) -> Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;
         {
-            let mut table = transaction.open_table(RECORDS)?;
+            let mut records = transaction.open_table(RECORDS)?;
+            let mut jobs = transaction.open_table(JOBS)?;
+            let mut job_runs = transaction.open_table(JOB_RUNS)?;
             for write in writes {
                 let key = key_text(&write.key);
+                let table = match &write.key {
+                    Key::Job(_) => &mut jobs,
+                    Key::JobRun(..) => &mut job_runs,
+                    Key::Framework
+                    | Key::App(_)
+                    | Key::Version(..)
+                    | Key::Instance(_)
+                    | Key::Deployment(_)
+                    | Key::Group(_)
+                    | Key::GroupVersion(..) => &mut records,
+                };
                 match &write.value {
                     Some(value) => {
                         table.insert(key.as_str(), value.as_slice())?;
@@ -196,24 +215,42 @@ fn load(path: &Path) -> Result<(Database, State), StoreError> {
         });
     }
     let mut keyed = Vec::with_capacity(records.len());
-    for (text, value) in records {
-        let key = parse_key(&text)
-            .ok_or_else(|| damaged(format!("it has an unknown record {text:?}")))?;
+    for (table, text, value) in records {
+        let key = match table {
+            Table::Records => parse_key(&text),
+            Table::Jobs => text.parse().ok().map(Key::Job),
+            Table::JobRuns => parse_run_key(&text),
+        };
+        let key = key.ok_or_else(|| damaged(format!("it has an unknown record {text:?}")))?;
         keyed.push((key, value));
     }
     let state = decode(keyed).map_err(|error| damaged(error.to_string()))?;
     Ok((database, state))
 }
 
-type Records = Vec<(String, Vec<u8>)>;
+/// Where a record was read.
+#[derive(Debug, Clone, Copy)]
+enum Table {
+    Records,
+    Jobs,
+    JobRuns,
+}
+
+type Records = Vec<(Table, String, Vec<u8>)>;
 
 fn read_all(database: &Database) -> Result<(Vec<u8>, Records), redb::Error> {
     let transaction = database.begin_write()?;
     let format = {
         let mut meta = transaction.open_table(META)?;
-        transaction.open_table(RECORDS)?;
+        for table in [RECORDS, JOBS, JOB_RUNS] {
+            transaction.open_table(table)?;
+        }
         let known = meta.get("format")?.map(|value| value.value().to_vec());
         match known {
+            Some(known) if OLDER.contains(&known.as_slice()) => {
+                meta.insert("format", FORMAT)?;
+                FORMAT.to_vec()
+            }
             Some(known) => known,
             None => {
                 meta.insert("format", FORMAT)?;
@@ -223,11 +260,16 @@ fn read_all(database: &Database) -> Result<(Vec<u8>, Records), redb::Error> {
     };
     transaction.commit()?;
     let transaction = database.begin_read()?;
-    let table = transaction.open_table(RECORDS)?;
     let mut records = Vec::new();
-    for entry in table.iter()? {
-        let (key, value) = entry?;
-        records.push((key.value().to_owned(), value.value().to_vec()));
+    for (which, table) in [
+        (Table::Records, RECORDS),
+        (Table::Jobs, JOBS),
+        (Table::JobRuns, JOB_RUNS),
+    ] {
+        for entry in transaction.open_table(table)?.iter()? {
+            let (key, value) = entry?;
+            records.push((which, key.value().to_owned(), value.value().to_vec()));
+        }
     }
     Ok((format, records))
 }
@@ -239,6 +281,10 @@ fn key_text(key: &Key) -> String {
         Key::Version(id, version) => format!("version:{id}:{}", version.millis()),
         Key::Instance(id) => format!("instance:{id}"),
         Key::Deployment(id) => format!("deployment:{id}"),
+        Key::Group(id) => format!("group:{id}"),
+        Key::GroupVersion(id, version) => format!("groupversion:{id}:{}", version.millis()),
+        Key::Job(name) => name.to_string(),
+        Key::JobRun(name, number) => format!("{name}:{number}"),
     }
 }
 
@@ -254,6 +300,12 @@ fn parse_key(text: &str) -> Option<Key> {
             let version = crate::time::Timestamp::from_millis(version.parse().ok()?);
             Some(Key::Version(id.parse().ok()?, version))
         }
+        "group" => rest.parse().ok().map(Key::Group),
+        "groupversion" => {
+            let (id, version) = rest.rsplit_once(':')?;
+            let version = crate::time::Timestamp::from_millis(version.parse().ok()?);
+            Some(Key::GroupVersion(id.parse().ok()?, version))
+        }
         "instance" => rest.parse().ok().map(Key::Instance),
         "deployment" => rest
             .parse()
@@ -261,6 +313,11 @@ fn parse_key(text: &str) -> Option<Key> {
             .map(|id| Key::Deployment(DeploymentId(id))),
         _ => None,
     }
+}
+
+fn parse_run_key(text: &str) -> Option<Key> {
+    let (name, number) = text.rsplit_once(':')?;
+    Some(Key::JobRun(name.parse().ok()?, number.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -278,9 +335,16 @@ mod tests {
             ),
             Key::Instance("a_b.instance-1._app.1".parse().expect("valid")),
             Key::Deployment(DeploymentId(uuid::Uuid::nil())),
+            Key::Group(crate::group::GroupId::root()),
+            Key::GroupVersion(
+                "/a/b".parse().expect("valid"),
+                crate::time::Timestamp::from_millis(17),
+            ),
         ] {
             assert_eq!(parse_key(&key_text(&key)), Some(key));
         }
+        let run = Key::JobRun("a.b-c".parse().expect("valid"), 17);
+        assert_eq!(parse_run_key(&key_text(&run)), Some(run));
     }
 
     #[test]
@@ -300,6 +364,25 @@ mod tests {
             state.framework_id.map(|id| id.to_string()).as_deref(),
             Some("f-1")
         );
+    }
+
+    #[test]
+    fn format_1_is_read_and_a_newer_one_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for (format, known) in [(&b"1"[..], true), (b"2", true), (b"3", false)] {
+            let path = directory.path().join("scheduler.redb");
+            let database = Database::create(path).expect("opens");
+            let transaction = database.begin_write().expect("begins");
+            let mut meta = transaction.open_table(META).expect("opens");
+            meta.insert("format", format).expect("written");
+            drop(meta);
+            transaction.commit().expect("commits");
+            drop(database);
+            match Store::open(directory.path()) {
+                Ok(_) => assert!(known),
+                Err(error) => assert!(!known && matches!(error, StoreError::Newer { .. })),
+            }
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub fn task_info(
         Run::Args(args) => (Vec::new(), args.clone()),
     };
     TaskInfo {
+        revocable: app.revocable,
         task_id: task_id.clone(),
         name: task_name(&app.id),
         agent_id: offer.agent_id.clone(),
@@ -60,6 +61,8 @@ pub fn task_info(
             secret_env: app.secret_variables(),
             pull_secret: app.pull_secret().cloned(),
             host_users: app.container.host_users,
+            seccomp_profile: app.container.seccomp_profile.clone(),
+            apparmor_profile: app.container.apparmor_profile.clone(),
             port_mappings: app
                 .ports
                 .iter()

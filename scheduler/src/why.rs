@@ -3,8 +3,16 @@
 //!
 //! Pure: from a snapshot of the state and the time.
 
-use crate::core::state::{AppState, Condition, State};
-use crate::place::{Ask, Lack};
+use std::collections::BTreeSet;
+
+use mezzo_api::model::AgentId;
+
+use crate::app::App;
+use crate::app::constraint::Operator;
+use crate::core::state::{AppState, Condition, Machine, State};
+use crate::deployment::ActionKind;
+use crate::place::{Ask, Lack, Site, Tally};
+use crate::reconcile::bounds;
 
 /// Machines or offers spelled out at most.
 const SHOWN: usize = 5;
@@ -33,9 +41,12 @@ pub fn why_not_launched(state: &State, app: &AppState, now: u64) -> Option<Strin
             left % 1000 / 100
         ));
     }
-    let ask = Ask::of(&app.current.app);
-    if let Some(text) = impossible(state, &ask) {
+    let spec = &app.active().app;
+    if let Some(text) = impossible(state, spec).or_else(|| crowded(state, spec)) {
         return Some(text);
+    }
+    if queue.refusals.is_empty() && spec.revocable {
+        return Some("no offer of revocable resources since it began to wait: whatever nodes lend is taken or offered to others".to_owned());
     }
     if queue.refusals.is_empty() {
         return Some("no offer since it began to wait: whatever the cluster has is taken or offered to others".to_owned());
@@ -45,23 +56,57 @@ pub fn why_not_launched(state: &State, app: &AppState, now: u64) -> Option<Strin
         .iter()
         .rev()
         .take(SHOWN)
-        .map(|refusal| format!("{} ({})", refusal.hostname, lacks_text(&refusal.lacks)))
+        .map(|refusal| {
+            format!(
+                "{} ({})",
+                refusal.offer.hostname,
+                lacks_text(&refusal.lacks)
+            )
+        })
         .collect();
     if queue.refusals.len() > SHOWN {
         parts.push(format!("and {} more", queue.refusals.len() - SHOWN));
     }
+    let advice = match held_by_old(state, app) {
+        0 => String::new(),
+        n => format!(
+            ". {n} old instance(s) hold what new ones need, and upgradeStrategy keeps {} healthy: with a lower \
+             minimumHealthCapacity some of them go first",
+            bounds(spec.instances, spec.upgrade, 0).min_healthy
+        ),
+    };
     Some(format!(
-        "the latest offers were not enough: {}",
+        "the latest offers were not enough: {}{advice}",
         parts.join("; ")
     ))
 }
 
-/// Whether no machine, were it empty, could take one instance; with the arithmetic.
+/// How many instances of an earlier configuration an update keeps on machines that refused new ones, while it may end
+/// none: Marathon's trap of minimumHealthCapacity 1 on a full cluster.
+fn held_by_old(state: &State, app: &AppState) -> usize {
+    if state.action_on(&app.current.app.id) != Some(ActionKind::RestartApplication) {
+        return 0;
+    }
+    let refused = |agent: &AgentId| {
+        let refusals = app.queue.iter().flat_map(|queue| &queue.refusals);
+        refusals.into_iter().any(|one| one.offer.agent_id == *agent)
+    };
+    app.instances
+        .values()
+        .filter(|one| one.config != app.current.config && one.sentence.is_none())
+        .filter(|one| refused(&one.agent_id))
+        .count()
+}
+
+/// Whether no machine, were it empty, could take one instance of `app`; with the arithmetic. `None` also where nobody
+/// knows what the cluster has.
 #[must_use]
-pub fn impossible(state: &State, ask: &Ask) -> Option<String> {
+pub fn impossible(state: &State, app: &App) -> Option<String> {
+    let ask = Ask::of(app);
+    let nobody = Tally::new(&app.constraints, []);
     let mut parts = Vec::new();
     for machine in state.machines.values() {
-        let lacks = ask.lacks(&machine.total);
+        let lacks = alone(&ask, &nobody, app, machine);
         if lacks.is_empty() {
             return None;
         }
@@ -77,15 +122,66 @@ pub fn impossible(state: &State, ask: &Ask) -> Option<String> {
     if more > 0 {
         parts.push(format!("and {more} more"));
     }
+    let ports = match ask.ports.len() {
+        0 => String::new(),
+        n => format!(";ports:{n}"),
+    };
+    let constraints: String = app
+        .constraints
+        .iter()
+        .map(|constraint| format!("; {constraint}"))
+        .collect();
     Some(format!(
-        "an instance asks for more than any node has: it asks for {}{}; {}",
+        "an instance asks for more than any node has: it asks for {}{ports}{constraints}; {}",
         ask.scalars,
-        match ask.ports.len() {
-            0 => String::new(),
-            n => format!(";ports:{n}"),
-        },
         parts.join("; ")
     ))
+}
+
+/// What an empty machine lacks for the first instance.
+fn alone(ask: &Ask, nobody: &Tally, app: &App, machine: &Machine) -> Vec<Lack> {
+    let mut lacks = ask.lacks(&machine.total);
+    let place = Site::from(machine).values(&app.constraints);
+    lacks.extend(nobody.refuses(&app.constraints, &place, app.instances));
+    lacks
+}
+
+/// Whether the app asks for more instances than its constraints leave room for, were all machines empty.
+fn crowded(state: &State, app: &App) -> Option<String> {
+    let ask = Ask::of(app);
+    let nobody = Tally::new(&app.constraints, []);
+    let fitting: Vec<&Machine> = state
+        .machines
+        .values()
+        .filter(|machine| alone(&ask, &nobody, app, machine).is_empty())
+        .collect();
+    if fitting.is_empty() {
+        // Nobody knows, or not even one fits, which is told elsewhere.
+        return None;
+    }
+    app.constraints.iter().find_map(|constraint| {
+        let values: BTreeSet<String> = fitting
+            .iter()
+            .filter_map(|machine| Site::from(*machine).value(&constraint.field))
+            .collect();
+        let field = constraint.field.trim_start_matches('@');
+        if let Operator::GroupBy(Some(groups)) = constraint.operator
+            && values.len() < groups as usize
+        {
+            return Some(format!(
+                "{constraint} wants {groups} values of {field}, the nodes that can take an instance have {}",
+                values.len()
+            ));
+        }
+        let room = u64::from(constraint.per_value()?) * values.len() as u64;
+        (u64::from(app.instances) > room).then(|| {
+            format!(
+                "{constraint} leaves room for {room} of {} instances: the nodes that can take one have {} values of {field}",
+                app.instances,
+                values.len(),
+            )
+        })
+    })
 }
 
 fn has_text(lack: &Lack) -> String {
@@ -97,6 +193,7 @@ fn has_text(lack: &Lack) -> String {
         } => format!("{name} {offered} of {asked}"),
         Lack::Ports { asked, offered } => format!("{offered} of {asked} ports"),
         Lack::FixedPorts { missing } => format!("not the ports {missing:?}"),
+        Lack::Constraint { .. } => format!("no place for it ({lack})"),
     }
 }
 

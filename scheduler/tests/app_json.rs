@@ -56,6 +56,29 @@ fn a_readiness_check_has_marathons_defaults_and_is_written_back() {
 }
 
 #[test]
+fn a_revocable_app_takes_nothing_that_cannot_be_taken_back() {
+    let app = accepted(&with(json!({"revocable": true})));
+    assert!(app.revocable && app.ports.is_empty());
+    assert_eq!(accepted(&app.to_json()), app);
+    assert!(app.to_json().get("revocable").is_some());
+    let plain = accepted(&with(json!({"revocable": false})));
+    assert!(plain.to_json().get("revocable").is_none());
+    for (field, value) in [
+        ("disk", json!(10)),
+        ("gpus", json!(1)),
+        ("portDefinitions", json!([{"port": 0}])),
+        ("resourceLimits", json!({"mem": "unlimited"})),
+    ] {
+        let (app, report) = parse_app(&with(json!({"revocable": true, field: value})), None);
+        let words = format!("{report:?}");
+        assert!(
+            app.is_none() && words.contains("a revocable app takes only cpus and mem"),
+            "{field}: {words}"
+        );
+    }
+}
+
+#[test]
 fn defaults_are_those_of_marathon() {
     let app = accepted(&with(json!({})));
     assert_eq!(
@@ -105,6 +128,39 @@ fn plain_marathon_files_are_accepted() {
     ] {
         let app = accepted(&with(extra.clone()));
         assert!(check_app_json(&with(extra)).unknown.is_empty(), "{app:?}");
+    }
+}
+
+#[test]
+fn profiles_are_named_as_marathon_does_and_kept_in_the_json() {
+    let with_info = |info: Value| json!({"container": {"type": "MESOS", "docker": {"image": "web:1"}, "linuxInfo": info, "apparmorProfile": "web"}});
+    let app = accepted(&with(with_info(
+        json!({"seccomp": {"profileName": "small"}}),
+    )));
+    let written = app.to_json();
+    let container = &written["container"];
+    assert_eq!(container["linuxInfo"]["seccomp"]["profileName"], "small");
+    assert_eq!(container["apparmorProfile"], "web");
+    assert_eq!(accepted(&written), app);
+    for (info, path) in [
+        (
+            json!({"seccomp": {"profileName": "../x"}}),
+            "/container/linuxInfo/seccomp/profileName",
+        ),
+        (
+            json!({"seccomp": {"unconfined": true}}),
+            "/container/linuxInfo/seccomp/unconfined",
+        ),
+        (
+            json!({"ipcInfo": {"mode": "PRIVATE"}}),
+            "/container/linuxInfo/ipcInfo",
+        ),
+    ] {
+        let (_, problems) = refused(with_info(info));
+        assert!(
+            problems.iter().any(|problem| problem.contains(path)),
+            "{path}: {problems:?}"
+        );
     }
 }
 
@@ -323,12 +379,52 @@ fn wrong_values_are_named_with_their_path() {
             json!({"acceptedResourceRoles": ["slave_public"]}),
             "/acceptedResourceRoles(0)",
         ),
+        (json!({"constraints": [["hostname"]]}), "/constraints(0)"),
         (
-            json!({"constraints": [["hostname", "UNIQUE"]]}),
-            "/constraints",
+            json!({"constraints": [["rack", "UNIQUE"], ["rack", "unique"]]}),
+            "/constraints(1)",
         ),
+        (
+            json!({"constraints": [["hostname", "UNIQUE", "a"]]}),
+            "/constraints(0)",
+        ),
+        (
+            json!({"constraints": [["rack", "LIKE"]]}),
+            "/constraints(0)",
+        ),
+        (
+            json!({"constraints": [["rack", "LIKE", "(a"]]}),
+            "/constraints(0)",
+        ),
+        (
+            json!({"constraints": [["rack", "UNLIKE", "(a{1000}){1000}"]]}),
+            "/constraints(0)",
+        ),
+        (
+            json!({"constraints": [["rack", "MAX_PER", "many"]]}),
+            "/constraints(0)",
+        ),
+        (
+            json!({"constraints": [["rack", "MAX_PER"]]}),
+            "/constraints(0)",
+        ),
+        (
+            json!({"constraints": [["rack", "GROUP_BY", "0"]]}),
+            "/constraints(0)",
+        ),
+        (json!({"constraints": [["rack", "IS"]]}), "/constraints(0)"),
+        (
+            json!({"constraints": [["rack", "NEAR", "x"]]}),
+            "/constraints(0)",
+        ),
+        (
+            json!({"constraints": [["@planet", "IS", "earth"]]}),
+            "/constraints(0)",
+        ),
+        (json!({"placement": "tight"}), "/placement"),
         (json!({"fetch": [{"uri": "http://x"}]}), "/fetch"),
-        (json!({"dependencies": ["/db"]}), "/dependencies"),
+        (json!({"dependencies": ["/a b"]}), "/dependencies(0)"),
+        (json!({"dependencies": ["."]}), "/dependencies(0)"),
         (
             json!({"readinessChecks": [{}]}),
             "/readinessChecks(0)/portName",
@@ -391,15 +487,32 @@ fn wrong_values_are_named_with_their_path() {
 
 #[test]
 fn what_is_not_supported_says_so() {
-    let report = check_app_json(&with(
-        json!({"constraints": [["hostname", "UNIQUE"]], "fetch": [{"uri": "x"}]}),
-    ));
+    let report = check_app_json(&with(json!({"tty": true, "fetch": [{"uri": "x"}]})));
     assert!(
         report
             .errors
             .iter()
             .all(|problem| problem.message.starts_with("not supported yet"))
     );
+}
+
+#[test]
+fn constraints_are_written_back_as_they_were_read() {
+    let constraints = json!([
+        ["hostname", "UNIQUE"],
+        ["@zone", "GROUP_BY", "3"],
+        ["rack", "CLUSTER"],
+        ["rack", "UNLIKE", "r[0-9]+"],
+        ["gen", "IS", "7"],
+        ["@region", "MAX_PER", "10"],
+    ]);
+    let app = accepted(&with(
+        json!({"constraints": constraints, "placement": "bestFit"}),
+    ));
+    let written = app.to_json();
+    assert_eq!(written["constraints"], constraints);
+    assert_eq!(written["placement"], "bestFit");
+    assert_eq!(accepted(&written), app);
 }
 
 #[test]
@@ -467,7 +580,8 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
+    "constraints",
     "id",
     "cmd",
     "args",

@@ -1,6 +1,8 @@
 //! The scheduler as a whole, over HTTP on one side and gRPC to a scripted master on the other.
 
 mod common;
+#[path = "lifecycle/groups.rs"]
+mod groups;
 #[path = "lifecycle/readiness.rs"]
 mod readiness;
 
@@ -291,7 +293,7 @@ async fn wrong_apps_get_every_problem_with_its_path() {
     assert_eq!(paths, [json!("/cpus"), json!("/mem")]);
 
     let valued = scheduler
-        .request("POST", "/v2/apps", Some(json!({"id": "../x", "cpus": 0.0001, "instances": -1, "constraints": [["hostname", "UNIQUE"]]})))
+        .request("POST", "/v2/apps", Some(json!({"id": "../x", "cpus": 0.0001, "instances": -1, "constraints": [["hostname", "NEAR"]]})))
         .await;
     assert_eq!(valued.status, 422, "{}", valued.text);
     assert_eq!(valued.json()["message"], "Object is not valid");
@@ -299,7 +301,7 @@ async fn wrong_apps_get_every_problem_with_its_path() {
         "/id",
         "/cpus",
         "/instances",
-        "/constraints",
+        "/constraints(0)",
         "/container/docker/image",
     ] {
         assert!(
@@ -624,10 +626,7 @@ async fn the_small_routes_answer() {
         scheduler.request("GET", "/v2/nothing", None).await.status,
         404
     );
-    assert_eq!(
-        scheduler.request("GET", "/v2/groups", None).await.status,
-        501
-    );
+    assert_eq!(scheduler.request("GET", "/v2/pods", None).await.status, 501);
     assert_eq!(
         scheduler.request("DELETE", "/v2/apps", None).await.status,
         405

@@ -57,6 +57,7 @@ fn task(app: App, ports: &[u16]) -> TaskInfo {
         address: String::new(),
         reserved: Vec::new(),
         volumes: Vec::new(),
+        revocable: false,
     };
     let id = "web.1".parse().unwrap();
     task_info(&version, &id, &offer, ports, Default::default())

@@ -1,7 +1,7 @@
 //! Brings what a machine lacks: Debian packages, `cargo deny`, a registry, Python's gRPC.
 //!
-//! Packages that only hold libraries and tools are installed with apt. `docker-registry` is only unpacked below
-//! `target/tools`: installing it would start a service on port 5000. Everything that is not apt's stays in `target`.
+//! Packages that only hold libraries and tools are installed with apt. `docker-registry` and `etcd-server` are only
+//! unpacked below `target/tools`: installing them would start services. Everything that is not apt's stays in `target`.
 //! Without root nothing is changed: the error is the exact command to run.
 
 use std::fmt;
@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use mezzo_integration::{images, paths, process, registry};
+use mezzo_integration::{etcd, images, paths, process, registry};
 
+const REGISTRY: &str = "docker-registry";
+const ETCD: &str = "etcd-server";
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
 /// How one sees that a package is there.
@@ -178,14 +180,19 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<String> {
         .filter(|package| !is_there(package))
         .map(|package| package.name)
         .collect();
-    let registry_missing = needs.contains(&Need::Cluster) && registry::find_binary().is_err();
+    let mut unpacked = Vec::new();
+    if needs.contains(&Need::Cluster) && registry::find_binary().is_err() {
+        unpacked.push(REGISTRY);
+    }
+    if needs.contains(&Need::Cluster) && etcd::find_binary().is_err() {
+        unpacked.push(ETCD);
+    }
     let mut done = Vec::new();
-    if !missing.is_empty() || registry_missing {
-        install(&missing, registry_missing, root)?;
+    if !missing.is_empty() || !unpacked.is_empty() {
+        install(&missing, &unpacked, root)?;
         done.extend(missing.iter().map(|&name| name.to_owned()));
-        if registry_missing {
-            done.push("docker-registry (unpacked below target/tools)".to_owned());
-        }
+        let told = |name: &&str| format!("{name} (unpacked below target/tools)");
+        done.extend(unpacked.iter().map(told));
     }
     if needs.contains(&Need::Deny) && ensure_deny()? {
         done.push(format!(
@@ -234,12 +241,12 @@ fn is_there(package: &Package) -> bool {
     }
 }
 
-fn install(packages: &[&str], with_registry: bool, root: bool) -> Result<()> {
-    let line = install_line(packages, with_registry);
+fn install(packages: &[&str], unpacked: &[&str], root: bool) -> Result<()> {
+    let line = install_line(packages, unpacked);
     if paths::on_path("apt-get").is_none() {
         return Err(Missing(format!(
             "this machine lacks {} and has no apt-get to install them with; install what your system calls them",
-            packages.iter().copied().chain(with_registry.then_some("docker-registry")).collect::<Vec<_>>().join(", ")
+            [packages, unpacked].concat().join(", ")
         ))
         .into());
     }
@@ -277,10 +284,7 @@ fn install(packages: &[&str], with_registry: bool, root: bool) -> Result<()> {
             plain?;
         }
     }
-    if with_registry {
-        unpack_registry()?;
-    }
-    Ok(())
+    unpacked.iter().try_for_each(|name| unpack(name))
 }
 
 /// An emulator cannot stand beside tools of a newer release (from backports, say) that apt cannot get the emulator
@@ -294,13 +298,9 @@ fn older_tools(packages: &[&str]) -> Option<String> {
     asked.then(|| format!("qemu-utils/{codename}"))
 }
 
-fn install_line(packages: &[&str], with_registry: bool) -> String {
+fn install_line(packages: &[&str], unpacked: &[&str]) -> String {
     let mut line = String::from("sudo apt-get update");
-    let all: Vec<&str> = packages
-        .iter()
-        .copied()
-        .chain(with_registry.then_some("docker-registry"))
-        .collect();
+    let all = [packages, unpacked].concat();
     line.push_str(&format!(
         " && sudo apt-get install -y --no-install-recommends {}",
         all.join(" ")
@@ -308,14 +308,15 @@ fn install_line(packages: &[&str], with_registry: bool) -> String {
     line
 }
 
-fn unpack_registry() -> Result<()> {
-    let dir = tools()?.join("docker-registry");
+/// A package's files below a folder of its name.
+fn unpack(name: &str) -> Result<()> {
+    let dir = tools()?.join(name);
     let download = tools()?.join("download");
     fs::create_dir_all(&download).with_context(|| format!("create {}", download.display()))?;
-    println!("  apt-get download docker-registry");
+    println!("  apt-get download {name}");
     process::output(
         Command::new("apt-get")
-            .args(["-q", "download", "docker-registry"])
+            .args(["-q", "download", name])
             .current_dir(&download),
     )?;
     let mut packages = fs::read_dir(&download)
@@ -331,8 +332,7 @@ fn unpack_registry() -> Result<()> {
             .arg(&package)
             .arg(&dir),
     )?;
-    fs::remove_dir_all(&download).with_context(|| format!("remove {}", download.display()))?;
-    registry::find_binary().map(drop)
+    fs::remove_dir_all(&download).with_context(|| format!("remove {}", download.display()))
 }
 
 /// True if it had to be built.
@@ -404,7 +404,7 @@ mod tests {
 
     #[test]
     fn tells_the_exact_command_to_run() {
-        let line = install_line(&["make", "crun"], true);
+        let line = install_line(&["make", "crun"], &[REGISTRY]);
         let wanted = "sudo apt-get update && sudo apt-get install -y --no-install-recommends make crun docker-registry";
         assert_eq!(line, wanted);
     }

@@ -276,6 +276,8 @@ fn runtime(
             .arg(&source),
     )?;
     spec.with(&probe, "/usr/local/lib/probe");
+    let parser = bench.program("apparmor", "sbin/apparmor_parser")?;
+    spec.with_program(&parser, "/usr/sbin/apparmor_parser")?;
     scratch.script(
         &mut spec,
         "cc",

@@ -9,6 +9,7 @@ use mezzo_api::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use super::LenderView;
 use crate::{
     image_gc::ImageStats,
     node::ContainerId,
@@ -102,6 +103,8 @@ pub(crate) struct View {
     pub(crate) n_unacknowledged: usize,
     pub(crate) counters: Counters,
     pub(crate) launch_seconds: Histogram,
+    /// Absent where nothing is lent.
+    pub(crate) lender: Option<LenderView>,
 }
 
 /// Since the start.

@@ -491,6 +491,8 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
         to.group = Some(rt::GroupPart::Member { of });
     }
     to.privileged = spec.privileged;
+    to.seccomp = spec.seccomp;
+    to.apparmor = spec.apparmor;
     to.labels = labels;
     to.stop_signal = stop_signal;
     Ok(to)

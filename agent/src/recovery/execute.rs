@@ -65,7 +65,9 @@ pub(crate) async fn recover(
         let adopts = |action: &Action| matches!(action, Action::Adopt(other, _) if other == id);
         actions.iter().any(adopts)
     };
-    let running = recovered.iter().filter(runs).map(|folder| {
+    let ordinary = |folder: &&Recovered| !folder.checkpoint.info.revocable;
+    let running = recovered.iter().filter(runs).filter(ordinary);
+    let running = running.map(|folder| {
         let info = &folder.checkpoint.info;
         (&info.task_id, &info.resources)
     });

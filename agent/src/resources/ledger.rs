@@ -19,7 +19,7 @@ pub(crate) struct DoesNotFit {
 }
 
 /// The ledger.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Ledger {
     total: Resources,
     held: BTreeMap<ContainerId, Resources>,
@@ -32,6 +32,11 @@ impl Ledger {
             total,
             held: BTreeMap::new(),
         }
+    }
+
+    /// There is so much from now on, whatever is held.
+    pub(crate) fn declare(&mut self, total: Resources) {
+        self.total = total;
     }
 
     /// All there is.

@@ -242,6 +242,11 @@ impl Book {
             .cloned()
     }
 
+    /// One of them.
+    pub(crate) fn get(&self, container: &ContainerId) -> Option<&Tracked> {
+        self.tasks.get(container)
+    }
+
     /// Running tasks that were sampled.
     pub(crate) fn tasks(&self) -> impl Iterator<Item = &Tracked> {
         self.tasks.values()

@@ -9,7 +9,7 @@
 //! ```
 
 use mezzo_api::{
-    convert::limit_problems,
+    convert::{limit_problems, revocable_problems},
     model::{Change, LimitChange, TaskInfo},
 };
 
@@ -54,6 +54,7 @@ pub(crate) fn changed(info: &TaskInfo, change: &LimitChange) -> Result<TaskInfo,
         &after.limits,
     )
     .iter()
+    .chain(&revocable_problems(&after))
     .map(ToString::to_string)
     .collect();
     if let Change::Set(limit) = change.memory_limit_mb

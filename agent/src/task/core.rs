@@ -9,6 +9,7 @@ mod drain;
 mod group;
 mod kill;
 mod launch;
+mod lend;
 mod pools;
 mod time;
 
@@ -78,6 +79,7 @@ pub(crate) struct Core {
     agent_id: Option<AgentId>,
     connected: bool,
     ledger: Ledger,
+    lent: lend::Lent,
     grants: Grants,
     book: Book,
     /// The next one, until it is on disk.
@@ -107,6 +109,7 @@ impl Core {
             book: Book::open(total.clone().into(), Saved::default()).unwrap_or_default(),
             writing: None,
             ledger: Ledger::new(total),
+            lent: lend::Lent::default(),
             grants,
             tasks: BTreeMap::new(),
             by_container: HashMap::new(),
@@ -210,6 +213,13 @@ impl Core {
                     self.disk(&id, used, ctx, &mut effects);
                 }
             }
+            Event::Lend(total) => self.lend(total),
+            Event::HoldBack(throttle) => self.hold_back(throttle, &mut effects),
+            Event::Preempt {
+                container,
+                scarce,
+                message,
+            } => self.preempt(&container, scarce, message, ctx, &mut effects),
             Event::Limited {
                 container,
                 limits,
@@ -303,7 +313,7 @@ impl Core {
     /// Takes a task in that recovery found. Its resources are held if it has not ended.
     pub(crate) fn adopt(&mut self, entry: Entry) {
         if entry.ended_at().is_none() {
-            self.ledger.adopt(&entry.container, &entry.info.resources);
+            self.hold(&entry.container, &entry.info);
             self.grants.adopt(&entry.container, &entry.grant);
         }
         self.by_container
@@ -446,7 +456,7 @@ impl Core {
         ctx: &mut Context<'_>,
         effects: &mut Vec<Effect>,
     ) {
-        self.ledger.release(id);
+        self.give_back(id);
         let more_to_share = self.grants.release(id);
         let Some(entry) = self.entry(id) else { return };
         tracing::info!(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mezzo_api::model::{
     AgentId, FrameworkId, HealthCheck, OperationId, OperationStatus, PoolOperation, ReadinessCheck,
-    ReadinessStatus, RoleName, Task, TaskInfo, TaskStatus, UpdateId, Usage, VolumeId,
+    ReadinessStatus, Resources, RoleName, Task, TaskInfo, TaskStatus, UpdateId, Usage, VolumeId,
 };
 
 use super::{TaskKey, change::Refused, disk::DiskUse, group::Holding, status::Outcome};
@@ -12,6 +12,7 @@ use crate::{
     node::{Attachment, ContainerId, ExitRecord, LimitError, Limits, Started},
     recovery::checkpoint::Checkpoint,
     resources::{book::Saved, grant::Grant},
+    slack::qos::{Scarce, Throttle},
 };
 
 /// Something happened.
@@ -110,6 +111,19 @@ pub(crate) enum Event {
     Usage(Vec<(ContainerId, Usage)>),
     /// What containers take on the disk.
     Disk(Vec<(ContainerId, DiskUse)>),
+    /// Revocable tasks may take so much, all together.
+    Lend(Resources),
+    /// They are held back so far from now on.
+    HoldBack(Throttle),
+    /// One of them must go.
+    Preempt {
+        /// Which.
+        container: ContainerId,
+        /// For what.
+        scarce: Scarce,
+        /// Why, with the numbers.
+        message: String,
+    },
     /// The runtime was told a container's limits.
     Limited {
         /// Which container.

@@ -6,9 +6,14 @@ use std::collections::BTreeSet;
 use mezzo_api::model::{CgroupMode, Reason, Scalar, TaskInfo, TaskState};
 
 use super::status::Outcome;
-use crate::node::Limits;
+use crate::{
+    node::{ContainerId, Limits},
+    slack::qos::Throttle,
+};
 
 const MIB: u64 = 1024 * 1024;
+/// Less than this the kernel cannot give.
+const LEAST_CPU_MILLIS: u64 = 10;
 
 /// The limits of a task's container, which may run on these processors only (`None`: on all).
 pub(crate) fn limits(
@@ -19,11 +24,17 @@ pub(crate) fn limits(
     let more = &info.limits;
     let booked = bytes(info.resources.mem());
     let memory = booked.max(info.memory_limit_mb.map_or(0, mib));
+    let millis = |scalar: Scalar| u64::try_from(scalar.millis()).unwrap_or(0);
+    let cpu_millis = millis(info.resources.cpus());
+    let mut cpu_limit_millis = info.cpu_limit.map(millis);
+    if info.revocable {
+        // What was not lent to it is not its own to use.
+        let most = cpu_millis.max(LEAST_CPU_MILLIS);
+        cpu_limit_millis = Some(cpu_limit_millis.map_or(most, |limit| limit.min(most)));
+    }
     Limits {
-        cpu_millis: u64::try_from(info.resources.cpus().millis()).unwrap_or(0),
-        cpu_limit_millis: info
-            .cpu_limit
-            .map(|limit| u64::try_from(limit.millis()).unwrap_or(0)),
+        cpu_millis,
+        cpu_limit_millis,
         memory_bytes: (memory > 0 && !more.memory_unlimited).then_some(memory),
         pids: Some(info.pids_limit.unwrap_or(default_pids)),
         swap_bytes: more.swap_mb.map(mib),
@@ -33,6 +44,25 @@ pub(crate) fn limits(
         io_max: more.io_max.clone(),
         cpus: processors,
         huge_pages: more.huge_pages.clone(),
+        yields: info.revocable,
+    }
+}
+
+/// The limits of a revocable task that is held back so far.
+pub(crate) fn held_back(limits: Limits, id: &ContainerId, throttle: &Throttle) -> Limits {
+    let cut = |limit: u64| {
+        let cut = u128::from(limit) * u128::from(throttle.cpu_permille) / 1000;
+        u64::try_from(cut).unwrap_or(u64::MAX).max(LEAST_CPU_MILLIS)
+    };
+    let high = throttle.memory_high.get(id).copied();
+    let high = match (limits.memory_high_bytes, high) {
+        (Some(own), Some(high)) => Some(own.min(high)),
+        (own, high) => own.or(high),
+    };
+    Limits {
+        cpu_limit_millis: limits.cpu_limit_millis.map(cut),
+        memory_high_bytes: high,
+        ..limits
     }
 }
 
@@ -90,6 +120,33 @@ mod tests {
         task.memory_limit_mb = None;
         task.limits.memory_unlimited = true;
         assert_eq!(limits(&task, None, 1).memory_bytes, None);
+    }
+
+    #[test]
+    fn a_revocable_task_has_its_share_at_most_and_less_when_it_is_held_back() {
+        let mut task = a_task("t");
+        task.revocable = true;
+        task.resources = "cpus:0.5;mem:32".parse().unwrap();
+        let id = ContainerId::derive("t", 1);
+        let found = limits(&task, None, 1);
+        assert_eq!((found.cpu_limit_millis, found.yields), (Some(500), true));
+        let throttle = Throttle {
+            cpu_permille: 250,
+            memory_high: [(id.clone(), 20 << 20)].into(),
+        };
+        let held = held_back(found.clone(), &id, &throttle);
+        assert_eq!(held.cpu_limit_millis, Some(125));
+        assert_eq!(held.memory_high_bytes, Some(20 << 20));
+        assert_eq!(held_back(found.clone(), &id, &Throttle::default()), found);
+        task.cpu_limit = Some("0.02".parse().unwrap());
+        let held = held_back(limits(&task, None, 1), &id, &throttle);
+        assert_eq!(held.cpu_limit_millis, Some(LEAST_CPU_MILLIS));
+        task.revocable = false;
+        let ordinary = limits(&task, None, 1);
+        assert_eq!(
+            (ordinary.cpu_limit_millis, ordinary.yields),
+            (Some(20), false)
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::status::Outcome;
 use crate::launch::network::own_hostname;
 use crate::node::{
     ContainerId, ContainerSpec, Device, IMAGE_DIGEST_LABEL, Limits, Mount, MountSource,
-    PreparedImage, Secrets,
+    PreparedImage, Secrets, profiles::Walls,
 };
 
 /// Where tasks find their own folder.
@@ -45,6 +45,7 @@ pub(crate) struct Place {
     /// Where its persistent volumes are.
     pub(crate) volumes: Vec<(VolumeId, PathBuf)>,
     pub(crate) secrets: Secrets,
+    pub(crate) walls: Walls,
     pub(crate) limits: Limits,
     /// The devices that were picked.
     pub(crate) devices: Vec<Device>,
@@ -322,6 +323,8 @@ pub(crate) fn container(
         }),
         privileged: wanted.privileged,
         host_users: wanted.host_users,
+        seccomp: place.walls.seccomp.clone(),
+        apparmor: place.walls.apparmor.clone(),
         stop_signal: image.config.stop_signal.clone(),
         labels: [
             ("mezzo.task".to_owned(), info.task_id.to_string()),
@@ -386,6 +389,7 @@ mod tests {
             host_paths: vec![],
             volumes: vec![],
             secrets: Secrets::default(),
+            walls: Walls::default(),
             limits: Limits::default(),
             devices: vec![],
             env: vec![("NVIDIA_VISIBLE_DEVICES".into(), "0".into())],

@@ -52,6 +52,8 @@ pub(crate) enum KillCause {
     Group(String),
     /// The operator takes the machine out of service.
     Draining,
+    /// It was revocable, and others need what it used; in words.
+    Preempted(String),
 }
 
 impl KillCause {
@@ -103,6 +105,11 @@ impl KillCause {
                 Reason::AgentDraining,
                 format!("killed because the operator takes its agent out of service ({how})"),
             ),
+            Self::Preempted(message) => Outcome::new(
+                TaskState::Killed,
+                Reason::ContainerPreempted,
+                format!("preempted: {message}"),
+            ),
         }
     }
 
@@ -116,6 +123,7 @@ impl KillCause {
             | Self::Disk(_)
             | Self::AgentShutdown
             | Self::Draining
+            | Self::Preempted(_)
             | Self::Group(_) => self,
         }
     }
@@ -140,6 +148,13 @@ impl KillCause {
                 return Outcome::new(
                     TaskState::Killing,
                     Reason::ContainerLimitationDisk,
+                    message.clone(),
+                );
+            }
+            Self::Preempted(message) => {
+                return Outcome::new(
+                    TaskState::Killing,
+                    Reason::ContainerPreempted,
                     message.clone(),
                 );
             }
@@ -170,6 +185,7 @@ impl KillCause {
             Some(Reason::HealthCheckStatusUpdated) => Self::Unhealthy(message.to_owned()),
             Some(Reason::TaskGroupMemberEnded) => Self::Group(message.to_owned()),
             Some(Reason::AgentDraining) => Self::Draining,
+            Some(Reason::ContainerPreempted) => Self::Preempted(message.to_owned()),
             Some(Reason::ContainerLimitationDisk) => Self::Disk(message.to_owned()),
             _ => Self::Requested,
         }

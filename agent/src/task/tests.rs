@@ -5,6 +5,7 @@ mod checks;
 mod disk;
 mod drain;
 mod group;
+mod lend;
 mod limits;
 mod pools;
 
@@ -49,6 +50,7 @@ pub(crate) fn a_task(id: &str) -> TaskInfo {
         readiness_check: None,
         reserved: Vec::new(),
         persistent: Vec::new(),
+        revocable: false,
     }
 }
 

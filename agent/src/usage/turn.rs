@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::node::ContainerId;
 
 /// Of the interval, in thousandths: what samples of tasks may cost in processor time.
-const SHARE_PERMILLE: u32 = 15;
+const SHARE_PERMILLE: u32 = 11;
 /// So many are sampled in each round, whatever they cost.
 const AT_LEAST: usize = 50;
 
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn all_are_sampled_while_it_is_cheap() {
-        let mut turn = Turn::new(Duration::from_secs(2));
+        let mut turn = Turn::with_share(Duration::from_secs(2), 15);
         assert_eq!(turn.choose(ids(1000).into_iter()).len(), 1000);
         turn.learned(1000, Duration::from_millis(29));
         assert_eq!(turn.choose(ids(1000).into_iter()).len(), 1000);
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn when_it_is_dear_each_has_its_turn_as_often_as_any_other() {
-        let mut turn = Turn::new(Duration::from_secs(2));
+        let mut turn = Turn::with_share(Duration::from_secs(2), 15);
         turn.choose(ids(1000).into_iter());
         // 100 us each: 300 of them cost the 30 ms of a round.
         turn.learned(1000, Duration::from_millis(100));

@@ -22,6 +22,7 @@ use crate::groups::{
 use crate::inside::{
     a_message_reaches_a_task, logs_are_read_and_followed, programs_run_beside_a_task,
 };
+use crate::lend::what_is_not_used_is_lent_and_taken_back_when_it_is_needed;
 use crate::life::{
     a_drain_ends_all_tasks_and_takes_none, readiness_is_asked_until_it_passes,
     records_of_another_version_and_too_little_to_offer_are_told_before_anything_is_touched,
@@ -33,6 +34,7 @@ use crate::limits::{
     whole_processors_are_one_tasks_alone_also_for_the_next_agent,
 };
 use crate::volumes::a_volume_outlives_its_task_and_the_agent;
+use crate::walls::a_task_is_held_by_the_profile_that_it_names;
 use mezzo_api::proto::{
     self, Reason,
     TaskState::{
@@ -59,6 +61,7 @@ macro_rules! cases {
 }
 
 cases![
+    what_is_not_used_is_lent_and_taken_back_when_it_is_needed,
     a_task_runs_is_measured_and_ends,
     tasks_outlive_the_agent_and_no_end_is_lost,
     a_task_over_its_memory_limit_is_told_with_limit_and_peak,
@@ -96,6 +99,7 @@ cases![
     a_killed_agent_leaves_groups_whole_or_ends_them,
     a_secret_is_told_to_a_task_and_to_nothing_else,
     a_volume_outlives_its_task_and_the_agent,
+    a_task_is_held_by_the_profile_that_it_names,
 ];
 
 fn reason(status: &proto::TaskStatus) -> Reason {

@@ -14,7 +14,7 @@ use mezzo_api::proto::{
 use crate::bench::{Bench, FRAMEWORK, eventually, task};
 
 /// The agent's metrics, by a plain HTTP request.
-fn metrics(bench: &Bench) -> String {
+pub(crate) fn metrics(bench: &Bench) -> String {
     let address = bench.address();
     let mut stream = TcpStream::connect(address.trim_start_matches("http://")).unwrap();
     stream

@@ -12,11 +12,13 @@ mod figures;
 mod files;
 mod groups;
 mod inside;
+mod lend;
 mod life;
 mod limits;
 mod master;
 mod network;
 mod volumes;
+mod walls;
 
 use std::{
     panic::AssertUnwindSafe,

@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures::Stream;
+use mezzo_api::model::Resources;
 use mezzo_api::proto::{
     self,
     agent_message::{Message as FromAgent, Register},
@@ -31,6 +32,7 @@ struct Seen {
     registrations: Vec<Register>,
     statuses: Vec<proto::TaskStatus>,
     reports: usize,
+    slack: Vec<proto::Slack>,
     pongs: Vec<u64>,
     pools: Vec<proto::agent_message::PoolReport>,
     stream: Option<mpsc::Sender<Result<proto::MasterMessage, Status>>>,
@@ -206,6 +208,16 @@ impl Master {
         .await
     }
 
+    /// Waits until what the agent lends is as wanted.
+    pub(crate) async fn lends(&self, what: &str, wanted: impl Fn(&Resources) -> bool) {
+        self.until(what, |seen| {
+            let last = seen.slack.last()?.clone();
+            let last = mezzo_api::convert::slack(last).expect("what can be lent");
+            wanted(&last).then_some(())
+        })
+        .await;
+    }
+
     /// Usage reports so far.
     pub(crate) fn reports(&self) -> usize {
         self.inner.with(|seen| seen.reports)
@@ -248,6 +260,7 @@ impl AgentService for Service {
                             master_id: "m".into(),
                             ping_interval_ms: 60_000,
                             ping_timeout_ms: inner.ping_timeout_ms.load(Ordering::Relaxed),
+                            term: 1,
                         };
                         let _ = sender
                             .send(Ok(send(FromMaster::Registered(registered))))
@@ -279,6 +292,7 @@ impl AgentService for Service {
                     }
                     Some(FromAgent::Usage(_)) => inner.with(|seen| seen.reports += 1),
                     Some(FromAgent::Pools(report)) => inner.with(|seen| seen.pools.push(report)),
+                    Some(FromAgent::Slack(slack)) => inner.with(|seen| seen.slack.push(slack)),
                     Some(FromAgent::Pong(pong)) => {
                         inner.with(|seen| seen.pongs.push(pong.sequence));
                     }

@@ -30,6 +30,9 @@ static void stamp(const char *word) {
     fflush(stdout);
 }
 
+static volatile sig_atomic_t spins, eats;
+static void wake(int signal) { if (signal == SIGUSR1) spins = 1; else eats = 1; }
+
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "sleep";
     long number = argc > 2 ? atol(argv[2]) : 0;
@@ -55,6 +58,14 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "lines")) { for (long i = 0; i < number; i++) printf("line %ld\n", i); return 0; }
     if (!strcmp(what, "size")) { signal(SIGWINCH, size); size(0); forever(); }
     if (!strcmp(what, "stamps")) { stamp("early"); sleep(6); stamp("late"); forever(); }
+    if (!strcmp(what, "wakes")) { /* sleeps; SIGUSR1: spins from then on; SIGUSR2: touches that many MiB */
+        signal(SIGUSR1, wake);
+        signal(SIGUSR2, wake);
+        for (;;) {
+            if (eats) { eats = 0; if (number) memset(malloc(number << 20), 1, number << 20); }
+            if (!spins) usleep(10000);
+        }
+    }
     if (!strcmp(what, "spin")) for (;;) __asm__ volatile("");
     if (!strcmp(what, "count")) { /* lines, then wait */
         for (long i = 0; i < number; i++) printf("line %ld\n", i);

@@ -217,6 +217,7 @@ impl TryFrom<proto::Offer> for Offer {
                 address: offer.address,
                 reserved,
                 volumes,
+                revocable: offer.revocable,
             })
         })();
         problems.finish(value)
@@ -238,6 +239,7 @@ impl From<Offer> for proto::Offer {
             address: offer.address,
             reserved: offer.reserved.into_iter().map(Into::into).collect(),
             volumes: offer.volumes.into_iter().map(Into::into).collect(),
+            revocable: offer.revocable,
         }
     }
 }

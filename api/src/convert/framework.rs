@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 use super::{Invalid, Problems, common::millis};
 use crate::{
     model::{
-        AttributeConstraint, FrameworkInfo, OfferFilter, Predicate, Resources, RoleName, Selector,
+        AttributeConstraint, Capability, FrameworkInfo, OfferFilter, Predicate, Resources,
+        RoleName, Selector,
     },
     proto::{self, attribute_constraint as wire},
 };
@@ -18,6 +19,7 @@ impl TryFrom<proto::FrameworkInfo> for FrameworkInfo {
 
     fn try_from(info: proto::FrameworkInfo) -> Result<Self, Invalid> {
         let mut problems = Problems::default();
+        let capabilities = info.capabilities().filter_map(known).collect();
         let framework_id = if info.framework_id.is_empty() {
             None
         } else {
@@ -70,7 +72,16 @@ impl TryFrom<proto::FrameworkInfo> for FrameworkInfo {
             webui_url: info.webui_url,
             labels: info.labels.into_iter().collect(),
             offer_filters,
+            capabilities,
         }))
+    }
+}
+
+/// A newer framework may be able to do more than this version can make use of.
+fn known(capability: proto::FrameworkCapability) -> Option<Capability> {
+    match capability {
+        proto::FrameworkCapability::Unspecified => None,
+        proto::FrameworkCapability::RevocableResources => Some(Capability::RevocableResources),
     }
 }
 
@@ -198,6 +209,15 @@ impl From<FrameworkInfo> for proto::FrameworkInfo {
                 .offer_filters
                 .into_iter()
                 .map(|(role, filter)| (role.into(), filter.into()))
+                .collect(),
+            capabilities: info
+                .capabilities
+                .into_iter()
+                .map(|capability| match capability {
+                    Capability::RevocableResources => {
+                        proto::FrameworkCapability::RevocableResources.into()
+                    }
+                })
                 .collect(),
         }
     }

@@ -12,6 +12,7 @@ mod network;
 mod operation;
 mod readiness;
 mod reservations;
+mod revocable;
 mod status;
 mod task;
 mod usage;
@@ -20,6 +21,7 @@ use std::fmt;
 
 pub use group::members as group_members;
 pub use limits::limit_problems;
+pub use revocable::{REVOCABLE, revocable_problems, slack};
 use thiserror::Error;
 
 /// One thing wrong with a message.

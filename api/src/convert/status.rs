@@ -96,6 +96,7 @@ enum_both_ways!(
         KillRequested,
         TaskCheckStatusUpdated,
         AgentDraining,
+        ContainerPreempted,
         ContainerLimitationDisk,
         TaskGroupInvalid,
         TaskGroupMemberEnded,

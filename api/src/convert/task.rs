@@ -8,11 +8,12 @@ use super::{
     limits::limit_problems,
     network,
     reservations::{MOST_POOLS, MOST_VOLUMES},
+    revocable_problems,
 };
 use crate::{
     model::{
-        CheckKind, ContainerInfo, EnvVar, HealthCheck, PersistentVolume, Pool, Pools, Resources,
-        Scalar, SecretEnv, SecretSource, Task, TaskInfo, TaskLimits, Volume, VolumeId,
+        CheckKind, ContainerInfo, EnvVar, HealthCheck, PersistentVolume, Pool, Pools, ProfileName,
+        Resources, Scalar, SecretEnv, SecretSource, Task, TaskInfo, TaskLimits, Volume, VolumeId,
         VolumeSource,
     },
     proto,
@@ -219,6 +220,18 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
         let secret_env = problems.list("secret_env", container.secret_env, 256);
         let pull_secret = some(container.pull_secret)
             .and_then(|source| problems.take("pull_secret", source.parse::<SecretSource>()));
+        let seccomp_profile = some(container.seccomp_profile)
+            .and_then(|name| problems.take("seccomp_profile", name.parse::<ProfileName>()));
+        let apparmor_profile = some(container.apparmor_profile);
+        if apparmor_profile
+            .as_ref()
+            .is_some_and(|name| !is_apparmor_profile(name))
+        {
+            problems.note(
+                "apparmor_profile",
+                "is no name of 1 to 255 printable characters",
+            );
+        }
         let port_mappings = problems.list("port_mappings", container.port_mappings, 256);
         let network_labels = container.network_labels.into_iter().collect();
         let checked = Self {
@@ -235,6 +248,8 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
             volumes,
             pull_secret,
             host_users: container.host_users,
+            seccomp_profile,
+            apparmor_profile,
             port_mappings,
             network_name: some(container.network_name),
             network_labels,
@@ -243,6 +258,11 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
         network::check(&mut problems, &checked);
         problems.finish(Some(checked))
     }
+}
+
+/// The name goes into a file of the kernel's, as one line.
+fn is_apparmor_profile(name: &str) -> bool {
+    name.len() <= 255 && !name.chars().any(char::is_control)
 }
 
 impl From<ContainerInfo> for proto::ContainerInfo {
@@ -264,6 +284,11 @@ impl From<ContainerInfo> for proto::ContainerInfo {
                 .map(|source| source.to_string())
                 .unwrap_or_default(),
             host_users: container.host_users,
+            seccomp_profile: container
+                .seccomp_profile
+                .map(|name| name.to_string())
+                .unwrap_or_default(),
+            apparmor_profile: container.apparmor_profile.unwrap_or_default(),
             port_mappings: container
                 .port_mappings
                 .into_iter()
@@ -426,6 +451,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
         }
         let value = (|| {
             Some(Self {
+                revocable: info.revocable,
                 task_id: task_id?,
                 name: info.name,
                 agent_id: agent_id?,
@@ -446,6 +472,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 persistent,
             })
         })();
+        problems.extend(value.as_ref().map(revocable_problems).unwrap_or_default());
         problems.finish(value)
     }
 }
@@ -453,6 +480,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
 impl From<TaskInfo> for proto::TaskInfo {
     fn from(info: TaskInfo) -> Self {
         Self {
+            revocable: info.revocable,
             task_id: info.task_id.into(),
             name: info.name,
             agent_id: info.agent_id.into(),

@@ -1,6 +1,9 @@
 //! What a framework says of itself.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +33,27 @@ pub struct FrameworkInfo {
     /// Which agents it wants to hear of.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub offer_filters: BTreeMap<RoleName, OfferFilter>,
+    /// What it can deal with beyond the ordinary.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub capabilities: BTreeSet<Capability>,
+}
+
+/// What a framework may be able to deal with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Capability {
+    /// Offers of revocable resources.
+    RevocableResources,
+}
+
+impl Capability {
+    /// As Mesos writes it, `REVOCABLE_RESOURCES`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RevocableResources => "REVOCABLE_RESOURCES",
+        }
+    }
 }
 
 /// What is worth an offer for a framework in one role.

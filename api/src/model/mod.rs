@@ -19,11 +19,13 @@ mod task;
 mod usage;
 
 pub use agent::{AgentInfo, Attribute, AttributeValue, CgroupMode};
-pub use framework::{AttributeConstraint, FrameworkInfo, OfferFilter, Predicate, Selector};
+pub use framework::{
+    AttributeConstraint, Capability, FrameworkInfo, OfferFilter, Predicate, Selector,
+};
 pub use group::{GroupPolicy, SharedVolume, TaskGroup};
 pub use ids::{
-    AgentId, FrameworkId, GroupId, InvalidId, OfferId, OperationId, RoleName, SecretSource,
-    StreamId, TaskId, UpdateId, VolumeId,
+    AgentId, FrameworkId, GroupId, InvalidId, OfferId, OperationId, ProfileName, RoleName,
+    SecretSource, StreamId, TaskId, UpdateId, VolumeId,
 };
 pub use limits::{
     Change, CpuPinning, HugePages, InvalidIoDevice, IoDevice, IoLimit, LimitChange, RLIMIT_NAMES,

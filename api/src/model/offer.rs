@@ -38,6 +38,9 @@ pub struct Offer {
     pub zone: String,
     /// host:port of the agent's NodeService.
     pub address: String,
+    /// Only for revocable tasks.
+    #[serde(default)]
+    pub revocable: bool,
 }
 
 /// For how long the rest of an offer, or a declined one, is not offered again.

@@ -7,9 +7,9 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentId, FrameworkId, NetworkMode, PersistentVolume, Pool, Pools, PortMapping, ReadinessCheck,
-    ReadinessStatus, Resources, RoleName, Scalar, SecretSource, TaskGroup, TaskId, TaskLimits,
-    Undivided, UpdateId, Usage, VolumeId,
+    AgentId, FrameworkId, NetworkMode, PersistentVolume, Pool, Pools, PortMapping, ProfileName,
+    ReadinessCheck, ReadinessStatus, Resources, RoleName, Scalar, SecretSource, TaskGroup, TaskId,
+    TaskLimits, Undivided, UpdateId, Usage, VolumeId,
 };
 
 /// An environment variable.
@@ -88,6 +88,12 @@ pub struct ContainerInfo {
     /// The machine's own user numbers. Needs the operator's switch on the agent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub host_users: bool,
+    /// One of the agent's operator, instead of the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp_profile: Option<ProfileName>,
+    /// One that the agent's operator lets tasks ask for, instead of the agent's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apparmor_profile: Option<String>,
     /// Which of its ports are reachable; for networks of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,
@@ -188,6 +194,9 @@ pub struct TaskInfo {
     /// The volumes that it mounts, beside `resources`; filled in by the master.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub persistent: Vec<PersistentVolume>,
+    /// It runs on what others do not use, until they need it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revocable: bool,
 }
 
 impl TaskInfo {
@@ -362,6 +371,8 @@ pub enum Reason {
     TaskCheckStatusUpdated,
     /// The operator takes the agent out of service.
     AgentDraining,
+    /// It was revocable, and ordinary tasks need what it used.
+    ContainerPreempted,
     /// Writable layer, sandbox and logs took more than the task's disk.
     ContainerLimitationDisk,
     /// Its group cannot be launched.
@@ -396,6 +407,7 @@ impl Reason {
             Self::KillRequested => "REASON_KILL_REQUESTED",
             Self::TaskCheckStatusUpdated => "REASON_TASK_CHECK_STATUS_UPDATED",
             Self::AgentDraining => "REASON_AGENT_DRAINING",
+            Self::ContainerPreempted => "REASON_CONTAINER_PREEMPTED",
             Self::ContainerLimitationDisk => "REASON_CONTAINER_LIMITATION_DISK",
             Self::TaskGroupInvalid => "REASON_TASK_GROUP_INVALID",
             Self::TaskGroupMemberEnded => "REASON_TASK_GROUP_MEMBER_ENDED",

@@ -24,6 +24,9 @@ Examples:
     /// Show one app: its settings, tasks, deployments and last failure
     #[command(after_help = "Example:\n  mezzo app show sleep")]
     Show(AppArg),
+    /// Say why an app is not as it should be: what waits, and which offers were refused for what
+    #[command(after_help = "Example:\n  mezzo app why sleep")]
+    Why(AppArg),
     /// Set the number of instances
     #[command(after_help = "Example:\n  mezzo app scale sleep 20 --wait")]
     Scale(ScaleArgs),
@@ -107,6 +110,9 @@ pub(crate) struct UpdateArgs {
     /// An environment variable; others stay
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<String>,
+    /// Only show what would be done, step by step
+    #[arg(long)]
+    pub(crate) plan: bool,
     #[command(flatten)]
     pub(crate) change: Change,
 }

@@ -88,16 +88,25 @@ pub(crate) struct ServerArgs {
 Examples:
   mezzo master
   mezzo master --config /etc/mezzo/master.toml
-  mezzo master --listen 10.0.0.1:5050 --state-dir /var/lib/mezzo/master")]
+  mezzo master --listen 10.0.0.1:5050 --state-dir /var/lib/mezzo/master
+  mezzo master --listen 10.0.0.1:5050 --store etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/mezzo")]
 pub(crate) struct MasterArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
+    /// Where the state is: file: (in the state directory), file:/folder, or, for several masters of which one leads,
+    /// etcd://host:port,host:port/prefix
+    #[arg(long, value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// host:port at which others reach this master [default: what it listens on]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) advertise: Option<String>,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mezzo agent --master 10.0.0.1:5050
+  mezzo agent --master 10.0.0.1:5050,10.0.0.2:5050,10.0.0.3:5050
   mezzo agent --config /etc/mezzo/agent.toml
   mezzo agent --resources 'cpus:4;mem:4096' --attribute rack=a1
   mezzo agent --resources 'cpus:4;mem:4096;cpus(eng):2;mem(eng):1024'   # these are for role eng alone")]
@@ -122,6 +131,9 @@ pub(crate) struct AgentArgs {
     /// The cgroup under which containers live
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,
+    /// Lend what tasks do not use of their cpus and mem to revocable tasks, which make way when it is needed
+    #[arg(long)]
+    pub(crate) oversubscribe: bool,
     /// End the containers together with the agent instead of leaving them for the next one
     #[arg(long)]
     pub(crate) kill_tasks_on_shutdown: bool,

@@ -1,13 +1,22 @@
 //! Calls to the master's operator API.
 
-use mezzo_api::proto::{self, operator_service_client::OperatorServiceClient};
-use tonic::transport::Channel;
+use std::time::Duration;
+
+use mezzo_api::{
+    masters::{self, Masters},
+    proto::{self, operator_service_client::OperatorServiceClient},
+};
+use tokio::time::{Instant, sleep};
+use tonic::{Code, transport::Channel};
 
 use super::{LARGEST_MESSAGE, channel, refused};
 use crate::failure::Failure;
 
 const HINT: &str =
     "start one with `mezzo dev` or `mezzo master`, or name it with --master or MEZZO_MASTER";
+
+/// An election takes less.
+const ELECTION: Duration = Duration::from_secs(10);
 
 /// A connection to the master.
 #[derive(Debug, Clone)]
@@ -25,13 +34,44 @@ pub(crate) struct TaskFilter {
 }
 
 impl Master {
-    pub(crate) async fn connect(address: &str) -> Result<Self, Failure> {
+    /// Connects to the master that leads: of a list, or named by one that does not. For a while, until there is one.
+    pub(crate) async fn connect(addresses: &str) -> Result<Self, Failure> {
+        let mut masters = Masters::parse(addresses)
+            .map_err(|error| Failure::usage(format!("--master: {error}")))?;
+        let deadline = Instant::now() + ELECTION;
+        loop {
+            let (failure, leader) = match Self::try_connect(masters.current()).await {
+                Ok(Ok(master)) => return Ok(master),
+                Ok(Err(status)) => {
+                    let failure = refused("master", masters.current(), &status);
+                    (failure, masters::leader_named(&status))
+                }
+                // A list may have others.
+                Err(failure) if masters.n_known() > 1 => (failure, None),
+                Err(failure) => return Err(failure),
+            };
+            let pause = masters.failed(leader, 1.0);
+            if Instant::now() + pause >= deadline {
+                return Err(failure);
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// The inner error: it does not lead.
+    async fn try_connect(address: &str) -> Result<Result<Self, tonic::Status>, Failure> {
         let channel = channel("master", address, HINT).await?;
         let client = OperatorServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
-        Ok(Self {
+        let mut master = Self {
             address: address.to_owned(),
             client,
-        })
+        };
+        let asked = master.client.get_cluster(proto::GetClusterRequest {}).await;
+        match asked {
+            Err(status) if status.code() == Code::Unavailable => Ok(Err(status)),
+            // Whatever else it says, it says to the call that is to come.
+            Ok(_) | Err(_) => Ok(Ok(master)),
+        }
     }
 
     fn refused(&self, status: &tonic::Status) -> Failure {

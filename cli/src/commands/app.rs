@@ -1,5 +1,7 @@
 //! `mezzo app …`: apps, through the scheduler's REST API.
 
+mod why;
+
 use std::{fs, io::Read as _, path::Path};
 
 use reqwest::Method;
@@ -24,6 +26,7 @@ pub(crate) async fn run(context: &Context, command: AppCommand) -> Result<(), Fa
         AppCommand::Add(args) => add(context, &scheduler, &args).await,
         AppCommand::List => list(context, &scheduler).await,
         AppCommand::Show(args) => show(context, &scheduler, &request::app_id(&args.id)?).await,
+        AppCommand::Why(args) => why::run(context, &scheduler, &request::app_id(&args.id)?).await,
         AppCommand::Scale(args) => {
             let id = request::app_id(&args.id)?;
             // A PUT creates what is missing; scaling must not.
@@ -132,7 +135,7 @@ async fn add(context: &Context, scheduler: &Scheduler, args: &AddArgs) -> Result
 }
 
 /// Puts the file's name before a refusal.
-fn prefix(failure: Failure, file: &str) -> Failure {
+pub(super) fn prefix(failure: Failure, file: &str) -> Failure {
     match failure {
         Failure::Usage(message) => Failure::Usage(format!("{file}: {message}")),
         Failure::Failed(message) => Failure::Failed(format!("{file}: {message}")),
@@ -237,6 +240,15 @@ async fn update(
         get(scheduler, &id).await?;
         (id, body)
     };
+    if args.plan {
+        let path = format!("/v2/apps{id}?dryRun=true&force={}", args.change.force);
+        let answer = scheduler
+            .send(Method::PUT, &path, false, Some(&body))
+            .await?;
+        return context
+            .output
+            .emit(&answer, |style| render::app::plan(&answer, style));
+    }
     change(
         context,
         scheduler,
@@ -358,7 +370,7 @@ async fn change(
 }
 
 /// Reads JSON, or YAML if the name says so.
-fn read_file(path: &Path) -> Result<Value, Failure> {
+pub(super) fn read_file(path: &Path) -> Result<Value, Failure> {
     let name = path.display();
     let mut text = String::new();
     let read = if path.as_os_str() == "-" {
@@ -389,7 +401,15 @@ fn read_file(path: &Path) -> Result<Value, Failure> {
 
 /// Refuses what the scheduler would refuse, and also fields that it would ignore.
 fn check(name: &str, app: &Value) -> Result<(), Failure> {
-    let report = mezzo_scheduler::check_app_json(app);
+    complaints(name, "app", &mezzo_scheduler::check_app_json(app))
+}
+
+/// Everything that is wrong with a file's app or job.
+pub(super) fn complaints(
+    name: &str,
+    what: &str,
+    report: &mezzo_scheduler::Report,
+) -> Result<(), Failure> {
     let mut lines: Vec<String> = report
         .errors
         .iter()
@@ -407,7 +427,7 @@ fn check(name: &str, app: &Value) -> Result<(), Failure> {
     }
     let lines: Vec<String> = lines.iter().map(|line| clean(line)).collect();
     Err(Failure::usage(format!(
-        "{name} is not a valid app:\n{}",
+        "{name} is not a valid {what}:\n{}",
         lines.join("\n")
     )))
 }

@@ -24,8 +24,15 @@ use crate::{
 const STOP_DEADLINE: Duration = Duration::from_secs(25);
 
 pub(crate) fn master(args: &MasterArgs) -> Result<(), Failure> {
-    let config: mezzo_master::Config =
-        settings(args.server.config.as_deref(), base(&args.server)?)?;
+    let mut flags = base(&args.server)?;
+    if let Some(store) = &args.store {
+        flags.insert("store".to_owned(), Value::String(store.clone()));
+    }
+    if let Some(address) = &args.advertise {
+        let address = request::address("--advertise", address)?;
+        flags.insert("advertise".to_owned(), Value::String(address));
+    }
+    let config: mezzo_master::Config = settings(args.server.config.as_deref(), flags)?;
     serve("master", &args.server.log, |shutdown| {
         mezzo_master::run(config, shutdown)
     })
@@ -63,6 +70,9 @@ pub(crate) fn agent(args: &AgentArgs, master: Option<&str>) -> Result<(), Failur
                 Value::Table(pair.into_iter().collect())
             });
         flags.insert("attributes".to_owned(), Value::Array(attributes.collect()));
+    }
+    if args.oversubscribe {
+        flags.insert("oversubscribe".to_owned(), Value::Boolean(true));
     }
     if args.kill_tasks_on_shutdown {
         flags.insert("kill_tasks_on_shutdown".to_owned(), Value::Boolean(true));
@@ -110,13 +120,9 @@ pub(crate) fn need_host(verb: &str) -> Result<(), Failure> {
 
 fn add_master(flags: &mut Table, master: Option<&str>) -> Result<(), Failure> {
     if let Some(master) = master.filter(|text| !text.is_empty()) {
-        let text = master
-            .strip_prefix("http://")
-            .unwrap_or(master)
-            .trim_end_matches('/');
         flags.insert(
             "master".to_owned(),
-            Value::String(request::address("--master", text)?),
+            Value::String(request::masters(master)?),
         );
     }
     Ok(())

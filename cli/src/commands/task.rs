@@ -202,7 +202,7 @@ async fn limit(context: &Context, master: &mut Master, args: &LimitArgs) -> Resu
         .emit(&task, |_| render::task::limits_changed(&task))
 }
 
-async fn log(master: &mut Master, args: &LogArgs) -> Result<(), Failure> {
+pub(super) async fn log(master: &mut Master, args: &LogArgs) -> Result<(), Failure> {
     let found = find(master, &args.task).await?;
     let mut node = found.node().await?;
     let stream = match (args.stdout, args.stderr) {

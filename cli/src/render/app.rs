@@ -2,7 +2,7 @@
 
 use super::{Style, Table, Tone, UNKNOWN, facts, mebibytes, number, section, toned};
 use crate::view::{
-    app::{App, Deployment, QueueItem},
+    app::{App, Deployment, QueueItem, Step},
     problems::{failure_text, why_it_waits},
 };
 
@@ -185,6 +185,25 @@ pub(crate) fn deployments(deployments: &[Deployment], style: Style) -> String {
     deployment_table(deployments).render(style, "")
 }
 
+/// `--plan`: the steps of a deployment that has not begun.
+pub(crate) fn plan(answer: &serde_json::Value, style: Style) -> String {
+    let steps: Vec<Step> = crate::view::app::list(answer, "steps");
+    if steps.is_empty() {
+        return "nothing would change\n".to_owned();
+    }
+    let mut table = Table::new(&[">STEP", "DOES", "APP"]);
+    for (index, step) in steps.iter().enumerate() {
+        for action in &step.actions {
+            table.row([
+                (index + 1).to_string().into(),
+                action.action.as_str().into(),
+                action.app.as_str().into(),
+            ]);
+        }
+    }
+    table.render(style, "")
+}
+
 fn deployment_table(deployments: &[Deployment]) -> Table {
     let mut table = Table::new(&["DEPLOYMENT", "STEP", "APPS", "DOES", "WAITS FOR"]);
     for deployment in deployments {
@@ -287,6 +306,20 @@ mod tests {
           TASK  STATE    NODE  PORTS  STARTED  VERSION
           a.2   running  n1    31000  t1       v2
         "#);
+    }
+
+    #[test]
+    fn a_plan_shows_its_steps_in_order() {
+        let answer = json!({"steps": [
+            {"actions": [{"action": "RestartApplication", "app": "/shop/db"}]},
+            {"actions": [{"action": "ScaleApplication", "app": "/shop/web"}]},
+        ]});
+        insta::assert_snapshot!(plan(&answer, PLAIN), @r"
+        STEP  DOES                APP
+           1  RestartApplication  /shop/db
+           2  ScaleApplication    /shop/web
+        ");
+        assert_eq!(plan(&json!({"steps": []}), PLAIN), "nothing would change\n");
     }
 
     #[test]

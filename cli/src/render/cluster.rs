@@ -4,7 +4,7 @@ use super::{
     Style, Table, Tone, age, bytes, facts, mebibytes, number, or_unknown, section, sharing, task,
     toned,
 };
-use crate::view::{Capacity, Drain, Framework, Node, Role, Task};
+use crate::view::{Capacity, Drain, Framework, Node, Resources, Revocable, Role, Task};
 
 /// `mezzo node list`.
 pub(crate) fn nodes(nodes: &[Node], style: Style) -> String {
@@ -76,6 +76,20 @@ fn drained(drain: &Drain, now_ms: u64) -> String {
     words
 }
 
+/// What is lent, and what has become of it.
+pub(crate) fn lent(revocable: &Revocable) -> String {
+    let or_nothing = |resources: &Resources| match resources.to_string() {
+        text if text.is_empty() => "nothing".to_owned(),
+        text => text,
+    };
+    format!(
+        "{}; revocable tasks hold {}, in offers {}",
+        or_nothing(&revocable.total),
+        or_nothing(&revocable.allocated),
+        or_nothing(&revocable.offered)
+    )
+}
+
 /// `mezzo node show`.
 pub(crate) fn node(node: &Node, tasks: &[Task], now_ms: u64, style: Style) -> String {
     let of = |used: Option<u64>, total: Option<u64>| match (used, total) {
@@ -114,6 +128,10 @@ pub(crate) fn node(node: &Node, tasks: &[Task], now_ms: u64, style: Style) -> St
             ("offers", node.resources.to_string()),
             ("allocated", node.allocated.to_string()),
             ("in offers", node.offered.to_string()),
+            (
+                "lends",
+                node.revocable.as_ref().map(lent).unwrap_or_default(),
+            ),
             ("cpus used", used.cpus.map(number).unwrap_or_default()),
             (
                 "memory used",
@@ -246,6 +264,12 @@ pub(crate) fn framework(framework: &Framework, now_ms: u64, style: Style) -> Str
             ),
             ("allocated", framework.allocated.to_string()),
             ("in offers", framework.offered.to_string()),
+            ("revocable", framework.revocable_allocated.to_string()),
+            (
+                "in revocable offers",
+                framework.revocable_offered.to_string(),
+            ),
+            ("deals with", framework.capabilities.join(", ")),
             ("user", framework.user.clone()),
             ("principal", framework.principal.clone()),
             ("host", framework.hostname.clone()),

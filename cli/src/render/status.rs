@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::{
-    Style, Table, Tone, age, app, bar, bytes, clean, cluster::node_tone, count, mebibytes, number,
-    section, toned,
+    Style, Table, Tone, age, app, bar, bytes, clean,
+    cluster::{lent, node_tone},
+    count, mebibytes, number, section, toned,
 };
 use crate::view::{
     Cluster, Framework, Node,
@@ -207,6 +208,9 @@ fn capacity(cluster: &Cluster, style: Style) -> String {
         &mebibytes,
         pair(used.disk_used_bytes, used.disk_total_bytes),
     );
+    if let Some(revocable) = &cluster.revocable {
+        text.push_str(&format!("lent    {}\n", lent(revocable)));
+    }
     text
 }
 

@@ -95,7 +95,11 @@ fn tone(task: &Task) -> Tone {
 /// Why it is not simply running.
 fn why(task: &Task) -> String {
     if task.state == "TASK_RUNNING" {
-        return String::new();
+        return if task.revocable {
+            "revocable".to_owned()
+        } else {
+            String::new()
+        };
     }
     if task.message.is_empty() {
         task.exit.as_ref().map(exit).unwrap_or_default()
@@ -174,6 +178,14 @@ pub(crate) fn show(task: &Task, now_ms: u64, style: Style) -> String {
             ("command", task.command.join(" ")),
             ("arguments", task.args.join(" ")),
             ("holds", task.resources.to_string()),
+            (
+                "revocable",
+                if task.revocable {
+                    "yes: what it holds is lent".to_owned()
+                } else {
+                    String::new()
+                },
+            ),
             ("cpu limit", task.cpu_limit.map(number).unwrap_or_default()),
             (
                 "memory limit",

@@ -105,6 +105,13 @@ pub(crate) struct Deployment {
     pub(crate) reason: Option<String>,
 }
 
+/// One step of a plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Step {
+    pub(crate) actions: Vec<Action>,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Action {
@@ -123,9 +130,26 @@ pub(crate) struct QueueItem {
     pub(crate) since: String,
     pub(crate) app: DeploymentId,
     pub(crate) processed_offers_summary: OffersSummary,
+    pub(crate) last_unused_offers: Vec<UnusedOffer>,
     /// mezzo's addition: why it waits, in a sentence.
     #[serde(alias = "waitingFor")]
     pub(crate) reason: Option<String>,
+}
+
+/// An offer that was not enough.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct UnusedOffer {
+    pub(crate) offer: OfferedNode,
+    pub(crate) timestamp: String,
+    /// mezzo's addition: every reason in words.
+    pub(crate) details: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct OfferedNode {
+    pub(crate) hostname: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

@@ -249,6 +249,7 @@ impl Framework {
                 agent_id: status.agent_id.clone(),
                 task_id: status.task_id.clone(),
                 update_id: status.update_id.clone(),
+                ..AcknowledgeRequest::default()
             };
             self.client.acknowledge(request).await?;
         }

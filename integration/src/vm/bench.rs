@@ -36,6 +36,13 @@ pub struct Bench {
 }
 
 impl Bench {
+    /// A program that the micro guest lacks, of one of Debian's packages: `("apparmor", "sbin/apparmor_parser")`.
+    pub fn program(&self, package: &str, path: &str) -> Result<PathBuf> {
+        let dir = self.dir.join("programs");
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        package::program(&dir, package, path)
+    }
+
     /// Makes what is not there yet. `guest_program` is the built `mezzo-guest`.
     pub fn prepare(guest_program: &Path) -> Result<Self> {
         let dir = paths::target()?.join("vm");

@@ -22,6 +22,7 @@ B=/bin/busybox
 $B mount -t devtmpfs dev /dev
 $B mount -t proc proc /proc
 $B mount -t sysfs sys /sys
+$B mount -t securityfs security /sys/kernel/security
 load() {
     for module in $($B cat "/modules/$1"); do
         $B insmod "/modules/$module" || echo "init: no module $module"

@@ -1,4 +1,5 @@
-//! The guests' kernel: Debian's, downloaded with apt and unpacked below `target/vm`, never installed on the machine.
+//! The guests' kernel, and programs that only guests need: Debian's, downloaded with apt and unpacked below `target/vm`,
+//! never installed on the machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ pub(super) fn ensure(dir: &Path) -> Result<Kernel> {
     };
     let home = dir.join(format!("{name}_{}", version.replace(':', "_")));
     if !home.is_dir() {
-        download(&name, &version, &home)?;
+        download_kernel(&name, &version, &home)?;
     }
     look(&home)
 }
@@ -57,8 +58,30 @@ fn unpacked_earlier(dir: &Path) -> Result<Kernel> {
     found.with_context(|| format!("no kernel in {}", dir.display()))
 }
 
+/// A program of a package, which is downloaded where it is not there yet.
+pub(super) fn program(dir: &Path, package: &str, path: &str) -> Result<PathBuf> {
+    let home = dir.join(package);
+    if !home.is_dir() {
+        download(package, &home, |_| Ok(()))?;
+    }
+    let program = home.join(path);
+    if program.is_file() {
+        return Ok(program);
+    }
+    bail!("{package} has no {path}")
+}
+
+fn download_kernel(name: &str, version: &str, home: &Path) -> Result<()> {
+    download(&format!("{name}={version}"), home, |unpacked| {
+        let kernel = look(unpacked)?;
+        let mut depmod = Command::new(sbin("depmod"));
+        process::output(depmod.arg("-b").arg(unpacked).arg(&kernel.release))?;
+        Ok(())
+    })
+}
+
 /// Downloads and unpacks beside `home`, and gives it its name when it is complete.
-fn download(name: &str, version: &str, home: &Path) -> Result<()> {
+fn download(wanted: &str, home: &Path, complete: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let draft = home.with_extension("draft");
     if draft.exists() {
         fs::remove_dir_all(&draft).with_context(|| format!("remove {}", draft.display()))?;
@@ -67,17 +90,15 @@ fn download(name: &str, version: &str, home: &Path) -> Result<()> {
     fs::create_dir_all(&unpacked).with_context(|| format!("create {}", unpacked.display()))?;
     let mut fetch = Command::new("apt-get");
     fetch.args(["-q", "-o", "APT::Sandbox::User=root", "download"]);
-    fetch.arg(format!("{name}={version}")).current_dir(&draft);
+    fetch.arg(wanted).current_dir(&draft);
     process::output(&mut fetch)?;
     let packages = fs::read_dir(&draft).with_context(|| format!("list {}", draft.display()))?;
     let mut packages = packages.flatten().map(|entry| entry.path());
     let package = packages.find(|path| path.extension().is_some_and(|kind| kind == "deb"));
-    let package = package.with_context(|| format!("apt-get downloaded no {name}"))?;
+    let package = package.with_context(|| format!("apt-get downloaded no {wanted}"))?;
     let mut unpack = Command::new("dpkg-deb");
     process::output(unpack.arg("--extract").arg(&package).arg(&unpacked))?;
-    let kernel = look(&unpacked)?;
-    let mut depmod = Command::new(sbin("depmod"));
-    process::output(depmod.arg("-b").arg(&unpacked).arg(&kernel.release))?;
+    complete(&unpacked)?;
     fs::rename(&unpacked, home).with_context(|| format!("name {}", home.display()))?;
     fs::remove_dir_all(&draft).with_context(|| format!("remove {}", draft.display()))
 }

@@ -439,6 +439,7 @@ impl Framework {
             agent_id: status.agent_id,
             task_id: status.task_id,
             update_id: status.update_id,
+            ..AcknowledgeRequest::default()
         };
         self.client.acknowledge(request).await?;
         Ok(())

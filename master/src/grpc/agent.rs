@@ -3,11 +3,11 @@
 //! A task per stream reads it and pings. An agent that says nothing for the ping time-out is cut off; the core learns
 //! only that streams begin and end. Garbage ends the stream with INVALID_ARGUMENT.
 
-use std::{pin::Pin, time::Duration};
+use std::pin::Pin;
 
 use futures::{Stream, StreamExt as _};
 use mezzo_api::{
-    convert::Invalid,
+    convert::{self, Invalid},
     model::{AgentInfo, OperationStatus, PersistentVolume, Pool, Task, TaskStatus, TaskUsage},
     proto::{
         self, AgentMessage, MasterMessage, agent_message, agent_service_server::AgentService,
@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     outbox::{self, Outbox},
-    status::{bounded, parse_optional},
+    status::{bounded, parse_optional, storable},
 };
 use crate::{
     actor::{Context, Peer},
@@ -62,7 +62,8 @@ impl AgentService for AgentFront {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        let (outbox, inbox) = outbox::channel(self.context.config.peer_queue);
+        let (outbox, inbox) =
+            outbox::channel(self.context.config.peer_queue, self.context.fence.clone());
         let context = self.context.clone();
         let conn = context.next_conn();
         self.context.tasks.spawn(async move {
@@ -76,11 +77,8 @@ impl AgentService for AgentFront {
             }
             context.send(Event::AgentDetached { conn }).await;
         });
-        let (master_id, config) = (self.context.master_id.clone(), self.context.config.clone());
-        let stream = inbox.map(move |line| {
-            let intervals = (config.agent_ping_interval, config.agent_ping_timeout);
-            line.map(|line| encode(line, &master_id, intervals))
-        });
+        let context = self.context.clone();
+        let stream = inbox.map(move |line| line.map(|line| encode(line, &context)));
         Ok(Response::new(Box::pin(stream)))
     }
 }
@@ -157,6 +155,7 @@ fn decode_register(register: agent_message::Register) -> Result<Registration, St
         .info
         .ok_or_else(|| Status::invalid_argument("register.info: is missing"))?;
     let info = AgentInfo::try_from(info).map_err(|invalid| invalid.within("register.info"))?;
+    storable("register.info", &info)?;
     let tasks = register.tasks.into_iter().enumerate().map(|(i, task)| {
         Task::try_from(task)
             .map_err(|invalid: Invalid| invalid.within(&format!("register.tasks[{i}]")))
@@ -210,6 +209,10 @@ fn decode(conn: ConnId, message: AgentMessage) -> Result<Option<Event>, Status> 
             })
         }
         agent_message::Message::Pools(report) => Some(decode_pools(conn, report)?),
+        agent_message::Message::Slack(slack) => {
+            let total = convert::slack(slack).map_err(|invalid| invalid.within("slack"))?;
+            Some(Event::AgentSlack { conn, total })
+        }
         agent_message::Message::Pong(_) => None,
     })
 }
@@ -235,20 +238,17 @@ fn decode_pools(conn: ConnId, report: agent_message::PoolReport) -> Result<Event
     })
 }
 
-fn encode(
-    line: AgentLine,
-    master_id: &str,
-    (interval, silence): (Duration, Duration),
-) -> MasterMessage {
+fn encode(line: AgentLine, context: &Context) -> MasterMessage {
     use master_message::Message;
     let message = match line {
         AgentLine::Ping(sequence) => Message::Ping(master_message::Ping { sequence }),
         AgentLine::Core(ToAgent::Registered(agent_id)) => {
             Message::Registered(master_message::Registered {
                 agent_id: agent_id.to_string(),
-                master_id: master_id.to_owned(),
-                ping_interval_ms: to_millis(interval),
-                ping_timeout_ms: to_millis(silence),
+                master_id: context.master_id.to_string(),
+                ping_interval_ms: to_millis(context.config.agent_ping_interval),
+                ping_timeout_ms: to_millis(context.config.agent_ping_timeout),
+                term: context.term,
             })
         }
         AgentLine::Core(ToAgent::Refused(message)) => {

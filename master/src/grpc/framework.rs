@@ -16,12 +16,12 @@ use tonic::{Request, Response, Status};
 
 use super::{
     outbox,
-    status::{bounded, invalid, parse, parse_optional},
+    status::{bounded, invalid, parse, parse_optional, storable},
 };
 use crate::{
     actor::{Context, Peer},
     config::to_millis,
-    state::{Call, Caller, Event, Launch, ToFramework},
+    state::{Acknowledgement, Call, Caller, Event, Launch, ToFramework},
 };
 
 /// Ids in one call.
@@ -71,7 +71,8 @@ impl FrameworkService for FrameworkFront {
         let request = request.into_inner();
         let info = framework_info(request.framework)?;
         let suppressed = roles("suppressed_roles", request.suppressed_roles)?;
-        let (outbox, inbox) = outbox::channel(self.context.config.peer_queue);
+        let (outbox, inbox) =
+            outbox::channel(self.context.config.peer_queue, self.context.fence.clone());
         let conn = self.context.next_conn();
         tracing::info!(
             conn = conn.0,
@@ -105,11 +106,8 @@ impl FrameworkService for FrameworkFront {
             context.send(Event::FrameworkDetached { conn }).await;
         });
         self.context.answer(answer).await?;
-        let (master_id, heartbeat) = (
-            self.context.master_id.clone(),
-            self.context.config.framework_heartbeat_interval,
-        );
-        let stream = inbox.map(move |line| line.map(|line| encode(line, &master_id, heartbeat)));
+        let context = self.context.clone();
+        let stream = inbox.map(move |line| line.map(|line| encode(line, &context)));
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -220,12 +218,26 @@ impl FrameworkService for FrameworkFront {
         request: Request<proto::AcknowledgeRequest>,
     ) -> Result<Response<proto::AcknowledgeResponse>, Status> {
         let request = request.into_inner();
-        let call = Call::Acknowledge {
-            agent_id: parse("agent_id", request.agent_id)?,
-            task_id: parse("task_id", request.task_id)?,
-            update_id: parse("update_id", request.update_id)?,
-        };
-        self.call(request.caller, call).await?;
+        bounded("updates", request.updates.len(), MOST_IDS)?;
+        let mut acknowledgements = Vec::with_capacity(request.updates.len().max(1));
+        let single = [&request.agent_id, &request.task_id, &request.update_id];
+        if request.updates.is_empty() || single.iter().any(|id| !id.is_empty()) {
+            acknowledgements.push(Acknowledgement {
+                agent_id: parse("agent_id", request.agent_id)?,
+                task_id: parse("task_id", request.task_id)?,
+                update_id: parse("update_id", request.update_id)?,
+            });
+        }
+        for (i, update) in request.updates.into_iter().enumerate() {
+            let field = |name: &str| format!("updates[{i}].{name}");
+            acknowledgements.push(Acknowledgement {
+                agent_id: parse(&field("agent_id"), update.agent_id)?,
+                task_id: parse(&field("task_id"), update.task_id)?,
+                update_id: parse(&field("update_id"), update.update_id)?,
+            });
+        }
+        self.call(request.caller, Call::Acknowledge(acknowledgements))
+            .await?;
         Ok(Response::new(proto::AcknowledgeResponse {}))
     }
 
@@ -272,7 +284,7 @@ impl FrameworkService for FrameworkFront {
         request: Request<proto::UpdateFrameworkRequest>,
     ) -> Result<Response<proto::UpdateFrameworkResponse>, Status> {
         let request = request.into_inner();
-        let info = framework_info(request.framework)?;
+        let info = Box::new(framework_info(request.framework)?);
         let suppressed = roles("suppressed_roles", request.suppressed_roles)?;
         self.call(request.caller, Call::UpdateFramework { info, suppressed })
             .await?;
@@ -321,7 +333,9 @@ impl FrameworkService for FrameworkFront {
 
 fn framework_info(info: Option<proto::FrameworkInfo>) -> Result<FrameworkInfo, Status> {
     let info = info.ok_or_else(|| invalid("framework", "is missing"))?;
-    Ok(FrameworkInfo::try_from(info).map_err(|invalid| invalid.within("framework"))?)
+    let info = FrameworkInfo::try_from(info).map_err(|invalid| invalid.within("framework"))?;
+    storable("framework", &info)?;
+    Ok(info)
 }
 
 fn offer_ids(ids: Vec<String>) -> Result<Vec<mezzo_api::model::OfferId>, Status> {
@@ -408,7 +422,7 @@ fn decode_group(launch: operation::LaunchGroup) -> Result<Launch, Status> {
     }
 }
 
-fn encode(line: FrameworkLine, master_id: &str, heartbeat: Duration) -> proto::Event {
+fn encode(line: FrameworkLine, context: &Context) -> proto::Event {
     use event::Event;
     let event = match line {
         FrameworkLine::Heartbeat => Event::Heartbeat(event::Heartbeat {}),
@@ -418,8 +432,9 @@ fn encode(line: FrameworkLine, master_id: &str, heartbeat: Duration) -> proto::E
         }) => Event::Subscribed(event::Subscribed {
             framework_id: framework_id.to_string(),
             stream_id: stream_id.to_string(),
-            heartbeat_interval_ms: to_millis(heartbeat),
-            master_id: master_id.to_owned(),
+            heartbeat_interval_ms: to_millis(context.config.framework_heartbeat_interval),
+            master_id: context.master_id.to_string(),
+            term: context.term,
         }),
         FrameworkLine::Core(ToFramework::Offers(offers)) => Event::Offers(event::Offers {
             offers: offers.into_iter().map(Into::into).collect(),

@@ -470,6 +470,7 @@ fn cluster(snapshot: &Snapshot, context: &Context) -> proto::Cluster {
         Quantities::default(),
         Quantities::default(),
     );
+    let mut lent: Option<[Quantities; 3]> = None;
     let mut used = NodeUsage::default();
     let (mut connected, mut away) = (0, 0);
     for view in snapshot.agents.values() {
@@ -489,6 +490,12 @@ fn cluster(snapshot: &Snapshot, context: &Context) -> proto::Cluster {
                 total.add(&view.info.resources);
                 allocated.add_pools(&view.allocated);
                 offered.add_pools(&view.offered);
+                if let Some((total, allocated, offered)) = &view.lent {
+                    let sums = lent.get_or_insert_default();
+                    for (sum, more) in sums.iter_mut().zip([total, allocated, offered]) {
+                        sum.add(more);
+                    }
+                }
             }
             AgentState::Unreachable | AgentState::Recovering => {}
         }
@@ -510,6 +517,7 @@ fn cluster(snapshot: &Snapshot, context: &Context) -> proto::Cluster {
         .filter(|view| view.connected)
         .count();
     proto::Cluster {
+        term: context.term,
         master_id: context.master_id.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at_ms: context.started_at_ms,
@@ -525,6 +533,11 @@ fn cluster(snapshot: &Snapshot, context: &Context) -> proto::Cluster {
             .into_iter()
             .map(|(name, n)| (name.to_owned(), n))
             .collect(),
+        revocable: lent.map(|[total, allocated, offered]| proto::RevocableResources {
+            total: total.to_resources().into(),
+            allocated: allocated.to_resources().into(),
+            offered: offered.to_resources().into(),
+        }),
     }
 }
 
@@ -584,6 +597,13 @@ fn agent(view: &AgentView) -> proto::Agent {
             deadline_at_ms: drain.deadline_at_ms,
             mark_gone: drain.mark_gone,
         }),
+        revocable: view.lent.as_ref().map(|(total, allocated, offered)| {
+            proto::RevocableResources {
+                total: total.into(),
+                allocated: allocated.into(),
+                offered: offered.into(),
+            }
+        }),
     }
 }
 
@@ -605,5 +625,7 @@ fn framework(view: &FrameworkView, total: &Quantities) -> proto::Framework {
         dominant_share_ppm: Share::dominant(&held, total, DEFAULT_WEIGHT_MILLIS)
             .parts_per_million(),
         suppressed_roles: view.suppressed.iter().map(ToString::to_string).collect(),
+        revocable_allocated: view.lent.0.to_resources().into(),
+        revocable_offered: view.lent.1.to_resources().into(),
     }
 }

@@ -1,7 +1,8 @@
 //! The way out to one peer: a bounded queue, and the reason for which it ends.
 //!
 //! The sending side never waits: a peer whose queue is full does not read, and is cut off. What was queued before the
-//! end is still delivered, then the stream ends with its status.
+//! end is still delivered, then the stream ends with its status. Only of a deposed leader nothing is delivered any more:
+//! also of one that was frozen while messages were on their way out.
 
 use std::{
     pin::Pin,
@@ -10,9 +11,12 @@ use std::{
 };
 
 use futures::Stream;
+use mezzo_etcd::Fence;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+
+use crate::state::Ending;
 
 /// The sending side. Clones send to the same peer.
 #[derive(Debug)]
@@ -73,6 +77,7 @@ impl<T> Outbox<T> {
 pub(crate) struct Inbox<T> {
     queue: mpsc::Receiver<T>,
     ending: Arc<OnceLock<Status>>,
+    fence: Fence,
 }
 
 impl<T> Stream for Inbox<T> {
@@ -80,6 +85,12 @@ impl<T> Stream for Inbox<T> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.queue.poll_recv(context).map(|message| match message {
+            Some(_) if !self.fence.is_open() => {
+                self.queue.close();
+                while self.queue.try_recv().is_ok() {}
+                self.ending = Arc::default();
+                Some(Err(Ending::Deposed.into()))
+            }
             Some(message) => Some(Ok(message)),
             None => {
                 let last = self.ending.get().cloned().map(Err);
@@ -90,8 +101,8 @@ impl<T> Stream for Inbox<T> {
     }
 }
 
-/// A way to one peer that holds at most `capacity` messages.
-pub(crate) fn channel<T>(capacity: usize) -> (Outbox<T>, Inbox<T>) {
+/// A way to one peer that holds at most `capacity` messages, and delivers none once the fence is closed.
+pub(crate) fn channel<T>(capacity: usize, fence: Fence) -> (Outbox<T>, Inbox<T>) {
     let (sender, receiver) = mpsc::channel(capacity);
     let ending = Arc::new(OnceLock::new());
     let outbox = Outbox {
@@ -104,6 +115,7 @@ pub(crate) fn channel<T>(capacity: usize) -> (Outbox<T>, Inbox<T>) {
         Inbox {
             queue: receiver,
             ending,
+            fence,
         },
     )
 }
@@ -116,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_queued_comes_first_then_the_reason_then_the_end() {
-        let (outbox, mut inbox) = channel(2);
+        let (outbox, mut inbox) = channel(2, Fence::always_open());
         assert_eq!(outbox.send(1), Ok(()));
         assert_eq!(outbox.send(2), Ok(()));
         assert_eq!(outbox.send(3), Err(SendFailure::Full));
@@ -128,5 +140,20 @@ mod tests {
         assert_eq!(inbox.next().await.unwrap().unwrap(), 2);
         assert_eq!(inbox.next().await.unwrap().unwrap_err().message(), "first");
         assert!(inbox.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn nothing_of_a_deposed_leader_is_delivered() {
+        let fence = Fence::always_open();
+        let (outbox, mut inbox) = channel(3, fence.clone());
+        for message in 1..=3 {
+            assert_eq!(outbox.send(message), Ok(()));
+        }
+        assert_eq!(inbox.next().await.unwrap().unwrap(), 1);
+        fence.close();
+        let last = inbox.next().await.unwrap().unwrap_err();
+        assert_eq!(last.code(), tonic::Code::Unavailable);
+        assert!(inbox.next().await.is_none());
+        assert_eq!(outbox.send(4), Err(SendFailure::Gone));
     }
 }

@@ -210,6 +210,7 @@ mod tests {
             ..proto::FrameworkInfo::default()
         };
         FrameworkView {
+            lent: Default::default(),
             framework_id: "f".parse().unwrap(),
             info: FrameworkInfo::try_from(info).unwrap(),
             connected: true,

@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use crate::{
     allocator::quota::QuotaProblem,
     state::{Ending, Refusal},
+    store::LARGEST_RECORD,
 };
 
 impl From<Refusal> for Status {
@@ -39,7 +40,7 @@ impl From<Ending> for Status {
             Ending::Superseded => Code::Aborted,
             Ending::TooSlow => Code::ResourceExhausted,
             Ending::Refused | Ending::Removed => Code::FailedPrecondition,
-            Ending::ShuttingDown => Code::Unavailable,
+            Ending::ShuttingDown | Ending::Deposed => Code::Unavailable,
         };
         Self::new(code, ending.to_string())
     }
@@ -70,6 +71,18 @@ pub(crate) fn parse_optional<T: TryFrom<String, Error: Display>>(
     }
 }
 
+/// Refuses a description that no store takes: a leader that cannot write it would fail, and the next one too.
+pub(crate) fn storable(field: &str, record: &impl serde::Serialize) -> Result<(), Status> {
+    let size = serde_json::to_vec(record).map_or(usize::MAX, |text| text.len());
+    if size > LARGEST_RECORD {
+        return Err(invalid(
+            field,
+            format!("takes {size} bytes as JSON, at most {LARGEST_RECORD} are allowed"),
+        ));
+    }
+    Ok(())
+}
+
 /// Refuses lists that no honest caller sends.
 pub(crate) fn bounded(field: &str, length: usize, most: usize) -> Result<(), Status> {
     if length > most {
@@ -79,4 +92,16 @@ pub(crate) fn bounded(field: &str, length: usize, most: usize) -> Result<(), Sta
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_store_takes_is_refused() {
+        storable("x", &"a".repeat(1000)).unwrap();
+        let status = storable("x", &"a".repeat(LARGEST_RECORD)).unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
 }

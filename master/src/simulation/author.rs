@@ -6,14 +6,14 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, AttributeConstraint, ContainerInfo, FrameworkId, FrameworkInfo, GroupPolicy, Offer,
-    OfferFilter, OperationId, OperationState, OperationStatus, PoolChange, Pools, Predicate,
-    RoleName, Selector, StreamId, TaskGroup, TaskId, TaskInfo, TaskState, TaskStatus, Volume,
-    VolumeSource,
+    AgentId, AttributeConstraint, Capability, ContainerInfo, FrameworkId, FrameworkInfo,
+    GroupPolicy, Offer, OfferFilter, OperationId, OperationState, OperationStatus, PoolChange,
+    Pools, Predicate, RoleName, Selector, StreamId, TaskGroup, TaskId, TaskInfo, TaskState,
+    TaskStatus, Volume, VolumeSource,
 };
 
 use super::{Dice, any_change};
-use crate::state::{Call, Caller, ConnId, Launch, ToFramework};
+use crate::state::{Acknowledgement, Call, Caller, ConnId, Launch, ToFramework};
 
 /// One framework.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(super) struct Author {
     role: RoleName,
     /// Wants to hear of these machines only.
     machines: Option<&'static str>,
+    /// It takes what agents lend, too.
+    borrows: bool,
     failover_timeout: Duration,
     pub(super) offers: BTreeMap<String, Offer>,
     /// Launched, with the agent and the last state heard.
@@ -52,6 +54,7 @@ impl Author {
                 .parse()
                 .unwrap(),
             machines: dice.one_in(3).then_some("machine-[02]"),
+            borrows: dice.one_in(2),
             failover_timeout: Duration::from_secs([5, 60, 3600][dice.below(3)]),
             offers: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -87,6 +90,11 @@ impl Author {
                     };
                     (self.role.clone(), filter)
                 })
+                .into_iter()
+                .collect(),
+            capabilities: self
+                .borrows
+                .then_some(Capability::RevocableResources)
                 .into_iter()
                 .collect(),
         }
@@ -126,6 +134,9 @@ impl Author {
                             "author {} hears of {}, which it does not want",
                             self.name, offer.hostname
                         ));
+                    }
+                    if offer.revocable && !self.borrows {
+                        return Err(format!("author {} cannot borrow", self.name));
                     }
                     self.offers.insert(offer.offer_id.to_string(), offer);
                 }
@@ -206,11 +217,12 @@ impl Author {
         if let (Some(update_id), Some(agent_id)) =
             (status.update_id.clone(), status.agent_id.clone())
         {
-            self.acknowledgements.push_back(Call::Acknowledge {
-                agent_id,
-                task_id: task_id.clone(),
-                update_id,
-            });
+            self.acknowledgements
+                .push_back(Call::Acknowledge(vec![Acknowledgement {
+                    agent_id,
+                    task_id: task_id.clone(),
+                    update_id,
+                }]));
         }
         let Some((_, known)) = self.tasks.get_mut(&task_id) else {
             return Err(format!(
@@ -294,10 +306,15 @@ impl Author {
     fn accept(&mut self, dice: &mut Dice) -> Option<Call> {
         let (_, first) = self.offers.pop_first()?;
         let mut offers = vec![first.offer_id.clone()];
+        // Both kinds together cannot be used.
+        let mixes = dice.one_in(10);
         let more: Vec<String> = self
             .offers
             .iter()
-            .filter(|(_, offer)| offer.agent_id == first.agent_id)
+            .filter(|(_, offer)| {
+                let same = offer.revocable == first.revocable;
+                offer.agent_id == first.agent_id && (same || mixes)
+            })
             .map(|(id, _)| id.clone())
             .collect();
         for id in more {
@@ -313,8 +330,13 @@ impl Author {
             self.n_tasks += 1;
             let task_id: TaskId = format!("f{}-t{}", self.name, self.n_tasks).parse().unwrap();
             let port = 31_000 + dice.below(10);
+            let ports = if first.revocable {
+                String::new()
+            } else {
+                format!(";ports:[{port}-{port}]")
+            };
             let taken = format!(
-                "cpus:0.{};mem:{};ports:[{port}-{port}]",
+                "cpus:0.{};mem:{}{ports}",
                 1 + dice.below(9),
                 10 + dice.below(200)
             );
@@ -344,6 +366,8 @@ impl Author {
                 readiness_check: None,
                 reserved: Vec::new(),
                 persistent: Vec::new(),
+                // Sometimes it is mistaken.
+                revocable: first.revocable != dice.one_in(20),
             });
         }
         // Together or one by one.

@@ -191,10 +191,9 @@ impl Machine {
         if let Some(process) = self.processes.get(&holder) {
             return process.unacknowledged.iter().cloned().collect();
         }
-        let overbooked = task
-            .info
-            .pools()
-            .map_or(true, |part| !self.free().contains(&part));
+        let part = task.info.pools();
+        let overbooked =
+            !task.info.revocable && part.map_or(true, |part| !self.free().contains(&part));
         self.processes.insert(
             holder.clone(),
             Process {
@@ -213,7 +212,7 @@ impl Machine {
     /// What no task holds; nothing where that cannot be.
     fn free(&self) -> Pools {
         let mut free = self.pools.clone();
-        for (_, info) in self.running() {
+        for (_, info) in self.running().filter(|(_, info)| !info.revocable) {
             free = info
                 .pools()
                 .ok()

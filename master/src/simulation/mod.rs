@@ -84,7 +84,7 @@ fn rules_hold_in_every_history_and_healed_worlds_come_to_rest() {
         Some(seed) => seed..seed + 1,
         None => 0..number("MEZZO_SEEDS").unwrap_or(300),
     };
-    let mut launched = 0;
+    let (mut launched, mut borrowed) = (0, 0);
     for seed in seeds.clone() {
         let mut world = World::new(seed);
         if world.run().is_err() {
@@ -92,8 +92,13 @@ fn rules_hold_in_every_history_and_healed_worlds_come_to_rest() {
             panic!("seed {seed} (MEZZO_SEED={seed} runs it alone): {broken}");
         }
         launched += world.n_launched();
+        borrowed += world.n_borrowed();
     }
     let n = seeds.end - seeds.start;
+    assert!(
+        n < 10 || borrowed as u64 * 2 > n,
+        "only {borrowed} revocable tasks in {n} histories"
+    );
     assert!(
         launched as u64 > 5 * n,
         "only {launched} tasks in {n} histories: the simulation does too little"

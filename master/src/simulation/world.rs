@@ -72,6 +72,7 @@ pub(super) struct World {
     machines: Vec<Machine>,
     authors: Vec<Author>,
     launched: BTreeSet<Holder>,
+    n_borrowed: usize,
     /// Of a replay.
     log: Option<VecDeque<String>>,
 }
@@ -111,9 +112,15 @@ impl World {
                 .map(|name| Author::new(name, &mut dice))
                 .collect(),
             launched: BTreeSet::new(),
+            n_borrowed: 0,
             log: None,
             dice,
         }
+    }
+
+    /// Of them, on what machines lend.
+    pub(super) fn n_borrowed(&self) -> usize {
+        self.n_borrowed
     }
 
     pub(super) fn n_launched(&self) -> usize {
@@ -222,7 +229,7 @@ impl World {
                 ));
             }
         }
-        for (id, ledger) in self.core.ledgers() {
+        for (id, ledger) in self.core.ledgers().chain(self.core.lent_ledgers()) {
             if !ledger.allocated().is_empty() {
                 return Err(format!(
                     "agent {id} still has {} booked",
@@ -236,15 +243,18 @@ impl World {
     fn check(&self) -> Result<(), String> {
         self.core.audit()?;
         let ledgers: BTreeMap<_, _> = self.core.ledgers().collect();
+        let lent: BTreeMap<_, _> = self.core.lent_ledgers().collect();
         for machine in self
             .machines
             .iter()
             .filter(|machine| machine.registered && !machine.refused)
         {
-            let Some(ledger) = machine.id.as_ref().and_then(|id| ledgers.get(id)) else {
+            let id = machine.id.as_ref();
+            let Some((ledger, lent)) = id.and_then(|id| ledgers.get(id).zip(lent.get(id))) else {
                 continue;
             };
-            for (holder, _) in machine.running() {
+            for (holder, info) in machine.running() {
+                let ledger = if info.revocable { lent } else { ledger };
                 if !ledger.holds(holder) {
                     return Err(format!(
                         "machine {} runs {holder:?}, the master books nothing",
@@ -348,12 +358,30 @@ impl World {
                 let operation = self.any_quotas();
                 self.feed(Event::Operate(operation))
             }
+            91 => {
+                self.lend(machine);
+                Ok(())
+            }
             90..93 => {
                 self.now += self.dice.roll() % 2000;
                 self.feed(Event::Tick)
             }
             93..96 => self.feed(Event::Allocate(Pass::All)),
             _ => self.feed(Event::Allocate(Pass::Changed)),
+        }
+    }
+
+    /// The machine says how much it lends.
+    fn lend(&mut self, at: usize) {
+        let (tenths, mem) = (self.dice.below(30), self.dice.below(1024));
+        let total = format!("cpus:{}.{};mem:{mem}", tenths / 10, tenths % 10);
+        let machine = &self.machines[at];
+        let Some(conn) = machine.conn.filter(|_| machine.registered) else {
+            return;
+        };
+        if let Some(wire) = self.wires.get_mut(&conn) {
+            let total = total.parse().unwrap();
+            wire.to_master.push_back(Event::AgentSlack { conn, total });
         }
     }
 
@@ -447,6 +475,9 @@ impl World {
                     wire.to_master.push_back(Event::AgentHeard { conn });
                 }
                 self.report(at, statuses);
+                if hello && self.dice.one_in(2) {
+                    self.lend(at);
+                }
             }
         } else if let Some(event) = wire.to_framework.pop_front() {
             if let Some(at) = self
@@ -622,6 +653,7 @@ impl World {
                     };
                     for task in launched {
                         let holder = (task.framework_id.clone(), task.info.task_id.clone());
+                        self.n_borrowed += usize::from(task.info.revocable);
                         if !self.launched.insert(holder.clone()) {
                             return Err(format!("{holder:?} is launched twice"));
                         }

@@ -5,11 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, NodeUsage, OfferId, PoolOperation, Reason, Task, TaskState, TaskUsage,
+    AgentId, AgentInfo, NodeUsage, OfferId, PoolOperation, Reason, Resources, Task, TaskState,
+    TaskUsage,
 };
 
 use super::{
-    ConnId, Core, Effect, Ending, Holder, Ledger, Refusal, Registration, ToAgent, ToFramework, Turn,
+    ConnId, Core, Effect, Ending, Holder, Ledger, Refusal, Registration, Supply, ToAgent,
+    ToFramework, Turn, lent::Lent,
 };
 use crate::{
     allocator::AgentFilters,
@@ -44,6 +46,8 @@ pub(super) struct AgentEntry {
     pub(super) newest: Option<ConnId>,
     pub(super) ledger: Ledger,
     pub(super) filters: AgentFilters,
+    /// What it lends.
+    pub(super) lent: Lent,
     pub(super) offers: BTreeSet<OfferId>,
     /// All tasks in the tables that are there, also ended ones that are not acknowledged.
     pub(super) tasks: BTreeSet<Holder>,
@@ -64,6 +68,7 @@ impl AgentEntry {
             link: AgentLink::Recovering { since_ms: now },
             newest: None,
             filters: AgentFilters::default(),
+            lent: Lent::default(),
             offers: BTreeSet::new(),
             tasks: BTreeSet::new(),
             usage: None,
@@ -169,7 +174,9 @@ impl Core {
             self.shift_idle(super::books::idle(&entry.ledger), 1);
             self.agents.insert(agent_id.clone(), entry);
         }
-        self.with_ledger(agent_id, |ledger| ledger.declare(record.info.pools()));
+        self.with_ledger(agent_id, Supply::Ordinary, |ledger| {
+            ledger.declare(record.info.pools());
+        });
         let Some(entry) = self.agents.get_mut(agent_id) else {
             return;
         };
@@ -177,6 +184,9 @@ impl Core {
         entry.link = link;
         entry.newest = Some(conn);
         entry.filters.clear();
+        // It says so again, if it still does.
+        entry.declare_lent(&mut self.lent, Resources::new());
+        entry.lent.filters.clear();
         self.agent_conns.insert(conn, agent_id.clone());
         self.view.touch_agent(agent_id);
     }
@@ -406,6 +416,7 @@ impl Core {
         if let Some(entry) = self.agents.remove(agent_id) {
             self.total.sub_pools(entry.ledger.total());
             self.shift_idle(super::books::idle(&entry.ledger), -1);
+            self.lent.total.sub_pools(entry.lent.ledger.total());
         }
     }
 

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use mezzo_api::model::{AgentId, FrameworkId, OfferId, Pools, RoleName};
 
-use super::{Core, Holder, Ledger, Pending, Quantities, frameworks::Interest, offers::OfferEntry};
+use super::{
+    Core, Holder, Ledger, Pending, Quantities, Supply, frameworks::Interest, offers::OfferEntry,
+};
 
 /// What is reserved for each role and free.
 pub(super) fn idle(ledger: &Ledger) -> BTreeMap<RoleName, Quantities> {
@@ -39,13 +41,15 @@ impl Core {
         self.generation += 1;
     }
 
-    /// Changes the books of an agent, and with them what is reserved and idle.
+    /// Changes one of the two books of an agent, and with them what is reserved and idle: of the ordinary ones alone, as
+    /// nothing that is lent is reserved.
     pub(super) fn with_ledger<T>(
         &mut self,
         agent_id: &AgentId,
+        supply: Supply,
         change: impl FnOnce(&mut Ledger) -> T,
     ) -> Option<T> {
-        let ledger = &mut self.agents.get_mut(agent_id)?.ledger;
+        let ledger = self.agents.get_mut(agent_id)?.ledger_mut(supply);
         let before = (!ledger.total().is_open()).then(|| idle(ledger));
         let done = change(ledger);
         let after = (!ledger.total().is_open()).then(|| idle(ledger));
@@ -67,8 +71,14 @@ impl Core {
         }
     }
 
-    pub(super) fn charge(&mut self, framework_id: &FrameworkId, role: &RoleName, pools: &Pools) {
-        self.charge_sum(framework_id, role, &Quantities::of_pools(pools));
+    pub(super) fn charge(
+        &mut self,
+        framework_id: &FrameworkId,
+        role: &RoleName,
+        supply: Supply,
+        pools: &Pools,
+    ) {
+        self.charge_sum(framework_id, role, supply, &Quantities::of_pools(pools));
     }
 
     /// The same, of several things at once.
@@ -76,28 +86,38 @@ impl Core {
         &mut self,
         framework_id: &FrameworkId,
         role: &RoleName,
+        supply: Supply,
         held: &Quantities,
     ) {
         if *held == Quantities::default() {
             return;
         }
-        self.roles.entry(role.clone()).or_default().merge(held);
+        let roles = self.roles_mut(supply);
+        roles.entry(role.clone()).or_default().merge(held);
         if let Some(framework) = self.frameworks.get_mut(framework_id) {
-            framework.role_mut(role, Interest::Left).held.merge(held);
+            let entry = framework.role_mut(role, Interest::Left);
+            entry.held_mut(supply).merge(held);
             self.view.touch_framework(framework_id);
         }
     }
 
-    pub(super) fn discharge(&mut self, framework_id: &FrameworkId, role: &RoleName, pools: &Pools) {
-        if let Some(held) = self.roles.get_mut(role) {
+    pub(super) fn discharge(
+        &mut self,
+        framework_id: &FrameworkId,
+        role: &RoleName,
+        supply: Supply,
+        pools: &Pools,
+    ) {
+        let roles = self.roles_mut(supply);
+        if let Some(held) = roles.get_mut(role) {
             held.sub_pools(pools);
             if *held == super::Quantities::default() {
-                self.roles.remove(role);
+                roles.remove(role);
             }
         }
         if let Some(framework) = self.frameworks.get_mut(framework_id) {
-            let held = &mut framework.role_mut(role, Interest::Left).held;
-            held.sub_pools(pools);
+            let entry = framework.role_mut(role, Interest::Left);
+            entry.held_mut(supply).sub_pools(pools);
             framework.drop_left_roles();
             self.view.touch_framework(framework_id);
         }
@@ -106,7 +126,9 @@ impl Core {
     /// Ends an offer: what it held is free again.
     pub(super) fn withdraw_offer(&mut self, offer_id: &OfferId) -> Option<OfferEntry> {
         let offer = self.offers.remove(offer_id)?;
-        self.with_ledger(&offer.agent_id, |ledger| ledger.withdraw(&offer.resources));
+        self.with_ledger(&offer.agent_id, offer.supply, |ledger| {
+            ledger.withdraw(&offer.resources);
+        });
         if let Some(agent) = self.agents.get_mut(&offer.agent_id) {
             agent.offers.remove(offer_id);
             self.view.touch_agent(&offer.agent_id);
@@ -114,7 +136,12 @@ impl Core {
         if let Some(framework) = self.frameworks.get_mut(&offer.framework_id) {
             framework.offers.remove(offer_id);
         }
-        self.discharge(&offer.framework_id, &offer.role, &offer.resources);
+        self.discharge(
+            &offer.framework_id,
+            &offer.role,
+            offer.supply,
+            &offer.resources,
+        );
         self.reconsider(&offer.agent_id);
         Some(offer)
     }
@@ -125,27 +152,32 @@ impl Core {
         agent_id: &AgentId,
         holder: Holder,
         role: &RoleName,
+        supply: Supply,
         pools: &Pools,
     ) {
         let framework_id = holder.0.clone();
-        let booked = self.with_ledger(agent_id, |ledger| ledger.admit(holder, pools));
+        let booked = self.with_ledger(agent_id, supply, |ledger| ledger.admit(holder, pools));
         if booked.is_some() {
             self.view.touch_agent(agent_id);
-            self.charge(&framework_id, role, pools);
+            self.charge(&framework_id, role, supply, pools);
         }
     }
 
     /// Frees what a task held, if it still held anything.
     pub(super) fn release(&mut self, agent_id: &AgentId, holder: &Holder, role: &RoleName) {
-        let released = self.with_ledger(agent_id, |ledger| ledger.release(holder));
-        let Some(resources) = released.flatten() else {
+        let mut release = |supply| {
+            let released = self.with_ledger(agent_id, supply, |ledger| ledger.release(holder));
+            Some((supply, released??))
+        };
+        let released = release(Supply::Ordinary).or_else(|| release(Supply::Revocable));
+        let Some((supply, resources)) = released else {
             return;
         };
         if let Some(agent) = self.agents.get_mut(agent_id) {
-            agent.filters.clear();
+            agent.filters_mut(supply).clear();
         }
         self.view.touch_agent(agent_id);
-        self.discharge(&holder.0, role, &resources);
+        self.discharge(&holder.0, role, supply, &resources);
         self.reconsider(agent_id);
     }
 }
@@ -154,29 +186,71 @@ impl Core {
 impl Core {
     /// Every rule about the books and the tables that must hold between any two events.
     pub(crate) fn audit(&self) -> Result<(), String> {
+        self.audit_books(Supply::Ordinary, &self.total)?;
+        self.audit_books(Supply::Revocable, &self.lent.total)?;
+        for (id, agent) in &self.agents {
+            if agent.drain.is_some() && !agent.offers.is_empty() {
+                return Err(format!("agent {id} is draining and offered"));
+            }
+            if agent.conn().is_none() && !agent.offers.is_empty() {
+                return Err(format!("agent {id} is away and offered"));
+            }
+        }
+        for (id, framework) in &self.frameworks {
+            for (task_id, entry) in &framework.tasks {
+                let holder = (id.clone(), task_id.clone());
+                let agent = self
+                    .agents
+                    .get(&entry.agent_id)
+                    .ok_or(format!("{task_id} is on a lost agent"))?;
+                if !agent.tasks.contains(&holder) {
+                    return Err(format!("agent {} does not list {task_id}", entry.agent_id));
+                }
+                let holds = [Supply::Ordinary, Supply::Revocable]
+                    .map(|supply| agent.ledger(supply).holds(&holder));
+                let supply = Supply::of(&entry.task.info);
+                let may = !entry.task.status.state.is_terminal();
+                let wanted = [Supply::Ordinary, Supply::Revocable].map(|one| may && one == supply);
+                if holds != wanted {
+                    return Err(format!(
+                        "{task_id} is {} and books say otherwise",
+                        entry.task.status.state
+                    ));
+                }
+            }
+            if framework.is_removed() && framework.tasks.is_empty() {
+                return Err(format!(
+                    "framework {id} is removed, has no task and is still there"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// One of the two ledgers of each agent, and the sums over them.
+    fn audit_books(&self, supply: Supply, sum: &Quantities) -> Result<(), String> {
         let mut total = Quantities::default();
         let mut in_use = Quantities::default();
         let mut reserved = Quantities::default();
         for (id, agent) in &self.agents {
-            total.add_pools(agent.ledger.total());
-            in_use.add_pools(agent.ledger.offered());
-            in_use.add_pools(agent.ledger.allocated());
-            idle(&agent.ledger)
-                .values()
-                .for_each(|held| reserved.merge(held));
-            if agent.ledger.total().flat() != agent.info.resources {
+            let ledger = agent.ledger(supply);
+            total.add_pools(ledger.total());
+            in_use.add_pools(ledger.offered());
+            in_use.add_pools(ledger.allocated());
+            idle(ledger).values().for_each(|held| reserved.merge(held));
+            let there = match supply {
+                Supply::Ordinary => ledger.total().flat() == agent.info.resources,
+                Supply::Revocable => ledger.total().is_open(),
+            };
+            if !there {
                 return Err(format!(
-                    "what agent {id} has and what is reserved there do not add up"
+                    "what agent {id} has and what is reserved there do not add up ({supply:?})"
                 ));
             }
-            if !agent.ledger.is_balanced() {
+            if !ledger.is_balanced() {
                 return Err(format!(
-                    "the books of agent {id} do not balance: {:?}",
-                    agent.ledger
+                    "the {supply:?} books of agent {id} do not balance: {ledger:?}"
                 ));
-            }
-            if agent.drain.is_some() && !agent.offers.is_empty() {
-                return Err(format!("agent {id} is draining and offered"));
             }
             let mut offered = Pools::default();
             for offer_id in &agent.offers {
@@ -184,26 +258,35 @@ impl Core {
                     .offers
                     .get(offer_id)
                     .ok_or(format!("agent {id} lists lost offer {offer_id}"))?;
+                let takes = self
+                    .frameworks
+                    .get(&offer.framework_id)
+                    .is_some_and(|framework| framework.takes(offer.supply));
+                if !takes {
+                    return Err(format!("offer {offer_id} is to who cannot deal with it"));
+                }
                 if *offer.resources.visible_to(&offer.role) != offer.resources {
                     return Err(format!(
                         "role {} is offered {}",
                         offer.role, offer.resources
                     ));
                 }
-                let sum = offered.checked_add(&offer.resources);
-                offered = sum.map_err(|error| error.to_string())?;
+                if offer.supply == supply {
+                    let sum = offered.checked_add(&offer.resources);
+                    offered = sum.map_err(|error| error.to_string())?;
+                }
             }
-            if offered != *agent.ledger.offered() {
+            if offered != *ledger.offered() {
                 return Err(format!(
-                    "agent {id} has {} in offers, books {}",
-                    offered,
-                    agent.ledger.offered()
+                    "agent {id} has {offered} in {supply:?} offers, books {}",
+                    ledger.offered()
                 ));
             }
-            if agent.conn().is_none() && !agent.offers.is_empty() {
-                return Err(format!("agent {id} is away and offered"));
+            // What was promised is covered; what was lent may be taken back, but then none of it is offered.
+            if supply == Supply::Revocable && !ledger.covers() && !ledger.offered().is_empty() {
+                return Err(format!("agent {id} lends less than is held, and offers it"));
             }
-            for (framework_id, task_id) in agent.ledger.holders().map(|(holder, _)| holder) {
+            for (framework_id, task_id) in ledger.holders().map(|(holder, _)| holder) {
                 let entry = self
                     .frameworks
                     .get(framework_id)
@@ -217,47 +300,27 @@ impl Core {
                 }
             }
         }
-        if total != self.total {
+        if total != *sum {
             return Err(format!(
-                "the cluster has {total:?}, the sum says {:?}",
-                self.total
+                "agents have {total:?} ({supply:?}), the sum says {sum:?}"
             ));
         }
         let mut by_role = Quantities::default();
-        self.roles.values().for_each(|held| by_role.merge(held));
+        let roles = match supply {
+            Supply::Ordinary => &self.roles,
+            Supply::Revocable => &self.lent.roles,
+        };
+        roles.values().for_each(|held| by_role.merge(held));
         let mut by_framework = Quantities::default();
-        for (id, framework) in &self.frameworks {
-            framework
-                .roles
-                .values()
-                .for_each(|role| by_framework.merge(&role.held));
-            for (task_id, entry) in &framework.tasks {
-                let holder = (id.clone(), task_id.clone());
-                let agent = self
-                    .agents
-                    .get(&entry.agent_id)
-                    .ok_or(format!("{task_id} is on a lost agent"))?;
-                if !agent.tasks.contains(&holder) {
-                    return Err(format!("agent {} does not list {task_id}", entry.agent_id));
-                }
-                if agent.ledger.holds(&holder) == entry.task.status.state.is_terminal() {
-                    return Err(format!(
-                        "{task_id} is {} and books say otherwise",
-                        entry.task.status.state
-                    ));
-                }
-            }
-            if framework.is_removed() && framework.tasks.is_empty() {
-                return Err(format!(
-                    "framework {id} is removed, has no task and is still there"
-                ));
-            }
+        for framework in self.frameworks.values() {
+            let roles = framework.roles.values();
+            roles.for_each(|role| by_framework.merge(role.held(supply)));
         }
         let mut with_idle = in_use.clone();
         with_idle.merge(&reserved);
         if with_idle != by_role || in_use != by_framework {
             return Err(format!(
-                "in use: agents {in_use:?} and idle {reserved:?}, roles {by_role:?}, frameworks {by_framework:?}"
+                "in use ({supply:?}): agents {in_use:?} and idle {reserved:?}, roles {by_role:?}, frameworks {by_framework:?}"
             ));
         }
         Ok(())

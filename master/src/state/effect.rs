@@ -129,6 +129,9 @@ pub enum Ending {
     /// The master stops.
     #[error("the master is shutting down; connect again")]
     ShuttingDown,
+    /// Another leads.
+    #[error("this master leads no longer; connect to the one that does")]
+    Deposed,
 }
 
 /// Why the core does not do what it was asked for.

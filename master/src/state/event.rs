@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::allocator::Quota;
 use mezzo_api::model::{
     AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OfferId, OperationId,
-    OperationStatus, PersistentVolume, Pool, PoolChange, RoleName, StreamId, Task, TaskId,
-    TaskInfo, TaskStatus, TaskUsage, UpdateId,
+    OperationStatus, PersistentVolume, Pool, PoolChange, Resources, RoleName, StreamId, Task,
+    TaskId, TaskInfo, TaskStatus, TaskUsage, UpdateId,
 };
 
 /// One connection of an agent or a framework; never used twice by a process.
@@ -60,6 +60,13 @@ pub enum Event {
         /// Beside that.
         volumes: Vec<PersistentVolume>,
     },
+    /// An agent tells how much revocable tasks may take there, all together.
+    AgentSlack {
+        /// Who says so.
+        conn: ConnId,
+        /// `cpus` and `mem` only.
+        total: Resources,
+    },
     /// A framework opened its stream.
     Subscribe {
         /// Its connection.
@@ -111,6 +118,17 @@ pub struct Caller {
     pub framework_id: FrameworkId,
     /// From `Subscribed`.
     pub stream_id: StreamId,
+}
+
+/// A status that the framework has made durable.
+#[derive(Debug, Clone)]
+pub struct Acknowledgement {
+    /// Who keeps it.
+    pub agent_id: AgentId,
+    /// Of which task.
+    pub task_id: TaskId,
+    /// Which.
+    pub update_id: UpdateId,
 }
 
 /// A task to launch, or why its description is refused; or a change of reservations and volumes.
@@ -189,15 +207,8 @@ pub enum Call {
         /// Between SIGTERM and SIGKILL.
         grace: Option<Duration>,
     },
-    /// Ends the repetition of a status.
-    Acknowledge {
-        /// Who keeps it.
-        agent_id: AgentId,
-        /// Of which task.
-        task_id: TaskId,
-        /// Which.
-        update_id: UpdateId,
-    },
+    /// Ends the repetition of statuses.
+    Acknowledge(Vec<Acknowledgement>),
     /// Tell the state of these tasks; empty: of all that have not ended.
     Reconcile(Vec<(TaskId, Option<AgentId>)>),
     /// Ends the repetition of what became of a change.
@@ -221,7 +232,7 @@ pub enum Call {
     /// New roles, time-out, labels, ...
     UpdateFramework {
         /// The new description.
-        info: FrameworkInfo,
+        info: Box<FrameworkInfo>,
         /// The roles for which it wants no offers.
         suppressed: Vec<RoleName>,
     },

@@ -58,6 +58,8 @@ pub(super) struct RoleEntry {
     pub(super) epoch: u64,
     /// Offers included.
     pub(super) held: Quantities,
+    /// The same of what agents lend.
+    pub(super) held_revocable: Quantities,
     /// Of passes over all agents, the newest last.
     pub(super) records: VecDeque<PassRecord>,
 }
@@ -155,6 +157,7 @@ impl FrameworkEntry {
                 interest: otherwise,
                 epoch: 0,
                 held: Quantities::default(),
+                held_revocable: Quantities::default(),
                 records: VecDeque::new(),
             }
         })
@@ -163,7 +166,9 @@ impl FrameworkEntry {
     /// Forgets roles that it neither has nor holds anything for.
     pub(super) fn drop_left_roles(&mut self) {
         self.roles.retain(|_, role| {
-            role.interest != Interest::Left || role.held != Quantities::default()
+            role.interest != Interest::Left
+                || role.held != Quantities::default()
+                || role.held_revocable != Quantities::default()
         });
     }
 
@@ -182,8 +187,8 @@ impl FrameworkEntry {
         self.drop_left_roles();
     }
 
-    fn record(&self, framework_id: &FrameworkId) -> FrameworkRecord {
-        FrameworkRecord {
+    fn record(&self, framework_id: &FrameworkId) -> Box<FrameworkRecord> {
+        Box::new(FrameworkRecord {
             framework_id: framework_id.clone(),
             info: self.info.clone(),
             registered_at_ms: self.registered_at_ms,
@@ -191,7 +196,7 @@ impl FrameworkEntry {
                 FrameworkLink::Disconnected { expires_at_ms } => Some(expires_at_ms),
                 FrameworkLink::Connected { .. } | FrameworkLink::Removed => None,
             },
-        }
+        })
     }
 
     /// Remembers an ended task, at most `most` of them.
@@ -374,9 +379,10 @@ impl Core {
                 .frameworks
                 .remove(framework_id)
                 .map_or(0, |entry| entry.number);
-            self.agents
-                .values_mut()
-                .for_each(|agent| agent.filters.forget(number));
+            self.agents.values_mut().for_each(|agent| {
+                agent.filters.forget(number);
+                agent.lent.filters.forget(number);
+            });
             self.view.touch_framework(framework_id);
         }
     }
@@ -402,6 +408,7 @@ impl Core {
             webui_url: String::new(),
             labels: BTreeMap::new(),
             offer_filters: BTreeMap::new(),
+            capabilities: BTreeSet::new(),
         };
         let expires_at_ms = turn.now.saturating_add(self.settings.orphan_timeout_ms);
         let removed = self.removed_frameworks.contains(framework_id);
@@ -530,9 +537,9 @@ impl Core {
             .offers
             .iter()
             .filter(|id| {
-                self.offers
-                    .get(*id)
-                    .is_some_and(|offer| !entry.info.roles.contains(&offer.role))
+                self.offers.get(*id).is_some_and(|offer| {
+                    !entry.info.roles.contains(&offer.role) || !entry.takes(offer.supply)
+                })
             })
             .cloned()
             .collect();

@@ -38,14 +38,15 @@ impl Core {
         let mut taken = Vec::new();
         for (info, part) in infos.iter().zip(&parts) {
             let holder = (framework_id.clone(), info.task_id.clone());
-            let booked =
-                self.with_ledger(&hand.agent_id, |ledger| ledger.take(holder.clone(), part));
+            let booked = self.with_ledger(&hand.agent_id, hand.supply, |ledger| {
+                ledger.take(holder.clone(), part)
+            });
             if booked == Some(true) {
                 taken.push(holder);
                 continue;
             }
             // Only where the agent turned out overcommitted between offer and accept.
-            self.with_ledger(&hand.agent_id, |ledger| {
+            self.with_ledger(&hand.agent_id, hand.supply, |ledger| {
                 for holder in &taken {
                     let _ = ledger.release(holder);
                 }

@@ -183,6 +183,13 @@ impl Ledger {
         self.balance();
     }
 
+    /// Whether all that is offered and held is there.
+    #[must_use]
+    pub fn covers(&self) -> bool {
+        let used = self.offered.checked_add(&self.allocated);
+        used.is_ok_and(|used| self.total.contains(&used))
+    }
+
     /// Whether the books balance: free, offered and allocated make the total (or the agent is overcommitted, and
     /// then nothing is free).
     #[must_use]

@@ -3,7 +3,7 @@
 //! No tokio, no clock, no file, no socket, nothing of the protocol: the actor is the only caller, tests and the
 //! simulation are the others. Ids and randomness come from a [`Source`]. One file per thing: `agents` (attach, time
 //! out, remove), `drain` (out of service and back), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline,
-//! allocation), `operations` (reservations and volumes), `tasks` (status), `requests` (kill, reconcile), `refused`, `quotas`, `books` (who holds what), `view` (what
+//! allocation), `operations` (reservations and volumes), `tasks` (status), `requests` (kill, reconcile), `refused`, `quotas`, `lent` (what can be taken back), `books` (who holds what), `view` (what
 //! readers see).
 //!
 //! ```text
@@ -21,6 +21,7 @@ mod event;
 mod frameworks;
 mod groups;
 mod ledger;
+mod lent;
 mod offers;
 mod operations;
 mod quotas;
@@ -43,8 +44,11 @@ use crate::{
 
 pub use drain::DrainStage;
 pub use effect::{Effect, Ending, Refusal, ToAgent, ToFramework};
-pub use event::{Call, Caller, ConnId, Event, Launch, Operation, Pass, Registration};
+pub use event::{
+    Acknowledgement, Call, Caller, ConnId, Event, Launch, Operation, Pass, Registration,
+};
 pub use ledger::{Holder, Ledger};
+pub use lent::Supply;
 pub use view::{AgentState, AgentView, Counters, FrameworkView, PassRecords, RoleView, Snapshot};
 
 /// Where ids and chance come from.
@@ -136,6 +140,7 @@ pub struct Core {
     /// What each role holds itself, offers included, and what is reserved for it and free; what is below it not.
     roles: BTreeMap<RoleName, Quantities>,
     total: Quantities,
+    lent: lent::LentSums,
     pending: Pending,
     /// Counts what may make somebody want an offer that nobody wanted before.
     generation: u64,
@@ -165,6 +170,7 @@ impl Core {
             quotas: saved.quotas.into_iter().collect(),
             roles: BTreeMap::new(),
             total: Quantities::default(),
+            lent: lent::LentSums::default(),
             pending: Pending::Agents(BTreeSet::new()),
             generation: 0,
             n_frameworks: 0,
@@ -219,6 +225,7 @@ impl Core {
                 reserved,
                 volumes,
             } => self.agent_pools(turn_ref, conn, status, &reserved, &volumes),
+            Event::AgentSlack { conn, total } => self.agent_slack(turn_ref, conn, total),
             Event::Subscribe {
                 conn,
                 info,
@@ -262,6 +269,13 @@ impl Core {
         self.agents.iter().map(|(id, entry)| (id, &entry.ledger))
     }
 
+    /// The same of what agents lend.
+    pub fn lent_ledgers(&self) -> impl Iterator<Item = (&AgentId, &Ledger)> {
+        self.agents
+            .iter()
+            .map(|(id, entry)| (id, &entry.lent.ledger))
+    }
+
     fn tick(&mut self, turn: &mut Turn<'_>) {
         self.time_out_agents(turn);
         self.time_out_frameworks(turn);
@@ -285,12 +299,10 @@ impl Core {
                 agent_id,
                 grace,
             } => self.kill(turn, id, &task_id, agent_id.as_ref(), grace),
-            Call::Acknowledge {
-                agent_id,
-                task_id,
-                update_id,
-            } => {
-                self.acknowledge(turn, id, &agent_id, &task_id, &update_id);
+            Call::Acknowledge(acknowledgements) => {
+                for acknowledgement in acknowledgements {
+                    self.acknowledge(turn, id, acknowledgement);
+                }
             }
             Call::Reconcile(tasks) => self.reconcile(turn, id, tasks),
             Call::AcknowledgeOperation {
@@ -306,7 +318,7 @@ impl Core {
                 data,
             } => self.send_message(turn, id, &agent_id, task_id, data)?,
             Call::UpdateFramework { info, suppressed } => {
-                self.update_framework(turn, id, info, &suppressed)?
+                self.update_framework(turn, id, *info, &suppressed)?
             }
             Call::Teardown => self.remove_framework(turn, id),
         }

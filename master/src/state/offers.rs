@@ -11,7 +11,7 @@ use mezzo_api::model::{
 };
 
 use super::{
-    ConnId, Core, Effect, Launch, Pass, Pending, ToAgent, ToFramework, Turn,
+    ConnId, Core, Effect, Launch, Pass, Pending, Supply, ToAgent, ToFramework, Turn,
     agents::{AgentEntry, AgentLink},
     frameworks::{FrameworkEntry, Interest},
     tasks::{TaskEntry, master_status},
@@ -30,15 +30,17 @@ pub(super) struct OfferEntry {
     pub(super) framework_id: FrameworkId,
     pub(super) agent_id: AgentId,
     pub(super) role: RoleName,
+    pub(super) supply: Supply,
     pub(super) resources: Pools,
     pub(super) made_at_ms: u64,
 }
 
-/// What an accept has in hand: the offers it named, all of one agent and role.
+/// What an accept has in hand: the offers it named, all of one agent, role and supply.
 pub(super) struct Hand {
     pub(super) agent_id: AgentId,
     pub(super) conn: ConnId,
     pub(super) role: RoleName,
+    pub(super) supply: Supply,
     pub(super) left: Pools,
 }
 
@@ -74,24 +76,34 @@ impl Core {
             (Pass::Changed, Pending::Agents(agents)) => Some(agents.into_iter().collect()),
             (Pass::Changed, Pending::All) | (Pass::All, _) => None,
         };
-        let expire = |entry: &mut AgentEntry| entry.filters.expire(turn.now);
+        let expire = |entry: &mut AgentEntry| {
+            entry.filters.expire(turn.now);
+            entry.lent.filters.expire(turn.now);
+        };
         match &only {
             Some(ids) => ids.iter().for_each(|id| {
                 self.agents.get_mut(id).map(expire);
             }),
             None => self.agents.values_mut().for_each(expire),
         }
-        let decision = self.decide(turn, only.as_deref());
+        for supply in self.supplies() {
+            self.share(turn, pass, only.as_deref(), supply);
+        }
+    }
+
+    /// One pass over one of the two ledgers of these agents, or of all.
+    fn share(&mut self, turn: &mut Turn<'_>, pass: Pass, only: Option<&[AgentId]>, supply: Supply) {
+        let decision = self.decide(turn, only, supply);
         for (id, until_ms) in decision.quiet {
             if let Some(entry) = self.agents.get_mut(&id) {
-                let revision = entry.ledger.revision();
+                let revision = entry.ledger(supply).revision();
                 entry
-                    .filters
+                    .filters_mut(supply)
                     .keep_quiet(self.generation, revision, until_ms);
             }
         }
-        match pass {
-            Pass::All => {
+        match (pass, supply) {
+            (Pass::All, Supply::Ordinary) => {
                 for (framework_id, role, mut tally) in decision.tallies {
                     tally.declined = tally.declined.saturating_add(decision.n_quiet);
                     let record = PassRecord {
@@ -106,19 +118,22 @@ impl Core {
                 }
                 self.view.touch_records();
             }
-            Pass::Changed => {}
+            // Records tell why somebody gets nothing of what is there, not of what is lent.
+            (Pass::All, Supply::Revocable) | (Pass::Changed, _) => {}
         }
-        self.make_offers(turn, decision.plans);
+        self.make_offers(turn, supply, decision.plans);
     }
 
     /// What the allocator makes of these agents, or of all.
-    fn decide(&self, turn: &mut Turn<'_>, only: Option<&[AgentId]>) -> Decision {
+    fn decide(&self, turn: &mut Turn<'_>, only: Option<&[AgentId]>, supply: Supply) -> Decision {
+        // What can be taken back keeps no promise, and is no part of one.
+        let no_quotas = BTreeMap::new();
+        let (quotas, roles, total) = match supply {
+            Supply::Ordinary => (&self.quotas, &self.roles, &self.total),
+            Supply::Revocable => (&no_quotas, &self.lent.roles, &self.lent.total),
+        };
         let mut unallocated = Quantities::default();
-        if self
-            .quotas
-            .values()
-            .any(|quota| !quota.guarantees.is_empty())
-        {
+        if quotas.values().any(|quota| !quota.guarantees.is_empty()) {
             let connected = self.agents.values().filter(|entry| {
                 matches!(entry.link, AgentLink::Connected { .. }) && entry.drain.is_none()
             });
@@ -128,14 +143,14 @@ impl Core {
         let mut n_quiet = 0;
         let mut look = |(agent, entry)| {
             let entry: &AgentEntry = entry;
-            let free = entry.ledger.free();
+            let free = entry.ledger(supply).free();
             let offerable = matches!(entry.link, AgentLink::Connected { .. })
                 && entry.drain.is_none()
                 && self.settings.minimum.is_met(free);
             if !offerable {
                 return;
             }
-            let (filters, revision) = (&entry.filters, entry.ledger.revision());
+            let (filters, revision) = (entry.filters(supply), entry.ledger(supply).revision());
             if filters.is_quiet(self.generation, revision, turn.now) {
                 n_quiet += 1;
                 return;
@@ -163,7 +178,7 @@ impl Core {
             claimants: self
                 .frameworks
                 .iter()
-                .filter(|(_, entry)| entry.conn().is_some())
+                .filter(|(_, entry)| entry.conn().is_some() && entry.takes(supply))
                 .flat_map(|(framework, entry)| {
                     entry
                         .roles
@@ -173,16 +188,16 @@ impl Core {
                             framework,
                             role,
                             key: state.key,
-                            held: &state.held,
+                            held: state.held(supply),
                             epoch: state.epoch,
                             constraints: entry.constraints.get(role),
                         })
                 })
                 .collect(),
-            roles: &self.roles,
+            roles,
             weights: &self.weights,
-            quotas: &self.quotas,
-            total: &self.total,
+            quotas,
+            total,
             unallocated: &unallocated,
             minimum: self.settings.minimum,
         };
@@ -206,7 +221,7 @@ impl Core {
         }
     }
 
-    fn make_offers(&mut self, turn: &mut Turn<'_>, plans: Vec<OfferPlan>) {
+    fn make_offers(&mut self, turn: &mut Turn<'_>, supply: Supply, plans: Vec<OfferPlan>) {
         let mut events: BTreeMap<ConnId, Vec<Offer>> = BTreeMap::new();
         let mut bundles: HashMap<(FrameworkId, RoleName), Bundle> = HashMap::new();
         for OfferPlan {
@@ -226,7 +241,7 @@ impl Core {
                     ..Bundle::default()
                 });
             let Some(conn) = bundle.conn else { continue };
-            let offered = self.with_ledger(&agent_id, |ledger| ledger.offer(&resources));
+            let offered = self.with_ledger(&agent_id, supply, |ledger| ledger.offer(&resources));
             let (Some(true), Some(agent)) = (offered, self.agents.get_mut(&agent_id)) else {
                 continue;
             };
@@ -247,12 +262,14 @@ impl Core {
                 region: agent.info.region.clone(),
                 zone: agent.info.zone.clone(),
                 address: agent.info.address.clone(),
+                revocable: supply == Supply::Revocable,
             });
             self.view.touch_agent(&agent_id);
             let entry = OfferEntry {
                 framework_id,
                 agent_id,
                 role,
+                supply,
                 resources,
                 made_at_ms: turn.now,
             };
@@ -263,7 +280,7 @@ impl Core {
             if let Some(framework) = self.frameworks.get_mut(&framework_id) {
                 framework.offers.extend(bundle.offers);
             }
-            self.charge_sum(&framework_id, &role, &bundle.held);
+            self.charge_sum(&framework_id, &role, supply, &bundle.held);
         }
         for (conn, offers) in events {
             for chunk in offers.chunks(OFFERS_PER_EVENT) {
@@ -327,14 +344,8 @@ impl Core {
                 }
             }
         }
-        self.put_back(
-            turn,
-            framework_id,
-            &hand.agent_id,
-            &hand.role,
-            hand.left,
-            refuse,
-        );
+        let place = (&hand.agent_id, hand.supply);
+        self.put_back(turn, framework_id, place, &hand.role, hand.left, refuse);
     }
 
     /// Ends the named offers and gathers what they held; or, when they cannot be used together, just ends them.
@@ -374,6 +385,9 @@ impl Core {
         {
             return Err("the offers are not of one agent and one role".to_owned());
         }
+        if taken.iter().any(|offer| offer.supply != first.supply) {
+            return Err("some of the offers are revocable and some are not".to_owned());
+        }
         let Some(conn) = self.agents.get(&first.agent_id).and_then(AgentEntry::conn) else {
             return Err(format!("agent {} is not connected", first.agent_id));
         };
@@ -385,6 +399,7 @@ impl Core {
             agent_id: first.agent_id,
             conn,
             role: first.role,
+            supply: first.supply,
             left,
         })
     }
@@ -413,7 +428,9 @@ impl Core {
             }
         };
         let holder = (framework_id.clone(), task_id.clone());
-        let taken = self.with_ledger(&hand.agent_id, |ledger| ledger.take(holder, &resources));
+        let taken = self.with_ledger(&hand.agent_id, hand.supply, |ledger| {
+            ledger.take(holder, &resources)
+        });
         if taken != Some(true) {
             // Only where the agent turned out overcommitted between offer and accept.
             let problem = format!("agent {} no longer has {resources} free", hand.agent_id);
@@ -446,7 +463,7 @@ impl Core {
     ) -> Arc<Task> {
         let task_id = info.task_id.clone();
         let holder = (framework_id.clone(), task_id.clone());
-        self.charge(framework_id, &hand.role, part);
+        self.charge(framework_id, &hand.role, hand.supply, part);
         if let Some(left) = hand.left.checked_sub(part) {
             hand.left = left;
         }
@@ -527,14 +544,9 @@ impl Core {
             }
             if let Some(offer) = self.withdraw_offer(offer_id) {
                 self.counters.offers_declined += 1;
-                self.put_back(
-                    turn,
-                    framework_id,
-                    &offer.agent_id,
-                    &offer.role,
-                    offer.resources,
-                    refuse,
-                );
+                let place = (&offer.agent_id, offer.supply);
+                let (role, resources) = (&offer.role, offer.resources);
+                self.put_back(turn, framework_id, place, role, resources, refuse);
             }
         }
     }
@@ -544,7 +556,7 @@ impl Core {
         &mut self,
         turn: &mut Turn<'_>,
         framework_id: &FrameworkId,
-        agent_id: &AgentId,
+        (agent_id, supply): (&AgentId, Supply),
         role: &RoleName,
         left: Pools,
         refuse: Duration,
@@ -559,7 +571,8 @@ impl Core {
             return;
         };
         if let Some(agent) = self.agents.get_mut(agent_id) {
-            agent.filters.refuse(state.key, left, until_ms, state.epoch);
+            let filters = agent.filters_mut(supply);
+            filters.refuse(state.key, left, until_ms, state.epoch);
         }
     }
 
@@ -582,11 +595,27 @@ impl Core {
     }
 
     pub(super) fn rescind_agent_offers(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId) {
-        let offers: Vec<OfferId> = self
-            .agents
-            .get(agent_id)
-            .map(|entry| entry.offers.iter().cloned().collect())
-            .unwrap_or_default();
+        for supply in [Supply::Ordinary, Supply::Revocable] {
+            self.rescind_offers_of(turn, agent_id, supply);
+        }
+    }
+
+    /// Those from one of the agent's two ledgers.
+    pub(super) fn rescind_offers_of(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        supply: Supply,
+    ) {
+        let entry = self.agents.get(agent_id);
+        let offers = entry.into_iter().flat_map(|entry| &entry.offers);
+        let offers: Vec<OfferId> = offers
+            .filter(|id| {
+                let offer = self.offers.get(*id);
+                offer.is_some_and(|offer| offer.supply == supply)
+            })
+            .cloned()
+            .collect();
         for offer_id in offers {
             self.rescind(turn, &offer_id);
         }

@@ -21,7 +21,7 @@ use mezzo_api::model::{
 };
 
 use super::{
-    ConnId, Core, Effect, Refusal, ToAgent, ToFramework, Turn,
+    ConnId, Core, Effect, Refusal, Supply, ToAgent, ToFramework, Turn,
     agents::{AgentEntry, AgentLink},
     frameworks::FrameworkEntry,
     offers::Hand,
@@ -73,6 +73,15 @@ impl Core {
                 "`agent_id` is {}, the offers are of {}",
                 info.agent_id, hand.agent_id
             ));
+        }
+        if Supply::of(info) != hand.supply {
+            let problem = match hand.supply {
+                Supply::Ordinary => {
+                    "`revocable` is set, the offers are not revocable: use one with `revocable`"
+                }
+                Supply::Revocable => "the offers are revocable, the task is not: set `revocable`",
+            };
+            return Err(problem.to_owned());
         }
         if info.container.image.is_empty() {
             return Err("`container.image` is empty".to_owned());
@@ -229,7 +238,9 @@ impl Core {
             .map_err(|problem| problem.to_string())?;
         self.check_there(&hand.agent_id, change)?;
         let left = hand.left.converted(&conversion);
-        let booked = self.with_ledger(&hand.agent_id, |ledger| ledger.convert(&conversion));
+        let booked = self.with_ledger(&hand.agent_id, Supply::Ordinary, |ledger| {
+            ledger.convert(&conversion)
+        });
         let (Some(left), Some(true)) = (left, booked) else {
             return Err(format!("agent {} no longer has it free", hand.agent_id));
         };
@@ -300,12 +311,14 @@ impl Core {
             agent.is_some_and(|agent| agent.ledger.free().contains(&conversion.consumed))
         };
         if !is_free(self) {
-            self.rescind_agent_offers(turn, agent_id);
+            self.rescind_offers_of(turn, agent_id, Supply::Ordinary);
         }
         if !is_free(self) {
             return Err(in_use(self.holders_of(agent_id, &conversion.consumed)));
         }
-        self.with_ledger(agent_id, |ledger| ledger.convert(&conversion));
+        self.with_ledger(agent_id, Supply::Ordinary, |ledger| {
+            ledger.convert(&conversion)
+        });
         self.operations.note(OperationStatus {
             id: id.clone(),
             framework: None,
@@ -419,8 +432,8 @@ impl Core {
                     next.unwrap_or(pools)
                 });
                 if then != *agent.ledger.total() {
-                    self.rescind_agent_offers(turn, &agent_id);
-                    self.with_ledger(&agent_id, |ledger| ledger.declare(then));
+                    self.rescind_offers_of(turn, &agent_id, Supply::Ordinary);
+                    self.with_ledger(&agent_id, Supply::Ordinary, |ledger| ledger.declare(then));
                     self.pools_changed(turn, &agent_id);
                 }
             }
@@ -629,6 +642,11 @@ impl Core {
 
 /// A framework changes what is its role's, under its own name.
 fn sign(change: &mut PoolChange, principal: &str, hand: &Hand) -> Result<(), String> {
+    if hand.supply == Supply::Revocable {
+        return Err(
+            "the offers are revocable: what can be taken back is reserved for nobody".to_owned(),
+        );
+    }
     if *change.role() != hand.role {
         return Err(format!(
             "the offers are for role {}, and it is about role {}",

@@ -7,11 +7,11 @@
 use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, Reason, StatusSource, Task, TaskId, TaskState, TaskStatus, UpdateId,
+    AgentId, FrameworkId, Reason, StatusSource, Task, TaskId, TaskState, TaskStatus,
 };
 
 use super::{
-    Core, Effect, Holder, ToAgent, ToFramework, Turn, agents::AgentEntry,
+    Acknowledgement, Core, Effect, Holder, Supply, ToAgent, ToFramework, Turn, agents::AgentEntry,
     frameworks::FrameworkEntry,
 };
 
@@ -386,6 +386,7 @@ impl Core {
             return;
         }
         let role = task.role.clone();
+        let supply = Supply::of(&task.info);
         let pools = task.info.pools();
         let pools = pools.unwrap_or_else(|_| task.info.resources.clone().into());
         let entry = TaskEntry {
@@ -401,7 +402,7 @@ impl Core {
             agent.tasks.insert(holder.clone());
         }
         if !terminal {
-            self.admit(agent_id, holder, &role, &pools);
+            self.admit(agent_id, holder, &role, supply, &pools);
             self.tell(turn, status);
         }
     }
@@ -410,12 +411,15 @@ impl Core {
         &mut self,
         turn: &mut Turn<'_>,
         framework_id: &FrameworkId,
-        agent_id: &AgentId,
-        task_id: &TaskId,
-        update_id: &UpdateId,
+        acknowledgement: Acknowledgement,
     ) {
+        let Acknowledgement {
+            agent_id,
+            task_id,
+            update_id,
+        } = acknowledgement;
         self.counters.acknowledgements += 1;
-        if let Some(conn) = self.agents.get(agent_id).and_then(AgentEntry::conn) {
+        if let Some(conn) = self.agents.get(&agent_id).and_then(AgentEntry::conn) {
             let message = ToAgent::Acknowledge {
                 framework_id: framework_id.clone(),
                 task_id: task_id.clone(),
@@ -423,10 +427,10 @@ impl Core {
             };
             turn.push(Effect::ToAgent(conn, message));
         }
-        let holder = (framework_id.clone(), task_id.clone());
+        let holder = (framework_id.clone(), task_id);
         let over = self.task_mut(&holder).is_some_and(|entry| {
             let status = &entry.task.status;
-            status.state.is_terminal() && status.update_id.as_ref() == Some(update_id)
+            status.state.is_terminal() && status.update_id.as_ref() == Some(&update_id)
         });
         if over {
             self.forget_task(&holder);

@@ -10,10 +10,10 @@ use std::{
 
 use mezzo_api::model::{
     AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OperationId, OperationStatus, Pools,
-    RoleName, Task, TaskId,
+    Resources, RoleName, Task, TaskId,
 };
 
-use super::{Core, agents::AgentLink, drain::DrainStage, frameworks::Interest};
+use super::{Core, Ledger, Supply, agents::AgentLink, drain::DrainStage, frameworks::Interest};
 use crate::{
     allocator::{DEFAULT_WEIGHT_MILLIS, PassRecord, Quantities, Quota, quota},
     store::DrainRecord,
@@ -47,6 +47,8 @@ pub struct AgentView {
     pub allocated: Pools,
     /// In offers.
     pub offered: Pools,
+    /// What it lends: all, held by tasks, in offers.
+    pub lent: Option<(Resources, Resources, Resources)>,
     /// Of the machine.
     pub usage: Option<NodeUsage>,
     /// Not ended, or not acknowledged.
@@ -70,6 +72,8 @@ pub struct FrameworkView {
     pub allocated: Quantities,
     /// In offers.
     pub offered: Quantities,
+    /// Of what agents lend: held by its tasks, in its offers.
+    pub lent: (Quantities, Quantities),
     /// Not ended, or not acknowledged.
     pub tasks: BTreeMap<TaskId, Arc<Task>>,
     /// Ended.
@@ -222,36 +226,41 @@ fn agent_view(core: &Core, id: &AgentId) -> Option<AgentView> {
         registered_at_ms: entry.registered_at_ms,
         allocated: entry.ledger.allocated().clone(),
         offered: entry.ledger.offered().clone(),
+        lent: lent(entry.ledger(Supply::Revocable)),
         usage: entry.usage.clone(),
         n_tasks: entry.tasks.len(),
         drain: entry.drain_stage().zip(entry.drain),
     })
 }
 
+/// `None` when nothing is lent, held or offered.
+fn lent(ledger: &Ledger) -> Option<(Resources, Resources, Resources)> {
+    let all = [ledger.total(), ledger.allocated(), ledger.offered()];
+    let lends = all.iter().any(|pools| !pools.is_empty());
+    let [total, allocated, offered] = all.map(Pools::flat);
+    lends.then_some((total, allocated, offered))
+}
+
 fn framework_view(core: &Core, id: &FrameworkId) -> Option<FrameworkView> {
     let entry = core.frameworks.get(id)?;
-    let mut offered = Quantities::default();
-    for offer in entry
-        .offers
-        .iter()
-        .filter_map(|offer| core.offers.get(offer))
-    {
-        offered.add_pools(&offer.resources);
-    }
-    let mut allocated = Quantities::default();
-    let active = entry
-        .tasks
-        .values()
-        .filter(|task| !task.task.status.state.is_terminal());
-    active.for_each(|task| {
-        let info = &task.task.info;
-        allocated.add(&info.resources);
-        let written = info
-            .persistent
-            .iter()
-            .filter(|volume| info.writes(&volume.id));
-        written.for_each(|volume| allocated.add_volume(volume));
-    });
+    let sums = |supply| {
+        let (mut allocated, mut offered) = (Quantities::default(), Quantities::default());
+        let offers = entry.offers.iter().filter_map(|id| core.offers.get(id));
+        for offer in offers.filter(|offer| offer.supply == supply) {
+            offered.add_pools(&offer.resources);
+        }
+        let active = entry.tasks.values().map(|task| &task.task);
+        let active = active.filter(|task| !task.status.state.is_terminal());
+        for task in active.filter(|task| Supply::of(&task.info) == supply) {
+            let info = &task.info;
+            allocated.add(&info.resources);
+            let volumes = info.persistent.iter();
+            let written = volumes.filter(|volume| info.writes(&volume.id));
+            written.for_each(|volume| allocated.add_volume(volume));
+        }
+        (allocated, offered)
+    };
+    let (allocated, offered) = sums(Supply::Ordinary);
     Some(FrameworkView {
         framework_id: id.clone(),
         info: entry.info.clone(),
@@ -259,6 +268,7 @@ fn framework_view(core: &Core, id: &FrameworkId) -> Option<FrameworkView> {
         registered_at_ms: entry.registered_at_ms,
         allocated,
         offered,
+        lent: sums(Supply::Revocable),
         tasks: entry
             .tasks
             .iter()

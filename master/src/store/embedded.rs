@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use mezzo_etcd::election::next_term;
 use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable, StorageError, TableDefinition,
 };
@@ -138,6 +139,19 @@ impl EmbeddedStore {
             }
         }
         write.commit().map_err(|error| self.write_error(error))
+    }
+
+    fn raise_term(&self) -> Result<u64, redb::Error> {
+        let write = self.database.begin_write()?;
+        let term = {
+            let mut meta = write.open_table(META)?;
+            let last = meta.get("term")?.map_or(0, |term| term.value());
+            let term = next_term(last);
+            meta.insert("term", term)?;
+            term
+        };
+        write.commit()?;
+        Ok(term)
     }
 
     fn read(&self) -> Result<Saved, StoreError> {
@@ -290,6 +304,15 @@ fn encode(record: &impl Serialize) -> Vec<u8> {
 
 #[async_trait]
 impl Store for EmbeddedStore {
+    async fn begin_term(&self) -> Result<u64, StoreError> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || {
+            this.raise_term().map_err(|error| this.write_error(error))
+        })
+        .await
+        .unwrap_or_else(|error| Err(self.write_error(error)))
+    }
+
     async fn load(&self) -> Result<Saved, StoreError> {
         let this = self.clone();
         tokio::task::spawn_blocking(move || this.read())
@@ -347,6 +370,18 @@ mod tests {
             [("a".parse().unwrap(), 3), ("b".parse().unwrap(), 2000)]
         );
         assert_eq!(saved.removed_frameworks, [("f".parse().unwrap(), 7)]);
+    }
+
+    #[tokio::test]
+    async fn each_term_is_higher_than_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut last = 0;
+        for _ in 0..3 {
+            let store = EmbeddedStore::open(dir.path()).unwrap();
+            let term = store.begin_term().await.unwrap();
+            assert!(term > last, "{term} after {last}");
+            last = term;
+        }
     }
 
     #[test]

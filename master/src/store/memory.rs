@@ -14,6 +14,7 @@ use super::{AgentRecord, Change, FrameworkRecord, Saved, Store, StoreError};
 
 #[derive(Debug, Default)]
 struct Tables {
+    term: u64,
     agents: BTreeMap<AgentId, AgentRecord>,
     removed_agents: BTreeMap<AgentId, u64>,
     frameworks: BTreeMap<FrameworkId, FrameworkRecord>,
@@ -73,7 +74,7 @@ impl MemoryStore {
             Change::PutFramework(record) => {
                 tables
                     .frameworks
-                    .insert(record.framework_id.clone(), record);
+                    .insert(record.framework_id.clone(), *record);
             }
             Change::RemoveFramework {
                 framework_id,
@@ -103,6 +104,12 @@ impl MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
+    async fn begin_term(&self) -> Result<u64, StoreError> {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.term += 1;
+        Ok(tables.term)
+    }
+
     async fn load(&self) -> Result<Saved, StoreError> {
         Ok(self.saved())
     }

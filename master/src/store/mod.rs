@@ -1,4 +1,5 @@
-//! What survives the master: a seam with one implementation in a file (`embedded`) and one in memory for tests.
+//! What survives the master: a seam with one implementation in a file (`embedded`), one in etcd for several masters
+//! (`etcd`), and one in memory for tests.
 //!
 //! Small and rarely written: which agents were admitted, which frameworks exist and when they expire, weights, quotas, and the
 //! ids that must not come back. Tasks are not here: agents know them. A record is JSON of the model types, unknown
@@ -6,6 +7,7 @@
 //! [`FORMAT_VERSION`], and an older master then refuses the file.
 
 mod embedded;
+mod etcd;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
 
@@ -19,9 +21,13 @@ use thiserror::Error;
 use crate::allocator::Quota;
 
 pub use embedded::EmbeddedStore;
+pub use etcd::EtcdStore;
 
 /// Of the records below.
 pub const FORMAT_VERSION: u32 = 1;
+
+/// Of one record as JSON. etcd takes requests of 1.5 MiB; nothing that an honest peer describes comes near.
+pub const LARGEST_RECORD: usize = 512 << 10;
 
 /// An admitted agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +84,7 @@ pub enum Change {
     /// The list of removed ones is bounded.
     ForgetRemovedAgent(AgentId),
     /// Admit or update.
-    PutFramework(FrameworkRecord),
+    PutFramework(Box<FrameworkRecord>),
     /// Its id must not come back.
     RemoveFramework {
         /// Which.
@@ -143,7 +149,7 @@ pub enum StoreError {
     },
     /// Not what a master wrote.
     #[error(
-        "state file {path} is corrupt ({problem}); put a backup in its place, or move it away: agents and frameworks \
+        "the state in {path} is corrupt ({problem}); put a backup in its place, or move it away: agents and frameworks \
          then register anew, weights and quotas are lost"
     )]
     Corrupt {
@@ -154,7 +160,7 @@ pub enum StoreError {
     },
     /// From a newer master.
     #[error(
-        "state file {path} has format {found}, this master reads up to {FORMAT_VERSION}; upgrade the master"
+        "the state in {path} has format {found}, this master reads up to {FORMAT_VERSION}; upgrade the master"
     )]
     TooNew {
         /// The file.
@@ -162,8 +168,19 @@ pub enum StoreError {
         /// Its version.
         found: u32,
     },
+    /// etcd cannot be used.
+    #[error("cannot use the state in {place}: {problem}")]
+    Etcd {
+        /// Its address.
+        place: String,
+        /// What it says.
+        problem: String,
+    },
+    /// Another master leads, or may lead by now. What was to be written was not, or nobody will be told of it.
+    #[error("this master does not lead any more")]
+    Deposed,
     /// A write failed. The master stops: what it cannot keep it must not promise.
-    #[error("cannot write state file {path}: {problem}")]
+    #[error("cannot write the state in {path}: {problem}")]
     Write {
         /// The file.
         path: PathBuf,
@@ -175,6 +192,9 @@ pub enum StoreError {
 /// Durable state. One writer: the actor.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
+    /// Begins the term of one master: a number that is higher than all before, durable when this returns.
+    async fn begin_term(&self) -> Result<u64, StoreError>;
+
     /// All of it.
     async fn load(&self) -> Result<Saved, StoreError>;
 

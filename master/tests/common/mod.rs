@@ -299,12 +299,13 @@ impl Agent {
         update_id: &str,
     ) {
         let status = self.status(launch, state, update_id);
-        self.outbound
-            .send(AgentMessage {
-                message: Some(agent_message::Message::Status(status)),
-            })
-            .await
-            .unwrap();
+        self.say(agent_message::Message::Status(status)).await;
+    }
+
+    /// Anything.
+    pub async fn say(&self, message: agent_message::Message) {
+        let message = Some(message);
+        self.outbound.send(AgentMessage { message }).await.unwrap();
     }
 
     pub fn status(
@@ -503,6 +504,7 @@ impl Framework {
             agent_id: status.agent_id.clone(),
             task_id: status.task_id.clone(),
             update_id: status.update_id.clone(),
+            ..proto::AcknowledgeRequest::default()
         };
         self.client.acknowledge(request).await.unwrap();
     }

@@ -23,7 +23,7 @@ use super::CgroupMode;
 use super::device::DeviceNumber;
 use super::stats;
 use crate::model::{IoLimit, Limits};
-use beside::{CPUS, all_processors, huge_pages, processors};
+use beside::{CPUS, all_processors, has_no_weight, huge_pages, idle, processors};
 
 /// The period of the CPU limit in microseconds: the kernel's own default.
 pub(crate) const PERIOD_US: u64 = 100_000;
@@ -74,7 +74,12 @@ fn wanted_v2(limits: &Limits, devices: &[DeviceNumber]) -> Vec<Setting> {
         setting(
             "cpu",
             "cpu.weight",
-            weight(limits.cpu_millis_weight).to_string(),
+            weight(if limits.yields {
+                0
+            } else {
+                limits.cpu_millis_weight
+            })
+            .to_string(),
             false,
         ),
         setting(
@@ -133,6 +138,7 @@ fn wanted_v2(limits: &Limits, devices: &[DeviceNumber]) -> Vec<Setting> {
         ));
     }
     settings.push(processors(limits));
+    settings.extend(idle(limits));
     settings.extend(huge_pages(limits, "max", |size| &size.v2));
     settings
 }
@@ -146,7 +152,12 @@ fn wanted_v1(limits: &Limits) -> Vec<Setting> {
         setting(
             "cpu",
             "cpu.shares",
-            shares(limits.cpu_millis_weight).to_string(),
+            shares(if limits.yields {
+                0
+            } else {
+                limits.cpu_millis_weight
+            })
+            .to_string(),
             false,
         ),
         setting(
@@ -178,6 +189,7 @@ fn wanted_v1(limits: &Limits) -> Vec<Setting> {
         processors(limits),
     ]
     .into_iter()
+    .chain(idle(limits))
     .chain(huge_pages(limits, "-1", |size| &size.v1))
     .collect()
 }
@@ -397,6 +409,9 @@ fn look(dir: &dyn Fn(&str) -> Option<PathBuf>, wanted: &[Setting]) -> Result<See
         let path = dir(one.controller)
             .map(|dir| dir.join(one.file))
             .unwrap_or_else(|| PathBuf::from(one.file));
+        if has_no_weight(one.file, &path) {
+            continue;
+        }
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(_) if one.optional => continue,

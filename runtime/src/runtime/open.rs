@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::{Inner, KILL_TIMEOUT, remove_dir, update};
+use crate::apparmor;
 use crate::cgroup::Hierarchies;
 use crate::error::OpenError;
 use crate::id::ContainerId;
@@ -107,6 +108,10 @@ pub(super) fn open_blocking(config: RuntimeConfig) -> Result<Inner, OpenError> {
         .and_then(|()| hierarchies.fill_cpusets(&containers))
         .map_err(OpenError::Cgroups)?;
     hierarchies.delegate(root, &containers);
+    let apparmor = apparmor::set_up(&config.apparmor).map_err(|problem| OpenError::BadConfig {
+        field: "apparmor",
+        problem,
+    })?;
     let link = LauncherLink::new(&config.launcher, keepers).map_err(OpenError::Launcher)?;
     let boot_id = process::boot_id().map_err(state_error)?;
     let own_users = stage::probe_own_users(layout.root());
@@ -121,6 +126,7 @@ pub(super) fn open_blocking(config: RuntimeConfig) -> Result<Inner, OpenError> {
         link,
         containers: Mutex::new(BTreeMap::new()),
         users: Mutex::new(RangePool::new(config.user_ranges)),
+        apparmor,
         own_users,
         closed: AtomicBool::new(false),
         config,

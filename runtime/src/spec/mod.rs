@@ -127,9 +127,10 @@ fn process(
         .capabilities(security::capabilities(spec)?)
         .rlimits(rlimits)
         // Keepers protect themselves from the OOM killer; their containers must not inherit that.
-        .oom_score_adj(0)
+        .oom_score_adj(spec.limits.oom_score_adj())
         .build()
         .map_err(text)?;
+    process.set_apparmor_profile(spec.apparmor.clone());
     // Absent and false differ in libcontainer: absent alone means that set-user-ID programs may gain privileges.
     process.set_no_new_privileges(if spec.privileged { None } else { Some(true) });
     Ok(process)

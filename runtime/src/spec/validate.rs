@@ -54,6 +54,9 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), BadSpec> {
             ));
         }
     }
+    if spec.privileged && spec.seccomp.is_some() {
+        return Err(bad("seccomp", "a privileged container has no filter"));
+    }
     check_limits(&spec.limits)?;
     check_log(spec)?;
     if spec.user_namespace == UserNamespace::Own {

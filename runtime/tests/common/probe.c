@@ -169,7 +169,7 @@ int main(int argc, char **argv) {
         say("keyctl", syscall(SYS_keyctl, 0, 0, 0, 0, 0));
         say("sethostname", sethostname("x", 1));
         say("write sys", open("/sys/kernel/mm/ksm/run", O_WRONLY));
-        struct stat kcore;
+        struct stat kcore = {0};
         say("stat kcore", stat("/proc/kcore", &kcore));
         printf("kcore size: %lld\n", (long long)kcore.st_size);
         say("null", open("/dev/null", O_RDWR));

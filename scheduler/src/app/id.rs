@@ -2,6 +2,7 @@
 //!
 //! Pure.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -17,6 +18,13 @@ const MAX_LEN: usize = 190;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct AppId(Arc<str>);
+
+/// Ordered as the text, so that all that lies below a path is found together.
+impl Borrow<str> for AppId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 /// A path that cannot name an app.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,45 +64,82 @@ impl AppId {
     }
 }
 
+impl AppId {
+    /// The path that `text` means when it is written at `base`: absolute ones mean themselves; `.` and `..` are resolved.
+    ///
+    /// # Errors
+    ///
+    /// When that is no path of an app.
+    pub fn resolve(text: &str, base: &str) -> Result<Self, InvalidAppId> {
+        let path = resolve(text, base)?;
+        if path == "/" {
+            let shown: String = text.chars().take(80).collect();
+            let problem = format!("{shown:?} names the root, not an app");
+            return Err(InvalidAppId { problem });
+        }
+        Ok(Self(path.into()))
+    }
+
+    /// The path of the group that it lies in; `/` for most.
+    #[must_use]
+    pub fn parent(&self) -> &str {
+        match self.0.rfind('/') {
+            None | Some(0) => "/",
+            Some(at) => &self.0[..at],
+        }
+    }
+}
+
 impl FromStr for AppId {
     type Err = InvalidAppId;
 
     /// Takes absolute and relative paths (relative to `/`), resolves `.` and `..`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refuse = |problem: String| Err(InvalidAppId { problem });
-        let shown: String = text.chars().take(80).collect();
-        if text.len() > MAX_LEN {
-            return refuse(format!("is longer than {MAX_LEN} bytes"));
-        }
-        let mut segments: Vec<&str> = Vec::new();
-        let trimmed = text.strip_prefix('/').unwrap_or(text);
-        let trimmed = trimmed.strip_suffix('/').unwrap_or(trimmed);
-        if trimmed.is_empty() {
-            return refuse("is empty; an app needs a name such as \"/web\"".to_owned());
-        }
-        for segment in trimmed.split('/') {
-            match segment {
-                "." => {}
-                ".." => {
-                    if segments.pop().is_none() {
-                        return refuse(format!("{shown:?} leads above the root"));
-                    }
-                }
-                name if is_segment(name) => segments.push(name),
-                "" => return refuse(format!("{shown:?} has an empty part between slashes")),
-                other => {
-                    return refuse(format!(
-                        "{shown:?} is not valid: {other:?} must be made of lower-case letters, digits, and `-` or `.` \
-                         between them"
-                    ));
+        Self::resolve(text, "/")
+    }
+}
+
+/// The absolute path that `text` means when it is written at `base`, an absolute path.
+pub(crate) fn resolve(text: &str, base: &str) -> Result<String, InvalidAppId> {
+    let refuse = |problem: String| Err(InvalidAppId { problem });
+    let shown: String = text.chars().take(80).collect();
+    if text.len() > MAX_LEN {
+        return refuse(format!("is longer than {MAX_LEN} bytes"));
+    }
+    let mut segments: Vec<&str> = Vec::new();
+    if !text.starts_with('/') {
+        segments.extend(base.split('/').filter(|segment| !segment.is_empty()));
+    }
+    let trimmed = text.strip_prefix('/').unwrap_or(text);
+    let trimmed = trimmed.strip_suffix('/').unwrap_or(trimmed);
+    if trimmed.is_empty() && text != "/" {
+        return refuse("is empty; an app needs a name such as \"/web\"".to_owned());
+    }
+    for segment in trimmed.split('/').filter(|_| text != "/") {
+        match segment {
+            "." => {}
+            ".." => {
+                if segments.pop().is_none() {
+                    return refuse(format!("{shown:?} leads above the root"));
                 }
             }
+            name if is_segment(name) => segments.push(name),
+            "" => return refuse(format!("{shown:?} has an empty part between slashes")),
+            other => {
+                return refuse(format!(
+                    "{shown:?} is not valid: {other:?} must be made of lower-case letters, digits, and `-` or `.` \
+                     between them"
+                ));
+            }
         }
-        if segments.is_empty() {
-            return refuse(format!("{shown:?} names the root, not an app"));
-        }
-        Ok(Self(format!("/{}", segments.join("/")).into()))
     }
+    let path = format!("/{}", segments.join("/"));
+    if path.len() > MAX_LEN {
+        return refuse(format!(
+            "{shown:?} in {base} is longer than {MAX_LEN} bytes"
+        ));
+    }
+    Ok(path)
 }
 
 /// Dot-separated labels of a-z, 0-9 and inner `-`.
@@ -154,6 +199,23 @@ mod tests {
                 Ok(want.to_owned())
             );
         }
+    }
+
+    #[test]
+    fn relative_paths_begin_where_they_are_written() {
+        for (text, base, want) in [
+            ("cart", "/shop", "/shop/cart"),
+            ("/cart", "/shop", "/cart"),
+            ("../../db", "/shop/service/web", "/shop/db"),
+            ("../db", "/shop/web", "/shop/db"),
+            ("cart", "/", "/cart"),
+        ] {
+            let got = AppId::resolve(text, base).map(|id| id.to_string());
+            assert_eq!(got, Ok(want.to_owned()));
+        }
+        assert!(AppId::resolve("..", "/shop").is_err(), "the root");
+        assert!(AppId::resolve("../..", "/shop").is_err(), "above the root");
+        assert!(AppId::resolve(&"x".repeat(100), &format!("/{}", "y".repeat(100))).is_err());
     }
 
     #[test]

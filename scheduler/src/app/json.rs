@@ -7,10 +7,11 @@ mod limits;
 use mezzo_api::model::{NetworkMode, Scalar, VolumeSource};
 use serde_json::{Map, Value, json};
 
+use super::constraint::Constraint;
 use super::read::decimal_to_json;
 use super::spec::{
-    App, AppHealthCheck, CheckPort, Engine, HostPort, KillSelection, PortDefinition, Protocol, Run,
-    UnreachableStrategy,
+    App, AppHealthCheck, CheckPort, Engine, HostPort, KillSelection, Placing, PortDefinition,
+    Protocol, Run, UnreachableStrategy,
 };
 
 /// A resource amount as a JSON number.
@@ -43,6 +44,9 @@ impl App {
         put("mem", scalar(self.mem));
         put("disk", scalar(self.disk));
         put("gpus", scalar(self.gpus));
+        if self.revocable {
+            put("revocable", true.into());
+        }
         put("instances", self.instances.into());
         put("container", self.container_json());
         let mut env: Map<String, Value> = Map::new();
@@ -132,8 +136,12 @@ impl App {
             put("secrets", Value::Object(secrets.collect()));
         }
         put("acceptedResourceRoles", json!(["*"]));
-        put("constraints", json!([]));
-        put("dependencies", json!([]));
+        let constraints = self.constraints.iter().map(Constraint::to_json);
+        put("constraints", Value::Array(constraints.collect()));
+        if self.placing == Placing::BestFit {
+            put("placement", "bestFit".into());
+        }
+        put("dependencies", json!(self.dependencies));
         put("fetch", json!([]));
         Value::Object(out)
     }
@@ -183,6 +191,15 @@ impl App {
             && let Some(fields) = out.as_object_mut()
         {
             fields.insert("hostUsers".into(), true.into());
+        }
+        if let Some(fields) = out.as_object_mut() {
+            if let Some(name) = &container.seccomp_profile {
+                let seccomp = json!({ "profileName": name.as_str(), "unconfined": false });
+                fields.insert("linuxInfo".into(), json!({ "seccomp": seccomp }));
+            }
+            if let Some(name) = &container.apparmor_profile {
+                fields.insert("apparmorProfile".into(), name.as_str().into());
+            }
         }
         if container.network.is_own()
             && let Some(fields) = out.as_object_mut()

@@ -2,27 +2,32 @@
 //!
 //! Pure. What Marathon knows and mezzo does not do yet is refused in so many words, never ignored: an app that deploys
 //! means what its file says. Ports, health checks and volumes are read in `parts`, the container in `container`,
-//! limits in `limits`, readiness checks in `readiness`.
+//! limits in `limits`, readiness checks in `readiness`, the environment in `secrets`.
 
 mod container;
 mod limits;
 mod network;
 mod parts;
 mod readiness;
+mod secrets;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use mezzo_api::model::{InvalidId, Scalar, SecretSource};
+use mezzo_api::model::{CpuPinning, Scalar};
 use serde_json::Value;
 
 pub(crate) use limits::memory;
+pub(crate) use parts::volumes;
+use secrets::{check_secrets, read_env, read_secrets};
 
 use super::AppId;
-use super::read::{Fields, Report, expected};
+use super::constraint;
+use super::read::{Fields, Report};
 use super::spec::{
-    App, AppHealthCheck, BackoffStrategy, Container, KillSelection, PPM, Run, UnreachableStrategy,
-    UpgradeStrategy,
+    App, AppHealthCheck, BackoffStrategy, KillSelection, Limit, PPM, Placing, Run,
+    UnreachableStrategy, UpgradeStrategy,
 };
+use crate::place::Ask;
 
 /// The largest amount of a scalar resource an app may name, in units.
 const MAX_UNITS: u64 = 1_000_000_000;
@@ -59,7 +64,11 @@ const FIELDS: &[&str] = &[
     "user",
     "acceptedResourceRoles",
     "unreachableStrategy",
+    "constraints",
+    "placement",
+    "dependencies",
     "resourceLimits",
+    "revocable",
     "role",
     "secrets",
     // Marathon's that are refused with a word below unless they say nothing.
@@ -70,8 +79,6 @@ const FIELDS: &[&str] = &[
     "uris",
     "storeUrls",
     "check",
-    "constraints",
-    "dependencies",
     "residency",
     "ipAddress",
     // Answers of the server, accepted back.
@@ -156,13 +163,21 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
             report,
         )
         .unwrap_or_default();
+    let constraints = constraint::read(&fields, report);
+    let placements = [("spread", Placing::Spread), ("bestFit", Placing::BestFit)];
+    let placing = fields
+        .choice("placement", &placements, report)
+        .unwrap_or_default();
+    let dependencies = dependencies(&fields, id.as_ref().map_or("/", AppId::as_str), report);
     let unreachable = read_unreachable(&fields, report);
     let limits = limits::limits(&fields, cpus, mem, report);
     let user = fields
         .string("user", report)
         .filter(|user| !user.is_empty());
     read_roles(&fields, report);
-    Some(App {
+    let revocable = fields.boolean("revocable", report).unwrap_or(false);
+    let app = App {
+        revocable,
         id: id?,
         run,
         cpus,
@@ -182,6 +197,9 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         backoff,
         kill_grace_ms,
         kill_selection,
+        constraints,
+        placing,
+        dependencies,
         unreachable,
         cpu_limit: limits.cpus,
         mem_limit: limits.mem,
@@ -189,7 +207,52 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         limits: limits.more,
         user,
         secrets,
-    })
+    };
+    check_revocable(&app, report);
+    Some(app)
+}
+
+/// What is lent is processors and memory, and can be taken back.
+fn check_revocable(app: &App, report: &mut Report) {
+    if !app.revocable {
+        return;
+    }
+    let ask = Ask::of(app);
+    for (has, field, what) in [
+        (
+            !ask.ports.is_empty(),
+            "portDefinitions",
+            "ports of the machine",
+        ),
+        (
+            app.disk != Scalar::from_millis(0),
+            "disk",
+            "room on the disk",
+        ),
+        (app.gpus != Scalar::from_millis(0), "gpus", "gpus"),
+        (
+            app.limits.memory_low_mb.is_some(),
+            "resourceLimits/memLow",
+            "memory that is kept from others",
+        ),
+        (
+            app.limits.cpu_pinning == CpuPinning::Exclusive,
+            "resourceLimits/cpuPinning",
+            "processors for itself",
+        ),
+        (
+            app.mem_limit == Some(Limit::Unlimited),
+            "resourceLimits/mem",
+            "memory without a limit",
+        ),
+    ] {
+        if has {
+            report.value_problem(
+                format!("/{field}"),
+                format!("a revocable app takes only cpus and mem, and cannot have {what}"),
+            );
+        }
+    }
 }
 
 fn read_id(fields: &Fields<'_>, from_path: Option<&AppId>, report: &mut Report) -> Option<AppId> {
@@ -234,8 +297,6 @@ fn refuse_unsupported(fields: &Fields<'_>, report: &mut Report) {
         ("uris", "put the files into the image"),
         ("storeUrls", "put the files into the image"),
         ("check", "use healthChecks"),
-        ("constraints", ""),
-        ("dependencies", ""),
         ("residency", "persistent volumes are not there yet"),
     ] {
         fields.unsupported(name, advice, report);
@@ -256,117 +317,6 @@ fn read_run(fields: &Fields<'_>, report: &mut Report) -> Run {
         (None, Some(args)) => Run::Args(args),
         (None, None) => Run::Image,
     }
-}
-
-/// `env`: plain variables, and those with secrets.
-fn read_env(
-    fields: &Fields<'_>,
-    report: &mut Report,
-) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
-    let Some(value) = fields.get("env") else {
-        return Default::default();
-    };
-    let Some(map) = value.as_object() else {
-        report.type_problem("/env", expected("an object", value));
-        return Default::default();
-    };
-    let (mut env, mut secrets) = (BTreeMap::new(), BTreeMap::new());
-    for (name, value) in map {
-        let path = format!("/env/{name}");
-        if name.is_empty() || name.contains(['=', '\0']) {
-            report.value_problem(&path, "a variable's name must not be empty or contain `=`");
-        }
-        match value {
-            Value::String(text) if text.contains('\0') => {
-                report.value_problem(path, "must not contain a NUL character");
-            }
-            Value::String(text) => {
-                env.insert(name.clone(), text.clone());
-            }
-            Value::Object(map) if map.contains_key("secret") => {
-                let found = Fields::open(value, path, &["secret"], report);
-                if let Some(secret) = found.and_then(|found| found.string("secret", report)) {
-                    secrets.insert(name.clone(), secret);
-                }
-            }
-            Value::Null
-            | Value::Bool(_)
-            | Value::Number(_)
-            | Value::Array(_)
-            | Value::Object(_) => {
-                report.type_problem(
-                    path,
-                    format!("{}; put it in quotes", expected("a string", value)),
-                );
-            }
-        }
-    }
-    (env, secrets)
-}
-
-/// Every secret that is used is one of the app's.
-fn check_secrets(
-    fields: &Fields<'_>,
-    container: Option<&Container>,
-    env: &BTreeMap<String, String>,
-    report: &mut Report,
-) {
-    let known = |name: &String| {
-        let secrets = fields.get("secrets");
-        secrets.is_some_and(|secrets| secrets.get(name).is_some())
-    };
-    let unknown = |name: &String| {
-        format!("the app has no secret {name:?}; add it to /secrets with its source")
-    };
-    for (variable, name) in env.iter().filter(|(_, name)| !known(name)) {
-        report.value_problem(format!("/env/{variable}/secret"), unknown(name));
-    }
-    let volumes = container.map_or(&[][..], |container| &container.secret_volumes);
-    for (path, name) in volumes.iter().filter(|(_, name)| !known(name)) {
-        report.value_problem("/container/volumes", format!("{path}: {}", unknown(name)));
-    }
-}
-
-fn read_secrets(fields: &Fields<'_>, report: &mut Report) -> BTreeMap<String, SecretSource> {
-    let mut secrets = BTreeMap::new();
-    let Some(value) = fields.get("secrets") else {
-        return secrets;
-    };
-    let Some(map) = value.as_object() else {
-        report.type_problem("/secrets", expected("an object", value));
-        return secrets;
-    };
-    for (name, value) in map {
-        let path = format!("/secrets/{name}");
-        if name.is_empty() || name.chars().any(char::is_control) {
-            report.value_problem(
-                &path,
-                "a secret's name must not be empty or hold control characters",
-            );
-        }
-        let Some(secret) = Fields::open(value, path, &["source"], report) else {
-            continue;
-        };
-        let at = secret.path_of("source");
-        if secret.get("source").is_none() {
-            report.value_problem(
-                at,
-                "is missing: a file beneath the agents' secrets_dir (pull_secrets_dir for pullConfig)",
-            );
-            continue;
-        }
-        match secret.string("source", report).map(|source| source.parse()) {
-            Some(Ok(source)) => {
-                secrets.insert(name.clone(), source);
-            }
-            Some(Err(error)) => {
-                let error: InvalidId = error;
-                report.value_problem(at, error.to_string());
-            }
-            None => {}
-        }
-    }
-    secrets
 }
 
 fn read_health_check(
@@ -451,6 +401,29 @@ fn read_unreachable(fields: &Fields<'_>, report: &mut Report) -> UnreachableStra
         inactive_ms,
         expunge_ms,
     }
+}
+
+/// `dependencies`, resolved at `base`, the path of the app or group that has them.
+pub(crate) fn dependencies(
+    fields: &Fields<'_>,
+    base: &str,
+    report: &mut Report,
+) -> BTreeSet<AppId> {
+    let mut dependencies = BTreeSet::new();
+    let given = fields.strings("dependencies", report).unwrap_or_default();
+    for (i, text) in given.iter().enumerate() {
+        let path = format!("{}({i})", fields.path_of("dependencies"));
+        match AppId::resolve(text, base) {
+            Ok(id) if id.as_str() == base => {
+                report.value_problem(path, format!("{id} cannot depend on itself"));
+            }
+            Ok(id) => {
+                dependencies.insert(id);
+            }
+            Err(problem) => report.value_problem(path, problem.to_string()),
+        }
+    }
+    dependencies
 }
 
 fn read_roles(fields: &Fields<'_>, report: &mut Report) {

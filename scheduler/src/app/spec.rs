@@ -2,14 +2,15 @@
 //!
 //! Pure. Quantities are exact: thousandths for cpus, mem, disk and seconds, millionths for shares and factors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mezzo_api::model::{
-    NetworkMode, Scalar, SecretEnv, SecretSource, TaskLimits, Volume, VolumeSource,
+    NetworkMode, ProfileName, Scalar, SecretEnv, SecretSource, TaskLimits, Volume, VolumeSource,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::AppId;
+use super::constraint::{Constraint, Operator};
 use super::readiness::AppReadinessCheck;
 
 /// One million: shares and factors are in millionths.
@@ -48,6 +49,10 @@ pub struct Container {
     pub privileged: bool,
     /// The machine's own user numbers.
     pub host_users: bool,
+    /// Of the agents' operator, instead of the default one.
+    pub seccomp_profile: Option<ProfileName>,
+    /// One that the agents' operator lets tasks ask for.
+    pub apparmor_profile: Option<String>,
     /// The machine's unless the app says otherwise.
     pub network: NetworkMode,
     /// Which of the agents' networks, for [`NetworkMode::Container`].
@@ -254,6 +259,16 @@ pub enum KillSelection {
     OldestFirst,
 }
 
+/// Which of the machines that can take an instance comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Placing {
+    /// The one with the fewest instances of the app, the default.
+    #[default]
+    Spread,
+    /// The one with the least room, so that whole machines stay free for large apps.
+    BestFit,
+}
+
 /// What to do about instances on machines that cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnreachableStrategy {
@@ -327,6 +342,12 @@ pub struct App {
     pub kill_grace_ms: Option<u64>,
     /// When there are too many.
     pub kill_selection: KillSelection,
+    /// Which machines its instances may run on.
+    pub constraints: Vec<Constraint>,
+    /// Which of those comes first.
+    pub placing: Placing,
+    /// Apps and groups that a deployment takes before it.
+    pub dependencies: BTreeSet<AppId>,
     /// When a machine is away.
     pub unreachable: UnreachableStrategy,
     /// Above `cpus`.
@@ -341,6 +362,8 @@ pub struct App {
     pub user: Option<String>,
     /// Where secrets come from, by the names that the app gives them.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// It runs on what others do not use, until they need it.
+    pub revocable: bool,
 }
 
 impl App {
@@ -409,6 +432,14 @@ impl App {
                 }
             })
             .collect()
+    }
+
+    /// The fields by which its instances are to be spread evenly.
+    pub fn grouping(&self) -> impl Iterator<Item = &str> {
+        self.constraints
+            .iter()
+            .filter(|constraint| matches!(constraint.operator, Operator::GroupBy(_)))
+            .map(|constraint| constraint.field.as_str())
     }
 
     /// Whether the two differ in anything but how many run.

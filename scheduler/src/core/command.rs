@@ -9,13 +9,16 @@ use std::sync::Arc;
 use mezzo_api::model::TaskId;
 use serde_json::Value;
 
-use super::deploy::Target;
+use super::groups::GroupCommand;
+use super::order::{Order, Target};
 use super::record::Key;
 use super::state::{AppState, Instance, Sentence};
 use super::{Core, Ids};
 use crate::app::{App, AppId, Report, Unknown, merge, parse_app};
 use crate::backoff::Backoff;
-use crate::deployment::DeploymentId;
+use crate::deployment::{DeploymentId, Step};
+use crate::group::GroupId;
+use crate::jobs::command::{JobCommand, JobRefusal, JobReply};
 use crate::time::Timestamp;
 
 /// A change of one app by a JSON body.
@@ -47,6 +50,8 @@ pub enum Command {
         create: bool,
         /// Over deployments under way.
         force: bool,
+        /// Only say what would be done.
+        dry_run: bool,
     },
     /// Every instance is replaced.
     Restart {
@@ -55,6 +60,8 @@ pub enum Command {
         /// Over deployments under way.
         force: bool,
     },
+    /// A group is made, changed or removed.
+    Group(GroupCommand),
     /// The app goes.
     Delete {
         /// Which.
@@ -83,6 +90,8 @@ pub enum Command {
         /// Of which app.
         app: AppId,
     },
+    /// Something about jobs.
+    Job(JobCommand),
 }
 
 /// What came of it.
@@ -97,10 +106,19 @@ pub enum Reply {
         /// Fields that had no effect.
         unknown: Vec<Unknown>,
     },
+    /// This would be done, step by step.
+    Planned {
+        /// In order.
+        steps: Vec<Step>,
+        /// Fields that have no effect.
+        unknown: Vec<Unknown>,
+    },
     /// These were told to end.
     Killed(Vec<Arc<Instance>>),
     /// It is done.
     Done,
+    /// About jobs.
+    Job(JobReply),
 }
 
 /// Why nothing was done.
@@ -115,6 +133,15 @@ pub enum Refusal {
     /// The app never had that version.
     #[error("App '{0}' does not have the version {1}")]
     NoVersion(AppId, Timestamp),
+    /// There is no such group.
+    #[error("Group '{0}' does not exist")]
+    NoGroup(GroupId),
+    /// POST of a group that is there.
+    #[error("Group {0} is already created. Use PUT to change this group.")]
+    GroupExists(GroupId),
+    /// The group never had that version, or it is forgotten.
+    #[error("Group '{0}' does not have the version {1}")]
+    NoGroupVersion(GroupId, Timestamp),
     /// There is no such deployment.
     #[error("DeploymentPlan {0} does not exist")]
     NoDeployment(DeploymentId),
@@ -129,6 +156,14 @@ pub enum Refusal {
     /// The body is not an app.
     #[error("Object is not valid")]
     Invalid(Report),
+    /// No machine could take even one instance.
+    #[error("{app}: {problem}. To deploy it all the same, before such a node comes: force=true")]
+    Impossible {
+        /// Which app.
+        app: AppId,
+        /// The arithmetic.
+        problem: String,
+    },
     /// Too much at once.
     #[error(
         "there are {0} deployments under way, which is the limit: wait for some to finish, or cancel them"
@@ -137,6 +172,9 @@ pub enum Refusal {
     /// The disk did not take it; the driver's word, the core never says so.
     #[error("nothing was changed: {0}")]
     NotWritten(String),
+    /// About jobs.
+    #[error(transparent)]
+    Job(#[from] JobRefusal),
 }
 
 impl Core {
@@ -158,24 +196,29 @@ impl Core {
                 partial,
                 create,
                 force,
-            } => self.update(&updates, partial, create, force, now, ids),
+                dry_run,
+            } => {
+                let order = self.update(&updates, partial, create)?;
+                let order = Order {
+                    force,
+                    dry_run,
+                    ..order
+                };
+                self.deploy(order, now, ids)
+            }
+            Command::Group(command) => self.group(command, now, ids),
             Command::Restart { app, force } => {
                 let current = self.visible(&app)?;
                 let target = Target {
                     anew: true,
                     ..Target::app(current.current.app.clone())
                 };
-                self.deploy(vec![target], force, Vec::new(), now, ids)
+                self.deploy(Order::of(vec![target], force), now, ids)
             }
             Command::Delete { app, force } => {
                 self.visible(&app)?;
-                let target = Target {
-                    id: app,
-                    to: None,
-                    anew: false,
-                    resumed: false,
-                };
-                self.deploy(vec![target], force, Vec::new(), now, ids)
+                let target = Target::gone(app);
+                self.deploy(Order::of(vec![target], force), now, ids)
             }
             Command::KillTasks {
                 tasks,
@@ -190,6 +233,11 @@ impl Core {
                 }
                 self.dirty.insert(Key::App(app));
                 Ok(Reply::Done)
+            }
+            Command::Job(command) => {
+                // What waits may ask for something else now.
+                self.job_demand.clear();
+                Ok(Reply::Job(self.jobs.command(command, now)?))
             }
         }
     }
@@ -214,18 +262,14 @@ impl Core {
         if self.state.visible_app(&app.id).is_some() {
             return Err(Refusal::Exists(app.id));
         }
-        self.deploy(vec![Target::app(app)], force, report.unknown, now, ids)
+        let order = Order {
+            unknown: report.unknown,
+            ..Order::of(vec![Target::app(app)], force)
+        };
+        self.deploy(order, now, ids)
     }
 
-    fn update(
-        &mut self,
-        updates: &[Update],
-        partial: bool,
-        create: bool,
-        force: bool,
-        now: u64,
-        ids: &mut dyn Ids,
-    ) -> Result<Reply, Refusal> {
+    fn update(&self, updates: &[Update], partial: bool, create: bool) -> Result<Order, Refusal> {
         let mut targets = Vec::new();
         let mut all = Report::default();
         let mut seen = BTreeSet::new();
@@ -252,7 +296,11 @@ impl Core {
         if !all.errors.is_empty() {
             return Err(Refusal::Invalid(all));
         }
-        self.deploy(targets, force, all.unknown, now, ids)
+        Ok(Order {
+            targets,
+            unknown: all.unknown,
+            ..Order::default()
+        })
     }
 
     /// The app that an update makes, with what is wrong about it.
@@ -336,7 +384,7 @@ impl Core {
                     .saturating_sub(u32::try_from(counted).unwrap_or(u32::MAX));
                 targets.push(Target::app(app));
             }
-            Some(self.deploy(targets, force, Vec::new(), now, ids)?)
+            Some(self.deploy(Order::of(targets, force), now, ids)?)
         } else {
             None
         };
@@ -360,6 +408,14 @@ impl Core {
         let Some(deployment) = self.state.deployments.get(&id).cloned() else {
             return Err(Refusal::NoDeployment(id));
         };
+        let groups = deployment
+            .groups
+            .iter()
+            .map(|(group, before)| {
+                let dependencies = before.as_ref().map(|before| before.dependencies.clone());
+                (group.clone(), dependencies)
+            })
+            .collect();
         self.drop_deployment(id);
         if force {
             return Ok(Reply::Done);
@@ -374,7 +430,11 @@ impl Core {
                 resumed: true,
             })
             .collect();
-        self.deploy(targets, true, Vec::new(), now, ids)
+        let order = Order {
+            groups,
+            ..Order::of(targets, true)
+        };
+        self.deploy(order, now, ids)
     }
 }
 

@@ -2,16 +2,19 @@
 //!
 //! Pure. An instance is in the state, and so durable, in the same turn whose calls launch it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use mezzo_api::model::{Offer, TaskInfo};
+use mezzo_api::model::{AgentId, Offer, TaskInfo};
 
+use super::jobs::{JobsShare, take_placed};
 use super::record::Key;
-use super::state::{Condition, Instance, Refusal};
+use super::state::{AppState, Condition, Instance, Refusal};
 use super::{Call, Core, Ids};
 use crate::app::AppId;
-use crate::place::{Ask, Need, Plan, place};
+use crate::app::spec::Placing;
+use crate::place::lack::REASONS;
+use crate::place::{Ask, Need, Plan, Site, place};
 use crate::task::task_info;
 use crate::time::Timestamp;
 
@@ -21,6 +24,8 @@ const MAX_TASKS_PER_ACCEPT: usize = 1000;
 const MAX_REFUSALS: usize = 20;
 /// Between two questions for what the machines have, while something waits.
 const SURVEY_INTERVAL_MS: u64 = 10_000;
+/// The same while nothing does.
+const SURVEY_IDLE_MS: u64 = 60_000;
 /// So long something waits before the first of them.
 const SURVEY_AFTER_MS: u64 = 1000;
 
@@ -30,8 +35,15 @@ impl Core {
         if offers.is_empty() || !self.state.connected {
             return;
         }
-        let needs = self.needs(now);
+        let needs = self.needs(&offers, now);
         self.salt = self.salt.wrapping_add(7);
+        // Whose first has waited longer goes first; the other takes from what is left.
+        let jobs_first = self.jobs_wait_longer(&needs);
+        let mut jobs = JobsShare::default();
+        let mut offers = offers;
+        if jobs_first {
+            jobs = self.place_jobs(&mut offers, now, ids);
+        }
         let mut plan = place(&offers, &needs, self.salt);
         let mut per_offer = vec![0usize; offers.len()];
         plan.placements.retain(|placement| {
@@ -49,9 +61,17 @@ impl Core {
         self.note_refusals(&offers, &needs, &plan, now);
         let placed: usize = tasks.iter().map(Vec::len).sum();
         let wanted: u64 = needs.iter().map(|need| u64::from(need.count)).sum();
+        if !jobs_first {
+            take_placed(&mut offers, &plan);
+            jobs = self.place_jobs(&mut offers, now, ids);
+        }
+        let unplaced = wanted.saturating_sub(placed as u64) + self.jobs.demand().len() as u64;
+        for (tasks, more) in tasks.iter_mut().zip(jobs.tasks) {
+            tasks.extend(more);
+        }
         let refuse = self.settings.refuse;
         // The rest of a used offer comes back soon while anything still waits.
-        let refuse_rest = if wanted > placed as u64 {
+        let refuse_rest = if unplaced > 0 {
             std::time::Duration::ZERO
         } else {
             refuse
@@ -77,26 +97,46 @@ impl Core {
         }
     }
 
-    /// What waits and may be launched now, longest waiting first.
-    fn needs(&self, now: u64) -> Vec<Need> {
-        let mut needs: Vec<(u64, Need)> = self
+    /// The apps with instances that wait and may be launched now, longest waiting first.
+    fn hungry(&self, now: u64) -> Vec<(&AppId, &AppState, u32)> {
+        let mut hungry: Vec<(u64, &AppId, &AppState, u32)> = self
             .waiting
             .iter()
             .filter_map(|id| {
                 let app = self.state.apps.get(id)?;
                 let queue = app.queue.as_ref()?;
-                (app.backoff.left_ms(now) == 0).then(|| {
-                    let need = Need {
-                        app: id.clone(),
-                        count: queue.count,
-                        ask: Ask::of(&app.current.app),
-                    };
-                    (queue.since, need)
-                })
+                (app.backoff.left_ms(now) == 0).then_some((queue.since, id, &**app, queue.count))
             })
             .collect();
-        needs.sort_by_key(|(since, _)| *since);
-        needs.into_iter().map(|(_, need)| need).collect()
+        hungry.sort_by_key(|(since, ..)| *since);
+        hungry
+            .into_iter()
+            .map(|(_, id, app, count)| (id, app, count))
+            .collect()
+    }
+
+    /// What they need, seen from these offers.
+    fn needs(&self, offers: &[Offer], now: u64) -> Vec<Need> {
+        self.hungry(now)
+            .into_iter()
+            .map(|(id, app, count)| {
+                let spec = &app.active().app;
+                let placing = spec.placing;
+                Need {
+                    app: id.clone(),
+                    count,
+                    ask: Ask::of(spec),
+                    constraints: spec.constraints.clone(),
+                    tally: app.tally(),
+                    wanted: spec.instances,
+                    placing,
+                    there: match placing {
+                        Placing::Spread => there(app, offers),
+                        Placing::BestFit => Vec::new(),
+                    },
+                }
+            })
+            .collect()
     }
 
     fn provision(
@@ -108,7 +148,7 @@ impl Core {
         ids: &mut dyn Ids,
     ) -> Option<TaskInfo> {
         let app = self.app_mut(id)?;
-        let version = Arc::clone(&app.current);
+        let version = Arc::clone(app.active());
         let task_id = id.task_id(ids.unique());
         let instance = Instance {
             task_id: task_id.clone(),
@@ -117,6 +157,7 @@ impl Core {
             config: version.config,
             agent_id: offer.agent_id.clone(),
             hostname: offer.hostname.clone(),
+            place: Site::from(offer).values(&version.app.constraints),
             ports: placement.ports.clone(),
             addresses: Vec::new(),
             checked: version.app.health_check.is_some(),
@@ -150,15 +191,10 @@ impl Core {
                 .refused
                 .iter()
                 .filter(|refused| refused.need == index)
-                .map(|refused| {
-                    let offer = &offers[refused.offer];
-                    Refusal {
-                        at: now,
-                        agent_id: offer.agent_id.clone(),
-                        hostname: offer.hostname.clone(),
-                        offered: offer.resources.clone(),
-                        lacks: refused.lacks.clone(),
-                    }
+                .map(|refused| Refusal {
+                    at: now,
+                    offer: offers[refused.offer].clone(),
+                    lacks: refused.lacks.clone(),
                 })
                 .collect();
             let Some(app) = self.app_mut(&need.app) else {
@@ -169,9 +205,12 @@ impl Core {
             };
             queue.offers_seen += offers.len() as u64;
             for refusal in refused {
+                if let Some(first) = REASONS.iter().find(|reason| refusal.has(reason)) {
+                    *queue.rejected.entry(first).or_default() += 1;
+                }
                 queue
                     .refusals
-                    .retain(|known| known.agent_id != refusal.agent_id);
+                    .retain(|known| known.offer.agent_id != refusal.offer.agent_id);
                 queue.refusals.push(refusal);
             }
             let excess = queue.refusals.len().saturating_sub(MAX_REFUSALS);
@@ -183,33 +222,49 @@ impl Core {
     pub(super) fn ask_for_offers(&mut self, now: u64) {
         // The same number of another configuration may fit where the former did not.
         let demand: BTreeMap<AppId, (u32, Timestamp)> = self
-            .needs(now)
+            .hungry(now)
             .into_iter()
-            .filter_map(|need| {
-                let config = self.state.apps.get(&need.app)?.current.config;
-                Some((need.app, (need.count, config)))
-            })
+            .map(|(id, app, count)| (id.clone(), (count, app.active().config)))
             .collect();
         let grew = demand.iter().any(|(app, (count, config))| {
             self.demand
                 .get(app)
                 .is_none_or(|(before, of)| count > before || config != of)
         });
-        if self.demand.is_empty() && !demand.is_empty() {
-            self.survey_at = self.survey_at.max(now.saturating_add(SURVEY_AFTER_MS));
+        let jobs = self.jobs.demand().clone();
+        let grew = grew || !jobs.is_subset(&self.job_demand);
+        let waited = !self.demand.is_empty() || !self.job_demand.is_empty();
+        let waits = !demand.is_empty() || !jobs.is_empty();
+        if !waited && waits {
+            self.survey_at = self.survey_at.min(now.saturating_add(SURVEY_AFTER_MS));
         }
         if self.state.connected {
-            if grew || (self.suppressed && !demand.is_empty()) {
+            if grew || (self.suppressed && waits) {
                 self.calls.push(Call::Revive);
-            } else if demand.is_empty() && !self.suppressed {
+            } else if !waits && !self.suppressed {
                 self.calls.push(Call::Suppress);
             }
-            if !demand.is_empty() && now >= self.survey_at {
-                self.survey_at = now.saturating_add(SURVEY_INTERVAL_MS);
+            if now >= self.survey_at {
+                self.survey_at = now.saturating_add(if waits {
+                    SURVEY_INTERVAL_MS
+                } else {
+                    SURVEY_IDLE_MS
+                });
                 self.calls.push(Call::Survey);
             }
         }
-        self.suppressed = demand.is_empty();
+        self.suppressed = !waits;
         self.demand = demand;
+        self.job_demand = jobs;
     }
+}
+
+/// How many instances of the app each offer's machine has.
+fn there(app: &AppState, offers: &[Offer]) -> Vec<u32> {
+    let mut by_agent: HashMap<&AgentId, u32> = HashMap::new();
+    for instance in app.instances.values() {
+        *by_agent.entry(&instance.agent_id).or_default() += 1;
+    }
+    let count = |offer: &Offer| by_agent.get(&offer.agent_id).copied().unwrap_or(0);
+    offers.iter().map(count).collect()
 }

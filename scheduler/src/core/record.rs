@@ -1,6 +1,7 @@
 //! The durable form of the state: one JSON record per key, so that a turn writes only what it changed.
 //!
-//! Pure. Format 1. An older scheduler refuses a newer format; a newer one reads all older formats (there are none yet).
+//! Pure. Format 2, which has groups beside all that format 1 has. An older scheduler refuses a newer format; this one reads
+//! format 1, of which every record means the same, and from then on writes format 2.
 //! Unknown fields are ignored, missing new ones must have a serde default.
 
 use std::collections::BTreeMap;
@@ -13,6 +14,9 @@ use super::state::{AppState, Instance, State, TaskFailure};
 use crate::app::{AppId, AppVersion};
 use crate::backoff::Backoff;
 use crate::deployment::{Deployment, DeploymentId};
+use crate::group::{Group, GroupId, GroupState, GroupVersion};
+use crate::jobs::JobName;
+use crate::jobs::record as jobs;
 use crate::time::Timestamp;
 
 /// Names one record.
@@ -28,6 +32,14 @@ pub enum Key {
     Instance(TaskId),
     /// A plan under way.
     Deployment(DeploymentId),
+    /// A group that somebody made.
+    Group(GroupId),
+    /// One entry of a group's history.
+    GroupVersion(GroupId, Timestamp),
+    /// A job, without its runs.
+    Job(JobName),
+    /// One run of a job.
+    JobRun(JobName, u64),
 }
 
 /// A record to be written, or removed.
@@ -79,6 +91,16 @@ pub fn encode(state: &State, key: &Key) -> Option<Vec<u8>> {
             .or_else(|| state.orphans.get(id))
             .map(|instance| to_json(&**instance)),
         Key::Deployment(id) => state.deployments.get(id).map(|d| to_json(&**d)),
+        Key::Group(id) => state.groups.get(id).map(|group| to_json(&group.current)),
+        Key::GroupVersion(id, version) => {
+            let group = state.groups.get(id)?;
+            group.versions.get(version).map(|v| to_json(&**v))
+        }
+        Key::Job(name) => state.jobs.get(name).map(|job| jobs::encode_job(job)),
+        Key::JobRun(name, number) => {
+            let run = state.jobs.get(name)?.runs.get(number)?;
+            Some(jobs::encode_run(run))
+        }
     }
 }
 
@@ -104,6 +126,11 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
     let mut apps: BTreeMap<AppId, AppRecord> = BTreeMap::new();
     let mut versions: BTreeMap<AppId, BTreeMap<Timestamp, Arc<AppVersion>>> = BTreeMap::new();
     let mut instances: Vec<Instance> = Vec::new();
+    let mut groups: BTreeMap<GroupId, Group> = BTreeMap::new();
+    let mut group_versions: BTreeMap<GroupId, BTreeMap<Timestamp, Arc<GroupVersion>>> =
+        BTreeMap::new();
+    let mut job_states = BTreeMap::new();
+    let mut job_runs = Vec::new();
     for (key, bytes) in records {
         match &key {
             Key::Framework => state.framework_id = Some(read::<FrameworkId>(&key, &bytes)?),
@@ -120,13 +147,28 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
             Key::Instance(_) => instances.push(read(&key, &bytes)?),
             Key::Deployment(id) => {
                 let deployment: Deployment = read(&key, &bytes)?;
-                for app in deployment.apps() {
-                    state.locks.insert(app.clone(), *id);
-                }
+                state.locks.extend(deployment.locks());
                 state.deployments.insert(*id, Arc::new(deployment));
+            }
+            Key::Group(id) => {
+                groups.insert(id.clone(), read::<Group>(&key, &bytes)?);
+            }
+            Key::GroupVersion(id, version) => {
+                let read = Arc::new(read::<GroupVersion>(&key, &bytes)?);
+                let history: &mut BTreeMap<_, _> = group_versions.entry(id.clone()).or_default();
+                history.insert(*version, read);
+            }
+            Key::Job(name) => {
+                let read = jobs::decode_job(&bytes).map_err(|problem| bad(&key, problem))?;
+                job_states.insert(name.clone(), read);
+            }
+            Key::JobRun(name, _) => {
+                let read = jobs::decode_run(&bytes).map_err(|problem| bad(&key, problem))?;
+                job_runs.push((name.clone(), read));
             }
         }
     }
+    state.jobs = Arc::new(jobs::assemble(job_states, job_runs));
     for (id, record) in apps {
         let history = versions.remove(&id).unwrap_or_default();
         let Some(current) = history.get(&record.current).cloned() else {
@@ -152,12 +194,24 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
             }
         }
     }
+    for (id, current) in groups {
+        let versions = group_versions.remove(&id).unwrap_or_default();
+        let group = GroupState { current, versions };
+        state.groups.insert(id, Arc::new(group));
+    }
+    for id in state.locks.keys().cloned().collect::<Vec<AppId>>() {
+        state.hold(&id);
+    }
     Ok(state)
 }
 
 fn read<T: for<'de> Deserialize<'de>>(key: &Key, bytes: &[u8]) -> Result<T, BadRecord> {
-    serde_json::from_slice(bytes).map_err(|error| BadRecord {
+    serde_json::from_slice(bytes).map_err(|error| bad(key, error.to_string()))
+}
+
+fn bad(key: &Key, problem: String) -> BadRecord {
+    BadRecord {
         key: key.clone(),
-        problem: error.to_string(),
-    })
+        problem,
+    }
 }

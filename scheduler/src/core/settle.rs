@@ -9,10 +9,10 @@ use mezzo_api::model::TaskId;
 use super::record::Key;
 use super::state::{AppState, Condition, Queue, Sentence};
 use super::{Call, Core, millis};
-use crate::app::AppId;
 use crate::app::spec::UnreachableStrategy;
+use crate::app::{AppId, AppVersion};
 use crate::deployment::step::{Progress, wanted};
-use crate::deployment::{ActionKind, DeploymentId};
+use crate::deployment::{ActionKind, DeploymentId, Lock};
 use crate::reconcile;
 
 impl Core {
@@ -21,7 +21,7 @@ impl Core {
         loop {
             while let Some(app) = self.touched.pop_first() {
                 self.settle_app(&app, now);
-                deployments.extend(self.state.locks.get(&app));
+                deployments.extend(self.state.locks.get(&app).map(|lock| lock.deployment));
             }
             let Some(id) = deployments.pop_first() else {
                 break;
@@ -37,9 +37,9 @@ impl Core {
             return;
         };
         let app = Arc::clone(app);
-        let wanted = wanted(self.state.action_on(id), &app.current.app);
-        let mut changes =
-            reconcile::changes(&app.members(now), wanted, app.current.app.kill_selection);
+        let spec = &app.active().app;
+        let wanted = wanted(self.state.action_on(id), spec);
+        let mut changes = reconcile::changes(&app.members(now), wanted, spec.kill_selection);
         let overdue = self.overdue(&app, now);
         if !changes.kill.is_empty() || !overdue.is_empty() {
             let kills = std::mem::take(&mut changes.kill);
@@ -58,6 +58,7 @@ impl Core {
                     count,
                     since: now,
                     offers_seen: 0,
+                    rejected: Default::default(),
                     refusals: Vec::new(),
                 });
             }
@@ -158,7 +159,7 @@ impl Core {
             match (instance.condition, instance.sentence) {
                 (Condition::Unreachable { since }, None) => {
                     if let UnreachableStrategy::After { inactive_ms, .. } =
-                        app.current.app.unreachable
+                        app.active().app.unreachable
                     {
                         let then = since.saturating_add(inactive_ms);
                         if then > now {
@@ -212,21 +213,48 @@ impl Core {
             tracing::info!(deployment = %id, "deployment finished");
             self.drop_deployment(id);
         } else {
+            let begun: Vec<AppId> = deployment
+                .current_actions()
+                .iter()
+                .map(|action| action.app.clone())
+                .collect();
             self.state.deployments.insert(id, Arc::new(deployment));
+            for app in begun {
+                self.state.hold(&app);
+                // What it was is no word on what it is to be.
+                if let Some(app) = self.state.apps.get_mut(&app) {
+                    Arc::make_mut(app).reached = false;
+                }
+            }
         }
     }
 
     pub(super) fn drop_deployment(&mut self, id: DeploymentId) {
-        if let Some(deployment) = self.state.deployments.remove(&id) {
-            for app in deployment.apps() {
-                if self.state.locks.get(app) == Some(&id) {
-                    self.state.locks.remove(app);
+        if let Some(deployment) = self.state.deployments.get(&id).cloned() {
+            for (app, before) in &deployment.original {
+                let is_mine = |lock: &Lock| lock.deployment == id;
+                if !self.state.locks.get(app).is_some_and(is_mine) {
+                    continue;
                 }
+                if self.state.is_pending(app) && !self.state.is_stopping(app) {
+                    self.take_back(app, before.as_ref());
+                }
+                self.state.locks.remove(app);
+                self.state.hold(app);
                 self.touched.insert(app.clone());
             }
+            self.state.deployments.remove(&id);
         }
         self.changed = true;
         self.dirty.insert(Key::Deployment(id));
+    }
+
+    /// Its step never came: it is again what it was.
+    fn take_back(&mut self, id: &AppId, before: Option<&AppVersion>) {
+        match before {
+            None => self.remove_app(id),
+            Some(before) => self.set_current(id.clone(), Arc::new(before.clone())),
+        }
     }
 
     /// The app is gone; what is left of it is on machines that cannot be reached.

@@ -3,17 +3,22 @@
 //! Pure data. Everything behind an `Arc` so that publishing a snapshot after each turn costs little. Fields marked
 //! "memory only" are made anew after a restart; the rest is durable, one record per key (see [`super::record`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
-use mezzo_api::model::{AgentId, FrameworkId, ReadinessStatus, Resources, TaskId, TaskState};
+use mezzo_api::model::{
+    AgentId, Attribute, FrameworkId, Offer, ReadinessStatus, Resources, TaskId, TaskState,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::app::spec::UnreachableStrategy;
 use crate::app::{AppId, AppVersion};
 use crate::backoff::Backoff;
-use crate::deployment::{ActionKind, Deployment, DeploymentId};
-use crate::place::Lack;
+use crate::deployment::{ActionKind, Deployment, DeploymentId, Lock};
+use crate::group::{GroupId, GroupState};
+use crate::jobs::state::Jobs;
+use crate::place::{Lack, Site, Tally};
 use crate::reconcile::{Member, Phase};
 use crate::time::Timestamp;
 
@@ -26,10 +31,14 @@ pub struct State {
     pub apps: BTreeMap<AppId, Arc<AppState>>,
     /// Under way.
     pub deployments: BTreeMap<DeploymentId, Arc<Deployment>>,
-    /// Which deployment has an app locked. Derived from `deployments`.
-    pub locks: BTreeMap<AppId, DeploymentId>,
+    /// Which deployment has an app locked, and for what. Derived from `deployments`.
+    pub locks: BTreeMap<AppId, Lock>,
+    /// Groups that somebody made; others are there as long as they have apps.
+    pub groups: BTreeMap<GroupId, Arc<GroupState>>,
     /// Tasks of apps that are gone, on machines that cannot be reached: killed if they come back.
     pub orphans: BTreeMap<TaskId, Arc<Instance>>,
+    /// What runs at set times and ends.
+    pub jobs: Arc<Jobs>,
     /// Memory only: whether the master can be asked.
     pub connected: bool,
     /// Memory only: machines and all they have, as far as the master has told.
@@ -42,8 +51,83 @@ impl State {
     /// What a deployment is doing to `app` now.
     #[must_use]
     pub fn action_on(&self, app: &AppId) -> Option<ActionKind> {
-        let deployment = self.deployments.get(self.locks.get(app)?)?;
-        deployment.action_on(app)
+        let lock = self.locks.get(app)?;
+        let (kind, step) = lock.action?;
+        (self.deployments.get(&lock.deployment)?.current == step).then_some(kind)
+    }
+
+    /// Whether a deployment will do something to `app` in a later step.
+    #[must_use]
+    pub fn is_pending(&self, app: &AppId) -> bool {
+        let found = self.locks.get(app).and_then(|lock| {
+            let (_, step) = lock.action?;
+            Some(self.deployments.get(&lock.deployment)?.current < step)
+        });
+        found == Some(true)
+    }
+
+    /// Notes what `app` goes by until its step has come.
+    pub(super) fn hold(&mut self, id: &AppId) {
+        let before = |lock: &Lock| self.deployments.get(&lock.deployment)?.original.get(id);
+        let held = self
+            .locks
+            .get(id)
+            .filter(|_| self.is_pending(id))
+            .and_then(before)
+            .cloned();
+        let Some(app) = self.apps.get_mut(id) else {
+            return;
+        };
+        let held = held.map(|before| {
+            Arc::new(before.unwrap_or_else(|| {
+                let mut nothing = (*app.current).clone();
+                nothing.app.instances = 0;
+                nothing
+            }))
+        });
+        if app.held != held {
+            Arc::make_mut(app).held = held;
+        }
+    }
+
+    /// The apps that lie in the group or in groups below it, those that are on their way out left aside.
+    pub fn apps_within(&self, group: &GroupId) -> impl Iterator<Item = (&AppId, &Arc<AppState>)> {
+        let group = group.clone();
+        self.visible_apps()
+            .filter(move |(id, _)| id.is_within(group.as_str()))
+    }
+
+    /// The apps whose paths begin with that of `id`, itself left aside.
+    pub fn apps_below(&self, id: &AppId) -> impl Iterator<Item = &AppId> {
+        let below = format!("{id}/");
+        let from = (Bound::Excluded(below.as_str()), Bound::Unbounded);
+        let apps = self.apps.range::<str, _>(from).map(|(app, _)| app);
+        apps.take_while(move |app| app.as_str().starts_with(&below))
+    }
+
+    /// Whether somebody made the group, or something lies in it; the root is always there.
+    #[must_use]
+    pub fn group_exists(&self, id: &GroupId) -> bool {
+        *id == GroupId::root()
+            || self.groups.keys().any(|group| group.is_within(id))
+            || self
+                .apps_within(id)
+                .any(|(app, _)| app.as_str() != id.as_str())
+    }
+
+    /// The groups that lie directly in `id`.
+    #[must_use]
+    pub fn groups_in(&self, id: &GroupId) -> BTreeSet<GroupId> {
+        let of_apps = self.apps_within(id).map(|(app, _)| GroupId::of(app));
+        of_apps
+            .chain(
+                self.groups
+                    .keys()
+                    .filter(|group| group.is_within(id))
+                    .cloned(),
+            )
+            .filter_map(|group| group.upwards().find(|up| up.parent().as_ref() == Some(id)))
+            .collect()
     }
 
     /// The apps that exist for people: one that is being removed is gone for them.
@@ -60,7 +144,8 @@ impl State {
     /// Whether the app is on its way out.
     #[must_use]
     pub fn is_stopping(&self, id: &AppId) -> bool {
-        self.action_on(id) == Some(ActionKind::StopApplication)
+        let action = self.locks.get(id).and_then(|lock| lock.action);
+        action.is_some_and(|(kind, _)| kind == ActionKind::StopApplication)
     }
 }
 
@@ -84,12 +169,29 @@ pub struct Counters {
 }
 
 /// A machine of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
     /// As people know it.
     pub hostname: String,
     /// All it has, in use or not.
     pub total: Resources,
+    /// For constraints.
+    pub attributes: Vec<Attribute>,
+    /// Empty where there is none.
+    pub region: String,
+    /// Empty where there is none.
+    pub zone: String,
+}
+
+impl<'a> From<&'a Machine> for Site<'a> {
+    fn from(machine: &'a Machine) -> Self {
+        Self {
+            hostname: &machine.hostname,
+            region: &machine.region,
+            zone: &machine.zone,
+            attributes: &machine.attributes,
+        }
+    }
 }
 
 /// One app.
@@ -111,6 +213,8 @@ pub struct AppState {
     pub waiting_for: String,
     /// Memory only: it is as wanted.
     pub reached: bool,
+    /// Memory only: what it goes by as long as the step of a deployment that changes it has not come.
+    pub held: Option<Arc<AppVersion>>,
 }
 
 impl AppState {
@@ -126,18 +230,42 @@ impl AppState {
             queue: None,
             waiting_for: String::new(),
             reached: false,
+            held: None,
         }
+    }
+
+    /// What its instances are meant to be now.
+    #[must_use]
+    pub fn active(&self) -> &Arc<AppVersion> {
+        self.held.as_ref().unwrap_or(&self.current)
+    }
+
+    /// How the instances of the current configuration lie, as far as its constraints ask. As in Marathon those of
+    /// another one do not count, so that an update with UNIQUE can start the new before it ends the old.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        let counted = self
+            .instances
+            .values()
+            .filter(|one| one.config == self.active().config && one.sentence.is_none());
+        Tally::new(
+            &self.active().app.constraints,
+            counted.map(|one| &one.place),
+        )
     }
 
     /// Its instances as the reconciler sees them.
     #[must_use]
     pub fn members(&self, now: u64) -> Vec<Member> {
+        let active = self.active();
+        let grouping: Vec<&str> = active.app.grouping().collect();
         self.instances
             .values()
             .map(|instance| Member {
                 id: instance.task_id.clone(),
-                current: instance.config == self.current.config,
-                phase: instance.phase(self.current.app.unreachable, now),
+                group: instance.group(&grouping),
+                current: instance.config == active.config,
+                phase: instance.phase(active.app.unreachable, now),
                 staged_at: instance.staged_at,
                 late: instance.late,
             })
@@ -154,6 +282,8 @@ pub struct Queue {
     pub since: u64,
     /// Offers looked at since then.
     pub offers_seen: u64,
+    /// How many of them were refused, by Marathon's reasons.
+    pub rejected: BTreeMap<&'static str, u64>,
     /// The latest offer of each machine that was not enough, newest last.
     pub refusals: Vec<Refusal>,
 }
@@ -163,14 +293,20 @@ pub struct Queue {
 pub struct Refusal {
     /// When.
     pub at: u64,
-    /// Of which machine.
-    pub agent_id: AgentId,
-    /// As people know it.
-    pub hostname: String,
-    /// What was offered.
-    pub offered: Resources,
-    /// What it had too little of.
+    /// What was offered, and where.
+    pub offer: Offer,
+    /// Why it was not enough.
     pub lacks: Vec<Lack>,
+}
+
+impl Refusal {
+    /// Whether it was refused for this of Marathon's reasons, among others.
+    #[must_use]
+    pub fn has(&self, reason: &str) -> bool {
+        self.lacks
+            .iter()
+            .any(|lack| lack.marathon_reason() == reason)
+    }
 }
 
 /// The end of a task that nobody asked for.
@@ -240,6 +376,9 @@ pub struct Instance {
     pub agent_id: AgentId,
     /// As people know the machine.
     pub hostname: String,
+    /// What the fields of the app's constraints are there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub place: BTreeMap<String, String>,
     /// The machine's ports it was given.
     pub ports: Vec<u16>,
     /// Its own addresses, where it has a network of its own.
@@ -299,6 +438,15 @@ impl Instance {
                 }
             }
         }
+    }
+
+    /// Where it is, as far as GROUP_BY asks for these fields.
+    fn group(&self, fields: &[&str]) -> Option<String> {
+        let values = fields.iter().map(|field| self.place.get(*field));
+        let values: Vec<&str> = values
+            .map(|value| value.map_or("", String::as_str))
+            .collect();
+        (!fields.is_empty()).then(|| values.join("\n"))
     }
 
     /// Runs, and its health check agrees if it has one.

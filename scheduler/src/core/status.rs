@@ -26,6 +26,9 @@ impl Core {
                 update: update.clone(),
             });
         }
+        if self.jobs.status(status, now) {
+            return;
+        }
         let owner = self.tasks.get(&status.task_id).cloned();
         match owner {
             Some(app) if self.has_instance(&app, &status.task_id) => {
@@ -92,7 +95,7 @@ impl Core {
         let Some(before) = app.instances.get(&status.task_id) else {
             return;
         };
-        let strategy = app.current.app.unreachable;
+        let strategy = app.active().app.unreachable;
         let after = next(before, status, to, strategy, now);
         if after == **before {
             return;
@@ -126,8 +129,8 @@ impl Core {
             return;
         };
         let asked_for = instance.sentence.is_some();
-        let strategy = app.current.app.backoff;
-        let current = instance.config == app.current.config;
+        let strategy = app.active().app.backoff;
+        let current = instance.config == app.active().config;
         let (backoff, blamed) = match status.state {
             TaskState::Failed | TaskState::Finished | TaskState::Error if !asked_for => (
                 app.backoff.after_failure(strategy, instance.staged_at, now),

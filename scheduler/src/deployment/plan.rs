@@ -1,6 +1,6 @@
 //! Makes the steps of a deployment from what is and what is wanted.
 //!
-//! Pure. Without dependencies between apps every action is in one step; they will order it.
+//! Pure. Without dependencies between apps every action is in one step.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,23 +24,30 @@ pub struct Change {
     pub resumed: bool,
 }
 
-/// The plan for `changes`. Apps that stay as they are need no action.
+/// The plan for `changes`: what goes first, users before what they depend on; then the rest, by `levels`, users after
+/// what they depend on. Apps that stay as they are need no action.
 #[must_use]
-pub fn plan(id: DeploymentId, version: Timestamp, changes: &[Change]) -> Deployment {
-    let actions: Vec<Action> = changes
-        .iter()
-        .filter_map(|change| {
-            Some(Action {
-                kind: action(change)?,
-                app: change.app.clone(),
-            })
-        })
-        .collect();
-    let steps = if actions.is_empty() {
-        Vec::new()
-    } else {
-        vec![Step { actions }]
-    };
+pub fn plan(
+    id: DeploymentId,
+    version: Timestamp,
+    changes: &[Change],
+    levels: &BTreeMap<AppId, usize>,
+) -> Deployment {
+    let mut steps: BTreeMap<(bool, usize), Vec<Action>> = BTreeMap::new();
+    for change in changes {
+        let Some(kind) = action(change) else { continue };
+        let level = levels.get(&change.app).copied().unwrap_or(0);
+        let at = match kind {
+            ActionKind::StopApplication => (false, usize::MAX - level),
+            ActionKind::StartApplication
+            | ActionKind::ScaleApplication
+            | ActionKind::RestartApplication => (true, level),
+        };
+        steps.entry(at).or_default().push(Action {
+            kind,
+            app: change.app.clone(),
+        });
+    }
     let original: BTreeMap<AppId, Option<AppVersion>> = changes
         .iter()
         .map(|change| (change.app.clone(), change.from.as_deref().cloned()))
@@ -48,9 +55,13 @@ pub fn plan(id: DeploymentId, version: Timestamp, changes: &[Change]) -> Deploym
     Deployment {
         id,
         version,
-        steps,
+        steps: steps
+            .into_values()
+            .map(|actions| Step { actions })
+            .collect(),
         current: 0,
         original,
+        groups: BTreeMap::new(),
     }
 }
 

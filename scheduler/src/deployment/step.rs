@@ -26,15 +26,6 @@ impl Deployment {
             .map_or(&[], |step| step.actions.as_slice())
     }
 
-    /// What is being done to `app` right now.
-    #[must_use]
-    pub fn action_on(&self, app: &AppId) -> Option<ActionKind> {
-        self.current_actions()
-            .iter()
-            .find(|action| action.app == *app)
-            .map(|action| action.kind)
-    }
-
     /// Moves on if every action of the step under way is done.
     pub fn advance(&mut self, is_done: impl Fn(&AppId) -> bool) -> Progress {
         if self.current >= self.steps.len() {

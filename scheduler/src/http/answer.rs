@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::app::{Problem, ProblemKind, Report, Unknown};
 use crate::core::command::{Refusal, Reply};
 use crate::driver::{Handle, Unavailable};
+use crate::jobs::command::JobRefusal;
 
 /// Warnings sent at most: headers have a bounded size.
 const MAX_WARNINGS: usize = 20;
@@ -44,9 +45,11 @@ pub(super) async fn command(
 pub(super) fn refused(refusal: &Refusal) -> Response {
     let message = refusal.to_string();
     match refusal {
-        Refusal::Exists(_) => error(StatusCode::CONFLICT, &message),
+        Refusal::Exists(_) | Refusal::GroupExists(_) => error(StatusCode::CONFLICT, &message),
         Refusal::NoApp(_)
         | Refusal::NoVersion(..)
+        | Refusal::NoGroup(_)
+        | Refusal::NoGroupVersion(..)
         | Refusal::NoDeployment(_)
         | Refusal::NoTask(_) => error(StatusCode::NOT_FOUND, &message),
         Refusal::Locked(deployments) => {
@@ -60,8 +63,25 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
             )
         }
         Refusal::Invalid(report) => with_warnings(invalid(report), &report.unknown),
+        Refusal::Impossible { problem, .. } => json_answer(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &json!({"message": message, "details": [{"path": "/", "errors": [problem]}]}),
+        ),
         Refusal::TooManyDeployments(_) => error(StatusCode::FORBIDDEN, &message),
+        Refusal::Job(refusal) => job_refused(refusal),
         Refusal::NotWritten(_) => error(StatusCode::INSUFFICIENT_STORAGE, &message),
+    }
+}
+
+fn job_refused(refusal: &JobRefusal) -> Response {
+    let message = refusal.to_string();
+    match refusal {
+        JobRefusal::NoJob(_) | JobRefusal::NoRun(..) => error(StatusCode::NOT_FOUND, &message),
+        JobRefusal::Exists(_) | JobRefusal::HasChildren { .. } | JobRefusal::Busy { .. } => {
+            error(StatusCode::CONFLICT, &message)
+        }
+        JobRefusal::Invalid(report) => with_warnings(invalid(report), &report.unknown),
+        JobRefusal::TooMany(..) => error(StatusCode::FORBIDDEN, &message),
     }
 }
 
@@ -109,6 +129,10 @@ pub(super) fn body(bytes: &[u8]) -> Result<Value, Box<Response>> {
 
 /// A deployment's answer: `{version, deploymentId}` or a body of the caller's, with the header either way.
 pub(super) fn deployed(status: StatusCode, reply: &Reply, body: Option<Value>) -> Response {
+    if let Reply::Planned { steps, unknown } = reply {
+        let body = json!({"steps": steps.iter().map(super::render::step).collect::<Vec<_>>()});
+        return with_warnings(json_answer(StatusCode::OK, &body), unknown);
+    }
     let Reply::Deployed {
         id,
         version,

@@ -134,6 +134,7 @@ async fn update_all(
         partial: params.flag("partialUpdate", true),
         create,
         force: params.flag("force", false),
+        dry_run: params.flag("dryRun", false),
     };
     match answer::command(&context.handle, command).await {
         Ok(reply) => deployed(StatusCode::OK, &reply, None),
@@ -190,8 +191,9 @@ async fn update(
         partial: params.flag("partialUpdate", true),
         create,
         force: params.flag("force", false),
+        dry_run: params.flag("dryRun", false),
     };
-    let status = if is_new {
+    let status = if is_new && !params.flag("dryRun", false) {
         StatusCode::CREATED
     } else {
         StatusCode::OK

@@ -129,6 +129,39 @@ pub(super) async fn metrics(State(context): State<Context>) -> Response {
         "Instances that wait to be launched.",
         queued,
     );
+    let jobs = || state.jobs.values();
+    let runs = || jobs().flat_map(|job| job.under_way());
+    put("jobs", "gauge", "Jobs.", count(state.jobs.len()));
+    put(
+        "jobs_disabled",
+        "gauge",
+        "Jobs that nothing starts.",
+        count(jobs().filter(|job| job.job.disabled).count()),
+    );
+    put(
+        "job_runs_active",
+        "gauge",
+        "Runs of jobs that have a task.",
+        count(runs().filter(|run| run.launch().is_some()).count()),
+    );
+    put(
+        "job_runs_queued",
+        "gauge",
+        "Runs of jobs that wait for an offer or for their next attempt.",
+        count(runs().filter(|run| run.launch().is_none()).count()),
+    );
+    put(
+        "job_runs_succeeded_total",
+        "counter",
+        "Runs of the present jobs that succeeded.",
+        jobs().map(|job| job.tally.successes).sum(),
+    );
+    put(
+        "job_runs_failed_total",
+        "counter",
+        "Runs of the present jobs that failed after all attempts.",
+        jobs().map(|job| job.tally.failures).sum(),
+    );
     put(
         "connected",
         "gauge",

@@ -1,14 +1,13 @@
-//! `/v2/deployments` and `/v2/queue`: what is under way and what waits.
+//! `/v2/deployments`: what is under way.
 
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::answer::{self, deployed, error, json_answer};
 use super::filter::Params;
 use super::{Context, render};
-use crate::app::AppId;
 use crate::core::command::Command;
 use crate::deployment::DeploymentId;
 use crate::driver::now_ms;
@@ -64,45 +63,6 @@ pub(super) async fn cancel(
     match answer::command(&context.handle, Command::CancelDeployment { id, force }).await {
         Ok(_) if force => StatusCode::ACCEPTED.into_response(),
         Ok(reply) => deployed(StatusCode::OK, &reply, None),
-        Err(response) => *response,
-    }
-}
-
-pub(super) async fn queue(
-    State(context): State<Context>,
-    Query(pairs): Query<Vec<(String, String)>>,
-) -> Response {
-    let params = Params(pairs);
-    let with_offers = params.all("embed").any(|embed| embed == "lastUnusedOffers");
-    let state = context.handle.state();
-    let now = now_ms();
-    let queue: Vec<Value> = state
-        .apps
-        .values()
-        .filter_map(|app| render::queue_entry(&state, app, with_offers, now))
-        .collect();
-    json_answer(StatusCode::OK, &json!({ "queue": queue }))
-}
-
-pub(super) async fn reset_delay(
-    State(context): State<Context>,
-    Path(path): Path<String>,
-) -> Response {
-    let path = path.trim_matches('/');
-    let Some(id) = path.strip_suffix("/delay") else {
-        return error(StatusCode::NOT_FOUND, "DELETE is for /v2/queue/{app}/delay");
-    };
-    let app = match id.parse::<AppId>() {
-        Ok(app) => app,
-        Err(problem) => {
-            return error(
-                StatusCode::NOT_FOUND,
-                &format!("not the id of an app: {problem}"),
-            );
-        }
-    };
-    match answer::command(&context.handle, Command::ResetDelay { app }).await {
-        Ok(_) => StatusCode::NO_CONTENT.into_response(),
         Err(response) => *response,
     }
 }

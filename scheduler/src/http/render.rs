@@ -6,10 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::filter::Embed;
 use crate::app::AppVersion;
-use crate::app::json::seconds;
 use crate::core::state::{AppState, Condition, Instance, State, TaskFailure};
-use crate::deployment::Deployment;
-use crate::place::Ask;
+use crate::deployment::{Deployment, Step};
 use crate::time::Timestamp;
 use crate::why;
 
@@ -23,7 +21,7 @@ pub(crate) fn app(state: &State, app: &AppState, embed: Embed) -> Value {
     let lock = state.locks.get(&app.current.app.id);
     let deployments: Vec<Value> = lock
         .iter()
-        .map(|id| json!({"id": id.to_string()}))
+        .map(|lock| json!({"id": lock.deployment.to_string()}))
         .collect();
     fields.insert("deployments".into(), deployments.into());
     if embed.tasks {
@@ -169,6 +167,16 @@ fn task_failure(app: &AppState, failure: &TaskFailure) -> Value {
     })
 }
 
+/// One step of a plan.
+pub(crate) fn step(step: &Step) -> Value {
+    let actions: Vec<Value> = step
+        .actions
+        .iter()
+        .map(|action| json!({"action": action.kind.name(), "app": action.app.as_str()}))
+        .collect();
+    json!({ "actions": actions })
+}
+
 /// A deployment under way, with what it waits for.
 pub(crate) fn deployment(state: &State, deployment: &Deployment, now: u64) -> Value {
     let actions: Vec<Value> = deployment
@@ -197,18 +205,7 @@ pub(crate) fn deployment(state: &State, deployment: &Deployment, now: u64) -> Va
             Some(format!("{}: {text}", action.get("app")?.as_str()?))
         })
         .collect();
-    let steps: Vec<Value> = deployment
-        .steps
-        .iter()
-        .map(|step| {
-            let actions: Vec<Value> = step
-                .actions
-                .iter()
-                .map(|action| json!({"action": action.kind.name(), "app": action.app.as_str()}))
-                .collect();
-            json!({ "actions": actions })
-        })
-        .collect();
+    let steps: Vec<Value> = deployment.steps.iter().map(step).collect();
     json!({
         "id": deployment.id.to_string(),
         "version": deployment.version.to_string(),
@@ -220,87 +217,4 @@ pub(crate) fn deployment(state: &State, deployment: &Deployment, now: u64) -> Va
         "totalSteps": deployment.steps.len(),
         "waitingFor": waiting.join("; "),
     })
-}
-
-/// One app's entry in `/v2/queue`; `None` if nothing of it waits.
-pub(crate) fn queue_entry(
-    state: &State,
-    app: &AppState,
-    with_offers: bool,
-    now: u64,
-) -> Option<Value> {
-    let queue = app.queue.as_ref()?;
-    let left = app.backoff.left_ms(now);
-    let last = queue.refusals.iter().map(|refusal| refusal.at).max();
-    let mut out = json!({
-        "app": version(&app.current),
-        "count": queue.count,
-        "since": Timestamp::from_millis(queue.since).to_string(),
-        "delay": {"timeLeftSeconds": seconds(left), "overdue": left == 0},
-        "processedOffersSummary": {
-            "processedOffersCount": queue.offers_seen,
-            "unusedOffersCount": queue.refusals.len(),
-            "lastUnusedOfferAt": last.map(|at| Timestamp::from_millis(at).to_string()),
-            "rejectSummaryLastOffers": reject_summary(app),
-            "rejectSummaryLaunchAttempt": reject_summary(app),
-        },
-        "waitingFor": why::why_not_launched(state, app, now),
-        "impossible": why::impossible(state, &Ask::of(&app.current.app)).is_some(),
-    });
-    if with_offers {
-        let offers: Vec<Value> = queue
-            .refusals
-            .iter()
-            .map(|refusal| {
-                json!({
-                    "offer": {
-                        "hostname": refusal.hostname,
-                        "agentId": refusal.agent_id.as_str(),
-                        "resources": refusal.offered.to_string(),
-                    },
-                    "reason": refusal.lacks.iter().map(|lack| lack.marathon_reason()).collect::<Vec<_>>(),
-                    "details": why::lacks_text(&refusal.lacks),
-                    "timestamp": Timestamp::from_millis(refusal.at).to_string(),
-                })
-            })
-            .collect();
-        out.as_object_mut()?
-            .insert("lastUnusedOffers".into(), offers.into());
-    }
-    Some(out)
-}
-
-/// Marathon's list of reasons with how many of the latest offers each refused.
-fn reject_summary(app: &AppState) -> Vec<Value> {
-    const REASONS: [&str; 9] = [
-        "UnfulfilledRole",
-        "UnfulfilledConstraint",
-        "NoCorrespondingReservationFound",
-        "InsufficientCpus",
-        "InsufficientMemory",
-        "InsufficientDisk",
-        "InsufficientGpus",
-        "InsufficientPorts",
-        "DeclinedScarceResources",
-    ];
-    let refusals = app
-        .queue
-        .as_ref()
-        .map(|queue| queue.refusals.as_slice())
-        .unwrap_or_default();
-    REASONS
-        .iter()
-        .map(|reason| {
-            let declined = refusals
-                .iter()
-                .filter(|refusal| {
-                    refusal
-                        .lacks
-                        .iter()
-                        .any(|lack| lack.marathon_reason() == *reason)
-                })
-                .count();
-            json!({"reason": reason, "declined": declined, "processed": refusals.len()})
-        })
-        .collect()
 }

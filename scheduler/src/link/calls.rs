@@ -123,6 +123,7 @@ impl Performer {
                     agent_id: agent.to_string(),
                     task_id: task.to_string(),
                     update_id: update.to_string(),
+                    ..proto::AcknowledgeRequest::default()
                 };
                 harmless("acknowledge", within(client.acknowledge(request)).await)
             }
@@ -183,8 +184,15 @@ impl Performer {
                 let Some(info) = agent.info else { continue };
                 let total = resources(info.resources);
                 if let (Ok(id), Some(total)) = (agent.agent_id.parse(), total) {
-                    let hostname = info.hostname;
-                    machines.insert(id, Machine { hostname, total });
+                    let attributes = info.attributes.into_iter();
+                    let machine = Machine {
+                        hostname: info.hostname,
+                        total,
+                        attributes: attributes.filter_map(|one| one.try_into().ok()).collect(),
+                        region: info.region,
+                        zone: info.zone,
+                    };
+                    machines.insert(id, machine);
                 }
             }
             page_token = page.next_page_token;

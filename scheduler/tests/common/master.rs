@@ -180,6 +180,7 @@ impl World {
             address: "127.0.0.1:5051".into(),
             reserved: Vec::new(),
             volumes: Vec::new(),
+            revocable: false,
         };
         self.send(Inner::Offers(proto::event::Offers {
             offers: vec![offer],
@@ -305,6 +306,7 @@ impl FrameworkService for Master {
             stream_id,
             heartbeat_interval_ms: 15_000,
             master_id: "master-1".into(),
+            term: 1,
         }));
         let kept: Vec<proto::TaskStatus> = world.unacknowledged.values().cloned().collect();
         for status in kept {

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mezzo_api::model::{AgentId, TaskId, TaskState};
 use mezzo_scheduler::app::AppId;
 use mezzo_scheduler::core::command::{Command, Refusal, Update};
+use mezzo_scheduler::core::groups::{GroupChange, GroupCommand};
 use mezzo_scheduler::core::record::{Key, decode};
 use mezzo_scheduler::core::state::State;
 use mezzo_scheduler::core::{Core, Ids, Settings};
@@ -381,7 +382,8 @@ fn random_command(sim: &mut Sim) -> Command {
     let id = ["/a", "/b/c", "/d"][sim.rng.below(3) as usize];
     let app: AppId = id.parse().expect("valid");
     let force = sim.rng.one_in(2);
-    match sim.rng.below(10) {
+    match sim.rng.below(12) {
+        10 | 11 => group_command(sim, force),
         0 | 1 => Command::Create {
             body: body(&mut sim.rng, id),
             force,
@@ -394,6 +396,7 @@ fn random_command(sim: &mut Sim) -> Command {
             partial: true,
             create: true,
             force,
+            dry_run: false,
         },
         5 | 6 => Command::Update {
             updates: vec![Update {
@@ -403,6 +406,7 @@ fn random_command(sim: &mut Sim) -> Command {
             partial: true,
             create: false,
             force,
+            dry_run: false,
         },
         7 => match sim.rng.below(3) {
             0 => Command::Restart { app, force },
@@ -430,6 +434,26 @@ fn random_command(sim: &mut Sim) -> Command {
             }
         }
     }
+}
+
+/// `/b` with what depends on what: once so, once the other way round, scaled, or gone.
+fn group_command(sim: &mut Sim, force: bool) -> Command {
+    let change = match sim.rng.below(4) {
+        0 => GroupChange::Delete,
+        1 => GroupChange::Update(json!({"scaleBy": sim.rng.below(4) as f64 / 2.0})),
+        which => {
+            let mut apps = vec![body(&mut sim.rng, "c"), body(&mut sim.rng, "e")];
+            apps[usize::from(which == 2)]["dependencies"] =
+                json!([if which == 2 { "../c" } else { "../e" }]);
+            GroupChange::Update(json!({"apps": apps, "dependencies": ["/a"]}))
+        }
+    };
+    Command::Group(GroupCommand {
+        id: Some("/b".parse().expect("valid")),
+        change,
+        force,
+        dry_run: sim.rng.one_in(8),
+    })
 }
 
 fn seeds(default: u64) -> std::ops::Range<u64> {

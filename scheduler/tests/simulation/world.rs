@@ -194,6 +194,7 @@ impl World {
                 address: String::new(),
                 reserved: Vec::new(),
                 volumes: Vec::new(),
+                revocable: false,
             });
         }
         if !offers.is_empty() {

@@ -129,6 +129,15 @@ fn n_same(before: &[Seen], after: &[Seen]) -> usize {
     identities(before).intersection(&identities(after)).count()
 }
 
+/// A machine that runs some of them, and the other: whoever was offered first may have got all of an app.
+fn pick(seen: &[Seen]) -> (Machine, Machine) {
+    let (first, second) = (Machine::agent(1), Machine::agent(2));
+    match on(seen, first) {
+        0 => (second, first),
+        _ => (first, second),
+    }
+}
+
 fn on(seen: &[Seen], machine: Machine) -> usize {
     seen.iter()
         .filter(|one| one.machine == machine.name())

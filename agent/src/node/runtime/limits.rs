@@ -28,6 +28,7 @@ pub(super) fn to_limits(limits: &Limits) -> rt::Limits {
                 bytes: pages.limit_mb.saturating_mul(1 << 20),
             })
             .collect(),
+        yields: limits.yields,
     }
 }
 

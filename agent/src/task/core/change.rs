@@ -98,11 +98,16 @@ impl Core {
     /// What a container may use, as things stand.
     pub(super) fn wanted_limits(&self, id: &ContainerId) -> Option<Limits> {
         let entry = self.tasks.get(self.by_container.get(id)?)?;
-        Some(limits::limits(
+        let limits = limits::limits(
             wanted_info(entry),
             self.grants.processors(&entry.grant),
             self.settings.default_pids,
-        ))
+        );
+        Some(if entry.info.revocable {
+            limits::held_back(limits, id, &self.lent.throttle)
+        } else {
+            limits
+        })
     }
 
     pub(super) fn limited(

@@ -40,18 +40,7 @@ impl Core {
         }
         let container = ContainerId::derive(key.task.as_str(), (ctx.random)() as u64);
         let refusal = self.refuse(&info).or_else(|| self.refuse_pools(&info));
-        let refusal = refusal.or_else(|| {
-            self.ledger
-                .reserve(&container, &info.resources)
-                .err()
-                .map(|error| {
-                    Outcome::new(
-                        TaskState::Error,
-                        Reason::ResourcesUnavailable,
-                        error.to_string(),
-                    )
-                })
-        });
+        let refusal = refusal.or_else(|| self.reserve(&container, &info).err());
         let granted = match &refusal {
             Some(_) => Ok(Grant::default()),
             None => self.grants.take(&container, &info),
@@ -59,7 +48,7 @@ impl Core {
         let (refusal, grant) = match granted {
             Ok(grant) => (refusal, grant),
             Err(message) => {
-                self.ledger.release(&container);
+                self.give_back(&container);
                 let reason = Reason::ResourcesUnavailable;
                 let outcome = Outcome::new(TaskState::Error, reason, message);
                 (Some(outcome), Grant::default())
@@ -208,7 +197,7 @@ impl Core {
         entry.phase = Phase::Ended {
             at_ms: ctx.now.mono_ms,
         };
-        self.ledger.release(id);
+        self.give_back(id);
         effects.push(Effect::DropSnapshot(id.clone()));
         if self.grants.release(id) {
             self.tell_all_limits(effects);

@@ -10,7 +10,7 @@ use super::Core;
 use crate::{
     node::ContainerId,
     resources::book::{Book, ended},
-    task::{Context, event::Effect, status::Outcome},
+    task::{Context, entry::Entry, event::Effect, status::Outcome},
 };
 
 /// What is being written.
@@ -35,8 +35,11 @@ impl Core {
         &self.book
     }
 
-    /// Why a task cannot have what it takes from where it says.
+    /// Why a task cannot have what it takes from where it says. What is lent is reserved for nobody.
     pub(super) fn refuse_pools(&self, info: &TaskInfo) -> Option<Outcome> {
+        if info.revocable {
+            return None;
+        }
         if self.book.pools().is_open() && info.reserved.is_empty() && info.persistent.is_empty() {
             return None;
         }
@@ -88,11 +91,8 @@ impl Core {
 
     fn free_pools(&self) -> Pools {
         let mut free = self.book.pools().clone();
-        for entry in self
-            .tasks
-            .values()
-            .filter(|entry| entry.ended_at().is_none())
-        {
+        let holds = |entry: &&Entry| !entry.info.revocable && entry.ended_at().is_none();
+        for entry in self.tasks.values().filter(holds) {
             let held = entry.info.pools();
             free = held
                 .ok()

@@ -1,4 +1,4 @@
-//! Settings that are the same in both versions but for the names of their files: processors and huge pages.
+//! Settings that are the same in both versions but for the names of their files: processors, idleness and huge pages.
 
 use std::fs;
 use std::path::Path;
@@ -17,6 +17,24 @@ pub(super) fn processors(limits: &Limits) -> Setting {
     let set = limits.cpuset.as_ref().map(ToString::to_string);
     let optional = set.is_none();
     setting("cpuset", CPUS, set.unwrap_or_default(), optional)
+}
+
+/// Weights, which an idle cgroup does not have.
+const WEIGHTS: [&str; 2] = ["cpu.weight", "cpu.shares"];
+const IDLE: &str = "cpu.idle";
+
+/// Behind the weight, which the kernel refuses to set once the cgroup is idle. Where the kernel does not know it, the
+/// least weight must do. One that does not yield never was idle.
+pub(super) fn idle(limits: &Limits) -> Option<Setting> {
+    limits
+        .yields
+        .then(|| setting("cpu", IDLE, "1".to_owned(), true))
+}
+
+/// Whether that is the weight of a cgroup that is idle: it reads as some other number, and cannot be set.
+pub(super) fn has_no_weight(name: &str, file: &Path) -> bool {
+    WEIGHTS.contains(&name)
+        && fs::read_to_string(file.with_file_name(IDLE)).is_ok_and(|idle| idle.trim() == "1")
 }
 
 /// For every size there is, so that a limit that is no longer wanted goes.

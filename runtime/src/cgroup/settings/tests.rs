@@ -410,3 +410,41 @@ fn huge_pages_are_limited_by_size_and_a_limit_that_goes_is_lifted() {
     let refused = apply(dir.path(), &missing, CgroupMode::V2, &[]).unwrap_err();
     assert!(matches!(refused.0, ChangeError::Missing { .. }));
 }
+
+#[test]
+fn what_yields_has_the_least_weight_and_then_none() {
+    let limits = Limits {
+        cpu_millis_weight: 2000,
+        yields: true,
+        ..Limits::default()
+    };
+    for (mode, weight, least) in [
+        (CgroupMode::V2, "cpu.weight", "1"),
+        (CgroupMode::V1, "cpu.shares", "2"),
+    ] {
+        let dir = fresh();
+        let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join(weight), "100\n").unwrap();
+        // A kernel that does not know idle cgroups.
+        set_first(dir.path(), &limits, mode, &[]).unwrap();
+        assert_eq!(text(weight), least, "{mode:?}");
+        assert!(!dir.path().join("cpu.idle").exists(), "{mode:?}");
+        fs::write(dir.path().join("cpu.idle"), "0\n").unwrap();
+        set_first(dir.path(), &limits, mode, &[]).unwrap();
+        assert_eq!(text("cpu.idle"), "1", "{mode:?}");
+        // As it reads then; a change of other limits leaves it alone.
+        fs::write(dir.path().join(weight), "0\n").unwrap();
+        let quota = Limits {
+            cpu_limit_millis: Some(250),
+            ..limits.clone()
+        };
+        fs::write(dir.path().join("cpu.cfs_quota_us"), "-1\n").unwrap();
+        apply(dir.path(), &quota, mode, &[]).unwrap();
+        assert_eq!(text(weight), "0\n", "{mode:?}");
+        let limit = match mode {
+            CgroupMode::V2 => text("cpu.max"),
+            CgroupMode::V1 | CgroupMode::Hybrid => text("cpu.cfs_quota_us"),
+        };
+        assert!(limit.starts_with("25000"), "{mode:?}: {limit}");
+    }
+}

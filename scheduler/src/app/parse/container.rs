@@ -2,6 +2,8 @@
 //!
 //! Pure.
 
+use mezzo_api::model::{InvalidId, ProfileName};
+
 use super::network::Network;
 use super::parts;
 use crate::app::read::{Fields, Report};
@@ -28,6 +30,7 @@ pub(super) fn container(
         "linuxInfo",
         "appc",
         "hostUsers",
+        "apparmorProfile",
     ];
     let container = Fields::open(value, fields.path_of("container"), &known, report)?;
     let engine = container
@@ -37,7 +40,6 @@ pub(super) fn container(
             report,
         )
         .unwrap_or(Engine::Mesos);
-    container.unsupported("linuxInfo", "", report);
     container.unsupported("appc", "use an OCI image", report);
     let (volumes, secret_volumes) = parts::volumes(&container, report);
     let Some(value) = container.get("docker") else {
@@ -81,6 +83,10 @@ pub(super) fn container(
         force_pull: docker.boolean("forcePullImage", report).unwrap_or(false),
         privileged: docker.boolean("privileged", report).unwrap_or(false),
         host_users: container.boolean("hostUsers", report).unwrap_or(false),
+        seccomp_profile: seccomp_profile(&container, report),
+        apparmor_profile: container
+            .string("apparmorProfile", report)
+            .filter(|name| !name.is_empty()),
         network: network.mode,
         network_name: network.name.clone(),
         network_labels: network.labels.clone(),
@@ -88,6 +94,27 @@ pub(super) fn container(
         secret_volumes,
         pull_secret,
     })
+}
+
+/// `linuxInfo.seccomp`: the name of a profile.
+fn seccomp_profile(container: &Fields<'_>, report: &mut Report) -> Option<ProfileName> {
+    let value = container.get("linuxInfo")?;
+    let known = ["seccomp", "ipcInfo"];
+    let info = Fields::open(value, container.path_of("linuxInfo"), &known, report)?;
+    info.unsupported("ipcInfo", "containers of a group share their IPC", report);
+    let value = info.get("seccomp")?;
+    let known = ["profileName", "unconfined"];
+    let seccomp = Fields::open(value, info.path_of("seccomp"), &known, report)?;
+    if seccomp.boolean("unconfined", report) == Some(true) {
+        let path = seccomp.path_of("unconfined");
+        report.value_problem(path, "no container is without a filter: name a profile");
+    }
+    let name = seccomp.string("profileName", report)?;
+    name.parse()
+        .map_err(|error: InvalidId| {
+            report.value_problem(seccomp.path_of("profileName"), error.to_string())
+        })
+        .ok()
 }
 
 /// `pullConfig`: the name of the secret with the credentials. Whether there is such a secret is seen in the app.

@@ -196,7 +196,10 @@ pub(super) fn ports(
                 );
             }
         }
-        return parts::ports(fields, network.mode == NetworkMode::Host, report);
+        // Marathon gives an app in the machine's network a port; a revocable one can have none.
+        let revocable = fields.get("revocable") == Some(&Value::Bool(true));
+        let by_default = network.mode == NetworkMode::Host && !revocable;
+        return parts::ports(fields, by_default, report);
     }
     for name in ["portDefinitions", "ports"] {
         if says(fields.get(name)) {

@@ -236,7 +236,7 @@ fn command(read: &Fields<'_>, report: &mut Report) -> Option<String> {
 }
 
 /// `container.volumes`: host paths; and files with secrets, by path and the name that the app gives the secret.
-pub(super) fn volumes(
+pub(crate) fn volumes(
     container: &Fields<'_>,
     report: &mut Report,
 ) -> (Vec<Volume>, Vec<(String, String)>) {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mezzo_integration::vm::Weather;
-use mezzo_integration::vm::cluster::{Cluster, Machine, PATIENCE};
+use mezzo_integration::vm::cluster::{Cluster, PATIENCE};
 use serde_json::json;
 
-use super::{AGENT_TIMEOUT, PING_TIMEOUT, Scenario, app, deployed, moved, n_same, on};
+use super::{AGENT_TIMEOUT, PING_TIMEOUT, Scenario, app, deployed, moved, n_same, on, pick};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -31,22 +31,29 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 /// One app replaces at once (the default), another waits.
 fn partition(cluster: &mut Cluster) -> Result<String> {
-    let lonely = Machine::agent(1);
-    deployed(cluster, &app("hasty", 4))?;
+    let hasty = deployed(cluster, &app("hasty", 4))?;
     let mut patient = app("patient", 2);
     patient["unreachableStrategy"] =
         json!({ "inactiveAfterSeconds": 3600, "expungeAfterSeconds": 7200 });
     let before = deployed(cluster, &patient)?;
+    let (lonely, other) = pick(&hasty);
     let n_alone = on(&before, lonely);
     cluster.isolate(lonely);
-    let took = moved(cluster, "hasty", 4, Machine::agent(2))?;
-    let states = cluster.rest("GET", "/v2/apps/patient/tasks", "")?.ok()?;
-    let unreachable = states.text.matches("TASK_UNREACHABLE").count();
-    ensure!(
-        unreachable == n_alone,
-        "{n_alone} of the patient app's tasks are alone, {unreachable} are told to be unreachable: {}",
-        states.text
-    );
+    let took = moved(cluster, "hasty", 4, other)?;
+    cluster.until(
+        "the patient app's tasks to be told unreachable",
+        PATIENCE,
+        |cluster| {
+            let states = cluster.rest("GET", "/v2/apps/patient/tasks", "")?.ok()?;
+            let unreachable = states.text.matches("TASK_UNREACHABLE").count();
+            ensure!(
+                unreachable == n_alone,
+                "{n_alone} of them are alone, {unreachable} are told to be unreachable: {}",
+                states.text
+            );
+            Ok(())
+        },
+    )?;
     cluster.heal();
     cluster.wait_agents(2)?;
     cluster.wait_running("hasty", 4, PATIENCE)?;
@@ -58,15 +65,15 @@ fn partition(cluster: &mut Cluster) -> Result<String> {
     cluster.remove("hasty")?;
     cluster.remove("patient")?;
     Ok(format!(
-        "replaced after {:.1} s, never more than asked after the return; the patient app waited",
+        "{n_alone} of 2 alone; the others replaced after {:.1} s, never more than asked after the return",
         took.as_secs_f64()
     ))
 }
 
 fn one_way(cluster: &mut Cluster) -> Result<String> {
-    deployed(cluster, &app("mute", 4))?;
-    cluster.mute(Machine::agent(1));
-    let took = moved(cluster, "mute", 4, Machine::agent(2))?;
+    let (unheard, other) = pick(&deployed(cluster, &app("mute", 4))?);
+    cluster.mute(unheard);
+    let took = moved(cluster, "mute", 4, other)?;
     cluster.heal();
     cluster.wait_agents(2)?;
     cluster.wait_running("mute", 4, PATIENCE)?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use mezzo_integration::vm::cluster::{Cluster, MASTER, Machine, PATIENCE};
 use serde_json::json;
 
-use super::{Scenario, app, deployed, moved, n_same, on};
+use super::{Scenario, app, deployed, moved, n_same, pick};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -47,10 +47,10 @@ const FIRST: Machine = Machine::agent(1);
 const SECOND: Machine = Machine::agent(2);
 
 fn agent_loses_power(cluster: &mut Cluster) -> Result<String> {
-    deployed(cluster, &app("cord", 4))?;
-    cluster.pull_power(FIRST)?;
-    let took = moved(cluster, "cord", 4, SECOND)?;
-    cluster.power_on(FIRST)?;
+    let (dark, other) = pick(&deployed(cluster, &app("cord", 4))?);
+    cluster.pull_power(dark)?;
+    let took = moved(cluster, "cord", 4, other)?;
+    cluster.power_on(dark)?;
     cluster.wait_agents(2)?;
     cluster.wait_running("cord", 4, PATIENCE)?;
     cluster.remove("cord")?;
@@ -134,9 +134,10 @@ fn power_goes_while_tasks_end(cluster: &mut Cluster) -> Result<String> {
 /// Its clock stands still too, so nothing in it knows that the rest of the world has gone on.
 fn agent_stands_still(cluster: &mut Cluster) -> Result<String> {
     let before = deployed(cluster, &app("statue", 4))?;
-    cluster.freeze(FIRST)?;
-    let took = moved(cluster, "statue", 4, SECOND)?;
-    cluster.thaw(FIRST)?;
+    let (still, other) = pick(&before);
+    cluster.freeze(still)?;
+    let took = moved(cluster, "statue", 4, other)?;
+    cluster.thaw(still)?;
     cluster.wait_agents(2)?;
     let after = cluster.wait_running("statue", 4, PATIENCE)?;
     let kept = n_same(&before, &after);
@@ -149,7 +150,6 @@ fn agent_stands_still(cluster: &mut Cluster) -> Result<String> {
 
 fn clocks_jump(cluster: &mut Cluster) -> Result<String> {
     let before = deployed(cluster, &app("time", 4))?;
-    ensure!(on(&before, FIRST) > 0, "nothing runs on the first agent");
     for (machine, jump) in [
         (FIRST, 3600),
         (MASTER, 3600),

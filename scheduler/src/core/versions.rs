@@ -1,4 +1,4 @@
-//! Makes what a command wants the current version of its apps and begins the deployment that takes them there.
+//! Versions: makes what a command wants the current version of its apps, and gives service ports.
 //!
 //! Pure. Versions and configurations are told apart here: scaling keeps the configuration, an earlier configuration is
 //! known again, so that a roll back leaves alone what already runs it.
@@ -6,127 +6,26 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::command::{Refusal, Reply};
+use super::Core;
 use super::record::Key;
 use super::state::AppState;
-use super::{Core, Ids};
 use crate::app::spec::PortDefinition;
-use crate::app::{App, AppId, AppVersion, Unknown};
+use crate::app::{App, AppId, AppVersion};
 use crate::backoff::Backoff;
-use crate::deployment::DeploymentId;
-use crate::deployment::plan::{Change, plan};
 use crate::time::Timestamp;
 
 /// Marathon's range of service ports.
 const SERVICE_PORTS: std::ops::RangeInclusive<u16> = 10_000..=20_000;
 
-/// What an app is to become. `to` without a value: it goes.
-pub(super) struct Target {
-    pub(super) id: AppId,
-    pub(super) to: Option<App>,
-    /// A new configuration although nothing differs.
-    pub(super) anew: bool,
-    /// The way there starts from a plan that was broken off.
-    pub(super) resumed: bool,
-}
-
-impl Target {
-    pub(super) fn app(app: App) -> Self {
-        Self {
-            id: app.id.clone(),
-            to: Some(app),
-            anew: false,
-            resumed: false,
-        }
-    }
-}
-
 impl Core {
-    /// Makes the targets the current versions of their apps and begins the deployment that takes them there.
-    pub(super) fn deploy(
-        &mut self,
-        targets: Vec<Target>,
-        force: bool,
-        unknown: Vec<Unknown>,
-        now: u64,
-        ids: &mut dyn Ids,
-    ) -> Result<Reply, Refusal> {
-        let locking: BTreeSet<DeploymentId> = targets
-            .iter()
-            .filter_map(|target| self.state.locks.get(&target.id).copied())
-            .collect();
-        if !locking.is_empty() && !force {
-            return Err(Refusal::Locked(locking.into_iter().collect()));
-        }
-        let under_way = self.state.deployments.len() - locking.len();
-        if under_way >= self.settings.max_deployments {
-            return Err(Refusal::TooManyDeployments(under_way));
-        }
-        for id in &locking {
-            tracing::info!(deployment = %id, "deployment broken off by force");
-            self.drop_deployment(*id);
-        }
-        let version = Timestamp::from_millis(now.max(self.last_version.millis() + 1));
-        self.last_version = version;
-        let mut changes = Vec::new();
-        for target in targets {
-            let from = self
-                .state
-                .apps
-                .get(&target.id)
-                .map(|app| Arc::clone(&app.current));
-            let to = target
-                .to
-                .map(|app| self.next_version(app, target.anew, version));
-            let config = to.as_ref().or(from.as_ref()).map(|version| version.config);
-            let mixed = self.state.apps.get(&target.id).is_some_and(|app| {
-                app.instances
-                    .values()
-                    .any(|instance| Some(instance.config) != config)
-            });
-            changes.push(Change {
-                resumed: target.resumed || !locking.is_empty(),
-                app: target.id,
-                from,
-                to,
-                mixed,
-            });
-        }
-        let id = DeploymentId(ids.unique());
-        let plan = plan(id, version, &changes);
-        for change in changes {
-            if let Some(to) = change.to {
-                self.set_current(change.app, to);
-            }
-        }
-        tracing::info!(deployment = %id, version = %version, apps = plan.original.len(), "deployment begun");
-        for app in plan.apps() {
-            self.state.locks.insert(app.clone(), id);
-            self.touched.insert(app.clone());
-            // What it was is no word on what it is to be.
-            if let Some(state) = self.state.apps.get_mut(app) {
-                Arc::make_mut(state).reached = false;
-            }
-        }
-        let is_empty = plan.steps.is_empty();
-        self.state.deployments.insert(id, Arc::new(plan));
-        self.state.counters.deployments += 1;
-        self.changed = true;
-        if is_empty {
-            self.drop_deployment(id);
-        } else {
-            self.dirty.insert(Key::Deployment(id));
-        }
-        Ok(Reply::Deployed {
-            id,
-            version,
-            unknown,
-        })
-    }
-
     /// The version record for `app`: the current one if nothing changes, the configuration of an earlier one if it is
     /// the same (so that a roll back keeps what already runs it).
-    fn next_version(&mut self, mut app: App, anew: bool, version: Timestamp) -> Arc<AppVersion> {
+    pub(super) fn next_version(
+        &mut self,
+        mut app: App,
+        anew: bool,
+        version: Timestamp,
+    ) -> Arc<AppVersion> {
         let state = self.state.apps.get(&app.id).cloned();
         let before = state.as_ref().map(|state| &state.current);
         self.assign_service_ports(
@@ -168,7 +67,7 @@ impl Core {
         })
     }
 
-    fn set_current(&mut self, id: AppId, to: Arc<AppVersion>) {
+    pub(super) fn set_current(&mut self, id: AppId, to: Arc<AppVersion>) {
         let before = self
             .state
             .apps

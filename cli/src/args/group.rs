@@ -1,0 +1,75 @@
+//! `mezzo group …`: verbs for groups of apps.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// List the apps of a group and of those in it
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  mezzo group list\n  mezzo group list /shop"
+    )]
+    List(ListArgs),
+    /// Make a group, or make it as a JSON or YAML file says
+    #[command(after_help = "\
+Examples:
+  mezzo group apply shop.json --plan   what would be done, in which order
+  mezzo group apply shop.json")]
+    Apply(ApplyArgs),
+    /// Multiply the instances of every app of a group
+    #[command(after_help = "Example:\n  mezzo group scale /shop 1.5")]
+    Scale(ScaleArgs),
+    /// Stop and forget every app of a group
+    #[command(
+        visible_alias = "rm",
+        after_help = "Example:\n  mezzo group remove /shop"
+    )]
+    Remove(RemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// The group's path
+    #[arg(default_value = "/")]
+    pub(crate) id: String,
+}
+
+/// How a change is made.
+#[derive(Debug, Args)]
+pub(crate) struct Change {
+    /// Only show what would be done, step by step
+    #[arg(long)]
+    pub(crate) plan: bool,
+    /// Cancel deployments of the same apps that are still under way
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// A group file; `-` reads standard input; `.yaml` and `.yml` are YAML
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScaleArgs {
+    /// The group's path
+    pub(crate) id: String,
+    /// How many times as many instances each app shall have
+    pub(crate) factor: f64,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// The group's path
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}

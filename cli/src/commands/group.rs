@@ -1,0 +1,134 @@
+//! `mezzo group …`: groups of apps, through the scheduler's REST API.
+
+use mezzo_scheduler::group::GroupId;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::Context;
+use super::app::read_file;
+use crate::{
+    args::group::{Change, GroupCommand},
+    client::scheduler::Scheduler,
+    failure::Failure,
+    render,
+    view::app::{self, App},
+};
+
+pub(crate) async fn run(context: &Context, command: GroupCommand) -> Result<(), Failure> {
+    let scheduler = Scheduler::new(&context.servers.scheduler)?;
+    match command {
+        GroupCommand::List(args) => list(context, &scheduler, &group_id(&args.id)?).await,
+        GroupCommand::Apply(args) => {
+            let body = read_file(&args.file)?;
+            let name = args.file.display().to_string();
+            check(&name, &body)?;
+            let id = body.get("id").and_then(Value::as_str).unwrap_or("/");
+            let id = group_id(id)?;
+            let how = (Method::PUT, "applying");
+            change(context, &scheduler, how, &id, Some(&body), &args.change).await
+        }
+        GroupCommand::Scale(args) => {
+            let id = group_id(&args.id)?;
+            let body = json!({"scaleBy": args.factor});
+            let how = (Method::PUT, "scaling");
+            change(context, &scheduler, how, &id, Some(&body), &args.change).await
+        }
+        GroupCommand::Remove(args) => {
+            let id = group_id(&args.id)?;
+            let how = (Method::DELETE, "removing");
+            change(context, &scheduler, how, &id, None, &args.change).await
+        }
+    }
+}
+
+fn group_id(text: &str) -> Result<GroupId, Failure> {
+    text.parse().map_err(|problem| {
+        Failure::usage(format!("`{text}` is not the path of a group: {problem}"))
+    })
+}
+
+async fn list(context: &Context, scheduler: &Scheduler, id: &GroupId) -> Result<(), Failure> {
+    let answer = scheduler.get(&format!("/v2/groups{}", below(id))).await?;
+    context.output.emit(&answer, |style| {
+        let mut apps: Vec<App> = Vec::new();
+        let mut groups = vec![&answer];
+        while let Some(group) = groups.pop() {
+            apps.extend(app::list::<App>(group, "apps"));
+            groups.extend(app::raw_list(group, "groups"));
+        }
+        apps.sort_by(|a, b| a.id.cmp(&b.id));
+        render::app::list(&apps, style)
+    })
+}
+
+/// What follows `/v2/groups`.
+fn below(id: &GroupId) -> &str {
+    if *id == GroupId::root() {
+        ""
+    } else {
+        id.as_str()
+    }
+}
+
+async fn change(
+    context: &Context,
+    scheduler: &Scheduler,
+    (method, verb): (Method, &str),
+    id: &GroupId,
+    body: Option<&Value>,
+    how: &Change,
+) -> Result<(), Failure> {
+    let path = format!(
+        "/v2/groups{}?force={}&dryRun={}",
+        below(id),
+        how.force,
+        how.plan
+    );
+    let answer = scheduler.send(method, &path, false, body).await?;
+    if how.plan {
+        return context
+            .output
+            .emit(&answer, |style| render::app::plan(&answer, style));
+    }
+    context.output.done(&answer, &format!("{id}: {verb}"))
+}
+
+/// Refuses what the scheduler would refuse, and also fields that it would ignore.
+fn check(name: &str, group: &Value) -> Result<(), Failure> {
+    let report = mezzo_scheduler::check_group_json(group);
+    let problems = report.errors.iter();
+    let mut lines: Vec<String> = problems
+        .map(|problem| format!("  {}: {}", problem.path, problem.message))
+        .collect();
+    lines.extend(report.unknown.iter().map(|unknown| match &unknown.nearest {
+        Some(nearest) => format!(
+            "  {}: no such field; did you mean `{nearest}`?",
+            unknown.path
+        ),
+        None => format!("  {}: no such field", unknown.path),
+    }));
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = lines.iter().map(|line| render::clean(line)).collect();
+    Err(Failure::usage(format!(
+        "{name} is not a valid group:\n{}",
+        lines.join("\n")
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_file_is_checked_to_the_last_app_in_it() {
+        let file = json!({"id": "/shop", "groups": [{"id": "web", "apps": [
+            {"id": "front", "instnces": 2, "container": {"docker": {"image": "x:1"}}}]}]});
+        let refusal = check("shop.json", &file).expect_err("refused").to_string();
+        assert_eq!(
+            refusal,
+            "shop.json is not a valid group:\n  /groups(0)/apps(0)/instnces: no such field; did you mean `instances`?"
+        );
+    }
+}

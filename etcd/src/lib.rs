@@ -1,0 +1,31 @@
+//! What several servers of one kind need to be one: a client of etcd, and the election of a leader in it.
+//!
+//! [`Address`] names etcd and a prefix in it. [`Client`] makes the few calls that are needed, each with a deadline, and
+//! goes on to another member when one does not answer. [`election`] decides who leads, by a lease: its core is pure, a
+//! thin shell around it talks to etcd. [`Fence`] tells a leader whether it may still act. What is stored, and who is
+//! elected for what, this crate does not know.
+//!
+//! The stubs come from a small part of etcd's own protobuf, compiled as our own API is. The crate `etcd-client` needs a
+//! `protoc` on each machine that builds it, and leaves to chance which member is asked next.
+#![forbid(unsafe_code)]
+
+mod address;
+mod client;
+pub mod election;
+mod fence;
+
+/// Generated from `proto/etcd.proto`.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::wildcard_enum_match_arm,
+    reason = "generated"
+)]
+pub mod proto {
+    tonic::include_proto!("etcdserverpb");
+}
+
+pub use address::{Address, InvalidAddress};
+pub use client::{Client, Error, prefix_end};
+pub use fence::{Fence, now};

@@ -1,0 +1,88 @@
+//! A real master in this process, with simulated agents on it.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; a panic is the test's failure"
+)]
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use mezzo_fleet::Fleet;
+use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+/// For everything: a busy machine is no failure.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running master.
+pub struct Master {
+    pub address: SocketAddr,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), mezzo_master::Error>>,
+}
+
+impl Master {
+    pub async fn start(state_dir: &Path, listen: SocketAddr) -> Self {
+        let config = mezzo_master::Config {
+            listen,
+            state_dir: state_dir.to_owned(),
+            allocation_interval: Duration::from_millis(100),
+            agent_ping_interval: Duration::from_millis(500),
+            agent_ping_timeout: Duration::from_secs(30),
+            agent_timeout: Duration::from_secs(60),
+            framework_heartbeat_interval: Duration::from_secs(1),
+            shutdown_grace: Duration::from_millis(300),
+            ..mezzo_master::Config::default()
+        };
+        let shutdown = CancellationToken::new();
+        let (ready, address) = oneshot::channel();
+        let run = mezzo_master::run_and_tell(config, shutdown.clone(), Some(ready));
+        let task = tokio::spawn(run);
+        let Ok(address) = timeout(PATIENCE, address).await.unwrap() else {
+            panic!("the master did not start: {:?}", task.await);
+        };
+        Self {
+            address,
+            shutdown,
+            task,
+        }
+    }
+
+    pub async fn any(state_dir: &Path) -> Self {
+        Self::start(state_dir, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    /// Ends it, and begins another one at the same address with the same state.
+    pub async fn restart(self, state_dir: &Path) -> Self {
+        let address = self.address;
+        self.stop().await;
+        Self::start(state_dir, address).await
+    }
+
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        timeout(PATIENCE, self.task)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+    }
+}
+
+/// So many agents, registered.
+pub async fn fleet(
+    master: SocketAddr,
+    agents: usize,
+    change: impl FnOnce(&mut mezzo_fleet::Config),
+) -> Fleet {
+    let mut config = mezzo_fleet::Config {
+        masters: vec![master.to_string()],
+        agents,
+        ..mezzo_fleet::Config::default()
+    };
+    change(&mut config);
+    let fleet = Fleet::spawn(config).unwrap();
+    fleet.all_connected(PATIENCE).await.unwrap();
+    fleet
+}

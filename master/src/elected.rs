@@ -1,0 +1,185 @@
+//! A master among several: listens at once, leads when it is elected, stands by otherwise.
+//!
+//! ```text
+//! election (etcd) ──Standing──► reigns: one actor per seat ──► front
+//!        ▲                          │
+//!        └──── Deposed, Resign ─────┘
+//! ```
+//!
+//! A reign ends when the election says so, when the store finds that another leads, or when this master is told to
+//! stop. Then it acts no more before the lease goes back, so that the next leader finds nobody else.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use mezzo_etcd::{
+    Address, Client, Fence,
+    election::{self, Candidate, Order, Seat, Standing, Times},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    config::Config,
+    front::{Duty, Front},
+    metrics::Metrics,
+    server::{Error, Reign},
+    store::{EtcdStore, StoreError},
+};
+
+/// For a graceful leader to give its lease back. Otherwise the lease runs out.
+const RESIGN: Duration = Duration::from_secs(3);
+
+/// Runs until `shutdown`.
+pub(crate) async fn run(
+    config: Config,
+    address: Address,
+    shutdown: CancellationToken,
+    ready: Option<oneshot::Sender<SocketAddr>>,
+) -> Result<(), Error> {
+    let config = Arc::new(config);
+    let metrics = Arc::new(Metrics::new());
+    let stop = shutdown.child_token();
+    let client = Client::new(&address)?;
+    let mut front = Front::open(&config, Duty::StandBy(None), &metrics, stop.clone()).await?;
+    let listens = front.address();
+    let me = Candidate {
+        id: Uuid::now_v7().to_string(),
+        address: config.advertised(listens),
+    };
+    tracing::info!(address = %listens, advertised = me.address, store = %address, "master listens and stands by");
+    if let Some(ready) = ready {
+        // Whoever asked may have gone.
+        let _ = ready.send(listens);
+    }
+    let (orders, to_election) = mpsc::channel(4);
+    let (told, standing) = watch::channel(Standing::Following(None));
+    let mut election = tokio::spawn(election::run(
+        client.clone(),
+        address.clone(),
+        me,
+        Times::of_lease(config.lease_secs),
+        to_election,
+        told,
+    ));
+    let mut reigns = Reigns {
+        config: Arc::clone(&config),
+        metrics,
+        client,
+        address,
+        orders: orders.clone(),
+        standing,
+        stop: stop.clone(),
+    };
+    let result = reigns.run(&mut front).await;
+    stop.cancel();
+    // The election may have ended by itself.
+    let _ = orders.send(Order::Resign).await;
+    if timeout(RESIGN, &mut election).await.is_err() {
+        tracing::warn!("the lease could not be given back in time; it runs out");
+        election.abort();
+    }
+    let closed = front.close(config.shutdown_grace).await;
+    tracing::info!(address = %listens, "master stopped");
+    result.and(closed)
+}
+
+struct Reigns {
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    client: Client,
+    address: Address,
+    orders: mpsc::Sender<Order>,
+    standing: watch::Receiver<Standing>,
+    stop: CancellationToken,
+}
+
+impl Reigns {
+    async fn run(&mut self, front: &mut Front) -> Result<(), Error> {
+        let duty = front.duty();
+        loop {
+            let elected = tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
+                ended = front.ended() => return ended,
+                elected = elected(&mut self.standing, &duty) => elected,
+            };
+            let Some((seat, fence)) = elected else {
+                return Ok(());
+            };
+            let result = self.reign(front, seat, fence.clone()).await;
+            self.metrics.stands_by();
+            match result {
+                Ok(()) => {}
+                Err(Error::Store(StoreError::Deposed)) => {
+                    tracing::warn!(term = seat.term, "deposed");
+                    // The election may know it already.
+                    let _ = self.orders.send(Order::Deposed).await;
+                }
+                Err(error) => return Err(error),
+            }
+            let other = |standing: &Standing| match standing {
+                Standing::Leading(now, _) => *now != seat,
+                Standing::Following(_) => true,
+            };
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
+                gone = self.standing.wait_for(other) => if gone.is_err() { return Ok(()) },
+            }
+        }
+    }
+
+    /// One, to its end.
+    async fn reign(&mut self, front: &mut Front, seat: Seat, fence: Fence) -> Result<(), Error> {
+        let stop = self.stop.child_token();
+        let store = EtcdStore::new(
+            self.client.clone(),
+            self.address.clone(),
+            seat,
+            fence.clone(),
+        );
+        let mut reign = Reign::begin(
+            &self.config,
+            Arc::new(store),
+            &self.metrics,
+            fence.clone(),
+            stop.clone(),
+        )
+        .await?;
+        let duty = front.duty();
+        duty.send_replace(Duty::Lead(reign.router(), fence));
+        let over = |standing: &Standing| match standing {
+            Standing::Leading(now, _) => *now != seat,
+            Standing::Following(_) => true,
+        };
+        let ended = tokio::select! {
+            ended = reign.ended() => Some(ended),
+            // The election's end is the end of this, too.
+            _ = self.standing.wait_for(over) => None,
+            () = stop.cancelled() => None,
+            ended = front.ended() => Some(ended),
+        };
+        duty.send_replace(Duty::StandBy(None));
+        stop.cancel();
+        let closed = reign.end(self.config.shutdown_grace).await;
+        ended.unwrap_or(Ok(())).and(closed)
+    }
+}
+
+/// Waits for a seat, and tells the front meanwhile who leads. `None`: there is no election any more.
+async fn elected(
+    standing: &mut watch::Receiver<Standing>,
+    duty: &watch::Sender<Duty>,
+) -> Option<(Seat, Fence)> {
+    loop {
+        match standing.borrow_and_update().clone() {
+            Standing::Leading(seat, fence) => return Some((seat, fence)),
+            Standing::Following(leader) => {
+                duty.send_replace(Duty::StandBy(leader));
+            }
+        }
+        standing.changed().await.ok()?;
+    }
+}

@@ -1,0 +1,108 @@
+//! Writes a job as Chronos does, with the fields that Chronos lacked beside its own.
+//!
+//! Pure. What is written reads back as the same job: it is the durable form, too.
+
+use mezzo_api::model::{NetworkMode, VolumeSource};
+use serde_json::{Map, Value, json};
+
+use super::schedule::Schedule;
+use super::spec::{Concurrency, Job, JobContainer, Trigger};
+use crate::app::read::decimal_to_json;
+use crate::app::spec::Engine;
+
+impl Job {
+    /// Every field, also those with their defaults.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut map = Map::new();
+        let mut put = |name: &str, value: Value| {
+            map.insert(name.to_owned(), value);
+        };
+        put("name", json!(self.name.as_str()));
+        put("description", json!(self.description));
+        put("owner", json!(self.owner));
+        put("ownerName", json!(self.owner_name));
+        put("command", json!(self.command));
+        put("arguments", json!(self.arguments));
+        put("shell", json!(self.shell));
+        match &self.trigger {
+            Trigger::Times(Schedule::Cron(cron, _)) => put("cron", json!(cron.to_string())),
+            Trigger::Times(Schedule::Repeat(repeat)) => put("schedule", json!(repeat.to_string())),
+            Trigger::Parents(parents) => put("parents", json!(parents)),
+            Trigger::Request => {}
+        }
+        put(
+            "scheduleTimeZone",
+            json!(self.time_zone.as_deref().unwrap_or_default()),
+        );
+        put("cpus", scalar(self.cpus));
+        put("mem", scalar(self.mem));
+        put("disk", scalar(self.disk));
+        put("retries", json!(self.retries.count));
+        put(
+            "retryDelaySeconds",
+            decimal_to_json(self.retries.delay_ms, 3),
+        );
+        put("retryFactor", decimal_to_json(self.retries.factor_ppm, 6));
+        put(
+            "maxRetryDelaySeconds",
+            decimal_to_json(self.retries.max_delay_ms, 3),
+        );
+        put("maxCompletionTime", json!(self.max_completion_secs));
+        put("disabled", json!(self.disabled));
+        put("concurrent", json!(self.concurrency == Concurrency::Allow));
+        put("concurrencyPolicy", json!(self.concurrency.name()));
+        put("catchUpSeconds", json!(self.catch_up_secs));
+        put("disableAfterFailures", json!(self.disable_after_failures));
+        put("softError", json!(self.soft_error));
+        put("highPriority", json!(self.high_priority));
+        put("runAsUser", json!(self.user));
+        put("container", container(&self.container));
+        let env = self.env.iter();
+        let env: Vec<Value> = env
+            .map(|(name, value)| json!({"name": name, "value": value}))
+            .collect();
+        put("environmentVariables", json!(env));
+        Value::Object(map)
+    }
+}
+
+fn scalar(amount: mezzo_api::model::Scalar) -> Value {
+    decimal_to_json(u64::try_from(amount.millis()).unwrap_or(0), 3)
+}
+
+fn container(container: &JobContainer) -> Value {
+    let volumes = container
+        .volumes
+        .iter()
+        .filter_map(|volume| match &volume.source {
+            VolumeSource::HostPath(path) => Some(json!({
+                "containerPath": volume.container_path,
+                "hostPath": path,
+                "mode": if volume.read_only { "RO" } else { "RW" },
+            })),
+            VolumeSource::Tmpfs(_)
+            | VolumeSource::Secret(_)
+            | VolumeSource::Group(_)
+            | VolumeSource::Persistent(_) => None,
+        });
+    let mut value = json!({
+        "type": match container.engine {
+            Engine::Docker => "DOCKER",
+            Engine::Mesos => "MESOS",
+        },
+        "image": container.image,
+        "forcePullImage": container.force_pull,
+        "network": match container.network {
+            NetworkMode::Host => "HOST",
+            NetworkMode::Bridge => "BRIDGE",
+            NetworkMode::None => "NONE",
+            NetworkMode::Container => "USER",
+        },
+        "volumes": volumes.collect::<Vec<Value>>(),
+    });
+    if let Some(name) = &container.network_name {
+        value["networkInfos"] = json!([{"name": name}]);
+    }
+    value
+}

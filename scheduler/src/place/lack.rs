@@ -1,0 +1,91 @@
+//! Reasons why an offer, or a machine, does not take an instance; in Marathon's names and in words.
+//!
+//! Pure.
+
+use std::fmt;
+
+use mezzo_api::model::Scalar;
+
+/// Marathon's reasons, in the order in which it looks for them; those without a meaning here are told as never met.
+pub const REASONS: [&str; 9] = [
+    "UnfulfilledRole",
+    "UnfulfilledConstraint",
+    "NoCorrespondingReservationFound",
+    "InsufficientCpus",
+    "InsufficientMemory",
+    "InsufficientDisk",
+    "InsufficientGpus",
+    "InsufficientPorts",
+    "DeclinedScarceResources",
+];
+
+/// Why an offer takes no instance: something it has too little of, or where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lack {
+    /// An amount.
+    Scalar {
+        /// Of what.
+        name: &'static str,
+        /// By one instance.
+        asked: Scalar,
+        /// In the offer, after what others took of it.
+        offered: Scalar,
+    },
+    /// Any ports.
+    Ports {
+        /// By one instance.
+        asked: u64,
+        /// In the offer.
+        offered: u64,
+    },
+    /// Certain ports.
+    FixedPorts {
+        /// Those that are not offered.
+        missing: Vec<u16>,
+    },
+    /// It is the wrong machine.
+    Constraint {
+        /// As the app wrote it.
+        constraint: String,
+        /// What speaks against the machine.
+        problem: String,
+    },
+}
+
+impl Lack {
+    /// Marathon's name for the reason, as `/v2/queue` counts it.
+    #[must_use]
+    pub fn marathon_reason(&self) -> &'static str {
+        match self {
+            Self::Scalar { name: "cpus", .. } => "InsufficientCpus",
+            Self::Scalar { name: "mem", .. } => "InsufficientMemory",
+            Self::Scalar { name: "disk", .. } => "InsufficientDisk",
+            Self::Scalar { .. } => "InsufficientGpus",
+            Self::Ports { .. } | Self::FixedPorts { .. } => "InsufficientPorts",
+            Self::Constraint { .. } => "UnfulfilledConstraint",
+        }
+    }
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scalar {
+                name,
+                asked,
+                offered,
+            } => write!(f, "{name}: asks for {asked}, {offered} offered"),
+            Self::Ports { asked, offered } => {
+                write!(f, "ports: asks for {asked}, {offered} offered")
+            }
+            Self::FixedPorts { missing } => {
+                let missing: Vec<String> = missing.iter().map(u16::to_string).collect();
+                write!(f, "ports: {} not offered", missing.join(", "))
+            }
+            Self::Constraint {
+                constraint,
+                problem,
+            } => write!(f, "constraint {constraint}: {problem}"),
+        }
+    }
+}
