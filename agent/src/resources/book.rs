@@ -132,6 +132,9 @@ impl Book {
         let conversion = free
             .conversion(change)
             .map_err(|problem| problem.to_string())?;
+        self.pools
+            .room_for(&conversion)
+            .map_err(|problem| problem.to_string())?;
         let pools = self
             .pools
             .converted(&conversion)

@@ -1,11 +1,8 @@
 //! What an agent says of its machine.
 
-use super::{
-    Invalid, Problems,
-    reservations::{MOST_POOLS, MOST_VOLUMES},
-};
+use super::{Invalid, Problems};
 use crate::{
-    model::{AgentInfo, CgroupMode, PersistentVolume, Pool, Pools},
+    model::{AgentInfo, CgroupMode, MOST_POOLS, MOST_VOLUMES, PersistentVolume, Pool, Pools},
     proto,
 };
 

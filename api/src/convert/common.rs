@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{
-    Invalid, Problems,
-    reservations::{MOST_POOLS, MOST_VOLUMES},
-};
+use super::{Invalid, Problems};
 use crate::{
-    model::{Attribute, AttributeValue, Filters, Offer, Ranges, Resources, Scalar, Value},
+    model::{
+        Attribute, AttributeValue, Filters, MOST_POOLS, MOST_VOLUMES, Offer, Ranges, Resources,
+        Scalar, Value,
+    },
     proto,
 };
 

@@ -6,10 +6,6 @@ use crate::{
     proto,
 };
 
-/// On one agent, in one offer or task.
-pub(super) const MOST_POOLS: usize = 1024;
-/// On one agent, in one offer or task.
-pub(super) const MOST_VOLUMES: usize = 1024;
 const MOST_LABELS: usize = 64;
 
 impl TryFrom<proto::Reservation> for Reservation {

@@ -3,18 +3,13 @@
 use std::time::Duration;
 
 use super::{
-    Invalid, Problems,
-    common::millis,
-    limits::limit_problems,
-    network,
-    reservations::{MOST_POOLS, MOST_VOLUMES},
-    revocable_problems,
+    Invalid, Problems, common::millis, limits::limit_problems, network, revocable_problems,
 };
 use crate::{
     model::{
-        CheckKind, ContainerInfo, EnvVar, HealthCheck, PersistentVolume, Pool, Pools, ProfileName,
-        Resources, Scalar, SecretEnv, SecretSource, Task, TaskInfo, TaskLimits, Volume, VolumeId,
-        VolumeSource,
+        CheckKind, ContainerInfo, EnvVar, HealthCheck, MOST_POOLS, MOST_VOLUMES, PersistentVolume,
+        Pool, Pools, ProfileName, Resources, Scalar, SecretEnv, SecretSource, Task, TaskInfo,
+        TaskLimits, Volume, VolumeId, VolumeSource,
     },
     proto,
 };

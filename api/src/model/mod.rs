@@ -4,6 +4,7 @@
 //! An `Option` that is `None` means unknown or not given, never zero.
 
 mod agent;
+mod bounds;
 mod framework;
 mod group;
 mod ids;
@@ -19,6 +20,7 @@ mod task;
 mod usage;
 
 pub use agent::{AgentInfo, Attribute, AttributeValue, CgroupMode};
+pub use bounds::{Excess, MOST_POOLS, MOST_VOLUMES};
 pub use framework::{
     AttributeConstraint, Capability, FrameworkInfo, OfferFilter, Predicate, Selector,
 };

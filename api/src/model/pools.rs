@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    BadStack, InvalidResources, Overflow, PersistentVolume, Pool, Reservation, ReservationKind,
-    Resources, RoleName, Stack, Value, VolumeKey,
+    BadStack, Excess, InvalidResources, Overflow, PersistentVolume, Pool, Reservation,
+    ReservationKind, Resources, RoleName, Stack, Value, VolumeKey,
 };
 
 /// Resources by whose they are. Nothing empty is stored, so that equal pools compare equal.
@@ -461,6 +461,9 @@ pub enum ChangeProblem {
     /// No such volume.
     #[error("there is no volume {0}")]
     NoVolume(VolumeKey),
+    /// Too much kept apart.
+    #[error(transparent)]
+    Excess(#[from] Excess),
     /// A change of nothing.
     #[error("it names no resources")]
     Nothing,

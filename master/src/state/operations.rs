@@ -237,6 +237,10 @@ impl Core {
             .conversion(change)
             .map_err(|problem| problem.to_string())?;
         self.check_there(&hand.agent_id, change)?;
+        let agent = self.agents.get(&hand.agent_id);
+        if let Some(Err(problem)) = agent.map(|agent| agent.ledger.total().room_for(&conversion)) {
+            return Err(problem.to_string());
+        }
         let left = hand.left.converted(&conversion);
         let booked = self.with_ledger(&hand.agent_id, Supply::Ordinary, |ledger| {
             ledger.convert(&conversion)
@@ -294,17 +298,17 @@ impl Core {
             holders,
         };
         let total = agent.ledger.total();
-        let conversion =
-            total
-                .conversion(&change)
-                .map_err(|problem| match volumes_of(total, &change) {
-                    Some(volumes) => in_use(volumes),
-                    None => Refusal::Change {
-                        agent_id: agent_id.clone(),
-                        change: change.to_string(),
-                        problem,
-                    },
-                })?;
+        let conversion = total
+            .conversion(&change)
+            .and_then(|conversion| total.room_for(&conversion).map(|()| conversion))
+            .map_err(|problem| match volumes_of(total, &change) {
+                Some(volumes) => in_use(volumes),
+                None => Refusal::Change {
+                    agent_id: agent_id.clone(),
+                    change: change.to_string(),
+                    problem,
+                },
+            })?;
         self.check_there(agent_id, &change).map_err(in_use)?;
         let is_free = |core: &Self| {
             let agent = core.agents.get(agent_id);
