@@ -21,7 +21,7 @@ pub(crate) enum JobCommand {
     #[command(after_help = "\
 Examples:
   mezzo job run nightly
-  mezzo job run nightly --arguments '--from 2026-01-31'")]
+  mezzo job run nightly --arguments=--full")]
     Run(RunArgs),
     /// List the runs of a job that are known, newest first: times, exit codes, nodes, reasons
     #[command(after_help = "Example:\n  mezzo job history nightly")]

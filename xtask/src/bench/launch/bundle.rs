@@ -85,7 +85,7 @@ fn config(rootfs: &Path, word: &str, cgroup: &str, seccomp: &Value) -> Value {
 
 /// Our default filter as an OCI object; its list is read from the source of the runtime.
 pub(super) fn seccomp() -> Result<Value> {
-    let file = paths::workspace().join("runtime/src/seccomp.rs");
+    let file = paths::workspace().join("runtime/src/seccomp/default.rs");
     let source = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
     let calls = allowed(&source)
         .with_context(|| format!("{} has no list of allowed calls", file.display()))?;
