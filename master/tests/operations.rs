@@ -5,6 +5,10 @@
     clippy::wildcard_enum_match_arm,
     reason = "a test names the message it expects"
 )]
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; a panic is the test's failure"
+)]
 
 mod common;
 
@@ -198,7 +202,11 @@ async fn one_accept_reserves_makes_a_volume_and_launches_a_task_on_it() {
     assert_eq!(made.principal, "the-team");
     let launched = agent.expect_launch().await;
     let sent = launched.task.as_ref().unwrap();
-    assert_eq!(sent.persistent, [made.clone()], "the master names it");
+    assert_eq!(
+        sent.persistent,
+        std::slice::from_ref(&made),
+        "the master names it"
+    );
     assert_eq!(sent.reserved[0].resources, resources("cpus:1"));
 
     agent
