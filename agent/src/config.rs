@@ -67,7 +67,7 @@ pub struct Config {
     pub user_namespaces: bool,
     /// Folder of the seccomp profiles that tasks may name: `NAME.json`, as Docker or the runtime specification write them.
     pub seccomp_dir: Option<PathBuf>,
-    /// The AppArmor profile of containers: `auto` (mezzo's own, where the kernel has AppArmor), `off`, or the name of one
+    /// The AppArmor profile of containers: `off`, `auto` (mezzo's own, where the kernel has AppArmor), or the name of one
     /// that is loaded.
     pub apparmor: String,
     /// AppArmor profiles that tasks may ask for; `unconfined` is none.
@@ -209,7 +209,7 @@ impl Default for Config {
             allow_host_users: false,
             user_namespaces: true,
             seccomp_dir: None,
-            apparmor: "auto".into(),
+            apparmor: "off".into(),
             apparmor_profiles: Vec::new(),
             devices: Vec::new(),
             host_path_allow: Vec::new(),

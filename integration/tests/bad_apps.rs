@@ -154,17 +154,41 @@ fn a_registry_that_is_down_stops_no_task_and_is_tried_again() {
 #[test]
 fn an_app_larger_than_any_node_waits_and_says_why() {
     on_stage("too-large", |stage| {
+        let rest = stage.cluster.rest();
         let mut app = stage.app("huge", 1);
         app["cpus"] = json!(1000);
-        stage.cluster.deploy(&app)?;
+        let app = app.to_string();
+
+        // Deployed before such a node comes: force says that it is meant.
+        rest.post("/v2/apps?force=true", app.clone())?.ok()?;
         wait::until("a reason", PATIENCE, || {
-            let queue = stage.cluster.rest().get("/v2/queue")?.ok()?;
+            let queue = rest.get("/v2/queue")?.ok()?;
             check_contains(&queue.text, "/huge")?;
             check_contains(&queue.text, "InsufficientCpus")
         })?;
         let status = process::output(&mut stage.cluster.mezzo(&["status"]))?;
         check_contains(&status, "huge")?;
-        stage.cluster.remove("huge")
+        stage.cluster.remove("huge")?;
+
+        // Without force: refused with the arithmetic, once the scheduler has seen every node.
+        wait::until("a refusal", PATIENCE, || {
+            let answer = rest.post("/v2/apps", app.clone())?;
+            if answer.status == 201 {
+                stage.cluster.remove("huge")?;
+            }
+            ensure!(
+                answer.status == 422,
+                "status {}: {}",
+                answer.status,
+                answer.text
+            );
+            check_contains(&answer.text, "of 1000")
+        })?;
+        ensure!(
+            rest.get("/v2/apps//huge")?.status == 404,
+            "what was refused was kept"
+        );
+        Ok(())
     });
 }
 

@@ -1,6 +1,10 @@
 //! AppArmor, where the kernel has it: the default profile, which is loaded when a runtime is opened, and which profiles
 //! there are. libcontainer's init puts a program under its profile as the last thing before it is executed.
 //!
+//! When a process comes under a profile the kernel clears its parent-death signal (`apparmor_bprm_committing_creds`): of a
+//! keeper that dies while no runtime is open, a confined container runs on until the next one is, and ends it. So it is off
+//! unless asked for.
+//!
 //! The profile is a second wall behind masked paths, read-only mounts, capabilities and seccomp. What it denies no
 //! capability gives back.
 
@@ -17,9 +21,9 @@ use crate::spec::validate::BadSpec;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AppArmor {
     /// [`DEFAULT`], where the kernel has AppArmor and `apparmor_parser` is installed; else none, with a word in the log.
-    #[default]
     Auto,
     /// None.
+    #[default]
     Off,
     /// This one, which must be loaded.
     Profile(String),

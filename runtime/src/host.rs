@@ -204,7 +204,7 @@ fn apparmor(support: Support) -> Check {
         "apparmor",
         state,
         found,
-        "install the package apparmor, so that containers are confined by its profiles too",
+        "install the package apparmor, if containers are to be confined by its profiles too",
     )
 }
 

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 
 use common::{Node, chain, id, output, probe_in, tell};
-use mezzo_runtime::{DEFAULT_APPARMOR_PROFILE, SeccompProfile, StartError};
+use mezzo_runtime::{AppArmor, DEFAULT_APPARMOR_PROFILE, SeccompProfile, StartError};
 
 /// Everything but two calls: one with an answer of its own, one for some arguments only.
 const PROFILE: &str = r#"{
@@ -108,9 +108,11 @@ async fn a_profile_that_cannot_be_used_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_are_under_an_apparmor_profile_where_the_kernel_has_it() {
-    let Some(node) = Node::new().await else {
+    let Some(mut node) = Node::closed() else {
         return;
     };
+    node.config.apparmor = AppArmor::Auto;
+    node.open().await;
     let loaded = fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
     if !loaded.contains(DEFAULT_APPARMOR_PROFILE) {
         tell("skipped: this machine has no AppArmor, or no apparmor_parser");
