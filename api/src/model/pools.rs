@@ -18,13 +18,25 @@ use super::{
     ReservationKind, Resources, RoleName, Stack, Value, VolumeKey,
 };
 
-/// Resources by whose they are. Nothing empty is stored, so that equal pools compare equal.
+/// Resources by whose they are. Nothing empty is stored, so that equal pools compare equal. Where nothing is reserved, as
+/// nearly everywhere, they are hardly larger than resources: the master has one for each refusal of each framework.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pools {
     open: Resources,
+    apart: Option<Box<Apart>>,
+}
+
+/// What is not open to all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Apart {
     reserved: BTreeMap<Stack, Resources>,
     volumes: BTreeMap<VolumeKey, PersistentVolume>,
 }
+
+static NOTHING: Apart = Apart {
+    reserved: BTreeMap::new(),
+    volumes: BTreeMap::new(),
+};
 
 impl Pools {
     /// All of it open to everybody.
@@ -46,28 +58,38 @@ impl Pools {
         reserved: &[Pool],
         volumes: &[PersistentVolume],
     ) -> Result<Self, Undivided> {
-        let mut pools = Self::default();
+        let mut apart = Apart::default();
         for pool in reserved {
-            let of = pools.reserved.entry(pool.stack.clone()).or_default();
+            let of = apart.reserved.entry(pool.stack.clone()).or_default();
             *of = of.checked_add(&pool.resources)?;
         }
-        pools.reserved.retain(|_, of| !of.is_empty());
+        apart.reserved.retain(|_, of| !of.is_empty());
         for volume in volumes {
-            let former = pools.volumes.insert(volume.key(), volume.clone());
+            let former = apart.volumes.insert(volume.key(), volume.clone());
             if former.is_some() {
                 return Err(Undivided::Twice(volume.key()));
             }
         }
         let mut open = all.clone();
-        let disks = pools.volumes.values().map(PersistentVolume::resources);
-        for part in pools.reserved.values().cloned().chain(disks) {
+        let disks = apart.volumes.values().map(PersistentVolume::resources);
+        for part in apart.reserved.values().cloned().chain(disks) {
             open = open.checked_sub(&part).ok_or_else(|| Undivided::TooMuch {
                 part,
                 rest: open.clone(),
             })?;
         }
-        pools.open = open;
-        Ok(pools)
+        Ok(Self { open, apart: None }.with_apart(apart))
+    }
+
+    fn apart(&self) -> &Apart {
+        self.apart.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// The same with that beside what is open.
+    fn with_apart(mut self, apart: Apart) -> Self {
+        let is_empty = apart.reserved.is_empty() && apart.volumes.is_empty();
+        self.apart = (!is_empty).then(|| Box::new(apart));
+        self
     }
 
     /// What is nobody's in particular.
@@ -78,13 +100,13 @@ impl Pools {
 
     /// By reservation, without what is in volumes.
     pub fn reserved(&self) -> impl Iterator<Item = (&Stack, &Resources)> {
-        self.reserved.iter()
+        self.apart().reserved.iter()
     }
 
     /// The same as a list.
     #[must_use]
     pub fn pool_list(&self) -> Vec<Pool> {
-        let pools = self.reserved.iter().map(|(stack, resources)| Pool {
+        let pools = self.apart().reserved.iter().map(|(stack, resources)| Pool {
             stack: stack.clone(),
             resources: resources.clone(),
         });
@@ -93,13 +115,13 @@ impl Pools {
 
     /// By name.
     pub fn volumes(&self) -> impl Iterator<Item = &PersistentVolume> {
-        self.volumes.values()
+        self.apart().volumes.values()
     }
 
     /// One of them.
     #[must_use]
     pub fn volume(&self, key: &VolumeKey) -> Option<&PersistentVolume> {
-        self.volumes.get(key)
+        self.apart().volumes.get(key)
     }
 
     /// The volume of that id whose role is nearest to `role`: its own, or one above.
@@ -108,7 +130,7 @@ impl Pools {
         let fits = |volume: &&PersistentVolume| {
             volume.id.as_str() == id && role.is_within(volume.stack.role())
         };
-        let candidates = self.volumes.values().filter(fits);
+        let candidates = self.apart().volumes.values().filter(fits);
         candidates.max_by_key(|volume| volume.stack.role().as_str().len())
     }
 
@@ -121,17 +143,17 @@ impl Pools {
     /// Nothing of it is reserved.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.reserved.is_empty() && self.volumes.is_empty()
+        self.apart.is_none()
     }
 
     /// All together, whosever it is, with the disk of volumes.
     #[must_use]
     pub fn flat(&self) -> Resources {
         let mut sum = self.open.clone();
-        for part in self.reserved.values() {
+        for part in self.apart().reserved.values() {
             sum = sum.checked_add(part).unwrap_or(sum);
         }
-        for volume in self.volumes.values() {
+        for volume in self.apart().volumes.values() {
             sum = sum.checked_add(&volume.resources()).unwrap_or(sum);
         }
         sum
@@ -140,7 +162,11 @@ impl Pools {
     /// All that a task may take without naming a reservation: what is open, and reservations without labels.
     #[must_use]
     pub fn plain(&self) -> Resources {
-        let plain = self.reserved.iter().filter(|(stack, _)| stack.is_plain());
+        let plain = self
+            .apart()
+            .reserved
+            .iter()
+            .filter(|(stack, _)| stack.is_plain());
         plain.fold(self.open.clone(), |sum, (_, part)| {
             sum.checked_add(part).unwrap_or(sum)
         })
@@ -149,16 +175,23 @@ impl Pools {
     /// The part that frameworks of that role may have.
     #[must_use]
     pub fn visible_to(&self, role: &RoleName) -> Cow<'_, Self> {
+        if self.is_open() {
+            return Cow::Borrowed(self);
+        }
         let is_theirs = |stack: &Stack| role.is_within(stack.role());
-        if self.reserved.keys().all(is_theirs)
-            && self.volumes.values().all(|volume| is_theirs(&volume.stack))
+        if self.apart().reserved.keys().all(is_theirs)
+            && self
+                .apart()
+                .volumes
+                .values()
+                .all(|volume| is_theirs(&volume.stack))
         {
             return Cow::Borrowed(self);
         }
-        let mut part = self.clone();
+        let mut part = self.apart().clone();
         part.reserved.retain(|stack, _| is_theirs(stack));
         part.volumes.retain(|_, volume| is_theirs(&volume.stack));
-        Cow::Owned(part)
+        Cow::Owned(Self::open_to_all(self.open.clone()).with_apart(part))
     }
 
     /// The same with other open resources.
@@ -171,18 +204,20 @@ impl Pools {
     /// The same with other resources of that reservation.
     #[must_use]
     pub fn with_reserved(mut self, stack: &Stack, resources: Resources) -> Self {
+        let mut apart = self.apart.take().unwrap_or_default();
         if resources.is_empty() {
-            self.reserved.remove(stack);
+            apart.reserved.remove(stack);
         } else {
-            self.reserved.insert(stack.clone(), resources);
+            apart.reserved.insert(stack.clone(), resources);
         }
-        self
+        self.with_apart(*apart)
     }
 
     /// The same with that volume.
     #[must_use]
     pub fn with_volume(mut self, volume: PersistentVolume) -> Self {
-        self.volumes.insert(volume.key(), volume);
+        let apart = self.apart.get_or_insert_default();
+        apart.volumes.insert(volume.key(), volume);
         self
     }
 
@@ -190,15 +225,17 @@ impl Pools {
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
         self.open.contains(&other.open)
-            && other.reserved.iter().all(|(stack, want)| {
-                self.reserved
+            && other.apart().reserved.iter().all(|(stack, want)| {
+                self.apart()
+                    .reserved
                     .get(stack)
                     .is_some_and(|have| have.contains(want))
             })
             && other
+                .apart()
                 .volumes
                 .iter()
-                .all(|(key, want)| self.volumes.get(key) == Some(want))
+                .all(|(key, want)| self.apart().volumes.get(key) == Some(want))
     }
 
     /// The sum. A volume that both have counts once, as ranges and sets do.
@@ -211,15 +248,15 @@ impl Pools {
         if self.is_open() && other.is_open() {
             return Ok(Self::open_to_all(open));
         }
-        let mut sum = self.clone().with_open(open);
-        for (stack, more) in &other.reserved {
+        let mut sum = self.apart().clone();
+        for (stack, more) in &other.apart().reserved {
             let of = sum.reserved.entry(stack.clone()).or_default();
             *of = of.checked_add(more)?;
         }
-        let volumes = other.volumes.iter();
+        let volumes = other.apart().volumes.iter();
         sum.volumes
             .extend(volumes.map(|(key, volume)| (key.clone(), volume.clone())));
-        Ok(sum)
+        Ok(Self::open_to_all(open).with_apart(sum))
     }
 
     /// What is left when `other` is taken; `None` when it does not [contain](Self::contains) it.
@@ -227,30 +264,29 @@ impl Pools {
     pub fn checked_sub(&self, other: &Self) -> Option<Self> {
         let open = self.open.checked_sub(&other.open)?;
         if other.is_open() {
-            return Some(Self {
-                open,
-                reserved: self.reserved.clone(),
-                volumes: self.volumes.clone(),
-            });
+            let apart = self.apart.clone();
+            return Some(Self { open, apart });
         }
-        let mut left = self.clone().with_open(open);
-        for (stack, less) in &other.reserved {
-            let rest = left.reserved.get(stack)?.checked_sub(less)?;
-            left = left.with_reserved(stack, rest);
+        let mut left = self.apart().clone();
+        for (stack, less) in &other.apart().reserved {
+            let rest = left.reserved.remove(stack)?.checked_sub(less)?;
+            if !rest.is_empty() {
+                left.reserved.insert(stack.clone(), rest);
+            }
         }
-        for (key, volume) in &other.volumes {
+        for (key, volume) in &other.apart().volumes {
             if left.volumes.remove(key).as_ref() != Some(volume) {
                 return None;
             }
         }
-        Some(left)
+        Some(Self::open_to_all(open).with_apart(left))
     }
 
     /// Divides what a task takes: first from reservations without labels, the most refined first, then from what is
     /// open to all. `None` when it is not there.
     #[must_use]
     pub fn pick(&self, wanted: &Resources) -> Option<Self> {
-        if self.reserved.is_empty() {
+        if self.apart().reserved.is_empty() {
             return self
                 .open
                 .contains(wanted)
@@ -258,7 +294,12 @@ impl Pools {
         }
         let mut picked = Self::default();
         let mut rest = wanted.clone();
-        let mut plain: Vec<_> = self.reserved.iter().filter(|(s, _)| s.is_plain()).collect();
+        let mut plain: Vec<_> = self
+            .apart()
+            .reserved
+            .iter()
+            .filter(|(s, _)| s.is_plain())
+            .collect();
         plain.sort_by_key(|(stack, _)| std::cmp::Reverse(stack.as_slice().len()));
         for (stack, have) in plain {
             let part = common(have, &rest);
@@ -303,7 +344,7 @@ impl Pools {
                 }
             }
             PoolChange::Create(volume) => {
-                if self.volumes.contains_key(&volume.key()) {
+                if self.apart().volumes.contains_key(&volume.key()) {
                     return Err(ChangeProblem::VolumeThere(volume.key()));
                 }
                 Conversion {
@@ -313,6 +354,7 @@ impl Pools {
             }
             PoolChange::Destroy(key) => {
                 let volume = self
+                    .apart()
                     .volumes
                     .get(key)
                     .ok_or_else(|| ChangeProblem::NoVolume(key.clone()))?;
@@ -484,14 +526,14 @@ impl fmt::Display for Pools {
         if !self.open.is_empty() {
             parts.push(self.open.to_string());
         }
-        for (stack, resources) in &self.reserved {
+        for (stack, resources) in &self.apart().reserved {
             parts.extend(
                 resources
                     .iter()
                     .map(|(name, value)| format!("{name}{stack}:{value}")),
             );
         }
-        for volume in self.volumes.values() {
+        for volume in self.apart().volumes.values() {
             parts.push(format!(
                 "disk{}[{}]:{}",
                 volume.stack, volume.id, volume.size_mb
@@ -551,7 +593,7 @@ impl FromStr for Pools {
 /// A port or an item is had by one at a time, and a name is of one kind.
 fn check_kinds(pools: &Pools) -> Result<(), InvalidResources> {
     let mut sum = Resources::new();
-    let parts = std::iter::once(&pools.open).chain(pools.reserved.values());
+    let parts = std::iter::once(&pools.open).chain(pools.apart().reserved.values());
     for part in parts {
         let more = sum.checked_add(part);
         let disjoint = more
