@@ -81,7 +81,8 @@ fn a_revocable_app_takes_nothing_that_cannot_be_taken_back() {
 
 /// Fields of an app with one persistent volume.
 fn volume(volume: Value) -> Value {
-    json!({"container": {"volumes": [merge(&json!({"containerPath": "data", "mode": "RW"}), &volume)]}})
+    let docker = json!({"image": "web:1"});
+    json!({"container": {"docker": docker, "volumes": [merge(&json!({"containerPath": "data", "mode": "RW"}), &volume)]}})
 }
 
 #[test]

@@ -122,11 +122,14 @@ impl Sim {
         let Call::Accept { changes, .. } = call else {
             return;
         };
-        let durable = decode(self.disk.clone()).expect("what was committed can be read");
-        for change in changes {
-            let PoolChange::Destroy(key) = change else {
-                continue;
-            };
+        let destroys = changes.iter().filter_map(|change| match change {
+            PoolChange::Destroy(key) => Some(key),
+            PoolChange::Reserve { .. } | PoolChange::Unreserve { .. } | PoolChange::Create(_) => {
+                None
+            }
+        });
+        for key in destroys {
+            let durable = decode(self.disk.clone()).expect("what was committed can be read");
             for state in [self.core.state(), &durable] {
                 let mut holdings = state.apps.values().flat_map(|app| app.holdings.values());
                 let wanted = holdings.any(|one| {

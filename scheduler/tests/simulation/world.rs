@@ -122,7 +122,7 @@ impl World {
     pub(crate) fn new(n_agents: u64) -> Self {
         let agents = (0..n_agents)
             .map(|i| {
-                let total: Resources = "cpus:4;mem:1024;disk:1000;ports:[31000-31020]"
+                let total: Resources = "cpus:8;mem:2048;disk:2000;ports:[31000-31040]"
                     .parse()
                     .expect("valid");
                 let agent = Agent {
