@@ -53,6 +53,8 @@ pub enum Wanted {
     Scale(u32),
     /// So many of the current configuration, none of another, within bounds on the way.
     Restart(u32, UpgradeStrategy),
+    /// The same where a new one takes what an old one keeps: never more than asked for.
+    Resident(u32, UpgradeStrategy),
     /// None.
     Stop,
 }
@@ -95,12 +97,38 @@ pub fn bounds(n: u32, strategy: UpgradeStrategy, existing: u32) -> Bounds {
     }
 }
 
+/// The same for an app with persistent volumes: without room to move, one less than asked for is enough.
+#[must_use]
+pub fn resident_bounds(n: u32, strategy: UpgradeStrategy, existing: u32) -> Bounds {
+    let strategy = UpgradeStrategy {
+        maximum_over_ppm: 0,
+        ..strategy
+    };
+    let Bounds {
+        min_healthy,
+        max_capacity,
+    } = bounds(n, strategy, 0);
+    let stuck = min_healthy == max_capacity && max_capacity <= existing;
+    Bounds {
+        min_healthy: min_healthy - u32::from(stuck && min_healthy > 0),
+        // Where none is asked for, `bounds` leaves room for one.
+        max_capacity: max_capacity.min(n),
+    }
+}
+
 /// What to do about an app now.
 #[must_use]
 pub fn changes(members: &[Member], wanted: Wanted, selection: KillSelection) -> Changes {
     match wanted {
         Wanted::Scale(n) => scale(members, n, selection),
-        Wanted::Restart(n, strategy) => restart(members, n, strategy, selection),
+        Wanted::Restart(n, strategy) => {
+            let bounds = bounds(n, strategy, count(members, is_there));
+            restart(members, n, bounds, selection)
+        }
+        Wanted::Resident(n, strategy) => {
+            let bounds = resident_bounds(n, strategy, count(members, is_there));
+            restart(members, n, bounds, selection)
+        }
         Wanted::Stop => stop(members),
     }
 }
@@ -148,17 +176,12 @@ fn scale(members: &[Member], n: u32, selection: KillSelection) -> Changes {
     }
 }
 
-fn restart(
-    members: &[Member],
-    n: u32,
-    strategy: UpgradeStrategy,
-    selection: KillSelection,
-) -> Changes {
+fn restart(members: &[Member], n: u32, bounds: Bounds, selection: KillSelection) -> Changes {
     let existing = count(members, is_there);
     let Bounds {
         min_healthy,
         max_capacity,
-    } = bounds(n, strategy, existing);
+    } = bounds;
     let is_healthy = |member: &Member| member.phase == Phase::Healthy;
     let old: Vec<&Member> = members
         .iter()

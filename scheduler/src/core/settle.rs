@@ -31,6 +31,7 @@ impl Core {
     }
 
     fn settle_app(&mut self, id: &AppId, now: u64) {
+        self.settle_holdings(id);
         let Some(app) = self.state.apps.get(id) else {
             self.wake(id, None);
             self.waiting.remove(id);
@@ -159,7 +160,7 @@ impl Core {
             match (instance.condition, instance.sentence) {
                 (Condition::Unreachable { since }, None) => {
                     if let UnreachableStrategy::After { inactive_ms, .. } =
-                        app.active().app.unreachable
+                        app.active().app.when_unreachable()
                     {
                         let then = since.saturating_add(inactive_ms);
                         if then > now {
@@ -257,8 +258,11 @@ impl Core {
         }
     }
 
-    /// The app is gone; what is left of it is on machines that cannot be reached.
+    /// The app is gone; what is left of it is on machines that cannot be reached. What its instances kept is given back.
     fn remove_app(&mut self, id: &AppId) {
+        if let Some(app) = self.state.apps.get(id) {
+            self.release(id, app.holdings.keys().copied().collect());
+        }
         let Some(app) = self.state.apps.remove(id) else {
             return;
         };
