@@ -172,7 +172,9 @@ impl Core {
             progress_at: now,
             message: String::new(),
         };
-        app.instances.insert(task_id.clone(), Arc::new(instance));
+        let instance = Arc::new(instance);
+        app.instances.insert(task_id.clone(), Arc::clone(&instance));
+        self.tell_launched(instance);
         self.tasks.insert(task_id.clone(), id.clone());
         self.dirty.insert(Key::Instance(task_id.clone()));
         self.state.counters.launched += 1;

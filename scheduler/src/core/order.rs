@@ -110,6 +110,7 @@ impl Core {
         }
         for id in &locking {
             tracing::info!(deployment = %id, "deployment broken off by force");
+            self.tell_broken_off(*id, "another deployment took its place by force");
             self.drop_deployment(*id);
         }
         self.last_version = version;
@@ -183,6 +184,7 @@ impl Core {
             self.drop_deployment(id);
         } else {
             self.dirty.insert(Key::Deployment(id));
+            self.tell_step_begun(id);
         }
     }
 

@@ -197,6 +197,7 @@ impl Core {
         if progress == Progress::Busy {
             return;
         }
+        self.tell_step_done(id);
         for action in &done {
             if action.kind == ActionKind::StopApplication {
                 self.remove_app(&action.app);
@@ -211,6 +212,7 @@ impl Core {
         self.dirty.insert(Key::Deployment(id));
         if progress == Progress::Finished {
             tracing::info!(deployment = %id, "deployment finished");
+            self.tell_success(id);
             self.drop_deployment(id);
         } else {
             let begun: Vec<AppId> = deployment
@@ -219,6 +221,7 @@ impl Core {
                 .map(|action| action.app.clone())
                 .collect();
             self.state.deployments.insert(id, Arc::new(deployment));
+            self.tell_step_begun(id);
             for app in begun {
                 self.state.hold(&app);
                 // What it was is no word on what it is to be.
@@ -263,6 +266,7 @@ impl Core {
             return;
         };
         self.count_service_ports(&app.current.app.ports, false);
+        self.tell_removed(&app);
         for (task, instance) in &app.instances {
             self.tasks.remove(task);
             self.state

@@ -58,6 +58,7 @@ impl Core {
                 if self.state.orphans.remove(&status.task_id).is_some() {
                     self.dirty.insert(Key::Instance(status.task_id.clone()));
                 }
+                self.tell_unknown_end(status);
             }
             TaskState::Staging | TaskState::Starting | TaskState::Running => {
                 self.calls.push(Call::Kill {
@@ -106,11 +107,13 @@ impl Core {
         if matches!(before.condition, Condition::Unreachable { .. }) {
             self.kill_sent.remove(&status.task_id);
         }
+        let before = Arc::clone(before);
+        let after = Arc::new(after);
+        self.tell_moved(&before, &after, status);
         let Some(app) = self.app_mut(app_id) else {
             return;
         };
-        app.instances
-            .insert(status.task_id.clone(), Arc::new(after));
+        app.instances.insert(status.task_id.clone(), after);
         if started && app.backoff != app.backoff.after_start() {
             app.backoff = app.backoff.after_start();
             self.dirty.insert(Key::App(app_id.clone()));
@@ -160,6 +163,7 @@ impl Core {
             app.last_failure = Some(failure(&instance, status, now));
         }
         self.state.counters.failed += u64::from(blamed);
+        self.tell_ended(&instance, status);
         self.dirty.insert(Key::App(app_id.clone()));
     }
 }
