@@ -1,7 +1,7 @@
 //! `/v2/events` as a client sees it: Marathon's events with their fields, filters, and a way back in.
 
 use super::*;
-use crate::common::client::{Events, Told};
+use crate::common::client::{self, Events, Told};
 
 const NODE: &str = "cpus:4;mem:4096;ports:[31000-31099]";
 
@@ -195,9 +195,8 @@ async fn a_reader_that_comes_back_misses_nothing_and_is_told_what_is_gone() {
         "event_stream_attached"
     );
 
-    let wrong = scheduler
-        .request("GET", "/v2/events?lastEventId=7", None)
-        .await;
+    let path = "/v2/events?lastEventId=7";
+    let wrong = client::accepting(scheduler.address, path, "text/event-stream").await;
     assert_eq!(wrong.status, 400, "{}", wrong.text);
     drop(back);
     scheduler.stop().await;
