@@ -54,8 +54,11 @@ const CONVERTED: &[&str] = &[
     "/container/docker/network",
     "/container/docker/portMappings",
     "/container/portMappings",
+    "/dependencies",
     "/networks",
     "/portDefinitions",
+    // In a network of the container's own the mappings say it.
+    "/requirePorts",
     "/version",
     "/versionInfo",
     "/tasks",
@@ -153,9 +156,10 @@ fn texts(path: &Path) -> Vec<String> {
 /// As JSON; comments to the end of a line are left out.
 fn read(text: &str) -> Option<Value> {
     serde_json::from_str(text).ok().or_else(|| {
-        let lines = text.lines().map(|line| match line.find("//") {
-            Some(at) if !line[..at].ends_with(':') => &line[..at],
-            Some(_) | None => line,
+        let lines = text.lines().map(|line| {
+            let mut slashes = line.match_indices("//");
+            let comment = slashes.find(|(at, _)| !line[..*at].ends_with(':'));
+            comment.map_or(line, |(at, _)| &line[..at])
         });
         serde_json::from_str(&lines.collect::<Vec<&str>>().join("\n")).ok()
     })
@@ -220,9 +224,9 @@ fn difference(given: &Value, kept: &Value, path: &str) -> Option<String> {
             .zip(kept)
             .find_map(|(given, kept)| difference(given, kept, &format!("{path}(i)"))),
         (Value::Number(given), Value::Number(kept)) if given.as_f64() == kept.as_f64() => None,
-        // Ids and dependencies become absolute; the names of fields of machines have one spelling.
+        // Ids become absolute, sources of secrets lose the slash in front.
         (Value::String(given), Value::String(kept))
-            if given == kept || *kept == format!("/{}", given.trim_start_matches('/')) =>
+            if given.trim_start_matches('/') == kept.trim_start_matches('/') =>
         {
             None
         }
@@ -307,7 +311,13 @@ fn outcome(kind: Kind, value: &Value) -> Option<Outcome> {
         }
         Kind::Group => Some(group(value)),
         Kind::Pod => Some(Outcome::Refused("pods".to_owned())),
-        Kind::Event | Kind::Other | Kind::NotJson => None,
+        Kind::Event => {
+            let name = value["eventType"].as_str().unwrap_or_default();
+            let told = mezzo_scheduler::events::EVENT_TYPES.contains(&name);
+            let nothing = || Outcome::Refused(format!("nothing here to tell by {name}"));
+            Some(if told { Outcome::Same } else { nothing() })
+        }
+        Kind::Other | Kind::NotJson => None,
     }
 }
 

@@ -171,7 +171,7 @@ fn pain_04_the_three_thousandth_app_costs_what_the_first_did() {
     let mut costs = Vec::new();
     for n in 0..3000 {
         bench
-            .command(named(&format!("/many/app{n}"), json!({})))
+            .command(named(&format!("/many/app{n}"), json!({"instances": 0})))
             .expect("taken");
         let effects = bench.turn();
         let bytes: usize = effects
