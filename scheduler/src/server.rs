@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::serve::ListenerExt as _;
 use mezzo_api::masters::{InvalidMasters, Masters};
+use mezzo_api::model::RoleName;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::TcpUserTimeout;
 use tokio::net::TcpListener;
@@ -50,6 +51,11 @@ pub enum Error {
     /// The masters' addresses.
     #[error("`master`: {0}")]
     Master(#[from] InvalidMasters),
+    /// Nothing can be reserved for it.
+    #[error(
+        "`resident_role`: nothing can be reserved for `*`, which is everybody: name another role"
+    )]
+    ResidentRole,
     /// The file that says where it listens.
     #[error("cannot write {}", path.display())]
     Address {
@@ -71,6 +77,9 @@ pub enum Error {
 /// When the state, the port or the master's address cannot be used, or the disk fails on the way.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let masters = Masters::parse(&config.master)?;
+    if config.resident_role == RoleName::any() {
+        return Err(Error::ResidentRole);
+    }
     let (store, state) = Store::open(&config.state_dir)?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -85,6 +94,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         reconcile_interval: Duration::from_secs(config.reconcile_interval_secs.max(1)),
         refuse: Duration::from_secs(config.decline_secs),
         max_deployments: config.max_running_deployments,
+        resident_role: config.resident_role.clone(),
         ..Settings::default()
     };
     tracing::info!(%address, master = config.master, apps = state.apps.len(), "scheduler starts");
@@ -109,6 +119,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let link = LinkConfig {
         masters,
         framework_name: config.framework_name,
+        resident_role: config.resident_role,
         failover_timeout: Duration::from_secs(config.failover_timeout_secs),
         webui_url: format!("http://{address}"),
     };

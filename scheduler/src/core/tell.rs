@@ -174,13 +174,19 @@ impl Core {
         });
     }
 
-    pub(super) fn tell_ended(&mut self, instance: &Arc<Instance>, status: &TaskStatus) {
+    /// `failing`: it was told to end because it failed its health check.
+    pub(super) fn tell_ended(
+        &mut self,
+        instance: &Arc<Instance>,
+        status: &TaskStatus,
+        failing: bool,
+    ) {
         self.tell(EventKind::StatusUpdate {
             instance: Arc::clone(instance),
             state: status.state,
             message: status.message.chars().take(2000).collect(),
         });
-        if status.reason == Some(Reason::HealthCheckStatusUpdated) {
+        if failing || status.reason == Some(Reason::HealthCheckStatusUpdated) {
             let reason: String = status.message.chars().take(2000).collect();
             self.tell(EventKind::UnhealthyTaskKill {
                 instance: Arc::clone(instance),

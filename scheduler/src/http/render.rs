@@ -125,8 +125,8 @@ pub(crate) fn task(app: &AppState, instance: &Instance) -> Value {
         "ports": instance.ports,
         "servicePorts": app.current.app.ports.iter().map(|port| port.port).collect::<Vec<u16>>(),
         "ipAddresses": addresses(instance),
-        "localVolumes": [],
-        "role": "*",
+        "localVolumes": local_volumes(app, instance),
+        "role": role(app, instance),
     });
     let Some(fields) = out.as_object_mut() else {
         return out;
@@ -156,6 +156,24 @@ pub(crate) fn addresses(instance: &Instance) -> Value {
         })
     });
     Value::Array(addresses.collect())
+}
+
+fn local_volumes(app: &AppState, instance: &Instance) -> Vec<Value> {
+    let holding = instance.holding.and_then(|id| app.holdings.get(&id));
+    let volumes = holding.iter().flat_map(|holding| &holding.volumes);
+    volumes
+        .map(|held| {
+            json!({
+                "containerPath": held.container_path,
+                "persistenceId": held.volume.id.as_str(),
+            })
+        })
+        .collect()
+}
+
+fn role<'a>(app: &'a AppState, instance: &Instance) -> &'a str {
+    let holding = instance.holding.and_then(|id| app.holdings.get(&id));
+    holding.map_or("*", |holding| holding.stack.role().as_str())
 }
 
 fn task_failure(app: &AppState, failure: &TaskFailure) -> Value {

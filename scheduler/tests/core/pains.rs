@@ -49,7 +49,10 @@ fn pain_01_ninety_tasks_on_ninety_hosts_take_one_round_of_offers() {
     let mut bench = Bench::new();
     bench.post(json!({"instances": 90, "constraints": [["hostname", "UNIQUE"]]}));
     let asked = bench.turn();
-    assert!(asked.calls.contains(&Call::Revive), "at once");
+    assert!(
+        asked.calls.contains(&Call::Revive(Purpose::Tasks)),
+        "at once"
+    );
     let offers = (0..100)
         .map(|n| bench.an_offer(&format!("agent-{n}"), NODE))
         .collect();
@@ -66,11 +69,11 @@ fn pain_01_ninety_tasks_on_ninety_hosts_take_one_round_of_offers() {
     });
     assert_eq!(declined, Some((10, std::time::Duration::from_secs(120))));
     assert!(
-        effects.calls.contains(&Call::Suppress),
+        effects.calls.contains(&Call::Suppress(Purpose::Tasks)),
         "nothing is hoarded"
     );
     bench.command(named("/b", json!({}))).expect("taken");
-    assert!(bench.turn().calls.contains(&Call::Revive));
+    assert!(bench.turn().calls.contains(&Call::Revive(Purpose::Tasks)));
 }
 
 #[test]
@@ -253,6 +256,100 @@ fn pain_07_an_update_to_something_sick_ends_nothing_healthy() {
 }
 
 #[test]
+fn pain_07_what_is_sick_is_replaced_before_it_is_ended_and_a_fifth_at_a_time() {
+    let check = json!([{"protocol": "TCP", "portIndex": 0, "intervalSeconds": 10, "maxConsecutiveFailures": 3}]);
+    let mut bench = Bench::new();
+    let healthy = |is: bool| {
+        move |status: &mut TaskStatus| {
+            status.healthy = Some(is);
+            status.reason = Some(Reason::HealthCheckStatusUpdated);
+        }
+    };
+    let old = bench.run(json!({"instances": 10, "healthChecks": check}));
+    let sick_at_once = |bench: &mut Bench| {
+        for task in &old {
+            bench.say_more(&task.task_id, TaskState::Running, healthy(false));
+        }
+    };
+    for task in &old {
+        let agents = task
+            .health_check
+            .as_ref()
+            .map(|check| check.max_consecutive_failures);
+        assert_eq!(agents, Some(0), "the agent only tells");
+        bench.say_more(&task.task_id, TaskState::Running, healthy(true));
+    }
+    // A database that all of them ask is away. Short of three failures nothing happens.
+    sick_at_once(&mut bench);
+    bench.now += 19_999;
+    assert!(!bench.turn().calls.contains(&Call::Revive(Purpose::Tasks)));
+    bench.now += 1;
+    let effects = bench.turn();
+    assert!(effects.calls.contains(&Call::Revive(Purpose::Tasks)));
+    let effects = bench.offer("agent-2", NODE);
+    let new = launched(&effects);
+    assert_eq!(new.len(), 2, "a fifth");
+    assert_eq!(killed(&effects), [], "first the replacement");
+    // Running is not enough.
+    assert_eq!(killed(&bench.say(&new[0].task_id, TaskState::Running)), []);
+    assert_eq!(killed(&bench.say(&new[1].task_id, TaskState::Running)), []);
+    let first = killed(&bench.say_more(&new[0].task_id, TaskState::Running, healthy(true)));
+    assert_eq!(first.len(), 1);
+    bench.say(&first[0], TaskState::Killed);
+    assert!(
+        bench.app().backoff.left_ms(bench.now) > 0,
+        "a failure of the app"
+    );
+    let failure = bench
+        .app()
+        .last_failure
+        .as_ref()
+        .map(|failure| failure.message.clone());
+    assert!(failure.is_some_and(|text| text.contains("health check")));
+    // The database is back: the one too many goes, and nobody for its health.
+    let mut gone = Vec::new();
+    for task in old.iter().filter(|task| task.task_id != first[0]) {
+        let effects = bench.say_more(&task.task_id, TaskState::Running, healthy(true));
+        gone.extend(killed(&effects));
+    }
+    assert_eq!(gone, [new[1].task_id.clone()], "what was not healthy yet");
+    bench.say(&gone[0], TaskState::Killed);
+    assert_eq!(bench.app().instances.len(), 10);
+    bench.now += 600_000;
+    assert_eq!(killed(&bench.turn()), []);
+}
+
+#[test]
+fn pain_07_without_room_beside_it_the_sick_one_makes_room_unless_its_word_is_old() {
+    let check = json!([{"protocol": "TCP", "portIndex": 0, "intervalSeconds": 10, "maxConsecutiveFailures": 1}]);
+    let mut bench = Bench::new();
+    let tasks = bench.run(json!({"instances": 2, "healthChecks": check}));
+    for task in &tasks {
+        bench.say_more(&task.task_id, TaskState::Running, |status| {
+            status.healthy = Some(false)
+        });
+    }
+    bench.now += 59_999;
+    assert_eq!(killed(&bench.turn()), []);
+    // The line breaks; what it said before may not hold any more.
+    bench.core.disconnected();
+    bench.now += 1;
+    assert_eq!(killed(&bench.turn()), []);
+    bench
+        .core
+        .subscribed(&"framework".parse().expect("valid"), bench.now);
+    assert_eq!(killed(&bench.turn()), []);
+    let confirm = |status: &mut TaskStatus| {
+        status.healthy = Some(false);
+        status.reason = Some(Reason::Reconciliation);
+    };
+    let gone = killed(&bench.say_more(&tasks[0].task_id, TaskState::Running, confirm));
+    assert_eq!(gone, [tasks[0].task_id.clone()]);
+    let other = killed(&bench.say_more(&tasks[1].task_id, TaskState::Running, confirm));
+    assert_eq!(other, [], "one at a time");
+}
+
+#[test]
 fn pain_08_a_lost_agent_is_replaced_at_once_or_to_the_second() {
     let lost = |status: &mut TaskStatus| {
         status.update_id = None;
@@ -261,7 +358,10 @@ fn pain_08_a_lost_agent_is_replaced_at_once_or_to_the_second() {
     let mut bench = Bench::new();
     let task = bench.run(json!({})).remove(0).task_id;
     let effects = bench.say_more(&task, TaskState::Unreachable, lost);
-    assert!(effects.calls.contains(&Call::Revive), "by default at once");
+    assert!(
+        effects.calls.contains(&Call::Revive(Purpose::Tasks)),
+        "by default at once"
+    );
     assert_eq!(launched(&bench.offer("agent-2", NODE)).len(), 1);
 
     let mut bench = Bench::new();
@@ -275,9 +375,9 @@ fn pain_08_a_lost_agent_is_replaced_at_once_or_to_the_second() {
         "not at the next reconciliation"
     );
     bench.now += 59_999;
-    assert!(!bench.turn().calls.contains(&Call::Revive));
+    assert!(!bench.turn().calls.contains(&Call::Revive(Purpose::Tasks)));
     bench.now += 1;
-    assert!(bench.turn().calls.contains(&Call::Revive));
+    assert!(bench.turn().calls.contains(&Call::Revive(Purpose::Tasks)));
 }
 
 #[test]
@@ -327,7 +427,7 @@ fn pain_18_a_node_is_drained_without_a_gap() {
         status.reason = Some(Reason::AgentDraining);
     });
     assert!(
-        effects.calls.contains(&Call::Revive),
+        effects.calls.contains(&Call::Revive(Purpose::Tasks)),
         "while the old one still ends"
     );
     let three = launched(&bench.offer("agent-3", NODE)).remove(0).task_id;
