@@ -18,6 +18,7 @@ pub mod record;
 mod settle;
 pub mod state;
 mod status;
+mod trial;
 mod versions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -28,6 +29,7 @@ use mezzo_api::model::{AgentId, FrameworkId, Offer, OfferId, TaskId, TaskInfo, U
 use uuid::Uuid;
 
 use crate::app::AppId;
+use crate::deployment::DeploymentId;
 use crate::jobs::JobName;
 use crate::jobs::core::{JobCore, Timing};
 use crate::time::Timestamp;
@@ -145,6 +147,8 @@ pub struct Core {
     /// Apps with instances to be launched.
     waiting: BTreeSet<AppId>,
     dirty: BTreeSet<Key>,
+    /// Deployments whose time is over, and what they waited for; taken back in the same turn.
+    overdue: BTreeMap<DeploymentId, String>,
     changed: bool,
     calls: Vec<Call>,
     offers: Vec<Offer>,
@@ -186,6 +190,7 @@ impl Core {
             touched: state.apps.keys().cloned().collect(),
             waiting: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            overdue: BTreeMap::new(),
             changed: true,
             calls: Vec::new(),
             offers: Vec::new(),
@@ -305,6 +310,8 @@ impl Core {
             self.wake_of.remove(&app);
             self.touched.insert(app);
         }
+        self.settle(now);
+        self.roll_back_overdue(now, ids);
         self.settle(now);
         self.settle_jobs(now);
         self.use_offers(now, ids);

@@ -95,6 +95,7 @@ pub(crate) fn router(context: Context) -> Router {
             "/v2/deployments/{id}",
             get(plans::deployment).delete(plans::cancel),
         )
+        .route("/v2/deployments/{id}/promote", post(plans::promote))
         .route("/v2/queue", get(queue::queue))
         .route("/v2/queue/{*path}", delete(queue::reset_delay))
         .route("/v2/tasks", get(tasks::list))

@@ -11,6 +11,7 @@ use super::state::{AppState, Condition, Queue, Sentence};
 use super::{Call, Core, millis};
 use crate::app::spec::UnreachableStrategy;
 use crate::app::{AppId, AppVersion};
+use crate::deployment::course::Stage;
 use crate::deployment::step::{Progress, wanted};
 use crate::deployment::{ActionKind, DeploymentId, Lock};
 use crate::reconcile;
@@ -26,7 +27,7 @@ impl Core {
             let Some(id) = deployments.pop_first() else {
                 break;
             };
-            self.advance(id);
+            self.advance(id, now);
         }
     }
 
@@ -38,7 +39,9 @@ impl Core {
         };
         let app = Arc::clone(app);
         let spec = &app.active().app;
-        let wanted = wanted(self.state.action_on(id), spec);
+        let course = self.state.course_of(id);
+        let stage = course.map(|course| course.stage);
+        let wanted = wanted(self.state.action_on(id), stage, spec);
         let mut changes = reconcile::changes(&app.members(now), wanted, spec.kill_selection);
         let overdue = self.overdue(&app, now);
         if !changes.kill.is_empty() || !overdue.is_empty() {
@@ -48,6 +51,19 @@ impl Core {
             // Those are members of another sort now: look again.
             self.touched.insert(id.clone());
             return;
+        }
+        if let Some(course) = course {
+            let on_trial = course.stage != Stage::Going;
+            let is_healthy = changes.reached;
+            if !self.follow(id, course, on_trial && is_healthy, &changes.waiting_for, now) {
+                return;
+            }
+            if on_trial {
+                changes.reached = false;
+                changes.waiting_for = course
+                    .waiting_for(&spec.upgrade)
+                    .unwrap_or(changes.waiting_for);
+            }
         }
         let mut queue = app.queue.clone();
         match (changes.launch, &mut queue) {
@@ -152,6 +168,12 @@ impl Core {
     fn next_look(&self, app: &AppState, now: u64) -> Option<u64> {
         let mut at: Option<u64> = None;
         let mut look = |then: u64| at = Some(at.map_or(then, |at| at.min(then)));
+        let strategy = &app.active().app.upgrade;
+        if let Some(course) = self.state.course_of(&app.current.app.id)
+            && let Some(then) = course.next_look(strategy)
+        {
+            look(then);
+        }
         if app.queue.is_some() && app.backoff.left_ms(now) > 0 {
             look(app.backoff.until());
         }
@@ -186,7 +208,7 @@ impl Core {
         at
     }
 
-    fn advance(&mut self, id: DeploymentId) {
+    fn advance(&mut self, id: DeploymentId, now: u64) {
         let Some(deployment) = self.state.deployments.get(&id) else {
             return;
         };
@@ -219,6 +241,7 @@ impl Core {
                 .map(|action| action.app.clone())
                 .collect();
             self.state.deployments.insert(id, Arc::new(deployment));
+            self.begin_courses(id, now);
             for app in begun {
                 self.state.hold(&app);
                 // What it was is no word on what it is to be.
