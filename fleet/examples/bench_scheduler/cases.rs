@@ -78,9 +78,13 @@ impl Cluster {
     /// Until the scheduler has its framework id.
     async fn subscribed(&self) -> Result<()> {
         let mut client = self.client().await?;
-        self.until("a framework id", || true, &mut client, "/v2/info", |info| {
-            info["frameworkId"].is_string()
-        })
+        self.until(
+            "a framework id",
+            || true,
+            &mut client,
+            "/v2/info",
+            |info| info["frameworkId"].is_string(),
+        )
         .await
     }
 
@@ -99,7 +103,9 @@ impl Cluster {
                 return Ok(());
             }
             if begin.elapsed() > PATIENCE {
-                return Err(format!("no {what} within {PATIENCE:?}: {:?}", self.fleet.counts()).into());
+                return Err(
+                    format!("no {what} within {PATIENCE:?}: {:?}", self.fleet.counts()).into(),
+                );
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -187,7 +193,11 @@ async fn apps(args: &Args, cluster: Cluster) -> Result<()> {
     })
     .await?;
     let case = format!("{} apps by {} clients", args.apps, args.clients);
-    tell(&format!("{case}: all answered"), "s", &[begin.elapsed().as_secs_f64()]);
+    tell(
+        &format!("{case}: all answered"),
+        "s",
+        &[begin.elapsed().as_secs_f64()],
+    );
     tell(&format!("{case}: slowest answer"), "ms", &[slowest]);
     cluster.settled(u64::from(args.apps)).await?;
     tell_since(&case, begin, before, cluster.used()?);
@@ -195,8 +205,9 @@ async fn apps(args: &Args, cluster: Cluster) -> Result<()> {
     if args.each > 1 {
         let begin = Instant::now();
         let before = cluster.used()?;
-        by_clients(args, address, |i| {
-            let body = json!({"instances": args.each}).to_string();
+        let each = args.each;
+        by_clients(args, address, move |i| {
+            let body = json!({"instances": each}).to_string();
             ("PUT", format!("/v2/apps//bench/app-{i}"), body)
         })
         .await?;
@@ -218,9 +229,7 @@ async fn list(args: &Args, cluster: &Cluster, each: u32) -> Result<()> {
     let before = cluster.scheduler.used()?;
     for _ in 0..args.rounds {
         let begin = Instant::now();
-        let body = client
-            .done("GET", "/v2/apps?embed=apps.tasks", "")
-            .await?;
+        let body = client.done("GET", "/v2/apps?embed=apps.tasks", "").await?;
         times.push(begin.elapsed().as_secs_f64() * 1000.0);
         bytes = body.len();
     }
@@ -259,7 +268,11 @@ async fn restart(args: &Args, mut cluster: Cluster) -> Result<()> {
     let case = format!("restart with {} apps and {tasks} instances", args.apps);
     tell(&case, "s", &serving);
     tell(&case, "CPU s", &cpu);
-    tell(&format!("{case}: scheduler"), "MB", &[cluster.scheduler.used()?.rss_mb]);
+    tell(
+        &format!("{case}: scheduler"),
+        "MB",
+        &[cluster.scheduler.used()?.rss_mb],
+    );
     tell(&format!("{case}: tasks killed"), "tasks", &[kills as f64]);
     Ok(())
 }
@@ -332,7 +345,11 @@ async fn roll(args: &Args, cluster: &Cluster) -> Result<()> {
     }
     let case = format!("rolling update of {n} instances");
     tell_since(&case, begin, before, cluster.used()?);
-    tell(&format!("{case}: fewest running"), "tasks", &[fewest as f64]);
+    tell(
+        &format!("{case}: fewest running"),
+        "tasks",
+        &[fewest as f64],
+    );
     tell(&format!("{case}: most at once"), "tasks", &[most as f64]);
     let replaced = cluster.fleet.counts().launches - launched;
     let (least, limit) = (u64::from(n) * 9 / 10, u64::from(n) * 11 / 10);

@@ -47,7 +47,8 @@ impl Client {
         let mut line = String::new();
         self.stream.read_line(&mut line).await?;
         let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let status = status.ok_or_else(|| format!("{method} {path}: the answer begins with {line:?}"))?;
+        let status =
+            status.ok_or_else(|| format!("{method} {path}: the answer begins with {line:?}"))?;
         let mut length = 0;
         loop {
             line.clear();

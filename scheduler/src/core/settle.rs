@@ -55,7 +55,13 @@ impl Core {
         if let Some(course) = course {
             let on_trial = course.stage != Stage::Going;
             let is_healthy = changes.reached;
-            if !self.follow(id, course, on_trial && is_healthy, &changes.waiting_for, now) {
+            if !self.follow(
+                id,
+                course,
+                on_trial && is_healthy,
+                &changes.waiting_for,
+                now,
+            ) {
                 return;
             }
             if on_trial {

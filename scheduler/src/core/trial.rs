@@ -85,7 +85,7 @@ impl Core {
             };
             tracing::warn!(deployment = %id, reason, "not done in time: taken back");
             if let Err(refusal) = self.take_deployment_back(&deployment, now, ids) {
-                // It stays as it is, without a deadline, and says what it waits for.
+                // Its apps keep what they are meant to be, and say what they wait for.
                 tracing::error!(deployment = %id, problem = %refusal, "cannot be taken back");
             }
             let rollback = Rollback {

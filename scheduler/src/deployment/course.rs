@@ -43,12 +43,7 @@ pub struct Course {
 impl Course {
     /// The course of an app of `n` instances whose step begins now; `None` where it chose nothing.
     #[must_use]
-    pub fn begin(
-        kind: ActionKind,
-        strategy: &UpgradeStrategy,
-        n: u32,
-        now: u64,
-    ) -> Option<Self> {
+    pub fn begin(kind: ActionKind, strategy: &UpgradeStrategy, n: u32, now: u64) -> Option<Self> {
         let stage = match (kind, strategy.trial) {
             (ActionKind::StartApplication | ActionKind::StopApplication, _) => return None,
             (ActionKind::RestartApplication, Trial::Canary { .. } | Trial::BlueGreen { .. })
@@ -115,9 +110,10 @@ impl Course {
     pub fn deadline(&self, strategy: &UpgradeStrategy) -> Option<u64> {
         let limit = strategy.rollback_after_ms?;
         match self.stage {
-            Stage::Trying | Stage::Going => {
-                Some(self.since.saturating_add(limit.saturating_sub(self.spent_ms)))
-            }
+            Stage::Trying | Stage::Going => Some(
+                self.since
+                    .saturating_add(limit.saturating_sub(self.spent_ms)),
+            ),
             Stage::Holding => None,
         }
     }
@@ -180,8 +176,16 @@ mod tests {
         ];
         let with_course = kinds.map(|kind| Course::begin(kind, &chosen, 3, 0).is_some());
         assert_eq!(with_course, [false, false, true, false]);
-        assert!(kinds.iter().all(|kind| Course::begin(*kind, &plain, 3, 0).is_none()));
-        assert_eq!(Course::begin(kinds[2], &chosen, 0, 0), None, "nothing to try");
+        assert!(
+            kinds
+                .iter()
+                .all(|kind| Course::begin(*kind, &plain, 3, 0).is_none())
+        );
+        assert_eq!(
+            Course::begin(kinds[2], &chosen, 0, 0),
+            None,
+            "nothing to try"
+        );
     }
 
     #[test]
@@ -201,10 +205,16 @@ mod tests {
     fn without_a_time_it_waits_for_a_word() {
         let chosen = strategy(None, Some(100));
         let course = begin(&chosen).next(&chosen, true, 1050);
-        assert_eq!((course.next_look(&chosen), course.deadline(&chosen)), (None, None));
+        assert_eq!(
+            (course.next_look(&chosen), course.deadline(&chosen)),
+            (None, None)
+        );
         assert_eq!(course.next(&chosen, true, u64::MAX), course);
         let going = course.promoted(5000);
-        assert_eq!((going.stage, going.deadline(&chosen)), (Stage::Going, Some(5100)));
+        assert_eq!(
+            (going.stage, going.deadline(&chosen)),
+            (Stage::Going, Some(5100))
+        );
     }
 
     proptest! {

@@ -279,6 +279,26 @@ impl World {
         }
     }
 
+    /// A bug: tasks that nobody asked for, until so many live.
+    pub(crate) fn add_twins(&mut self, n: u32) {
+        let Some(info) = self.tasks.values().next().map(|task| task.info.clone()) else {
+            return;
+        };
+        for i in self.tasks.len()..n as usize {
+            let id: TaskId = format!("twin-{i}").parse().expect("valid");
+            let task = Task {
+                info: TaskInfo {
+                    task_id: id.clone(),
+                    resources: Resources::new(),
+                    ..info.clone()
+                },
+                state: TaskState::Running,
+                unacknowledged: VecDeque::new(),
+            };
+            self.tasks.insert(id, task);
+        }
+    }
+
     pub(crate) fn lose_agent(&mut self, id: &AgentId) {
         let agent = self.agents.get_mut(id).expect("there");
         if !agent.reachable {

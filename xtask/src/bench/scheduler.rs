@@ -15,8 +15,18 @@ use crate::setup::{self, Need};
 
 /// A tenth of everything.
 const QUICK: [&str; 12] = [
-    "--agents", "100", "--scale", "5000", "--apps", "1000", "--roll", "1000", "--rounds", "3",
-    "--clients", "100",
+    "--agents",
+    "100",
+    "--scale",
+    "5000",
+    "--apps",
+    "1000",
+    "--roll",
+    "1000",
+    "--rounds",
+    "3",
+    "--clients",
+    "100",
 ];
 
 /// Runs the command.
@@ -38,7 +48,11 @@ pub(super) fn run(quick: bool) -> Result<()> {
         .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("run {}", driver.display()))?;
-    ensure!(output.status.success(), "the driver failed: {}", output.status);
+    ensure!(
+        output.status.success(),
+        "the driver failed: {}",
+        output.status
+    );
     let text = String::from_utf8_lossy(&output.stdout);
     let rows: Vec<Row> = text.lines().map(row_of).collect::<Result<_>>()?;
     report::write("scheduler", &rows)
