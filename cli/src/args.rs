@@ -10,6 +10,7 @@ pub(crate) mod image;
 pub(crate) mod job;
 pub(crate) mod server;
 pub(crate) mod task;
+pub(crate) mod volume;
 
 use std::path::PathBuf;
 
@@ -95,6 +96,9 @@ pub(crate) enum Command {
     /// The machines of the cluster
     #[command(subcommand)]
     Node(cluster::NodeCommand),
+    /// Persistent volumes: reserved disk whose content outlives tasks
+    #[command(subcommand)]
+    Volume(volume::VolumeCommand),
     /// The frameworks that share the cluster
     #[command(subcommand)]
     Framework(cluster::FrameworkCommand),

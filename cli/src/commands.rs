@@ -14,6 +14,7 @@ pub(crate) mod serve;
 mod stats;
 pub(crate) mod status;
 pub(crate) mod task;
+mod volume;
 mod wait;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -65,6 +66,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Job(command) => client(job::run(&context, command)),
         Command::Task(command) => client(task::run(&context, command)),
         Command::Node(command) => client(cluster::node(&context, command)),
+        Command::Volume(command) => client(volume::run(&context, command)),
         Command::Framework(command) => client(cluster::framework(&context, command)),
         Command::Role(command) => client(cluster::role(&context, command)),
         Command::Deployment(command) => client(deployment::run(&context, command)),

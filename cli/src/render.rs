@@ -11,6 +11,7 @@ pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod task;
 pub(crate) mod transfer;
+pub(crate) mod volume;
 pub(crate) mod why;
 
 use std::fmt::Write as _;

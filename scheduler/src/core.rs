@@ -15,6 +15,7 @@ mod jobs;
 mod launch;
 mod order;
 pub mod record;
+mod residents;
 mod settle;
 pub mod state;
 mod status;
@@ -25,13 +26,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mezzo_api::model::{AgentId, FrameworkId, Offer, OfferId, TaskId, TaskInfo, UpdateId};
+use mezzo_api::model::{
+    AgentId, FrameworkId, Offer, OfferId, PoolChange, RoleName, TaskId, TaskInfo, UpdateId,
+};
 use uuid::Uuid;
 
 use crate::app::AppId;
 use crate::deployment::DeploymentId;
 use crate::jobs::JobName;
 use crate::jobs::core::{JobCore, Timing};
+use crate::resident::HoldingId;
 use crate::time::Timestamp;
 use record::{Key, Write};
 use state::{AppState, Machine, State};
@@ -60,6 +64,8 @@ pub struct Settings {
     pub max_deployments: usize,
     /// Versions kept per app.
     pub max_versions: usize,
+    /// For which what instances keep is reserved.
+    pub resident_role: RoleName,
 }
 
 impl Default for Settings {
@@ -71,18 +77,35 @@ impl Default for Settings {
             refuse: Duration::from_secs(120),
             max_deployments: 10_000,
             max_versions: 50,
+            resident_role: default_resident_role(),
         }
     }
+}
+
+/// `apps`: nothing can be reserved for everybody.
+pub(crate) fn default_resident_role() -> RoleName {
+    "apps".parse().expect("a role is a path of words")
+}
+
+/// What offers are wanted for; each has a role of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Tasks, of what is open to all: role `*`.
+    Tasks,
+    /// Tasks that keep something: [`Settings::resident_role`].
+    Residents,
 }
 
 /// Something to ask of the master.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Call {
-    /// Launch these on that offer.
+    /// Make these changes, and launch these tasks, on that offer.
     Accept {
         /// The offer.
         offer: OfferId,
-        /// What to launch.
+        /// First: of reservations and volumes, in order.
+        changes: Vec<PoolChange>,
+        /// Then: what to launch.
         tasks: Vec<TaskInfo>,
         /// For the rest.
         refuse: Duration,
@@ -116,9 +139,9 @@ pub enum Call {
         tasks: Vec<(TaskId, AgentId)>,
     },
     /// Offers, please.
-    Revive,
+    Revive(Purpose),
     /// No offers for now.
-    Suppress,
+    Suppress(Purpose),
     /// What do the machines have in all?
     Survey,
 }
@@ -135,6 +158,9 @@ pub struct Effects {
     /// When to take the next turn if nothing happens.
     pub wake_at: Option<u64>,
 }
+
+/// How many instances of an app wait, and of which configuration.
+type Demand = BTreeMap<AppId, (u32, Timestamp)>;
 
 /// State and what is pending.
 #[derive(Debug)]
@@ -159,12 +185,19 @@ pub struct Core {
     /// Runs of jobs that waited for offers after the turn before.
     job_demand: BTreeSet<(JobName, u64)>,
     /// What waited for offers after the turn before.
-    demand: BTreeMap<AppId, (u32, Timestamp)>,
+    demand: Demand,
     suppressed: bool,
+    /// The same of apps with persistent volumes.
+    resident_demand: Demand,
+    /// What was to be given back after the turn before.
+    release_demand: BTreeSet<HoldingId>,
+    residents_suppressed: bool,
     reconcile_at: u64,
     /// Tasks of which nothing was heard since the subscription began: the master says nothing of those whose agent it
     /// still expects back, so they are asked after again.
     unconfirmed: BTreeSet<TaskId>,
+    /// How many there were at the latest look.
+    unconfirmed_before: usize,
     ask_again_at: u64,
     ask_again_pause: u64,
     survey_at: u64,
@@ -199,8 +232,12 @@ impl Core {
             kill_sent: HashMap::new(),
             demand: BTreeMap::new(),
             suppressed: true,
+            resident_demand: BTreeMap::new(),
+            release_demand: BTreeSet::new(),
+            residents_suppressed: true,
             reconcile_at: 0,
             unconfirmed: BTreeSet::new(),
+            unconfirmed_before: 0,
             ask_again_at: 0,
             ask_again_pause: ASK_AGAIN_MS.0,
             survey_at: 0,
@@ -233,7 +270,7 @@ impl Core {
         &self.state
     }
 
-    /// Whether a new subscription should begin without offers.
+    /// Whether a new subscription should begin without offers; of the role for residents it always does.
     #[must_use]
     pub fn is_suppressed(&self) -> bool {
         self.suppressed
@@ -252,13 +289,17 @@ impl Core {
         self.kill_sent.clear();
         // Whatever was waiting asks again, and every sentence is repeated.
         self.demand.clear();
+        self.resident_demand.clear();
+        self.release_demand.clear();
         self.job_demand.clear();
         self.jobs.line_changed();
         self.suppressed = false;
+        self.residents_suppressed = true;
         self.touched.extend(self.state.apps.keys().cloned());
         self.reconcile(now);
         self.calls.push(Call::Reconcile { tasks: Vec::new() });
         self.unconfirmed = self.all_tasks().into_iter().map(|(task, _)| task).collect();
+        self.unconfirmed_before = self.unconfirmed.len();
         self.ask_again_pause = ASK_AGAIN_MS.0;
         self.ask_again_at = now.saturating_add(self.ask_again_pause);
     }
@@ -298,6 +339,7 @@ impl Core {
         }
         self.state.machines = Arc::new(machines);
         self.changed = true;
+        self.forget_released();
     }
 
     /// Does everything that follows from what came in and from the time that passed.
@@ -333,6 +375,7 @@ impl Core {
                     Key::Framework
                     | Key::App(_)
                     | Key::Version(..)
+                    | Key::Holding(..)
                     | Key::Deployment(_)
                     | Key::Group(_)
                     | Key::GroupVersion(..)
@@ -386,6 +429,13 @@ impl Core {
         tasks.retain(|(task, _)| self.unconfirmed.contains(task));
         if tasks.is_empty() {
             self.unconfirmed.clear();
+            return;
+        }
+        let n = self.unconfirmed.len();
+        if n < self.unconfirmed_before {
+            // The answers still come.
+            self.unconfirmed_before = n;
+            self.ask_again_at = now.saturating_add(self.ask_again_pause);
             return;
         }
         self.ask_after(&tasks);

@@ -3,6 +3,7 @@
 //! Pure, and by level: the answer depends only on the members, not on how they came about, so it is the same after a
 //! restart of the scheduler. The bounds of rolling updates are computed here (Marathon's restart arithmetic).
 
+mod trial;
 mod victims;
 
 use std::collections::HashSet;
@@ -10,6 +11,7 @@ use std::collections::HashSet;
 use mezzo_api::model::TaskId;
 
 use crate::app::spec::{KillSelection, PPM, UpgradeStrategy};
+use trial::trial;
 use victims::victims;
 
 /// How far a member has come.
@@ -57,6 +59,8 @@ pub enum Wanted {
     Restart(u32, UpgradeStrategy),
     /// The first so many, and of the current configuration at first only as many as the second number.
     Trial(u32, u32, UpgradeStrategy),
+    /// The same where a new one takes what an old one keeps: never more than asked for.
+    Resident(u32, UpgradeStrategy),
     /// None.
     Stop,
 }
@@ -99,13 +103,39 @@ pub fn bounds(n: u32, strategy: UpgradeStrategy, existing: u32) -> Bounds {
     }
 }
 
+/// The same for an app with persistent volumes: without room to move, one less than asked for is enough.
+#[must_use]
+pub fn resident_bounds(n: u32, strategy: UpgradeStrategy, existing: u32) -> Bounds {
+    let strategy = UpgradeStrategy {
+        maximum_over_ppm: 0,
+        ..strategy
+    };
+    let Bounds {
+        min_healthy,
+        max_capacity,
+    } = bounds(n, strategy, 0);
+    let stuck = min_healthy == max_capacity && max_capacity <= existing;
+    Bounds {
+        min_healthy: min_healthy - u32::from(stuck && min_healthy > 0),
+        // Where none is asked for, `bounds` leaves room for one.
+        max_capacity: max_capacity.min(n),
+    }
+}
+
 /// What to do about an app now.
 #[must_use]
 pub fn changes(members: &[Member], wanted: Wanted, selection: KillSelection) -> Changes {
     match wanted {
         Wanted::Scale(n) => scale(members, n, selection),
-        Wanted::Restart(n, strategy) => restart(members, n, strategy, selection),
         Wanted::Trial(n, tried, strategy) => trial(members, n, tried, strategy, selection),
+        Wanted::Restart(n, strategy) => {
+            let bounds = bounds(n, strategy, count(members, is_there));
+            restart(members, n, bounds, selection)
+        }
+        Wanted::Resident(n, strategy) => {
+            let bounds = resident_bounds(n, strategy, count(members, is_there));
+            restart(members, n, bounds, selection)
+        }
         Wanted::Stop => stop(members),
     }
 }
@@ -153,17 +183,12 @@ fn scale(members: &[Member], n: u32, selection: KillSelection) -> Changes {
     }
 }
 
-fn restart(
-    members: &[Member],
-    n: u32,
-    strategy: UpgradeStrategy,
-    selection: KillSelection,
-) -> Changes {
+fn restart(members: &[Member], n: u32, bounds: Bounds, selection: KillSelection) -> Changes {
     let existing = count(members, is_there);
     let Bounds {
         min_healthy,
         max_capacity,
-    } = bounds(n, strategy, existing);
+    } = bounds;
     let is_healthy = |member: &Member| member.phase == Phase::Healthy;
     let old: Vec<&Member> = members
         .iter()
@@ -248,69 +273,6 @@ fn spared(
         kill.push(id);
     }
     kill
-}
-
-/// `tried` of the new beside the old. They come in addition where there is room for that, else old ones go for them; more
-/// of them only where the old are too few for `n`.
-fn trial(
-    members: &[Member],
-    n: u32,
-    tried: u32,
-    strategy: UpgradeStrategy,
-    selection: KillSelection,
-) -> Changes {
-    let existing = count(members, is_there);
-    let Bounds {
-        min_healthy,
-        max_capacity,
-    } = bounds(n, strategy, existing);
-    let old: Vec<&Member> = members
-        .iter()
-        .filter(|m| !m.current && is_active(m))
-        .collect();
-    let n_old = u32::try_from(old.len()).unwrap_or(u32::MAX);
-    let new_active = count(members, |m| m.current && is_active(m));
-    let new_healthy = count(members, |m| m.current && m.phase == Phase::Healthy);
-    let healthy = count(members, |m| m.phase == Phase::Healthy);
-    let target = tried.max(n.saturating_sub(n_old)).min(n);
-    let missing = target.saturating_sub(new_active);
-    let room = max_capacity.saturating_sub(existing);
-    let launch = missing.min(room);
-    // What is ending makes room, too.
-    let leaving = count(members, |m| m.phase == Phase::Leaving);
-    let budget = missing
-        .saturating_sub(room.saturating_add(leaving))
-        .min((n_old + new_healthy).saturating_sub(min_healthy))
-        .min(n_old.saturating_sub(n.saturating_sub(tried)));
-    let mut kill = spared(old, budget, healthy.saturating_sub(min_healthy), selection);
-    let new_members = members
-        .iter()
-        .filter(|m| m.current && is_active(m))
-        .collect();
-    kill.extend(victims(
-        new_members,
-        new_active.saturating_sub(n),
-        selection,
-    ));
-    let lost = members
-        .iter()
-        .filter(|m| !m.current && m.phase == Phase::Inactive);
-    kill.extend(lost.map(|m| m.id.clone()));
-    let reached = kill.is_empty() && missing == 0 && new_healthy >= target;
-    let waiting_for = if reached {
-        String::new()
-    } else {
-        format!(
-            "{new_healthy} of {target} new instances on trial running and healthy beside {n_old} old (at least \
-             {min_healthy} healthy, at most {max_capacity} in all; {existing} exist)"
-        )
-    };
-    Changes {
-        launch,
-        kill,
-        reached,
-        waiting_for,
-    }
 }
 
 fn stop(members: &[Member]) -> Changes {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mezzo_api::masters::{InvalidMasters, Masters};
+use mezzo_api::model::RoleName;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -24,7 +25,7 @@ use crate::store::{Store, StoreError};
 /// Requests under way have so long to end.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Events of the master that may wait for the loop.
-const EVENT_QUEUE: usize = 4096;
+const EVENT_QUEUE: usize = 16_384;
 
 /// Why a scheduler cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,11 @@ pub enum Error {
     /// The masters' addresses.
     #[error("`master`: {0}")]
     Master(#[from] InvalidMasters),
+    /// Nothing can be reserved for it.
+    #[error(
+        "`resident_role`: nothing can be reserved for `*`, which is everybody: name another role"
+    )]
+    ResidentRole,
     /// The file that says where it listens.
     #[error("cannot write {}", path.display())]
     Address {
@@ -65,6 +71,9 @@ pub enum Error {
 /// When the state, the port or the master's address cannot be used, or the disk fails on the way.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let masters = Masters::parse(&config.master)?;
+    if config.resident_role == RoleName::any() {
+        return Err(Error::ResidentRole);
+    }
     let (store, state) = Store::open(&config.state_dir)?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -79,6 +88,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         reconcile_interval: Duration::from_secs(config.reconcile_interval_secs.max(1)),
         refuse: Duration::from_secs(config.decline_secs),
         max_deployments: config.max_running_deployments,
+        resident_role: config.resident_role.clone(),
         ..Settings::default()
     };
     tracing::info!(%address, master = config.master, apps = state.apps.len(), "scheduler starts");
@@ -98,6 +108,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let link = LinkConfig {
         masters,
         framework_name: config.framework_name,
+        resident_role: config.resident_role,
         failover_timeout: Duration::from_secs(config.failover_timeout_secs),
         webui_url: format!("http://{address}"),
     };

@@ -95,6 +95,8 @@ pub fn task_info(
             ..app.limits.clone()
         },
         group: None,
+        reserved: Vec::new(),
+        persistent: Vec::new(),
         readiness_check: app
             .readiness_check
             .as_ref()

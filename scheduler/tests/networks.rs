@@ -55,6 +55,8 @@ fn task(app: App, ports: &[u16]) -> TaskInfo {
         region: String::new(),
         zone: String::new(),
         address: String::new(),
+        reserved: Vec::new(),
+        volumes: Vec::new(),
         revocable: false,
     };
     let id = "web.1".parse().unwrap();

@@ -64,6 +64,12 @@ enum Server {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let done = match &args.server {
         Some(Server::Master { dir }) => servers::master(dir),
         Some(Server::Scheduler { dir, master }) => servers::scheduler(dir, master),

@@ -136,6 +136,9 @@ impl App {
             put("placement", "bestFit".into());
         }
         put("dependencies", json!(self.dependencies));
+        if let Some(residency) = self.residency {
+            put("residency", residency.to_json());
+        }
         put("fetch", json!([]));
         Value::Object(out)
     }
@@ -156,6 +159,13 @@ impl App {
             .secret_volumes
             .iter()
             .map(|(path, secret)| json!({"containerPath": path, "secret": secret}));
+        let persistent = container.persistent.iter().map(|mount| {
+            json!({
+                "containerPath": mount.container_path,
+                "mode": "RW",
+                "persistent": {"type": "root", "size": mount.size_mb, "constraints": []},
+            })
+        });
         let volumes: Vec<Value> = container
             .volumes
             .iter()
@@ -166,8 +176,12 @@ impl App {
                     "mode": if volume.read_only { "RO" } else { "RW" },
                 })),
                 // No app field makes one; those with secrets are listed beside them.
-                VolumeSource::Tmpfs(_) | VolumeSource::Secret(_) | VolumeSource::Group(_) => None,
+                VolumeSource::Tmpfs(_)
+                | VolumeSource::Secret(_)
+                | VolumeSource::Group(_)
+                | VolumeSource::Persistent(_) => None,
             })
+            .chain(persistent)
             .chain(secrets)
             .collect();
         let mut out = json!({

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::AppId;
 use super::constraint::{Constraint, Operator};
 use super::readiness::AppReadinessCheck;
+use super::residency::{PersistentMount, Residency};
 
 /// One million: shares and factors are in millionths.
 pub const PPM: u64 = 1_000_000;
@@ -61,6 +62,8 @@ pub struct Container {
     pub network_labels: BTreeMap<String, String>,
     /// Host paths.
     pub volumes: Vec<Volume>,
+    /// Volumes whose content outlives tasks.
+    pub persistent: Vec<PersistentMount>,
     /// Files with secrets: where, and the name that the app gives the secret.
     pub secret_volumes: Vec<(String, String)>,
     /// The one of the app's secrets that holds the credentials for the image's registry.
@@ -390,6 +393,8 @@ pub struct App {
     pub secrets: BTreeMap<String, SecretSource>,
     /// It runs on what others do not use, until they need it.
     pub revocable: bool,
+    /// Its instances keep what they have on a machine; exactly where it has persistent volumes.
+    pub residency: Option<Residency>,
 }
 
 impl App {
@@ -399,7 +404,7 @@ impl App {
         self.secrets.get(self.container.pull_secret.as_deref()?)
     }
 
-    /// The task's volumes, those with secrets too.
+    /// The task's volumes, those with secrets too; persistent ones come from what an instance keeps.
     #[must_use]
     pub fn volumes(&self) -> Vec<Volume> {
         let secrets = self.container.secret_volumes.iter();

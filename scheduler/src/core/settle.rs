@@ -32,13 +32,15 @@ impl Core {
     }
 
     fn settle_app(&mut self, id: &AppId, now: u64) {
+        self.settle_holdings(id);
         let Some(app) = self.state.apps.get(id) else {
             self.wake(id, None);
             self.waiting.remove(id);
             return;
         };
         let app = Arc::clone(app);
-        let spec = &app.active().app;
+        let version = Arc::clone(app.active());
+        let spec = &version.app;
         let course = self.state.course_of(id);
         let stage = course.map(|course| course.stage);
         let wanted = wanted(self.state.action_on(id), stage, spec);
@@ -46,6 +48,8 @@ impl Core {
         let overdue = self.overdue(&app, now);
         if !changes.kill.is_empty() || !overdue.is_empty() {
             let kills = std::mem::take(&mut changes.kill);
+            // With a hold on it a change would copy the list of all its instances.
+            drop(app);
             self.sentence(id, kills, Sentence::NotWanted);
             self.sentence(id, overdue, Sentence::Overdue);
             // Those are members of another sort now: look again.
@@ -90,10 +94,11 @@ impl Core {
         } else {
             self.waiting.remove(id);
         }
-        if queue != app.queue
+        let is_news = queue != app.queue
             || changes.waiting_for != app.waiting_for
-            || changes.reached != app.reached
-        {
+            || changes.reached != app.reached;
+        drop(app);
+        if is_news {
             self.changed = true;
             if let Some(app) = self.state.apps.get_mut(id) {
                 let app = Arc::make_mut(app);
@@ -187,7 +192,7 @@ impl Core {
             match (instance.condition, instance.sentence) {
                 (Condition::Unreachable { since }, None) => {
                     if let UnreachableStrategy::After { inactive_ms, .. } =
-                        app.active().app.unreachable
+                        app.active().app.when_unreachable()
                     {
                         let then = since.saturating_add(inactive_ms);
                         if then > now {
@@ -286,8 +291,11 @@ impl Core {
         }
     }
 
-    /// The app is gone; what is left of it is on machines that cannot be reached.
+    /// The app is gone; what is left of it is on machines that cannot be reached. What its instances kept is given back.
     fn remove_app(&mut self, id: &AppId) {
+        if let Some(app) = self.state.apps.get(id) {
+            self.release(id, app.holdings.keys().copied().collect());
+        }
         let Some(app) = self.state.apps.remove(id) else {
             return;
         };

@@ -95,11 +95,12 @@ impl Core {
         let Some(before) = app.instances.get(&status.task_id) else {
             return;
         };
-        let strategy = app.active().app.unreachable;
+        let strategy = app.active().app.when_unreachable();
         let after = next(before, status, to, strategy, now);
         if after == **before {
             return;
         }
+        let holding = before.holding;
         let started =
             before.condition != Condition::Running && after.condition == Condition::Running;
         // One that returns is told again that it must go.
@@ -116,6 +117,11 @@ impl Core {
             self.dirty.insert(Key::App(app_id.clone()));
         }
         self.dirty.insert(Key::Instance(status.task_id.clone()));
+        if matches!(to, Condition::Starting | Condition::Running)
+            && let Some(holding) = holding
+        {
+            self.keep(app_id, holding);
+        }
     }
 
     fn ended(&mut self, app_id: &AppId, status: &TaskStatus, now: u64) {

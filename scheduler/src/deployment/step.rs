@@ -63,6 +63,9 @@ pub fn wanted(action: Option<ActionKind>, stage: Option<Stage>, app: &App) -> Wa
         None | Some(ActionKind::StartApplication | ActionKind::ScaleApplication) => {
             Wanted::Scale(n)
         }
+        Some(ActionKind::RestartApplication) if app.residency.is_some() => {
+            Wanted::Resident(n, app.upgrade)
+        }
         Some(ActionKind::RestartApplication) => {
             match (app.upgrade.trial, stage.unwrap_or(Stage::Going)) {
                 (Trial::Canary { instances, .. }, Stage::Trying | Stage::Holding) => {

@@ -140,8 +140,8 @@ pub(crate) fn task(app: &AppState, instance: &Instance) -> Value {
                 "protocol": if address.is_ipv4() { "IPv4" } else { "IPv6" },
             }))
             .collect::<Vec<Value>>(),
-        "localVolumes": [],
-        "role": "*",
+        "localVolumes": local_volumes(app, instance),
+        "role": role(app, instance),
     });
     let Some(fields) = out.as_object_mut() else {
         return out;
@@ -160,6 +160,24 @@ pub(crate) fn task(app: &AppState, instance: &Instance) -> Value {
         fields.insert("message".into(), instance.message.as_str().into());
     }
     out
+}
+
+fn local_volumes(app: &AppState, instance: &Instance) -> Vec<Value> {
+    let holding = instance.holding.and_then(|id| app.holdings.get(&id));
+    let volumes = holding.iter().flat_map(|holding| &holding.volumes);
+    volumes
+        .map(|held| {
+            json!({
+                "containerPath": held.container_path,
+                "persistenceId": held.volume.id.as_str(),
+            })
+        })
+        .collect()
+}
+
+fn role<'a>(app: &'a AppState, instance: &Instance) -> &'a str {
+    let holding = instance.holding.and_then(|id| app.holdings.get(&id));
+    holding.map_or("*", |holding| holding.stack.role().as_str())
 }
 
 fn task_failure(app: &AppState, failure: &TaskFailure) -> Value {

@@ -178,6 +178,8 @@ impl World {
             region: String::new(),
             zone: String::new(),
             address: "127.0.0.1:5051".into(),
+            reserved: Vec::new(),
+            volumes: Vec::new(),
             revocable: false,
         };
         self.send(Inner::Offers(proto::event::Offers {
@@ -469,5 +471,19 @@ impl FrameworkService for Master {
         _: Request<proto::TeardownRequest>,
     ) -> Result<Response<proto::TeardownResponse>, Status> {
         Err(Status::unimplemented("no teardown here"))
+    }
+
+    async fn acknowledge_operation(
+        &self,
+        _: Request<proto::AcknowledgeOperationRequest>,
+    ) -> Result<Response<proto::AcknowledgeOperationResponse>, Status> {
+        Err(Status::unimplemented("no operations here"))
+    }
+
+    async fn reconcile_operations(
+        &self,
+        _: Request<proto::ReconcileOperationsRequest>,
+    ) -> Result<Response<proto::ReconcileOperationsResponse>, Status> {
+        Err(Status::unimplemented("no operations here"))
     }
 }

@@ -1,12 +1,37 @@
 //! Each rule of the simulation bites: with a bug between core and world some seed fails, and with the rule's words.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use mezzo_api::model::{Resources, TaskId, TaskInfo, TaskState};
+
 use super::rules::Planted;
+use super::world::{Task, World};
 use super::{roll, storm};
 
 /// More than any of the bugs needs.
 const SEEDS: u64 = 60;
+
+/// Tasks that nobody asked for, until so many live.
+pub(super) fn add_twins(world: &mut World, n: u32) {
+    let Some(info) = world.tasks.values().next().map(|task| task.info.clone()) else {
+        return;
+    };
+    for i in world.tasks.len()..n as usize {
+        let id: TaskId = format!("twin-{i}").parse().expect("valid");
+        let task = Task {
+            info: TaskInfo {
+                task_id: id.clone(),
+                resources: Resources::new(),
+                ..info.clone()
+            },
+            state: TaskState::Running,
+            unacknowledged: VecDeque::new(),
+            pools: Default::default(),
+        };
+        world.tasks.insert(id, task);
+    }
+}
 
 fn is_found(run: impl Fn(u64, Option<Planted>), planted: Planted, words: &[&str]) {
     for seed in 0..SEEDS {

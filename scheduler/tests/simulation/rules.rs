@@ -9,7 +9,7 @@ use mezzo_scheduler::app::spec::{PPM, Trial, UpgradeStrategy};
 use mezzo_scheduler::core::state::{AppState, State};
 use mezzo_scheduler::deployment::course::Stage;
 use mezzo_scheduler::deployment::{ActionKind, DeploymentId};
-use mezzo_scheduler::reconcile::{Bounds, Member, Phase, bounds};
+use mezzo_scheduler::reconcile::{Bounds, Member, Phase, bounds, resident_bounds};
 
 /// A bug, planted between the core and the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,11 @@ pub(crate) fn check_update(id: &AppId, before: &AppState, after: &AppState, now:
     let spec = &after.active().app;
     let (was, is) = (before.members(now), after.members(now));
     let existing = count(&was, takes_room);
-    let limits = limits(spec.upgrade, spec.instances, existing);
+    let limits = if spec.residency.is_some() {
+        resident_bounds(spec.instances, spec.upgrade, existing)
+    } else {
+        limits(spec.upgrade, spec.instances, existing)
+    };
     let exist = count(&is, takes_room);
     assert!(
         exist <= limits.max_capacity.max(existing),
