@@ -8,6 +8,7 @@ mod disk;
 mod lend;
 mod limits;
 mod steps;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -51,10 +52,6 @@ use crate::{
     usage::{NodePressure, Round},
 };
 
-/// Longest wait for pending writes when the agent stops.
-const FLUSH: Duration = Duration::from_secs(5);
-/// Longest wait for tasks to end when they go with the agent, beyond their grace periods.
-const KILL_ALL: Duration = Duration::from_secs(15);
 const STEP_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Monotonic time that begins at the Unix time of the start, so that ages of recovered things carry over.
@@ -599,52 +596,6 @@ impl Actor {
             }
             Done::Disk(container, events, failures)
         });
-    }
-
-    /// Ends every task and removes what is left, within a bound.
-    async fn kill_all(&mut self, commands: &mut mpsc::Receiver<Command>) {
-        self.handle(Event::KillAll);
-        let grace = self
-            .core
-            .entries()
-            .filter(|entry| entry.ended_at().is_none())
-            .filter_map(|entry| entry.info.kill_grace)
-            .max()
-            .unwrap_or_default();
-        let deadline = Instant::now() + grace + KILL_ALL;
-        while self.core.has_groups() || self.core.entries().any(|entry| entry.ended_at().is_none())
-        {
-            if tokio::time::timeout_at(deadline, self.turn(commands))
-                .await
-                .is_err()
-            {
-                tracing::error!(
-                    "not every task ended in time: the rest is killed with the runtime"
-                );
-                break;
-            }
-            // A launch that was in the queue must not outlive the others.
-            self.handle(Event::KillAll);
-        }
-        for token in self.health.values() {
-            token.cancel();
-        }
-    }
-
-    /// Finishes what is being written.
-    async fn flush(&mut self, commands: &mut mpsc::Receiver<Command>) {
-        self.outbound = None;
-        let deadline = Instant::now() + FLUSH;
-        while !self.disk_busy.is_empty() {
-            if tokio::time::timeout_at(deadline, self.turn(commands))
-                .await
-                .is_err()
-            {
-                tracing::error!("not everything could be written in time");
-                break;
-            }
-        }
-        self.jobs.shutdown().await;
     }
 }
 

@@ -89,6 +89,11 @@ impl Disk {
 
     /// Has the file system count a container that is about to start, and refuse it more than the task holds. Where that
     /// fails it is measured like any other.
+    /// Whether [`Disk::bound`] does anything here.
+    pub(crate) fn has_quotas(&self) -> bool {
+        self.projects.is_some()
+    }
+
     pub(crate) fn bound(&self, id: &ContainerId, info: &TaskInfo, snapshot: &Snapshot) {
         let Some(projects) = &self.projects else {
             return;

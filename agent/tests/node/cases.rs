@@ -13,7 +13,8 @@ use crate::figures::{
 };
 use crate::files::{
     a_follower_misses_nothing_through_rotations_and_the_end, a_log_is_read_from_a_time_on,
-    a_terminal_has_its_size_and_changes_it, files_go_in_and_come_out_and_no_link_leads_out,
+    a_program_is_executed_in_no_directory_of_a_descriptor, a_terminal_has_its_size_and_changes_it,
+    files_go_in_and_come_out_and_no_link_leads_out,
 };
 use crate::groups::{
     a_group_with_a_member_that_cannot_start_runs_not_at_all,
@@ -74,6 +75,7 @@ cases![
     a_follower_misses_nothing_through_rotations_and_the_end,
     a_log_is_read_from_a_time_on,
     a_terminal_has_its_size_and_changes_it,
+    a_program_is_executed_in_no_directory_of_a_descriptor,
     files_go_in_and_come_out_and_no_link_leads_out,
     what_tasks_use_is_told_with_rates_and_history,
     apps_are_counted_to_the_microsecond,
