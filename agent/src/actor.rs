@@ -281,6 +281,10 @@ impl Actor {
                         .collect(),
                 );
             }
+            Command::Holders(reply) => {
+                let holders = self.core.held_groups().map(|group| group.holder);
+                let _ = reply.send(holders.collect());
+            }
             Command::Find(task, reply) => {
                 let _ = reply.send(self.core.find(&task).map(|entry| Found {
                     container: entry.container.clone(),
@@ -323,6 +327,14 @@ impl Actor {
                 if let Some(entry) = alive.get(container) {
                     let about = || About::new(&entry.key, &entry.info);
                     book.sample(container, about, usage, round.taken_ms(usage));
+                }
+            }
+            let groups: Vec<_> = self.core.held_groups().collect();
+            book.retain_groups(|holder| groups.iter().any(|group| group.holder == *holder));
+            for group in groups {
+                let sample = samples.iter().find(|(id, _)| *id == group.holder);
+                if let Some((_, usage)) = sample {
+                    book.group_sample(group, usage, round.taken_ms(usage));
                 }
             }
         });

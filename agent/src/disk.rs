@@ -119,11 +119,13 @@ impl Disk {
             return Some(DiskUse {
                 bytes: bytes.saturating_add(logs),
                 counted: Counted::All,
+                beside: logs,
             });
         }
         let mut used = DiskUse {
             bytes: logs,
             counted: Counted::All,
+            beside: 0,
         };
         let mut begun = Instant::now();
         let mut go_on = |_| {

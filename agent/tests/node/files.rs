@@ -172,7 +172,11 @@ pub(crate) async fn a_terminal_has_its_size_and_changes_it(bench: &mut Bench) {
     assert_eq!(code, Some(3));
 }
 
-fn entry(path: &str, kind: Kind) -> copy_to_part::Part {
+pub(crate) fn data(bytes: &[u8]) -> copy_to_part::Part {
+    copy_to_part::Part::Data(bytes.to_vec())
+}
+
+pub(crate) fn entry(path: &str, kind: Kind) -> copy_to_part::Part {
     copy_to_part::Part::Entry(CopyEntry {
         path: path.into(),
         mode: 0o640,
@@ -181,7 +185,7 @@ fn entry(path: &str, kind: Kind) -> copy_to_part::Part {
     })
 }
 
-async fn copy_to(
+pub(crate) async fn copy_to(
     bench: &Bench,
     task: &str,
     path: &str,

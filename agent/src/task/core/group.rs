@@ -11,7 +11,7 @@ use crate::{
         Context, TaskKey,
         entry::{Entry, Gate, Next, Phase as TaskPhase},
         event::Effect,
-        group::{self, Group, Holding, Member, Phase, Stands, Step},
+        group::{self, Group, HeldGroup, Holding, Member, Phase, Stands, Step},
         status::{KillCause, Outcome},
     },
 };
@@ -50,6 +50,8 @@ impl Core {
                 members: keys,
                 phase: Phase::Gathering,
                 lost: None,
+                told: None,
+                widens_for: None,
             },
         );
         for info in infos {
@@ -101,6 +103,24 @@ impl Core {
         !self.groups.is_empty()
     }
 
+    /// Groups of which what they share is there.
+    pub(crate) fn held_groups(&self) -> impl Iterator<Item = HeldGroup> {
+        let held = self
+            .groups
+            .iter()
+            .filter(|(_, group)| matches!(group.phase, Phase::Held(_)) && group.lost.is_none());
+        held.filter_map(|(holder, group)| {
+            let alive = |key: &&TaskKey| self.tasks.get(*key).is_some_and(Entry::is_alive);
+            let running = group.members.iter().filter(alive);
+            Some(HeldGroup {
+                holder: holder.clone(),
+                framework: group.members.first()?.framework.clone(),
+                group: group.info.id.clone(),
+                running: running.map(|key| key.task.clone()).collect(),
+            })
+        })
+    }
+
     /// Whether this container holds what a group shares.
     pub(crate) fn has_group(&self, holder: &str) -> bool {
         self.groups.keys().any(|known| known.as_str() == holder)
@@ -133,6 +153,9 @@ impl Core {
             Step::Hold => {
                 let holding = self.holding(holder);
                 self.set_phase(holder, Phase::Holding);
+                if let (Some(group), Some(holding)) = (self.groups.get_mut(holder), &holding) {
+                    group.told = Some(holding.limits.clone());
+                }
                 effects.extend(holding.map(|holding| Effect::Hold(Box::new(holding))));
             }
             Step::Admit(index) => {
@@ -234,6 +257,8 @@ impl Core {
                 members: entries.iter().map(|entry| entry.key.clone()).collect(),
                 phase: Phase::Held(Attachment::default()),
                 lost: None,
+                told: None,
+                widens_for: None,
             };
             rebuilt.push((holder, group));
         }

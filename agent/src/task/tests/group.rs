@@ -78,6 +78,17 @@ impl Bench {
             .collect()
     }
 
+    pub(super) fn running_group(&mut self, ids: &[&str]) {
+        self.launch_group(members(ids, GroupPolicy::KillGroup));
+        for id in ids {
+            self.ready(id);
+        }
+        self.held(ids[0]);
+        for id in ids {
+            self.started(id);
+        }
+    }
+
     fn holds(&self) -> usize {
         let holds = self
             .effects
