@@ -74,7 +74,7 @@ impl Actor {
     pub(super) async fn flush(&mut self, commands: &mut mpsc::Receiver<Command>) {
         self.outbound = None;
         let deadline = Instant::now() + FLUSH;
-        while !self.disk_busy.is_empty() {
+        while !self.disk_busy.is_empty() || self.writing_book {
             if tokio::time::timeout_at(deadline, self.turn(commands))
                 .await
                 .is_err()

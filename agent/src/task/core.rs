@@ -11,6 +11,7 @@ mod group_limits;
 mod kill;
 mod launch;
 mod lend;
+mod pools;
 mod time;
 
 use std::{
@@ -34,7 +35,11 @@ use super::{
 };
 use crate::{
     node::{ContainerId, ExitRecord},
-    resources::{grant::Grants, ledger::Ledger},
+    resources::{
+        book::{Book, Saved},
+        grant::Grants,
+        ledger::Ledger,
+    },
 };
 
 /// A container that survived a kill is killed again after this.
@@ -77,6 +82,9 @@ pub(crate) struct Core {
     ledger: Ledger,
     lent: lend::Lent,
     grants: Grants,
+    book: Book,
+    /// The next one, until it is on disk.
+    writing: Option<pools::Writing>,
     tasks: BTreeMap<TaskKey, Entry>,
     by_container: HashMap<ContainerId, TaskKey>,
     groups: BTreeMap<ContainerId, Group>,
@@ -99,6 +107,8 @@ impl Core {
             settings,
             agent_id,
             connected: false,
+            book: Book::open(total.clone().into(), Saved::default()).unwrap_or_default(),
+            writing: None,
             ledger: Ledger::new(total),
             lent: lend::Lent::default(),
             grants,
@@ -152,6 +162,13 @@ impl Core {
             }
             Event::Drain { max_grace } => self.drain(max_grace, ctx, &mut effects),
             Event::Activate => self.activate(),
+            Event::Operate(operation) => self.operate(&operation, ctx, &mut effects),
+            Event::AcknowledgeOperation {
+                framework,
+                operation,
+            } => self.acknowledge_operation(framework.as_ref(), &operation, &mut effects),
+            Event::BookWritten(result) => self.book_written(result, &mut effects),
+            Event::Purged(folder) => self.book.purged(&folder),
             Event::Disconnected => self.connected = false,
             Event::KillAll => {
                 let all: Vec<_> = self.tasks.keys().cloned().collect();

@@ -18,6 +18,7 @@ mod life;
 mod limits;
 mod master;
 mod network;
+mod volumes;
 mod walls;
 
 use std::{
