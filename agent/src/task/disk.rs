@@ -36,6 +36,30 @@ pub(crate) fn limit(info: &TaskInfo) -> Option<u64> {
     (bytes > 0).then(|| u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
+/// The bound of tasks that have something together; none if one of them has none.
+pub(crate) fn sum<'a>(infos: impl Iterator<Item = &'a TaskInfo>) -> Option<u64> {
+    infos
+        .map(limit)
+        .try_fold(0_u64, |sum, one| Some(sum.saturating_add(one?)))
+}
+
+/// Why the tasks of a group must end that take this much with the group's volumes; `None`: they need not.
+pub(crate) fn group_breach(used: DiskUse, limit: Option<u64>) -> Option<String> {
+    let may = mebibytes(limit?);
+    if used.bytes > limit? {
+        return Some(format!(
+            "the tasks of its group and the group's volumes take {} of the disk, their limit together is {may}",
+            mebibytes(used.bytes)
+        ));
+    }
+    match used.counted {
+        Counted::All => None,
+        Counted::TooMany | Counted::TooDeep => Some(format!(
+            "the volumes of its group have more files, or deeper directories, than can be counted, so the limit of {may} cannot be held"
+        )),
+    }
+}
+
 /// Why a task that takes this much must end; `None`: it need not. One that a quota has refused more to is not killed for the
 /// few bytes of its logs: it may have noticed, and go on. What cannot be counted counts as too much, or files
 /// could be hidden there.

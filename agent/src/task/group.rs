@@ -22,6 +22,8 @@ pub(crate) struct Holding {
     pub(crate) request: Option<NetworkRequest>,
     /// Of all members together.
     pub(crate) limits: Limits,
+    /// What its volumes on the disk may take; no bound if some member has none.
+    pub(crate) disk_bytes: Option<u64>,
     /// Some member needs the machine's user numbers, so all have them.
     pub(crate) host_users: bool,
 }

@@ -1,6 +1,6 @@
 //! Task groups among the tasks: launched together, looked after together. What is decided is in `task::group`. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use mezzo_api::model::{FrameworkId, RoleName, TaskInfo, TaskState};
 
@@ -9,6 +9,7 @@ use crate::{
     node::{Attachment, ContainerId, NetworkRequest},
     task::{
         Context, TaskKey,
+        disk::{self, DiskUse},
         entry::{Entry, Gate, Next, Phase as TaskPhase},
         event::Effect,
         group::{self, Group, HeldGroup, Holding, Member, Phase, Stands, Step},
@@ -101,6 +102,36 @@ impl Core {
     /// Whether what groups share is still about.
     pub(crate) fn has_groups(&self) -> bool {
         !self.groups.is_empty()
+    }
+
+    /// The volumes of a group on the disk count to what its members hold of it together; beyond that all of them end.
+    pub(super) fn group_disk(
+        &mut self,
+        holder: &ContainerId,
+        volumes: DiskUse,
+        ctx: &mut Context<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(group) = self.groups.get(holder) else {
+            return;
+        };
+        let entries = group.members.iter().filter_map(|key| self.tasks.get(key));
+        let alive = entries.clone().filter(|entry| entry.is_alive());
+        let own = alive.filter_map(|entry| entry.disk_bytes);
+        let all = DiskUse {
+            bytes: own.fold(volumes.bytes, u64::saturating_add),
+            ..volumes
+        };
+        let limit = disk::sum(entries.map(|entry| &entry.info));
+        if let Some(message) = disk::group_breach(all, limit) {
+            for key in group.members.clone() {
+                let is_alive = self.tasks.get(&key).is_some_and(Entry::is_alive);
+                if is_alive {
+                    let cause = KillCause::Disk(message.clone());
+                    self.kill(&key, Some(Duration::ZERO), cause, ctx, effects);
+                }
+            }
+        }
     }
 
     /// Groups of which what they share is there.
@@ -226,6 +257,7 @@ impl Core {
                 ports: ports.collect(),
             }),
             limits: group::sum(&limits),
+            disk_bytes: disk::sum(entries.iter().map(|entry| &entry.info)),
             host_users: entries.iter().any(|entry| {
                 let container = &entry.info.container;
                 container.privileged || container.host_users || !entry.grant.devices.is_empty()
