@@ -87,6 +87,7 @@ const MOUNTS: &[Mount] = &[
     ("/v2/deployments/{id}", || {
         get(plans::deployment).delete(plans::cancel)
     }),
+    ("/v2/deployments/{id}/promote", || post(plans::promote)),
     ("/v2/queue", || get(queue::queue)),
     ("/v2/queue/{*path}", || delete(queue::reset_delay)),
     ("/v2/tasks", || get(tasks::list)),
