@@ -463,7 +463,11 @@ fn the_documents_name_tests_that_are_there() {
         eprintln!("skipped: the sources are not on this machine");
         return;
     }
-    for (document, at_least) in [("docs/security.md", 60), ("README.md", 10)] {
+    for (document, at_least) in [
+        ("docs/security.md", 60),
+        ("README.md", 10),
+        ("docs/marathon-compatibility.md", 3),
+    ] {
         let text = fs::read_to_string(root.join(document)).unwrap();
         let mut n_named = 0;
         for quoted in text.split('`').skip(1).step_by(2) {
