@@ -161,7 +161,12 @@ impl Launcher {
         {
             let (disk, container, info) = (Arc::clone(&self.disk), container.clone(), info.clone());
             let snapshot = image.snapshot.clone();
-            blocking(move || disk.bound(&container, &info, &snapshot)).await?;
+            let volumes = volumes.clone();
+            blocking(move || {
+                disk.bound(&container, &info, &snapshot);
+                disk.bound_volumes(&info, &volumes);
+            })
+            .await?;
         }
         let host_paths = {
             let (info, allow) = (info.clone(), self.host_path_allow.clone());
