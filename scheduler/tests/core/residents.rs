@@ -260,6 +260,21 @@ fn what_was_never_begun_on_is_made_anew() {
 }
 
 #[test]
+fn what_was_never_made_is_forgotten_as_soon_as_the_master_says_so() {
+    let mut bench = Bench::new();
+    bench.told(&[]);
+    bench.post(resident(1));
+    bench.turn();
+    // Its call is lost.
+    let tasks = launched(&bench.offer_of(&Node::new()));
+    let calls = bench.say(&tasks[0].task_id, TaskState::Dropped).calls;
+    assert_eq!(bench.core.state().releasing.len(), 1);
+    assert!(calls.contains(&Call::Survey), "at once");
+    bench.told(&[]);
+    assert!(bench.core.state().releasing.is_empty());
+}
+
+#[test]
 fn what_instances_keep_cannot_be_changed() {
     let (mut bench, mut node) = (Bench::new(), Node::new());
     bench.run_resident(&mut node, 1);

@@ -72,7 +72,11 @@ impl Sim {
             now,
             core: Core::new(State::default(), Settings::default()),
             disk: BTreeMap::new(),
-            world: World::new(2),
+            // A year of them, and nobody looks.
+            world: World {
+                surveys: false,
+                ..World::new(2)
+            },
             ids: Counter(u128::from(seed) << 64),
             wake_at: None,
             faults: false,
