@@ -111,6 +111,7 @@ impl Core {
         }
         for id in &locking {
             tracing::info!(deployment = %id, "deployment broken off by force");
+            self.tell_broken_off(*id, "another deployment took its place by force");
             self.drop_deployment(*id);
         }
         self.last_version = version;
@@ -184,6 +185,7 @@ impl Core {
             self.drop_deployment(id);
         } else {
             self.dirty.insert(Key::Deployment(id));
+            self.tell_step_begun(id);
         }
     }
 

@@ -124,14 +124,7 @@ pub(crate) fn task(app: &AppState, instance: &Instance) -> Value {
         "version": instance.version.to_string(),
         "ports": instance.ports,
         "servicePorts": app.current.app.ports.iter().map(|port| port.port).collect::<Vec<u16>>(),
-        "ipAddresses": instance
-            .addresses
-            .iter()
-            .map(|address| json!({
-                "ipAddress": address.to_string(),
-                "protocol": if address.is_ipv4() { "IPv4" } else { "IPv6" },
-            }))
-            .collect::<Vec<Value>>(),
+        "ipAddresses": addresses(instance),
         "localVolumes": local_volumes(app, instance),
         "role": role(app, instance),
     });
@@ -152,6 +145,17 @@ pub(crate) fn task(app: &AppState, instance: &Instance) -> Value {
         fields.insert("message".into(), instance.message.as_str().into());
     }
     out
+}
+
+/// Its own addresses.
+pub(crate) fn addresses(instance: &Instance) -> Value {
+    let addresses = instance.addresses.iter().map(|address| {
+        json!({
+            "ipAddress": address.to_string(),
+            "protocol": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        })
+    });
+    Value::Array(addresses.collect())
 }
 
 fn local_volumes(app: &AppState, instance: &Instance) -> Vec<Value> {
