@@ -72,11 +72,7 @@ impl Sim {
             now,
             core: Core::new(State::default(), Settings::default()),
             disk: BTreeMap::new(),
-            // A year of them, and nobody looks.
-            world: World {
-                surveys: false,
-                ..World::new(2)
-            },
+            world: World::new(2),
             ids: Counter(u128::from(seed) << 64),
             wake_at: None,
             faults: false,
@@ -85,6 +81,8 @@ impl Sim {
             finished: BTreeMap::new(),
             runs: BTreeMap::new(),
         };
+        // A year of them, and nobody looks.
+        sim.world.surveys = false;
         sim.connect();
         sim
     }
