@@ -289,6 +289,7 @@ impl Actor {
                         .map(|e| Target {
                             key: e.key.clone(),
                             container: e.container.clone(),
+                            volumes: self.core.written_volumes(e),
                         })
                         .collect(),
                 );
@@ -444,10 +445,13 @@ impl Actor {
                 });
             }
             Effect::Purge(folder) => {
-                let store = self.store.clone();
+                let (store, limits) = (self.store.clone(), Arc::clone(&self.launcher.disk));
                 self.jobs.spawn(async move {
                     let name = folder.clone();
-                    let purged = tokio::task::spawn_blocking(move || store.purge_volume(&name));
+                    let purged = tokio::task::spawn_blocking(move || {
+                        limits.forget_volume(&name);
+                        store.purge_volume(&name)
+                    });
                     match purged.await {
                         Ok(Ok(())) => return Done::Event(Event::Purged(folder)),
                         Ok(Err(error)) => tracing::warn!(folder, %error, "cannot remove a destroyed volume; the next start tries again"),

@@ -7,14 +7,17 @@
 //!
 //! A quota is believed only of a container with users of its own: root with the machine's numbers may take its files out
 //! of its project. Others are walked. The keeper writes the logs as the machine's root, so they have no part in the quota.
+//! A persistent volume is a tree for itself, with the bound of its size, whichever task writes it.
 
 use std::{
+    collections::HashMap,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use mezzo_api::model::TaskInfo;
+use mezzo_api::model::{TaskInfo, VolumeId};
 use mezzo_runtime::disk::{self as trees, Bounds, End, Projects, QuotaError};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +28,7 @@ use crate::{
     node::{ContainerId, Images, Runtime, Snapshot, Stream, runtime::chain},
     store::Store,
     task::{
-        disk::{Counted, DiskUse, limit},
+        disk::{Counted, DiskUse, VolumeUse, limit},
         event::Event,
     },
     usage::{Worker, turn::Turn},
@@ -87,13 +90,13 @@ impl Disk {
         }
     }
 
-    /// Has the file system count a container that is about to start, and refuse it more than the task holds. Where that
-    /// fails it is measured like any other.
     /// Whether [`Disk::bound`] does anything here.
     pub(crate) fn has_quotas(&self) -> bool {
         self.projects.is_some()
     }
 
+    /// Has the file system count a container that is about to start, and refuse it more than the task holds. Where that
+    /// fails it is measured like any other.
     pub(crate) fn bound(&self, id: &ContainerId, info: &TaskInfo, snapshot: &Snapshot) {
         let Some(projects) = &self.projects else {
             return;
@@ -129,9 +132,57 @@ impl Disk {
         }
     }
 
-    /// What a running container takes, or the volumes on the disk of a group that it holds; `None` when it was stopped or
-    /// there is nothing to measure.
-    pub(crate) fn measure(&self, id: &ContainerId, stop: &CancellationToken) -> Option<DiskUse> {
+    /// The same for the persistent volumes that it writes, each with its size. One that has content, and no project, came
+    /// from a file system without quotas: it is measured, for a project does not count what was there before.
+    pub(crate) fn bound_volumes(&self, info: &TaskInfo, volumes: &[(VolumeId, PathBuf)]) {
+        let Some(projects) = &self.projects else {
+            return;
+        };
+        for (id, path) in volumes.iter().filter(|(id, _)| info.writes(id)) {
+            let mut mounted = info.persistent.iter();
+            let size_mb = mounted
+                .find(|one| one.id == *id)
+                .map_or(0, |one| one.size_mb);
+            let bytes = match self.enforce {
+                true => size_mb.saturating_mul(1 << 20),
+                false => 0,
+            };
+            let is_empty = || fs::read_dir(path).is_ok_and(|mut files| files.next().is_none());
+            if projects.project(path).is_none() && !is_empty() {
+                continue;
+            }
+            if let Err(error) = projects.limit(&[path], bytes) {
+                tracing::warn!(volume = %id, error = chain(&error), "no quota for a volume: what it holds is measured");
+            }
+        }
+    }
+
+    /// What a running container takes, or the volumes on the disk of a group that it holds; `None` when it was stopped or there is nothing to measure.
+    pub(crate) fn measure(
+        &self,
+        id: &ContainerId,
+        volumes: &[(VolumeId, String)],
+        stop: &CancellationToken,
+    ) -> Option<DiskUse> {
+        let mut pace = Pace::new(stop);
+        let mut used = self.measure_own(id, &mut pace)?;
+        for (volume, folder) in volumes {
+            let tree = self.store.volume(folder);
+            let mut found = VolumeUse {
+                id: volume.clone(),
+                bytes: 0,
+                counted: Counted::All,
+            };
+            match self.by_quota(id, &tree) {
+                Some(bytes) => found.bytes = bytes,
+                None => pace.walk(&tree, id, &mut found.bytes, &mut found.counted)?,
+            }
+            used.volumes.push(found);
+        }
+        Some(used)
+    }
+
+    fn measure_own(&self, id: &ContainerId, pace: &mut Pace<'_>) -> Option<DiskUse> {
         let group = self.store.group(id);
         let (sandbox, trees, logs) = if group.is_dir() {
             (group.clone(), vec![group], Vec::new())
@@ -141,42 +192,19 @@ impl Disk {
             (sandbox, trees, self.logs(id))
         };
         let logs = trees::files(logs.iter().map(PathBuf::as_path));
-        if let Some(bytes) = self.by_quota(id, &sandbox) {
-            return Some(DiskUse {
-                bytes: bytes.saturating_add(logs),
-                counted: Counted::All,
-                beside: logs,
-            });
-        }
         let mut used = DiskUse {
             bytes: logs,
             counted: Counted::All,
             beside: 0,
+            volumes: Vec::new(),
         };
-        let mut begun = Instant::now();
-        let mut go_on = |_| {
-            let worked = begun.elapsed();
-            if worked >= WORK {
-                std::thread::sleep(worked * REST);
-                begun = Instant::now();
-            }
-            !stop.is_cancelled()
-        };
+        if let Some(bytes) = self.by_quota(id, &sandbox) {
+            used.bytes = bytes.saturating_add(logs);
+            used.beside = logs;
+            return Some(used);
+        }
         for tree in trees {
-            let found = match trees::walk(&tree, Bounds::default(), &mut go_on) {
-                Ok(found) => found,
-                Err(error) => {
-                    tracing::debug!(container = %id, tree = %tree.display(), %error, "not measured");
-                    continue;
-                }
-            };
-            used.bytes = used.bytes.saturating_add(found.bytes);
-            match found.end {
-                End::Complete => {}
-                End::Stopped => return None,
-                End::TooMany => used.counted = Counted::TooMany,
-                End::TooDeep => used.counted = Counted::TooDeep,
-            }
+            pace.walk(&tree, id, &mut used.bytes, &mut used.counted)?;
         }
         Some(used)
     }
@@ -204,6 +232,16 @@ impl Disk {
         }
     }
 
+    /// The same for a volume that is destroyed.
+    pub(crate) fn forget_volume(&self, folder: &str) {
+        if let Some(projects) = &self.projects
+            && let Some(project) = projects.project(&self.store.volume(folder))
+            && let Err(error) = projects.forget(project)
+        {
+            tracing::debug!(folder, error = chain(&error), "a quota stays behind");
+        }
+    }
+
     /// The files of both logs, those put aside too.
     fn logs(&self, id: &ContainerId) -> Vec<PathBuf> {
         let mut files = Vec::new();
@@ -221,6 +259,52 @@ impl Disk {
             files.push(newest);
         }
         files
+    }
+}
+
+/// Walks, and rests in between.
+struct Pace<'s> {
+    begun: Instant,
+    stop: &'s CancellationToken,
+}
+
+impl<'s> Pace<'s> {
+    fn new(stop: &'s CancellationToken) -> Self {
+        let begun = Instant::now();
+        Self { begun, stop }
+    }
+
+    /// Adds what a tree takes; `None` when it was stopped. A tree that is not there takes nothing.
+    fn walk(
+        &mut self,
+        tree: &Path,
+        id: &ContainerId,
+        bytes: &mut u64,
+        counted: &mut Counted,
+    ) -> Option<()> {
+        let mut go_on = |_| {
+            let worked = self.begun.elapsed();
+            if worked >= WORK {
+                std::thread::sleep(worked * REST);
+                self.begun = Instant::now();
+            }
+            !self.stop.is_cancelled()
+        };
+        let found = match trees::walk(tree, Bounds::default(), &mut go_on) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(container = %id, tree = %tree.display(), %error, "not measured");
+                return Some(());
+            }
+        };
+        *bytes = bytes.saturating_add(found.bytes);
+        match found.end {
+            End::Complete => {}
+            End::Stopped => return None,
+            End::TooMany => *counted = Counted::TooMany,
+            End::TooDeep => *counted = Counted::TooDeep,
+        }
+        Some(())
     }
 }
 
@@ -253,19 +337,26 @@ pub(crate) async fn run(
         let Ok(holders) = handle.ask(Command::Holders).await else {
             return;
         };
-        let tasks = targets.into_iter().map(|target| target.container);
+        let mut volumes: HashMap<ContainerId, Vec<(VolumeId, String)>> = HashMap::new();
+        let tasks = targets.into_iter().map(|target| {
+            if !target.volumes.is_empty() {
+                volumes.insert(target.container.clone(), target.volumes);
+            }
+            target.container
+        });
         let chosen = turn.choose(tasks.chain(holders));
         let (mut found, mut told, mut cost) = (Vec::new(), Instant::now(), Duration::ZERO);
         let asked = chosen.len();
         for (n, container) in chosen.into_iter().enumerate() {
             let (disk, stop) = (Arc::clone(&disk), shutdown.clone());
             let id = container.clone();
+            let volumes = volumes.remove(&container).unwrap_or_default();
             let used = tokio::select! {
                 // The walk ends by itself at its next step.
                 () = shutdown.cancelled() => return,
                 used = worker.run(move || {
                     let before = worked();
-                    (disk.measure(&id, &stop), worked().saturating_sub(before))
+                    (disk.measure(&id, &volumes, &stop), worked().saturating_sub(before))
                 }) => used,
             };
             let Some((used, took)) = used else {

@@ -165,7 +165,12 @@ impl Launcher {
         if self.disk.has_quotas() {
             let (disk, container, info) = (Arc::clone(&self.disk), container.clone(), info.clone());
             let snapshot = image.snapshot.clone();
-            blocking(move || disk.bound(&container, &info, &snapshot)).await?;
+            let volumes = volumes.clone();
+            blocking(move || {
+                disk.bound(&container, &info, &snapshot);
+                disk.bound_volumes(&info, &volumes);
+            })
+            .await?;
         }
         let host_paths = if has_host_paths(&info) {
             let (info, allow) = (info.clone(), self.host_path_allow.clone());

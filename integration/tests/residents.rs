@@ -6,14 +6,18 @@ mod common;
 use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{Stage, on_stage};
+use common::{Stage, check_contains, on_stage};
 use mezzo_integration::cluster::{PATIENCE, Server};
 use mezzo_integration::{process, wait};
 use serde_json::{Value, json};
 
-/// An app that keeps `/data`, and a folder of its sandbox.
+/// In a volume at an absolute path, and in one in the sandbox.
+const FILES: [&str; 2] = ["/data/starts", "/mnt/mezzo/sandbox/more/starts"];
+
+/// An app that counts its starts; it keeps `/data`, and a folder of its sandbox.
 fn resident(stage: &Stage) -> Value {
     let mut app = stage.app("keeper", 1);
+    app["args"] = json!(["--count", FILES[0], "--count", FILES[1]]);
     app["container"]["volumes"] = json!([
         {"containerPath": "/data", "mode": "RW", "persistent": {"size": 100}},
         {"containerPath": "more", "mode": "RW", "persistent": {"type": "root", "size": 50}},
@@ -37,29 +41,12 @@ fn id(task: &Value) -> Result<&str> {
     task["id"].as_str().context("a task without id")
 }
 
-fn put(stage: &Stage, task: &Value, to: &str, text: &str) -> Result<()> {
-    let file = stage.dir.join("in");
-    fs::write(&file, text)?;
-    let to = format!("{}:{to}", id(task)?);
-    process::output(
-        &mut stage
-            .cluster
-            .mezzo(&["task", "cp", &file.display().to_string(), &to]),
-    )?;
-    Ok(())
-}
-
-fn check(stage: &Stage, task: &Value, from: &str, text: &str) -> Result<()> {
-    let file = stage.dir.join("out");
-    let from = format!("{}:{from}", id(task)?);
-    process::output(
-        &mut stage
-            .cluster
-            .mezzo(&["task", "cp", &from, &file.display().to_string()]),
-    )?;
-    let found = fs::read_to_string(&file)?;
-    ensure!(found == text, "{from} holds {found:?}");
-    fs::remove_file(&file)?;
+/// Its log says which start it was, in both volumes.
+fn check_start(stage: &Stage, task: &Value, n: u32) -> Result<()> {
+    let log = process::output(&mut stage.cluster.mezzo(&["task", "log", id(task)?]))?;
+    for file in FILES {
+        check_contains(&log, &format!("start {n} in {file}\n"))?;
+    }
     Ok(())
 }
 
@@ -68,8 +55,7 @@ fn a_resident_app_finds_what_it_wrote_after_restarts_and_leaves_nothing() {
     on_stage("residents", |stage| {
         stage.cluster.deploy(&resident(stage))?;
         let first = the_task(stage)?;
-        put(stage, &first, "/data/orders", "one")?;
-        put(stage, &first, "/mnt/mezzo/sandbox/more/orders", "two")?;
+        check_start(stage, &first, 1)?;
         let made = volumes(stage)?;
         ensure!(made.len() == 2, "{made:?}");
         ensure!(
@@ -84,8 +70,7 @@ fn a_resident_app_finds_what_it_wrote_after_restarts_and_leaves_nothing() {
         let second = the_task(stage)?;
         ensure!(id(&first)? != id(&second)?, "it was not restarted");
         ensure!(first["localVolumes"] == second["localVolumes"], "{second}");
-        check(stage, &second, "/data/orders", "one")?;
-        check(stage, &second, "/mnt/mezzo/sandbox/more/orders", "two")?;
+        check_start(stage, &second, 2)?;
 
         // Everybody is away at once; the instance ends meanwhile.
         for server in [Server::Scheduler, Server::Agent, Server::Master] {
@@ -100,7 +85,7 @@ fn a_resident_app_finds_what_it_wrote_after_restarts_and_leaves_nothing() {
             ensure!(id(&next)? != id(&task)?, "still {next}");
             Ok(next)
         })?;
-        check(stage, &third, "/data/orders", "one")?;
+        check_start(stage, &third, 3)?;
 
         // With its volumes: the next begins with empty ones.
         rest.delete(&format!("/v2/apps/keeper/tasks/{}?wipe=true", id(&third)?))?
@@ -113,10 +98,7 @@ fn a_resident_app_finds_what_it_wrote_after_restarts_and_leaves_nothing() {
             );
             Ok(next)
         })?;
-        let from = format!("{}:/data/orders", id(&fourth)?);
-        let out = stage.dir.join("out").display().to_string();
-        let copied = stage.cluster.mezzo(&["task", "cp", &from, &out]).output()?;
-        ensure!(!copied.status.success(), "what was wiped is there");
+        check_start(stage, &fourth, 1)?;
 
         stage.cluster.remove("keeper")?;
         wait::until("nothing to be kept any more", PATIENCE, || {

@@ -344,11 +344,10 @@ impl Core {
 
     /// All machines and what they have.
     pub fn surveyed(&mut self, machines: BTreeMap<AgentId, Machine>) {
-        if *self.state.machines == machines {
-            return;
+        if *self.state.machines != machines {
+            self.state.machines = Arc::new(machines);
+            self.changed = true;
         }
-        self.state.machines = Arc::new(machines);
-        self.changed = true;
         self.forget_released();
     }
 

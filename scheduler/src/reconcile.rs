@@ -362,6 +362,23 @@ mod tests {
     }
 
     #[test]
+    fn residents_go_below_the_minimum_rather_than_above_what_is_asked_for() {
+        for (n, min, existing, want) in [
+            (1, 50, 1, (0, 1)),
+            (2, 50, 2, (1, 2)),
+            (3, 100, 3, (2, 3)),
+            (3, 100, 2, (3, 3)),
+            (10, 50, 10, (5, 10)),
+            (1, 0, 1, (0, 1)),
+            (0, 50, 2, (0, 0)),
+        ] {
+            let got = resident_bounds(n, strategy(min, 0), existing);
+            let got = (got.min_healthy, got.max_capacity);
+            assert_eq!(got, want, "{n} {min} {existing}");
+        }
+    }
+
+    #[test]
     fn scaling_down_takes_the_youngest_but_staging_ones_first() {
         let mut members: Vec<Member> = (0..4).map(|i| member(i, true, Phase::Healthy)).collect();
         members[1].phase = Phase::Launching;
@@ -499,6 +516,32 @@ mod tests {
                     return Ok(());
                 }
                 // Everything that was asked for happens before the next look.
+                members.retain(|m| m.phase != Phase::Leaving);
+                for m in &mut members {
+                    if got.kill.contains(&m.id) {
+                        m.phase = Phase::Leaving;
+                    }
+                }
+                for _ in 0..got.launch {
+                    members.push(member(next, true, Phase::Healthy));
+                    next += 1;
+                }
+            }
+            prop_assert!(false, "stuck with {:?}", members);
+        }
+
+        #[test]
+        fn an_update_of_residents_gets_there_without_one_too_many(n in 0u32..12, n_old in 0u32..15, min in 0u64..=100) {
+            let mut members: Vec<Member> = (0..n_old).map(|i| member(i as usize, false, Phase::Healthy)).collect();
+            let mut next = n_old as usize;
+            for _ in 0..200 {
+                let got = changes(&members, Wanted::Resident(n, strategy(min, 0)), KillSelection::YoungestFirst);
+                if got.reached {
+                    prop_assert!(members.len() == n as usize && members.iter().all(|m| m.current));
+                    return Ok(());
+                }
+                let existing = count(&members, is_there);
+                prop_assert!(got.launch == 0 || existing + got.launch <= n);
                 members.retain(|m| m.phase != Phase::Leaving);
                 for m in &mut members {
                     if got.kill.contains(&m.id) {

@@ -3,7 +3,7 @@
 use mezzo_api::{
     model::{
         AgentId, FrameworkId, LimitChange, NodeUsage, OperationStatus, PersistentVolume, Pool,
-        Resources, Task,
+        Resources, Task, VolumeId,
     },
     proto,
 };
@@ -81,6 +81,8 @@ pub(crate) type Asker = oneshot::Sender<Result<Box<Task>, Refused>>;
 pub(crate) struct Target {
     pub(crate) key: TaskKey,
     pub(crate) container: ContainerId,
+    /// The folders of the persistent volumes that it writes.
+    pub(crate) volumes: Vec<(VolumeId, String)>,
 }
 
 /// A task that somebody asked for.

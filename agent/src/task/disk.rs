@@ -1,14 +1,14 @@
 //! What a task may take on the disk, and when it takes too much. Pure.
 //!
 //! The bound is the task's `disk` resource, as in Mesos: what it holds of the machine's disk is for its writable layer,
-//! its sandbox and its logs together. A task without `disk` has no bound.
+//! its sandbox and its logs together. A task without `disk` has no bound. A persistent volume has its size, for itself.
 
-use mezzo_api::model::TaskInfo;
+use mezzo_api::model::{TaskInfo, VolumeId};
 
 use super::status::mebibytes;
 
 /// What was measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DiskUse {
     /// Writable layer, sandbox and logs; at least so many where `counted` says that there is more.
     pub(crate) bytes: u64,
@@ -16,6 +16,16 @@ pub(crate) struct DiskUse {
     pub(crate) counted: Counted,
     /// Bytes beside the bound, because the file system itself refuses what is beyond it: logs, which have bounds of their own.
     pub(crate) beside: u64,
+    /// The persistent volumes that it writes, for themselves.
+    pub(crate) volumes: Vec<VolumeUse>,
+}
+
+/// What is in a persistent volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VolumeUse {
+    pub(crate) id: VolumeId,
+    pub(crate) bytes: u64,
+    pub(crate) counted: Counted,
 }
 
 /// Whether everything was counted.
@@ -44,7 +54,7 @@ pub(crate) fn sum<'a>(infos: impl Iterator<Item = &'a TaskInfo>) -> Option<u64> 
 }
 
 /// Why the tasks of a group must end that take this much with the group's volumes; `None`: they need not.
-pub(crate) fn group_breach(used: DiskUse, limit: Option<u64>) -> Option<String> {
+pub(crate) fn group_breach(used: &DiskUse, limit: Option<u64>) -> Option<String> {
     let may = mebibytes(limit?);
     if used.bytes > limit? {
         return Some(format!(
@@ -63,7 +73,7 @@ pub(crate) fn group_breach(used: DiskUse, limit: Option<u64>) -> Option<String> 
 /// Why a task that takes this much must end; `None`: it need not. One that a quota has refused more to is not killed for the
 /// few bytes of its logs: it may have noticed, and go on. What cannot be counted counts as too much, or files
 /// could be hidden there.
-pub(crate) fn breach(used: DiskUse, limit: Option<u64>) -> Option<String> {
+pub(crate) fn breach(used: &DiskUse, limit: Option<u64>) -> Option<String> {
     let limit = limit?;
     let may = mebibytes(limit);
     if used.bytes.saturating_sub(used.beside) > limit {
@@ -72,19 +82,43 @@ pub(crate) fn breach(used: DiskUse, limit: Option<u64>) -> Option<String> {
             mebibytes(used.bytes)
         ));
     }
-    match used.counted {
-        Counted::All => None,
-        Counted::TooMany => Some(format!(
-            "it has more files than can be counted, so its limit of {may} cannot be held"
-        )),
-        Counted::TooDeep => Some(format!(
-            "it has directories deeper in each other than can be counted, so its limit of {may} cannot be held"
-        )),
-    }
+    uncounted(used.counted, "it", &may)
+}
+
+/// Why a task that writes these volumes must end: one holds more than its size. The size is the volume's, not the
+/// task's: the next task that mounts it is measured against it too.
+pub(crate) fn volume_breach(used: &DiskUse, info: &TaskInfo) -> Option<String> {
+    used.volumes.iter().find_map(|volume| {
+        let mut mounted = info.persistent.iter();
+        let size_mb = mounted.find(|one| one.id == volume.id)?.size_mb;
+        let size = size_mb.saturating_mul(1 << 20);
+        let what = format!("its persistent volume {}", volume.id);
+        if volume.bytes > size {
+            let has = mebibytes(volume.bytes);
+            return Some(format!(
+                "{what} holds {has}, its size is {}",
+                mebibytes(size)
+            ));
+        }
+        uncounted(volume.counted, &what, &mebibytes(size))
+    })
+}
+
+fn uncounted(counted: Counted, what: &str, may: &str) -> Option<String> {
+    let how = match counted {
+        Counted::All => return None,
+        Counted::TooMany => "more files than",
+        Counted::TooDeep => "directories deeper in each other than",
+    };
+    Some(format!(
+        "{what} has {how} can be counted, so its limit of {may} cannot be held"
+    ))
 }
 
 #[cfg(test)]
 mod tests {
+    use mezzo_api::model::PersistentVolume;
+
     use super::*;
     use crate::task::tests::a_task;
 
@@ -108,10 +142,11 @@ mod tests {
             bytes,
             counted,
             beside: 0,
+            volumes: Vec::new(),
         };
-        assert_eq!(breach(used(u64::MAX, Counted::TooMany), None), None);
-        assert_eq!(breach(used(10 << 20, Counted::All), Some(10 << 20)), None);
-        let message = breach(used((10 << 20) + 512 * 1024, Counted::All), Some(10 << 20)).unwrap();
+        assert_eq!(breach(&used(u64::MAX, Counted::TooMany), None), None);
+        assert_eq!(breach(&used(10 << 20, Counted::All), Some(10 << 20)), None);
+        let message = breach(&used((10 << 20) + 512 * 1024, Counted::All), Some(10 << 20)).unwrap();
         assert_eq!(
             message,
             "its writable layer, sandbox and logs take 10.5 MiB of the disk, its limit is 10.0 MiB"
@@ -121,10 +156,45 @@ mod tests {
             beside: 4096,
             ..used((10 << 20) + 4096, Counted::All)
         };
-        assert_eq!(breach(full, Some(10 << 20)), None);
-        assert!(breach(full, Some((10 << 20) - 1)).is_some());
+        assert_eq!(breach(&full, Some(10 << 20)), None);
+        assert!(breach(&full, Some((10 << 20) - 1)).is_some());
         for counted in [Counted::TooMany, Counted::TooDeep] {
-            assert!(breach(used(1, counted), Some(10 << 20)).is_some());
+            assert!(breach(&used(1, counted), Some(10 << 20)).is_some());
         }
+    }
+
+    #[test]
+    fn a_volume_is_measured_against_its_own_size() {
+        let mut task = a_task("t");
+        let volume: PersistentVolume = serde_json::from_value(serde_json::json!({
+            "id": "data",
+            "stack": [{"role": "eng", "kind": "dynamic"}],
+            "size_mb": 10,
+        }))
+        .unwrap();
+        task.persistent = vec![volume];
+        let used = |id: &str, bytes, counted| DiskUse {
+            bytes: u64::MAX,
+            counted: Counted::TooMany,
+            beside: 0,
+            volumes: vec![VolumeUse {
+                id: id.parse().unwrap(),
+                bytes,
+                counted,
+            }],
+        };
+        assert_eq!(
+            volume_breach(&used("data", 10 << 20, Counted::All), &task),
+            None
+        );
+        assert_eq!(
+            volume_breach(&used("gone", 11 << 20, Counted::All), &task),
+            None
+        );
+        assert_eq!(
+            volume_breach(&used("data", 11 << 20, Counted::All), &task).unwrap(),
+            "its persistent volume data holds 11.0 MiB, its size is 10.0 MiB"
+        );
+        assert!(volume_breach(&used("data", 1, Counted::TooDeep), &task).is_some());
     }
 }

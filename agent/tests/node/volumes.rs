@@ -2,7 +2,7 @@
 
 use mezzo_api::proto::{
     self, CreateVolume, DestroyVolume, OperationState, PersistentVolume, PoolChange, PoolOperation,
-    Reservation, Reserve,
+    Reason, Reservation, Reserve,
     TaskState::{TaskError, TaskRunning},
     master_message::Message as FromMaster,
     pool_change::Change,
@@ -54,6 +54,7 @@ async fn operate(bench: &Bench, id: &str, change: Change) -> proto::OperationSta
 
 pub(crate) async fn a_volume_outlives_its_task_and_the_agent(bench: &mut Bench) {
     bench.config.resources = Some("cpus:4;mem:2048;disk:64".parse().unwrap());
+    bench.config.disk_interval_ms = 100;
     bench.start(1).await;
     let reserve = Change::Reserve(Reserve {
         resources: vec![proto::Resource {
@@ -144,6 +145,22 @@ pub(crate) async fn a_volume_outlives_its_task_and_the_agent(bench: &mut Bench) 
     );
     bench.kill_task("reader", None).await;
     bench.master.end("reader").await;
+    // Its size is a bound: 8 MiB.
+    let fill = task("filler", &["fill", "9", "/data/file", "/bin/file"]);
+    bench.launch(with_data(fill)).await;
+    let end = bench.master.end("filler").await;
+    assert_eq!(
+        end.reason(),
+        Reason::ContainerLimitationDisk,
+        "{}",
+        end.message
+    );
+    assert!(
+        end.message
+            .contains("its persistent volume data holds 9.0 MiB, its size is 8.0 MiB"),
+        "{}",
+        end.message
+    );
     let done = operate(bench, "o4", destroy()).await;
     assert_eq!(
         done.state(),

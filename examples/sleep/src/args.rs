@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 /// Shown after a bad command line.
-pub(crate) const USAGE: &str =
-    "usage: sleep [SECONDS] [--memory-mb N] [--cpu-ms N] [--exit-code 0..255] [--ignore-term]";
+pub(crate) const USAGE: &str = "usage: sleep [SECONDS] [--memory-mb N] [--cpu-ms N] [--exit-code 0..255] [--ignore-term] [--count FILE]";
 
-/// What to do, in this order: hold memory, use processor time, sleep, end.
+/// What to do, in this order: count this start, hold memory, use processor time, sleep, end.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) length: Length,
@@ -14,6 +13,8 @@ pub(crate) struct Plan {
     pub(crate) cpu_ms: u32,
     pub(crate) exit_code: u8,
     pub(crate) ignore_term: bool,
+    /// Files with a line for each start.
+    pub(crate) count: Vec<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -29,6 +30,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Plan, Str
         cpu_ms: 0,
         exit_code: 0,
         ignore_term: false,
+        count: Vec::new(),
     };
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
@@ -49,6 +51,10 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Plan, Str
                     .map_err(|_| format!("--exit-code {code} is more than 255"))?;
             }
             "--ignore-term" => plan.ignore_term = true,
+            "--count" => {
+                let file = words.next().ok_or("--count needs a file")?;
+                plan.count.push(file);
+            }
             seconds => {
                 let length = seconds
                     .parse::<f64>()
@@ -80,6 +86,7 @@ mod tests {
             cpu_ms: 0,
             exit_code: 0,
             ignore_term: false,
+            count: Vec::new(),
         }
     }
 
@@ -92,13 +99,14 @@ mod tests {
     fn takes_seconds_and_flags_in_any_order() {
         check("1.5", Ok(plan(Length::For(Duration::from_millis(1500)))));
         check(
-            "--cpu-ms 300 2 --memory-mb 64 --exit-code 7 --ignore-term",
+            "--cpu-ms 300 2 --memory-mb 64 --exit-code 7 --ignore-term --count /a --count b",
             Ok(Plan {
                 length: Length::For(Duration::from_secs(2)),
                 memory_mb: 64,
                 cpu_ms: 300,
                 exit_code: 7,
                 ignore_term: true,
+                count: vec!["/a".to_owned(), "b".to_owned()],
             }),
         );
     }
@@ -113,6 +121,7 @@ mod tests {
             "--memory-mb many",
             Err("--memory-mb needs a number, not 'many'"),
         );
+        check("--count", Err("--count needs a file"));
         check("--exit-code 256", Err("--exit-code 256 is more than 255"));
     }
 }

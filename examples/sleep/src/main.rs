@@ -3,14 +3,15 @@
 //! It sleeps for ever, or for the seconds it is given, and stops at once when it is told to. As the first process of
 //! a container it cannot rely on a signal's default action (the kernel drops those for PID 1), so it blocks the
 //! signals and reads them from a descriptor. On the way it can use memory or processor time, and end with any exit
-//! code: enough to show limits, usage and restarts. `args` turns the command line into `Plan`; `main` carries it out.
+//! code, or count its starts in a file: enough to show limits, usage, restarts and volumes. `args` turns the command line into `Plan`; `main` carries it out.
 
 #![forbid(unsafe_code)]
 
 mod args;
 
+use std::fs::OpenOptions;
 use std::hint::black_box;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -52,6 +53,9 @@ fn run(plan: &Plan) -> Result<u8, Errno> {
         std::process::id()
     ));
 
+    for file in &plan.count {
+        count(file)?;
+    }
     let memory = touch(plan.memory_mb);
     if plan.memory_mb > 0 {
         say(&format!("holds {} MiB", plan.memory_mb));
@@ -80,6 +84,24 @@ fn block_stop_signals() -> Result<SignalFd, Errno> {
     set.add(Signal::SIGINT);
     set.thread_block()?;
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
+/// Adds a line to the file, and says which one that was.
+fn count(file: &str) -> Result<(), Errno> {
+    let errno = |error: std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    let mut open = OpenOptions::new();
+    let mut open = open
+        .read(true)
+        .append(true)
+        .create(true)
+        .open(file)
+        .map_err(errno)?;
+    let mut starts = String::new();
+    open.read_to_string(&mut starts).map_err(errno)?;
+    writeln!(open, "start").map_err(errno)?;
+    open.sync_all().map_err(errno)?;
+    say(&format!("start {} in {file}", starts.lines().count() + 1));
+    Ok(())
 }
 
 /// Writes to each page: memory that is only reserved is not charged to the cgroup.

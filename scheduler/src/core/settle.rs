@@ -51,6 +51,10 @@ impl Core {
             if member.phase == Phase::FailingLong && !is_known {
                 member.phase = Phase::Failing;
             }
+            // What takes its place takes what it keeps: there is nothing to be had beside it.
+            if member.phase == Phase::Failing && is_known && spec.residency.is_some() {
+                member.phase = Phase::FailingLong;
+            }
         }
         let mut changes = reconcile::changes(&members, wanted, spec.kill_selection);
         let overdue = self.overdue(&app, now);

@@ -92,6 +92,12 @@ const QUERY: &[(&str, &str, bool, &str)] = &[
         false,
         "No replacements: the apps shrink by what is killed.",
     ),
+    (
+        "wipe",
+        "boolean",
+        false,
+        "What the tasks keep on their machines is given back, and what they wrote is lost.",
+    ),
     ("status", "string", true, "running or staging."),
     (
         "event_type",
@@ -210,9 +216,9 @@ const OPERATIONS: &[Operation] = &[
     op("delete", "/v2/apps/{appId}", "deleteApp", "Stop an app and forget it (force is the default)", FORCE, B0, 200, DEPLOYED, DEPLOY),
     op("post", "/v2/apps/{appId}/restart", "restartApp", "Replace every instance", FORCE, B0, 200, DEPLOYED, DEPLOY),
     get("/v2/apps/{appId}/tasks", "listAppTasks", "The tasks of an app", NONE, JsonOrText("Tasks"), MISSING),
-    op("delete", "/v2/apps/{appId}/tasks", "killAppTasks", "Kill tasks of an app", &["host", "scale", "force"], B0, 200, Gives::Json("TasksOrDeployed"), DEPLOY),
+    op("delete", "/v2/apps/{appId}/tasks", "killAppTasks", "Kill tasks of an app", &["host", "scale", "wipe", "force"], B0, 200, Gives::Json("TasksOrDeployed"), DEPLOY),
     get("/v2/apps/{appId}/tasks/{taskId}", "getAppTask", "One task of an app", NONE, Gives::Json("Task"), MISSING),
-    op("delete", "/v2/apps/{appId}/tasks/{taskId}", "killAppTask", "Kill one task of an app", &["scale", "force"], B0, 200, Gives::Json("TaskOrDeployed"), DEPLOY),
+    op("delete", "/v2/apps/{appId}/tasks/{taskId}", "killAppTask", "Kill one task of an app", &["scale", "wipe", "force"], B0, 200, Gives::Json("TaskOrDeployed"), DEPLOY),
     get("/v2/apps/{appId}/versions", "listAppVersions", "The versions of an app, newest first", NONE, Gives::Json("Versions"), MISSING),
     get("/v2/apps/{appId}/versions/{version}", "getAppVersion", "An app as it was", NONE, Gives::Json("App"), MISSING),
     // Groups.
@@ -230,7 +236,7 @@ const OPERATIONS: &[Operation] = &[
     get("/v2/groups/{groupId}/versions/{version}", "getGroupVersion", "A group as it was", NONE, Gives::Json("Group"), MISSING),
     // Tasks.
     get("/v2/tasks", "listTasks", "All tasks of apps", &["status"], JsonOrText("Tasks"), NEVER),
-    op("post", "/v2/tasks/delete", "killTasks", "Kill these tasks; those that are gone are passed over", &["scale", "force"], Json("TaskIds"), 200, Gives::Json("TasksOrDeployed"), CHANGE),
+    op("post", "/v2/tasks/delete", "killTasks", "Kill these tasks; those that are gone are passed over", &["scale", "wipe", "force"], Json("TaskIds"), 200, Gives::Json("TasksOrDeployed"), CHANGE),
     // Deployments.
     get("/v2/deployments", "listDeployments", "What is under way, and what it waits for", NONE, Gives::Json("Deployments"), NEVER),
     get("/v2/deployments/{deploymentId}", "getDeployment", "One deployment", NONE, Gives::Json("Deployment"), MISSING),

@@ -328,7 +328,8 @@ impl FrameworkService for Master {
         let mut world = self.world();
         let stream_id = world.id("stream");
         world.stream = Some((stream_id.clone(), sender));
-        world.suppressed = !request.into_inner().suppressed_roles.is_empty();
+        // All that is offered here is for everybody.
+        world.suppressed = is_for_all(&request.into_inner().suppressed_roles);
         world.refused = false;
         world.offer = None;
         world.send(Inner::Subscribed(proto::event::Subscribed {
@@ -406,10 +407,13 @@ impl FrameworkService for Master {
         request: Request<proto::ReviveRequest>,
     ) -> Result<Response<proto::ReviveResponse>, Status> {
         let mut world = self.world();
-        world.check(request.into_inner().caller)?;
-        world.suppressed = false;
-        world.refused = false;
-        world.make_offer();
+        let request = request.into_inner();
+        world.check(request.caller)?;
+        if is_for_all(&request.roles) {
+            world.suppressed = false;
+            world.refused = false;
+            world.make_offer();
+        }
         Ok(Response::new(proto::ReviveResponse {}))
     }
 
@@ -418,8 +422,9 @@ impl FrameworkService for Master {
         request: Request<proto::SuppressRequest>,
     ) -> Result<Response<proto::SuppressResponse>, Status> {
         let mut world = self.world();
-        world.check(request.into_inner().caller)?;
-        world.suppressed = true;
+        let request = request.into_inner();
+        world.check(request.caller)?;
+        world.suppressed |= is_for_all(&request.roles);
         Ok(Response::new(proto::SuppressResponse {}))
     }
 
@@ -516,4 +521,8 @@ impl FrameworkService for Master {
     ) -> Result<Response<proto::ReconcileOperationsResponse>, Status> {
         Err(Status::unimplemented("no operations here"))
     }
+}
+
+fn is_for_all(roles: &[String]) -> bool {
+    roles.iter().any(|role| role == "*")
 }

@@ -209,10 +209,18 @@ fn scaling_down_keeps_the_volume_for_the_next_instance_and_wiping_gives_it_back(
 }
 
 #[test]
-fn removing_the_app_gives_everything_back_also_over_a_restart() {
+fn pain_14_no_volume_is_lost_to_an_app_and_none_is_left_when_it_goes_also_over_a_restart() {
     let (mut bench, mut node) = (Bench::new(), Node::new());
-    let task = bench.run_resident(&mut node, 1).remove(0);
+    let first = bench.run_resident(&mut node, 1).remove(0);
     let held = bench.holdings().remove(0);
+    bench.say(&first.task_id, TaskState::Failed);
+    node.ended(&first);
+    bench.now += 5000;
+    bench.turn();
+    let effects = bench.offer_of(&node);
+    let (_, mut tasks) = node.take(&effects);
+    let task = tasks.remove(0);
+    assert_eq!(task.container.volumes, first.container.volumes);
     bench
         .command(Command::Delete {
             app: "/a".parse().expect("valid"),
@@ -257,6 +265,21 @@ fn what_was_never_begun_on_is_made_anew() {
     assert_eq!(tasks.len(), 1);
     assert!(matches!(changes[0], PoolChange::Destroy(_)), "{changes:?}");
     assert_ne!(bench.holdings()[0].id, first.id);
+}
+
+#[test]
+fn what_was_never_made_is_forgotten_as_soon_as_the_master_says_so() {
+    let mut bench = Bench::new();
+    bench.told(&[]);
+    bench.post(resident(1));
+    bench.turn();
+    // Its call is lost.
+    let tasks = launched(&bench.offer_of(&Node::new()));
+    let calls = bench.say(&tasks[0].task_id, TaskState::Dropped).calls;
+    assert_eq!(bench.core.state().releasing.len(), 1);
+    assert!(calls.contains(&Call::Survey), "at once");
+    bench.told(&[]);
+    assert!(bench.core.state().releasing.is_empty());
 }
 
 #[test]

@@ -81,6 +81,8 @@ impl Sim {
             finished: BTreeMap::new(),
             runs: BTreeMap::new(),
         };
+        // A year of them, and nobody looks.
+        sim.world.surveys = false;
         sim.connect();
         sim
     }

@@ -111,6 +111,8 @@ pub(crate) struct World {
     residents_suppressed: bool,
     /// Agents refuse the next changes of reservations and volumes.
     pub(crate) refuse_changes: bool,
+    /// Whether it is told what the machines have.
+    pub(crate) surveys: bool,
     next: u64,
 }
 
@@ -145,6 +147,7 @@ impl World {
             suppressed: true,
             residents_suppressed: true,
             refuse_changes: false,
+            surveys: true,
             next: 0,
         }
     }
@@ -595,6 +598,7 @@ impl World {
                 }
             }
             Call::Suppress(purpose) => *self.suppressed(purpose) = true,
+            Call::Survey if !self.surveys => {}
             Call::Survey => {
                 let machines = self
                     .agents

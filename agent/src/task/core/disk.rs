@@ -39,7 +39,10 @@ impl Core {
         if !enforce || !matches!(entry.phase, Phase::Running { .. }) {
             return;
         }
-        if let Some(message) = disk::breach(used, disk::limit(&entry.info)) {
+        let limit = disk::limit(&entry.info);
+        let breach = disk::breach(&used, limit);
+        let breach = breach.or_else(|| disk::volume_breach(&used, &entry.info));
+        if let Some(message) = breach {
             let key = entry.key.clone();
             let cause = KillCause::Disk(message);
             self.kill(&key, Some(Duration::ZERO), cause, ctx, effects);

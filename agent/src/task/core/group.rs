@@ -123,7 +123,7 @@ impl Core {
             ..volumes
         };
         let limit = disk::sum(entries.map(|entry| &entry.info));
-        if let Some(message) = disk::group_breach(all, limit) {
+        if let Some(message) = disk::group_breach(&all, limit) {
             for key in group.members.clone() {
                 let is_alive = self.tasks.get(&key).is_some_and(Entry::is_alive);
                 if is_alive {

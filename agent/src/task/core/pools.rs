@@ -89,6 +89,21 @@ impl Core {
             .collect()
     }
 
+    /// Of them those that it writes.
+    pub(crate) fn written_volumes(&self, entry: &Entry) -> Vec<(VolumeId, String)> {
+        let info = &entry.info;
+        let written = info
+            .persistent
+            .iter()
+            .filter(|volume| info.writes(&volume.id));
+        written
+            .filter_map(|volume| {
+                let folder = self.book.folder(&volume.key())?;
+                Some((volume.id.clone(), folder.to_owned()))
+            })
+            .collect()
+    }
+
     fn free_pools(&self) -> Pools {
         let mut free = self.book.pools().clone();
         let holds = |entry: &&Entry| !entry.info.revocable && entry.ended_at().is_none();

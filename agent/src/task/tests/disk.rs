@@ -23,6 +23,7 @@ impl Bench {
             bytes: mb << 20,
             counted: Counted::All,
             beside: 0,
+            volumes: Vec::new(),
         };
         self.event(Event::Disk(vec![(container, used)]));
     }

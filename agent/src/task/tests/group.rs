@@ -286,6 +286,7 @@ fn a_groups_volumes_count_to_what_its_tasks_hold_of_the_disk() {
         let used = DiskUse {
             bytes: mb << 20,
             counted: Counted::All,
+            volumes: Vec::new(),
             beside: 0,
         };
         bench.event(Event::Disk(vec![(id.clone(), used)]));

@@ -6,6 +6,7 @@ use mezzo_api::model::{
 };
 
 use super::*;
+use crate::task::disk::{Counted, DiskUse, VolumeUse};
 
 fn eng() -> Stack {
     Stack::single(Reservation::dynamic("eng".parse().unwrap(), "ops")).unwrap()
@@ -157,4 +158,35 @@ fn readers_share_a_volume_and_keep_writers_away() {
     assert_eq!(state("w"), TaskState::Error);
     let told = bench.operate("o3", PoolChange::Destroy(volume_key()));
     assert!(told.message.contains("r1, r2"), "{}", told.message);
+}
+
+#[test]
+fn a_task_that_writes_more_than_the_size_of_its_volume_is_killed() {
+    let mut bench = Bench::with_volume();
+    bench.launch_task(with_data("writer", false));
+    bench.started("writer");
+    let size = data().size_mb << 20;
+    let container = bench.container("writer");
+    let mut holds = |bytes| {
+        let used = DiskUse {
+            bytes: 0,
+            counted: Counted::All,
+            beside: 0,
+            volumes: vec![VolumeUse {
+                id: data().id,
+                bytes,
+                counted: Counted::All,
+            }],
+        };
+        bench.event(Event::Disk(vec![(container.clone(), used)]));
+        bench.core.find("writer").unwrap().latest.clone()
+    };
+    assert_eq!(holds(size).state, TaskState::Running);
+    let killing = holds(size + (1 << 20));
+    assert_eq!(killing.reason, Some(Reason::ContainerLimitationDisk));
+    assert!(
+        killing.message.contains("its persistent volume data"),
+        "{}",
+        killing.message
+    );
 }
