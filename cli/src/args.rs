@@ -5,6 +5,7 @@
 
 pub(crate) mod app;
 pub(crate) mod cluster;
+pub(crate) mod events;
 pub(crate) mod group;
 pub(crate) mod image;
 pub(crate) mod job;
@@ -108,6 +109,8 @@ pub(crate) enum Command {
     /// Changes under way
     #[command(subcommand)]
     Deployment(app::DeploymentCommand),
+    /// Follow what happens to apps, tasks and deployments
+    Events(events::EventsArgs),
     /// Groups of apps that are deployed, scaled and removed together
     #[command(subcommand)]
     Group(group::GroupCommand),

@@ -5,6 +5,7 @@
 
 pub(crate) mod app;
 pub(crate) mod cluster;
+pub(crate) mod event;
 pub(crate) mod job;
 pub(crate) mod sharing;
 pub(crate) mod stats;

@@ -19,6 +19,7 @@ mod residents;
 mod settle;
 pub mod state;
 mod status;
+mod tell;
 mod trial;
 mod versions;
 
@@ -33,6 +34,7 @@ use uuid::Uuid;
 
 use crate::app::AppId;
 use crate::deployment::DeploymentId;
+use crate::events::{Event, EventKind};
 use crate::jobs::JobName;
 use crate::jobs::core::{JobCore, Timing};
 use crate::resident::HoldingId;
@@ -153,6 +155,8 @@ pub struct Effects {
     pub writes: Vec<Write>,
     /// Then: in this order.
     pub calls: Vec<Call>,
+    /// And told to whoever listens, once they are durable.
+    pub events: Vec<Event>,
     /// The state differs from that of the turn before.
     pub changed: bool,
     /// When to take the next turn if nothing happens.
@@ -177,6 +181,7 @@ pub struct Core {
     overdue: BTreeMap<DeploymentId, String>,
     changed: bool,
     calls: Vec<Call>,
+    events: Vec<EventKind>,
     offers: Vec<Offer>,
     wakes: BTreeSet<(u64, AppId)>,
     wake_of: HashMap<AppId, u64>,
@@ -226,6 +231,7 @@ impl Core {
             overdue: BTreeMap::new(),
             changed: true,
             calls: Vec::new(),
+            events: Vec::new(),
             offers: Vec::new(),
             wakes: BTreeSet::new(),
             wake_of: HashMap::new(),
@@ -278,6 +284,7 @@ impl Core {
 
     /// The master took the subscription.
     pub fn subscribed(&mut self, framework: &FrameworkId, now: u64) {
+        self.tell_subscribed(framework);
         if self.state.framework_id.as_ref() != Some(framework) {
             self.state.framework_id = Some(framework.clone());
             self.dirty.insert(Key::Framework);
@@ -306,6 +313,9 @@ impl Core {
 
     /// The stream broke.
     pub fn disconnected(&mut self) {
+        if self.state.connected {
+            self.tell(EventKind::SchedulerDisconnected);
+        }
         self.state.connected = false;
         self.changed = true;
         self.offers.clear();
@@ -386,6 +396,7 @@ impl Core {
             })
             .collect();
         let calls = std::mem::take(&mut self.calls);
+        let events = self.take_events(now);
         let changed = std::mem::take(&mut self.changed) || !writes.is_empty();
         let wakes = self.wakes.first().map(|(at, _)| *at).into_iter();
         let mut wake_at = wakes.chain(self.jobs.wake_at()).min();
@@ -399,6 +410,7 @@ impl Core {
         Effects {
             writes,
             calls,
+            events,
             changed,
             wake_at,
         }

@@ -3,6 +3,7 @@
 //! Pure, and by level: the answer depends only on the members, not on how they came about, so it is the same after a
 //! restart of the scheduler. The bounds of rolling updates are computed here (Marathon's restart arithmetic).
 
+mod failing;
 mod trial;
 mod victims;
 
@@ -21,6 +22,10 @@ pub enum Phase {
     Launching,
     /// Runs, but is not known to be healthy, or to be ready.
     Unhealthy,
+    /// Runs, and has failed its health check as often as it may: to be replaced.
+    Failing,
+    /// The same for so long that there seems to be no room for a replacement beside it.
+    FailingLong,
     /// Runs, is healthy and ready, as far as it has checks for that.
     Healthy,
     /// On a machine that cannot be reached; still counted.
@@ -147,7 +152,12 @@ fn count(members: &[Member], holds: impl Fn(&Member) -> bool) -> u32 {
 /// Counts towards the number of instances.
 fn is_active(member: &Member) -> bool {
     match member.phase {
-        Phase::Launching | Phase::Unhealthy | Phase::Healthy | Phase::Unreachable => true,
+        Phase::Launching
+        | Phase::Unhealthy
+        | Phase::Failing
+        | Phase::FailingLong
+        | Phase::Healthy
+        | Phase::Unreachable => true,
         Phase::Inactive | Phase::Leaving | Phase::Abandoned => false,
     }
 }
@@ -158,16 +168,25 @@ fn is_there(member: &Member) -> bool {
 }
 
 fn scale(members: &[Member], n: u32, selection: KillSelection) -> Changes {
-    let active: Vec<&Member> = members.iter().filter(|member| is_active(member)).collect();
+    let replaced = failing::under_replacement(members, n);
+    let counts = |member: &&Member| is_active(member) && !replaced.contains(member);
+    let active: Vec<&Member> = members.iter().filter(counts).collect();
     let n_active = u32::try_from(active.len()).unwrap_or(u32::MAX);
     let healthy = count(members, |member| member.phase == Phase::Healthy);
     let leaving = count(members, |member| member.phase == Phase::Leaving);
     let surplus = n_active.saturating_sub(n);
-    let kill = victims(active, surplus, selection);
+    let mut kill = failing::done_with(members, &active, &replaced, n);
+    kill.extend(victims(active, surplus, selection));
     let launch = n.saturating_sub(n_active);
     let reached = launch == 0 && kill.is_empty() && healthy >= n && leaving == 0;
     let waiting_for = if reached {
         String::new()
+    } else if !replaced.is_empty() {
+        let all = count(members, failing::is_failing);
+        format!(
+            "{healthy} of {n} instances healthy, {all} that fail their health check to be replaced, {} at a time",
+            replaced.len()
+        )
     } else if launch > 0 {
         format!("{healthy} of {n} instances healthy, {launch} to be launched")
     } else if healthy < n {
@@ -214,6 +233,8 @@ fn restart(members: &[Member], n: u32, bounds: Bounds, selection: KillSelection)
         left,
         selection,
     ));
+    failing::end_new(members, &mut kill);
+    failing::end_old(members, n, &mut kill);
     // Old ones on lost machines are not wanted back.
     let lost = members
         .iter()
@@ -427,10 +448,37 @@ mod tests {
         assert_eq!((got.launch, got.kill.len()), (0, 1));
     }
 
+    /// On a full cluster nothing else would ever make room for the new.
+    #[test]
+    fn an_old_one_that_fails_for_long_makes_room_for_the_new_and_a_new_one_for_another_try() {
+        let strategy = strategy(100, 100);
+        for wanted in [Wanted::Restart(2, strategy), Wanted::Trial(2, 1, strategy)] {
+            let members = [
+                member(0, false, Phase::FailingLong),
+                member(1, false, Phase::FailingLong),
+            ];
+            let got = changes(&members, wanted, KillSelection::YoungestFirst);
+            let is_trial = matches!(wanted, Wanted::Trial(..));
+            // One at a time; in a trial the old stay, so that there are no more of the new than it is to have.
+            let want = if is_trial { &[][..] } else { &members[..1] };
+            let want: Vec<TaskId> = want.iter().map(|member| member.id.clone()).collect();
+            assert_eq!(got.kill, want);
+            let members = [
+                member(0, false, Phase::Healthy),
+                member(1, false, Phase::Healthy),
+                member(2, true, Phase::Failing),
+            ];
+            let got = changes(&members, wanted, KillSelection::YoungestFirst);
+            assert_eq!(got.kill, [members[2].id.clone()]);
+        }
+    }
+
     fn phase() -> impl Strategy<Value = Phase> {
         prop_oneof![
             Just(Phase::Launching),
             Just(Phase::Unhealthy),
+            Just(Phase::Failing),
+            Just(Phase::FailingLong),
             Just(Phase::Healthy),
             Just(Phase::Healthy),
             Just(Phase::Healthy),
@@ -540,10 +588,14 @@ mod tests {
 
         #[test]
         fn scaling_launches_or_kills_the_difference(members in members(), n in 0u32..30) {
-            let active = count(&members, is_active);
+            let replaced = failing::under_replacement(&members, n);
+            let active = count(&members, |m| is_active(m) && !replaced.contains(&m));
             let got = changes(&members, Wanted::Scale(n), KillSelection::OldestFirst);
             prop_assert_eq!(got.launch, n.saturating_sub(active));
-            prop_assert_eq!(got.kill.len(), active.saturating_sub(n) as usize);
+            let killed = |id: &TaskId| replaced.iter().any(|m| m.id == *id);
+            let (sick, others): (Vec<_>, Vec<_>) = got.kill.iter().partition(|id| killed(id));
+            prop_assert_eq!(others.len(), active.saturating_sub(n) as usize);
+            prop_assert!(sick.len() <= replaced.len() && replaced.len() as u32 <= (n / 5).max(1));
         }
 
         #[test]

@@ -1,5 +1,8 @@
 //! What app files are accepted, what they mean, and how each mistake is named.
 
+#[path = "app_json/marathon.rs"]
+mod marathon;
+
 use mezzo_api::model::VolumeSource;
 use mezzo_scheduler::app::residency::TaskLost;
 use mezzo_scheduler::app::spec::{CheckPort, Protocol, Run, UnreachableStrategy};

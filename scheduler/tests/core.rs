@@ -4,6 +4,8 @@
 mod drain;
 #[path = "core/groups.rs"]
 mod groups;
+#[path = "core/pains.rs"]
+mod pains;
 #[path = "core/placement.rs"]
 mod placement;
 #[path = "core/readiness.rs"]

@@ -298,3 +298,19 @@ fn what_cannot_be_is_named_with_its_path() {
     ports["portDefinitions"] = json!([{"port": 0}]);
     assert_eq!(check_app_json(&ports).errors[0].path, "/portDefinitions");
 }
+
+#[test]
+fn ports_beside_mappings_are_their_service_ports() {
+    let mut app = old_form(
+        "BRIDGE",
+        json!([{"containerPort": 80}, {"containerPort": 81, "servicePort": 9}]),
+    );
+    app["ports"] = json!([10_017, 10_018]);
+    let ports: Vec<u16> = accepted(&app).ports.iter().map(|port| port.port).collect();
+    assert_eq!(ports, [10_017, 9]);
+    app["ports"] = json!([1, 2, 3]);
+    assert_eq!(
+        mezzo_scheduler::check_app_json(&app).errors[0].path,
+        "/ports"
+    );
+}

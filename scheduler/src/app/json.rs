@@ -82,7 +82,7 @@ impl App {
             "healthChecks",
             self.health_check
                 .iter()
-                .map(check_json)
+                .map(health_check)
                 .collect::<Vec<_>>()
                 .into(),
         );
@@ -250,7 +250,7 @@ fn mapping_json(port: &PortDefinition) -> Value {
     Value::Object(out)
 }
 
-fn check_json(check: &AppHealthCheck) -> Value {
+pub(crate) fn health_check(check: &AppHealthCheck) -> Value {
     let mut out = Map::new();
     let mut put = |name: &str, value: Value| {
         out.insert(name.to_owned(), value);

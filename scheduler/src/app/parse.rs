@@ -39,7 +39,7 @@ pub(crate) const MAX_SECONDS_MS: u64 = 366 * 86_400 * 1000;
 const MAX_INSTANCES: u64 = 1_000_000;
 
 /// Fields of an app that have a meaning here.
-const FIELDS: &[&str] = &[
+pub(crate) const FIELDS: &[&str] = &[
     "id",
     "cmd",
     "args",

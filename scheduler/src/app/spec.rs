@@ -213,6 +213,18 @@ pub struct AppHealthCheck {
     pub ipv6: bool,
 }
 
+impl AppHealthCheck {
+    /// After so many failures in a row an instance is not wanted any more; `None`: never. 0 means "never" for checks
+    /// that Marathon ran itself, "at the first failure" for those of Mesos.
+    #[must_use]
+    pub fn max_failures(&self) -> Option<u32> {
+        match self.max_consecutive_failures {
+            0 if self.protocol.was_run_by_marathon() => None,
+            failures => Some(failures.max(1)),
+        }
+    }
+}
+
 /// How many may be missing or too many while an update rolls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpgradeStrategy {
@@ -471,6 +483,16 @@ impl App {
             .iter()
             .filter(|constraint| matches!(constraint.operator, Operator::GroupBy(_)))
             .map(|constraint| constraint.field.as_str())
+    }
+
+    /// How long an instance may go on to fail its health check, from the first failure, before it is replaced; `None`:
+    /// for ever, or the agent ends it. That is so where a replacement needs what the old one keeps.
+    #[must_use]
+    pub fn health_patience_ms(&self) -> Option<u64> {
+        let keeps_nothing = self.container.persistent.is_empty();
+        let check = self.health_check.as_ref().filter(|_| keeps_nothing)?;
+        let more = u64::from(check.max_failures()?) - 1;
+        Some(check.interval_ms.saturating_mul(more))
     }
 
     /// Whether the two differ in anything but how many run.

@@ -13,7 +13,7 @@ use super::groups::GroupCommand;
 use super::order::{Order, Target};
 use super::record::Key;
 use super::state::{AppState, Instance, Sentence};
-use super::{Core, Ids};
+use super::{Core, Ids, tell};
 use crate::app::{App, AppId, Report, Unknown, merge, parse_app};
 use crate::backoff::Backoff;
 use crate::deployment::{DeploymentId, Step};
@@ -205,6 +205,18 @@ impl Core {
     ///
     /// When the command is wrong or comes at the wrong time; then nothing has changed.
     pub fn command(
+        &mut self,
+        command: Command,
+        now: u64,
+        ids: &mut dyn Ids,
+    ) -> Result<Reply, Refusal> {
+        let about = tell::about(&command);
+        let result = self.carry_out(command, now, ids);
+        self.tell_outcome(about, &result);
+        result
+    }
+
+    fn carry_out(
         &mut self,
         command: Command,
         now: u64,
@@ -448,6 +460,7 @@ impl Core {
         let Some(deployment) = self.state.deployments.get(&id).cloned() else {
             return Err(Refusal::NoDeployment(id));
         };
+        self.tell_broken_off(id, "cancelled");
         if force {
             self.drop_deployment(id);
             return Ok(Reply::Done);

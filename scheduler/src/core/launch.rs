@@ -195,6 +195,8 @@ impl Core {
             started_at: None,
             condition: Condition::Provisioned,
             healthy: None,
+            patience_ms: version.app.health_patience_ms(),
+            unhealthy_since: None,
             awaits_readiness: version.app.readiness_check.is_some(),
             readiness: None,
             sentence: None,
@@ -202,7 +204,9 @@ impl Core {
             progress_at: now,
             message: String::new(),
         };
-        app.instances.insert(task_id.clone(), Arc::new(instance));
+        let instance = Arc::new(instance);
+        app.instances.insert(task_id.clone(), Arc::clone(&instance));
+        self.tell_launched(instance);
         self.tasks.insert(task_id.clone(), id.clone());
         self.dirty.insert(Key::Instance(task_id.clone()));
         self.state.counters.launched += 1;

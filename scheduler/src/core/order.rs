@@ -113,6 +113,7 @@ impl Core {
         }
         for id in &locking {
             tracing::info!(deployment = %id, "deployment broken off by force");
+            self.tell_broken_off(*id, "another deployment took its place by force");
             self.drop_deployment(*id);
         }
         self.last_version = version;
@@ -192,6 +193,7 @@ impl Core {
         } else {
             self.dirty.insert(Key::Deployment(id));
             self.begin_courses(id, now);
+            self.tell_step_begun(id);
         }
     }
 

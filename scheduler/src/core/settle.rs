@@ -7,14 +7,14 @@ use std::sync::Arc;
 use mezzo_api::model::TaskId;
 
 use super::record::Key;
-use super::state::{AppState, Condition, Queue, Sentence};
+use super::state::{AppState, Condition, Queue, REPLACE_BESIDE_MS, Sentence};
 use super::{Call, Core, millis};
 use crate::app::spec::UnreachableStrategy;
 use crate::app::{AppId, AppVersion};
 use crate::deployment::course::Stage;
 use crate::deployment::step::{Progress, wanted};
 use crate::deployment::{ActionKind, DeploymentId, Lock};
-use crate::reconcile;
+use crate::reconcile::{self, Phase};
 
 impl Core {
     pub(super) fn settle(&mut self, now: u64) {
@@ -44,7 +44,15 @@ impl Core {
         let course = self.state.course_of(id);
         let stage = course.map(|course| course.stage);
         let wanted = wanted(self.state.action_on(id), stage, spec);
-        let mut changes = reconcile::changes(&app.members(now), wanted, spec.kill_selection);
+        let mut members = app.members(now);
+        for member in &mut members {
+            // Nothing ends by an old word of its health.
+            let is_known = self.state.connected && !self.unconfirmed.contains(&member.id);
+            if member.phase == Phase::FailingLong && !is_known {
+                member.phase = Phase::Failing;
+            }
+        }
+        let mut changes = reconcile::changes(&members, wanted, spec.kill_selection);
         let overdue = self.overdue(&app, now);
         if !changes.kill.is_empty() || !overdue.is_empty() {
             let kills = std::mem::take(&mut changes.kill);
@@ -213,7 +221,15 @@ impl Core {
                             .saturating_add(millis(self.settings.launch_timeout)),
                     );
                 }
-                (Condition::Running | Condition::Killing, None) => {}
+                (Condition::Running, None) => {
+                    let failing = instance.failing_at();
+                    let later = failing.map(|at| at.saturating_add(REPLACE_BESIDE_MS));
+                    let next = failing.into_iter().chain(later).find(|then| *then > now);
+                    if let Some(then) = next {
+                        look(then);
+                    }
+                }
+                (Condition::Killing, None) => {}
             }
         }
         at
@@ -230,6 +246,7 @@ impl Core {
         if progress == Progress::Busy {
             return;
         }
+        self.tell_step_done(id);
         for action in &done {
             if action.kind == ActionKind::StopApplication {
                 self.remove_app(&action.app);
@@ -244,6 +261,7 @@ impl Core {
         self.dirty.insert(Key::Deployment(id));
         if progress == Progress::Finished {
             tracing::info!(deployment = %id, "deployment finished");
+            self.tell_success(id);
             self.drop_deployment(id);
         } else {
             let begun: Vec<AppId> = deployment
@@ -253,6 +271,7 @@ impl Core {
                 .collect();
             self.state.deployments.insert(id, Arc::new(deployment));
             self.begin_courses(id, now);
+            self.tell_step_begun(id);
             for app in begun {
                 self.state.hold(&app);
                 // What it was is no word on what it is to be.
@@ -300,6 +319,7 @@ impl Core {
             return;
         };
         self.count_service_ports(&app.current.app.ports, false);
+        self.tell_removed(&app);
         for (task, instance) in &app.instances {
             self.tasks.remove(task);
             self.state

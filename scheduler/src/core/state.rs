@@ -312,6 +312,8 @@ impl AppState {
                 Phase::Abandoned => strategy != UnreachableStrategy::Disabled,
                 Phase::Launching
                 | Phase::Unhealthy
+                | Phase::Failing
+                | Phase::FailingLong
                 | Phase::Healthy
                 | Phase::Unreachable
                 | Phase::Leaving => false,
@@ -445,6 +447,9 @@ pub enum Sentence {
     Overdue,
 }
 
+/// A failing instance waits so long for a replacement beside it; then it is ended to make room for one.
+pub const REPLACE_BESIDE_MS: u64 = 60_000;
+
 /// One task of an app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
@@ -481,6 +486,12 @@ pub struct Instance {
     pub condition: Condition,
     /// The health check's latest word.
     pub healthy: Option<bool>,
+    /// So long it may go on to fail its health check before it is replaced; `None`: for ever, or the agent ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience_ms: Option<u64>,
+    /// Since when it fails it, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unhealthy_since: Option<u64>,
     /// Has a readiness check.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub awaits_readiness: bool,
@@ -519,12 +530,31 @@ impl Instance {
             }
             (Condition::Running, None) => {
                 if self.is_healthy() && self.is_ready() {
-                    Phase::Healthy
-                } else {
-                    Phase::Unhealthy
+                    return Phase::Healthy;
+                }
+                match self.failing_at() {
+                    Some(at) if now >= at.saturating_add(REPLACE_BESIDE_MS) => Phase::FailingLong,
+                    Some(at) if now >= at => Phase::Failing,
+                    Some(_) | None => Phase::Unhealthy,
                 }
             }
         }
+    }
+
+    /// From when on it has failed its health check for good, if it goes on to fail it.
+    #[must_use]
+    pub fn failing_at(&self) -> Option<u64> {
+        if self.condition != Condition::Running || self.healthy != Some(false) {
+            return None;
+        }
+        Some(self.unhealthy_since?.saturating_add(self.patience_ms?))
+    }
+
+    /// Whether that was so, at its end.
+    #[must_use]
+    pub fn was_failing(&self, now: u64) -> bool {
+        let times = self.unhealthy_since.zip(self.patience_ms);
+        times.is_some_and(|(since, patience)| now >= since.saturating_add(patience))
     }
 
     /// Where it is, as far as GROUP_BY asks for these fields.

@@ -84,6 +84,7 @@ impl Core {
                 continue;
             };
             tracing::warn!(deployment = %id, reason, "not done in time: taken back");
+            self.tell_broken_off(id, "not done in time");
             if let Err(refusal) = self.take_deployment_back(&deployment, now, ids) {
                 // Its apps keep what they are meant to be, and say what they wait for.
                 tracing::error!(deployment = %id, problem = %refusal, "cannot be taken back");

@@ -26,6 +26,11 @@ pub(super) async fn leader(State(context): State<Context>) -> Response {
     json_answer(StatusCode::OK, &json!({"leader": context.about.address}))
 }
 
+/// There are none here: what Marathon left to plug-ins is the master's or the agents' business.
+pub(super) async fn plugins() -> Response {
+    json_answer(StatusCode::OK, &json!({"plugins": []}))
+}
+
 pub(super) async fn info(State(context): State<Context>) -> Response {
     let about = &context.about;
     let state = context.handle.state();
@@ -215,6 +220,20 @@ pub(super) async fn metrics(State(context): State<Context>) -> Response {
         "counter",
         "Deployments begun.",
         counters.deployments,
+    );
+    let events = context.hub.figures();
+    put("events_total", "counter", "Events told.", events.told);
+    put(
+        "event_readers",
+        "gauge",
+        "Readers of /v2/events.",
+        events.readers,
+    );
+    put(
+        "event_readers_cut_off_total",
+        "counter",
+        "Readers of /v2/events that were too slow.",
+        events.cut_off,
     );
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out).into_response()
 }

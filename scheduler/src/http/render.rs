@@ -148,6 +148,17 @@ pub(crate) fn task(app: &AppState, instance: &Instance) -> Value {
     serde_json::to_value(task::task(app, instance)).unwrap_or_default()
 }
 
+/// Its own addresses.
+pub(crate) fn addresses(instance: &Instance) -> Value {
+    let addresses = instance.addresses.iter().map(|address| {
+        json!({
+            "ipAddress": address.to_string(),
+            "protocol": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        })
+    });
+    Value::Array(addresses.collect())
+}
+
 fn task_failure(app: &AppState, failure: &TaskFailure) -> Value {
     json!({
         "appId": app.current.app.id.as_str(),

@@ -3,8 +3,8 @@
 //! Pure.
 
 use super::{
-    Bounds, Changes, Member, Phase, bounds, count, healthy_left, is_active, is_there, spared,
-    surplus,
+    Bounds, Changes, Member, Phase, bounds, count, failing, healthy_left, is_active, is_there,
+    spared, surplus,
 };
 use crate::app::spec::{KillSelection, UpgradeStrategy};
 
@@ -52,6 +52,7 @@ pub(super) fn trial(
         left,
         selection,
     ));
+    failing::end_new(members, &mut kill);
     let lost = members
         .iter()
         .filter(|m| !m.current && m.phase == Phase::Inactive);
