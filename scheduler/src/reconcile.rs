@@ -226,9 +226,11 @@ fn restart(members: &[Member], n: u32, bounds: Bounds, selection: KillSelection)
         .iter()
         .filter(|m| m.current && is_active(m))
         .collect();
-    kill.extend(victims(
+    let left = healthy_left(members, &kill, min_healthy);
+    kill.extend(surplus(
         new_members,
         new_active.saturating_sub(n),
+        left,
         selection,
     ));
     failing::end_new(members, &mut kill);
@@ -262,6 +264,36 @@ fn restart(members: &[Member], n: u32, bounds: Bounds, selection: KillSelection)
         reached,
         waiting_for,
     }
+}
+
+/// How many healthy ones may go after those of `kill`.
+fn healthy_left(members: &[Member], kill: &[TaskId], min_healthy: u32) -> u32 {
+    let stays = |m: &Member| m.phase == Phase::Healthy && !kill.contains(&m.id);
+    count(members, stays).saturating_sub(min_healthy)
+}
+
+/// The first `n` of `new` to go, and at most `healthy_budget` healthy ones: one that came back late is first, but not before
+/// those that took its place are healthy.
+fn surplus(
+    new: Vec<&Member>,
+    n: u32,
+    mut healthy_budget: u32,
+    selection: KillSelection,
+) -> Vec<TaskId> {
+    let healthy: HashSet<TaskId> = new
+        .iter()
+        .filter(|member| n > 0 && member.phase == Phase::Healthy)
+        .map(|member| member.id.clone())
+        .collect();
+    let mut kill = victims(new, n, selection);
+    kill.retain(|id| {
+        let spare = healthy.contains(id) && healthy_budget == 0;
+        if healthy.contains(id) {
+            healthy_budget = healthy_budget.saturating_sub(1);
+        }
+        !spare
+    });
+    kill
 }
 
 /// At most `budget` of `old`, and at most `healthy_budget` healthy ones among them.
@@ -495,10 +527,7 @@ mod tests {
             let bounds = bounds(n, strategy, existing);
             let healthy = count(&members, |m| m.phase == Phase::Healthy);
             let killed_healthy = count(&members, |m| m.phase == Phase::Healthy && got.kill.contains(&m.id));
-            let surplus_new = count(&members, |m| m.current && is_active(m)).saturating_sub(n);
-            if surplus_new == 0 {
-                prop_assert!(healthy - killed_healthy >= bounds.min_healthy.min(healthy));
-            }
+            prop_assert!(healthy - killed_healthy >= bounds.min_healthy.min(healthy));
             prop_assert!(existing + got.launch <= bounds.max_capacity.max(existing));
             prop_assert!(!(got.reached && (got.launch > 0 || !got.kill.is_empty())));
         }
@@ -568,10 +597,7 @@ mod tests {
             let healthy = count(&members, |m| m.phase == Phase::Healthy);
             let killed = |holds: &dyn Fn(&Member) -> bool| count(&members, |m| holds(m) && got.kill.contains(&m.id));
             let n_old = count(&members, |m| !m.current && is_active(m));
-            let surplus_new = count(&members, |m| m.current && is_active(m)).saturating_sub(n);
-            if surplus_new == 0 {
-                prop_assert!(healthy - killed(&|m| m.phase == Phase::Healthy) >= bounds.min_healthy.min(healthy));
-            }
+            prop_assert!(healthy - killed(&|m| m.phase == Phase::Healthy) >= bounds.min_healthy.min(healthy));
             prop_assert!(existing + got.launch <= bounds.max_capacity.max(existing));
             let killed_old = killed(&|m| !m.current && is_active(m));
             prop_assert!(n_old - killed_old >= (n - tried).min(n_old));

@@ -229,6 +229,8 @@ fn plain_marathon_files_are_accepted() {
         json!({"healthChecks": [{"protocol": "HTTP", "path": "/health", "portIndex": 0, "gracePeriodSeconds": 5, "intervalSeconds": 10, "timeoutSeconds": 5, "maxConsecutiveFailures": 3, "ignoreHttp1xx": false}]}),
         json!({"healthChecks": [{"protocol": "COMMAND", "command": {"value": "test -e /ok"}}]}),
         json!({"upgradeStrategy": {"minimumHealthCapacity": 0.5, "maximumOverCapacity": 0}}),
+        json!({"upgradeStrategy": {"canary": {"instances": 2, "holdSeconds": 1.5}, "rollbackAfterSeconds": 600}}),
+        json!({"upgradeStrategy": {"blueGreen": {}}}),
         json!({"unreachableStrategy": "disabled", "killSelection": "OLDEST_FIRST", "acceptedResourceRoles": ["*"]}),
         json!({"resourceLimits": {"cpus": "unlimited", "mem": 256}, "user": "nobody", "executor": "", "secrets": {}}),
         json!({"residency": null, "ipAddress": null, "cmd": null, "taskKillGracePeriodSeconds": 10, "role": "*"}),
@@ -467,6 +469,18 @@ fn wrong_values_are_named_with_their_path() {
         (
             json!({"upgradeStrategy": {"minimumHealthCapacity": 1.5}}),
             "/upgradeStrategy/minimumHealthCapacity",
+        ),
+        (
+            json!({"upgradeStrategy": {"canary": {}, "blueGreen": {}}}),
+            "/upgradeStrategy/blueGreen",
+        ),
+        (
+            json!({"upgradeStrategy": {"canary": {"instances": 0}}}),
+            "/upgradeStrategy/canary/instances",
+        ),
+        (
+            json!({"upgradeStrategy": {"rollbackAfterSeconds": 0}}),
+            "/upgradeStrategy/rollbackAfterSeconds",
         ),
         (json!({"backoffFactor": 0.5}), "/backoffFactor"),
         (
@@ -737,6 +751,11 @@ proptest! {
         app["mem"] = number(mem);
         app["backoffSeconds"] = number(backoff);
         app["upgradeStrategy"] = json!({"minimumHealthCapacity": min as f64 / 1e6});
+        match shape {
+            0 => app["upgradeStrategy"]["canary"] = json!({"instances": 2}),
+            1 => app["upgradeStrategy"]["blueGreen"] = json!({"holdSeconds": number(backoff)}),
+            _ => app["upgradeStrategy"]["rollbackAfterSeconds"] = json!(60),
+        }
         match shape {
             0 => app["cmd"] = json!("sleep 1"),
             1 => app["args"] = json!(["a", "b"]),

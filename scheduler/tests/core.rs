@@ -12,6 +12,8 @@ mod placement;
 mod readiness;
 #[path = "core/residents.rs"]
 mod residents;
+#[path = "core/trials.rs"]
+mod trials;
 
 use mezzo_api::model::{
     AgentId, Offer, Reason, StatusSource, TaskId, TaskInfo, TaskState, TaskStatus,

@@ -43,6 +43,7 @@ fn task(app: App, ports: &[u16]) -> TaskInfo {
         config: now,
         last_scaling_at: now,
         last_config_change_at: now,
+        written: Default::default(),
     };
     let offer = Offer {
         offer_id: "o".parse().unwrap(),

@@ -39,6 +39,7 @@ impl Core {
                 last_scaling_at: version,
                 last_config_change_at: version,
                 app,
+                written: Default::default(),
             });
         };
         if before.app.same_config(&app) && !anew {
@@ -51,6 +52,7 @@ impl Core {
                 last_scaling_at: version,
                 last_config_change_at: before.last_config_change_at,
                 app,
+                written: Default::default(),
             });
         }
         let earlier = state
@@ -64,6 +66,7 @@ impl Core {
             last_scaling_at: version,
             last_config_change_at: version,
             app,
+            written: Default::default(),
         })
     }
 

@@ -16,7 +16,11 @@ const MAX_WARNINGS: usize = 20;
 
 /// A JSON answer.
 pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
-    let mut text = body.to_string();
+    json_text(status, body.to_string())
+}
+
+/// The same of JSON that is text already.
+pub(super) fn json_text(status: StatusCode, mut text: String) -> Response {
     text.push('\n');
     (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
 }

@@ -61,12 +61,18 @@ pub(super) async fn list(State(context): State<Context>, Query(pairs): Pairs) ->
     let params = Params(pairs);
     let state = context.handle.state();
     let embed = Embed::of(&params);
-    let apps: Vec<Value> = state
+    let mut text = "{\"apps\":[".to_owned();
+    let wanted = state
         .visible_apps()
-        .filter(|(_, app)| is_wanted(&params, app))
-        .map(|(_, app)| render::app(&state, app, embed))
-        .collect();
-    json_answer(StatusCode::OK, &json!({ "apps": apps }))
+        .filter(|(_, app)| is_wanted(&params, app));
+    for (i, (_, app)) in wanted.enumerate() {
+        if i > 0 {
+            text.push(',');
+        }
+        text.push_str(&render::app_text(&state, app, embed));
+    }
+    text.push_str("]}");
+    answer::json_text(StatusCode::OK, text)
 }
 
 pub(super) async fn create(

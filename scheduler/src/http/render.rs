@@ -2,53 +2,77 @@
 //!
 //! Pure.
 
+mod task;
+
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::filter::Embed;
 use crate::app::AppVersion;
 use crate::core::state::{AppState, Condition, Instance, State, TaskFailure};
 use crate::deployment::{Deployment, Step};
-use crate::time::Timestamp;
 use crate::why;
 
 /// An app with its counts, deployments and, if wanted, tasks.
 pub(crate) fn app(state: &State, app: &AppState, embed: Embed) -> Value {
-    let mut out = version(&app.current);
-    let Some(fields) = out.as_object_mut() else {
-        return out;
-    };
-    fields.extend(counts(app));
+    serde_json::from_str(&app_text(state, app, embed)).unwrap_or_default()
+}
+
+/// What is shown of an app beside its definition.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Beside<'a> {
+    #[serde(flatten)]
+    counts: Map<String, Value>,
+    deployments: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tasks: Option<Vec<task::Task<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    readiness_check_results: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_task_failure: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_rollback: Option<Value>,
+}
+
+/// The same as text. The definition, which is most of it and stays as it is, is written only once.
+pub(crate) fn app_text(state: &State, app: &AppState, embed: Embed) -> String {
     let lock = state.locks.get(&app.current.app.id);
-    let deployments: Vec<Value> = lock
-        .iter()
-        .map(|lock| json!({"id": lock.deployment.to_string()}))
-        .collect();
-    fields.insert("deployments".into(), deployments.into());
-    if embed.tasks {
-        let tasks: Vec<Value> = app
-            .instances
-            .values()
-            .map(|instance| task(app, instance))
-            .collect();
-        fields.insert("tasks".into(), tasks.into());
-    }
-    if let Some(rollback) = &app.last_rollback {
-        let rollback = json!({
-            "version": rollback.version.to_string(),
-            "timestamp": rollback.timestamp.to_string(),
-            "reason": rollback.reason,
-        });
-        fields.insert("lastRollback".into(), rollback);
-    }
-    if embed.readiness {
-        fields.insert("readinessCheckResults".into(), readiness(app));
-    }
-    if embed.last_task_failure
-        && let Some(failure) = &app.last_failure
-    {
-        fields.insert("lastTaskFailure".into(), task_failure(app, failure));
-    }
-    out
+    let last_failure = app
+        .last_failure
+        .as_ref()
+        .filter(|_| embed.last_task_failure);
+    let instances = app.instances.values();
+    let beside = Beside {
+        counts: counts(app),
+        deployments: lock
+            .iter()
+            .map(|lock| json!({"id": lock.deployment.to_string()}))
+            .collect(),
+        tasks: embed.tasks.then(|| {
+            instances
+                .map(|instance| task::task(app, instance))
+                .collect()
+        }),
+        readiness_check_results: embed.readiness.then(|| readiness(app)),
+        last_task_failure: last_failure.map(|failure| task_failure(app, failure)),
+        last_rollback: app.last_rollback.as_ref().map(|rollback| {
+            json!({
+                "version": rollback.version.to_string(),
+                "timestamp": rollback.timestamp.to_string(),
+                "reason": rollback.reason,
+            })
+        }),
+    };
+    let current = &app.current;
+    let definition = current.written.get(|| version(current).to_string());
+    let beside = serde_json::to_string(&beside).unwrap_or_default();
+    // Two objects that are not empty become one.
+    let (definition, beside) = (
+        definition.strip_suffix('}').unwrap_or(definition),
+        beside.strip_prefix('{').unwrap_or(&beside),
+    );
+    [definition, ",", beside].concat()
 }
 
 /// One version of an app, without tasks.
@@ -120,39 +144,8 @@ fn counts(app: &AppState) -> Map<String, Value> {
 
 /// A task as `/v2/tasks` and an app's `tasks` have it.
 pub(crate) fn task(app: &AppState, instance: &Instance) -> Value {
-    let when = |millis: u64| Timestamp::from_millis(millis).to_string();
-    let mut out = json!({
-        "id": instance.task_id.as_str(),
-        "appId": instance.app.as_str(),
-        "host": instance.hostname,
-        "slaveId": instance.agent_id.as_str(),
-        "state": instance.state_name(),
-        "stagedAt": when(instance.staged_at),
-        "startedAt": instance.started_at.map(when),
-        "version": instance.version.to_string(),
-        "ports": instance.ports,
-        "servicePorts": app.current.app.ports.iter().map(|port| port.port).collect::<Vec<u16>>(),
-        "ipAddresses": addresses(instance),
-        "localVolumes": local_volumes(app, instance),
-        "role": role(app, instance),
-    });
-    let Some(fields) = out.as_object_mut() else {
-        return out;
-    };
-    if instance.checked
-        && let Some(alive) = instance.healthy
-    {
-        fields.insert(
-            "healthCheckResults".into(),
-            json!([{"alive": alive, "taskId": instance.task_id.as_str()}]),
-        );
-    } else {
-        fields.insert("healthCheckResults".into(), json!([]));
-    }
-    if !instance.message.is_empty() {
-        fields.insert("message".into(), instance.message.as_str().into());
-    }
-    out
+    // It has string keys and no failing serializers.
+    serde_json::to_value(task::task(app, instance)).unwrap_or_default()
 }
 
 /// Its own addresses.
@@ -164,24 +157,6 @@ pub(crate) fn addresses(instance: &Instance) -> Value {
         })
     });
     Value::Array(addresses.collect())
-}
-
-fn local_volumes(app: &AppState, instance: &Instance) -> Vec<Value> {
-    let holding = instance.holding.and_then(|id| app.holdings.get(&id));
-    let volumes = holding.iter().flat_map(|holding| &holding.volumes);
-    volumes
-        .map(|held| {
-            json!({
-                "containerPath": held.container_path,
-                "persistenceId": held.volume.id.as_str(),
-            })
-        })
-        .collect()
-}
-
-fn role<'a>(app: &'a AppState, instance: &Instance) -> &'a str {
-    let holding = instance.holding.and_then(|id| app.holdings.get(&id));
-    holding.map_or("*", |holding| holding.stack.role().as_str())
 }
 
 fn task_failure(app: &AppState, failure: &TaskFailure) -> Value {

@@ -1,13 +1,14 @@
 //! Performs the core's calls on one subscription.
 //!
 //! Edge. In order, because a Reconcile must not overtake the Accept of a task it asks about; acknowledgements, on which
-//! nothing else depends, go last and many together. Every call has a deadline. Any failure that is not about the call's own
+//! nothing else depends, go beside them and many together, calls of one kind side by side. Every call has a deadline. Any failure that is not about the call's own
 //! content ends the subscription: the next one reconciles.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt};
 use mezzo_api::model::{AgentId, PoolChange, Resources, RoleName, TaskId};
 use mezzo_api::proto;
 use mezzo_api::proto::acknowledge_request::Update;
@@ -26,6 +27,8 @@ use crate::core::{Call, Purpose};
 use crate::resident::HoldingId;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Calls of one kind under way at once.
+const PARALLEL_CALLS: usize = 64;
 /// Acknowledgements that go together: a hundredth of the cost of as many calls.
 const ACKS_PER_CALL: usize = 1000;
 /// Pages of agents asked for at most.
@@ -46,19 +49,37 @@ impl Performer {
             let (acks, others): (Vec<Call>, Vec<Call>) = batch
                 .into_iter()
                 .partition(|call| matches!(call, Call::Acknowledge { .. }));
-            for call in others {
-                if let Err(status) = self.perform(call).await {
-                    return status.to_string();
-                }
-            }
             let acks: Vec<Update> = acks.into_iter().filter_map(acknowledgement).collect();
-            for chunk in acks.chunks(ACKS_PER_CALL) {
-                if let Err(status) = self.acknowledge(chunk.to_vec()).await {
-                    return status.to_string();
+            let acknowledged = async {
+                for chunk in acks.chunks(ACKS_PER_CALL) {
+                    self.acknowledge(chunk.to_vec()).await?;
                 }
+                Ok(())
+            };
+            let done = futures::future::try_join(self.in_order(others), acknowledged);
+            if let Err(status) = done.await {
+                return status.to_string();
             }
         }
         "the scheduler ends".to_owned()
+    }
+
+    /// Calls of one kind that follow each other go side by side: a thousand offers are used in the time of sixteen.
+    async fn in_order(&self, calls: Vec<Call>) -> Result<(), Status> {
+        let mut calls = calls.into_iter().peekable();
+        while let Some(first) = calls.next() {
+            let kind = std::mem::discriminant(&first);
+            let mut alike = vec![first];
+            while let Some(next) = calls.next_if(|call| std::mem::discriminant(call) == kind) {
+                alike.push(next);
+            }
+            futures::stream::iter(alike)
+                .map(|call| self.perform(call))
+                .buffer_unordered(PARALLEL_CALLS)
+                .try_collect::<()>()
+                .await?;
+        }
+        Ok(())
     }
 
     async fn perform(&self, call: Call) -> Result<(), Status> {

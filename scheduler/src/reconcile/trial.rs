@@ -2,8 +2,10 @@
 //!
 //! Pure.
 
-use super::victims::victims;
-use super::{Bounds, Changes, Member, Phase, bounds, count, failing, is_active, is_there, spared};
+use super::{
+    Bounds, Changes, Member, Phase, bounds, count, failing, healthy_left, is_active, is_there,
+    spared, surplus,
+};
 use crate::app::spec::{KillSelection, UpgradeStrategy};
 
 /// `tried` of the new beside the old. They come in addition where there is room for that, else old ones go for them; more
@@ -43,9 +45,11 @@ pub(super) fn trial(
         .iter()
         .filter(|m| m.current && is_active(m))
         .collect();
-    kill.extend(victims(
+    let left = healthy_left(members, &kill, min_healthy);
+    kill.extend(surplus(
         new_members,
         new_active.saturating_sub(n),
+        left,
         selection,
     ));
     failing::end_new(members, &mut kill);

@@ -662,8 +662,20 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
     from.parse().expect("a number")..to.parse().expect("a number")
 }
 
+/// Tells the seed of what fails.
+struct Told(u64);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("it was seed {}", self.0);
+        }
+    }
+}
+
 /// Everything goes wrong that can, then nothing does any more.
 fn storm(seed: u64, planted: Option<Planted>) {
+    let _told = Told(seed);
     let mut sim = Sim::new(
         seed,
         Faults {
@@ -692,6 +704,7 @@ fn storm(seed: u64, planted: Option<Planted>) {
 
 /// An update while scheduler and line break, but no task and no machine does: judged by what runs in the world.
 fn roll(seed: u64, planted: Option<Planted>) {
+    let _told = Told(seed);
     let faults = Faults {
         crashes: true,
         breaks: true,
