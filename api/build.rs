@@ -5,13 +5,14 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "mezzo/v1/groups.proto",
     "mezzo/v1/limits.proto",
     "mezzo/v1/types.proto",
     "mezzo/v1/oversubscription.proto",
     "mezzo/v1/framework.proto",
     "mezzo/v1/agent.proto",
+    "mezzo/v1/operating.proto",
     "mezzo/v1/operator.proto",
     "mezzo/v1/node.proto",
 ];

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mezzo_api::credential::Credential;
 use mezzo_api::masters::{InvalidMasters, Masters};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -29,6 +30,9 @@ const EVENT_QUEUE: usize = 4096;
 /// Why a scheduler cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What it would show to the master.
+    #[error(transparent)]
+    Credential(#[from] mezzo_api::credential::InvalidCredential),
     /// Its state.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -65,6 +69,7 @@ pub enum Error {
 /// When the state, the port or the master's address cannot be used, or the disk fails on the way.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let masters = Masters::parse(&config.master)?;
+    let credential = Credential::read(config.credential.as_deref())?;
     let (store, state) = Store::open(&config.state_dir)?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -97,6 +102,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     });
     let link = LinkConfig {
         masters,
+        credential,
         framework_name: config.framework_name,
         failover_timeout: Duration::from_secs(config.failover_timeout_secs),
         webui_url: format!("http://{address}"),

@@ -168,6 +168,8 @@ id!(/// Of one status update that an agent keeps until it is acknowledged.
     UpdateId, "update id", check_id);
 id!(/// Of one subscription of a framework.
     StreamId, "stream id", check_id);
+id!(/// Of a maintenance window; chosen by the operator.
+    WindowName, "maintenance window", check_id);
 id!(/// Of a seccomp profile: a file of each agent's operator.
     ProfileName, "profile name", check_id);
 id!(/// Whom resources are shared between: `*`, or a path like `eng/web`.

@@ -22,7 +22,7 @@ pub use framework::{
 pub use group::{GroupPolicy, SharedVolume, TaskGroup};
 pub use ids::{
     AgentId, FrameworkId, GroupId, InvalidId, OfferId, ProfileName, RoleName, SecretSource,
-    StreamId, TaskId, UpdateId,
+    StreamId, TaskId, UpdateId, WindowName,
 };
 pub use limits::{
     Change, CpuPinning, HugePages, InvalidIoDevice, IoDevice, IoLimit, LimitChange, RLIMIT_NAMES,

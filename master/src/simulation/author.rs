@@ -141,7 +141,9 @@ impl Author {
                 self.offers.remove(offer_id.as_str());
             }
             ToFramework::Update(status) => return self.update(*status),
-            ToFramework::AgentLost(_) => {}
+            ToFramework::AgentLost(_)
+            | ToFramework::InverseOffers(_)
+            | ToFramework::RescindInverseOffer(_) => {}
         }
         Ok(())
     }

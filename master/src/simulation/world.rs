@@ -85,6 +85,7 @@ fn settings() -> Settings {
             cpus: "0.01".parse().unwrap(),
             mem: "32".parse().unwrap(),
         },
+        loss_limit: None,
     }
 }
 
@@ -636,7 +637,7 @@ impl World {
                         self.wires.remove(&conn);
                     }
                 }
-                Effect::Reply(_) => {}
+                Effect::Reply(_) | Effect::Note(_) => {}
             }
         }
         Ok(())

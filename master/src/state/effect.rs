@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use mezzo_api::model::{
     AgentId, FrameworkId, Offer, OfferId, RoleName, StreamId, Task, TaskId, TaskStatus, UpdateId,
+    WindowName,
 };
 use thiserror::Error;
 
-use super::ConnId;
+use super::{ConnId, InverseOffer, Notice, WindowProblem};
 use crate::{
     allocator::{InvalidPattern, quota::QuotaProblem},
     store::Change,
@@ -28,6 +29,8 @@ pub enum Effect {
     CloseFramework(ConnId, Ending),
     /// Answer the one who asked.
     Reply(Result<(), Refusal>),
+    /// Tell operators who watch.
+    Note(Notice),
 }
 
 /// A message to an agent.
@@ -97,6 +100,10 @@ pub enum ToFramework {
     Update(Box<TaskStatus>),
     /// An agent cannot be reached or was removed.
     AgentLost(AgentId),
+    /// Asked to run its tasks elsewhere.
+    InverseOffers(Vec<InverseOffer>),
+    /// Not asked any more.
+    RescindInverseOffer(OfferId),
 }
 
 /// Why the master ends a stream.
@@ -174,6 +181,12 @@ pub enum Refusal {
     /// Quotas that do not fit; never empty.
     #[error("the quotas cannot be set: {}", told(.0))]
     Quotas(Vec<QuotaProblem>),
+    /// No such window.
+    #[error("there is no maintenance window {0}")]
+    UnknownWindow(WindowName),
+    /// It cannot be.
+    #[error("maintenance window {0}: {1}")]
+    Window(WindowName, WindowProblem),
     /// Only agents that are away can be removed.
     #[error("agent {0} is connected; stop it before it is removed")]
     AgentConnected(AgentId),

@@ -166,18 +166,21 @@ impl Core {
         };
         let mut unallocated = Quantities::default();
         if quotas.values().any(|quota| !quota.guarantees.is_empty()) {
-            let connected = self.agents.values().filter(|entry| {
-                matches!(entry.link, AgentLink::Connected { .. }) && entry.drain.is_none()
+            let connected = self.agents.iter().filter(|(id, entry)| {
+                matches!(entry.link, AgentLink::Connected { .. })
+                    && entry.drain.is_none()
+                    && !self.windows.is_closed(id)
             });
-            connected.for_each(|entry| unallocated.add(entry.ledger.free()));
+            connected.for_each(|(_, entry)| unallocated.add(entry.ledger.free()));
         }
         let mut candidates = Vec::new();
         let mut n_quiet = 0;
         let mut look = |(agent, entry)| {
-            let entry: &AgentEntry = entry;
+            let (agent, entry): (&AgentId, &AgentEntry) = (agent, entry);
             let free = entry.ledger(supply).free();
             let offerable = matches!(entry.link, AgentLink::Connected { .. })
                 && entry.drain.is_none()
+                && !self.windows.is_closed(agent)
                 && self.settings.minimum.is_met(free);
             if !offerable {
                 return;
@@ -514,6 +517,7 @@ impl Core {
         if let Some(framework) = self.frameworks.get_mut(framework_id) {
             framework.tasks.insert(task_id, entry);
         }
+        self.note_task(&holder);
         if let Some(agent) = self.agents.get_mut(&hand.agent_id) {
             agent.tasks.insert(holder);
         }

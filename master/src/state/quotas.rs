@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mezzo_api::model::{OfferId, RoleName};
 
-use super::{Core, Effect, Refusal, Turn, agents::AgentLink};
+use super::{Core, Effect, Notice, Refusal, Turn, agents::AgentLink};
 use crate::{
     allocator::{Quantities, Quota, quota},
     store::Change,
@@ -35,6 +35,7 @@ impl Core {
             return Err(Refusal::Quotas(problems));
         }
         for (role, quota) in changes {
+            self.note(Notice::Role(role.clone()));
             turn.push(Effect::Store(Change::PutQuota {
                 role,
                 quota: (!quota.is_empty()).then_some(quota),

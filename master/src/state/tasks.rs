@@ -212,9 +212,13 @@ impl Core {
         status.container = status.container.or_else(|| task.status.container.take());
         let terminal = status.state.is_terminal();
         let final_word = terminal && status.update_id.is_none();
+        let moved = task.status.state != status.state;
         task.status = status;
         let (agent_id, role) = (entry.agent_id.clone(), task.role.clone());
         self.view.touch_framework(&holder.0);
+        if moved {
+            self.note_task(holder);
+        }
         if terminal {
             self.release(&agent_id, holder, &role);
             self.counters.tasks_ended += 1;
@@ -277,6 +281,7 @@ impl Core {
             (status.usage, status.container) = (former.usage.clone(), former.container.clone());
             Arc::make_mut(&mut entry.task).status = status.clone();
             self.counters.tasks_ended += 1;
+            self.note_task(holder);
             self.tell(turn, status);
         }
         self.forget_task(holder);
@@ -301,6 +306,7 @@ impl Core {
         };
         Arc::make_mut(&mut entry.task).status = status.clone();
         self.view.touch_framework(&holder.0);
+        self.note_task(holder);
         self.tell(turn, status);
     }
 
@@ -396,6 +402,7 @@ impl Core {
         let status = retold(&entry.task, Reason::AgentReregistered);
         framework.tasks.insert(holder.1.clone(), entry);
         self.view.touch_framework(&holder.0);
+        self.note_task(&holder);
         if let Some(agent) = self.agents.get_mut(agent_id) {
             agent.tasks.insert(holder.clone());
         }

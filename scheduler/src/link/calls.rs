@@ -9,12 +9,12 @@ use std::future::Future;
 use std::time::Duration;
 
 use futures::StreamExt;
+use mezzo_api::credential::Authorized;
 use mezzo_api::model::{AgentId, Resources, TaskId};
 use mezzo_api::proto;
 use mezzo_api::proto::framework_service_client::FrameworkServiceClient;
 use mezzo_api::proto::operator_service_client::OperatorServiceClient;
 use tokio::sync::mpsc;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::{LinkEvent, MAX_MESSAGE};
@@ -28,8 +28,8 @@ const PARALLEL_ACKS: usize = 64;
 const MAX_PAGES: usize = 1000;
 
 pub(super) struct Performer {
-    pub(super) client: FrameworkServiceClient<Channel>,
-    pub(super) channel: Channel,
+    pub(super) client: FrameworkServiceClient<Authorized>,
+    pub(super) channel: Authorized,
     pub(super) caller: proto::Caller,
     pub(super) events: mpsc::Sender<LinkEvent>,
 }
@@ -169,6 +169,7 @@ impl Performer {
             let request = proto::ListAgentsRequest {
                 page_size: 0,
                 page_token: std::mem::take(&mut page_token),
+                ..proto::ListAgentsRequest::default()
             };
             let page = match within(client.list_agents(request)).await {
                 Ok(page) => page.into_inner(),
