@@ -298,7 +298,11 @@ impl Framework {
                 Ok(())
             }
             What::Update(status) => self.updated(status).await,
-            What::Rescind(_) | What::AgentLost(_) | What::Heartbeat(Heartbeat {}) => Ok(()),
+            What::Rescind(_)
+            | What::AgentLost(_)
+            | What::InverseOffers(_)
+            | What::RescindInverseOffer(_)
+            | What::Heartbeat(Heartbeat {}) => Ok(()),
         }
     }
 
