@@ -17,6 +17,7 @@ mod grpc;
 mod http;
 mod listener;
 mod metrics;
+mod planted;
 mod restore;
 mod server;
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::{
 
 use mezzo_api::model::{
     AgentId, AttributeConstraint, Capability, ContainerInfo, FrameworkId, FrameworkInfo,
-    GroupPolicy, Offer, OfferFilter, Predicate, RoleName, Selector, StreamId, TaskGroup, TaskId,
-    TaskInfo, TaskState, TaskStatus,
+    GroupPolicy, Offer, OfferFilter, OfferId, Predicate, RoleName, Selector, StreamId, TaskGroup,
+    TaskId, TaskInfo, TaskState, TaskStatus,
 };
 
 use super::Dice;
@@ -35,6 +35,8 @@ pub(super) struct Author {
     ends: BTreeMap<TaskId, TaskState>,
     acknowledgements: VecDeque<Call>,
     used: BTreeSet<String>,
+    /// Inverse offers to answer.
+    asked: Vec<OfferId>,
     n_tasks: usize,
 }
 
@@ -58,6 +60,7 @@ impl Author {
             ends: BTreeMap::new(),
             acknowledgements: VecDeque::new(),
             used: BTreeSet::new(),
+            asked: Vec::new(),
             n_tasks: 0,
         }
     }
@@ -141,9 +144,10 @@ impl Author {
                 self.offers.remove(offer_id.as_str());
             }
             ToFramework::Update(status) => return self.update(*status),
-            ToFramework::AgentLost(_)
-            | ToFramework::InverseOffers(_)
-            | ToFramework::RescindInverseOffer(_) => {}
+            ToFramework::AgentLost(_) | ToFramework::RescindInverseOffer(_) => {}
+            ToFramework::InverseOffers(asked) => {
+                self.asked.extend(asked.into_iter().map(|offer| offer.id));
+            }
         }
         Ok(())
     }
@@ -191,6 +195,12 @@ impl Author {
             if !dice.one_in(8) {
                 return Some(call);
             }
+        }
+        if let Some(id) = self.asked.pop() {
+            return Some(Call::AnswerInverseOffers {
+                ids: vec![id],
+                accept: dice.one_in(2),
+            });
         }
         match dice.below(if self.quiet { 3 } else { 12 }) {
             0 => self.kill(dice),

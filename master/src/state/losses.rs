@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use crate::planted::{Bug, planted};
+
 /// So many within so long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LossLimit {
@@ -25,7 +27,7 @@ impl Losses {
         while (self.0.front()).is_some_and(|at| now >= at.saturating_add(limit.per_ms)) {
             self.0.pop_front();
         }
-        if self.0.len() >= limit.count {
+        if self.0.len() >= limit.count && !planted(Bug::LossesUnlimited) {
             return false;
         }
         self.0.push_back(now);

@@ -20,6 +20,7 @@ use super::{
     ConnId, Core, Effect, Notice, Refusal, ToAgent, ToFramework, Turn, agents::AgentEntry,
     frameworks::FrameworkEntry, notice::AgentChange,
 };
+use crate::planted::{Bug, planted};
 use crate::store::{Change, DrainRecord, WindowRecord};
 
 /// Windows at a time.
@@ -161,7 +162,7 @@ impl Windows {
 
     /// Whether nothing of that agent is offered.
     pub(super) fn is_closed(&self, agent_id: &AgentId) -> bool {
-        !self.closed.is_empty() && self.closed.contains(agent_id)
+        !self.closed.is_empty() && self.closed.contains(agent_id) && !planted(Bug::OfferedInWindow)
     }
 
     /// The window that an agent is in.
@@ -379,6 +380,9 @@ impl Core {
             let Some(entry) = self.windows.by_name.get_mut(name) else {
                 return;
             };
+            if planted(Bug::WindowNotDrained) {
+                return;
+            }
             let in_service = (self.agents.get(id)).is_some_and(|agent| agent.drain.is_none());
             if !in_service || !entry.record.drained.insert(id.clone()) {
                 continue;
@@ -399,6 +403,9 @@ impl Core {
     }
 
     fn store_window(&mut self, turn: &mut Turn<'_>, name: &WindowName) {
+        if planted(Bug::WindowNotStored) {
+            return;
+        }
         if let Some(entry) = self.windows.by_name.get(name) {
             turn.push(Effect::Store(Change::PutWindow {
                 name: name.clone(),
@@ -582,7 +589,7 @@ impl Core {
     /// What the simulation holds against the world: what must not be offered, and whether a window drained what it should.
     pub(crate) fn audit_windows(&self, now: u64) -> Result<(), String> {
         for offer in self.offers.values() {
-            if self.windows.is_closed(&offer.agent_id) {
+            if self.windows.closed.contains(&offer.agent_id) {
                 return Err(format!("agent {} is offered in its window", offer.agent_id));
             }
         }
@@ -599,7 +606,7 @@ impl Core {
                 if (stage == WindowStage::Draining) && agent.drain.is_none() {
                     return Err(format!("agent {id} is not drained in its window"));
                 }
-                if self.windows.is_closed(id) != (stage != WindowStage::Scheduled) {
+                if self.windows.closed.contains(id) != (stage != WindowStage::Scheduled) {
                     return Err(format!("agent {id} is closed or not against its window"));
                 }
             }

@@ -16,6 +16,7 @@ use super::{
     frameworks::{FrameworkEntry, Interest},
     tasks::{TaskEntry, master_status},
 };
+use crate::planted::{Bug, planted};
 use crate::{
     allocator::{self, Candidate, Claimant, OfferPlan, PassRecord, Quantities, Request, Tally},
     config::to_millis,
@@ -161,6 +162,9 @@ impl Core {
         // What can be taken back keeps no promise, and is no part of one.
         let no_quotas = BTreeMap::new();
         let (quotas, roles, total) = match supply {
+            Supply::Ordinary if planted(Bug::LimitIgnored) => {
+                (&no_quotas, &self.roles, &self.total)
+            }
             Supply::Ordinary => (&self.quotas, &self.roles, &self.total),
             Supply::Revocable => (&no_quotas, &self.lent.roles, &self.lent.total),
         };
@@ -213,7 +217,9 @@ impl Core {
             claimants: self
                 .frameworks
                 .iter()
-                .filter(|(_, entry)| entry.conn().is_some() && entry.takes(supply))
+                .filter(|(_, entry)| {
+                    entry.conn().is_some() && (entry.takes(supply) || planted(Bug::LentToAnybody))
+                })
                 .flat_map(|(framework, entry)| {
                     entry
                         .roles
@@ -225,7 +231,8 @@ impl Core {
                             key: state.key,
                             held: state.held(supply),
                             epoch: state.epoch,
-                            constraints: entry.constraints.get(role),
+                            constraints: (entry.constraints.get(role))
+                                .filter(|_| !planted(Bug::FilterIgnored)),
                         })
                 })
                 .collect(),
@@ -314,7 +321,9 @@ impl Core {
             if let Some(framework) = self.frameworks.get_mut(&framework_id) {
                 framework.offers.extend(bundle.offers);
             }
-            self.charge_sum(&framework_id, &role, supply, &bundle.held);
+            if !planted(Bug::OfferNotBooked) {
+                self.charge_sum(&framework_id, &role, supply, &bundle.held);
+            }
         }
         for (conn, offers) in events {
             for chunk in offers.chunks(OFFERS_PER_EVENT) {
@@ -474,6 +483,10 @@ impl Core {
             return;
         }
         let task = self.enter_task(turn, framework_id, hand, info);
+        if planted(Bug::LaunchedTwice) {
+            let again = ToAgent::Launch(Arc::clone(&task));
+            turn.push(Effect::ToAgent(hand.conn, again));
+        }
         turn.push(Effect::ToAgent(hand.conn, ToAgent::Launch(task)));
     }
 

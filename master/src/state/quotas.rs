@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mezzo_api::model::{OfferId, RoleName};
 
 use super::{Core, Effect, Notice, Refusal, Turn, agents::AgentLink};
+use crate::planted::{Bug, planted};
 use crate::{
     allocator::{Quantities, Quota, quota},
     store::Change,
@@ -36,10 +37,10 @@ impl Core {
         }
         for (role, quota) in changes {
             self.note(Notice::Role(role.clone()));
-            turn.push(Effect::Store(Change::PutQuota {
-                role,
-                quota: (!quota.is_empty()).then_some(quota),
-            }));
+            let quota = (!quota.is_empty()).then_some(quota);
+            if !planted(Bug::QuotaNotStored) {
+                turn.push(Effect::Store(Change::PutQuota { role, quota }));
+            }
         }
         self.quotas = wanted;
         let offers: Vec<OfferId> = self.offers.keys().cloned().collect();
