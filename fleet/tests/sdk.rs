@@ -72,6 +72,7 @@ async fn run_tasks(framework: &mut Framework, n: usize) -> Running {
             Event::Subscribed { .. } | Event::Rescinded(_) => {}
             other @ (Event::Disconnected { .. }
             | Event::AgentLost(_)
+            | Event::Operation(_)
             | Event::InverseOffers(_)
             | Event::InverseRescinded(_)) => panic!("{other:?}"),
         }

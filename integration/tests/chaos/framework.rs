@@ -300,6 +300,7 @@ impl Framework {
             What::Update(status) => self.updated(status).await,
             What::Rescind(_)
             | What::AgentLost(_)
+            | What::Operation(_)
             | What::InverseOffers(_)
             | What::RescindInverseOffer(_)
             | What::Heartbeat(Heartbeat {}) => Ok(()),
@@ -334,6 +335,7 @@ impl Framework {
             .collect();
         let operation = Operation {
             operation: Some(Kind::Launch(Launch { tasks })),
+            ..Operation::default()
         };
         let request = AcceptRequest {
             caller,

@@ -119,7 +119,7 @@ fn of_framework_method(method: &str) -> Action {
         | "Acknowledge"
         | "Reconcile"
         | "SendMessage"
-        | "UpdateFramework"
+        | "UpdateFramework" | "AcknowledgeOperation" | "ReconcileOperations"
         | "AnswerInverseOffers"
         | "Teardown" => Action::Subscribe,
         _ => Action::Unlisted,

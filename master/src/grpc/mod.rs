@@ -1,7 +1,7 @@
 //! The gRPC fronts: thin. They turn messages into events and calls, and effects into messages; they decide nothing.
 //!
 //! `agent` and `framework` hold one stream per peer through an [`outbox`]; `operator` answers from published
-//! snapshots, its lists through `paging`. `events` is what watchers follow, `maintenance` planned work. `sharing` reads and tells quotas and the reasons for offers. `status` is the one place where the core's words become gRPC codes.
+//! snapshots, its lists through `paging`. `events` is what watchers follow, `maintenance` planned work. `sharing` reads and tells quotas and the reasons for offers, `volumes` lists volumes. `status` is the one place where the core's words become gRPC codes.
 
 mod agent;
 mod events;
@@ -12,6 +12,7 @@ pub(crate) mod outbox;
 mod paging;
 mod sharing;
 pub(crate) mod status;
+mod volumes;
 
 pub(crate) use agent::{AgentFront, AgentLine};
 pub(crate) use framework::{FrameworkFront, FrameworkLine};

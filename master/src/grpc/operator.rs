@@ -13,16 +13,21 @@ use std::{
 use futures::Stream;
 
 use mezzo_api::{
-    model::{AgentId, AttributeValue, FrameworkId, NodeUsage, RoleName, Task, TaskId, TaskState},
+    model::{
+        AgentId, AttributeValue, FrameworkId, NodeUsage, OperationId, OperationState, PoolChange,
+        RoleName, Task, TaskId, TaskState,
+    },
     proto::{self, operator_service_server::OperatorService},
 };
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::{
     events, maintenance,
     paging::Pages,
     sharing,
     status::{bounded, invalid, parse, parse_optional},
+    volumes,
 };
 use crate::{
     actor::Context,
@@ -35,6 +40,8 @@ use crate::{
 /// Of a backup, in one message.
 const BACKUP_CHUNK: usize = 1 << 20;
 
+/// In one call.
+const MOST_CHANGES: usize = 100;
 /// In one call.
 const MOST_WEIGHTS: usize = 10_000;
 
@@ -323,6 +330,64 @@ impl OperatorService for OperatorFront {
         Ok(Response::new(proto::DrainAgentResponse {}))
     }
 
+    async fn change_pools(
+        &self,
+        request: Request<proto::ChangePoolsRequest>,
+    ) -> Result<Response<proto::ChangePoolsResponse>, Status> {
+        self.allow(&request, Action::ChangePools, &request.get_ref().agent_id)?;
+        let request = request.into_inner();
+        let agent_id: AgentId = parse("agent_id", request.agent_id)?;
+        bounded("changes", request.changes.len(), MOST_CHANGES)?;
+        let mut changes = Vec::new();
+        for (i, change) in request.changes.into_iter().enumerate() {
+            let change = PoolChange::try_from(change);
+            changes.push(change.map_err(|invalid| invalid.within(&format!("changes[{i}]")))?);
+        }
+        for change in changes {
+            let id = new_operation_id();
+            let told = change.to_string();
+            self.operate(Operation::ChangePools {
+                agent_id: agent_id.clone(),
+                id: id.clone(),
+                change: Box::new(change),
+            })
+            .await?;
+            let status = self.context.settled(&id).await?;
+            match status.state {
+                OperationState::Finished => {}
+                OperationState::Failed
+                | OperationState::Dropped
+                | OperationState::Pending
+                | OperationState::Recovering
+                | OperationState::Unknown => {
+                    return Err(Status::failed_precondition(format!(
+                        "agent {agent_id}: {told}: {}: {}",
+                        status.state, status.message
+                    )));
+                }
+            }
+        }
+        Ok(Response::new(proto::ChangePoolsResponse {}))
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<proto::ListVolumesRequest>,
+    ) -> Result<Response<proto::ListVolumesResponse>, Status> {
+        let mut request = request.into_inner();
+        let (token, size) = page_of(&mut request.page_token, &mut request.page_size);
+        let pages = Pages::new("volumes", &request, size);
+        let wanted: Option<AgentId> = parse_optional("agent_id", request.agent_id)?;
+        let after = pages.after(&token, volumes::after)?;
+        let snapshot = self.context.snapshot();
+        let (wanted, after) = (wanted.as_ref(), after.as_ref());
+        let mut page = volumes::list(&snapshot, wanted, after, pages.size());
+        if !page.next_page_token.is_empty() {
+            page.next_page_token = pages.token(&page.next_page_token);
+        }
+        Ok(Response::new(page))
+    }
+
     async fn activate_agent(
         &self,
         request: Request<proto::ActivateAgentRequest>,
@@ -473,6 +538,14 @@ impl AgentFilter {
     }
 }
 
+/// Wherever it is known by now: an id of this master's.
+fn new_operation_id() -> OperationId {
+    Uuid::now_v7()
+        .to_string()
+        .parse()
+        .expect("a UUID is a valid id")
+}
+
 struct TaskFilter {
     framework_id: Option<FrameworkId>,
     agent_id: Option<AgentId>,
@@ -583,8 +656,8 @@ fn cluster(snapshot: &Snapshot, context: &Context) -> proto::Cluster {
         match view.state {
             AgentState::Connected | AgentState::Disconnected => {
                 total.add(&view.info.resources);
-                allocated.add(&view.allocated);
-                offered.add(&view.offered);
+                allocated.add_pools(&view.allocated);
+                offered.add_pools(&view.offered);
                 if let Some((total, allocated, offered)) = &view.lent {
                     let sums = lent.get_or_insert_default();
                     for (sum, more) in sums.iter_mut().zip([total, allocated, offered]) {
@@ -656,20 +729,30 @@ fn add_usage(sum: &mut NodeUsage, usage: &NodeUsage) {
     add(&mut sum.agent_cpu_total_us, usage.agent_cpu_total_us);
 }
 
-fn agent(view: &AgentView) -> proto::Agent {
-    let state = match view.state {
+pub(super) fn agent_state(state: AgentState) -> proto::AgentState {
+    match state {
         AgentState::Connected => proto::AgentState::AgentConnected,
         AgentState::Disconnected => proto::AgentState::AgentDisconnected,
         AgentState::Unreachable => proto::AgentState::AgentUnreachable,
         AgentState::Recovering => proto::AgentState::AgentRecovering,
-    };
+    }
+}
+
+fn agent(view: &AgentView) -> proto::Agent {
+    let state = agent_state(view.state);
     proto::Agent {
         agent_id: view.agent_id.to_string(),
         info: Some(view.info.clone().into()),
         state: state.into(),
         registered_at_ms: view.registered_at_ms,
-        allocated: (&view.allocated).into(),
-        offered: (&view.offered).into(),
+        allocated: view.allocated.flat().into(),
+        offered: view.offered.flat().into(),
+        allocated_reserved: view
+            .allocated
+            .pool_list()
+            .into_iter()
+            .map(Into::into)
+            .collect(),
         usage: view.usage.clone().map(Into::into),
         tasks: count(view.n_tasks),
         loss_waits_since_ms: view.loss_waits_since_ms,

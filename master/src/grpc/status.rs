@@ -19,6 +19,9 @@ impl From<Refusal> for Status {
             | Refusal::UnknownWindow(_) => Code::NotFound,
             Refusal::StaleStream { .. }
             | Refusal::RemovedFramework(_)
+            | Refusal::AgentAway(_)
+            | Refusal::Change { .. }
+            | Refusal::InUse { .. }
             | Refusal::AgentConnected(_) => Code::FailedPrecondition,
             Refusal::Quotas(problems) if problems.iter().all(QuotaProblem::may_be_forced) => {
                 Code::FailedPrecondition

@@ -40,6 +40,9 @@ impl Source for Numbers {
     fn stream_id(&mut self) -> StreamId {
         self.id()
     }
+    fn operation_id(&mut self) -> mezzo_api::model::OperationId {
+        self.id()
+    }
     fn random(&mut self) -> u64 {
         self.0
     }
@@ -115,8 +118,11 @@ impl Bench {
                 kernel: String::new(),
                 architecture: String::new(),
                 cgroup_mode: CgroupMode::V2,
+                reserved: Vec::new(),
+                volumes: Vec::new(),
             },
             boot_id: String::new(),
+            operations: Vec::new(),
             tasks: Vec::<Task>::new(),
         };
         let conn = ConnId(conn);

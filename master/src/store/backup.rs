@@ -190,7 +190,7 @@ impl Saved {
             .iter()
             .filter(|record| !self.agents.contains(record))
         {
-            changes.push(Change::PutAgent(record.clone()));
+            changes.push(Change::PutAgent(Box::new(record.clone())));
         }
         for record in wanted
             .frameworks
@@ -333,6 +333,8 @@ mod tests {
                 kernel: String::new(),
                 architecture: String::new(),
                 cgroup_mode: CgroupMode::V2,
+                reserved: Vec::new(),
+                volumes: Vec::new(),
             },
             registered_at_ms: at,
             drain: None,
