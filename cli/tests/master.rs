@@ -95,7 +95,9 @@ fn weights(master: &Master) -> Vec<(String, u64)> {
     let roles: Vec<Value> = serde_json::from_str(&text).unwrap();
     let weight = |role: &Value| {
         let name = role["name"].as_str().unwrap().to_owned();
-        (name, role["weight_millis"].as_u64().unwrap())
+        // Told as a number with at most three decimals.
+        let weight = role["weight"].as_f64().unwrap();
+        (name, (weight * 1000.0).round() as u64)
     };
     roles.iter().map(weight).collect()
 }

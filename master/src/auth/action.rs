@@ -119,7 +119,9 @@ fn of_framework_method(method: &str) -> Action {
         | "Acknowledge"
         | "Reconcile"
         | "SendMessage"
-        | "UpdateFramework" | "AcknowledgeOperation" | "ReconcileOperations"
+        | "UpdateFramework"
+        | "AcknowledgeOperation"
+        | "ReconcileOperations"
         | "AnswerInverseOffers"
         | "Teardown" => Action::Subscribe,
         _ => Action::Unlisted,

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::operator::agent_state;
+use crate::state::Snapshot;
 use mezzo_api::{
     model::{AgentId, RoleName, VolumeId, VolumeKey},
     proto,
 };
-use super::operator::agent_state;
-use crate::state::Snapshot;
 
 /// The last one of a page.
 pub(super) type After = (AgentId, VolumeKey);

@@ -7,9 +7,9 @@ use std::{
 
 use mezzo_api::model::{
     AgentId, AttributeConstraint, Capability, ContainerInfo, FrameworkId, FrameworkInfo,
-    GroupPolicy, Offer, OfferFilter, OfferId, OperationId, OperationState, OperationStatus, PoolChange,
-    Pools, Predicate, RoleName, Selector, StreamId, TaskGroup, TaskId, TaskInfo, TaskState,
-    TaskStatus, Volume, VolumeSource,
+    GroupPolicy, Offer, OfferFilter, OfferId, OperationId, OperationState, OperationStatus,
+    PoolChange, Pools, Predicate, RoleName, Selector, StreamId, TaskGroup, TaskId, TaskInfo,
+    TaskState, TaskStatus, Volume, VolumeSource,
 };
 
 use super::{Dice, any_change};

@@ -5,9 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use mezzo_api::model::{
-    AgentId, FrameworkId, OfferId, OperationId, Scalar, StreamId, TaskState,
-};
+use mezzo_api::model::{AgentId, FrameworkId, OfferId, OperationId, Scalar, StreamId, TaskState};
 
 use super::{Dice, any_change, author::Author, machine::Machine};
 use crate::{
