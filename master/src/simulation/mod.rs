@@ -141,17 +141,17 @@ fn rules_hold_in_every_history_and_healed_worlds_come_to_rest() {
 
 /// Each bug with what the rule that finds it says.
 const BUGS: [(Bug, &str); 17] = [
-    (Bug::OfferNotBooked, "role"),
-    (Bug::EndNotReleased, ""),
+    (Bug::OfferNotBooked, "in use"),
+    (Bug::EndNotReleased, "holds something"),
     (Bug::LaunchedTwice, "is launched twice"),
-    (Bug::LearntNotBooked, ""),
+    (Bug::LearntNotBooked, "books say otherwise"),
     (Bug::SecondEnd, "ended as"),
     (Bug::FilterIgnored, "which it does not want"),
     (Bug::LimitIgnored, "the limit is"),
-    (Bug::LentToAnybody, "cannot borrow"),
+    (Bug::LentToAnybody, "cannot deal with it"),
     (Bug::QuotaNotStored, "quotas in the store"),
     (Bug::AcknowledgementSwallowed, "still has"),
-    (Bug::EndNotTold, "still waits for"),
+    (Bug::EndNotTold, "still has"),
     (Bug::KillSwallowed, "still waits for"),
     (Bug::OfferedInWindow, "is offered in its window"),
     (Bug::WindowNotDrained, "is not drained in its window"),
@@ -160,7 +160,7 @@ const BUGS: [(Bug, &str); 17] = [
     (Bug::LossesUnlimited, "are given up within"),
 ];
 
-/// `--nocapture` prints the table of docs/test-bench.md.
+/// `--nocapture` prints in which history each was found, and how: the table of docs/test-bench.md.
 #[test]
 fn every_planted_bug_is_found_by_the_rule_that_is_there_for_it() {
     let mut missed = Vec::new();

@@ -135,13 +135,17 @@ fn task_notice(task: &Task, agent_id: &AgentId) -> Notice {
 
 #[cfg(test)]
 impl Core {
-    /// Every task in the tables with its state, for a replica made of notices.
+    /// Every task in the tables and every ended one that is remembered, with its state: for a replica made of notices.
     pub(crate) fn task_states(&self) -> impl Iterator<Item = (Holder, TaskState)> + '_ {
         self.frameworks.iter().flat_map(|(id, framework)| {
-            let state = |(task, entry): (&TaskId, &super::tasks::TaskEntry)| {
-                ((id.clone(), task.clone()), entry.task.status.state)
-            };
-            framework.tasks.iter().map(state)
+            let active = framework.tasks.iter();
+            let active = active.map(|(task, entry)| (task, entry.task.status.state));
+            // A task that runs hides an ended one of the same id.
+            let ended = (framework.ended.iter())
+                .filter(|(task, _)| !framework.tasks.contains_key(*task))
+                .map(|(task, ended)| (task, ended.status.state));
+            let all = active.chain(ended);
+            all.map(|(task, state)| ((id.clone(), task.clone()), state))
         })
     }
 }
