@@ -1,5 +1,10 @@
 //! The real `mezzo master`: backups while it runs, `kill -9`, restores, and credentials from end to end.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; a panic is the test's failure"
+)]
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
