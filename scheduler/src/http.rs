@@ -84,6 +84,7 @@ const MOUNTS: &[(&str, fn() -> MethodRouter<Context>)] = &[
     ("/v2/deployments/{id}", || {
         get(plans::deployment).delete(plans::cancel)
     }),
+    ("/v2/deployments/{id}/promote", || post(plans::promote)),
     ("/v2/queue", || get(queue::queue)),
     ("/v2/queue/{*path}", || delete(queue::reset_delay)),
     ("/v2/tasks", || get(tasks::list)),

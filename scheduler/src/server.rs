@@ -32,7 +32,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// A connection whose other end takes nothing for so long is closed.
 const STUCK: Duration = Duration::from_secs(60);
 /// Events of the master that may wait for the loop.
-const EVENT_QUEUE: usize = 4096;
+const EVENT_QUEUE: usize = 16_384;
 
 /// Why a scheduler cannot start or go on.
 #[derive(Debug, thiserror::Error)]

@@ -64,7 +64,8 @@ Examples:
   cargo xtask bench launch --case life --ours --rounds 500 --under 'perf stat -d'
                                     without peers, below a profiler
   cargo xtask bench pull --quick    with fewer rounds and images
-  cargo xtask bench master          the allocator alone")]
+  cargo xtask bench master          the allocator alone
+  cargo xtask bench scheduler       50,000 instances, 10,000 apps, over simulated agents")]
     Bench(BenchArgs),
     /// Feed hostile bytes to everything that reads them, for as long as you like
     #[command(after_help = "\
@@ -166,6 +167,8 @@ enum Bench {
     Pull,
     /// The master's allocator at up to 50,000 agents and 1,000 frameworks, without network and disk
     Master,
+    /// The scheduler with a real master and simulated agents: 50,000 instances, 10,000 apps, restart, rolling update, memory
+    Scheduler,
 }
 
 /// The command line, without a `--` behind the command: people are used to it from `cargo run`, and here it would hide

@@ -106,8 +106,10 @@ impl FrameworkService for FrameworkFront {
         let mut info = framework_info(request.framework)?;
         self.own(&principal, &mut info)?;
         let suppressed = roles("suppressed_roles", request.suppressed_roles)?;
-        let (outbox, inbox) =
-            outbox::channel(self.context.config.peer_queue, self.context.fence.clone());
+        let (outbox, inbox) = outbox::channel(
+            self.context.config.framework_queue,
+            self.context.fence.clone(),
+        );
         let conn = self.context.next_conn();
         tracing::info!(
             conn = conn.0,
