@@ -53,8 +53,11 @@ pub(crate) struct About {
     pub(crate) started: Instant,
 }
 
+/// A path, and what answers there.
+type Mount = (&'static str, fn() -> MethodRouter<Context>);
+
 /// Where requests go, by the paths that tell handlers apart. What each route takes and answers says [`routes`].
-const MOUNTS: &[(&str, fn() -> MethodRouter<Context>)] = &[
+const MOUNTS: &[Mount] = &[
     ("/ping", || get(info::ping)),
     ("/healthz", || get(info::healthz)),
     ("/metrics", || get(info::metrics)),

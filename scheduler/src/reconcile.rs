@@ -231,17 +231,8 @@ fn restart(members: &[Member], n: u32, bounds: Bounds, selection: KillSelection)
         new_active.saturating_sub(n),
         selection,
     ));
-    // Those of the new that fail for good make room for another try.
-    let failed = members
-        .iter()
-        .filter(|m| m.current && failing::is_failing(m));
-    let failed: Vec<TaskId> = failed.map(|m| m.id.clone()).collect();
-    kill.extend(
-        failed
-            .into_iter()
-            .filter(|id| !kill.contains(id))
-            .collect::<Vec<_>>(),
-    );
+    failing::end_new(members, &mut kill);
+    failing::end_old(members, n, &mut kill);
     // Old ones on lost machines are not wanted back.
     let lost = members
         .iter()
@@ -423,6 +414,31 @@ mod tests {
             KillSelection::YoungestFirst,
         );
         assert_eq!((got.launch, got.kill.len()), (0, 1));
+    }
+
+    /// On a full cluster nothing else would ever make room for the new.
+    #[test]
+    fn an_old_one_that_fails_for_long_makes_room_for_the_new_and_a_new_one_for_another_try() {
+        let strategy = strategy(100, 100);
+        for wanted in [Wanted::Restart(2, strategy), Wanted::Trial(2, 1, strategy)] {
+            let members = [
+                member(0, false, Phase::FailingLong),
+                member(1, false, Phase::FailingLong),
+            ];
+            let got = changes(&members, wanted, KillSelection::YoungestFirst);
+            let is_trial = matches!(wanted, Wanted::Trial(..));
+            // One at a time; in a trial the old stay, so that there are no more of the new than it is to have.
+            let want = if is_trial { &[][..] } else { &members[..1] };
+            let want: Vec<TaskId> = want.iter().map(|member| member.id.clone()).collect();
+            assert_eq!(got.kill, want);
+            let members = [
+                member(0, false, Phase::Healthy),
+                member(1, false, Phase::Healthy),
+                member(2, true, Phase::Failing),
+            ];
+            let got = changes(&members, wanted, KillSelection::YoungestFirst);
+            assert_eq!(got.kill, [members[2].id.clone()]);
+        }
     }
 
     fn phase() -> impl Strategy<Value = Phase> {

@@ -3,7 +3,7 @@
 //! Pure.
 
 use super::victims::victims;
-use super::{Bounds, Changes, Member, Phase, bounds, count, is_active, is_there, spared};
+use super::{Bounds, Changes, Member, Phase, bounds, count, failing, is_active, is_there, spared};
 use crate::app::spec::{KillSelection, UpgradeStrategy};
 
 /// `tried` of the new beside the old. They come in addition where there is room for that, else old ones go for them; more
@@ -48,6 +48,7 @@ pub(super) fn trial(
         new_active.saturating_sub(n),
         selection,
     ));
+    failing::end_new(members, &mut kill);
     let lost = members
         .iter()
         .filter(|m| !m.current && m.phase == Phase::Inactive);

@@ -559,7 +559,9 @@ async fn every_route_keeps_its_contract() {
             Value::Null => None,
             // Not JSON, on purpose.
             Value::String(text) => Some(text.clone()),
-            body => Some(filled(&body.to_string(), &kept)),
+            body @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                Some(filled(&body.to_string(), &kept))
+            }
         };
         let started = Instant::now();
         let answer = loop {
