@@ -5,7 +5,7 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "mezzo/v1/groups.proto",
     "mezzo/v1/limits.proto",
     "mezzo/v1/reservations.proto",
@@ -14,6 +14,7 @@ const FILES: [&str; 10] = [
     "mezzo/v1/oversubscription.proto",
     "mezzo/v1/framework.proto",
     "mezzo/v1/agent.proto",
+    "mezzo/v1/operating.proto",
     "mezzo/v1/operator.proto",
     "mezzo/v1/node.proto",
 ];

@@ -191,7 +191,7 @@ write_settings() {
     local role
     for role in "${roles[@]}"; do
         case $role in
-            master) set_values "$etc/master.toml" "listen=$(string "$ip:$master_port")" ;;
+            master) set_values "$etc/master.toml" "listen=$(string "$ip:$master_port")" "allow_anonymous=true" ;;
             scheduler)
                 set_values "$etc/scheduler.toml" "listen=$(string "$ip:$scheduler_port")" \
                     "master=$(string "$master:$master_port")"

@@ -29,6 +29,9 @@ pub struct Config {
     pub hostname: Option<String>,
     /// host:port of the master; of several masters: host:port,host:port,...
     pub master: String,
+    /// A file with `NAME:SECRET`, shown to masters that ask for a credential.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<PathBuf>,
     /// Everything that must survive; of this agent alone.
     pub state_dir: PathBuf,
     /// All there is to offer, instead of what is detected. With a role after a name, `cpus(eng):4`, it is reserved.
@@ -196,6 +199,7 @@ impl Default for Config {
             advertise: None,
             hostname: None,
             master: "127.0.0.1:5050".into(),
+            credential: None,
             state_dir: "/var/lib/mezzo/agent".into(),
             resources: None,
             reserve_cpus: None,

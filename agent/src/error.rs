@@ -5,6 +5,9 @@ use std::{io, path::PathBuf};
 /// One error for the person who started it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What it would show to the master.
+    #[error(transparent)]
+    Credential(#[from] mezzo_api::credential::InvalidCredential),
     /// A field of the configuration.
     #[error("configuration: {field}: {problem}")]
     Config {

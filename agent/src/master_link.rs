@@ -7,6 +7,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use mezzo_api::{
+    credential::{Authorized, Credential},
     masters::{self, Masters},
     model::{AgentId, AgentInfo, PoolOperation, RoleName, TaskInfo},
     proto::{
@@ -90,6 +91,7 @@ impl Identity {
 /// What the link needs.
 pub(crate) struct Link {
     pub(crate) masters: Masters,
+    pub(crate) credential: Credential,
     /// The highest that a master told, and where it is kept.
     pub(crate) term: Term,
     pub(crate) handle: Handle,
@@ -180,6 +182,7 @@ impl Link {
             .connect()
             .await
             .map_err(|error| chain(&error))?;
+        let channel = Authorized::new(channel, self.credential.clone());
         let mut client = AgentServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);

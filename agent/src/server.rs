@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use mezzo_api::credential::Credential;
 use mezzo_api::{
     model::AgentInfo,
     proto::{Capacity, FILE_DESCRIPTOR_SET, node_service_server::NodeServiceServer},
@@ -288,6 +289,7 @@ pub(crate) async fn serve(
     });
     let link = Link {
         masters: config.masters()?,
+        credential: Credential::read(config.credential.as_deref())?,
         term: Term::load(config.state_dir.join("master-term"))?,
         handle: handle.clone(),
         info: info.clone(),

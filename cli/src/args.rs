@@ -9,6 +9,7 @@ pub(crate) mod events;
 pub(crate) mod group;
 pub(crate) mod image;
 pub(crate) mod job;
+pub(crate) mod operating;
 pub(crate) mod server;
 pub(crate) mod task;
 pub(crate) mod volume;
@@ -47,6 +48,9 @@ pub(crate) struct Global {
     /// The master, host:port, or several with commas between them [default: 127.0.0.1:5050]
     #[arg(long, global = true, env = "MEZZO_MASTER", value_name = "ADDRESS")]
     pub(crate) master: Option<String>,
+    /// A file with `NAME:SECRET`, for a master that asks for a credential
+    #[arg(long, global = true, env = "MEZZO_CREDENTIAL", value_name = "FILE")]
+    pub(crate) credential: Option<PathBuf>,
     /// The scheduler's URL [default: http://127.0.0.1:8080]
     #[arg(long, global = true, env = "MEZZO_SCHEDULER", value_name = "URL")]
     pub(crate) scheduler: Option<String>,
@@ -79,7 +83,7 @@ impl OutputArg {
 pub(crate) enum Command {
     /// A whole cluster on this machine: master, agent and scheduler, until Ctrl-C
     Dev(server::DevArgs),
-    /// Run a master: it offers the agents' resources to frameworks
+    /// Run a master: it offers the agents' resources to frameworks; or back up, restore and watch one
     Master(server::MasterArgs),
     /// Run an agent: it runs containers on this machine (needs root)
     Agent(server::AgentArgs),

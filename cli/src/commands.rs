@@ -11,6 +11,7 @@ pub(crate) mod group;
 pub(crate) mod image;
 pub(crate) mod job;
 mod manual;
+pub(crate) mod operating;
 pub(crate) mod serve;
 mod stats;
 pub(crate) mod status;
@@ -21,11 +22,13 @@ mod wait;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::CommandFactory as _;
+use mezzo_api::credential::Credential;
 
 use crate::{
-    args::{Cli, Command, OutputArg, image::ImageCommand},
+    args::{Cli, Command, OutputArg, image::ImageCommand, operating::MasterCommand},
+    client::master::Master,
     dev,
-    failure::Failure,
+    failure::{Failure, chain},
     output::{Format, Output, print},
     request::Servers,
 };
@@ -35,6 +38,15 @@ use crate::{
 pub(crate) struct Context {
     pub(crate) servers: Servers,
     pub(crate) output: Output,
+    /// Shown to the master.
+    pub(crate) credential: Credential,
+}
+
+impl Context {
+    /// A connection to the master that leads.
+    pub(crate) async fn master(&self) -> Result<Master, Failure> {
+        Master::connect(&self.servers.master, &self.credential).await
+    }
 }
 
 /// Carries out a command line.
@@ -57,10 +69,18 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
     let context = Context {
         servers,
         output: Output::new(format),
+        credential: Credential::read(global.credential.as_deref())
+            .map_err(|error| Failure::usage(chain(&error)))?,
     };
     match cli.command {
         Command::Dev(args) => dev::run(&args),
-        Command::Master(args) => serve::master(&args),
+        Command::Master(args) => match args.command {
+            None => serve::master(&args),
+            Some(MasterCommand::Backup(args)) => client(operating::backup(&context, &args)),
+            Some(MasterCommand::Restore(args)) => client(operating::restore(&context, &args)),
+            Some(MasterCommand::Events(args)) => client(operating::events(&context, &args)),
+            Some(MasterCommand::Credential(args)) => operating::credential(&context, &args),
+        },
         Command::Agent(args) => serve::agent(&args, global.master.as_deref()),
         Command::Scheduler(args) => serve::scheduler(&args, global.master.as_deref()),
         Command::App(command) => client(app::run(&context, command)),

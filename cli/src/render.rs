@@ -7,6 +7,7 @@ pub(crate) mod app;
 pub(crate) mod cluster;
 pub(crate) mod event;
 pub(crate) mod job;
+pub(crate) mod operating;
 pub(crate) mod sharing;
 pub(crate) mod stats;
 pub(crate) mod status;

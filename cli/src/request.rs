@@ -36,6 +36,24 @@ impl Servers {
     }
 }
 
+/// A moment: `now`, a time from now on, or RFC 3339. Unix milliseconds.
+pub(crate) fn moment(flag: &str, text: &str, now_ms: u64) -> Result<u64, Failure> {
+    if text == "now" {
+        return Ok(now_ms);
+    }
+    if let Ok(later) = duration(flag, text) {
+        let later = u64::try_from(later.as_millis()).unwrap_or(u64::MAX);
+        return Ok(now_ms.saturating_add(later));
+    }
+    let moment: Result<jiff::Timestamp, _> = text.parse();
+    let moment = moment.ok().map(jiff::Timestamp::as_millisecond);
+    moment.and_then(|at| u64::try_from(at).ok()).ok_or_else(|| {
+        Failure::usage(format!(
+            "{flag} `{text}` is no moment; give `now`, a time from now like 2h, or one like 2030-01-31T22:00:00Z"
+        ))
+    })
+}
+
 /// One master, or several with commas between them.
 pub(crate) fn masters(text: &str) -> Result<String, Failure> {
     let one = |part: &str| {

@@ -25,6 +25,8 @@ mod figures;
 mod files;
 #[path = "grpc/nodes.rs"]
 mod nodes;
+#[path = "grpc/operating.rs"]
+mod operating;
 #[path = "grpc/sharing.rs"]
 mod sharing;
 
@@ -339,6 +341,45 @@ impl OperatorService for Scripted {
     ) -> Answer<proto::ActivateAgentResponse> {
         self.note(request.into_inner());
         Ok(Response::new(proto::ActivateAgentResponse {}))
+    }
+
+    type WatchEventsStream = Stream_<proto::OperatorEvent>;
+
+    async fn watch_events(
+        &self,
+        request: Request<proto::WatchEventsRequest>,
+    ) -> Answer<Self::WatchEventsStream> {
+        self.note(request.into_inner());
+        Ok(Response::new(Box::pin(operating::events())))
+    }
+
+    type BackupStream = Stream_<proto::BackupChunk>;
+
+    async fn backup(&self, _: Request<proto::BackupRequest>) -> Answer<Self::BackupStream> {
+        Err(Status::unimplemented("no backup here"))
+    }
+
+    async fn schedule_maintenance(
+        &self,
+        request: Request<proto::ScheduleMaintenanceRequest>,
+    ) -> Answer<proto::ScheduleMaintenanceResponse> {
+        self.note(request.into_inner());
+        Ok(Response::new(proto::ScheduleMaintenanceResponse {}))
+    }
+
+    async fn cancel_maintenance(
+        &self,
+        request: Request<proto::CancelMaintenanceRequest>,
+    ) -> Answer<proto::CancelMaintenanceResponse> {
+        self.note(request.into_inner());
+        Ok(Response::new(proto::CancelMaintenanceResponse {}))
+    }
+
+    async fn list_maintenance(
+        &self,
+        _: Request<proto::ListMaintenanceRequest>,
+    ) -> Answer<proto::ListMaintenanceResponse> {
+        Ok(Response::new(proto::ListMaintenanceResponse::default()))
     }
 
     async fn change_pools(

@@ -28,7 +28,9 @@ use tonic::Status;
 use uuid::Uuid;
 
 use crate::{
+    auth::Guard,
     config::Config,
+    event_log::EventLog,
     grpc::{
         AgentLine, FrameworkLine,
         outbox::{Outbox, SendFailure},
@@ -83,13 +85,32 @@ pub(crate) struct Context {
     pub(crate) term: u64,
     /// While it is open this master leads; nothing leaves it after that.
     pub(crate) fence: Fence,
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) events: Arc<EventLog>,
+    pub(crate) metrics: Arc<Metrics>,
+    store: SharedStore,
     inputs: mpsc::Sender<Input>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     conns: Arc<AtomicU64>,
     clock: Clock,
 }
 
+/// For reading beside the actor.
+#[derive(Clone)]
+struct SharedStore(Arc<dyn Store>);
+
+impl std::fmt::Debug for SharedStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SharedStore")
+    }
+}
+
 impl Context {
+    /// All that is durable, as of one moment.
+    pub(crate) async fn saved(&self) -> Result<crate::store::Saved, StoreError> {
+        self.store.0.snapshot().await
+    }
+
     pub(crate) fn next_conn(&self) -> ConnId {
         ConnId(self.conns.fetch_add(1, Ordering::Relaxed))
     }
@@ -210,6 +231,7 @@ pub(crate) struct Actor {
     last_pass: Instant,
     last_publish: Instant,
     freshness: Freshness,
+    events: Arc<EventLog>,
 }
 
 /// Whether the published snapshot is that of the core.
@@ -224,6 +246,7 @@ pub(crate) async fn start(
     config: Arc<Config>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
+    guard: Arc<Guard>,
     fence: Fence,
     shutdown: CancellationToken,
 ) -> Result<(Actor, Context), StoreError> {
@@ -237,6 +260,7 @@ pub(crate) async fn start(
     );
     let mut core = Core::restore((&*config).into(), saved, clock.now_ms());
     let (sender, inputs) = mpsc::channel(QUEUE);
+    let events = Arc::new(EventLog::new(term, config.event_history));
     let (snapshots, receiver) = watch::channel(Arc::new(core.snapshot(clock.now_ms())));
     let context = Context {
         master_id: Uuid::now_v7().to_string().into(),
@@ -245,6 +269,10 @@ pub(crate) async fn start(
         shutdown,
         term,
         fence: fence.clone(),
+        guard,
+        events: Arc::clone(&events),
+        metrics: Arc::clone(&metrics),
+        store: SharedStore(Arc::clone(&store)),
         inputs: sender,
         snapshots: receiver,
         conns: Arc::new(AtomicU64::new(1)),
@@ -268,6 +296,7 @@ pub(crate) async fn start(
         last_pass: now,
         last_publish: now,
         freshness: Freshness::Current,
+        events,
     };
     Ok((actor, context))
 }
@@ -415,6 +444,7 @@ impl Actor {
                 | Effect::CloseAgent(..)
                 | Effect::ToFramework(..)
                 | Effect::CloseFramework(..)
+                | Effect::Note(_)
                 | Effect::Reply(_) => None,
             })
             .collect();
@@ -427,9 +457,11 @@ impl Actor {
             self.publish();
         }
         let mut answers = answers.into_iter();
+        let mut notices = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Store(_) => {}
+                Effect::Note(notice) => notices.push(notice),
                 Effect::ToAgent(conn, message) => self.send_agent(conn, AgentLine::Core(message)),
                 Effect::CloseAgent(conn, ending) => {
                     if let Some(outbox) = self.agents.remove(&conn) {
@@ -454,6 +486,7 @@ impl Actor {
                 }
             }
         }
+        self.events.add(self.clock.now_ms(), notices);
         Ok(())
     }
 

@@ -57,6 +57,24 @@ pub struct Config {
     /// How long tasks are kept whose framework this master has never heard of.
     #[serde(rename = "orphan_timeout_ms", with = "millis")]
     pub orphan_timeout: Duration,
+    /// So many agents at most become unreachable within `agent_loss_interval_ms`; the rest wait, and are shown as waiting.
+    /// Not set: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_loss_limit: Option<usize>,
+    /// See `agent_loss_limit`.
+    #[serde(rename = "agent_loss_interval_ms", with = "millis")]
+    pub agent_loss_interval: Duration,
+    /// Events that watching operators can go back.
+    pub event_history: usize,
+    /// Who may do what. Not set: whoever comes from this machine may do all, and nobody else anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<PathBuf>,
+    /// Without `credentials`: other machines may do all, too.
+    pub allow_anonymous: bool,
+    /// Calls that each principal may make in a second. 0: no limit.
+    pub calls_per_sec: u32,
+    /// Calls that it may make at once after a pause. 0: as many as in a second.
+    pub calls_burst: u32,
     /// Ended tasks remembered per framework.
     pub task_history: usize,
     /// Messages that may wait for one agent before it is cut off.
@@ -88,6 +106,13 @@ impl Default for Config {
             offer_timeout: None,
             framework_heartbeat_interval: Duration::from_secs(5),
             orphan_timeout: Duration::from_secs(24 * 3600),
+            agent_loss_limit: None,
+            agent_loss_interval: Duration::from_secs(60),
+            event_history: 10_000,
+            credentials: None,
+            allow_anonymous: false,
+            calls_per_sec: 0,
+            calls_burst: 0,
             task_history: 1000,
             peer_queue: 4096,
             framework_queue: 262_144,
@@ -200,6 +225,20 @@ impl Config {
                 "`advertise` is missing: with etcd others must know where to reach this master, and {} says nothing",
                 self.listen
             ));
+        }
+        if self.agent_loss_limit == Some(0) {
+            problems.push(
+                "`agent_loss_limit` must be at least 1; without a limit leave it away".to_owned(),
+            );
+        }
+        if self.event_history < 16 {
+            problems.push("`event_history` must be at least 16".to_owned());
+        }
+        if self.allow_anonymous && self.credentials.is_some() {
+            problems.push(
+                "`allow_anonymous` and `credentials` exclude each other; what all may do is in the credentials' `anonymous`"
+                    .to_owned(),
+            );
         }
         if self.peer_queue < 16 {
             problems.push("`peer_queue` must be at least 16".to_owned());

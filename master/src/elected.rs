@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
+    auth::Guard,
     config::Config,
     front::{Duty, Front},
     metrics::Metrics,
@@ -42,6 +43,7 @@ pub(crate) async fn run(
 ) -> Result<(), Error> {
     let config = Arc::new(config);
     let metrics = Arc::new(Metrics::new());
+    let guard = Arc::new(Guard::open(&config)?);
     let stop = shutdown.child_token();
     let client = Client::new(&address)?;
     let mut front = Front::open(&config, Duty::StandBy(None), &metrics, stop.clone()).await?;
@@ -68,6 +70,7 @@ pub(crate) async fn run(
     let mut reigns = Reigns {
         config: Arc::clone(&config),
         metrics,
+        guard,
         client,
         address,
         orders: orders.clone(),
@@ -90,6 +93,7 @@ pub(crate) async fn run(
 struct Reigns {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    guard: Arc<Guard>,
     client: Client,
     address: Address,
     orders: mpsc::Sender<Order>,
@@ -144,6 +148,7 @@ impl Reigns {
             &self.config,
             Arc::new(store),
             &self.metrics,
+            &self.guard,
             fence.clone(),
             stop.clone(),
         )

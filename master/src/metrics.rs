@@ -18,7 +18,8 @@ use prometheus_client::{
 use crate::{
     actor::Context,
     allocator::{DEFAULT_WEIGHT_MILLIS, Share},
-    state::{AgentState, Counters, Snapshot},
+    auth::Denied,
+    state::{AgentState, AgentView, Counters, Snapshot, WindowStage},
 };
 
 /// What the actor measures.
@@ -28,6 +29,9 @@ pub(crate) struct Metrics {
     pub(crate) store: Histogram,
     pub(crate) loop_lag: Histogram,
     pub(crate) cut_off: Counter,
+    pub(crate) backups: Counter,
+    refused: Counter,
+    rate_limited: Counter,
     leader: Gauge,
     term: Gauge,
     reigns: Counter,
@@ -42,10 +46,25 @@ impl Metrics {
             store: seconds(),
             loop_lag: seconds(),
             cut_off: Counter::default(),
+            backups: Counter::default(),
+            refused: Counter::default(),
+            rate_limited: Counter::default(),
             leader: Gauge::default(),
             term: Gauge::default(),
             reigns: Counter::default(),
         }
+    }
+
+    /// A call was not served.
+    pub(crate) fn denied(&self, denied: &Denied) {
+        match denied {
+            Denied::TooOften { .. } => self.rate_limited.inc(),
+            Denied::NotLocal
+            | Denied::Needed
+            | Denied::Malformed
+            | Denied::Wrong
+            | Denied::NotAllowed { .. } => self.refused.inc(),
+        };
     }
 
     /// From now on this master leads.
@@ -110,6 +129,21 @@ impl Metrics {
             "Peers cut off for not reading",
             self.cut_off.clone(),
         );
+        registry.register(
+            "backups",
+            "Backups made of the durable state",
+            self.backups.clone(),
+        );
+        registry.register(
+            "calls_refused",
+            "Calls of somebody who is not known or may not do that",
+            self.refused.clone(),
+        );
+        registry.register(
+            "calls_rate_limited",
+            "Calls beyond the rate of their principal",
+            self.rate_limited.clone(),
+        );
         registry.register_collector(Box::new(FromSnapshot { context }));
         registry
     }
@@ -144,7 +178,14 @@ impl Collector for FromSnapshot {
             "Offers not yet answered",
             snapshot.n_offers as f64,
         )?;
+        gauge(
+            encoder,
+            "event_watchers",
+            "Operators that follow the stream of events",
+            self.context.events.n_readers() as f64,
+        )?;
         peers(encoder, &snapshot)?;
+        planned(encoder, &snapshot)?;
         tasks(encoder, &snapshot)?;
         resources(encoder, &snapshot)?;
         roles(encoder, &snapshot)
@@ -278,6 +319,41 @@ fn peers(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Resul
     let samples = [("connected", connected), ("disconnected", away)]
         .map(|(name, n)| (vec![("state", name.to_owned())], n as f64));
     family(encoder, "frameworks", "Frameworks by state", &samples)
+}
+
+/// Agents that are out of service, wait to be given up, or stand in a maintenance window.
+fn planned(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let count = |fits: &dyn Fn(&AgentView) -> bool| {
+        snapshot.agents.values().filter(|view| fits(view)).count() as f64
+    };
+    gauge(
+        encoder,
+        "agents_draining",
+        "Agents out of service",
+        count(&|view| view.drain.is_some()),
+    )?;
+    gauge(
+        encoder,
+        "agents_loss_waiting",
+        "Agents that would be unreachable, but for the limit of losses",
+        count(&|view| view.loss_waits_since_ms.is_some()),
+    )?;
+    let stages = [
+        (WindowStage::Scheduled, "scheduled"),
+        (WindowStage::Vacating, "vacating"),
+        (WindowStage::Draining, "draining"),
+    ];
+    let samples = stages.map(|(stage, name)| {
+        let windows = snapshot.windows.values();
+        let n = windows.filter(|view| view.stage == stage).count();
+        (vec![("stage", name.to_owned())], n as f64)
+    });
+    family(
+        encoder,
+        "maintenance_windows",
+        "Maintenance windows by stage",
+        &samples,
+    )
 }
 
 fn tasks(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {

@@ -20,6 +20,7 @@ use tonic::service::Routes;
 
 use crate::{
     actor::{self, Context},
+    auth::{self, CredentialsError, Guard},
     config::{Config, InvalidConfig, StoreAddress},
     elected,
     front::{Duty, Front},
@@ -38,6 +39,9 @@ pub enum Error {
     /// See there.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// See there.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// etcd's address cannot be used.
     #[error(transparent)]
     Etcd(#[from] mezzo_etcd::Error),
@@ -127,7 +131,16 @@ pub async fn run_on(
     // Ends everything of this master, whether the caller asks or something fails.
     let stop = shutdown.child_token();
     let fence = Fence::always_open();
-    let mut reign = Reign::begin(&config, store, &metrics, fence.clone(), stop.clone()).await?;
+    let guard = Arc::new(Guard::open(&config)?);
+    let mut reign = Reign::begin(
+        &config,
+        store,
+        &metrics,
+        &guard,
+        fence.clone(),
+        stop.clone(),
+    )
+    .await?;
     let duty = Duty::Lead(reign.router(), fence);
     let mut front = match Front::open(&config, duty, &metrics, stop.clone()).await {
         Ok(front) => front,
@@ -171,6 +184,7 @@ impl Reign {
         config: &Arc<Config>,
         store: Arc<dyn Store>,
         metrics: &Arc<Metrics>,
+        guard: &Arc<Guard>,
         fence: Fence,
         stop: CancellationToken,
     ) -> Result<Self, Error> {
@@ -178,6 +192,7 @@ impl Reign {
             Arc::clone(config),
             store,
             Arc::clone(metrics),
+            Arc::clone(guard),
             fence,
             stop.clone(),
         )
@@ -242,5 +257,7 @@ async fn routes(context: &Context, metrics: &Metrics) -> Result<Router, Error> {
         .add_service(health_service)
         .add_service(reflection);
     let http = http::router(context.clone(), metrics.registry(context.clone()));
-    Ok(grpc.into_axum_router().merge(http).fallback(http::unknown))
+    let guarded = axum::middleware::from_fn_with_state(Arc::new(context.clone()), auth::check);
+    let routes = grpc.into_axum_router().merge(http);
+    Ok(routes.fallback(http::unknown).layer(guarded))
 }

@@ -188,7 +188,7 @@ async fn roles_share_by_weight() {
         })
         .await;
     let roles = operator
-        .list_roles(proto::ListRolesRequest {})
+        .list_roles(proto::ListRolesRequest::default())
         .await
         .unwrap()
         .into_inner()
@@ -298,6 +298,7 @@ async fn lists_are_paged_and_agents_are_found_by_prefix_and_hostname() {
         let request = proto::ListAgentsRequest {
             page_size: 2,
             page_token,
+            ..proto::ListAgentsRequest::default()
         };
         let page = operator.list_agents(request).await.unwrap().into_inner();
         assert!(page.agents.len() <= 2);

@@ -72,7 +72,7 @@ async fn a_limit_cuts_offers_is_explained_and_outlives_the_master() {
     assert!(told[0].contains("cpus:1.5"), "{told:?}");
 
     let held = operator
-        .list_roles(proto::ListRolesRequest {})
+        .list_roles(proto::ListRolesRequest::default())
         .await
         .unwrap();
     let roles = held.into_inner().roles;
@@ -87,7 +87,7 @@ async fn a_limit_cuts_offers_is_explained_and_outlives_the_master() {
     let master = Master::start(config(dir.path())).await;
     let mut operator = master.operator().await;
     let roles = operator
-        .list_roles(proto::ListRolesRequest {})
+        .list_roles(proto::ListRolesRequest::default())
         .await
         .unwrap();
     assert_eq!(roles.into_inner().roles[0].limits, resources("cpus:1.5"));

@@ -14,6 +14,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The master: `host:port`; of several masters `host:port,host:port,...`.
     pub master: String,
+    /// A file with `NAME:SECRET`, shown to masters that ask for a credential.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<PathBuf>,
     /// Where the durable state is kept.
     pub state_dir: PathBuf,
     /// As the master's operators see it.
@@ -37,6 +40,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             master: "127.0.0.1:5050".to_owned(),
+            credential: None,
             state_dir: PathBuf::from("/var/lib/mezzo/scheduler"),
             framework_name: "mezzo-scheduler".to_owned(),
             failover_timeout_secs: 7 * 86_400,

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mezzo_api::convert::Invalid;
+use mezzo_api::credential::{Authorized, Credential};
 use mezzo_api::masters::{self, Masters};
 use mezzo_api::model::{
     AgentId, Capability, FrameworkId, FrameworkInfo, Offer, OfferId, RoleName, TaskId, TaskStatus,
@@ -20,7 +21,7 @@ use mezzo_api::proto::framework_service_client::FrameworkServiceClient;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::core::Call;
 use crate::core::state::Machine;
@@ -39,6 +40,7 @@ const CALL_QUEUE: usize = 64;
 #[derive(Debug, Clone)]
 pub(crate) struct LinkConfig {
     pub(crate) masters: Masters,
+    pub(crate) credential: Credential,
     pub(crate) framework_name: String,
     pub(crate) failover_timeout: Duration,
     pub(crate) webui_url: String,
@@ -181,6 +183,7 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>, term: 
             .chain([config.resident_role.to_string()])
             .collect(),
     };
+    let channel = Authorized::new(channel, config.credential.clone());
     let mut client = FrameworkServiceClient::new(channel.clone())
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
@@ -232,8 +235,8 @@ fn never(problem: String) -> Ended {
 /// Reads the stream to its end.
 async fn follow(
     mut stream: tonic::Streaming<proto::Event>,
-    channel: Channel,
-    client: FrameworkServiceClient<Channel>,
+    channel: Authorized,
+    client: FrameworkServiceClient<Authorized>,
     events: &mpsc::Sender<LinkEvent>,
     known: bool,
     term: &mut u64,
@@ -349,6 +352,19 @@ fn translate(event: proto::event::Event) -> Option<LinkEvent> {
             tracing::warn!(agent = %lost.agent_id, "agent lost");
             None
         }
+        proto::event::Event::InverseOffers(asked) => {
+            // What is left when the agent drains is replaced as after any drain.
+            for offer in asked.offers {
+                let (agent, window) = (offer.agent_id, offer.window);
+                tracing::info!(
+                    agent,
+                    window,
+                    "work is planned on an agent with tasks of ours"
+                );
+            }
+            None
+        }
+        proto::event::Event::RescindInverseOffer(_) => None,
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::serve::ListenerExt as _;
+use mezzo_api::credential::Credential;
 use mezzo_api::masters::{InvalidMasters, Masters};
 use mezzo_api::model::RoleName;
 use nix::sys::socket::setsockopt;
@@ -36,6 +37,9 @@ const EVENT_QUEUE: usize = 16_384;
 /// Why a scheduler cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What it would show to the master.
+    #[error(transparent)]
+    Credential(#[from] mezzo_api::credential::InvalidCredential),
     /// Its state.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -77,6 +81,7 @@ pub enum Error {
 /// When the state, the port or the master's address cannot be used, or the disk fails on the way.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let masters = Masters::parse(&config.master)?;
+    let credential = Credential::read(config.credential.as_deref())?;
     if config.resident_role == RoleName::any() {
         return Err(Error::ResidentRole);
     }
@@ -118,6 +123,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     });
     let link = LinkConfig {
         masters,
+        credential,
         framework_name: config.framework_name,
         resident_role: config.resident_role,
         failover_timeout: Duration::from_secs(config.failover_timeout_secs),

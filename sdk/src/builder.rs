@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use mezzo_api::credential::Credential;
 use mezzo_api::model::{Capability, FrameworkId, FrameworkInfo, OfferFilter, RoleName};
 use thiserror::Error;
 
@@ -24,6 +25,7 @@ pub struct Builder {
     name: String,
     id: Option<FrameworkId>,
     masters: Vec<String>,
+    credential: Credential,
     roles: Vec<String>,
     suppressed: bool,
     failover_timeout: Duration,
@@ -45,6 +47,7 @@ pub(crate) struct Checked {
     pub(crate) suppressed: bool,
     /// host:port, at least one.
     pub(crate) masters: Vec<String>,
+    pub(crate) credential: Credential,
     pub(crate) queue: usize,
     pub(crate) call_timeout: Duration,
 }
@@ -55,6 +58,7 @@ impl Builder {
             name: name.to_owned(),
             id: None,
             masters: Vec::new(),
+            credential: Credential::default(),
             roles: vec!["*".to_owned()],
             suppressed: false,
             failover_timeout: Duration::ZERO,
@@ -82,6 +86,13 @@ impl Builder {
     #[must_use]
     pub fn masters<S: Into<String>>(mut self, masters: impl IntoIterator<Item = S>) -> Self {
         self.masters = masters.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Shown to masters that ask for one; nothing by default.
+    #[must_use]
+    pub fn credential(mut self, credential: Credential) -> Self {
+        self.credential = credential;
         self
     }
 
@@ -257,6 +268,7 @@ impl Builder {
             info,
             suppressed: self.suppressed,
             masters,
+            credential: self.credential,
             queue: self.queue,
             call_timeout: self.call_timeout,
         })

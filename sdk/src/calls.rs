@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use mezzo_api::{
+    credential::Authorized,
     model::{
         AgentId, FrameworkInfo, Offer, OfferId, OperationId, OperationStatus, RoleName, TaskId,
         TaskInfo, TaskStatus,
@@ -14,7 +15,7 @@ use mezzo_api::{
     },
 };
 use tokio::{sync::watch, time::timeout};
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Response, Status};
 
 use crate::{CallError, wishes::Wishes};
 
@@ -27,7 +28,7 @@ const BATCH: usize = 1000;
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
     pub(crate) caller: proto::Caller,
-    pub(crate) client: FrameworkServiceClient<Channel>,
+    pub(crate) client: FrameworkServiceClient<Authorized>,
 }
 
 /// Calls to the master. Cheap to clone.
@@ -62,7 +63,7 @@ impl Calls {
     fn session(
         &self,
         call: &'static str,
-    ) -> Result<(proto::Caller, FrameworkServiceClient<Channel>), CallError> {
+    ) -> Result<(proto::Caller, FrameworkServiceClient<Authorized>), CallError> {
         let session = self.sessions.borrow().clone();
         let Session { caller, client } = session.ok_or(CallError::NotSubscribed { call })?;
         Ok((caller, client))
@@ -187,6 +188,28 @@ impl Calls {
         };
         self.within("suppress", client.suppress(request)).await?;
         self.wishes.suppress(&roles);
+        Ok(())
+    }
+
+    /// Tells the operator whether the framework moves its tasks away in time. Nothing else follows from it.
+    ///
+    /// # Errors
+    ///
+    /// See [`CallError`].
+    pub async fn answer_inverse_offers(
+        &self,
+        ids: &[OfferId],
+        accept: bool,
+    ) -> Result<(), CallError> {
+        let call = "answer_inverse_offers";
+        let (caller, mut client) = self.session(call)?;
+        let request = proto::AnswerInverseOffersRequest {
+            caller: Some(caller),
+            inverse_offer_ids: ids.iter().map(ToString::to_string).collect(),
+            accept,
+        };
+        self.within(call, client.answer_inverse_offers(request))
+            .await?;
         Ok(())
     }
 

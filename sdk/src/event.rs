@@ -34,6 +34,39 @@ pub enum Event {
     Operation(Box<OperationStatus>),
     /// An agent is away for too long. Its tasks have updates of their own.
     AgentLost(AgentId),
+    /// Work is planned on these agents, and tasks of the framework run there: they should run elsewhere before the drain. Told
+    /// again on each subscription. [`crate::Calls::answer_inverse_offers`] tells the operator whether they will.
+    InverseOffers(Vec<InverseOffer>),
+    /// Nothing is asked there any more.
+    InverseRescinded(OfferId),
+}
+
+/// A machine on which work is planned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InverseOffer {
+    /// For the answer.
+    pub id: OfferId,
+    /// Which agent.
+    pub agent_id: AgentId,
+    /// Its host's name.
+    pub hostname: String,
+    /// The operator's name of the maintenance window.
+    pub window: String,
+    /// What runs there then is killed, Unix milliseconds.
+    pub drains_at_ms: u64,
+    /// When the agent is in service again, Unix milliseconds; `None`: nobody knows yet.
+    pub ends_at_ms: Option<u64>,
+}
+
+fn inverse(offer: proto::InverseOffer) -> Result<InverseOffer, String> {
+    Ok(InverseOffer {
+        id: offer.inverse_offer_id.parse().map_err(told)?,
+        agent_id: offer.agent_id.parse().map_err(told)?,
+        hostname: offer.hostname,
+        window: offer.window,
+        drains_at_ms: offer.drains_at_ms,
+        ends_at_ms: offer.ends_at_ms,
+    })
 }
 
 impl Event {
@@ -65,6 +98,13 @@ impl Event {
             event::Event::AgentLost(proto::event::AgentLost { agent_id }) => {
                 Some(Self::AgentLost(agent_id.parse().map_err(told)?))
             }
+            event::Event::InverseOffers(asked) => {
+                let offers: Result<_, String> = asked.offers.into_iter().map(inverse).collect();
+                Some(Self::InverseOffers(offers?))
+            }
+            event::Event::RescindInverseOffer(gone) => Some(Self::InverseRescinded(
+                gone.inverse_offer_id.parse().map_err(told)?,
+            )),
         })
     }
 }

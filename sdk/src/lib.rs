@@ -41,7 +41,7 @@
 //!                 calls.teardown().await?;
 //!             }
 //!         }
-//!         Event::Subscribed { .. } | Event::Disconnected { .. } | Event::Rescinded(_) | Event::AgentLost(_) => {}
+//!         _ => {}
 //!     }
 //! }
 //! # Ok(())
@@ -79,7 +79,7 @@ use tokio_util::sync::CancellationToken;
 pub use builder::{Builder, InvalidConfig};
 pub use calls::Calls;
 pub use error::{CallError, Error};
-pub use event::Event;
+pub use event::{Event, InverseOffer};
 pub use mezzo_api::model;
 pub use reconciliation::Reconciliation;
 pub use task::{Room, Task, TaskError};

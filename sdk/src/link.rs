@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use mezzo_api::{
+    credential::Authorized,
     leader,
     model::FrameworkId,
     proto::{self, event, framework_service_client::FrameworkServiceClient},
@@ -159,6 +160,7 @@ impl Line {
                 return Ended::Never(format!("cannot reach master {master}: {}", chain(&error)));
             }
         };
+        let channel = Authorized::new(channel, self.config.credential.clone());
         let mut client = FrameworkServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alerts;
 mod bench;
 mod cargo;
 mod crun;
@@ -132,6 +133,7 @@ struct TestArgs {
 enum Part {
     Lint,
     Vagrant,
+    Alerts,
     Unit,
     E2e,
 }

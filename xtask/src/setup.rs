@@ -219,7 +219,7 @@ pub(crate) fn python_program() -> Result<PathBuf> {
     Ok(tools()?.join("python/bin/python"))
 }
 
-fn tools() -> Result<PathBuf> {
+pub(crate) fn tools() -> Result<PathBuf> {
     Ok(paths::target()?.join("tools"))
 }
 
@@ -309,7 +309,7 @@ fn install_line(packages: &[&str], unpacked: &[&str]) -> String {
 }
 
 /// A package's files below a folder of its name.
-fn unpack(name: &str) -> Result<()> {
+pub(crate) fn unpack(name: &str) -> Result<()> {
     let dir = tools()?.join(name);
     let download = tools()?.join("download");
     fs::create_dir_all(&download).with_context(|| format!("create {}", download.display()))?;

@@ -16,7 +16,7 @@ use crate::cargo::{self, TestProgram};
 use crate::runner::{self, Counts, Show};
 use crate::setup::{self, Need};
 use crate::steps::{Steps, seconds};
-use crate::{Part, TestArgs, vagrant, vm};
+use crate::{Part, TestArgs, alerts, vagrant, vm};
 
 /// Tests of this crate's `tests/` need a cluster; everything else is a unit test.
 const E2E_PACKAGE: &str = "mezzo-integration";
@@ -45,6 +45,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     checks(&plan, &mut steps);
     if plan.vagrant && !interrupt::requested() {
         let _in_the_table = steps.run("files for vagrant", vagrant::check);
+    }
+    if plan.alerts && !interrupt::requested() {
+        let _in_the_table = steps.run("alerts for Prometheus", alerts::check);
     }
     if plan.unit || plan.e2e {
         tests(&plan, &mut steps, &scratch, &mut counts);
@@ -76,6 +79,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
 struct Plan {
     lint: bool,
     vagrant: bool,
+    alerts: bool,
     unit: bool,
     e2e: bool,
     quick: bool,
@@ -90,6 +94,7 @@ impl Plan {
         Self {
             lint: part(Part::Lint),
             vagrant: part(Part::Vagrant) && !(args.quick && args.part.is_none()),
+            alerts: part(Part::Alerts) && !(args.quick && args.part.is_none()),
             unit: part(Part::Unit),
             e2e: part(Part::E2e) && !(args.quick && args.part.is_none()),
             quick: args.quick,

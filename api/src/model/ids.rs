@@ -172,6 +172,8 @@ id!(/// Of a change of reservations or volumes; chosen by whoever asks for it, u
     OperationId, "operation id", check_id);
 id!(/// Of one subscription of a framework.
     StreamId, "stream id", check_id);
+id!(/// Of a maintenance window; chosen by the operator.
+    WindowName, "maintenance window", check_id);
 id!(/// Of a seccomp profile: a file of each agent's operator.
     ProfileName, "profile name", check_id);
 id!(/// Whom resources are shared between: `*`, or a path like `eng/web`.

@@ -27,7 +27,7 @@ pub use framework::{
 pub use group::{GroupPolicy, SharedVolume, TaskGroup};
 pub use ids::{
     AgentId, FrameworkId, GroupId, InvalidId, OfferId, OperationId, ProfileName, RoleName,
-    SecretSource, StreamId, TaskId, UpdateId, VolumeId,
+    SecretSource, StreamId, TaskId, UpdateId, VolumeId, WindowName,
 };
 pub use limits::{
     Change, CpuPinning, HugePages, InvalidIoDevice, IoDevice, IoLimit, LimitChange, RLIMIT_NAMES,

@@ -2,13 +2,18 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::operating::MaintenanceCommand;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// List nodes: what is allocated and what is really used
-    #[command(visible_alias = "ls", after_help = "Example:\n  mezzo node list")]
-    List,
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  mezzo node list\n  mezzo node list --state unreachable\n  mezzo node list --attribute rack=r12"
+    )]
+    List(NodeListArgs),
     /// Show one node and its tasks
     #[command(after_help = "Example:\n  mezzo node show node-1")]
     Show(NodeArg),
@@ -36,6 +41,30 @@ Examples:
     /// Take a reservation, or a part of one, away: not what tasks use, and not the disk of volumes
     #[command(after_help = "Example:\n  mezzo node unreserve node-1 cpus=4,mem=8G --role eng")]
     Unreserve(super::volume::UnreserveArgs),
+    /// Planned work on nodes: when they are vacated, drained, and back in service
+    #[command(subcommand)]
+    Maintenance(MaintenanceCommand),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeListArgs {
+    /// Only nodes in these states
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) state: Vec<NodeState>,
+    /// Only nodes with this attribute
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub(crate) attribute: Option<String>,
+    /// Only nodes out of service
+    #[arg(long)]
+    pub(crate) draining: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NodeState {
+    Connected,
+    Disconnected,
+    Unreachable,
+    Recovering,
 }
 
 #[derive(Debug, Args)]
@@ -68,8 +97,11 @@ pub(crate) struct NodeArg {
 #[derive(Debug, Subcommand)]
 pub(crate) enum FrameworkCommand {
     /// List frameworks and their shares
-    #[command(visible_alias = "ls", after_help = "Example:\n  mezzo framework list")]
-    List,
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  mezzo framework list\n  mezzo framework list --role eng/web"
+    )]
+    List(FrameworkListArgs),
     /// Show one framework
     #[command(after_help = "Example:\n  mezzo framework show marathon")]
     Show(FrameworkArg),
@@ -79,6 +111,16 @@ pub(crate) enum FrameworkCommand {
     /// Kill every task of a framework and forget it; its id cannot be used again
     #[command(after_help = "Example:\n  mezzo framework teardown 7be1 --yes")]
     Teardown(TeardownArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FrameworkListArgs {
+    /// Only frameworks subscribed to this role
+    #[arg(long)]
+    pub(crate) role: Option<String>,
+    /// Only frameworks with this name
+    #[arg(long)]
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, Args)]

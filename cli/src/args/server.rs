@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::operating::MasterCommand;
+
 /// Where `mezzo dev` keeps its state unless told otherwise.
 pub(crate) const DEV_STATE_DIR: &str = "/var/lib/mezzo/dev";
 
@@ -90,7 +92,10 @@ Examples:
   mezzo master --config /etc/mezzo/master.toml
   mezzo master --listen 10.0.0.1:5050 --state-dir /var/lib/mezzo/master
   mezzo master --listen 10.0.0.1:5050 --store etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/mezzo")]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct MasterArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<MasterCommand>,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
     /// Where the state is: file: (in the state directory), file:/folder, or, for several masters of which one leads,
@@ -100,6 +105,12 @@ pub(crate) struct MasterArgs {
     /// host:port at which others reach this master [default: what it listens on]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) advertise: Option<String>,
+    /// Who may do what: principals with hashes of their secrets, and rules; not to be readable by others
+    #[arg(long, value_name = "FILE")]
+    pub(crate) credentials: Option<PathBuf>,
+    /// Without credentials, let other machines in, too: only on a network that you trust
+    #[arg(long)]
+    pub(crate) allow_anonymous: bool,
 }
 
 #[derive(Debug, Args)]

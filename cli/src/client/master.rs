@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use mezzo_api::{
+    credential::{Authorized, Credential},
     masters::{self, Masters},
     proto::{self, operator_service_client::OperatorServiceClient},
 };
 use tokio::time::{Instant, sleep};
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 
 use super::{LARGEST_MESSAGE, channel, refused};
 use crate::failure::Failure;
@@ -22,7 +23,7 @@ const ELECTION: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(crate) struct Master {
     address: String,
-    client: OperatorServiceClient<Channel>,
+    client: OperatorServiceClient<Authorized>,
 }
 
 /// Which tasks to list.
@@ -33,14 +34,29 @@ pub(crate) struct TaskFilter {
     pub(crate) include_ended: bool,
 }
 
+/// A stream of events.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    address: String,
+    stream: tonic::Streaming<proto::OperatorEvent>,
+}
+
+impl Watch {
+    /// `None` at its end.
+    pub(crate) async fn next(&mut self) -> Result<Option<proto::OperatorEvent>, Failure> {
+        let event = self.stream.message().await;
+        event.map_err(|status| refused("master", &self.address, &status))
+    }
+}
+
 impl Master {
     /// Connects to the master that leads: of a list, or named by one that does not. For a while, until there is one.
-    pub(crate) async fn connect(addresses: &str) -> Result<Self, Failure> {
+    pub(crate) async fn connect(addresses: &str, credential: &Credential) -> Result<Self, Failure> {
         let mut masters = Masters::parse(addresses)
             .map_err(|error| Failure::usage(format!("--master: {error}")))?;
         let deadline = Instant::now() + ELECTION;
         loop {
-            let (failure, leader) = match Self::try_connect(masters.current()).await {
+            let (failure, leader) = match Self::try_connect(masters.current(), credential).await {
                 Ok(Ok(master)) => return Ok(master),
                 Ok(Err(status)) => {
                     let failure = refused("master", masters.current(), &status);
@@ -59,8 +75,12 @@ impl Master {
     }
 
     /// The inner error: it does not lead.
-    async fn try_connect(address: &str) -> Result<Result<Self, tonic::Status>, Failure> {
+    async fn try_connect(
+        address: &str,
+        credential: &Credential,
+    ) -> Result<Result<Self, tonic::Status>, Failure> {
         let channel = channel("master", address, HINT).await?;
+        let channel = Authorized::new(channel, credential.clone());
         let client = OperatorServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
         let mut master = Self {
             address: address.to_owned(),
@@ -85,13 +105,18 @@ impl Master {
             .map_err(|status| self.refused(&status))
     }
 
-    pub(crate) async fn agents(&mut self) -> Result<Vec<proto::Agent>, Failure> {
+    /// Those that the filters of `wanted` admit; its page is not used.
+    pub(crate) async fn agents(
+        &mut self,
+        wanted: &proto::ListAgentsRequest,
+    ) -> Result<Vec<proto::Agent>, Failure> {
         let mut agents = Vec::new();
         let mut page_token = String::new();
         loop {
             let request = proto::ListAgentsRequest {
                 page_size: 0,
                 page_token,
+                ..wanted.clone()
             };
             let page = self
                 .client
@@ -208,13 +233,18 @@ impl Master {
             .map_err(|status| self.refused(&status))
     }
 
-    pub(crate) async fn frameworks(&mut self) -> Result<Vec<proto::Framework>, Failure> {
+    /// Those that the filters of `wanted` admit; its page is not used.
+    pub(crate) async fn frameworks(
+        &mut self,
+        wanted: &proto::ListFrameworksRequest,
+    ) -> Result<Vec<proto::Framework>, Failure> {
         let mut frameworks = Vec::new();
         let mut page_token = String::new();
         loop {
             let request = proto::ListFrameworksRequest {
                 page_size: 0,
                 page_token,
+                ..wanted.clone()
             };
             let page = self
                 .client
@@ -241,6 +271,7 @@ impl Master {
                 agent_id: filter.agent_id.clone(),
                 include_ended: filter.include_ended,
                 task_id: String::new(),
+                ..proto::ListTasksRequest::default()
             };
             let page = self
                 .client
@@ -257,9 +288,90 @@ impl Master {
     }
 
     pub(crate) async fn roles(&mut self) -> Result<Vec<proto::Role>, Failure> {
-        let answer = self.client.list_roles(proto::ListRolesRequest {}).await;
-        answer
-            .map(|answer| answer.into_inner().roles)
+        let mut roles = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = proto::ListRolesRequest {
+                page_token,
+                ..proto::ListRolesRequest::default()
+            };
+            let page = self
+                .client
+                .list_roles(request)
+                .await
+                .map_err(|status| self.refused(&status))?
+                .into_inner();
+            roles.extend(page.roles);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(roles);
+            }
+        }
+    }
+
+    /// Follows what happens; the first message is `Started`.
+    pub(crate) async fn watch_events(
+        &mut self,
+        request: proto::WatchEventsRequest,
+    ) -> Result<Watch, Failure> {
+        let answer = self.client.watch_events(request).await;
+        let stream = answer.map_err(|status| self.refused(&status))?.into_inner();
+        Ok(Watch {
+            address: self.address.clone(),
+            stream,
+        })
+    }
+
+    /// The file of all that is durable.
+    pub(crate) async fn backup(&mut self) -> Result<Vec<u8>, Failure> {
+        let answer = self.client.backup(proto::BackupRequest {}).await;
+        let mut stream = answer.map_err(|status| self.refused(&status))?.into_inner();
+        let mut file = Vec::new();
+        loop {
+            let chunk = stream.message().await;
+            match chunk.map_err(|status| self.refused(&status))? {
+                Some(chunk) => file.extend(chunk.data),
+                None => return Ok(file),
+            }
+        }
+    }
+
+    pub(crate) async fn windows(&mut self) -> Result<Vec<proto::MaintenanceWindow>, Failure> {
+        let mut windows = Vec::new();
+        let mut request = proto::ListMaintenanceRequest::default();
+        loop {
+            let page = self.client.list_maintenance(request.clone()).await;
+            let page = page.map_err(|status| self.refused(&status))?.into_inner();
+            windows.extend(page.windows);
+            request.page_token = page.next_page_token;
+            if request.page_token.is_empty() {
+                return Ok(windows);
+            }
+        }
+    }
+
+    pub(crate) async fn schedule_window(
+        &mut self,
+        window: proto::MaintenanceWindow,
+    ) -> Result<(), Failure> {
+        let request = proto::ScheduleMaintenanceRequest {
+            window: Some(window),
+        };
+        self.client
+            .schedule_maintenance(request)
+            .await
+            .map(drop)
+            .map_err(|status| self.refused(&status))
+    }
+
+    pub(crate) async fn cancel_window(&mut self, name: &str) -> Result<(), Failure> {
+        let request = proto::CancelMaintenanceRequest {
+            name: name.to_owned(),
+        };
+        self.client
+            .cancel_maintenance(request)
+            .await
+            .map(drop)
             .map_err(|status| self.refused(&status))
     }
 

@@ -1,10 +1,13 @@
 //! `mezzo node|framework|role …`, through the master's operator API.
 
+use mezzo_api::proto;
 use serde_json::json;
 
-use super::{Context, now_ms, task};
+use super::{Context, now_ms, operating, task};
 use crate::{
-    args::cluster::{FrameworkCommand, NodeCommand, QuotaCommand, RoleCommand},
+    args::cluster::{
+        FrameworkCommand, NodeCommand, NodeListArgs, NodeState, QuotaCommand, RoleCommand,
+    },
     client::master::{Master, TaskFilter},
     failure::Failure,
     render, request,
@@ -15,10 +18,11 @@ use crate::{
 const ANSWER: std::time::Duration = std::time::Duration::from_secs(3);
 
 pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), Failure> {
-    let mut master = Master::connect(&context.servers.master).await?;
+    let mut master = context.master().await?;
     match command {
-        NodeCommand::List => {
-            let mut nodes: Vec<Node> = master.agents().await?.iter().map(Node::from).collect();
+        NodeCommand::List(args) => {
+            let agents = master.agents(&wanted_nodes(&args)).await?;
+            let mut nodes: Vec<Node> = agents.iter().map(Node::from).collect();
             nodes.sort_by(|a, b| (&a.hostname, &a.id).cmp(&(&b.hostname, &b.id)));
             context
                 .output
@@ -62,6 +66,9 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), 
                 ),
             )
         }
+        NodeCommand::Maintenance(command) => {
+            operating::maintenance(context, &mut master, command).await
+        }
         NodeCommand::Activate(args) => {
             let node = Node::from(&master.agent(&args.node).await?);
             master.activate_agent(&node.id).await?;
@@ -93,11 +100,16 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), 
 }
 
 pub(crate) async fn framework(context: &Context, command: FrameworkCommand) -> Result<(), Failure> {
-    let mut master = Master::connect(&context.servers.master).await?;
+    let mut master = context.master().await?;
     match command {
-        FrameworkCommand::List => {
+        FrameworkCommand::List(args) => {
+            let wanted = proto::ListFrameworksRequest {
+                role: args.role.unwrap_or_default(),
+                name: args.name.unwrap_or_default(),
+                ..proto::ListFrameworksRequest::default()
+            };
             let frameworks: Vec<Framework> = master
-                .frameworks()
+                .frameworks(&wanted)
                 .await?
                 .iter()
                 .map(Framework::from)
@@ -138,10 +150,28 @@ pub(crate) async fn framework(context: &Context, command: FrameworkCommand) -> R
     }
 }
 
+/// The filters of a list of nodes.
+fn wanted_nodes(args: &NodeListArgs) -> proto::ListAgentsRequest {
+    let states = args.state.iter().map(|state| {
+        i32::from(match state {
+            NodeState::Connected => proto::AgentState::AgentConnected,
+            NodeState::Disconnected => proto::AgentState::AgentDisconnected,
+            NodeState::Unreachable => proto::AgentState::AgentUnreachable,
+            NodeState::Recovering => proto::AgentState::AgentRecovering,
+        })
+    });
+    proto::ListAgentsRequest {
+        states: states.collect(),
+        attribute: args.attribute.clone().unwrap_or_default(),
+        draining: args.draining.then_some(true),
+        ..proto::ListAgentsRequest::default()
+    }
+}
+
 /// The framework that an id, the beginning of one, or a name means.
 pub(crate) async fn find_framework(master: &mut Master, text: &str) -> Result<Framework, Failure> {
     let all: Vec<Framework> = master
-        .frameworks()
+        .frameworks(&proto::ListFrameworksRequest::default())
         .await?
         .iter()
         .map(Framework::from)
@@ -165,7 +195,7 @@ pub(crate) async fn find_framework(master: &mut Master, text: &str) -> Result<Fr
 pub(crate) async fn role(context: &Context, command: RoleCommand) -> Result<(), Failure> {
     match command {
         RoleCommand::List => {
-            let mut master = Master::connect(&context.servers.master).await?;
+            let mut master = context.master().await?;
             let roles: Vec<Role> = master.roles().await?.iter().map(Role::from).collect();
             context
                 .output
@@ -173,7 +203,7 @@ pub(crate) async fn role(context: &Context, command: RoleCommand) -> Result<(), 
         }
         RoleCommand::Quota(QuotaCommand::Set(args)) => {
             let quota = request::quota::quota(&args)?;
-            let mut master = Master::connect(&context.servers.master).await?;
+            let mut master = context.master().await?;
             master.set_quota(quota, args.force).await?;
             let role = render::clean(&args.role);
             context.output.done(
@@ -182,7 +212,7 @@ pub(crate) async fn role(context: &Context, command: RoleCommand) -> Result<(), 
             )
         }
         RoleCommand::Quota(QuotaCommand::Clear(args)) => {
-            let mut master = Master::connect(&context.servers.master).await?;
+            let mut master = context.master().await?;
             let quota = mezzo_api::proto::update_quotas_request::Quota {
                 role: args.role.clone(),
                 ..Default::default()
@@ -196,7 +226,7 @@ pub(crate) async fn role(context: &Context, command: RoleCommand) -> Result<(), 
         }
         RoleCommand::Weight(args) => {
             let weight_millis = request::weight(&args.weight)?;
-            let mut master = Master::connect(&context.servers.master).await?;
+            let mut master = context.master().await?;
             master.set_weight(&args.role, weight_millis).await?;
             let value = json!({ "role": args.role, "weight_millis": weight_millis });
             context.output.done(

@@ -8,7 +8,7 @@ use super::app::{complaints, prefix, read_file};
 use crate::{
     args::job::{AddArgs, JobCommand, LogArgs},
     args::task,
-    client::{master::Master, scheduler::Scheduler},
+    client::scheduler::Scheduler,
     failure::Failure,
     output,
     render::{self, clean},
@@ -187,6 +187,6 @@ async fn log(context: &Context, scheduler: &Scheduler, args: &LogArgs) -> Result
         stdout: false,
         stderr: false,
     };
-    let mut master = Master::connect(&context.servers.master).await?;
+    let mut master = context.master().await?;
     super::task::log(&mut master, &log).await
 }

@@ -32,6 +32,13 @@ pub(crate) fn master(args: &MasterArgs) -> Result<(), Failure> {
         let address = request::address("--advertise", address)?;
         flags.insert("advertise".to_owned(), Value::String(address));
     }
+    if let Some(file) = &args.credentials {
+        let file = file.display().to_string();
+        flags.insert("credentials".to_owned(), Value::String(file));
+    }
+    if args.allow_anonymous {
+        flags.insert("allow_anonymous".to_owned(), Value::Boolean(true));
+    }
     let config: mezzo_master::Config = settings(args.server.config.as_deref(), flags)?;
     serve("master", &args.server.log, |shutdown| {
         mezzo_master::run(config, shutdown)
@@ -150,7 +157,10 @@ fn base(args: &ServerArgs) -> Result<Table, Failure> {
 }
 
 /// Settings from a file, with flags laid over them.
-fn settings<T: DeserializeOwned>(file: Option<&Path>, flags: Table) -> Result<T, Failure> {
+pub(super) fn settings<T: DeserializeOwned>(
+    file: Option<&Path>,
+    flags: Table,
+) -> Result<T, Failure> {
     let mut table = match file {
         None => Table::new(),
         Some(path) => {

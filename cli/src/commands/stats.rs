@@ -63,7 +63,10 @@ impl Target {
 
 /// All nodes that may have something to tell.
 async fn all_nodes(master: &mut Master) -> Result<Vec<Target>, Failure> {
-    let agents = master.agents().await?.into_iter();
+    let agents = master
+        .agents(&proto::ListAgentsRequest::default())
+        .await?
+        .into_iter();
     let targets = agents.map(|agent| {
         let node = crate::view::Node::from(&agent);
         Target {
@@ -372,7 +375,7 @@ pub(crate) async fn run_top(context: &Context, args: &TopArgs) -> Result<(), Fai
         TopSort::Io => SortBy::Io,
         TopSort::Net => SortBy::Network,
     };
-    let mut master = Master::connect(&context.servers.master).await?;
+    let mut master = context.master().await?;
     let targets = all_nodes(&mut master).await?;
     if args.once || context.output.format == Format::Json || !Screen::is_there() {
         let mut top = once(&targets).await.top();

@@ -1,10 +1,11 @@
 //! `mezzo status`: asks the master and the scheduler at once and shows what fails first.
 
+use mezzo_api::proto;
 use serde_json::Value;
 
 use super::{Context, now_ms};
 use crate::{
-    client::{master::Master, scheduler::Scheduler},
+    client::scheduler::Scheduler,
     failure::Failure,
     render::{self, status::Status},
     view::{
@@ -15,10 +16,7 @@ use crate::{
 };
 
 pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
-    let (cluster, services) = tokio::join!(
-        cluster(&context.servers.master),
-        services(&context.servers.scheduler)
-    );
+    let (cluster, services) = tokio::join!(cluster(context), services(&context.servers.scheduler));
     let (cluster, nodes, frameworks) = cluster?;
     // A cluster may run without this scheduler: its absence is a problem to show, not a reason to show nothing.
     let (services, scheduler_error) = match services {
@@ -46,12 +44,17 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     })
 }
 
-async fn cluster(address: &str) -> Result<(Cluster, Vec<Node>, Vec<Framework>), Failure> {
-    let mut master = Master::connect(address).await?;
+async fn cluster(context: &Context) -> Result<(Cluster, Vec<Node>, Vec<Framework>), Failure> {
+    let mut master = context.master().await?;
     let cluster = Cluster::from(&master.cluster().await?);
-    let nodes = master.agents().await?.iter().map(Node::from).collect();
+    let nodes = master
+        .agents(&proto::ListAgentsRequest::default())
+        .await?
+        .iter()
+        .map(Node::from)
+        .collect();
     let frameworks = master
-        .frameworks()
+        .frameworks(&proto::ListFrameworksRequest::default())
         .await?
         .iter()
         .map(Framework::from)

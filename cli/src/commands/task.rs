@@ -22,7 +22,7 @@ use crate::{
 const END_KNOWN: std::time::Duration = std::time::Duration::from_secs(10);
 
 pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<(), Failure> {
-    let mut master = Master::connect(&context.servers.master).await?;
+    let mut master = context.master().await?;
     match command {
         TaskCommand::List(args) => list(context, &mut master, &args).await,
         TaskCommand::Show(args) => show(context, &mut master, &args.task).await,
@@ -74,7 +74,10 @@ impl Found {
 pub(crate) async fn agents(
     master: &mut Master,
 ) -> Result<BTreeMap<String, (String, String)>, Failure> {
-    let agents = master.agents().await?.into_iter();
+    let agents = master
+        .agents(&proto::ListAgentsRequest::default())
+        .await?
+        .into_iter();
     let named = agents.map(|agent| {
         let info = agent.info.unwrap_or_default();
         (agent.agent_id, (info.hostname, info.address))

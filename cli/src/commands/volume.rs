@@ -22,7 +22,7 @@ use crate::{
 };
 
 pub(crate) async fn run(context: &Context, command: VolumeCommand) -> Result<(), Failure> {
-    let mut master = Master::connect(&context.servers.master).await?;
+    let mut master = context.master().await?;
     match command {
         VolumeCommand::List(args) => {
             let agent_id = match &args.node {

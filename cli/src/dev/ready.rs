@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use mezzo_api::credential::Credential;
 use tokio::time::Instant;
 
 use super::plan::{Plan, Server};
@@ -35,7 +36,11 @@ pub(crate) async fn wait(plan: &Plan, timeout: Duration) -> Result<(), String> {
 
 /// What is missing, if anything.
 async fn look(plan: &Plan) -> Result<Option<String>, Failure> {
-    let mut master = Master::connect(&plan.reachable(Server::Master).to_string()).await?;
+    let mut master = Master::connect(
+        &plan.reachable(Server::Master).to_string(),
+        &Credential::default(),
+    )
+    .await?;
     let cluster = master.cluster().await?;
     let scheduler = Scheduler::new(&format!("http://{}", plan.reachable(Server::Scheduler)))?;
     let missing = if !scheduler.ping(PATIENCE).await {

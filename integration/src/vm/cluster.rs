@@ -198,7 +198,9 @@ impl Cluster {
         file("keep", "/usr/local/bin/keep", 0o755, KEEP)?;
         let address = net::address(machine.0);
         if machine == MASTER {
-            let master = format!("listen = \"{address}:5050\"\nstate_dir = \"/data/master\"\n");
+            let master = format!(
+                "listen = \"{address}:5050\"\nstate_dir = \"/data/master\"\nallow_anonymous = true\n"
+            );
             let scheduler = format!(
                 "listen = \"{SCHEDULER}\"\nmaster = \"{address}:5050\"\nstate_dir = \"/data/scheduler\"\n"
             );

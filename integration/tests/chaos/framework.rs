@@ -301,6 +301,8 @@ impl Framework {
             What::Rescind(_)
             | What::AgentLost(_)
             | What::Operation(_)
+            | What::InverseOffers(_)
+            | What::RescindInverseOffer(_)
             | What::Heartbeat(Heartbeat {}) => Ok(()),
         }
     }

@@ -118,7 +118,7 @@ impl Promised {
         let kept = wait::until("the roles", Duration::from_secs(60), || {
             let answer = runtime.block_on(async {
                 client(masters.current())?
-                    .list_roles(ListRolesRequest {})
+                    .list_roles(ListRolesRequest::default())
                     .await
             });
             answer.map_err(|status| {

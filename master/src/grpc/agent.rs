@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     actor::{Context, Peer},
+    auth::{self, Action, Principal},
     config::to_millis,
     state::{ConnId, Ending, Event, Registration, ToAgent},
 };
@@ -66,9 +67,10 @@ impl AgentService for AgentFront {
             outbox::channel(self.context.config.peer_queue, self.context.fence.clone());
         let context = self.context.clone();
         let conn = context.next_conn();
+        let principal = auth::who(&request)?;
         self.context.tasks.spawn(async move {
             let result = tokio::select! {
-                result = converse(&context, conn, request.into_inner(), &outbox) => result,
+                result = converse(&context, conn, &principal, request.into_inner(), &outbox) => result,
                 () = context.shutdown.cancelled() => Err(Ending::ShuttingDown.into()),
             };
             if let Err(status) = result {
@@ -86,6 +88,7 @@ impl AgentService for AgentFront {
 async fn converse(
     context: &Context,
     conn: ConnId,
+    principal: &Principal,
     mut inbound: Streaming<AgentMessage>,
     outbox: &Outbox<AgentLine>,
 ) -> Result<(), Status> {
@@ -101,6 +104,8 @@ async fn converse(
         ));
     };
     let registration = decode_register(register)?;
+    let hostname = Some(registration.info.hostname.as_str());
+    (context.guard).authorize(principal, Action::AttachAgent, hostname)?;
     tracing::info!(
         conn = conn.0,
         agent = registration

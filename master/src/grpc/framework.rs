@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     actor::{Context, Peer},
+    auth::{self, Action, Principal},
     config::to_millis,
     state::{Acknowledgement, Call, Caller, Event, Launch, ToFramework},
 };
@@ -50,6 +51,38 @@ impl FrameworkFront {
         Self { context }
     }
 
+    /// Where names are proven, a framework is its principal's, in roles that the principal may use.
+    fn own(&self, principal: &Principal, info: &mut FrameworkInfo) -> Result<(), Status> {
+        let guard = &self.context.guard;
+        for role in &info.roles {
+            guard.authorize(principal, Action::Subscribe, Some(role.as_str()))?;
+        }
+        if !guard.proves_names() {
+            return Ok(());
+        }
+        if !info.principal.is_empty() && info.principal != principal.name() {
+            return Err(Status::permission_denied(format!(
+                "framework.principal: is {}, the credential is of {}",
+                info.principal,
+                principal.name()
+            )));
+        }
+        let snapshot = self.context.snapshot();
+        let known = info.framework_id.as_ref();
+        let known = known.and_then(|id| snapshot.frameworks.get(id));
+        if let Some(view) = known
+            && !view.info.principal.is_empty()
+            && view.info.principal != principal.name()
+        {
+            return Err(Status::permission_denied(format!(
+                "framework {} is of another principal",
+                view.framework_id
+            )));
+        }
+        principal.name().clone_into(&mut info.principal);
+        Ok(())
+    }
+
     async fn call(&self, caller: Option<proto::Caller>, call: Call) -> Result<(), Status> {
         let caller = caller.ok_or_else(|| invalid("caller", "is missing"))?;
         let caller = Caller {
@@ -68,8 +101,10 @@ impl FrameworkService for FrameworkFront {
         &self,
         request: Request<proto::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let principal = auth::who(&request)?;
         let request = request.into_inner();
-        let info = framework_info(request.framework)?;
+        let mut info = framework_info(request.framework)?;
+        self.own(&principal, &mut info)?;
         let suppressed = roles("suppressed_roles", request.suppressed_roles)?;
         let (outbox, inbox) = outbox::channel(
             self.context.config.framework_queue,
@@ -285,12 +320,31 @@ impl FrameworkService for FrameworkFront {
         &self,
         request: Request<proto::UpdateFrameworkRequest>,
     ) -> Result<Response<proto::UpdateFrameworkResponse>, Status> {
+        let principal = auth::who(&request)?;
         let request = request.into_inner();
-        let info = Box::new(framework_info(request.framework)?);
+        let mut info = Box::new(framework_info(request.framework)?);
+        self.own(&principal, &mut info)?;
         let suppressed = roles("suppressed_roles", request.suppressed_roles)?;
         self.call(request.caller, Call::UpdateFramework { info, suppressed })
             .await?;
         Ok(Response::new(proto::UpdateFrameworkResponse {}))
+    }
+
+    async fn answer_inverse_offers(
+        &self,
+        request: Request<proto::AnswerInverseOffersRequest>,
+    ) -> Result<Response<proto::AnswerInverseOffersResponse>, Status> {
+        let request = request.into_inner();
+        let field = "inverse_offer_ids";
+        bounded(field, request.inverse_offer_ids.len(), MOST_IDS)?;
+        let ids = request.inverse_offer_ids.into_iter().enumerate();
+        let ids = ids.map(|(i, id)| parse(&format!("{field}[{i}]"), id));
+        let call = Call::AnswerInverseOffers {
+            ids: ids.collect::<Result<_, Status>>()?,
+            accept: request.accept,
+        };
+        self.call(request.caller, call).await?;
+        Ok(Response::new(proto::AnswerInverseOffersResponse {}))
     }
 
     async fn acknowledge_operation(
@@ -453,6 +507,24 @@ fn encode(line: FrameworkLine, context: &Context) -> proto::Event {
         FrameworkLine::Core(ToFramework::AgentLost(agent_id)) => {
             Event::AgentLost(event::AgentLost {
                 agent_id: agent_id.to_string(),
+            })
+        }
+        FrameworkLine::Core(ToFramework::InverseOffers(offers)) => {
+            let offers = offers.into_iter().map(|offer| proto::InverseOffer {
+                inverse_offer_id: offer.id.to_string(),
+                agent_id: offer.agent_id.to_string(),
+                hostname: offer.hostname,
+                window: offer.window.to_string(),
+                drains_at_ms: offer.drains_at_ms,
+                ends_at_ms: offer.ends_at_ms,
+            });
+            Event::InverseOffers(event::InverseOffers {
+                offers: offers.collect(),
+            })
+        }
+        FrameworkLine::Core(ToFramework::RescindInverseOffer(id)) => {
+            Event::RescindInverseOffer(event::RescindInverseOffer {
+                inverse_offer_id: id.to_string(),
             })
         }
     };

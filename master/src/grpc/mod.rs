@@ -1,12 +1,15 @@
 //! The gRPC fronts: thin. They turn messages into events and calls, and effects into messages; they decide nothing.
 //!
 //! `agent` and `framework` hold one stream per peer through an [`outbox`]; `operator` answers from published
-//! snapshots. `sharing` reads and tells quotas and the reasons for offers, `volumes` lists volumes. `status` is the one place where the core's words become gRPC codes.
+//! snapshots, its lists through `paging`. `events` is what watchers follow, `maintenance` planned work. `sharing` reads and tells quotas and the reasons for offers, `volumes` lists volumes. `status` is the one place where the core's words become gRPC codes.
 
 mod agent;
+mod events;
 mod framework;
+mod maintenance;
 mod operator;
 pub(crate) mod outbox;
+mod paging;
 mod sharing;
 pub(crate) mod status;
 mod volumes;

@@ -1,13 +1,21 @@
 //! The front for operators: reads from the published snapshot, the few writes through the core.
 //!
-//! Lists are ordered by id and paged by the last id seen, so that a page is right whatever came or went meanwhile.
+//! Lists are ordered by id and paged by the last id seen (`paging`), so that a page is right whatever came or went meanwhile.
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::Stream;
 
 use mezzo_api::{
     model::{
-        AgentId, FrameworkId, NodeUsage, OperationId, OperationState, PoolChange, RoleName, Task,
-        TaskId,
+        AgentId, AttributeValue, FrameworkId, NodeUsage, OperationId, OperationState, PoolChange,
+        RoleName, Task, TaskId, TaskState,
     },
     proto::{self, operator_service_server::OperatorService},
 };
@@ -15,18 +23,22 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
+    events, maintenance,
+    paging::Pages,
     sharing,
     status::{bounded, invalid, parse, parse_optional},
     volumes,
 };
 use crate::{
     actor::Context,
-    allocator::{DEFAULT_WEIGHT_MILLIS, Quantities, Share},
+    allocator::{DEFAULT_WEIGHT_MILLIS, Quantities, Share, quota},
+    auth::Action,
     state::{AgentState, AgentView, DrainStage, Event, FrameworkView, Operation, Snapshot},
+    store::backup,
 };
 
-/// The most that a page holds, and what it holds when nobody asks.
-const PAGE: usize = 1000;
+/// Of a backup, in one message.
+const BACKUP_CHUNK: usize = 1 << 20;
 
 /// In one call.
 const MOST_CHANGES: usize = 100;
@@ -45,6 +57,10 @@ pub(crate) struct OperatorFront {
 impl OperatorFront {
     pub(crate) fn new(context: Context) -> Self {
         Self { context }
+    }
+
+    fn allow<T>(&self, request: &Request<T>, action: Action, object: &str) -> Result<(), Status> {
+        self.context.guard.allow(request, action, object)
     }
 
     async fn operate(&self, operation: Operation) -> Result<(), Status> {
@@ -66,13 +82,15 @@ impl OperatorService for OperatorFront {
         &self,
         request: Request<proto::ListAgentsRequest>,
     ) -> Result<Response<proto::ListAgentsResponse>, Status> {
-        let request = request.into_inner();
-        let after: Option<AgentId> = parse_optional("page_token", request.page_token)?;
+        let mut request = request.into_inner();
+        let (token, size) = page_of(&mut request.page_token, &mut request.page_size);
+        let pages = Pages::new("agents", &request, size);
+        let wanted = AgentFilter::new(request)?;
         let snapshot = self.context.snapshot();
-        let (page, next) = page(&snapshot.agents, after.as_ref(), request.page_size);
+        let (page, next) = pages.page(&snapshot.agents, &token, |view| wanted.admits(view))?;
         Ok(Response::new(proto::ListAgentsResponse {
             agents: page.into_iter().map(|view| agent(view)).collect(),
-            next_page_token: next.map(ToString::to_string).unwrap_or_default(),
+            next_page_token: next,
         }))
     }
 
@@ -134,16 +152,24 @@ impl OperatorService for OperatorFront {
         &self,
         request: Request<proto::ListFrameworksRequest>,
     ) -> Result<Response<proto::ListFrameworksResponse>, Status> {
-        let request = request.into_inner();
-        let after: Option<FrameworkId> = parse_optional("page_token", request.page_token)?;
+        let mut request = request.into_inner();
+        let (token, size) = page_of(&mut request.page_token, &mut request.page_size);
+        let pages = Pages::new("frameworks", &request, size);
+        let role: Option<RoleName> = parse_optional("role", request.role)?;
         let snapshot = self.context.snapshot();
-        let (page, next) = page(&snapshot.frameworks, after.as_ref(), request.page_size);
+        let (page, next) = pages.page(&snapshot.frameworks, &token, |view| {
+            (request.name.is_empty() || view.info.name == request.name)
+                && role
+                    .as_ref()
+                    .is_none_or(|role| view.info.roles.contains(role))
+                && request.connected.is_none_or(|is| view.connected == is)
+        })?;
         Ok(Response::new(proto::ListFrameworksResponse {
             frameworks: page
                 .into_iter()
                 .map(|view| framework(view, &snapshot.total))
                 .collect(),
-            next_page_token: next.map(ToString::to_string).unwrap_or_default(),
+            next_page_token: next,
         }))
     }
 
@@ -151,51 +177,61 @@ impl OperatorService for OperatorFront {
         &self,
         request: Request<proto::ListTasksRequest>,
     ) -> Result<Response<proto::ListTasksResponse>, Status> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        let (token, size) = page_of(&mut request.page_token, &mut request.page_size);
+        let pages = Pages::new("tasks", &request, size);
         let wanted = TaskFilter {
+            states: states("states", &request.states)?,
+            role: parse_optional("role", request.role)?,
             framework_id: parse_optional("framework_id", request.framework_id)?,
             agent_id: parse_optional("agent_id", request.agent_id)?,
             task_id: parse_optional("task_id", request.task_id)?,
             include_ended: request.include_ended,
         };
-        let after = match request.page_token.split_once('/') {
-            Some((framework, task)) => Some((
-                parse("page_token", framework.to_owned())?,
-                parse("page_token", task.to_owned())?,
-            )),
-            None if request.page_token.is_empty() => None,
-            None => return Err(invalid("page_token", "is not one that this master gave")),
-        };
+        let after = pages.after(&token, |key| {
+            let (framework, task) = key.split_once('/')?;
+            Some((framework.parse().ok()?, task.parse().ok()?))
+        })?;
         let snapshot = self.context.snapshot();
-        let (tasks, next) = tasks(&snapshot, &wanted, after, page_size(request.page_size));
+        let (tasks, next) = tasks(&snapshot, &wanted, after, pages.size());
         Ok(Response::new(proto::ListTasksResponse {
             tasks: tasks
                 .into_iter()
                 .map(|task| proto::Task::from(Task::clone(&task)))
                 .collect(),
             next_page_token: next
-                .map(|(framework, task)| format!("{framework}/{task}"))
+                .map(|(framework, task)| pages.token(&format!("{framework}/{task}")))
                 .unwrap_or_default(),
         }))
     }
 
     async fn list_roles(
         &self,
-        _request: Request<proto::ListRolesRequest>,
+        request: Request<proto::ListRolesRequest>,
     ) -> Result<Response<proto::ListRolesResponse>, Status> {
+        let mut request = request.into_inner();
+        let (token, size) = page_of(&mut request.page_token, &mut request.page_size);
+        let pages = Pages::new("roles", &request, size);
+        let within: Option<RoleName> = parse_optional("within", request.within)?;
         let snapshot = self.context.snapshot();
-        let roles = snapshot
-            .roles
-            .values()
-            .map(|view| sharing::role(view, &snapshot))
-            .collect();
-        Ok(Response::new(proto::ListRolesResponse { roles }))
+        let (page, next) = pages.page(&snapshot.roles, &token, |view| {
+            let within = within.as_ref();
+            within.is_none_or(|top| quota::is_within(view.name.as_str(), top.as_str()))
+        })?;
+        let page = page.into_iter();
+        Ok(Response::new(proto::ListRolesResponse {
+            roles: page.map(|view| sharing::role(view, &snapshot)).collect(),
+            next_page_token: next,
+        }))
     }
 
     async fn update_weights(
         &self,
         request: Request<proto::UpdateWeightsRequest>,
     ) -> Result<Response<proto::UpdateWeightsResponse>, Status> {
+        for weight in &request.get_ref().weights {
+            self.allow(&request, Action::UpdateWeights, &weight.role)?;
+        }
         let weights = request.into_inner().weights;
         bounded("weights", weights.len(), MOST_WEIGHTS)?;
         let mut checked: Vec<(RoleName, u64)> = Vec::with_capacity(weights.len());
@@ -219,6 +255,9 @@ impl OperatorService for OperatorFront {
         &self,
         request: Request<proto::UpdateQuotasRequest>,
     ) -> Result<Response<proto::UpdateQuotasResponse>, Status> {
+        for quota in &request.get_ref().quotas {
+            self.allow(&request, Action::UpdateQuotas, &quota.role)?;
+        }
         self.operate(sharing::quotas(request.into_inner())?).await?;
         Ok(Response::new(proto::UpdateQuotasResponse {}))
     }
@@ -239,6 +278,7 @@ impl OperatorService for OperatorFront {
         &self,
         request: Request<proto::KillTaskRequest>,
     ) -> Result<Response<proto::KillTaskResponse>, Status> {
+        self.allow(&request, Action::KillTask, &request.get_ref().framework_id)?;
         let request = request.into_inner();
         let operation = Operation::KillTask {
             framework_id: parse("framework_id", request.framework_id)?,
@@ -253,6 +293,8 @@ impl OperatorService for OperatorFront {
         &self,
         request: Request<proto::TeardownFrameworkRequest>,
     ) -> Result<Response<proto::TeardownFrameworkResponse>, Status> {
+        let id = &request.get_ref().framework_id;
+        self.allow(&request, Action::TeardownFramework, id)?;
         let framework_id = parse("framework_id", request.into_inner().framework_id)?;
         self.operate(Operation::TeardownFramework(framework_id))
             .await?;
@@ -263,6 +305,7 @@ impl OperatorService for OperatorFront {
         &self,
         request: Request<proto::RemoveAgentRequest>,
     ) -> Result<Response<proto::RemoveAgentResponse>, Status> {
+        self.allow(&request, Action::RemoveAgent, &request.get_ref().agent_id)?;
         let agent_id = parse("agent_id", request.into_inner().agent_id)?;
         self.operate(Operation::RemoveAgent(agent_id)).await?;
         Ok(Response::new(proto::RemoveAgentResponse {}))
@@ -272,6 +315,7 @@ impl OperatorService for OperatorFront {
         &self,
         request: Request<proto::DrainAgentRequest>,
     ) -> Result<Response<proto::DrainAgentResponse>, Status> {
+        self.allow(&request, Action::DrainAgent, &request.get_ref().agent_id)?;
         let request = request.into_inner();
         let deadline = request.deadline_ms.map(Duration::from_millis);
         if deadline.is_some_and(|deadline| deadline > LONGEST_DRAIN) {
@@ -290,6 +334,7 @@ impl OperatorService for OperatorFront {
         &self,
         request: Request<proto::ChangePoolsRequest>,
     ) -> Result<Response<proto::ChangePoolsResponse>, Status> {
+        self.allow(&request, Action::ChangePools, &request.get_ref().agent_id)?;
         let request = request.into_inner();
         let agent_id: AgentId = parse("agent_id", request.agent_id)?;
         bounded("changes", request.changes.len(), MOST_CHANGES)?;
@@ -329,26 +374,167 @@ impl OperatorService for OperatorFront {
         &self,
         request: Request<proto::ListVolumesRequest>,
     ) -> Result<Response<proto::ListVolumesResponse>, Status> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        let (token, size) = page_of(&mut request.page_token, &mut request.page_size);
+        let pages = Pages::new("volumes", &request, size);
         let wanted: Option<AgentId> = parse_optional("agent_id", request.agent_id)?;
-        let after = volumes::after(&request.page_token)?;
+        let after = pages.after(&token, volumes::after)?;
         let snapshot = self.context.snapshot();
-        let most = page_size(request.page_size);
-        Ok(Response::new(volumes::list(
-            &snapshot,
-            wanted.as_ref(),
-            after.as_ref(),
-            most,
-        )))
+        let (wanted, after) = (wanted.as_ref(), after.as_ref());
+        let mut page = volumes::list(&snapshot, wanted, after, pages.size());
+        if !page.next_page_token.is_empty() {
+            page.next_page_token = pages.token(&page.next_page_token);
+        }
+        Ok(Response::new(page))
     }
 
     async fn activate_agent(
         &self,
         request: Request<proto::ActivateAgentRequest>,
     ) -> Result<Response<proto::ActivateAgentResponse>, Status> {
+        self.allow(&request, Action::DrainAgent, &request.get_ref().agent_id)?;
         let agent_id = parse("agent_id", request.into_inner().agent_id)?;
         self.operate(Operation::ActivateAgent(agent_id)).await?;
         Ok(Response::new(proto::ActivateAgentResponse {}))
+    }
+
+    type WatchEventsStream = events::EventStream;
+
+    async fn watch_events(
+        &self,
+        request: Request<proto::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let stream = events::watch(&self.context, request.into_inner())?;
+        Ok(Response::new(stream))
+    }
+
+    type BackupStream = BackupStream;
+
+    async fn backup(
+        &self,
+        _request: Request<proto::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let saved = self.context.saved().await;
+        let saved = saved.map_err(|error| Status::unavailable(error.to_string()))?;
+        let file = backup::write(&saved, self.context.now_ms());
+        self.context.metrics.backups.inc();
+        tracing::info!(bytes = file.len(), "a backup is read");
+        let chunks: Vec<_> = file
+            .chunks(BACKUP_CHUNK)
+            .map(|data| {
+                Ok(proto::BackupChunk {
+                    data: data.to_vec(),
+                })
+            })
+            .collect();
+        Ok(Response::new(Box::pin(futures::stream::iter(chunks))))
+    }
+
+    async fn schedule_maintenance(
+        &self,
+        request: Request<proto::ScheduleMaintenanceRequest>,
+    ) -> Result<Response<proto::ScheduleMaintenanceResponse>, Status> {
+        let name = request.get_ref().window.as_ref().map(|window| &window.name);
+        let name = name.map_or("", String::as_str);
+        self.allow(&request, Action::Maintain, name)?;
+        let operation = maintenance::window(request.into_inner())?;
+        self.operate(operation).await?;
+        Ok(Response::new(proto::ScheduleMaintenanceResponse {}))
+    }
+
+    async fn cancel_maintenance(
+        &self,
+        request: Request<proto::CancelMaintenanceRequest>,
+    ) -> Result<Response<proto::CancelMaintenanceResponse>, Status> {
+        self.allow(&request, Action::Maintain, &request.get_ref().name)?;
+        let name = parse("name", request.into_inner().name)?;
+        self.operate(Operation::CancelWindow(name)).await?;
+        Ok(Response::new(proto::CancelMaintenanceResponse {}))
+    }
+
+    async fn list_maintenance(
+        &self,
+        request: Request<proto::ListMaintenanceRequest>,
+    ) -> Result<Response<proto::ListMaintenanceResponse>, Status> {
+        let mut request = request.into_inner();
+        let (token, size) = page_of(&mut request.page_token, &mut request.page_size);
+        let pages = Pages::new("maintenance", &request, size);
+        let snapshot = self.context.snapshot();
+        let (page, next) = pages.page(&snapshot.windows, &token, |_| true)?;
+        Ok(Response::new(proto::ListMaintenanceResponse {
+            windows: page.into_iter().map(maintenance::told).collect(),
+            next_page_token: next,
+        }))
+    }
+}
+
+type BackupStream = Pin<Box<dyn Stream<Item = Result<proto::BackupChunk, Status>> + Send>>;
+
+/// Takes the page out of a request; what is left are its filters.
+fn page_of(token: &mut String, size: &mut u32) -> (String, u32) {
+    (std::mem::take(token), std::mem::take(size))
+}
+
+fn states(field: &str, asked: &[i32]) -> Result<BTreeSet<TaskState>, Status> {
+    let read = |(i, number): (usize, &i32)| {
+        let known = proto::TaskState::try_from(*number).ok();
+        let known = known.and_then(|state| TaskState::try_from(state).ok());
+        known.ok_or_else(|| invalid(&format!("{field}[{i}]"), "is no state"))
+    };
+    asked.iter().enumerate().map(read).collect()
+}
+
+/// Which agents to list.
+struct AgentFilter {
+    /// Empty: any.
+    states: BTreeSet<AgentState>,
+    hostname: String,
+    /// A name, and a value if that counts.
+    attribute: Option<(String, Option<String>)>,
+    draining: Option<bool>,
+}
+
+impl AgentFilter {
+    fn new(request: proto::ListAgentsRequest) -> Result<Self, Status> {
+        let mut states = BTreeSet::new();
+        for (i, number) in request.states.iter().enumerate() {
+            states.insert(match proto::AgentState::try_from(*number) {
+                Ok(proto::AgentState::AgentConnected) => AgentState::Connected,
+                Ok(proto::AgentState::AgentDisconnected) => AgentState::Disconnected,
+                Ok(proto::AgentState::AgentUnreachable) => AgentState::Unreachable,
+                Ok(proto::AgentState::AgentRecovering) => AgentState::Recovering,
+                Ok(proto::AgentState::Unspecified) | Err(_) => {
+                    return Err(invalid(&format!("states[{i}]"), "is no state"));
+                }
+            });
+        }
+        let attribute = match request.attribute.split_once('=') {
+            Some((name, value)) => Some((name.to_owned(), Some(value.to_owned()))),
+            None if request.attribute.is_empty() => None,
+            None => Some((request.attribute, None)),
+        };
+        Ok(Self {
+            states,
+            hostname: request.hostname,
+            attribute,
+            draining: request.draining,
+        })
+    }
+
+    fn admits(&self, view: &AgentView) -> bool {
+        let has = |(name, value): &(String, Option<String>)| {
+            view.info.attributes.iter().any(|attribute| {
+                let text = match &attribute.value {
+                    AttributeValue::Scalar(scalar) => scalar.to_string(),
+                    AttributeValue::Text(text) => text.clone(),
+                };
+                attribute.name == *name && value.as_ref().is_none_or(|value| *value == text)
+            })
+        };
+        (self.states.is_empty() || self.states.contains(&view.state))
+            && (self.hostname.is_empty() || view.info.hostname == self.hostname)
+            && self.attribute.as_ref().is_none_or(has)
+            && self.draining.is_none_or(|is| view.drain.is_some() == is)
     }
 }
 
@@ -365,29 +551,9 @@ struct TaskFilter {
     agent_id: Option<AgentId>,
     task_id: Option<TaskId>,
     include_ended: bool,
-}
-
-fn page_size(asked: u32) -> usize {
-    match usize::try_from(asked).unwrap_or(PAGE) {
-        0 => PAGE,
-        n => n.min(PAGE),
-    }
-}
-
-/// The next entries after that key, and the last key where more follow.
-fn page<'a, K: Ord, V>(
-    map: &'a BTreeMap<K, V>,
-    after: Option<&K>,
-    size: u32,
-) -> (Vec<&'a V>, Option<&'a K>) {
-    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-    let mut entries = map.range((start, Bound::Unbounded));
-    let page: Vec<_> = entries.by_ref().take(page_size(size)).collect();
-    let next = page
-        .last()
-        .filter(|_| entries.next().is_some())
-        .map(|(key, _)| *key);
-    (page.into_iter().map(|(_, value)| value).collect(), next)
+    /// Empty: any.
+    states: BTreeSet<TaskState>,
+    role: Option<RoleName>,
 }
 
 type TaskKey = (FrameworkId, TaskId);
@@ -448,7 +614,9 @@ fn tasks(
                     .agent_id
                     .as_ref()
                     .is_none_or(|id| task.info.agent_id == *id)
-                && wanted.task_id.as_ref().is_none_or(|id| id == task_id);
+                && wanted.task_id.as_ref().is_none_or(|id| id == task_id)
+                && (wanted.states.is_empty() || wanted.states.contains(&task.status.state))
+                && wanted.role.as_ref().is_none_or(|role| task.role == *role);
             if !fits {
                 continue;
             }
@@ -587,6 +755,8 @@ fn agent(view: &AgentView) -> proto::Agent {
             .collect(),
         usage: view.usage.clone().map(Into::into),
         tasks: count(view.n_tasks),
+        loss_waits_since_ms: view.loss_waits_since_ms,
+        maintenance: (view.window.as_ref()).map_or_else(String::new, ToString::to_string),
         drain: view.drain.map(|(stage, drain)| proto::Drain {
             state: match stage {
                 DrainStage::Draining => proto::DrainState::Draining,

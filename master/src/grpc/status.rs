@@ -15,7 +15,8 @@ impl From<Refusal> for Status {
         let code = match &refusal {
             Refusal::UnknownFramework(_)
             | Refusal::UnknownTask { .. }
-            | Refusal::UnknownAgent(_) => Code::NotFound,
+            | Refusal::UnknownAgent(_)
+            | Refusal::UnknownWindow(_) => Code::NotFound,
             Refusal::StaleStream { .. }
             | Refusal::RemovedFramework(_)
             | Refusal::AgentAway(_)
@@ -28,6 +29,7 @@ impl From<Refusal> for Status {
             Refusal::Immutable { .. }
             | Refusal::NotInRole { .. }
             | Refusal::InvalidPattern(_)
+            | Refusal::Window(..)
             | Refusal::Quotas(_) => Code::InvalidArgument,
         };
         Self::new(code, refusal.to_string())

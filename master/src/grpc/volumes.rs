@@ -2,37 +2,24 @@
 
 use std::collections::BTreeMap;
 
+use super::operator::agent_state;
+use crate::state::Snapshot;
 use mezzo_api::{
     model::{AgentId, RoleName, VolumeId, VolumeKey},
     proto,
 };
-use tonic::Status;
-
-use super::{operator::agent_state, status::parse};
-use crate::state::Snapshot;
 
 /// The last one of a page.
 pub(super) type After = (AgentId, VolumeKey);
 
-/// From a token that this master gave; empty on the first page.
-pub(super) fn after(token: &str) -> Result<Option<After>, Status> {
-    if token.is_empty() {
-        return Ok(None);
-    }
+/// From the key in a page's token.
+pub(super) fn after(key: &str) -> Option<After> {
     // Roles have slashes, agents and volumes have none.
-    let parts = token
-        .split_once('/')
-        .and_then(|(agent, rest)| Some((agent, rest.rsplit_once('/')?)));
-    let Some((agent, (role, id))) = parts else {
-        return Err(super::status::invalid(
-            "page_token",
-            "is not one that this master gave",
-        ));
-    };
-    let role: RoleName = parse("page_token", role.to_owned())?;
-    let id: VolumeId = parse("page_token", id.to_owned())?;
-    let agent = parse("page_token", agent.to_owned())?;
-    Ok(Some((agent, VolumeKey { role, id })))
+    let (agent, rest) = key.split_once('/')?;
+    let (role, id) = rest.rsplit_once('/')?;
+    let role: RoleName = role.parse().ok()?;
+    let id: VolumeId = id.parse().ok()?;
+    Some((agent.parse().ok()?, VolumeKey { role, id }))
 }
 
 /// By agent, role and id.

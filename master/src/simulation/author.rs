@@ -7,9 +7,9 @@ use std::{
 
 use mezzo_api::model::{
     AgentId, AttributeConstraint, Capability, ContainerInfo, FrameworkId, FrameworkInfo,
-    GroupPolicy, Offer, OfferFilter, OperationId, OperationState, OperationStatus, PoolChange,
-    Pools, Predicate, RoleName, Selector, StreamId, TaskGroup, TaskId, TaskInfo, TaskState,
-    TaskStatus, Volume, VolumeSource,
+    GroupPolicy, Offer, OfferFilter, OfferId, OperationId, OperationState, OperationStatus,
+    PoolChange, Pools, Predicate, RoleName, Selector, StreamId, TaskGroup, TaskId, TaskInfo,
+    TaskState, TaskStatus, Volume, VolumeSource,
 };
 
 use super::{Dice, any_change};
@@ -38,6 +38,8 @@ pub(super) struct Author {
     operations: BTreeMap<OperationId, (AgentId, Option<OperationState>)>,
     acknowledgements: VecDeque<Call>,
     used: BTreeSet<String>,
+    /// Inverse offers to answer.
+    asked: Vec<OfferId>,
     n_tasks: usize,
 }
 
@@ -62,6 +64,7 @@ impl Author {
             operations: BTreeMap::new(),
             acknowledgements: VecDeque::new(),
             used: BTreeSet::new(),
+            asked: Vec::new(),
             n_tasks: 0,
         }
     }
@@ -146,7 +149,10 @@ impl Author {
             }
             ToFramework::Update(status) => return self.update(*status),
             ToFramework::Operation(status) => return self.settled(*status),
-            ToFramework::AgentLost(_) => {}
+            ToFramework::AgentLost(_) | ToFramework::RescindInverseOffer(_) => {}
+            ToFramework::InverseOffers(asked) => {
+                self.asked.extend(asked.into_iter().map(|offer| offer.id));
+            }
         }
         Ok(())
     }
@@ -255,6 +261,12 @@ impl Author {
             if !dice.one_in(8) {
                 return Some(call);
             }
+        }
+        if let Some(id) = self.asked.pop() {
+            return Some(Call::AnswerInverseOffers {
+                ids: vec![id],
+                accept: dice.one_in(2),
+            });
         }
         match dice.below(if self.quiet { 3 } else { 12 }) {
             0 => self.kill(dice),

@@ -5,16 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use mezzo_api::model::{AgentId, FrameworkId, OfferId, OperationId, Scalar, StreamId};
+use mezzo_api::model::{AgentId, FrameworkId, OfferId, OperationId, Scalar, StreamId, TaskState};
 
 use super::{Dice, any_change, author::Author, machine::Machine};
 use crate::{
     allocator::{Minimum, Quota},
     state::{
-        ConnId, Core, Effect, Event, Holder, Operation, Pass, Refusal, Settings, Source, ToAgent,
-        ToFramework,
+        AgentChange, ConnId, Core, Effect, Event, Holder, LossLimit, Notice, Operation, Pass,
+        Refusal, Settings, Source, ToAgent, ToFramework,
     },
-    store::memory::MemoryStore,
+    store::{WindowRecord, memory::MemoryStore},
 };
 
 /// Ids in order, chance from the dice.
@@ -73,11 +73,16 @@ pub(super) struct World {
     authors: Vec<Author>,
     launched: BTreeSet<Holder>,
     n_borrowed: usize,
+    /// What a watcher knows of tasks, from notices alone.
+    replica: BTreeMap<Holder, TaskState>,
+    /// When agents were given up, the newest last.
+    losses: VecDeque<u64>,
+    loss_limit: Option<LossLimit>,
     /// Of a replay.
     log: Option<VecDeque<String>>,
 }
 
-fn settings() -> Settings {
+fn settings(loss_limit: Option<LossLimit>) -> Settings {
     Settings {
         agent_timeout_ms: 3000,
         recovery_timeout_ms: 4000,
@@ -88,6 +93,7 @@ fn settings() -> Settings {
             cpus: "0.01".parse().unwrap(),
             mem: "32".parse().unwrap(),
         },
+        loss_limit,
     }
 }
 
@@ -95,8 +101,13 @@ impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x2545_f491_4f6c_dd1d).wrapping_add(1));
         let store = MemoryStore::default();
+        let loss_limit = LossLimit {
+            count: 1,
+            per_ms: 2500,
+        };
+        let loss_limit = (seed % 2 == 1).then_some(loss_limit);
         Self {
-            core: Core::restore(settings(), store.saved(), 1_000_000),
+            core: Core::restore(settings(loss_limit), store.saved(), 1_000_000),
             store,
             ids: Ids {
                 n: 0,
@@ -113,6 +124,9 @@ impl World {
                 .collect(),
             launched: BTreeSet::new(),
             n_borrowed: 0,
+            replica: BTreeMap::new(),
+            losses: VecDeque::new(),
+            loss_limit,
             log: None,
             dice,
         }
@@ -242,6 +256,13 @@ impl World {
 
     fn check(&self) -> Result<(), String> {
         self.core.audit()?;
+        self.core.audit_windows(self.now)?;
+        for (holder, state) in self.core.task_states() {
+            let told = self.replica.get(&holder);
+            if told != Some(&state) {
+                return Err(format!("{holder:?} is {state}, watchers believe {told:?}"));
+            }
+        }
         let ledgers: BTreeMap<_, _> = self.core.ledgers().collect();
         let lent: BTreeMap<_, _> = self.core.lent_ledgers().collect();
         for machine in self
@@ -317,6 +338,10 @@ impl World {
                 self.note(|| format!("machine {machine} lost its disk, but not its id"));
                 Ok(())
             }
+            86 if self.dice.one_in(2) => {
+                let operation = self.any_window();
+                self.feed(Event::Operate(operation))
+            }
             87 if self.dice.one_in(4) => self.restart_master(),
             88 if self.dice.one_in(6) => match self.machines[machine].id.clone() {
                 Some(id) => self.feed(Event::Operate(Operation::RemoveAgent(id))),
@@ -383,6 +408,30 @@ impl World {
             let total = total.parse().unwrap();
             wire.to_master.push_back(Event::AgentSlack { conn, total });
         }
+    }
+
+    /// Plans or cancels work on one or two machines; often such as cannot be.
+    fn any_window(&mut self) -> Operation {
+        let dice = &mut self.dice;
+        let name = ["w", "v"][dice.below(2)].parse().unwrap();
+        if dice.one_in(4) {
+            return Operation::CancelWindow(name);
+        }
+        let mut agents = BTreeSet::new();
+        for _ in 0..1 + dice.below(2) {
+            agents.extend(self.machines[dice.below(self.machines.len())].id.clone());
+        }
+        let starts_at_ms = self.now + dice.roll() % 3000;
+        let drains_at_ms = starts_at_ms + dice.roll() % 3000;
+        let ends = drains_at_ms + 1 + dice.roll() % 4000;
+        Operation::ScheduleWindow(Box::new(WindowRecord {
+            name,
+            agents,
+            starts_at_ms,
+            drains_at_ms,
+            ends_at_ms: (!dice.one_in(4)).then_some(ends),
+            drained: BTreeSet::new(),
+        }))
     }
 
     /// Sets or removes the quotas of one or two roles; often such as cannot be.
@@ -607,7 +656,12 @@ impl World {
         if self.core.quotas() != self.store.saved().quotas {
             return Err("the quotas in the store are not those in force".to_owned());
         }
-        self.core = Core::restore(settings(), self.store.saved(), self.now);
+        if self.core.window_records() != self.store.saved().windows {
+            return Err("the windows in the store are not those in force".to_owned());
+        }
+        self.replica.clear();
+        self.losses.clear();
+        self.core = Core::restore(settings(self.loss_limit), self.store.saved(), self.now);
         Ok(())
     }
 
@@ -692,8 +746,44 @@ impl World {
                         self.wires.remove(&conn);
                     }
                 }
+                Effect::Note(notice) => self.hear(notice)?,
                 Effect::Reply(_) => {}
             }
+        }
+        Ok(())
+    }
+
+    /// What a watcher makes of it.
+    fn hear(&mut self, notice: Notice) -> Result<(), String> {
+        match notice {
+            Notice::Task {
+                framework_id,
+                task_id,
+                state,
+                ..
+            } => {
+                self.replica.insert((framework_id, task_id), state);
+            }
+            Notice::Agent {
+                change: AgentChange::Unreachable,
+                ..
+            } => {
+                self.losses.push_back(self.now);
+                if let Some(limit) = self.loss_limit {
+                    let within = |at: &&u64| self.now < **at + limit.per_ms;
+                    let n = self.losses.iter().filter(within).count();
+                    if n > limit.count {
+                        return Err(format!(
+                            "{n} agents are given up within {} ms",
+                            limit.per_ms
+                        ));
+                    }
+                }
+            }
+            Notice::Agent { .. }
+            | Notice::Framework { .. }
+            | Notice::Role(_)
+            | Notice::Window { .. } => {}
         }
         Ok(())
     }

@@ -10,8 +10,8 @@ use mezzo_api::model::{
 };
 
 use super::{
-    ConnId, Core, Effect, Ending, Holder, Ledger, Refusal, Registration, Supply, ToAgent,
-    ToFramework, Turn, lent::Lent,
+    AgentChange, ConnId, Core, Effect, Ending, Holder, Ledger, Refusal, Registration, Supply,
+    ToAgent, ToFramework, Turn, lent::Lent,
 };
 use crate::{
     allocator::AgentFilters,
@@ -57,6 +57,8 @@ pub(super) struct AgentEntry {
     pub(super) changes: VecDeque<PoolOperation>,
     /// Out of service; see `drain`.
     pub(super) drain: Option<DrainRecord>,
+    /// Since then it would be given up, but for the limit of losses.
+    pub(super) loss_waits_since_ms: Option<u64>,
 }
 
 impl AgentEntry {
@@ -74,6 +76,7 @@ impl AgentEntry {
             usage: None,
             changes: VecDeque::new(),
             drain: record.drain.map(|drain| *drain),
+            loss_waits_since_ms: None,
         }
     }
 
@@ -135,6 +138,7 @@ impl Core {
         self.admit_agent(turn, &agent_id, conn, link, info);
         turn.push(Effect::ToAgent(conn, ToAgent::Registered(agent_id.clone())));
         self.counters.agent_registrations += 1;
+        self.note_agent(&agent_id, AgentChange::Registered);
         self.take_operations(turn, &agent_id, operations);
         self.take_inventory(turn, &agent_id, conn, tasks);
         self.tell_drain(turn, &agent_id);
@@ -183,6 +187,7 @@ impl Core {
         entry.info = record.info;
         entry.link = link;
         entry.newest = Some(conn);
+        entry.loss_waits_since_ms = None;
         entry.filters.clear();
         // It says so again, if it still does.
         entry.declare_lent(&mut self.lent, Resources::new());
@@ -267,10 +272,13 @@ impl Core {
         self.view.touch_agent(&agent_id);
         if entry.link == (AgentLink::Introduced { conn }) && entry.tasks.is_empty() {
             turn.push(Effect::Store(Change::ForgetAgent(agent_id.clone())));
+            self.note_agent(&agent_id, AgentChange::Removed);
+            self.leave_window(turn, &agent_id);
             self.drop_agent(&agent_id);
             return;
         }
         entry.link = AgentLink::Disconnected { since_ms: turn.now };
+        self.note_agent(&agent_id, AgentChange::Disconnected);
     }
 
     pub(super) fn agent_heard(&mut self, conn: ConnId) {
@@ -317,20 +325,20 @@ impl Core {
 
     pub(super) fn time_out_agents(&mut self, turn: &mut Turn<'_>) {
         let settings = &self.settings;
-        let late: Vec<(AgentId, AgentLink)> = self
+        let mut late: Vec<(u64, AgentId, AgentLink)> = self
             .agents
             .iter()
             .filter_map(|(id, entry)| {
-                let next = match entry.link {
+                let (since_ms, next) = match entry.link {
                     AgentLink::Recovering { since_ms }
                         if turn.now >= since_ms.saturating_add(settings.recovery_timeout_ms) =>
                     {
-                        AgentLink::Missing
+                        (since_ms, AgentLink::Missing)
                     }
                     AgentLink::Disconnected { since_ms }
                         if turn.now >= since_ms.saturating_add(settings.agent_timeout_ms) =>
                     {
-                        AgentLink::Unreachable
+                        (since_ms, AgentLink::Unreachable)
                     }
                     AgentLink::Recovering { .. }
                     | AgentLink::Disconnected { .. }
@@ -339,13 +347,24 @@ impl Core {
                     | AgentLink::Connected { .. }
                     | AgentLink::Unreachable => return None,
                 };
-                Some((id.clone(), next))
+                Some((since_ms, id.clone(), next))
             })
             .collect();
-        for (agent_id, next) in late {
+        late.sort_by_key(|(since_ms, ..)| *since_ms);
+        let limit = self.settings.loss_limit;
+        for (_, agent_id, next) in late {
+            let admitted = self.losses.admit(limit, turn.now);
             let Some(entry) = self.agents.get_mut(&agent_id) else {
                 continue;
             };
+            if !admitted {
+                if entry.loss_waits_since_ms.is_none() {
+                    entry.loss_waits_since_ms = Some(turn.now);
+                    self.view.touch_agent(&agent_id);
+                }
+                continue;
+            }
+            entry.loss_waits_since_ms = None;
             entry.link = next;
             self.view.touch_agent(&agent_id);
             self.counters.agents_lost += 1;
@@ -353,6 +372,7 @@ impl Core {
             for holder in tasks {
                 self.task_away(turn, &holder);
             }
+            self.note_agent(&agent_id, AgentChange::Unreachable);
             self.announce_loss(turn, &agent_id);
         }
         if !self
@@ -384,6 +404,7 @@ impl Core {
     /// It is no more, and its id must not come back.
     pub(super) fn forget_agent(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId) {
         self.rescind_agent_offers(turn, agent_id);
+        self.leave_window(turn, agent_id);
         turn.push(Effect::Store(Change::RemoveAgent {
             agent_id: agent_id.clone(),
             at_ms: turn.now,
@@ -407,6 +428,7 @@ impl Core {
             );
         }
         self.drop_changes(turn, agent_id, "the agent was removed by an operator");
+        self.note_agent(agent_id, AgentChange::Removed);
         self.drop_agent(agent_id);
         self.view.touch_agent(agent_id);
         self.announce_loss(turn, agent_id);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use mezzo_api::model::AgentId;
 
 use super::{
-    Core, Effect, Ending, Refusal, ToAgent, Turn,
+    AgentChange, Core, Effect, Ending, Refusal, ToAgent, Turn,
     agents::{AgentEntry, AgentLink},
 };
 use crate::{
@@ -62,6 +62,7 @@ impl Core {
             mark_gone,
         };
         self.set_drain(turn, agent_id, Some(drain));
+        self.claim_drain(turn, agent_id);
         self.rescind_agent_offers(turn, agent_id);
         self.tell_drain(turn, agent_id);
         Ok(())
@@ -72,21 +73,22 @@ impl Core {
         turn: &mut Turn<'_>,
         agent_id: &AgentId,
     ) -> Result<(), Refusal> {
-        let Some(entry) = self.agents.get(agent_id) else {
+        if !self.agents.contains_key(agent_id) {
             return Err(Refusal::UnknownAgent(agent_id.clone()));
-        };
-        let conn = entry.conn();
-        if entry.drain.is_some() {
-            self.set_drain(turn, agent_id, None);
-            if let Some(conn) = conn {
-                turn.push(Effect::ToAgent(conn, ToAgent::Activate));
-            }
-            self.reconsider(agent_id);
         }
+        if self.windows.is_closed(agent_id) {
+            self.leave_window(turn, agent_id);
+        }
+        self.end_drain(turn, agent_id);
         Ok(())
     }
 
-    fn set_drain(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId, drain: Option<DrainRecord>) {
+    pub(super) fn set_drain(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        drain: Option<DrainRecord>,
+    ) {
         let Some(entry) = self.agents.get_mut(agent_id) else {
             return;
         };
@@ -101,6 +103,9 @@ impl Core {
             self.leaving.insert(agent_id.clone());
         } else {
             self.leaving.remove(agent_id);
+        }
+        if drain.is_some() {
+            self.note_agent(agent_id, AgentChange::Draining);
         }
         self.view.touch_agent(agent_id);
     }

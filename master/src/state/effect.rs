@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use mezzo_api::model::{
     AgentId, ChangeProblem, FrameworkId, Offer, OfferId, OperationId, OperationStatus,
-    PoolOperation, RoleName, StreamId, Task, TaskId, TaskStatus, UpdateId,
+    PoolOperation, RoleName, StreamId, Task, TaskId, TaskStatus, UpdateId, WindowName,
 };
 use thiserror::Error;
 
-use super::ConnId;
+use super::{ConnId, InverseOffer, Notice, WindowProblem};
 use crate::{
     allocator::{InvalidPattern, quota::QuotaProblem},
     store::Change,
@@ -29,6 +29,8 @@ pub enum Effect {
     CloseFramework(ConnId, Ending),
     /// Answer the one who asked.
     Reply(Result<(), Refusal>),
+    /// Tell operators who watch.
+    Note(Notice),
 }
 
 /// A message to an agent.
@@ -109,6 +111,10 @@ pub enum ToFramework {
     Operation(Box<OperationStatus>),
     /// An agent cannot be reached or was removed.
     AgentLost(AgentId),
+    /// Asked to run its tasks elsewhere.
+    InverseOffers(Vec<InverseOffer>),
+    /// Not asked any more.
+    RescindInverseOffer(OfferId),
 }
 
 /// Why the master ends a stream.
@@ -186,6 +192,12 @@ pub enum Refusal {
     /// Quotas that do not fit; never empty.
     #[error("the quotas cannot be set: {}", told(.0))]
     Quotas(Vec<QuotaProblem>),
+    /// No such window.
+    #[error("there is no maintenance window {0}")]
+    UnknownWindow(WindowName),
+    /// It cannot be.
+    #[error("maintenance window {0}: {1}")]
+    Window(WindowName, WindowProblem),
     /// Nothing can be changed there now.
     #[error("agent {0} is not connected; its reservations and volumes cannot be changed now")]
     AgentAway(AgentId),

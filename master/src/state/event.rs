@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::allocator::Quota;
+use crate::{allocator::Quota, store::WindowRecord};
 use mezzo_api::model::{
     AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OfferId, OperationId,
     OperationStatus, PersistentVolume, Pool, PoolChange, Resources, RoleName, StreamId, Task,
-    TaskId, TaskInfo, TaskStatus, TaskUsage, UpdateId,
+    TaskId, TaskInfo, TaskStatus, TaskUsage, UpdateId, WindowName,
 };
 
 /// One connection of an agent or a framework; never used twice by a process.
@@ -236,6 +236,13 @@ pub enum Call {
         /// The roles for which it wants no offers.
         suppressed: Vec<RoleName>,
     },
+    /// Whether it moves its tasks away in time.
+    AnswerInverseOffers {
+        /// Which.
+        ids: Vec<OfferId>,
+        /// It does.
+        accept: bool,
+    },
     /// Kill everything and forget the framework.
     Teardown,
 }
@@ -276,6 +283,10 @@ pub enum Operation {
     },
     /// It is in service again.
     ActivateAgent(AgentId),
+    /// Plan work on machines, in place of the window of that name.
+    ScheduleWindow(Box<WindowRecord>),
+    /// No more of it; what it drained is in service again.
+    CancelWindow(WindowName),
     /// Change an agent's reservations or volumes. What becomes of it is in [`super::Snapshot::operations`].
     ChangePools {
         /// Whose.

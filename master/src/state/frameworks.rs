@@ -14,7 +14,8 @@ use mezzo_api::model::{
 };
 
 use super::{
-    Caller, ConnId, Core, Effect, Ending, Refusal, ToAgent, ToFramework, Turn,
+    Caller, ConnId, Core, Effect, Ending, FrameworkChange, Notice, Refusal, ToAgent, ToFramework,
+    Turn,
     refused::Refused,
     tasks::{KillRequest, TaskEntry},
 };
@@ -270,6 +271,7 @@ impl Core {
         self.framework_conns.insert(conn, framework_id.clone());
         self.view.touch_framework(&framework_id);
         self.counters.subscriptions += 1;
+        self.note_framework(&framework_id, FrameworkChange::Subscribed);
         turn.push(Effect::ToFramework(
             conn,
             ToFramework::Subscribed {
@@ -307,6 +309,7 @@ impl Core {
         turn.push(Effect::Store(Change::PutFramework(
             entry.record(&framework_id),
         )));
+        self.note_framework(&framework_id, FrameworkChange::Disconnected);
         self.view.touch_framework(&framework_id);
     }
 
@@ -364,6 +367,7 @@ impl Core {
         for task_id in ended {
             self.forget_task(&(framework_id.clone(), task_id));
         }
+        self.note_framework(framework_id, FrameworkChange::Removed);
         self.view.touch_framework(framework_id);
         self.drop_if_drained(framework_id);
     }
@@ -557,6 +561,7 @@ impl Core {
                 role: role.clone(),
                 weight_millis,
             }));
+            self.note(Notice::Role(role.clone()));
             self.weights.insert(role, weight_millis);
         }
         self.reconsider_all();

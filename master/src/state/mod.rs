@@ -3,8 +3,8 @@
 //! No tokio, no clock, no file, no socket, nothing of the protocol: the actor is the only caller, tests and the
 //! simulation are the others. Ids and randomness come from a [`Source`]. One file per thing: `agents` (attach, time
 //! out, remove), `drain` (out of service and back), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline,
-//! allocation), `operations` (reservations and volumes), `tasks` (status), `requests` (kill, reconcile), `refused`, `quotas`, `lent` (what can be taken back), `books` (who holds what), `view` (what
-//! readers see).
+//! allocation), `operations` (reservations and volumes), `tasks` (status), `requests` (kill, reconcile), `refused`, `quotas`, `lent` (what can be taken back), `books` (who holds what), `maintenance` (planned work on
+//! machines), `losses` (how many may be given up at once), `notice` (what watchers hear), `view` (what readers see).
 //!
 //! ```text
 //! agent:      Recovering ──► Missing          framework:  Connected ◄──► Disconnected ──► Removed
@@ -22,6 +22,9 @@ mod frameworks;
 mod groups;
 mod ledger;
 mod lent;
+mod losses;
+mod maintenance;
+mod notice;
 mod offers;
 mod operations;
 mod quotas;
@@ -49,6 +52,9 @@ pub use event::{
 };
 pub use ledger::{Holder, Ledger};
 pub use lent::Supply;
+pub use losses::LossLimit;
+pub use maintenance::{InverseOffer, WindowProblem, WindowStage, WindowView};
+pub use notice::{AgentChange, FrameworkChange, Notice};
 pub use view::{AgentState, AgentView, Counters, FrameworkView, PassRecords, RoleView, Snapshot};
 
 /// Where ids and chance come from.
@@ -82,6 +88,8 @@ pub struct Settings {
     pub task_history: usize,
     /// Less is not offered.
     pub minimum: Minimum,
+    /// See [`Config::agent_loss_limit`].
+    pub loss_limit: Option<LossLimit>,
 }
 
 impl From<&Config> for Settings {
@@ -96,6 +104,10 @@ impl From<&Config> for Settings {
                 cpus: Scalar::from_millis(10),
                 mem: Scalar::from_units(32),
             },
+            loss_limit: config.agent_loss_limit.map(|count| LossLimit {
+                count,
+                per_ms: to_millis(config.agent_loss_interval),
+            }),
         }
     }
 }
@@ -149,6 +161,10 @@ pub struct Core {
     /// What operators asked for, and what became of it.
     operations: operations::Asked,
     counters: Counters,
+    windows: maintenance::Windows,
+    losses: losses::Losses,
+    /// Of the event at hand.
+    notices: Vec<Notice>,
     view: view::Cache,
 }
 
@@ -176,7 +192,10 @@ impl Core {
             n_frameworks: 0,
             operations: operations::Asked::default(),
             counters: Counters::default(),
-            view: view::Cache::default(),
+            windows: maintenance::Windows::restore(saved.windows, now),
+            losses: losses::Losses::default(),
+            notices: Vec::new(),
+            view: view::Cache::restore(),
         };
         for record in saved.agents {
             core.total.add(&record.info.resources);
@@ -247,6 +266,7 @@ impl Core {
             Event::Allocate(pass) => self.allocate(turn_ref, pass),
         }
         self.finish_drains(turn_ref);
+        self.tell_notices(turn_ref);
         turn.effects
     }
 
@@ -280,6 +300,7 @@ impl Core {
         self.time_out_agents(turn);
         self.time_out_frameworks(turn);
         self.time_out_offers(turn);
+        self.turn_windows(turn);
     }
 
     fn call(&mut self, turn: &mut Turn<'_>, caller: &Caller, call: Call) -> Result<(), Refusal> {
@@ -320,6 +341,9 @@ impl Core {
             Call::UpdateFramework { info, suppressed } => {
                 self.update_framework(turn, id, *info, &suppressed)?
             }
+            Call::AnswerInverseOffers { ids, accept } => {
+                self.answer_inverse_offers(id, &ids, accept);
+            }
             Call::Teardown => self.remove_framework(turn, id),
         }
         Ok(())
@@ -352,6 +376,8 @@ impl Core {
                 mark_gone,
             } => self.drain_agent(turn, &agent_id, deadline, mark_gone)?,
             Operation::ActivateAgent(agent_id) => self.activate_agent(turn, &agent_id)?,
+            Operation::ScheduleWindow(record) => self.schedule_window(turn, *record)?,
+            Operation::CancelWindow(name) => self.cancel_window(turn, &name)?,
             Operation::ChangePools {
                 agent_id,
                 id,

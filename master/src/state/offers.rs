@@ -16,6 +16,7 @@ use super::{
     frameworks::{FrameworkEntry, Interest},
     tasks::{TaskEntry, master_status},
 };
+use crate::planted::{Bug, planted};
 use crate::{
     allocator::{self, Candidate, Claimant, OfferPlan, PassRecord, Quantities, Request, Tally},
     config::to_millis,
@@ -129,23 +130,29 @@ impl Core {
         // What can be taken back keeps no promise, and is no part of one.
         let no_quotas = BTreeMap::new();
         let (quotas, roles, total) = match supply {
+            Supply::Ordinary if planted(Bug::LimitIgnored) => {
+                (&no_quotas, &self.roles, &self.total)
+            }
             Supply::Ordinary => (&self.quotas, &self.roles, &self.total),
             Supply::Revocable => (&no_quotas, &self.lent.roles, &self.lent.total),
         };
         let mut unallocated = Quantities::default();
         if quotas.values().any(|quota| !quota.guarantees.is_empty()) {
-            let connected = self.agents.values().filter(|entry| {
-                matches!(entry.link, AgentLink::Connected { .. }) && entry.drain.is_none()
+            let connected = self.agents.iter().filter(|(id, entry)| {
+                matches!(entry.link, AgentLink::Connected { .. })
+                    && entry.drain.is_none()
+                    && !self.windows.is_closed(id)
             });
-            connected.for_each(|entry| unallocated.add(entry.ledger.free().open()));
+            connected.for_each(|(_, entry)| unallocated.add(entry.ledger.free().open()));
         }
         let mut candidates = Vec::new();
         let mut n_quiet = 0;
         let mut look = |(agent, entry)| {
-            let entry: &AgentEntry = entry;
+            let (agent, entry): (&AgentId, &AgentEntry) = (agent, entry);
             let free = entry.ledger(supply).free();
             let offerable = matches!(entry.link, AgentLink::Connected { .. })
                 && entry.drain.is_none()
+                && !self.windows.is_closed(agent)
                 && self.settings.minimum.is_met(free);
             if !offerable {
                 return;
@@ -178,7 +185,9 @@ impl Core {
             claimants: self
                 .frameworks
                 .iter()
-                .filter(|(_, entry)| entry.conn().is_some() && entry.takes(supply))
+                .filter(|(_, entry)| {
+                    entry.conn().is_some() && (entry.takes(supply) || planted(Bug::LentToAnybody))
+                })
                 .flat_map(|(framework, entry)| {
                     entry
                         .roles
@@ -190,7 +199,8 @@ impl Core {
                             key: state.key,
                             held: state.held(supply),
                             epoch: state.epoch,
-                            constraints: entry.constraints.get(role),
+                            constraints: (entry.constraints.get(role))
+                                .filter(|_| !planted(Bug::FilterIgnored)),
                         })
                 })
                 .collect(),
@@ -280,7 +290,9 @@ impl Core {
             if let Some(framework) = self.frameworks.get_mut(&framework_id) {
                 framework.offers.extend(bundle.offers);
             }
-            self.charge_sum(&framework_id, &role, supply, &bundle.held);
+            if !planted(Bug::OfferNotBooked) {
+                self.charge_sum(&framework_id, &role, supply, &bundle.held);
+            }
         }
         for (conn, offers) in events {
             for chunk in offers.chunks(OFFERS_PER_EVENT) {
@@ -449,6 +461,10 @@ impl Core {
             return;
         }
         let task = self.enter_task(turn, framework_id, hand, info, &resources);
+        if planted(Bug::LaunchedTwice) {
+            let again = ToAgent::Launch(Arc::clone(&task));
+            turn.push(Effect::ToAgent(hand.conn, again));
+        }
         turn.push(Effect::ToAgent(hand.conn, ToAgent::Launch(task)));
     }
 
@@ -493,6 +509,7 @@ impl Core {
         if let Some(framework) = self.frameworks.get_mut(framework_id) {
             framework.tasks.insert(task_id, entry);
         }
+        self.note_task(&holder);
         if let Some(agent) = self.agents.get_mut(&hand.agent_id) {
             agent.tasks.insert(holder);
         }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use mezzo_api::model::{OfferId, RoleName};
 
-use super::{Core, Effect, Refusal, Turn, agents::AgentLink};
+use super::{Core, Effect, Notice, Refusal, Turn, agents::AgentLink};
+use crate::planted::{Bug, planted};
 use crate::{
     allocator::{Quantities, Quota, quota},
     store::Change,
@@ -35,10 +36,11 @@ impl Core {
             return Err(Refusal::Quotas(problems));
         }
         for (role, quota) in changes {
-            turn.push(Effect::Store(Change::PutQuota {
-                role,
-                quota: (!quota.is_empty()).then_some(quota),
-            }));
+            self.note(Notice::Role(role.clone()));
+            let quota = (!quota.is_empty()).then_some(quota);
+            if !planted(Bug::QuotaNotStored) {
+                turn.push(Effect::Store(Change::PutQuota { role, quota }));
+            }
         }
         self.quotas = wanted;
         let offers: Vec<OfferId> = self.offers.keys().cloned().collect();

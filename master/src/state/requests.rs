@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use mezzo_api::model::{AgentId, FrameworkId, Reason, TaskId, TaskState, TaskStatus};
 
+use crate::planted::{Bug, planted};
+
 use super::{
     Core, Effect, Refusal, ToAgent, Turn,
     agents::{AgentEntry, AgentLink},
@@ -37,7 +39,9 @@ impl Core {
                         task_id: task_id.clone(),
                         grace,
                     };
-                    turn.push(Effect::ToAgent(conn, message));
+                    if !planted(Bug::KillSwallowed) {
+                        turn.push(Effect::ToAgent(conn, message));
+                    }
                 }
             }
             Some(_) => self.reconcile_one(turn, framework_id, task_id, agent_id),

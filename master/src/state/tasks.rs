@@ -10,6 +10,8 @@ use mezzo_api::model::{
     AgentId, FrameworkId, Reason, StatusSource, Task, TaskId, TaskState, TaskStatus,
 };
 
+use crate::planted::{Bug, planted};
+
 use super::{
     Acknowledgement, Core, Effect, Holder, Supply, ToAgent, ToFramework, Turn, agents::AgentEntry,
     frameworks::FrameworkEntry,
@@ -161,7 +163,7 @@ impl Core {
                 self.forget_task(&holder);
                 self.drop_if_drained(&holder.0);
             }
-        } else {
+        } else if !(status.state.is_terminal() && planted(Bug::EndNotTold)) {
             self.tell(turn, status);
         }
     }
@@ -212,11 +214,17 @@ impl Core {
         status.container = status.container.or_else(|| task.status.container.take());
         let terminal = status.state.is_terminal();
         let final_word = terminal && status.update_id.is_none();
+        let moved = task.status.state != status.state;
         task.status = status;
         let (agent_id, role) = (entry.agent_id.clone(), task.role.clone());
         self.view.touch_framework(&holder.0);
+        if moved {
+            self.note_task(holder);
+        }
         if terminal {
-            self.release(&agent_id, holder, &role);
+            if !planted(Bug::EndNotReleased) {
+                self.release(&agent_id, holder, &role);
+            }
             self.counters.tasks_ended += 1;
         }
         if final_word {
@@ -263,7 +271,7 @@ impl Core {
         let Some(entry) = self.task_mut(holder) else {
             return;
         };
-        if !entry.task.status.state.is_terminal() {
+        if !entry.task.status.state.is_terminal() || planted(Bug::SecondEnd) {
             let former = &entry.task.status;
             let mut status = master_status(
                 &holder.0,
@@ -277,6 +285,9 @@ impl Core {
             (status.usage, status.container) = (former.usage.clone(), former.container.clone());
             Arc::make_mut(&mut entry.task).status = status.clone();
             self.counters.tasks_ended += 1;
+            if !planted(Bug::NoticeMissing) {
+                self.note_task(holder);
+            }
             self.tell(turn, status);
         }
         self.forget_task(holder);
@@ -301,6 +312,7 @@ impl Core {
         };
         Arc::make_mut(&mut entry.task).status = status.clone();
         self.view.touch_framework(&holder.0);
+        self.note_task(holder);
         self.tell(turn, status);
     }
 
@@ -398,11 +410,14 @@ impl Core {
         let status = retold(&entry.task, Reason::AgentReregistered);
         framework.tasks.insert(holder.1.clone(), entry);
         self.view.touch_framework(&holder.0);
+        self.note_task(&holder);
         if let Some(agent) = self.agents.get_mut(agent_id) {
             agent.tasks.insert(holder.clone());
         }
         if !terminal {
-            self.admit(agent_id, holder, &role, supply, &pools);
+            if !planted(Bug::LearntNotBooked) {
+                self.admit(agent_id, holder, &role, supply, &pools);
+            }
             self.tell(turn, status);
         }
     }
@@ -425,7 +440,9 @@ impl Core {
                 task_id: task_id.clone(),
                 update_id: update_id.clone(),
             };
-            turn.push(Effect::ToAgent(conn, message));
+            if !planted(Bug::AcknowledgementSwallowed) {
+                turn.push(Effect::ToAgent(conn, message));
+            }
         }
         let holder = (framework_id.clone(), task_id);
         let over = self.task_mut(&holder).is_some_and(|entry| {

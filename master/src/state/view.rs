@@ -10,10 +10,12 @@ use std::{
 
 use mezzo_api::model::{
     AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OperationId, OperationStatus, Pools,
-    Resources, RoleName, Task, TaskId,
+    Resources, RoleName, Task, TaskId, WindowName,
 };
 
-use super::{Core, Ledger, Supply, agents::AgentLink, drain::DrainStage, frameworks::Interest};
+use super::{
+    Core, Ledger, Supply, WindowView, agents::AgentLink, drain::DrainStage, frameworks::Interest,
+};
 use crate::{
     allocator::{DEFAULT_WEIGHT_MILLIS, PassRecord, Quantities, Quota, quota},
     store::DrainRecord,
@@ -55,6 +57,10 @@ pub struct AgentView {
     pub n_tasks: usize,
     /// Out of service, and how far that has come.
     pub drain: Option<(DrainStage, DrainRecord)>,
+    /// It waits to be given up since then, Unix milliseconds.
+    pub loss_waits_since_ms: Option<u64>,
+    /// The maintenance window that it is in.
+    pub window: Option<WindowName>,
 }
 
 /// One framework.
@@ -138,6 +144,8 @@ pub struct Snapshot {
     pub roles: Arc<BTreeMap<RoleName, RoleView>>,
     /// Of roles that frameworks want offers for.
     pub records: Arc<PassRecords>,
+    /// Planned work, by name.
+    pub windows: Arc<BTreeMap<WindowName, WindowView>>,
     /// What operators asked for lately, and what became of it.
     pub operations: Arc<BTreeMap<OperationId, OperationStatus>>,
     /// Of all admitted agents.
@@ -156,9 +164,23 @@ pub(super) struct Cache {
     frameworks: HashSet<FrameworkId>,
     /// A pass was recorded.
     records: bool,
+    /// One of them changed.
+    windows: bool,
 }
 
 impl Cache {
+    /// Nothing was shown yet.
+    pub(super) fn restore() -> Self {
+        Self {
+            windows: true,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn touch_windows(&mut self) {
+        self.windows = true;
+    }
+
     pub(super) fn touch_agent(&mut self, id: &AgentId) {
         if !self.agents.contains(id) {
             self.agents.insert(id.clone());
@@ -201,6 +223,9 @@ pub(super) fn snapshot(core: &mut Core, now: u64) -> Snapshot {
     if std::mem::take(&mut cache.records) {
         cache.last.records = Arc::new(records(core));
     }
+    if std::mem::take(&mut cache.windows) {
+        cache.last.windows = Arc::new(core.windows.views(now));
+    }
     cache.last.roles = Arc::new(role_views(core));
     cache.last.at_ms = now;
     cache.last.operations = core.operations.shared();
@@ -230,6 +255,8 @@ fn agent_view(core: &Core, id: &AgentId) -> Option<AgentView> {
         usage: entry.usage.clone(),
         n_tasks: entry.tasks.len(),
         drain: entry.drain_stage().zip(entry.drain),
+        loss_waits_since_ms: entry.loss_waits_since_ms,
+        window: core.windows.of(id).cloned(),
     })
 }
 

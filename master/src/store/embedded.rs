@@ -31,6 +31,8 @@ const REMOVED_FRAMEWORKS: Numbers = TableDefinition::new("removed_frameworks");
 const WEIGHTS: Numbers = TableDefinition::new("weights");
 /// Not there in files of masters that knew no quotas: made when such a file is opened.
 const QUOTAS: Records = TableDefinition::new("quotas");
+/// The same.
+const WINDOWS: Records = TableDefinition::new("windows");
 
 /// A redb file.
 #[derive(Debug, Clone)]
@@ -127,7 +129,7 @@ impl EmbeddedStore {
                     });
                 }
             }
-            for table in [AGENTS, FRAMEWORKS, QUOTAS] {
+            for table in [AGENTS, FRAMEWORKS, QUOTAS, WINDOWS] {
                 write
                     .open_table(table)
                     .map_err(|error| self.corrupt(error))?;
@@ -172,6 +174,9 @@ impl EmbeddedStore {
         let quotas = read
             .open_table(QUOTAS)
             .map_err(|error| self.corrupt(error))?;
+        let windows = read
+            .open_table(WINDOWS)
+            .map_err(|error| self.corrupt(error))?;
         let numbers = |table: Numbers| read.open_table(table).map_err(|error| self.corrupt(error));
         Ok(Saved {
             agents,
@@ -180,6 +185,7 @@ impl EmbeddedStore {
             removed_frameworks: self.numbers(&numbers(REMOVED_FRAMEWORKS)?)?,
             weights: self.numbers(&numbers(WEIGHTS)?)?,
             quotas: self.keyed(&quotas)?,
+            windows: self.records(&windows)?,
         })
     }
 
@@ -233,6 +239,7 @@ impl EmbeddedStore {
             let mut removed_frameworks = write.open_table(REMOVED_FRAMEWORKS)?;
             let mut weights = write.open_table(WEIGHTS)?;
             let mut quotas = write.open_table(QUOTAS)?;
+            let mut windows = write.open_table(WINDOWS)?;
             for change in changes {
                 match change {
                     Change::PutAgent(record) => {
@@ -273,6 +280,14 @@ impl EmbeddedStore {
                         }
                         None => {
                             quotas.remove(role.as_str())?;
+                        }
+                    },
+                    Change::PutWindow { name, window } => match window {
+                        Some(window) => {
+                            windows.insert(name.as_str(), &*encode(window))?;
+                        }
+                        None => {
+                            windows.remove(name.as_str())?;
                         }
                     },
                 }

@@ -6,11 +6,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mezzo_api::model::{AgentId, FrameworkId, RoleName};
+use mezzo_api::model::{AgentId, FrameworkId, RoleName, WindowName};
 
 use crate::allocator::Quota;
 
-use super::{AgentRecord, Change, FrameworkRecord, Saved, Store, StoreError};
+use super::{AgentRecord, Change, FrameworkRecord, Saved, Store, StoreError, WindowRecord};
 
 #[derive(Debug, Default)]
 struct Tables {
@@ -21,6 +21,7 @@ struct Tables {
     removed_frameworks: BTreeMap<FrameworkId, u64>,
     weights: BTreeMap<RoleName, u64>,
     quotas: BTreeMap<RoleName, Quota>,
+    windows: BTreeMap<WindowName, WindowRecord>,
 }
 
 /// Keeps everything in memory.
@@ -51,6 +52,7 @@ impl MemoryStore {
                 .map(|(role, weight)| (role.clone(), *weight))
                 .collect(),
             quotas: tables.quotas.clone().into_iter().collect(),
+            windows: tables.windows.values().cloned().collect(),
         }
     }
 
@@ -96,6 +98,12 @@ impl MemoryStore {
                 match quota {
                     Some(quota) => tables.quotas.insert(role, quota),
                     None => tables.quotas.remove(&role),
+                };
+            }
+            Change::PutWindow { name, window } => {
+                match window {
+                    Some(window) => tables.windows.insert(name, *window),
+                    None => tables.windows.remove(&name),
                 };
             }
         }

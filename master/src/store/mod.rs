@@ -1,20 +1,21 @@
 //! What survives the master: a seam with one implementation in a file (`embedded`), one in etcd for several masters
 //! (`etcd`), and one in memory for tests.
 //!
-//! Small and rarely written: which agents were admitted, which frameworks exist and when they expire, weights, quotas, and the
+//! Small and rarely written: which agents were admitted, which frameworks exist and when they expire, weights, quotas, planned work, and the
 //! ids that must not come back. Tasks are not here: agents know them. A record is JSON of the model types, unknown
 //! fields ignored, so that an older master reads a newer one's records; a change that would break that raises
 //! [`FORMAT_VERSION`], and an older master then refuses the file.
 
+pub mod backup;
 mod embedded;
 mod etcd;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use async_trait::async_trait;
-use mezzo_api::model::{AgentId, AgentInfo, FrameworkId, FrameworkInfo, RoleName};
+use mezzo_api::model::{AgentId, AgentInfo, FrameworkId, FrameworkInfo, RoleName, WindowName};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -67,6 +68,24 @@ pub struct FrameworkRecord {
     pub expires_at_ms: Option<u64>,
 }
 
+/// Planned work on machines; see `state::maintenance`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowRecord {
+    /// Chosen by the operator.
+    pub name: WindowName,
+    /// Which machines. Never empty.
+    pub agents: BTreeSet<AgentId>,
+    /// From here on nothing is offered, Unix milliseconds.
+    pub starts_at_ms: u64,
+    /// From here on they drain, Unix milliseconds.
+    pub drains_at_ms: u64,
+    /// From here on they are in service again, Unix milliseconds.
+    pub ends_at_ms: Option<u64>,
+    /// Those that this window took out of service.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub drained: BTreeSet<AgentId>,
+}
+
 /// One durable change. Applying it twice is applying it once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -108,10 +127,18 @@ pub enum Change {
         /// `None` removes it.
         quota: Option<Quota>,
     },
+    /// Planned work.
+    PutWindow {
+        /// Which.
+        name: WindowName,
+        /// `None` removes it.
+        window: Option<Box<WindowRecord>>,
+    },
 }
 
 /// All that is durable.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Saved {
     /// Admitted.
     pub agents: Vec<AgentRecord>,
@@ -125,6 +152,8 @@ pub struct Saved {
     pub weights: Vec<(RoleName, u64)>,
     /// Never an empty one.
     pub quotas: Vec<(RoleName, Quota)>,
+    /// Planned work.
+    pub windows: Vec<WindowRecord>,
 }
 
 /// Why the durable state cannot be used.
@@ -197,6 +226,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// All of it.
     async fn load(&self) -> Result<Saved, StoreError>;
+
+    /// All of it as of one moment, also while another task writes.
+    async fn snapshot(&self) -> Result<Saved, StoreError> {
+        self.load().await
+    }
 
     /// All of them or none; durable when it returns.
     async fn apply(&self, changes: Vec<Change>) -> Result<(), StoreError>;

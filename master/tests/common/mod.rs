@@ -429,8 +429,11 @@ impl Framework {
         loop {
             match self.next().await.unwrap() {
                 event::Event::Update(status) => return status,
-                event::Event::Offers(_) | event::Event::Rescind(_) | event::Event::AgentLost(_) => {
-                }
+                event::Event::Offers(_)
+                | event::Event::Rescind(_)
+                | event::Event::AgentLost(_)
+                | event::Event::InverseOffers(_)
+                | event::Event::RescindInverseOffer(_) => {}
                 other => panic!("expected Update, got {other:?}"),
             }
         }

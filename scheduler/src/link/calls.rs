@@ -9,6 +9,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use mezzo_api::credential::Authorized;
 use mezzo_api::model::{AgentId, PoolChange, Resources, RoleName, TaskId};
 use mezzo_api::proto;
 use mezzo_api::proto::acknowledge_request::Update;
@@ -18,7 +19,6 @@ use mezzo_api::proto::operation::Operation::{
 };
 use mezzo_api::proto::operator_service_client::OperatorServiceClient;
 use tokio::sync::mpsc;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::{LinkEvent, MAX_MESSAGE};
@@ -35,8 +35,8 @@ const ACKS_PER_CALL: usize = 1000;
 const MAX_PAGES: usize = 1000;
 
 pub(super) struct Performer {
-    pub(super) client: FrameworkServiceClient<Channel>,
-    pub(super) channel: Channel,
+    pub(super) client: FrameworkServiceClient<Authorized>,
+    pub(super) channel: Authorized,
     pub(super) caller: proto::Caller,
     pub(super) events: mpsc::Sender<LinkEvent>,
     pub(super) resident_role: RoleName,
@@ -206,6 +206,7 @@ impl Performer {
             let request = proto::ListAgentsRequest {
                 page_size: 0,
                 page_token: std::mem::take(&mut page_token),
+                ..proto::ListAgentsRequest::default()
             };
             let page = match within(client.list_agents(request)).await {
                 Ok(page) => page.into_inner(),

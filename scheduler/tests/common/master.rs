@@ -501,6 +501,13 @@ impl FrameworkService for Master {
         Err(Status::unimplemented("no updates here"))
     }
 
+    async fn answer_inverse_offers(
+        &self,
+        _: Request<proto::AnswerInverseOffersRequest>,
+    ) -> Result<Response<proto::AnswerInverseOffersResponse>, Status> {
+        Err(Status::unimplemented("no inverse offers here"))
+    }
+
     async fn teardown(
         &self,
         _: Request<proto::TeardownRequest>,

@@ -43,7 +43,7 @@ pub(super) async fn run(
     args: &LogsArgs,
 ) -> Result<(), Failure> {
     let id = request::app_id(&args.id)?;
-    let mut master = Master::connect(&context.servers.master).await?;
+    let mut master = context.master().await?;
     let (to_lines, mut lines) = mpsc::channel(LINES);
     let mut readers = JoinSet::new();
     let mut known: BTreeMap<String, usize> = BTreeMap::new();

@@ -7,6 +7,7 @@
 //! PREFIX/removed_frameworks/ID a number                           PREFIX/term      the election's
 //! PREFIX/weights/ROLE          a number                           PREFIX/journal…  of a batch in several parts
 //! PREFIX/quotas/ROLE           JSON
+//! PREFIX/windows/NAME          JSON
 //! ```
 
 use std::{collections::BTreeMap, fmt::Display};
@@ -28,6 +29,7 @@ const FRAMEWORKS: &str = "frameworks";
 const REMOVED_FRAMEWORKS: &str = "removed_frameworks";
 const WEIGHTS: &str = "weights";
 const QUOTAS: &str = "quotas";
+const WINDOWS: &str = "windows";
 
 /// etcd takes 128 operations in a transaction; some are ours for other things.
 const MOST_WRITES: usize = 120;
@@ -67,6 +69,9 @@ pub(super) fn writes(changes: &[Change]) -> Writes {
             } => set(WEIGHTS, role.as_str(), number(weight_millis)),
             Change::PutQuota { role, quota } => {
                 set(QUOTAS, role.as_str(), quota.as_ref().and_then(encode));
+            }
+            Change::PutWindow { name, window } => {
+                set(WINDOWS, name.as_str(), window.as_ref().and_then(encode));
             }
         }
     }
@@ -125,6 +130,7 @@ pub(super) fn saved(rows: &BTreeMap<String, Vec<u8>>) -> Result<Saved, String> {
         removed_frameworks: numbers(rows, REMOVED_FRAMEWORKS)?,
         weights: numbers(rows, WEIGHTS)?,
         quotas: quotas(rows)?,
+        windows: records(rows, WINDOWS)?,
     })
 }
 

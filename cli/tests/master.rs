@@ -1,0 +1,268 @@
+//! The real `mezzo master`: backups while it runs, `kill -9`, restores, and credentials from end to end.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; a panic is the test's failure"
+)]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const MEZZO: &str = env!("CARGO_BIN_EXE_mezzo");
+
+/// A master of this binary; killed with `kill -9` when dropped.
+struct Master {
+    process: Child,
+    address: String,
+}
+
+impl Master {
+    fn start(state_dir: &Path, more: &[&str]) -> Self {
+        let file = state_dir.join("address");
+        let _ = fs::remove_file(&file);
+        let mut process = Command::new(MEZZO)
+            .args([
+                "master",
+                "--listen",
+                "127.0.0.1:0",
+                "--log",
+                "warn",
+                "--state-dir",
+            ])
+            .arg(state_dir)
+            .args(more)
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let begin = Instant::now();
+        let address = loop {
+            if let Ok(text) = fs::read_to_string(&file) {
+                break text.trim().to_owned();
+            }
+            assert!(process.try_wait().unwrap().is_none(), "the master ended");
+            assert!(begin.elapsed() < DEADLINE, "the master does not listen");
+            sleep(Duration::from_millis(20));
+        };
+        Self { process, address }
+    }
+
+    fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    fn mezzo(&self, words: &[&str]) -> Output {
+        run(Command::new(MEZZO)
+            .args(words)
+            .env("MEZZO_MASTER", &self.address))
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        // It may have been killed already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn run(command: &mut Command) -> Output {
+    command
+        .env_remove("MEZZO_CREDENTIAL")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn good(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn refused(output: &Output) -> String {
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn weights(master: &Master) -> Vec<(String, u64)> {
+    let text = good(&master.mezzo(&["role", "list", "-o", "json"]));
+    let roles: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let weight = |role: &Value| {
+        let name = role["name"].as_str().unwrap().to_owned();
+        // Told as a number with at most three decimals.
+        let weight = role["weight"].as_f64().unwrap();
+        (name, (weight * 1000.0).round() as u64)
+    };
+    roles.iter().map(weight).collect()
+}
+
+fn restore(state_dir: &Path, file: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(MEZZO);
+    command
+        .args(["master", "restore"])
+        .arg(file)
+        .arg("--state-dir")
+        .arg(state_dir)
+        .args(more);
+    command
+}
+
+#[test]
+fn a_backup_survives_what_the_master_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let state_dir = dir.path().join("state");
+    let file = dir.path().join("backup");
+    let path = file.to_str().unwrap();
+    let master = Master::start(&state_dir, &[]);
+    for n in 0..5 {
+        good(&master.mezzo(&["role", "weight", &format!("role-{n}"), "2"]));
+    }
+    good(&master.mezzo(&["master", "backup", path]));
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    // What comes after the backup is not in it.
+    good(&master.mezzo(&["role", "weight", "late", "3"]));
+    let told = refused(&run(&mut restore(&state_dir, &file, &["--replace"])));
+    assert!(told.contains("in use by another master"), "{told}");
+    master.kill();
+    // Of a master that is gone there is no backup, and no half of one.
+    let gone = run(Command::new(MEZZO)
+        .args(["--master", "127.0.0.1:1", "master", "backup"])
+        .arg(dir.path().join("none")));
+    refused(&gone);
+    assert!(!dir.path().join("none").exists());
+
+    let told = refused(&run(&mut restore(&state_dir, &file, &[])));
+    assert!(told.contains("--replace"), "{told}");
+    let fresh = dir.path().join("fresh");
+    good(&run(&mut restore(&fresh, &file, &[])));
+    let master = Master::start(&fresh, &[]);
+    let expected: Vec<_> = (0..5).map(|n| (format!("role-{n}"), 2000)).collect();
+    assert_eq!(weights(&master), expected);
+    drop(master);
+
+    // Cut off, changed, or something else: refused before the store is touched.
+    let whole = fs::read(&file).unwrap();
+    let mut changed = whole.clone();
+    let last = changed.len() - 10;
+    changed[last] ^= 1;
+    for (bytes, part) in [
+        (&whole[..whole.len() - 1], "not whole"),
+        (&changed[..], "damaged"),
+        (&b"something else\n"[..], "no backup"),
+    ] {
+        let bad = dir.path().join("bad");
+        fs::write(&bad, bytes).unwrap();
+        let untouched = dir.path().join("untouched");
+        let told = refused(&run(&mut restore(&untouched, &bad, &[])));
+        assert!(told.contains(part), "{told}");
+        assert!(!untouched.exists());
+    }
+}
+
+#[test]
+fn a_restore_that_is_killed_leaves_the_old_state_or_the_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state_dir, file) = (dir.path().join("state"), dir.path().join("backup"));
+    let master = Master::start(&state_dir, &[]);
+    good(&master.mezzo(&["role", "weight", "new", "2"]));
+    good(&master.mezzo(&["role", "weight", "both", "5"]));
+    good(&master.mezzo(&["master", "backup", file.to_str().unwrap()]));
+    master.kill();
+    let mut seen = Vec::new();
+    for round in 0..6_u32 {
+        let old = dir.path().join(format!("old-{round}"));
+        let master = Master::start(&old, &[]);
+        good(&master.mezzo(&["role", "weight", "both", "7"]));
+        master.kill();
+        let mut child = restore(&old, &file, &["--replace"])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // At another moment each time; the last ones run to their end.
+        let begin = Instant::now();
+        while round < 5 && begin.elapsed() < Duration::from_millis(u64::from(round) * 8) {
+            std::hint::spin_loop();
+        }
+        if round < 5 {
+            child.kill().unwrap();
+        }
+        child.wait().unwrap();
+        let master = Master::start(&old, &[]);
+        let found = weights(&master);
+        let before = vec![("both".to_owned(), 7000)];
+        let after = vec![("both".to_owned(), 5000), ("new".to_owned(), 2000)];
+        assert!(
+            found == before || found == after,
+            "round {round}: {found:?}"
+        );
+        seen.push(found == after);
+    }
+    assert_eq!(seen.last(), Some(&true));
+}
+
+#[test]
+fn credentials_are_made_shown_and_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = good(&run(Command::new(MEZZO).args([
+        "master",
+        "credential",
+        "ops",
+        "-o",
+        "json",
+    ])));
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let entry = made["entry"]
+        .as_str()
+        .unwrap()
+        .replace("allow = []", "allow = [\"operate\"]");
+    let (rules, secret) = (dir.path().join("credentials.toml"), dir.path().join("ops"));
+    for (path, text) in [
+        (&rules, entry.as_str()),
+        (&secret, made["credential"].as_str().unwrap()),
+    ] {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let (rules, secret) = (rules.to_str().unwrap(), secret.to_str().unwrap());
+    let state_dir = dir.path().join("state");
+    let master = Master::start(&state_dir, &["--credentials", rules]);
+    let told = refused(&master.mezzo(&["role", "list"]));
+    assert!(told.contains("a credential is needed"), "{told}");
+    good(&master.mezzo(&["--credential", secret, "role", "weight", "eng", "2"]));
+    good(&run(Command::new(MEZZO)
+        .args(["role", "list"])
+        .env("MEZZO_MASTER", &master.address)
+        // `run` takes it out of the environment; a flag stands in for it.
+        .args(["--credential", secret])));
+    fs::set_permissions(secret, fs::Permissions::from_mode(0o644)).unwrap();
+    let told = refused(&master.mezzo(&["--credential", secret, "role", "list"]));
+    assert!(told.contains("chmod 600"), "{told}");
+    drop(master);
+    fs::set_permissions(rules, fs::Permissions::from_mode(0o644)).unwrap();
+    let output = run(Command::new(MEZZO)
+        .args([
+            "master",
+            "--listen",
+            "127.0.0.1:0",
+            "--credentials",
+            rules,
+            "--state-dir",
+        ])
+        .arg(&state_dir));
+    let told = refused(&output);
+    assert!(told.contains("chmod 600"), "{told}");
+}
