@@ -2,11 +2,10 @@
 //!
 //! [`proto`] is generated. [`model`] holds what the rest of the workspace works with: ids, exact resources, tasks,
 //! offers, statuses; pure data, no I/O. [`convert`] stands between them: everything from the wire is checked there
-//! once, and every problem is named with its field. [`leader`]: how a master names the one that leads; [`masters`] finds
-//! it.
+//! once, and every problem is named with its field. [`masters`]: how a master names the one that leads, and how it is
+//! found.
 
 pub mod convert;
-pub mod leader;
 pub mod masters;
 pub mod model;
 pub mod proto;

@@ -220,9 +220,7 @@ async fn a_standby_that_names_the_leader_is_followed() {
     let leader = master.address.to_string();
     let refuse = move || {
         let mut status = tonic::Status::unavailable("another master leads");
-        status
-            .metadata_mut()
-            .insert(mezzo_api::leader::METADATA_KEY, leader.parse().unwrap());
+        mezzo_api::masters::name_leader(status.metadata_mut(), &leader, 1);
         std::future::ready(status.into_http::<axum::body::Body>())
     };
     let routes = tonic::service::Routes::from(axum::Router::new().fallback(refuse));
