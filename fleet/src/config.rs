@@ -42,6 +42,8 @@ pub struct Config {
     pub break_after: Option<Duration>,
     /// Statuses that are not acknowledged are sent again after so long.
     pub repeat_after: Duration,
+    /// Whether each launch and each status is kept for [`crate::Fleet::records`]; it takes memory without end.
+    pub keep_records: bool,
     /// For everything that is left to chance.
     pub seed: u64,
 }
@@ -66,6 +68,7 @@ impl Default for Config {
             failures_per_mille: 0,
             break_after: None,
             repeat_after: Duration::from_secs(10),
+            keep_records: false,
             seed: 0,
         }
     }

@@ -6,7 +6,7 @@ use thiserror::Error;
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
 use crate::{
-    Config, Counts, InvalidConfig,
+    Config, Counts, InvalidConfig, Record,
     agent::Agent,
     counts::Shared,
     line::{Line, Trunk},
@@ -68,6 +68,12 @@ impl Fleet {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts.read()
+    }
+
+    /// All that the agents did so far, if the description said to keep it.
+    #[must_use]
+    pub fn records(&self) -> Vec<Record> {
+        self.counts.records().clone()
     }
 
     /// Until every agent is registered.
