@@ -14,6 +14,7 @@ mod client;
 pub mod election;
 mod fence;
 mod ledger;
+mod place;
 
 /// Generated from `proto/etcd.proto`.
 #[allow(
@@ -31,3 +32,4 @@ pub use address::{Address, InvalidAddress};
 pub use client::{Client, Error, prefix_end};
 pub use fence::{Fence, now};
 pub use ledger::{Ledger, LedgerError, Rows, Writes};
+pub use place::{InvalidStore, StoreAddress};
