@@ -21,9 +21,11 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::response::Response;
 use axum::routing::{delete, get, post};
+use mezzo_etcd::election::Order;
+use tokio::sync::mpsc;
 
 use crate::driver::Handle;
-use answer::error;
+pub(crate) use answer::{error, json_answer};
 
 /// A hundred times what an app file has.
 const MAX_BODY: usize = 4 << 20;
@@ -43,6 +45,8 @@ pub(crate) struct About {
     pub(crate) address: String,
     pub(crate) failover_timeout_s: u64,
     pub(crate) started: Instant,
+    /// To the election, where there is one.
+    pub(crate) orders: Option<mpsc::Sender<Order>>,
 }
 
 /// All routes.
@@ -53,7 +57,7 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/metrics", get(info::metrics))
         .route("/metrics/prometheus", get(info::metrics))
         .route("/v2/info", get(info::info))
-        .route("/v2/leader", get(info::leader))
+        .route("/v2/leader", get(info::leader).delete(info::abdicate))
         .route(
             "/v2/apps",
             get(apps::list)

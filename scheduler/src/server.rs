@@ -1,28 +1,34 @@
 //! Puts the parts together: state, line to the master, event loop, REST API; and takes them down again in order.
 //!
-//! Edge. Everything spawned here is awaited here.
+//! Edge. Everything spawned here is awaited here. A scheduler among several is `elected`'s.
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mezzo_api::masters::{InvalidMasters, Masters};
-use tokio::net::TcpListener;
+use axum::Router;
+use mezzo_api::masters::Masters;
+use mezzo_etcd::election::Order;
+use mezzo_etcd::{Fence, StoreAddress};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::config::Config;
+use crate::config::{Config, InvalidConfig};
+use crate::core::state::State;
 use crate::core::{Core, Settings};
 use crate::driver::Driver;
+use crate::elected;
+use crate::front::{Bound, Duty, Front};
 use crate::http::{About, Context, router};
 use crate::link::{self, LinkConfig};
-use crate::store::{Store, StoreError};
+use crate::store::{Keep, Store, StoreError};
 
 /// Requests under way have so long to end.
-const DRAIN: Duration = Duration::from_secs(5);
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 /// Events of the master that may wait for the loop.
 const EVENT_QUEUE: usize = 4096;
 
@@ -41,9 +47,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The masters' addresses.
-    #[error("`master`: {0}")]
-    Master(#[from] InvalidMasters),
+    /// Its settings.
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    /// etcd's address.
+    #[error(transparent)]
+    Etcd(#[from] mezzo_etcd::Error),
     /// The file that says where it listens.
     #[error("cannot write {}", path.display())]
     Address {
@@ -56,6 +65,9 @@ pub enum Error {
     /// The server ended by itself.
     #[error("the REST API stopped")]
     Serve(#[source] io::Error),
+    /// A bug.
+    #[error("the REST API ended unexpectedly")]
+    Front(#[source] JoinError),
 }
 
 /// Runs a scheduler until `shutdown`.
@@ -64,84 +76,135 @@ pub enum Error {
 ///
 /// When the state, the port or the master's address cannot be used, or the disk fails on the way.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let masters = Masters::parse(&config.master)?;
-    let (store, state) = Store::open(&config.state_dir)?;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|source| Error::Listen {
-            address: config.listen,
-            source,
-        })?;
-    let address = listener.local_addr().map_err(Error::Serve)?;
-    write_address(&config.state_dir, address)?;
-    let settings = Settings {
-        launch_timeout: Duration::from_secs(config.task_launch_timeout_secs),
-        reconcile_interval: Duration::from_secs(config.reconcile_interval_secs.max(1)),
-        refuse: Duration::from_secs(config.decline_secs),
-        max_deployments: config.max_running_deployments,
-        ..Settings::default()
+    let masters = config.check()?;
+    let directory = match &config.store {
+        StoreAddress::Etcd(address) => {
+            let address = address.beside("scheduler");
+            return elected::run(config, masters, address, shutdown).await;
+        }
+        StoreAddress::StateDir => config.state_dir.clone(),
+        StoreAddress::Folder(folder) => folder.clone(),
     };
+    let (store, state) = Store::open(&directory)?;
+    let bound = Bound::listen(config.listen).await?;
+    let address = bound.address;
     tracing::info!(%address, master = config.master, apps = state.apps.len(), "scheduler starts");
-    let (to_events, events) = mpsc::channel(EVENT_QUEUE);
-    let (driver, handle) = Driver::new(Core::new(state, settings), store, events);
-    let about = About {
-        framework_name: config.framework_name.clone(),
-        master: config.master.clone(),
-        address: address.to_string(),
-        failover_timeout_s: config.failover_timeout_secs,
-        started: Instant::now(),
-    };
-    let app = router(Context {
-        handle,
-        about: Arc::new(about),
-    });
-    let link = LinkConfig {
-        masters,
-        framework_name: config.framework_name,
-        failover_timeout: Duration::from_secs(config.failover_timeout_secs),
-        webui_url: format!("http://{address}"),
-    };
-    // The front stops first, so that no accepted request is left without an answer.
-    let stop_front = shutdown.child_token();
-    let stop_loop = CancellationToken::new();
-    let _whatever_happens = stop_loop.clone().drop_guard();
-    let mut background = JoinSet::new();
-    background.spawn(link::run(link, to_events, stop_loop.clone()));
-    let driving = driver.run(stop_loop.clone());
-    let serving = {
-        let graceful = stop_front.clone();
-        axum::serve(listener, app)
-            .with_graceful_shutdown(async move { graceful.cancelled().await })
-            .into_future()
-    };
-    let mut driving = std::pin::pin!(driving);
-    let mut serving = std::pin::pin!(serving);
-    let result = tokio::select! {
-        ended = &mut driving => ended.map_err(Error::from),
-        served = &mut serving => served.map_err(Error::Serve),
-        () = shutdown.cancelled() => {
-            // Requests under way need the loop for their answers.
-            let drained = async {
-                tokio::select! {
-                    ended = &mut driving => ended.map_err(Error::from),
-                    served = &mut serving => served.map_err(Error::Serve),
-                }
-            };
-            tokio::time::timeout(DRAIN, drained).await.unwrap_or(Ok(()))
+    let me = config.advertised(address);
+    let fence = Fence::always_open();
+    let kept = (Keep::File(Arc::new(store)), state);
+    let mut reign = Reign::begin(&config, masters, kept, &me, fence.clone(), None);
+    let duty = Duty::Lead(reign.router(), fence);
+    let mut front = match bound.open(&config.state_dir, &me, duty) {
+        Ok(front) => front,
+        Err(error) => {
+            reign.end().await?;
+            return Err(error);
         }
     };
-    stop_front.cancel();
-    stop_loop.cancel();
-    while background.join_next().await.is_some() {}
+    let ended = tokio::select! {
+        ended = reign.ended() => ended,
+        served = front.ended() => served,
+        () = shutdown.cancelled() => drain(&mut front, &mut reign).await,
+    };
+    let closed = front.close(Duration::ZERO).await;
+    let reigned = reign.end().await;
     tracing::info!("scheduler ends");
-    result
+    ended.and(closed).and(reigned)
 }
 
-/// `<state_dir>/address`, whole or not at all.
-fn write_address(state_dir: &Path, address: SocketAddr) -> Result<(), Error> {
-    let path = state_dir.join("address");
-    let temporary = state_dir.join("address.new");
-    std::fs::write(&temporary, format!("{address}\n"))
-        .and_then(|()| std::fs::rename(&temporary, &path))
-        .map_err(|source| Error::Address { path, source })
+/// The front stops first, so that no accepted request is left without an answer, and requests under way need the loop.
+pub(crate) async fn drain(front: &mut Front, reign: &mut Reign) -> Result<(), Error> {
+    front.stop();
+    let drained = async {
+        tokio::select! {
+            ended = reign.ended() => ended,
+            served = front.ended() => served,
+        }
+    };
+    tokio::time::timeout(DRAIN, drained).await.unwrap_or(Ok(()))
+}
+
+/// One leadership: the event loop, the line to the master, and the routes to them.
+pub(crate) struct Reign {
+    /// Turned by whoever awaits [`Reign::ended`] or [`Reign::end`]: with its owner it is gone, and the store is free. `None`
+    /// once its end was told.
+    driving: Option<Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>>,
+    link: JoinSet<()>,
+    router: Router,
+    stop: CancellationToken,
+    _whatever_happens: DropGuard,
+}
+
+impl Reign {
+    /// Goes on from what is kept. `me` is the `host:port` by which others know this scheduler; `orders` go to the election
+    /// where there is one.
+    pub(crate) fn begin(
+        config: &Config,
+        masters: Masters,
+        (keep, state): (Keep, State),
+        me: &str,
+        fence: Fence,
+        orders: Option<mpsc::Sender<Order>>,
+    ) -> Self {
+        let settings = Settings {
+            launch_timeout: Duration::from_secs(config.task_launch_timeout_secs),
+            reconcile_interval: Duration::from_secs(config.reconcile_interval_secs.max(1)),
+            refuse: Duration::from_secs(config.decline_secs),
+            max_deployments: config.max_running_deployments,
+            ..Settings::default()
+        };
+        let (to_events, events) = mpsc::channel(EVENT_QUEUE);
+        let (driver, handle) = Driver::new(Core::new(state, settings), keep, events);
+        let about = About {
+            framework_name: config.framework_name.clone(),
+            master: config.master.clone(),
+            address: me.to_owned(),
+            failover_timeout_s: config.failover_timeout_secs,
+            started: Instant::now(),
+            orders,
+        };
+        let router = router(Context {
+            handle,
+            about: Arc::new(about),
+        });
+        let link = LinkConfig {
+            masters,
+            framework_name: config.framework_name.clone(),
+            failover_timeout: Duration::from_secs(config.failover_timeout_secs),
+            webui_url: format!("http://{me}"),
+            fence,
+        };
+        let stop = CancellationToken::new();
+        let mut background = JoinSet::new();
+        background.spawn(link::run(link, to_events, stop.clone()));
+        Self {
+            driving: Some(Box::pin(driver.run(stop.clone()))),
+            link: background,
+            router,
+            _whatever_happens: stop.clone().drop_guard(),
+            stop,
+        }
+    }
+
+    pub(crate) fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// Until the event loop was told to stop, or fails.
+    pub(crate) async fn ended(&mut self) -> Result<(), Error> {
+        let Some(driving) = &mut self.driving else {
+            return Ok(());
+        };
+        let result = driving.await;
+        self.driving = None;
+        Ok(result?)
+    }
+
+    /// Stops it and waits for it.
+    pub(crate) async fn end(mut self) -> Result<(), Error> {
+        self.stop.cancel();
+        let result = self.ended().await;
+        while self.link.join_next().await.is_some() {}
+        result
+    }
 }

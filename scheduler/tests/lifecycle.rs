@@ -3,6 +3,8 @@
 mod common;
 #[path = "lifecycle/groups.rs"]
 mod groups;
+#[path = "lifecycle/masters.rs"]
+mod masters;
 #[path = "lifecycle/readiness.rs"]
 mod readiness;
 

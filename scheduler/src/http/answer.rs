@@ -15,14 +15,14 @@ use crate::jobs::command::JobRefusal;
 const MAX_WARNINGS: usize = 20;
 
 /// A JSON answer.
-pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
+pub(crate) fn json_answer(status: StatusCode, body: &Value) -> Response {
     let mut text = body.to_string();
     text.push('\n');
     (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 /// `{"message": ...}`.
-pub(super) fn error(status: StatusCode, message: &str) -> Response {
+pub(crate) fn error(status: StatusCode, message: &str) -> Response {
     json_answer(status, &json!({"message": message}))
 }
 
@@ -69,6 +69,7 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
         ),
         Refusal::TooManyDeployments(_) => error(StatusCode::FORBIDDEN, &message),
         Refusal::Job(refusal) => job_refused(refusal),
+        Refusal::Deposed => error(StatusCode::SERVICE_UNAVAILABLE, &message),
         Refusal::NotWritten(_) => error(StatusCode::INSUFFICIENT_STORAGE, &message),
     }
 }

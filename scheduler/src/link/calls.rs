@@ -13,6 +13,7 @@ use mezzo_api::model::{AgentId, Resources, TaskId};
 use mezzo_api::proto;
 use mezzo_api::proto::framework_service_client::FrameworkServiceClient;
 use mezzo_api::proto::operator_service_client::OperatorServiceClient;
+use mezzo_etcd::Fence;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -32,6 +33,8 @@ pub(super) struct Performer {
     pub(super) channel: Channel,
     pub(super) caller: proto::Caller,
     pub(super) events: mpsc::Sender<LinkEvent>,
+    /// Looked at right before each call.
+    pub(super) fence: Fence,
 }
 
 impl Performer {
@@ -60,6 +63,9 @@ impl Performer {
     }
 
     async fn perform(&self, call: Call) -> Result<(), Status> {
+        if !self.fence.is_open() {
+            return Err(Status::aborted(super::DEPOSED));
+        }
         let caller = Some(self.caller.clone());
         let mut client = self.client.clone();
         match call {
