@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use mezzo_api::masters::Masters;
+use mezzo_api::model::RoleName;
 pub use mezzo_etcd::StoreAddress;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub reconcile_interval_secs: u64,
     /// An offer that is of no use is not wanted again for this long.
     pub decline_secs: u64,
+    /// For which role the machines' resources are reserved that apps with persistent volumes keep; never `*`.
+    pub resident_role: RoleName,
     /// More deployments at once are refused.
     pub max_running_deployments: usize,
 }
@@ -53,6 +56,7 @@ impl Default for Config {
             task_launch_timeout_secs: 300,
             reconcile_interval_secs: 600,
             decline_secs: 120,
+            resident_role: crate::core::default_resident_role(),
             max_running_deployments: 10_000,
         }
     }
@@ -93,6 +97,12 @@ impl Config {
                 "`advertise` is missing: with etcd others must know where to reach this scheduler, and {} says nothing",
                 self.listen
             ));
+        }
+        if self.resident_role == RoleName::any() {
+            problems.push(
+                "`resident_role`: nothing can be reserved for `*`, which is everybody: name another role"
+                    .to_owned(),
+            );
         }
         match masters {
             Ok(masters) if problems.is_empty() => Ok(masters),

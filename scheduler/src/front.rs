@@ -13,8 +13,11 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::serve::ListenerExt as _;
 use mezzo_etcd::Fence;
 use mezzo_etcd::election::Leader;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::TcpUserTimeout;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -25,6 +28,9 @@ use tonic::codegen::Service as _;
 use crate::http::{error, json_answer};
 use crate::proxy::{Proxy, name_leader};
 use crate::server::Error;
+
+/// A connection whose other end takes nothing for so long is closed.
+const STUCK: Duration = Duration::from_secs(60);
 
 /// Who answers.
 #[derive(Debug, Clone)]
@@ -63,8 +69,16 @@ impl Bound {
             async move { answer(duty, &proxy, &me, request).await }
         });
         let stop = CancellationToken::new();
-        let serving = axum::serve(self.listener, routes)
-            .with_graceful_shutdown(stop.clone().cancelled_owned());
+        let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
+        let listener = self.listener.tap_io(|stream| {
+            // A reader of events that takes nothing any more is cut off by the kernel.
+            let stuck = u32::try_from(STUCK.as_millis()).unwrap_or(u32::MAX);
+            if let Err(problem) = setsockopt(&*stream, TcpUserTimeout, &stuck) {
+                tracing::debug!(%problem, "a connection without a timeout for what is not taken");
+            }
+        });
+        let serving =
+            axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
         Ok(Front {
             duty,
             stop,

@@ -4,7 +4,8 @@
 //! not know: how the master allocates, what a container is, where an image lies.
 //!
 //! * pure: [`app`] (what people ask for), [`reconcile`] (wanted against running), [`place`] (instances on offers),
-//!   [`deployment`] (plans), [`backoff`], [`task`], and [`core`], which puts them together;
+//!   [`resident`] (what instances keep on machines), [`deployment`] (plans), [`backoff`], [`task`], [`events`], and
+//!   [`core`], which puts them together;
 //! * edges: `driver` (the one owner of the core, its event loop), `link` to the master, [`store`] (redb, or etcd), `http`
 //!   (REST over published snapshots), `front` and `proxy` (who answers on the socket), `server` (puts them together),
 //!   `elected` (does so when this one leads).
@@ -18,6 +19,7 @@ pub mod core;
 pub mod deployment;
 mod driver;
 mod elected;
+pub mod events;
 mod front;
 pub mod group;
 mod http;
@@ -26,6 +28,7 @@ mod link;
 pub mod place;
 mod proxy;
 pub mod reconcile;
+pub mod resident;
 mod server;
 pub mod store;
 pub mod task;

@@ -45,6 +45,7 @@ pub(crate) struct LinkConfig {
     pub(crate) framework_name: String,
     pub(crate) failover_timeout: Duration,
     pub(crate) webui_url: String,
+    pub(crate) resident_role: RoleName,
     /// Nothing is said to the master once it is closed.
     pub(crate) fence: Fence,
 }
@@ -177,7 +178,7 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> End
         framework_id: subscription.framework_id,
         name: config.framework_name.clone(),
         user: String::new(),
-        roles: vec![RoleName::any()],
+        roles: vec![RoleName::any(), config.resident_role.clone()],
         failover_timeout: config.failover_timeout,
         hostname: String::new(),
         principal: String::new(),
@@ -188,11 +189,12 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> End
     };
     let request = proto::SubscribeRequest {
         framework: Some(info.into()),
-        suppressed_roles: if subscription.suppressed {
-            vec!["*".to_owned()]
-        } else {
-            Vec::new()
-        },
+        suppressed_roles: subscription
+            .suppressed
+            .then(|| "*".to_owned())
+            .into_iter()
+            .chain([config.resident_role.to_string()])
+            .collect(),
     };
     let mut client = FrameworkServiceClient::new(channel.clone())
         .max_decoding_message_size(MAX_MESSAGE)
@@ -211,6 +213,7 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> End
         caller: proto::Caller::default(),
         events: events.clone(),
         fence: config.fence.clone(),
+        resident_role: config.resident_role.clone(),
     };
     let ended = follow(stream, performer, known, term).await;
     // The driver learns it even from a subscription that broke before its first event.
@@ -325,7 +328,8 @@ fn translate(event: proto::event::Event) -> Option<LinkEvent> {
         None
     };
     match event {
-        proto::event::Event::Heartbeat(_) => None,
+        // What became of changes of reservations is seen in offers.
+        proto::event::Event::Heartbeat(_) | proto::event::Event::Operation(_) => None,
         proto::event::Event::Subscribed(_) => refused("event", "a second Subscribed".to_owned()),
         proto::event::Event::Offers(offers) => {
             let offers: Vec<Offer> = offers

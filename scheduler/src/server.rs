@@ -20,8 +20,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::config::{Config, InvalidConfig};
 use crate::core::state::State;
 use crate::core::{Core, Settings};
-use crate::driver::Driver;
+use crate::driver::{Driver, now_ms};
 use crate::elected;
+use crate::events::hub::{CAPACITY, Hub};
 use crate::front::{Bound, Duty, Front};
 use crate::http::{About, Context, router};
 use crate::link::{self, LinkConfig};
@@ -115,6 +116,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 /// The front stops first, so that no accepted request is left without an answer, and requests under way need the loop.
 pub(crate) async fn drain(front: &mut Front, reign: &mut Reign) -> Result<(), Error> {
     front.stop();
+    reign.streams.cancel();
     let drained = async {
         tokio::select! {
             ended = reign.ended() => ended,
@@ -131,6 +133,8 @@ pub(crate) struct Reign {
     driving: Option<Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>>,
     link: JoinSet<()>,
     router: Router,
+    /// Of events: who reads them asks again, and then the next leader.
+    streams: CancellationToken,
     stop: CancellationToken,
     _whatever_happens: DropGuard,
 }
@@ -151,10 +155,14 @@ impl Reign {
             reconcile_interval: Duration::from_secs(config.reconcile_interval_secs.max(1)),
             refuse: Duration::from_secs(config.decline_secs),
             max_deployments: config.max_running_deployments,
+            resident_role: config.resident_role.clone(),
             ..Settings::default()
         };
         let (to_events, events) = mpsc::channel(EVENT_QUEUE);
-        let (driver, handle) = Driver::new(Core::new(state, settings), keep, events);
+        let streams = CancellationToken::new();
+        let hub = Hub::new(now_ms(), CAPACITY, streams.clone());
+        let core = Core::new(state, settings);
+        let (driver, handle) = Driver::new(core, keep, events, Arc::clone(&hub));
         let about = About {
             framework_name: config.framework_name.clone(),
             master: config.master.clone(),
@@ -165,11 +173,13 @@ impl Reign {
         };
         let router = router(Context {
             handle,
+            hub,
             about: Arc::new(about),
         });
         let link = LinkConfig {
             masters,
             framework_name: config.framework_name.clone(),
+            resident_role: config.resident_role.clone(),
             failover_timeout: Duration::from_secs(config.failover_timeout_secs),
             webui_url: format!("http://{me}"),
             fence,
@@ -181,6 +191,7 @@ impl Reign {
             driving: Some(Box::pin(driver.run(stop.clone()))),
             link: background,
             router,
+            streams,
             _whatever_happens: stop.clone().drop_guard(),
             stop,
         }
@@ -202,6 +213,7 @@ impl Reign {
 
     /// Stops it and waits for it.
     pub(crate) async fn end(mut self) -> Result<(), Error> {
+        self.streams.cancel();
         self.stop.cancel();
         let result = self.ended().await;
         while self.link.join_next().await.is_some() {}

@@ -22,6 +22,7 @@ use crate::app::AppId;
 use crate::core::record::{Key, Write, decode};
 use crate::core::state::State;
 use crate::deployment::DeploymentId;
+use crate::resident::HoldingId;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
@@ -181,7 +182,8 @@ impl Store {
                     | Key::Instance(_)
                     | Key::Deployment(_)
                     | Key::Group(_)
-                    | Key::GroupVersion(..) => &mut records,
+                    | Key::GroupVersion(..)
+                    | Key::Holding(..) => &mut records,
                 };
                 match &write.value {
                     Some(value) => {
@@ -304,6 +306,7 @@ fn key_text(key: &Key) -> String {
         Key::Deployment(id) => format!("deployment:{id}"),
         Key::Group(id) => format!("group:{id}"),
         Key::GroupVersion(id, version) => format!("groupversion:{id}:{}", version.millis()),
+        Key::Holding(app, id) => format!("holding:{app}:{id}"),
         Key::Job(name) => name.to_string(),
         Key::JobRun(name, number) => format!("{name}:{number}"),
     }
@@ -329,6 +332,10 @@ fn parse_key(text: &str) -> Option<Key> {
             let (id, version) = rest.rsplit_once(':')?;
             let version = crate::time::Timestamp::from_millis(version.parse().ok()?);
             Some(Key::GroupVersion(id.parse().ok()?, version))
+        }
+        "holding" => {
+            let (app, id) = rest.rsplit_once(':')?;
+            Some(Key::Holding(app.parse().ok()?, HoldingId(id.parse().ok()?)))
         }
         "instance" => rest.parse().ok().map(Key::Instance),
         "deployment" => rest
@@ -360,6 +367,7 @@ mod tests {
             ),
             Key::Instance("a_b.instance-1._app.1".parse().expect("valid")),
             Key::Deployment(DeploymentId(uuid::Uuid::nil())),
+            Key::Holding("/a/b".parse().expect("valid"), HoldingId(uuid::Uuid::nil())),
             Key::Group(crate::group::GroupId::root()),
             Key::GroupVersion(
                 "/a/b".parse().expect("valid"),

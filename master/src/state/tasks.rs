@@ -385,8 +385,10 @@ impl Core {
             self.drop_if_drained(&holder.0);
             return;
         }
-        let (role, resources) = (task.role.clone(), task.info.resources.clone());
+        let role = task.role.clone();
         let supply = Supply::of(&task.info);
+        let pools = task.info.pools();
+        let pools = pools.unwrap_or_else(|_| task.info.resources.clone().into());
         let entry = TaskEntry {
             agent_id: agent_id.clone(),
             reached: task.status.state,
@@ -400,7 +402,7 @@ impl Core {
             agent.tasks.insert(holder.clone());
         }
         if !terminal {
-            self.admit(agent_id, holder, &role, supply, &resources);
+            self.admit(agent_id, holder, &role, supply, &pools);
             self.tell(turn, status);
         }
     }

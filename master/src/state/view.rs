@@ -9,7 +9,8 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, Resources, RoleName, Task, TaskId,
+    AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OperationId, OperationStatus, Pools,
+    Resources, RoleName, Task, TaskId,
 };
 
 use super::{Core, Ledger, Supply, agents::AgentLink, drain::DrainStage, frameworks::Interest};
@@ -43,9 +44,9 @@ pub struct AgentView {
     /// First registration.
     pub registered_at_ms: u64,
     /// Held by tasks.
-    pub allocated: Resources,
+    pub allocated: Pools,
     /// In offers.
-    pub offered: Resources,
+    pub offered: Pools,
     /// What it lends: all, held by tasks, in offers.
     pub lent: Option<(Resources, Resources, Resources)>,
     /// Of the machine.
@@ -90,7 +91,7 @@ pub struct RoleView {
     pub weight_millis: u64,
     /// Subscribed to it.
     pub frameworks: Vec<FrameworkId>,
-    /// Offers included; what is below the role not.
+    /// Offers included, and what is reserved for it and free; what is below the role not.
     pub held: Quantities,
     /// The same with all roles below it: what its quota counts.
     pub held_within: Quantities,
@@ -137,6 +138,8 @@ pub struct Snapshot {
     pub roles: Arc<BTreeMap<RoleName, RoleView>>,
     /// Of roles that frameworks want offers for.
     pub records: Arc<PassRecords>,
+    /// What operators asked for lately, and what became of it.
+    pub operations: Arc<BTreeMap<OperationId, OperationStatus>>,
     /// Of all admitted agents.
     pub total: Quantities,
     /// Outstanding.
@@ -200,6 +203,7 @@ pub(super) fn snapshot(core: &mut Core, now: u64) -> Snapshot {
     }
     cache.last.roles = Arc::new(role_views(core));
     cache.last.at_ms = now;
+    cache.last.operations = core.operations.shared();
     cache.last.total = core.total.clone();
     cache.last.n_offers = core.offers.len();
     cache.last.counters = core.counters;
@@ -232,8 +236,8 @@ fn agent_view(core: &Core, id: &AgentId) -> Option<AgentView> {
 /// `None` when nothing is lent, held or offered.
 fn lent(ledger: &Ledger) -> Option<(Resources, Resources, Resources)> {
     let all = [ledger.total(), ledger.allocated(), ledger.offered()];
-    let [total, allocated, offered] = all.map(Resources::clone);
-    let lends = all.iter().any(|resources| !resources.is_empty());
+    let lends = all.iter().any(|pools| !pools.is_empty());
+    let [total, allocated, offered] = all.map(Pools::flat);
     lends.then_some((total, allocated, offered))
 }
 
@@ -243,12 +247,16 @@ fn framework_view(core: &Core, id: &FrameworkId) -> Option<FrameworkView> {
         let (mut allocated, mut offered) = (Quantities::default(), Quantities::default());
         let offers = entry.offers.iter().filter_map(|id| core.offers.get(id));
         for offer in offers.filter(|offer| offer.supply == supply) {
-            offered.add(&offer.resources);
+            offered.add_pools(&offer.resources);
         }
         let active = entry.tasks.values().map(|task| &task.task);
         let active = active.filter(|task| !task.status.state.is_terminal());
         for task in active.filter(|task| Supply::of(&task.info) == supply) {
-            allocated.add(&task.info.resources);
+            let info = &task.info;
+            allocated.add(&info.resources);
+            let volumes = info.persistent.iter();
+            let written = volumes.filter(|volume| info.writes(&volume.id));
+            written.for_each(|volume| allocated.add_volume(volume));
         }
         (allocated, offered)
     };

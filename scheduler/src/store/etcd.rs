@@ -71,7 +71,8 @@ fn name(key: &Key) -> String {
         | Key::Instance(_)
         | Key::Deployment(_)
         | Key::Group(_)
-        | Key::GroupVersion(..) => RECORDS,
+        | Key::GroupVersion(..)
+        | Key::Holding(..) => RECORDS,
     };
     format!("{table}{}", key_text(key))
 }
