@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::codegen::Service as _;
 
 use crate::http::{error, json_answer};
-use crate::proxy::{Proxy, name_leader};
+use crate::proxy::Proxy;
 use crate::server::Error;
 
 /// A connection whose other end takes nothing for so long is closed.
@@ -62,11 +62,10 @@ impl Bound {
         write_address(state_dir, self.address)?;
         let (duty, on_duty) = watch::channel(duty);
         let proxy = Arc::new(Proxy::new(me.to_owned()));
-        let me: Arc<str> = me.into();
         let routes = Router::new().fallback(move |request: Request| {
             let duty = on_duty.borrow().clone();
-            let (proxy, me) = (Arc::clone(&proxy), Arc::clone(&me));
-            async move { answer(duty, &proxy, &me, request).await }
+            let proxy = Arc::clone(&proxy);
+            async move { answer(duty, &proxy, request).await }
         });
         let stop = CancellationToken::new();
         let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
@@ -136,15 +135,13 @@ impl Drop for Front {
     }
 }
 
-async fn answer(duty: Duty, proxy: &Proxy, me: &str, request: Request) -> Response {
+async fn answer(duty: Duty, proxy: &Proxy, request: Request) -> Response {
     let leader = match duty {
         Duty::Lead(mut router, fence) if fence.is_open() => {
-            let mut answer = match router.call(request).await {
+            return match router.call(request).await {
                 Ok(answer) => answer,
                 Err(never) => match never {},
             };
-            name_leader(answer.headers_mut(), me);
-            return answer;
         }
         Duty::Lead(..) => None,
         Duty::Follow(leader) => leader,
@@ -203,7 +200,7 @@ mod tests {
     async fn status(duty: Duty, path: &str) -> StatusCode {
         let request = Request::get(path).body(Body::empty()).expect("a request");
         let proxy = Proxy::new("me:1".to_owned());
-        answer(duty, &proxy, "me:1", request).await.status()
+        answer(duty, &proxy, request).await.status()
     }
 
     #[tokio::test]

@@ -28,8 +28,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(40);
 /// Who handed the request on.
 const VIA: HeaderName = HeaderName::from_static("x-marathon-via");
-/// Who leads, on every answer.
-pub(crate) const LEADER: HeaderName = HeaderName::from_static("x-marathon-leader");
 /// Of one connection, not of the request.
 const HOP: [HeaderName; 9] = [
     CONNECTION,
@@ -90,17 +88,9 @@ impl Proxy {
             Ok(Ok(answer)) => {
                 let mut answer = answer.map(Body::new);
                 strip(answer.headers_mut());
-                name_leader(answer.headers_mut(), leader);
                 answer
             }
         }
-    }
-}
-
-/// Says who leads, as a URL.
-pub(crate) fn name_leader(headers: &mut HeaderMap, leader: &str) {
-    if let Ok(value) = HeaderValue::try_from(format!("http://{leader}")) {
-        headers.insert(LEADER, value);
     }
 }
 
