@@ -426,8 +426,19 @@ impl Agent {
             return;
         }
         held.state = state;
+        // What a task had is free with its end, as with a true agent, however long the word of it takes.
+        let taken = std::mem::take(&mut held.taken);
+        self.release(&taken);
         add(&self.counts.ended);
         self.tell(key, state, reason, now, out);
+    }
+
+    fn release(&mut self, taken: &[(Arc<str>, i64)]) {
+        for (name, millis) in taken {
+            if let Some(sum) = self.held.get_mut(name) {
+                *sum -= millis;
+            }
+        }
     }
 
     /// Queues a status, and sends it where none waits before it.
@@ -527,11 +538,7 @@ impl Agent {
         let Some(held) = self.tasks.remove(key) else {
             return;
         };
-        for (name, millis) in &held.taken {
-            if let Some(sum) = self.held.get_mut(name) {
-                *sum -= millis;
-            }
-        }
+        self.release(&held.taken);
         self.n_unacknowledged -= held.statuses.len();
         sub(&self.counts.tasks);
     }

@@ -192,18 +192,19 @@ impl Driver {
 
     async fn turn(&mut self, answers: &mut Vec<Answer>) -> Result<Option<u64>, StoreError> {
         let effects = self.core.turn(now_ms(), &mut RandomIds);
-        if !effects.writes.is_empty() {
-            if let Err(failed) = self.store.commit(effects.writes).await {
-                // The scheduler ends and begins again with what is kept. Those who wait are told why.
-                let refusal = match &failed {
-                    StoreError::Deposed => Refusal::Deposed,
-                    other => Refusal::NotWritten(chain(other)),
-                };
-                for (reply, _) in answers.drain(..) {
-                    let _ = reply.send(Err(refusal.clone()));
-                }
-                return Err(failed);
+        if !effects.writes.is_empty()
+            && let Err(failed) = self.store.commit(effects.writes).await
+        {
+            // The scheduler ends and begins again with what is kept. Those who wait are told why.
+            let refusal = if matches!(failed, StoreError::Deposed) {
+                Refusal::Deposed
+            } else {
+                Refusal::NotWritten(chain(&failed))
+            };
+            for (reply, _) in answers.drain(..) {
+                let _ = reply.send(Err(refusal.clone()));
             }
+            return Err(failed);
         }
         if effects.changed {
             self.publish

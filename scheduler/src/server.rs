@@ -126,11 +126,13 @@ pub(crate) async fn drain(front: &mut Front, reign: &mut Reign) -> Result<(), Er
     tokio::time::timeout(DRAIN, drained).await.unwrap_or(Ok(()))
 }
 
+type Driving = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
+
 /// One leadership: the event loop, the line to the master, and the routes to them.
 pub(crate) struct Reign {
     /// Turned by whoever awaits [`Reign::ended`] or [`Reign::end`]: with its owner it is gone, and the store is free. `None`
     /// once its end was told.
-    driving: Option<Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>>,
+    driving: Option<Driving>,
     link: JoinSet<()>,
     router: Router,
     /// Of events: who reads them asks again, and then the next leader.

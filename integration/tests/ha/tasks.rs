@@ -114,10 +114,7 @@ async fn play(
         dice: seed | 1,
         n_launched: 0,
     };
-    player.run(framework, count, over).await?;
-    fleet
-        .until("all ends acknowledged", DRAIN, |counts| counts.tasks == 0)
-        .await?;
+    player.run(framework, &fleet, (count, over)).await?;
     let counts = fleet.counts();
     ensure!(counts.overcommitted == 0, "given twice: {counts:?}");
     player.played.records = fleet.records();
@@ -143,8 +140,8 @@ impl Player {
     async fn run(
         &mut self,
         mut framework: Framework,
-        count: &AtomicU64,
-        over: &AtomicBool,
+        fleet: &Fleet,
+        (count, over): (&AtomicU64, &AtomicBool),
     ) -> Result<()> {
         let mut finishing_since = None;
         let mut clock = tokio::time::interval(TICK);
@@ -165,12 +162,17 @@ impl Player {
                     self.tick().await;
                     let Some(since) = finishing_since else { continue };
                     let open = || self.played.tasks.iter().filter(|(_, task)| !task.ended);
-                    if open().next().is_none() {
+                    // Also what it takes for ended is acknowledged when an agent tells it again.
+                    if open().next().is_none() && fleet.counts().tasks == 0 {
                         framework.close().await;
                         return Ok(());
                     }
                     if since.elapsed() > DRAIN {
-                        bail!("these never ended: {:?}", open().collect::<Vec<_>>());
+                        bail!(
+                            "these never ended: {:?}; the agents: {:?}",
+                            open().collect::<Vec<_>>(),
+                            fleet.counts()
+                        );
                     }
                 }
             }
@@ -221,7 +223,10 @@ impl Player {
                 }
             }
             Event::Update(status) => self.updated(&status, count).await,
-            Event::Disconnected { .. } | Event::Rescinded(_) | Event::AgentLost(_) => {}
+            Event::Disconnected { .. }
+            | Event::Rescinded(_)
+            | Event::AgentLost(_)
+            | Event::Operation(_) => {}
         }
     }
 
