@@ -8,6 +8,7 @@ mod disk;
 mod lend;
 mod limits;
 mod steps;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -53,10 +54,6 @@ use crate::{
     usage::{NodePressure, Round},
 };
 
-/// Longest wait for pending writes when the agent stops.
-const FLUSH: Duration = Duration::from_secs(5);
-/// Longest wait for tasks to end when they go with the agent, beyond their grace periods.
-const KILL_ALL: Duration = Duration::from_secs(15);
 const STEP_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Monotonic time that begins at the Unix time of the start, so that ages of recovered things carry over.
@@ -296,6 +293,10 @@ impl Actor {
                         .collect(),
                 );
             }
+            Command::Holders(reply) => {
+                let holders = self.core.held_groups().map(|group| group.holder);
+                let _ = reply.send(holders.collect());
+            }
             Command::Find(task, reply) => {
                 let _ = reply.send(self.core.find(&task).map(|entry| Found {
                     container: entry.container.clone(),
@@ -338,6 +339,14 @@ impl Actor {
                 if let Some(entry) = alive.get(container) {
                     let about = || About::new(&entry.key, &entry.info);
                     book.sample(container, about, usage, round.taken_ms(usage));
+                }
+            }
+            let groups: Vec<_> = self.core.held_groups().collect();
+            book.retain_groups(|holder| groups.iter().any(|group| group.holder == *holder));
+            for group in groups {
+                let sample = samples.iter().find(|(id, _)| *id == group.holder);
+                if let Some((_, usage)) = sample {
+                    book.group_sample(group, usage, round.taken_ms(usage));
                 }
             }
         });
@@ -649,52 +658,6 @@ impl Actor {
             }
             Done::Disk(container, events, failures)
         });
-    }
-
-    /// Ends every task and removes what is left, within a bound.
-    async fn kill_all(&mut self, commands: &mut mpsc::Receiver<Command>) {
-        self.handle(Event::KillAll);
-        let grace = self
-            .core
-            .entries()
-            .filter(|entry| entry.ended_at().is_none())
-            .filter_map(|entry| entry.info.kill_grace)
-            .max()
-            .unwrap_or_default();
-        let deadline = Instant::now() + grace + KILL_ALL;
-        while self.core.has_groups() || self.core.entries().any(|entry| entry.ended_at().is_none())
-        {
-            if tokio::time::timeout_at(deadline, self.turn(commands))
-                .await
-                .is_err()
-            {
-                tracing::error!(
-                    "not every task ended in time: the rest is killed with the runtime"
-                );
-                break;
-            }
-            // A launch that was in the queue must not outlive the others.
-            self.handle(Event::KillAll);
-        }
-        for token in self.health.values() {
-            token.cancel();
-        }
-    }
-
-    /// Finishes what is being written.
-    async fn flush(&mut self, commands: &mut mpsc::Receiver<Command>) {
-        self.outbound = None;
-        let deadline = Instant::now() + FLUSH;
-        while !self.disk_busy.is_empty() || self.writing_book {
-            if tokio::time::timeout_at(deadline, self.turn(commands))
-                .await
-                .is_err()
-            {
-                tracing::error!("not everything could be written in time");
-                break;
-            }
-        }
-        self.jobs.shutdown().await;
     }
 }
 

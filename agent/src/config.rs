@@ -126,6 +126,11 @@ pub struct Config {
     pub kill_tasks_on_shutdown: bool,
 }
 
+/// From being told to stop to the end, with tasks left running.
+const STOP: Duration = Duration::from_secs(25);
+/// The same, with all tasks ended before.
+const STOP_WITH_TASKS: Duration = Duration::from_secs(600);
+
 /// How containers with a network of their own are connected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -416,6 +421,17 @@ impl Config {
 
     pub(crate) fn disk_interval(&self) -> Duration {
         Duration::from_millis(self.disk_interval_ms)
+    }
+
+    /// How long an agent may take from being told to stop to its end. Where its tasks end with it, it waits for them and
+    /// removes what they leave, a thousand of them perhaps, and gives up by itself when none ends any more.
+    #[must_use]
+    pub fn stop_deadline(&self) -> Duration {
+        if self.kill_tasks_on_shutdown {
+            STOP_WITH_TASKS
+        } else {
+            STOP
+        }
     }
 
     pub(crate) fn usage_interval(&self) -> Duration {

@@ -89,6 +89,11 @@ impl Disk {
 
     /// Has the file system count a container that is about to start, and refuse it more than the task holds. Where that
     /// fails it is measured like any other.
+    /// Whether [`Disk::bound`] does anything here.
+    pub(crate) fn has_quotas(&self) -> bool {
+        self.projects.is_some()
+    }
+
     pub(crate) fn bound(&self, id: &ContainerId, info: &TaskInfo, snapshot: &Snapshot) {
         let Some(projects) = &self.projects else {
             return;
@@ -105,20 +110,48 @@ impl Disk {
         }
     }
 
-    /// What a running container takes; `None` when it was stopped or there is nothing to measure.
+    /// Bounds what the volumes of a group on the disk may take together; they are made and empty. Where that fails they are
+    /// measured like any other.
+    pub(crate) fn bound_group(&self, holder: &ContainerId, names: &[String], bytes: Option<u64>) {
+        let Some(projects) = self.projects.as_ref().filter(|_| !names.is_empty()) else {
+            return;
+        };
+        let bytes = bytes.filter(|_| self.enforce).unwrap_or(0);
+        let mut dirs = vec![self.store.group(holder)];
+        dirs.extend(
+            names
+                .iter()
+                .map(|name| self.store.group_volume(holder, name)),
+        );
+        let dirs: Vec<&Path> = dirs.iter().map(PathBuf::as_path).collect();
+        if let Err(error) = projects.limit(&dirs, bytes) {
+            tracing::warn!(%holder, error = chain(&error), "no quota for the volumes of a group: what they take is measured");
+        }
+    }
+
+    /// What a running container takes, or the volumes on the disk of a group that it holds; `None` when it was stopped or
+    /// there is nothing to measure.
     pub(crate) fn measure(&self, id: &ContainerId, stop: &CancellationToken) -> Option<DiskUse> {
-        let sandbox = self.store.sandbox(id);
-        let logs = self.logs(id);
+        let group = self.store.group(id);
+        let (sandbox, trees, logs) = if group.is_dir() {
+            (group.clone(), vec![group], Vec::new())
+        } else {
+            let sandbox = self.store.sandbox(id);
+            let trees = vec![self.images.changes_dir(id.as_str()), sandbox.clone()];
+            (sandbox, trees, self.logs(id))
+        };
         let logs = trees::files(logs.iter().map(PathBuf::as_path));
         if let Some(bytes) = self.by_quota(id, &sandbox) {
             return Some(DiskUse {
                 bytes: bytes.saturating_add(logs),
                 counted: Counted::All,
+                beside: logs,
             });
         }
         let mut used = DiskUse {
             bytes: logs,
             counted: Counted::All,
+            beside: 0,
         };
         let mut begun = Instant::now();
         let mut go_on = |_| {
@@ -129,7 +162,7 @@ impl Disk {
             }
             !stop.is_cancelled()
         };
-        for tree in [self.images.changes_dir(id.as_str()), sandbox] {
+        for tree in trees {
             let found = match trees::walk(&tree, Bounds::default(), &mut go_on) {
                 Ok(found) => found,
                 Err(error) => {
@@ -162,7 +195,9 @@ impl Disk {
         let Some(projects) = &self.projects else {
             return;
         };
-        if let Some(project) = projects.project(&self.store.sandbox(id))
+        let of_task = projects.project(&self.store.sandbox(id));
+        let project = of_task.or_else(|| projects.project(&self.store.group(id)));
+        if let Some(project) = project
             && let Err(error) = projects.forget(project)
         {
             tracing::debug!(container = %id, error = chain(&error), "a quota stays behind");
@@ -215,7 +250,11 @@ pub(crate) async fn run(
         let Ok(targets) = handle.ask(Command::Alive).await else {
             return;
         };
-        let chosen = turn.choose(targets.into_iter().map(|target| target.container));
+        let Ok(holders) = handle.ask(Command::Holders).await else {
+            return;
+        };
+        let tasks = targets.into_iter().map(|target| target.container);
+        let chosen = turn.choose(tasks.chain(holders));
         let (mut found, mut told, mut cost) = (Vec::new(), Instant::now(), Duration::ZERO);
         let asked = chosen.len();
         for (n, container) in chosen.into_iter().enumerate() {

@@ -12,6 +12,7 @@ use std::{fs, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use mezzo_api::model::{
     FrameworkId, NetworkMode, Reason, TaskInfo, TaskState, VolumeId, VolumeSource,
 };
+use mezzo_runtime::Secrets;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     time::Instant,
@@ -22,7 +23,9 @@ use crate::{
     disk::Disk,
     node::{
         Attachment, ContainerId, ImageError, Images, Limits, PreparedImage, PullProgress, Runtime,
-        START_DEADLINE, StartError, profiles::Profiles, secrets::TaskSecrets,
+        START_DEADLINE, StartError,
+        profiles::{Profiles, Walls},
+        secrets::TaskSecrets,
     },
     resources::{
         devices::{self, DeviceSet},
@@ -158,26 +161,33 @@ impl Launcher {
             () = cancelled.cancelled() => return Err(LaunchFailure::Cancelled),
             image = self.image(&container, &info, &feedback) => image?,
         };
-        {
+        // Threads for what may wait for a disk, only where there is something to do: each costs a start two wake-ups.
+        if self.disk.has_quotas() {
             let (disk, container, info) = (Arc::clone(&self.disk), container.clone(), info.clone());
             let snapshot = image.snapshot.clone();
             blocking(move || disk.bound(&container, &info, &snapshot)).await?;
         }
-        let host_paths = {
+        let host_paths = if has_host_paths(&info) {
             let (info, allow) = (info.clone(), self.host_path_allow.clone());
             blocking(move || resolve_host_paths(&info, &allow)).await??
+        } else {
+            Vec::new()
         };
-        let secrets = {
+        let secrets = if TaskSecrets::are_wanted_by(&info) {
             let (info, secrets) = (info.clone(), self.secrets.clone());
             let read = blocking(move || secrets.of(&info)).await?;
             read.map_err(|message| {
                 failed(TaskState::Failed, Reason::ContainerLaunchFailed, message)
             })?
+        } else {
+            Secrets::default()
         };
-        let walls = {
+        let walls = if Profiles::are_wanted_by(&info) {
             let (info, profiles) = (info.clone(), self.profiles.clone());
             let read = blocking(move || profiles.of(&info)).await?;
             read.map_err(|(reason, message)| failed(TaskState::Error, reason, message))?
+        } else {
+            Walls::default()
         };
         let (attachment, holder) = match (preparing.take(), group) {
             (Some(preparing), _) => (network_of(preparing).await?, None),
@@ -373,6 +383,11 @@ async fn blocking<T: Send + 'static>(
     })
 }
 
+fn has_host_paths(info: &TaskInfo) -> bool {
+    let mut volumes = info.container.volumes.iter();
+    volumes.any(|volume| matches!(volume.source, VolumeSource::HostPath(_)))
+}
+
 /// Where the task's host volumes really are; each must still be beneath an allowed path once links are followed.
 fn resolve_host_paths(info: &TaskInfo, allow: &[PathBuf]) -> Result<Vec<PathBuf>, LaunchFailure> {
     let mut resolved = Vec::new();
@@ -405,7 +420,7 @@ fn resolve_host_paths(info: &TaskInfo, allow: &[PathBuf]) -> Result<Vec<PathBuf>
 
 #[cfg(test)]
 mod tests {
-    use mezzo_api::model::Volume;
+    use mezzo_api::model::{SecretEnv, Volume};
 
     use super::*;
     use crate::task::tests::a_task;
@@ -427,6 +442,47 @@ mod tests {
             at(0, 0, Some(limit)),
             "pulling, waiting 12 s for registry r.example (rate limit)"
         );
+    }
+
+    #[test]
+    fn only_what_a_task_names_is_read_from_disk() {
+        let volume = |source| Volume {
+            container_path: "/data".into(),
+            read_only: true,
+            source,
+        };
+        let wanted = |change: &dyn Fn(&mut TaskInfo)| {
+            let mut task = a_task("t");
+            change(&mut task);
+            (
+                has_host_paths(&task),
+                TaskSecrets::are_wanted_by(&task),
+                Profiles::are_wanted_by(&task),
+            )
+        };
+        let secret = || "key".parse().unwrap();
+        assert_eq!(wanted(&|_| {}), (false, false, false));
+        let host = VolumeSource::HostPath("/srv".into());
+        let with_volume = |source: VolumeSource| {
+            wanted(&|task| task.container.volumes = vec![volume(source.clone())])
+        };
+        assert_eq!(with_volume(host), (true, false, false));
+        assert_eq!(
+            with_volume(VolumeSource::Secret(secret())),
+            (false, true, false)
+        );
+        let variable = wanted(&|task| {
+            task.container.secret_env = vec![SecretEnv {
+                name: "TOKEN".into(),
+                secret: secret(),
+            }];
+        });
+        assert_eq!(variable, (false, true, false));
+        let profile =
+            wanted(&|task| task.container.seccomp_profile = Some("strict".parse().unwrap()));
+        assert_eq!(profile, (false, false, true));
+        let profile = wanted(&|task| task.container.apparmor_profile = Some("strict".into()));
+        assert_eq!(profile, (false, false, true));
     }
 
     #[test]

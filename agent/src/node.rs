@@ -117,6 +117,9 @@ pub enum RuntimeError {
     /// There is no such container.
     #[error("no container {0}")]
     NotFound(ContainerId),
+    /// What was asked for is wrong and stays wrong; names the field.
+    #[error("{0}")]
+    Invalid(String),
     /// Everything else, with the whole chain of causes.
     #[error("{0}")]
     Other(String),

@@ -93,9 +93,14 @@ impl Store {
         self.folder(id).join("sandbox")
     }
 
+    /// The folder of what a group has on the disk.
+    pub(crate) fn group(&self, holder: &ContainerId) -> PathBuf {
+        self.groups.join(holder.as_str())
+    }
+
     /// Where a volume of a group is, on the machine.
     pub(crate) fn group_volume(&self, holder: &ContainerId, name: &str) -> PathBuf {
-        self.groups.join(holder.as_str()).join(name)
+        self.group(holder).join(name)
     }
 
     /// Where a persistent volume is, by the name of its folder.

@@ -83,7 +83,11 @@ pub(crate) async fn run(
         let Ok(targets) = handle.ask(Command::Alive).await else {
             return;
         };
-        let chosen = turn.choose(targets.into_iter().map(|target| target.container));
+        let Ok(holders) = handle.ask(Command::Holders).await else {
+            return;
+        };
+        let tasks = targets.into_iter().map(|target| target.container);
+        let chosen = turn.choose(tasks.chain(holders));
         if round.is_multiple_of(LIST_EVERY) {
             machine.helpers = helpers(&runtime).await;
         }

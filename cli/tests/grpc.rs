@@ -152,6 +152,7 @@ fn round(n: u64) -> proto::StatsRound {
             cpu_limit_millis: Some(1000),
             ..Default::default()
         }],
+        groups: Vec::new(),
     }
 }
 

@@ -20,8 +20,8 @@ use crate::{leftovers, ports, process, wait};
 /// For everything that needs a pull, a start, a few offers: generous, because a busy machine is no failure.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// `mezzo dev` stops three servers in turn, and the agent its tasks.
-const STOP_GRACE: Duration = Duration::from_secs(90);
+/// `mezzo dev` stops three servers in turn, and the agent its tasks, of which there may be a thousand.
+const STOP_GRACE: Duration = Duration::from_secs(720);
 
 /// What to start.
 #[derive(Debug, Clone)]

@@ -60,8 +60,11 @@ pub struct Config {
     pub orphan_timeout: Duration,
     /// Ended tasks remembered per framework.
     pub task_history: usize,
-    /// Messages that may wait for one agent or framework before it is cut off.
+    /// Messages that may wait for one agent before it is cut off.
     pub peer_queue: usize,
+    /// The same for one framework: room for two statuses of each of its tasks, one that the agent told and one that the
+    /// framework asked for. One that has more tasks would be cut off by its own reconciliation.
+    pub framework_queue: usize,
     /// A peer that connects or opens a stream must speak within this time.
     #[serde(rename = "greeting_timeout_ms", with = "millis")]
     pub greeting_timeout: Duration,
@@ -88,6 +91,7 @@ impl Default for Config {
             orphan_timeout: Duration::from_secs(24 * 3600),
             task_history: 1000,
             peer_queue: 4096,
+            framework_queue: 262_144,
             greeting_timeout: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(5),
         }
@@ -148,6 +152,9 @@ impl Config {
         }
         if self.peer_queue < 16 {
             problems.push("`peer_queue` must be at least 16".to_owned());
+        }
+        if self.framework_queue < 16 {
+            problems.push("`framework_queue` must be at least 16".to_owned());
         }
         if self.state_dir.as_os_str().is_empty() {
             problems.push("`state_dir` is empty".to_owned());

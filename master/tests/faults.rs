@@ -237,7 +237,7 @@ async fn a_framework_is_removed_when_its_deadline_passes_also_across_a_restart()
 async fn a_framework_that_does_not_read_is_cut_off_and_the_master_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let master = Master::start(Config {
-        peer_queue: 16,
+        framework_queue: 16,
         ..config(dir.path())
     })
     .await;

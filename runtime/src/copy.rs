@@ -46,6 +46,16 @@ pub enum Part {
     Data(Vec<u8>),
 }
 
+impl Part {
+    /// For people.
+    fn path(&self) -> String {
+        match self {
+            Self::Entry(entry) => shown(&entry.path),
+            Self::Data(_) => "a file".to_owned(),
+        }
+    }
+}
+
 /// A file, directory or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

@@ -14,9 +14,11 @@ use libcontainer::process::args::{ContainerArgs, ContainerType};
 use libcontainer::process::{channel, init};
 use libcontainer::syscall::syscall::{SyscallType, create_syscall};
 use libcontainer::workload::Executor;
+use nix::errno::Errno;
 use oci_spec::runtime::Spec;
 
 use crate::error::StartFailure;
+use crate::spec::validate::{BadSpec, not_a_working_dir};
 use crate::sys;
 
 /// A program and where it reads and writes.
@@ -37,6 +39,11 @@ pub(crate) enum Streams {
 impl Program {
     /// Comes back only when it failed.
     pub(crate) fn become_it(self) -> StartFailure {
+        if let Some(process) = self.spec.process()
+            && let Err(problem) = enter_working_dir(process.cwd())
+        {
+            return StartFailure::BadSpec(problem);
+        }
         match self.init() {
             Err(error) => classify(error.as_ref()),
             Ok(()) => StartFailure::internal("the program was not executed"),
@@ -145,6 +152,25 @@ pub(crate) fn give_up(status: std::os::fd::RawFd, failure: &StartFailure) -> ! {
         sys::write_raw(status, &bytes);
     }
     sys::exit_now(1)
+}
+
+/// What libcontainer will do a moment later, done before it for the sake of a clear word: its own errors do not tell what
+/// failed. A directory that only the program's user may enter is left to it.
+fn enter_working_dir(cwd: &Path) -> Result<(), BadSpec> {
+    let name = cwd.to_string_lossy();
+    match nix::unistd::chdir(cwd) {
+        Ok(()) => {}
+        Err(Errno::EPERM | Errno::EACCES) => return Ok(()),
+        Err(error) => {
+            let why = format!("cannot be entered: {}", error.desc());
+            return Err(not_a_working_dir(&name, &why));
+        }
+    }
+    // By a link to a descriptor it may be a directory that the container's root does not reach (CVE-2024-21626).
+    match nix::unistd::getcwd() {
+        Ok(path) if path.is_absolute() => Ok(()),
+        Ok(_) | Err(_) => Err(not_a_working_dir(&name, "leads out of the container")),
+    }
 }
 
 /// libcontainer's errors, by the words in them: its types do not tell what failed.

@@ -20,6 +20,7 @@ mod settle;
 pub mod state;
 mod status;
 mod tell;
+mod trial;
 mod versions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -32,6 +33,7 @@ use mezzo_api::model::{
 use uuid::Uuid;
 
 use crate::app::AppId;
+use crate::deployment::DeploymentId;
 use crate::events::{Event, EventKind};
 use crate::jobs::JobName;
 use crate::jobs::core::{JobCore, Timing};
@@ -175,6 +177,8 @@ pub struct Core {
     /// Apps with instances to be launched.
     waiting: BTreeSet<AppId>,
     dirty: BTreeSet<Key>,
+    /// Deployments whose time is over, and what they waited for; taken back in the same turn.
+    overdue: BTreeMap<DeploymentId, String>,
     changed: bool,
     calls: Vec<Call>,
     events: Vec<EventKind>,
@@ -197,6 +201,8 @@ pub struct Core {
     /// Tasks of which nothing was heard since the subscription began: the master says nothing of those whose agent it
     /// still expects back, so they are asked after again.
     unconfirmed: BTreeSet<TaskId>,
+    /// How many there were at the latest look.
+    unconfirmed_before: usize,
     ask_again_at: u64,
     ask_again_pause: u64,
     survey_at: u64,
@@ -222,6 +228,7 @@ impl Core {
             touched: state.apps.keys().cloned().collect(),
             waiting: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            overdue: BTreeMap::new(),
             changed: true,
             calls: Vec::new(),
             events: Vec::new(),
@@ -236,6 +243,7 @@ impl Core {
             residents_suppressed: true,
             reconcile_at: 0,
             unconfirmed: BTreeSet::new(),
+            unconfirmed_before: 0,
             ask_again_at: 0,
             ask_again_pause: ASK_AGAIN_MS.0,
             survey_at: 0,
@@ -298,6 +306,7 @@ impl Core {
         self.reconcile(now);
         self.calls.push(Call::Reconcile { tasks: Vec::new() });
         self.unconfirmed = self.all_tasks().into_iter().map(|(task, _)| task).collect();
+        self.unconfirmed_before = self.unconfirmed.len();
         self.ask_again_pause = ASK_AGAIN_MS.0;
         self.ask_again_at = now.saturating_add(self.ask_again_pause);
     }
@@ -362,6 +371,8 @@ impl Core {
             self.wake_of.remove(&app);
             self.touched.insert(app);
         }
+        self.settle(now);
+        self.roll_back_overdue(now, ids);
         self.settle(now);
         self.settle_jobs(now);
         self.use_offers(now, ids);
@@ -440,6 +451,13 @@ impl Core {
         tasks.retain(|(task, _)| self.unconfirmed.contains(task));
         if tasks.is_empty() {
             self.unconfirmed.clear();
+            return;
+        }
+        let n = self.unconfirmed.len();
+        if n < self.unconfirmed_before {
+            // The answers still come.
+            self.unconfirmed_before = n;
+            self.ask_again_at = now.saturating_add(self.ask_again_pause);
             return;
         }
         self.ask_after(&tasks);

@@ -1,8 +1,9 @@
 //! Deployments: a plan of steps that takes apps from one version to another.
 //!
 //! Pure. [`plan`] makes the steps from the difference, in the order of [`graph`], [`step`] says what a step wants of each app and how the plan
-//! moves on. What to launch and kill is [`crate::reconcile`]'s business.
+//! moves on, [`course`] how an app comes through a trial. What to launch and kill is [`crate::reconcile`]'s business.
 
+pub mod course;
 pub mod graph;
 pub mod plan;
 pub mod step;
@@ -10,6 +11,7 @@ pub mod step;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use course::Course;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -86,6 +88,12 @@ pub struct Deployment {
     /// The groups that it changes as they were before; `None`: the group is new.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub groups: BTreeMap<GroupId, Option<Group>>,
+    /// Of the apps whose step has begun and that chose a trial or a deadline.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub courses: BTreeMap<AppId, Course>,
+    /// It takes another one back: no trials, and no deadline at which it would be taken back itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_rollback: bool,
 }
 
 /// What a deployment has to do with an app that it has locked. Derived, never stored.

@@ -21,9 +21,12 @@ use crate::link::{LinkEvent, Subscription, chain};
 use crate::store::{Keep, StoreError};
 
 /// Events, and requests, taken into one turn at most.
-const BATCH: usize = 1024;
+const BATCH: usize = 8192;
 /// Requests that may wait for the loop.
 const REQUEST_QUEUE: usize = 1024;
+/// While much happens readers see a new state this often, and whoever made a change sees it at once. Each new one makes the next turn
+/// copy what it changes.
+const PUBLISH_EVERY_MS: u64 = 50;
 /// How long a request waits for its turn and the disk.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -97,6 +100,9 @@ pub(crate) struct Driver {
     publish: watch::Sender<Arc<State>>,
     hub: Arc<Hub>,
     calls: Option<mpsc::Sender<Vec<Call>>>,
+    published_at: u64,
+    /// The state has changed since.
+    unpublished: bool,
 }
 
 struct RandomIds;
@@ -137,6 +143,8 @@ impl Driver {
             publish,
             hub,
             calls: None,
+            published_at: 0,
+            unpublished: false,
         };
         let handle = Handle {
             requests: to_requests,
@@ -206,9 +214,14 @@ impl Driver {
             }
             return Err(failed);
         }
-        if effects.changed {
+        self.unpublished |= effects.changed;
+        let now = now_ms();
+        let due = self.published_at.saturating_add(PUBLISH_EVERY_MS);
+        if self.unpublished && (!answers.is_empty() || now >= due || now < self.published_at) {
             self.publish
                 .send_replace(Arc::new(self.core.state().clone()));
+            self.published_at = now;
+            self.unpublished = false;
         }
         // After the snapshot, so that whoever reads on an event's word sees what it tells of.
         if !effects.events.is_empty() {
@@ -225,7 +238,8 @@ impl Driver {
             // Whoever does not wait any more does not want to know.
             let _ = reply.send(result);
         }
-        Ok(effects.wake_at)
+        let publish_at = self.unpublished.then_some(due);
+        Ok(effects.wake_at.into_iter().chain(publish_at).min())
     }
 
     fn event(&mut self, event: LinkEvent) {

@@ -57,8 +57,11 @@ pub(crate) struct About {
     pub(crate) orders: Option<mpsc::Sender<Order>>,
 }
 
+/// A path, and what answers there.
+type Mount = (&'static str, fn() -> MethodRouter<Context>);
+
 /// Where requests go, by the paths that tell handlers apart. What each route takes and answers says [`routes`].
-const MOUNTS: &[(&str, fn() -> MethodRouter<Context>)] = &[
+const MOUNTS: &[Mount] = &[
     ("/ping", || get(info::ping)),
     ("/healthz", || get(info::healthz)),
     ("/metrics", || get(info::metrics)),
@@ -88,6 +91,7 @@ const MOUNTS: &[(&str, fn() -> MethodRouter<Context>)] = &[
     ("/v2/deployments/{id}", || {
         get(plans::deployment).delete(plans::cancel)
     }),
+    ("/v2/deployments/{id}/promote", || post(plans::promote)),
     ("/v2/queue", || get(queue::queue)),
     ("/v2/queue/{*path}", || delete(queue::reset_delay)),
     ("/v2/tasks", || get(tasks::list)),

@@ -4,11 +4,15 @@
 //! restart of the scheduler. The bounds of rolling updates are computed here (Marathon's restart arithmetic).
 
 mod failing;
+mod trial;
 mod victims;
+
+use std::collections::HashSet;
 
 use mezzo_api::model::TaskId;
 
 use crate::app::spec::{KillSelection, PPM, UpgradeStrategy};
+use trial::trial;
 use victims::victims;
 
 /// How far a member has come.
@@ -58,6 +62,8 @@ pub enum Wanted {
     Scale(u32),
     /// So many of the current configuration, none of another, within bounds on the way.
     Restart(u32, UpgradeStrategy),
+    /// The first so many, and of the current configuration at first only as many as the second number.
+    Trial(u32, u32, UpgradeStrategy),
     /// The same where a new one takes what an old one keeps: never more than asked for.
     Resident(u32, UpgradeStrategy),
     /// None.
@@ -126,6 +132,7 @@ pub fn resident_bounds(n: u32, strategy: UpgradeStrategy, existing: u32) -> Boun
 pub fn changes(members: &[Member], wanted: Wanted, selection: KillSelection) -> Changes {
     match wanted {
         Wanted::Scale(n) => scale(members, n, selection),
+        Wanted::Trial(n, tried, strategy) => trial(members, n, tried, strategy, selection),
         Wanted::Restart(n, strategy) => {
             let bounds = bounds(n, strategy, count(members, is_there));
             restart(members, n, bounds, selection)
@@ -213,23 +220,7 @@ fn restart(members: &[Member], n: u32, bounds: Bounds, selection: KillSelection)
 
     // Marathon's budget; and never a healthy one below the minimum, however the others do.
     let budget = (n_old + new_healthy).saturating_sub(min_healthy).min(n_old);
-    let mut healthy_budget = healthy.saturating_sub(min_healthy);
-    let mut kill = Vec::new();
-    for id in victims(old.clone(), n_old, selection) {
-        if kill.len() >= budget as usize {
-            break;
-        }
-        let victim_is_healthy = old
-            .iter()
-            .any(|member| member.id == id && is_healthy(member));
-        if victim_is_healthy {
-            if healthy_budget == 0 {
-                continue;
-            }
-            healthy_budget -= 1;
-        }
-        kill.push(id);
-    }
+    let mut kill = spared(old, budget, healthy.saturating_sub(min_healthy), selection);
     // More of the new than wanted: scaled down on the way.
     let new_members = members
         .iter()
@@ -240,17 +231,8 @@ fn restart(members: &[Member], n: u32, bounds: Bounds, selection: KillSelection)
         new_active.saturating_sub(n),
         selection,
     ));
-    // Those of the new that fail for good make room for another try.
-    let failed = members
-        .iter()
-        .filter(|m| m.current && failing::is_failing(m));
-    let failed: Vec<TaskId> = failed.map(|m| m.id.clone()).collect();
-    kill.extend(
-        failed
-            .into_iter()
-            .filter(|id| !kill.contains(id))
-            .collect::<Vec<_>>(),
-    );
+    failing::end_new(members, &mut kill);
+    failing::end_old(members, n, &mut kill);
     // Old ones on lost machines are not wanted back.
     let lost = members
         .iter()
@@ -280,6 +262,38 @@ fn restart(members: &[Member], n: u32, bounds: Bounds, selection: KillSelection)
         reached,
         waiting_for,
     }
+}
+
+/// At most `budget` of `old`, and at most `healthy_budget` healthy ones among them.
+fn spared(
+    old: Vec<&Member>,
+    budget: u32,
+    mut healthy_budget: u32,
+    selection: KillSelection,
+) -> Vec<TaskId> {
+    let healthy: HashSet<&TaskId> = old
+        .iter()
+        .filter(|member| member.phase == Phase::Healthy)
+        .map(|member| &member.id)
+        .collect();
+    let n_old = u32::try_from(old.len()).unwrap_or(u32::MAX);
+    let mut kill = Vec::new();
+    if budget == 0 {
+        return kill;
+    }
+    for id in victims(old, n_old, selection) {
+        if kill.len() >= budget as usize {
+            break;
+        }
+        if healthy.contains(&id) {
+            if healthy_budget == 0 {
+                continue;
+            }
+            healthy_budget -= 1;
+        }
+        kill.push(id);
+    }
+    kill
 }
 
 fn stop(members: &[Member]) -> Changes {
@@ -321,6 +335,7 @@ mod tests {
         UpgradeStrategy {
             minimum_health_ppm: min * PPM / 100,
             maximum_over_ppm: over * PPM / 100,
+            ..UpgradeStrategy::default()
         }
     }
 
@@ -401,6 +416,31 @@ mod tests {
         assert_eq!((got.launch, got.kill.len()), (0, 1));
     }
 
+    /// On a full cluster nothing else would ever make room for the new.
+    #[test]
+    fn an_old_one_that_fails_for_long_makes_room_for_the_new_and_a_new_one_for_another_try() {
+        let strategy = strategy(100, 100);
+        for wanted in [Wanted::Restart(2, strategy), Wanted::Trial(2, 1, strategy)] {
+            let members = [
+                member(0, false, Phase::FailingLong),
+                member(1, false, Phase::FailingLong),
+            ];
+            let got = changes(&members, wanted, KillSelection::YoungestFirst);
+            let is_trial = matches!(wanted, Wanted::Trial(..));
+            // One at a time; in a trial the old stay, so that there are no more of the new than it is to have.
+            let want = if is_trial { &[][..] } else { &members[..1] };
+            let want: Vec<TaskId> = want.iter().map(|member| member.id.clone()).collect();
+            assert_eq!(got.kill, want);
+            let members = [
+                member(0, false, Phase::Healthy),
+                member(1, false, Phase::Healthy),
+                member(2, true, Phase::Failing),
+            ];
+            let got = changes(&members, wanted, KillSelection::YoungestFirst);
+            assert_eq!(got.kill, [members[2].id.clone()]);
+        }
+    }
+
     fn phase() -> impl Strategy<Value = Phase> {
         prop_oneof![
             Just(Phase::Launching),
@@ -469,6 +509,53 @@ mod tests {
                     members.push(member(next, true, Phase::Healthy));
                     next += 1;
                 }
+            }
+            prop_assert!(false, "stuck with {:?}", members);
+        }
+
+        #[test]
+        fn a_trial_keeps_its_bounds_and_ends_old_ones_only_for_room(
+            members in members(), n in 1u32..20, tried in 1u32..20, min in 0u64..=100, over in 0u64..=100,
+        ) {
+            let strategy = strategy(min, over);
+            let tried = tried.min(n);
+            let got = changes(&members, Wanted::Trial(n, tried, strategy), KillSelection::YoungestFirst);
+            let existing = count(&members, is_there);
+            let bounds = bounds(n, strategy, existing);
+            let healthy = count(&members, |m| m.phase == Phase::Healthy);
+            let killed = |holds: &dyn Fn(&Member) -> bool| count(&members, |m| holds(m) && got.kill.contains(&m.id));
+            let n_old = count(&members, |m| !m.current && is_active(m));
+            let surplus_new = count(&members, |m| m.current && is_active(m)).saturating_sub(n);
+            if surplus_new == 0 {
+                prop_assert!(healthy - killed(&|m| m.phase == Phase::Healthy) >= bounds.min_healthy.min(healthy));
+            }
+            prop_assert!(existing + got.launch <= bounds.max_capacity.max(existing));
+            let killed_old = killed(&|m| !m.current && is_active(m));
+            prop_assert!(n_old - killed_old >= (n - tried).min(n_old));
+            prop_assert!(got.launch == 0 || killed_old == 0 || got.launch <= bounds.max_capacity.saturating_sub(existing));
+            prop_assert!(!(got.reached && (got.launch > 0 || !got.kill.is_empty())));
+        }
+
+        #[test]
+        fn a_trial_always_gets_there(
+            n in 1u32..12, n_old in 0usize..15, tried in 1u32..12, min in 0u64..=100, over in 0u64..=100,
+        ) {
+            let (strategy, tried) = (strategy(min, over), tried.min(n));
+            let mut members: Vec<Member> = (0..n_old).map(|i| member(i, false, Phase::Healthy)).collect();
+            for next in n_old..n_old + 200 {
+                let got = changes(&members, Wanted::Trial(n, tried, strategy), KillSelection::YoungestFirst);
+                if got.reached {
+                    let new = count(&members, |m| m.current);
+                    prop_assert!(new >= tried && new <= n, "{new} of the new");
+                    return Ok(());
+                }
+                members.retain(|m| m.phase != Phase::Leaving);
+                for m in &mut members {
+                    if got.kill.contains(&m.id) {
+                        m.phase = Phase::Leaving;
+                    }
+                }
+                members.extend((0..got.launch).map(|i| member(1000 * next + i as usize, true, Phase::Healthy)));
             }
             prop_assert!(false, "stuck with {:?}", members);
         }

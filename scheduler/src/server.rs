@@ -31,7 +31,7 @@ use crate::store::{Keep, Store, StoreError};
 /// Requests under way have so long to end.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 /// Events of the master that may wait for the loop.
-const EVENT_QUEUE: usize = 4096;
+const EVENT_QUEUE: usize = 16_384;
 
 /// Why a scheduler cannot start or go on.
 #[derive(Debug, thiserror::Error)]

@@ -10,6 +10,7 @@ mod master;
 mod pull;
 mod quiet;
 mod report;
+mod scheduler;
 
 use anyhow::{Result, ensure};
 
@@ -19,16 +20,16 @@ use crate::{Bench, BenchArgs};
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match args.what {
         Bench::Launch => launch::run(args),
-        Bench::Pull | Bench::Master => {
+        Bench::Pull | Bench::Master | Bench::Scheduler => {
             let only_launch = args.ours || args.rounds.is_some() || !args.cases.is_empty();
             ensure!(
                 !only_launch,
                 "--case, --ours, --rounds and --under belong to `bench launch`"
             );
-            if args.what == Bench::Pull {
-                pull::run(args.quick)
-            } else {
-                master::run(args.quick)
+            match args.what {
+                Bench::Pull => pull::run(args.quick),
+                Bench::Scheduler => scheduler::run(args.quick),
+                Bench::Launch | Bench::Master => master::run(args.quick),
             }
         }
     }

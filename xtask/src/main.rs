@@ -63,7 +63,8 @@ Examples:
   cargo xtask bench launch --case life --ours --rounds 500 --under 'perf stat -d'
                                     without peers, below a profiler
   cargo xtask bench pull --quick    with fewer rounds and images
-  cargo xtask bench master          the allocator alone")]
+  cargo xtask bench master          the allocator alone
+  cargo xtask bench scheduler       50,000 instances, 10,000 apps, over simulated agents")]
     Bench(BenchArgs),
     /// Feed hostile bytes to everything that reads them, for as long as you like
     #[command(after_help = "\
@@ -79,6 +80,7 @@ Examples:
   cargo xtask vm boot               boots one, and tells how long it took and what it offers
   cargo xtask vm runtime            runs all tests of the runtime crate in one
   cargo xtask vm runtime oom        those whose names contain `oom`
+  cargo xtask vm node in_a_guest    those of the agent that need cgroup v2 and project quotas
   cargo xtask vm debian             boots one with systemd; the first time makes its disk, which takes a minute or two")]
     Vm(vm::VmArgs),
     /// Build a Debian package and an archive, with units, settings, manual pages and completions, in target/dist
@@ -164,6 +166,8 @@ enum Bench {
     Pull,
     /// The master's allocator at up to 50,000 agents and 1,000 frameworks, without network and disk
     Master,
+    /// The scheduler with a real master and simulated agents: 50,000 instances, 10,000 apps, restart, rolling update, memory
+    Scheduler,
 }
 
 /// The command line, without a `--` behind the command: people are used to it from `cargo run`, and here it would hide

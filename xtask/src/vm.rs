@@ -7,6 +7,7 @@
 mod debian;
 mod faults;
 mod limits;
+mod node;
 mod smoke;
 
 use std::fs;
@@ -57,6 +58,14 @@ enum What {
         /// As a root without CAP_SYS_RESOURCE, which CI machines often have
         #[arg(long)]
         no_sys_resource: bool,
+    },
+    /// Run the agent's tests on containers, on a disk with project quotas
+    Node {
+        /// Only tests whose names contain this
+        filter: Option<String>,
+        /// Processors of the guest
+        #[arg(long, default_value_t = 2)]
+        cpus: u32,
     },
     /// A three-machine cluster: deploy, pull an agent's power, see its tasks elsewhere
     Smoke,
@@ -111,6 +120,9 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
             };
             runtime(&bench, &mut steps, filter.as_deref(), *cpus, prefix).and_then(all_passed)
         }
+        What::Node { filter, cpus } => {
+            node::run(&bench, &mut steps, filter.as_deref(), *cpus).and_then(all_passed)
+        }
         What::Smoke => smoke::run(&bench, &mut steps),
         What::Faults { filter, sampled } => {
             let choice = match filter {
@@ -150,11 +162,14 @@ pub(crate) fn suite(steps: &mut Steps, all: bool, counts: &mut Counts) {
     };
     let choice = if all { Choice::All } else { Choice::Sampled };
     type Part<'a> = &'a dyn Fn(&mut Steps) -> Result<Counts>;
-    let parts: [(&str, Part<'_>); 5] = [
+    let parts: [(&str, Part<'_>); 6] = [
         ("smoke", &|steps| smoke::run(&bench, steps).map(|()| ONE)),
         ("faults", &|steps| faults::run(&bench, steps, choice)),
         ("limits", &|steps| limits::run(&bench, steps).map(|()| ONE)),
         ("runtime", &|steps| runtime(&bench, steps, None, 2, &[])),
+        ("node", &|steps| {
+            node::run(&bench, steps, Some(node::ONLY_IN_GUESTS), 2)
+        }),
         ("package", &|steps| {
             installation(&bench, steps).map(|()| ONE)
         }),
@@ -266,23 +281,9 @@ fn runtime(
     let scratch = Scratch::create()?;
     let mut spec = guest_of_tests("runtime", &tests, cpus)?;
     add_same(&mut spec, "mezzo-launcher")?;
-    let probe = scratch.0.join("probe");
-    let source = paths::workspace().join("runtime/tests/common/probe.c");
-    let mut compile = Command::new("cc");
-    process::output(
-        compile
-            .args(["-static", "-O1", "-o"])
-            .arg(&probe)
-            .arg(&source),
-    )?;
-    spec.with(&probe, "/usr/local/lib/probe");
+    add_probe(&mut spec, &scratch, "runtime/tests/common/probe.c")?;
     let parser = bench.program("apparmor", "sbin/apparmor_parser")?;
     spec.with_program(&parser, "/usr/sbin/apparmor_parser")?;
-    scratch.script(
-        &mut spec,
-        "cc",
-        "while [ \"$1\" != -o ]; do shift; done\nexec cp /usr/local/lib/probe \"$2\"\n",
-    )?;
     let words: Vec<&str> = filter.into_iter().collect();
     run_tests(bench, steps, spec, &tests, (prefix, &words))
 }
@@ -370,6 +371,20 @@ fn guest_of_tests(name: &str, tests: &[TestProgram], cpus: u32) -> Result<GuestS
         spec.with_same(&test.dir.join("src"));
     }
     Ok(spec)
+}
+
+/// What tests put into their containers, and a compiler that makes nothing else.
+fn add_probe(spec: &mut GuestSpec, scratch: &Scratch, source: &str) -> Result<()> {
+    let probe = scratch.0.join("probe");
+    let mut compile = Command::new("cc");
+    compile.args(["-static", "-O1", "-o"]).arg(&probe);
+    process::output(compile.arg(paths::workspace().join(source)))?;
+    spec.with(&probe, "/usr/local/lib/probe");
+    scratch.script(
+        spec,
+        "cc",
+        "while [ \"$1\" != -o ]; do shift; done\nexec cp /usr/local/lib/probe \"$2\"\n",
+    )
 }
 
 /// A program of the workspace and what it needs.

@@ -41,6 +41,8 @@ pub(crate) enum Command {
     NodeUsage(oneshot::Sender<Option<NodeUsage>>),
     /// Which containers run.
     Alive(oneshot::Sender<Vec<Target>>),
+    /// Which containers hold what groups share.
+    Holders(oneshot::Sender<Vec<ContainerId>>),
     /// One task, by id alone.
     Find(String, oneshot::Sender<Option<Found>>),
     /// Other limits for a running task.

@@ -29,7 +29,7 @@ pub(super) async fn watch(runtime: Arc<dyn Runtime>, container: ContainerId) -> 
                 };
                 return Event::Exited(container, Box::new(record));
             }
-            Err(error @ RuntimeError::Other(_)) => {
+            Err(error @ (RuntimeError::Invalid(_) | RuntimeError::Other(_))) => {
                 tracing::warn!(%container, %error, "cannot wait for a container; trying again");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }

@@ -35,6 +35,7 @@ pub(super) fn root(
 ) -> Result<(OwnedFd, u32), Status> {
     runtime.root_dir(container).map_err(|error| match error {
         RuntimeError::NotFound(_) => Status::failed_precondition("the task has ended"),
+        RuntimeError::Invalid(message) => Status::invalid_argument(message),
         RuntimeError::Other(message) => Status::failed_precondition(message),
     })
 }

@@ -68,6 +68,7 @@ pub(super) async fn open(
         .await
         .map_err(|error| match error {
             RuntimeError::NotFound(_) => Status::failed_precondition("the task has ended"),
+            RuntimeError::Invalid(message) => Status::invalid_argument(message),
             RuntimeError::Other(message) => Status::failed_precondition(message),
         })?;
     let (sender, outputs) = mpsc::channel(8);

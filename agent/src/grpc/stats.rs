@@ -15,7 +15,7 @@ use crate::{
     actor::{Command, Handle},
     stats::{
         Stats,
-        book::Tracked,
+        book::{Tracked, TrackedGroup},
         rates::Rates,
         ring::{Figure, Point},
     },
@@ -46,8 +46,15 @@ pub(super) fn round(
         request.task_ids.is_empty() || request.task_ids.iter().any(|wanted| wanted == id)
     };
     // Copied under the lock, made into messages after it.
-    let tasks: Vec<Tracked> =
-        stats.with(|book| book.tasks().filter(|task| wanted(task)).cloned().collect());
+    let (tasks, groups): (Vec<Tracked>, Vec<TrackedGroup>) = stats.with(|book| {
+        let tasks = book.tasks().filter(|task| wanted(task)).cloned();
+        (tasks.collect(), book.groups().cloned().collect())
+    });
+    let named = |group: &TrackedGroup| {
+        let of_group = |id: &String| group.group.running.iter().any(|task| task.as_str() == id);
+        request.task_ids.is_empty() || request.task_ids.iter().any(of_group)
+    };
+    let groups = groups.into_iter().filter(named).map(group_message);
     let mut tasks: Vec<_> = tasks
         .into_iter()
         .map(|task| message(task, request.with_history))
@@ -57,6 +64,18 @@ pub(super) fn round(
         sampled_at_ms: node.as_ref().map_or(0, |node| node.sampled_at_ms),
         node: node.map(Into::into),
         tasks,
+        groups: groups.collect(),
+    }
+}
+
+fn group_message(tracked: TrackedGroup) -> proto::GroupStats {
+    let running = tracked.group.running.into_iter();
+    proto::GroupStats {
+        framework_id: tracked.group.framework.into(),
+        group_id: tracked.group.group.to_string(),
+        task_ids: running.map(Into::into).collect(),
+        usage: Some(tracked.usage.into()),
+        rates: tracked.rates.map(rates),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a group shares: its network, its folders, the container that holds the rest; made before the first member starts
 //! and taken back after the last. Which of them and when is decided in `task::group`.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use mezzo_api::model::{Reason, TaskState};
 
@@ -37,7 +37,13 @@ impl Launcher {
             .map(|volume| volume.name.clone())
             .collect();
         let (store, id) = (self.store.clone(), holder.clone());
-        tokio::task::spawn_blocking(move || store.create_group(&id, &folders))
+        let (disk, bytes) = (Arc::clone(&self.disk), holding.disk_bytes);
+        let making = move || {
+            store.create_group(&id, &folders)?;
+            disk.bound_group(&id, &folders, bytes);
+            Ok(())
+        };
+        tokio::task::spawn_blocking(making)
             .await
             .unwrap_or_else(|error| Err(io::Error::other(error)))
             .map_err(|error| failed(format!("the group's folder: {error}")))?;
@@ -92,7 +98,12 @@ impl Launcher {
         }
         self.runtime.release_network(holder).await;
         let (store, id) = (self.store.clone(), holder.clone());
-        match tokio::task::spawn_blocking(move || store.remove_group(&id)).await {
+        let disk = Arc::clone(&self.disk);
+        let removing = move || {
+            disk.forget(&id);
+            store.remove_group(&id)
+        };
+        match tokio::task::spawn_blocking(removing).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%holder, %error, "cannot remove a group's folder"),
             Err(error) => tracing::warn!(%holder, %error, "removing a group's folder broke"),

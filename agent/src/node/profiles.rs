@@ -34,6 +34,11 @@ impl Profiles {
         }
     }
 
+    /// Whether a task asks for any.
+    pub(crate) fn are_wanted_by(info: &TaskInfo) -> bool {
+        info.container.seccomp_profile.is_some() || info.container.apparmor_profile.is_some()
+    }
+
     /// What a task asks for; the error is for its status and names field and profile. Reads files.
     pub(crate) fn of(&self, info: &TaskInfo) -> Result<Walls, (Reason, String)> {
         let container = &info.container;

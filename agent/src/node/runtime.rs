@@ -302,7 +302,7 @@ impl Runtime for Containers {
             "" => None,
             user => Some(
                 user.parse()
-                    .map_err(|error| RuntimeError::Other(chain(&error)))?,
+                    .map_err(|error| RuntimeError::Invalid(format!("user: {}", chain(&error))))?,
             ),
         };
         let spec = rt::ExecSpec {
@@ -315,6 +315,10 @@ impl Runtime for Containers {
         let mut session = match self.runtime.exec(&to_id(id), spec).await {
             Ok(session) => session,
             Err(rt::ExecError::NotFound { .. }) => return Err(RuntimeError::NotFound(id.clone())),
+            Err(rt::ExecError::BadSpec { problem, .. }) => {
+                let message = limits::in_words_of_exec(&problem);
+                return Err(RuntimeError::Invalid(message));
+            }
             Err(error) => return Err(RuntimeError::Other(chain(&error))),
         };
         Ok(ExecSession {

@@ -54,6 +54,13 @@ impl TaskSecrets {
         Self(folder.map(Into::into))
     }
 
+    /// Whether a task asks for any.
+    pub(crate) fn are_wanted_by(info: &TaskInfo) -> bool {
+        let is_secret = |source: &VolumeSource| matches!(source, VolumeSource::Secret(_));
+        let mut sources = info.container.volumes.iter().map(|volume| &volume.source);
+        sources.any(is_secret) || !info.container.secret_env.is_empty()
+    }
+
     /// Everything that a task asks for; the error is for its status and names the secret.
     pub(crate) fn of(&self, info: &TaskInfo) -> Result<Secrets, String> {
         let mut secrets = Secrets::default();

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     node::ContainerId,
-    task::{TaskKey, disk},
+    task::{TaskKey, disk, group::HeldGroup},
 };
 
 /// Longest name of an app that becomes a label.
@@ -134,10 +134,23 @@ impl AppSums {
     }
 }
 
+/// What the tasks of a group use together: the network that they share.
+#[derive(Debug, Clone)]
+pub(crate) struct TrackedGroup {
+    pub(crate) group: HeldGroup,
+    /// Network figures alone.
+    pub(crate) usage: Usage,
+    /// Monotonic milliseconds of the sample.
+    taken_ms: u64,
+    /// `None` after one sample.
+    pub(crate) rates: Option<Rates>,
+}
+
 /// The book.
 #[derive(Debug)]
 pub(crate) struct Book {
     tasks: HashMap<ContainerId, Tracked>,
+    groups: BTreeMap<ContainerId, TrackedGroup>,
     apps: BTreeMap<AppKey, AppSums>,
     max_apps: usize,
     /// Samples of tasks whose app found no room.
@@ -151,6 +164,7 @@ impl Book {
     pub(crate) fn new(max_apps: usize) -> Self {
         Self {
             tasks: HashMap::new(),
+            groups: BTreeMap::new(),
             apps: BTreeMap::new(),
             max_apps,
             left_out: 0,
@@ -194,6 +208,38 @@ impl Book {
             }
         };
         self.sum(app, before.as_ref(), usage);
+    }
+
+    /// Takes a sample of a group's holder in. On the machine's network there is nothing to tell.
+    pub(crate) fn group_sample(&mut self, group: HeldGroup, usage: &Usage, now_ms: u64) {
+        if usage.network_rx_bytes.is_none() {
+            return;
+        }
+        let usage = network_alone(usage);
+        let before = self.groups.get(&group.holder);
+        let rates = before.and_then(|before| {
+            let window = now_ms.saturating_sub(before.taken_ms);
+            rates::between(&before.usage, &usage, window).or(before.rates)
+        });
+        self.groups.insert(
+            group.holder.clone(),
+            TrackedGroup {
+                group,
+                usage,
+                taken_ms: now_ms,
+                rates,
+            },
+        );
+    }
+
+    /// Forgets groups that are no more.
+    pub(crate) fn retain_groups(&mut self, mut is_held: impl FnMut(&ContainerId) -> bool) {
+        self.groups.retain(|holder, _| is_held(holder));
+    }
+
+    /// All groups with a network of their own.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &TrackedGroup> {
+        self.groups.values()
     }
 
     /// A task has ended; its last sample counts, also when it is the only one.
@@ -284,6 +330,22 @@ fn point(usage: &Usage, rates: &Rates) -> Point {
     )
 }
 
+/// What of a holder's use is its group's.
+fn network_alone(usage: &Usage) -> Usage {
+    Usage {
+        sampled_at_ms: usage.sampled_at_ms,
+        network_rx_bytes: usage.network_rx_bytes,
+        network_rx_packets: usage.network_rx_packets,
+        network_rx_errors: usage.network_rx_errors,
+        network_rx_dropped: usage.network_rx_dropped,
+        network_tx_bytes: usage.network_tx_bytes,
+        network_tx_packets: usage.network_tx_packets,
+        network_tx_errors: usage.network_tx_errors,
+        network_tx_dropped: usage.network_tx_dropped,
+        ..Usage::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,5 +418,34 @@ mod tests {
         let (apps, left_out) = book.apps();
         let names: Vec<_> = apps.keys().map(|(_, name)| name.as_str()).collect();
         assert_eq!((names, left_out), (vec!["three", "two"], 1));
+    }
+
+    #[test]
+    fn a_groups_network_is_told_once_and_nothing_else_of_its_holder() {
+        let id = ContainerId::derive("pod", 1);
+        let group = || HeldGroup {
+            holder: id.clone(),
+            framework: "f".parse().unwrap(),
+            group: "pod".parse().unwrap(),
+            running: vec!["one".parse().unwrap()],
+        };
+        let sample = |rx: Option<u64>| Usage {
+            cpu_total_us: Some(9),
+            network_rx_bytes: rx,
+            ..Usage::default()
+        };
+        let mut book = Book::new(1);
+        book.group_sample(group(), &sample(None), 1_000);
+        assert_eq!(book.groups().count(), 0, "on the machine's network");
+        book.group_sample(group(), &sample(Some(100)), 1_000);
+        book.group_sample(group(), &sample(Some(300)), 3_000);
+        let told: Vec<_> = book.groups().collect();
+        let rates = told[0].rates.unwrap();
+        assert_eq!(rates.network_rx_bytes, Some(100));
+        assert_eq!((rates.cpu_millis, told[0].usage.cpu_total_us), (None, None));
+        assert_eq!(told[0].usage.network_rx_bytes, Some(300));
+        assert_eq!(book.tasks().count(), 0);
+        book.retain_groups(|_| false);
+        assert_eq!(book.groups().count(), 0);
     }
 }

@@ -7,6 +7,7 @@ mod change;
 mod disk;
 mod drain;
 mod group;
+mod group_limits;
 mod kill;
 mod launch;
 mod lend;

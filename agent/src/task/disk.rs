@@ -14,6 +14,8 @@ pub(crate) struct DiskUse {
     pub(crate) bytes: u64,
     /// Whether that is all.
     pub(crate) counted: Counted,
+    /// Bytes beside the bound, because the file system itself refuses what is beyond it: logs, which have bounds of their own.
+    pub(crate) beside: u64,
 }
 
 /// Whether everything was counted.
@@ -34,12 +36,37 @@ pub(crate) fn limit(info: &TaskInfo) -> Option<u64> {
     (bytes > 0).then(|| u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
-/// Why a task that takes this much must end; `None`: it need not. What cannot be counted counts as too much, or files
+/// The bound of tasks that have something together; none if one of them has none.
+pub(crate) fn sum<'a>(infos: impl Iterator<Item = &'a TaskInfo>) -> Option<u64> {
+    infos
+        .map(limit)
+        .try_fold(0_u64, |sum, one| Some(sum.saturating_add(one?)))
+}
+
+/// Why the tasks of a group must end that take this much with the group's volumes; `None`: they need not.
+pub(crate) fn group_breach(used: DiskUse, limit: Option<u64>) -> Option<String> {
+    let may = mebibytes(limit?);
+    if used.bytes > limit? {
+        return Some(format!(
+            "the tasks of its group and the group's volumes take {} of the disk, their limit together is {may}",
+            mebibytes(used.bytes)
+        ));
+    }
+    match used.counted {
+        Counted::All => None,
+        Counted::TooMany | Counted::TooDeep => Some(format!(
+            "the volumes of its group have more files, or deeper directories, than can be counted, so the limit of {may} cannot be held"
+        )),
+    }
+}
+
+/// Why a task that takes this much must end; `None`: it need not. One that a quota has refused more to is not killed for the
+/// few bytes of its logs: it may have noticed, and go on. What cannot be counted counts as too much, or files
 /// could be hidden there.
 pub(crate) fn breach(used: DiskUse, limit: Option<u64>) -> Option<String> {
     let limit = limit?;
     let may = mebibytes(limit);
-    if used.bytes > limit {
+    if used.bytes.saturating_sub(used.beside) > limit {
         return Some(format!(
             "its writable layer, sandbox and logs take {} of the disk, its limit is {may}",
             mebibytes(used.bytes)
@@ -77,7 +104,11 @@ mod tests {
 
     #[test]
     fn only_what_is_beyond_the_bound_or_cannot_be_counted_is_too_much() {
-        let used = |bytes, counted| DiskUse { bytes, counted };
+        let used = |bytes, counted| DiskUse {
+            bytes,
+            counted,
+            beside: 0,
+        };
         assert_eq!(breach(used(u64::MAX, Counted::TooMany), None), None);
         assert_eq!(breach(used(10 << 20, Counted::All), Some(10 << 20)), None);
         let message = breach(used((10 << 20) + 512 * 1024, Counted::All), Some(10 << 20)).unwrap();
@@ -85,6 +116,13 @@ mod tests {
             message,
             "its writable layer, sandbox and logs take 10.5 MiB of the disk, its limit is 10.0 MiB"
         );
+        // Up to its quota, and logs.
+        let full = DiskUse {
+            beside: 4096,
+            ..used((10 << 20) + 4096, Counted::All)
+        };
+        assert_eq!(breach(full, Some(10 << 20)), None);
+        assert!(breach(full, Some((10 << 20) - 1)).is_some());
         for counted in [Counted::TooMany, Counted::TooDeep] {
             assert!(breach(used(1, counted), Some(10 << 20)).is_some());
         }

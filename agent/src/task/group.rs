@@ -7,7 +7,7 @@
 //!     └──────────────────────────────────────────────┴► by the policy, a member's end is the others' end
 //! ```
 
-use mezzo_api::model::{GroupPolicy, NetworkMode, TaskGroup};
+use mezzo_api::model::{FrameworkId, GroupId, GroupPolicy, NetworkMode, TaskGroup, TaskId};
 
 use super::TaskKey;
 use crate::node::{Attachment, ContainerId, Limits, NetworkRequest};
@@ -22,6 +22,8 @@ pub(crate) struct Holding {
     pub(crate) request: Option<NetworkRequest>,
     /// Of all members together.
     pub(crate) limits: Limits,
+    /// What its volumes on the disk may take; no bound if some member has none.
+    pub(crate) disk_bytes: Option<u64>,
     /// Some member needs the machine's user numbers, so all have them.
     pub(crate) host_users: bool,
 }
@@ -35,6 +37,20 @@ pub(crate) struct Group {
     pub(crate) phase: Phase,
     /// Why all have to go, whatever the policy.
     pub(crate) lost: Option<String>,
+    /// What the runtime was told last that all may use together; `None`: by an agent before this one.
+    pub(crate) told: Option<Limits>,
+    /// Whose change of limits waits until all together may use more.
+    pub(crate) widens_for: Option<ContainerId>,
+}
+
+/// A group of which what it shares is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HeldGroup {
+    pub(crate) holder: ContainerId,
+    pub(crate) framework: FrameworkId,
+    pub(crate) group: GroupId,
+    /// Members that run.
+    pub(crate) running: Vec<TaskId>,
 }
 
 /// How far a group has come.
@@ -184,6 +200,20 @@ pub(crate) fn sum(limits: &[Limits]) -> Limits {
         memory_bytes: all(|one| one.memory_bytes).map(|sum| sum.saturating_add(HOLDER_BYTES)),
         swap_bytes: (swap > 0).then_some(swap),
         pids: all(|one| one.pids).map(|sum| sum.saturating_add(HOLDER_PIDS)),
+        ..Limits::default()
+    }
+}
+
+/// What holds as little up as either of two sums. Pure.
+pub(crate) fn roomier(one: &Limits, other: &Limits) -> Limits {
+    let most = |of: fn(&Limits) -> Option<u64>| Some(of(one)?.max(of(other)?));
+    Limits {
+        cpu_millis: one.cpu_millis.max(other.cpu_millis),
+        cpu_limit_millis: most(|limits| limits.cpu_limit_millis),
+        memory_bytes: most(|limits| limits.memory_bytes),
+        pids: most(|limits| limits.pids),
+        // Here none means nothing.
+        swap_bytes: one.swap_bytes.max(other.swap_bytes),
         ..Limits::default()
     }
 }

@@ -13,11 +13,17 @@ use crate::figures::{
 };
 use crate::files::{
     a_follower_misses_nothing_through_rotations_and_the_end, a_log_is_read_from_a_time_on,
-    a_terminal_has_its_size_and_changes_it, files_go_in_and_come_out_and_no_link_leads_out,
+    a_program_is_executed_in_no_directory_of_a_descriptor, a_terminal_has_its_size_and_changes_it,
+    files_go_in_and_come_out_and_no_link_leads_out,
 };
 use crate::groups::{
     a_group_with_a_member_that_cannot_start_runs_not_at_all,
     a_killed_agent_leaves_groups_whole_or_ends_them, members_of_a_group_share_and_end_together,
+};
+use crate::guest::{
+    a_project_quota_refuses_and_counts_in_a_guest,
+    a_revocable_task_is_squeezed_and_then_killed_in_a_guest,
+    who_waits_for_a_processor_is_helped_in_a_guest,
 };
 use crate::inside::{
     a_message_reaches_a_task, logs_are_read_and_followed, programs_run_beside_a_task,
@@ -61,6 +67,9 @@ macro_rules! cases {
 }
 
 cases![
+    a_project_quota_refuses_and_counts_in_a_guest,
+    a_revocable_task_is_squeezed_and_then_killed_in_a_guest,
+    who_waits_for_a_processor_is_helped_in_a_guest,
     what_is_not_used_is_lent_and_taken_back_when_it_is_needed,
     a_task_runs_is_measured_and_ends,
     tasks_outlive_the_agent_and_no_end_is_lost,
@@ -75,6 +84,7 @@ cases![
     a_follower_misses_nothing_through_rotations_and_the_end,
     a_log_is_read_from_a_time_on,
     a_terminal_has_its_size_and_changes_it,
+    a_program_is_executed_in_no_directory_of_a_descriptor,
     files_go_in_and_come_out_and_no_link_leads_out,
     what_tasks_use_is_told_with_rates_and_history,
     apps_are_counted_to_the_microsecond,

@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::bench::{Bench, task};
 
 /// A task that holds so much of the disk.
-fn with_disk(mut task: proto::TaskInfo, mb: i64) -> proto::TaskInfo {
+pub(crate) fn with_disk(mut task: proto::TaskInfo, mb: i64) -> proto::TaskInfo {
     task.resources.push(proto::Resource {
         name: "disk".into(),
         value: Some(proto::resource::Value::Scalar(proto::Scalar {
@@ -21,7 +21,7 @@ fn with_disk(mut task: proto::TaskInfo, mb: i64) -> proto::TaskInfo {
 }
 
 /// Waits until that much is told of a task's disk.
-async fn takes(bench: &Bench, task: &str, mb: u64) -> proto::TaskStats {
+pub(crate) async fn takes(bench: &Bench, task: &str, mb: u64) -> proto::TaskStats {
     let mut client = bench.client().await;
     let request = proto::GetStatsRequest {
         task_ids: vec![task.into()],

@@ -2,7 +2,7 @@
 
 use mezzo_api::proto::{
     self, CopyEntry,
-    TaskState::{TaskFinished, TaskRunning},
+    TaskState::{TaskError, TaskFinished, TaskRunning},
     copy_entry::Kind,
     copy_from_part, copy_to_part,
     exec_input::Input,
@@ -93,6 +93,48 @@ pub(crate) async fn a_log_is_read_from_a_time_on(bench: &mut Bench) {
     assert_eq!(read(since(late + 86_400_000)).await, "");
 }
 
+/// CVE-2024-21626: a mistake of the caller, with the name of the field.
+pub(crate) async fn a_program_is_executed_in_no_directory_of_a_descriptor(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("host", &["sleep"])).await;
+    bench.master.status("host", TaskRunning).await;
+    let start = proto::exec_input::Start {
+        task_id: "host".into(),
+        args: vec!["/bin/probe".into(), "sleep".into()],
+        working_dir: "/proc/self/fd/7".into(),
+        ..proto::exec_input::Start::default()
+    };
+    let input = proto::ExecInput {
+        input: Some(Input::Start(start)),
+    };
+    let mut client = bench.client().await;
+    let inputs = tokio_stream::iter([input]);
+    let refused = client.exec(inputs).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    assert!(
+        refused
+            .message()
+            .starts_with("working_dir: \"/proc/self/fd/7\"")
+            && refused.message().contains("name a directory of the image"),
+        "{refused}"
+    );
+    let mut wrong = task("wrong", &["sleep"]);
+    wrong.container.as_mut().unwrap().working_dir = "/proc/self/fd/7".into();
+    bench.launch(wrong).await;
+    let end = bench.master.end("wrong").await;
+    assert_eq!(
+        (end.state(), end.reason()),
+        (TaskError, proto::Reason::TaskInvalid),
+        "{}",
+        end.message
+    );
+    assert!(
+        end.message.starts_with("container.working_dir: "),
+        "{}",
+        end.message
+    );
+}
+
 pub(crate) async fn a_terminal_has_its_size_and_changes_it(bench: &mut Bench) {
     bench.start(1).await;
     bench.launch(task("host", &["sleep"])).await;
@@ -130,7 +172,11 @@ pub(crate) async fn a_terminal_has_its_size_and_changes_it(bench: &mut Bench) {
     assert_eq!(code, Some(3));
 }
 
-fn entry(path: &str, kind: Kind) -> copy_to_part::Part {
+pub(crate) fn data(bytes: &[u8]) -> copy_to_part::Part {
+    copy_to_part::Part::Data(bytes.to_vec())
+}
+
+pub(crate) fn entry(path: &str, kind: Kind) -> copy_to_part::Part {
     copy_to_part::Part::Entry(CopyEntry {
         path: path.into(),
         mode: 0o640,
@@ -139,7 +185,7 @@ fn entry(path: &str, kind: Kind) -> copy_to_part::Part {
     })
 }
 
-async fn copy_to(
+pub(crate) async fn copy_to(
     bench: &Bench,
     task: &str,
     path: &str,
@@ -243,6 +289,19 @@ pub(crate) async fn files_go_in_and_come_out_and_no_link_leads_out(bench: &mut B
         "{files:?}"
     );
     assert!(end.left_out > 0 && !files.iter().any(|(name, _)| name.starts_with("proc/")));
+    // Into a volume, which is shown with the container's own user numbers: there the machine's root is nobody.
+    let into = "/mnt/mezzo/sandbox";
+    let parts = vec![
+        entry("dir", Kind::Directory(true)),
+        entry("dir/file", Kind::FileSize(2)),
+        copy_to_part::Part::Data(b"hi".to_vec()),
+        entry("dir/link", Kind::LinkTarget(b"file".to_vec())),
+    ];
+    copy_to(bench, "host", into, parts).await.unwrap();
+    let (files, _) = copy_from(bench, "host", &format!("{into}/dir/file"))
+        .await
+        .unwrap();
+    assert_eq!(files, [("file".to_owned(), b"hi".to_vec())]);
     // A caller that breaks off leaves nothing half made.
     let broken = vec![
         entry("half", Kind::FileSize(10)),

@@ -8,7 +8,10 @@ use mezzo_api::proto::{
     master_message::{LaunchGroup, Message as FromMaster},
 };
 
-use crate::bench::{Bench, FRAMEWORK, alive, eventually, processes_of, task};
+use crate::{
+    bench::{Bench, FRAMEWORK, alive, eventually, processes_of, task},
+    lend::cgroup_file_of,
+};
 
 fn volume(name: &str, path: &str) -> proto::Volume {
     proto::Volume {
@@ -79,6 +82,30 @@ fn left_of_groups(bench: &Bench) -> Vec<String> {
     left
 }
 
+/// The only group in the stats.
+async fn told_group(bench: &Bench) -> proto::GroupStats {
+    let mut client = bench.client().await;
+    let waiting = async {
+        loop {
+            let request = proto::GetStatsRequest::default();
+            let round = client.get_stats(request).await.unwrap().into_inner();
+            let own = |task: &proto::TaskStats| {
+                let usage = task.usage.as_ref();
+                usage.and_then(|usage| usage.network_rx_bytes)
+            };
+            assert!(round.tasks.iter().all(|task| own(task).is_none()));
+            let mut groups = round.groups.into_iter();
+            if let Some(group) = groups.find(|group| group.task_ids.len() == 2) {
+                return group;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(40), waiting)
+        .await
+        .expect("the group is told")
+}
+
 pub(crate) async fn members_of_a_group_share_and_end_together(bench: &mut Bench) {
     bench.start(1).await;
     let init = vec![
@@ -140,10 +167,51 @@ pub(crate) async fn members_of_a_group_share_and_end_together(bench: &mut Bench)
         one.cgroup_path
     );
 
+    // Their network is told once, as the group's.
+    let group = told_group(bench).await;
+    assert_eq!(
+        (group.group_id.as_str(), &group.task_ids[..]),
+        ("pod", &["one".to_owned(), "two".to_owned()][..])
+    );
+    let network = group.usage.unwrap();
+    assert_eq!(
+        (network.network_rx_bytes, network.cpu_total_us),
+        (Some(0), None)
+    );
+    // A member's limits change, and what all may use together with them.
+    let memory = |cgroup: &str| {
+        let read = |name| cgroup_file_of(cgroup, name)?.parse::<u64>().ok();
+        read("memory.max").or_else(|| read("memory.limit_in_bytes"))
+    };
+    let group = one.cgroup_path.rsplit_once('/').unwrap().0;
+    let mut client = bench.client().await;
+    let mut change = async |memory_limit_mb| {
+        let wanted = proto::UpdateTaskRequest {
+            task_id: "one".into(),
+            memory_limit_mb: Some(memory_limit_mb),
+            ..proto::UpdateTaskRequest::default()
+        };
+        client.update_task(wanted).await.unwrap()
+    };
+    let before = memory(group).unwrap();
+    change(96).await;
+    assert_eq!(memory(&one.cgroup_path), Some(96 << 20));
+    assert_eq!(memory(group), Some(before + (64 << 20)));
+
     bench.kill_agent().await;
     assert!(alive(one.pid) && alive(two.pid));
     bench.start(2).await;
     assert!(alive(one.pid) && alive(two.pid));
+    let mut client = bench.client().await;
+    let wanted = proto::UpdateTaskRequest {
+        task_id: "one".into(),
+        memory_limit_mb: Some(64),
+        ..proto::UpdateTaskRequest::default()
+    };
+    client.update_task(wanted).await.unwrap();
+    assert_eq!(memory(&one.cgroup_path), Some(64 << 20));
+    // The sum follows, after the answer.
+    eventually("narrowed", || memory(group) == Some(before + (32 << 20))).await;
     let pid = nix::unistd::Pid::from_raw(i32::try_from(one.pid).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     let failed = bench.master.end("one").await;

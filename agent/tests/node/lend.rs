@@ -14,12 +14,12 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::bench::{Bench, eventually, task};
 
-fn holding(mut task: proto::TaskInfo, resources: &str) -> proto::TaskInfo {
+pub(crate) fn holding(mut task: proto::TaskInfo, resources: &str) -> proto::TaskInfo {
     task.resources = resources.parse::<Resources>().unwrap().into();
     task
 }
 
-fn revocable(task: proto::TaskInfo, resources: &str) -> proto::TaskInfo {
+pub(crate) fn revocable(task: proto::TaskInfo, resources: &str) -> proto::TaskInfo {
     let mut task = holding(task, resources);
     task.revocable = true;
     task
@@ -48,8 +48,13 @@ async fn until_it_uses(bench: &Bench, task: &str, wanted: impl Fn(u64) -> bool) 
 }
 
 /// A file of a container's cgroup, in whichever hierarchy has it.
-fn cgroup_file(container: &proto::ContainerStatus, name: &str) -> Option<String> {
-    let path = container.cgroup_path.trim_start_matches('/');
+pub(crate) fn cgroup_file(container: &proto::ContainerStatus, name: &str) -> Option<String> {
+    cgroup_file_of(&container.cgroup_path, name)
+}
+
+/// The same of any cgroup.
+pub(crate) fn cgroup_file_of(cgroup: &str, name: &str) -> Option<String> {
+    let path = cgroup.trim_start_matches('/');
     ["", "cpu", "cpu,cpuacct", "memory"]
         .iter()
         .find_map(|hierarchy| {
@@ -60,10 +65,22 @@ fn cgroup_file(container: &proto::ContainerStatus, name: &str) -> Option<String>
 }
 
 /// The quota in microseconds of each tenth of a second.
-fn quota(container: &proto::ContainerStatus) -> Option<u64> {
+pub(crate) fn quota(container: &proto::ContainerStatus) -> Option<u64> {
     let text =
         cgroup_file(container, "cpu.max").or_else(|| cgroup_file(container, "cpu.cfs_quota_us"))?;
     text.split(' ').next()?.parse().ok()
+}
+
+/// So much is lent at least.
+pub(crate) fn lends(cpu_millis: i64, mem_mb: i64) -> impl Fn(&Resources) -> bool {
+    move |slack| {
+        slack.cpus() >= Scalar::from_millis(cpu_millis) && slack.mem() >= Scalar::from_units(mem_mb)
+    }
+}
+
+/// The first process of a container.
+pub(crate) fn pid(container: &proto::ContainerStatus) -> nix::unistd::Pid {
+    nix::unistd::Pid::from_raw(i32::try_from(container.pid).unwrap())
 }
 
 pub(crate) async fn what_is_not_used_is_lent_and_taken_back_when_it_is_needed(bench: &mut Bench) {
@@ -87,14 +104,9 @@ pub(crate) async fn what_is_not_used_is_lent_and_taken_back_when_it_is_needed(be
         .await
         .container
         .unwrap();
-    let lends = |least: i64| {
-        move |slack: &Resources| {
-            slack.cpus() >= Scalar::from_millis(least) && slack.mem() >= Scalar::from_units(64)
-        }
-    };
     bench
         .master
-        .lends("what a sleeper does not use", lends(500))
+        .lends("what a sleeper does not use", lends(500, 64))
         .await;
 
     let greedy = revocable(task("greedy", &["sleep"]), "cpus:50;mem:32");
@@ -115,9 +127,6 @@ pub(crate) async fn what_is_not_used_is_lent_and_taken_back_when_it_is_needed(be
         .await
         .container
         .unwrap();
-    let pid = |container: &proto::ContainerStatus| {
-        nix::unistd::Pid::from_raw(i32::try_from(container.pid).unwrap())
-    };
     let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", batch.pid)).unwrap();
     assert_eq!(score.trim(), "900", "the kernel kills it first");
     assert_eq!(quota(&batch), Some(20_000), "no more than was lent to it");

@@ -11,6 +11,7 @@ mod disk;
 mod figures;
 mod files;
 mod groups;
+mod guest;
 mod inside;
 mod lend;
 mod life;

@@ -39,6 +39,23 @@ Examples:
   mezzo app update sleep --image sleep:2 --wait
   mezzo app update sleep --set cpus=0.2 --set mem=64 --env LEVEL=debug")]
     Update(UpdateArgs),
+    /// Show what an app file, or a version, would change: every field with its value before and after
+    #[command(after_help = "\
+Examples:
+  mezzo app diff sleep.json                             the file against what runs
+  mezzo app diff sleep --version 2026-01-31T12:00:00.000Z   that version against what runs")]
+    Diff(DiffArgs),
+    /// Change an app in an editor ($VISUAL, $EDITOR, vi)
+    #[command(
+        after_help = "Examples:\n  mezzo app edit sleep --wait\n  EDITOR=nano mezzo app edit /shop/cart"
+    )]
+    Edit(ChangeArgs),
+    /// Show what all instances of an app write, each line behind its instance
+    #[command(
+        visible_alias = "log",
+        after_help = "Examples:\n  mezzo app logs sleep -n 20\n  mezzo app logs sleep -f     also of instances that come later"
+    )]
+    Logs(LogsArgs),
     /// Replace every instance by a fresh one
     #[command(after_help = "Example:\n  mezzo app restart sleep --wait")]
     Restart(ChangeArgs),
@@ -122,6 +139,28 @@ pub(crate) struct UpdateArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// An app file (`-`: standard input), or with --version an app's id
+    #[arg(value_name = "FILE|ID")]
+    pub(crate) target: String,
+    /// A version from `mezzo app versions`
+    #[arg(long)]
+    pub(crate) version: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The app's id
+    pub(crate) id: String,
+    /// Go on, also with instances that come later, until interrupted
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the last lines of each instance
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub(crate) tail: Option<u64>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ChangeArgs {
     /// The app's id
     pub(crate) id: String,
@@ -147,6 +186,9 @@ pub(crate) enum DeploymentCommand {
     /// Show one deployment and what it waits for
     #[command(after_help = "Example:\n  mezzo deployment show 5c3f")]
     Show(DeploymentArg),
+    /// End the trial of a canary, or of blue and green: what is left of the update follows
+    #[command(after_help = "Example:\n  mezzo deployment promote 5c3f")]
+    Promote(DeploymentArg),
     /// Stop a deployment and roll its apps back
     #[command(after_help = "\
 Examples:

@@ -16,7 +16,7 @@ pub(crate) enum GroupCommand {
     #[command(after_help = "\
 Examples:
   mezzo group apply shop.json --plan   what would be done, in which order
-  mezzo group apply shop.json")]
+  mezzo group apply shop.json --wait")]
     Apply(ApplyArgs),
     /// Multiply the instances of every app of a group
     #[command(after_help = "Example:\n  mezzo group scale /shop 1.5")]
@@ -45,6 +45,12 @@ pub(crate) struct Change {
     /// Cancel deployments of the same apps that are still under way
     #[arg(short, long)]
     pub(crate) force: bool,
+    /// Return when the change is complete; show progress until then
+    #[arg(short, long)]
+    pub(crate) wait: bool,
+    /// Give up waiting after this long (the change goes on)
+    #[arg(long, value_name = "DURATION", default_value = "10m")]
+    pub(crate) timeout: String,
 }
 
 #[derive(Debug, Args)]

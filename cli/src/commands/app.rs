@@ -1,5 +1,8 @@
 //! `mezzo app …`: apps, through the scheduler's REST API.
 
+mod diff;
+mod edit;
+mod logs;
 mod why;
 
 use std::{fs, io::Read as _, path::Path};
@@ -49,6 +52,9 @@ pub(crate) async fn run(context: &Context, command: AppCommand) -> Result<(), Fa
             .await
         }
         AppCommand::Update(args) => update(context, &scheduler, &args).await,
+        AppCommand::Diff(args) => diff::run(context, &scheduler, &args).await,
+        AppCommand::Edit(args) => edit::run(context, &scheduler, &args).await,
+        AppCommand::Logs(args) => logs::run(context, &scheduler, &args).await,
         AppCommand::Restart(ChangeArgs { id, change: how }) => {
             let id = request::app_id(&id)?;
             let sentence = format!("{id}: restarting");

@@ -38,6 +38,14 @@ pub(crate) async fn run(context: &Context, command: DeploymentCommand) -> Result
                 render::app::deployments(&[deployment], style)
             })
         }
+        DeploymentCommand::Promote(args) => {
+            let id = request::resolve("deployment", &args.id, ids())?;
+            let path = format!("/v2/deployments/{id}/promote");
+            let answer = scheduler.send(Method::POST, &path, false, None).await?;
+            context
+                .output
+                .done(&answer, &format!("deployment {id}: going on"))
+        }
         DeploymentCommand::Cancel(args) => {
             let id = request::resolve("deployment", &args.id, ids())?;
             let answer = scheduler

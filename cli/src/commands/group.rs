@@ -4,13 +4,13 @@ use mezzo_scheduler::group::GroupId;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::Context;
 use super::app::read_file;
+use super::{Context, wait};
 use crate::{
     args::group::{Change, GroupCommand},
     client::scheduler::Scheduler,
     failure::Failure,
-    render,
+    render, request,
     view::app::{self, App},
 };
 
@@ -78,6 +78,7 @@ async fn change(
     body: Option<&Value>,
     how: &Change,
 ) -> Result<(), Failure> {
+    let timeout = request::duration("--timeout", &how.timeout)?;
     let path = format!(
         "/v2/groups{}?force={}&dryRun={}",
         below(id),
@@ -90,7 +91,13 @@ async fn change(
             .output
             .emit(&answer, |style| render::app::plan(&answer, style));
     }
-    context.output.done(&answer, &format!("{id}: {verb}"))
+    if !how.wait {
+        return context.output.done(&answer, &format!("{id}: {verb}"));
+    }
+    if let Some(deployment) = wait::deployment_id(&answer) {
+        wait::until_over(scheduler, id.as_str(), &deployment, timeout).await?;
+    }
+    context.output.done(&answer, &format!("{id}: done"))
 }
 
 /// Refuses what the scheduler would refuse, and also fields that it would ignore.

@@ -77,7 +77,8 @@ pub(crate) fn agent(args: &AgentArgs, master: Option<&str>) -> Result<(), Failur
     }
     let config: mezzo_agent::Config = settings(args.server.config.as_deref(), flags)?;
     need_host("mezzo agent")?;
-    serve("agent", &args.server.log, |shutdown| {
+    let deadline = config.stop_deadline();
+    serve_for("agent", &args.server.log, deadline, |shutdown| {
         mezzo_agent::run(config, shutdown)
     })
 }
@@ -195,6 +196,20 @@ where
     F: Future<Output = Result<(), E>>,
     E: std::error::Error,
 {
+    serve_for(name, log, STOP_DEADLINE, run)
+}
+
+/// The same, for one that may take so long to stop.
+fn serve_for<F, E>(
+    name: &str,
+    log: &LogArgs,
+    deadline: Duration,
+    run: impl FnOnce(CancellationToken) -> F,
+) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), E>>,
+    E: std::error::Error,
+{
     start_logging(log)?;
     if let Some(parent) = log.die_with {
         die_with(parent)?;
@@ -221,7 +236,7 @@ where
             None => {
                 tracing::info!("told to stop");
                 shutdown.cancel();
-                stop(name, server, &mut interrupt).await?
+                stop(name, server, deadline, &mut interrupt).await?
             }
         };
         result.map_err(|error| Failure::failed(format!("{name}: {}", chain(&error))))
@@ -234,14 +249,15 @@ where
 async fn stop<T>(
     name: &str,
     server: impl Future<Output = T>,
+    deadline: Duration,
     interrupt: &mut SignalStream,
 ) -> Result<T, Failure> {
     let begin = Instant::now();
-    let mut server = std::pin::pin!(tokio::time::timeout(STOP_DEADLINE, server));
+    let mut server = std::pin::pin!(tokio::time::timeout(deadline, server));
     loop {
         tokio::select! {
             result = &mut server => return result.map_err(|_| {
-                Failure::failed(format!("{name}: did not stop within {} s", STOP_DEADLINE.as_secs()))
+                Failure::failed(format!("{name}: did not stop within {} s", deadline.as_secs()))
             }),
             // What comes at once is the same wish again, sent to us and to our group.
             _ = interrupt.recv() => if begin.elapsed() > Duration::from_secs(1) {

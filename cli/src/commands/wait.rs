@@ -44,8 +44,8 @@ pub(crate) async fn until_settled(
     let mut progress = Progress::new();
     let mut heard = start;
     loop {
-        let app: App = match get(scheduler, id).await {
-            Ok(value) => app::one(&value),
+        let value = match get(scheduler, id).await {
+            Ok(value) => value,
             Err(Failure::Unreachable(_)) if heard.elapsed() < AWAY => {
                 progress.show(&format!("{id}: the scheduler is away"), "");
                 tokio::time::sleep(PAUSE).await;
@@ -54,10 +54,12 @@ pub(crate) async fn until_settled(
             Err(other) => return Err(other),
         };
         heard = Instant::now();
+        let app: App = app::one(&value);
         let ours_is_over =
             deployment.is_none_or(|ours| app.deployments.iter().all(|one| one.id != ours));
         if ours_is_over && app.is_settled() {
-            return Ok(app);
+            progress.clear();
+            return taken_back(id, &value).map_or(Ok(app), Err);
         }
         // A second is enough for what simply goes well.
         let stuck = app.tasks_running < app.instances && start.elapsed() > Duration::from_secs(1);
@@ -74,6 +76,69 @@ pub(crate) async fn until_settled(
                 "{}{}; not complete after {} s, it goes on without us",
                 render::app::progress(&app),
                 why(scheduler, &app).await,
+                timeout.as_secs(),
+            )));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// The update that was waited for came back: every other one forgets the one that came back before it.
+fn taken_back(id: &str, app: &Value) -> Option<Failure> {
+    let rollback = app.get("lastRollback")?;
+    let text = |field: &str| {
+        let text = rollback.get(field).and_then(Value::as_str);
+        render::clean(text.unwrap_or_default())
+    };
+    Some(Failure::failed(format!(
+        "{id}: version {} was not done in time and is taken back: {}",
+        text("version"),
+        text("reason")
+    )))
+}
+
+/// Until a deployment of several apps is over.
+pub(crate) async fn until_over(
+    scheduler: &Scheduler,
+    what: &str,
+    deployment: &str,
+    timeout: Duration,
+) -> Result<(), Failure> {
+    let start = Instant::now();
+    let mut progress = Progress::new();
+    let mut heard = start;
+    loop {
+        let answer = match scheduler.get("/v2/deployments").await {
+            Ok(answer) => answer,
+            Err(Failure::Unreachable(_)) if heard.elapsed() < AWAY => {
+                progress.show(&format!("{what}: the scheduler is away"), "");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            Err(other) => return Err(other),
+        };
+        heard = Instant::now();
+        let all = app::raw_list(&answer, "deployments");
+        let Some(ours) = all
+            .iter()
+            .find(|one| one.get("id").and_then(Value::as_str) == Some(deployment))
+        else {
+            return Ok(());
+        };
+        let step = |field: &str| ours.get(field).and_then(Value::as_u64).unwrap_or(0);
+        let text = format!(
+            "{what}: step {} of {}",
+            step("currentStep"),
+            step("totalSteps")
+        );
+        let waits_for = ours.get("waitingFor").and_then(Value::as_str);
+        let waits_for = render::clean(waits_for.unwrap_or_default());
+        let detail = format!(" ({} s): {waits_for}", start.elapsed().as_secs());
+        progress.show(&text, &detail);
+        if start.elapsed() >= timeout {
+            progress.clear();
+            return Err(Failure::failed(format!(
+                "{text}: {waits_for}; not complete after {} s, it goes on without us",
                 timeout.as_secs(),
             )));
         }
@@ -160,6 +225,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_update_that_came_back_is_a_failure_with_its_reason() {
+        let app = json!({"lastRollback": {"version": "v2", "reason": "/a: 0 of 1 healthy"}});
+        let failure = taken_back("/a", &app).expect("came back").to_string();
+        assert_eq!(
+            failure,
+            "/a: version v2 was not done in time and is taken back: /a: 0 of 1 healthy"
+        );
+        assert!(taken_back("/a", &json!({"id": "/a"})).is_none());
+    }
 
     #[test]
     fn the_deployment_is_found_in_both_forms_of_answers() {

@@ -38,8 +38,10 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(4);
 /// Who lives this long is well again.
 const WELL: Duration = Duration::from_secs(5);
-/// Between SIGTERM and SIGKILL: the agent ends its tasks in this time.
+/// Between SIGTERM and SIGKILL; of servers that give up earlier by themselves and say why.
 const GRACE: Duration = Duration::from_secs(30);
+/// The same for the agent, beyond the time that it gives itself to end its tasks. Whoever does not want to wait interrupts again.
+const AGENT_GRACE: Duration = Duration::from_secs(630);
 /// For the rest of the output of a server that has ended; its own children may keep the pipe open for ever.
 const DRAIN: Duration = Duration::from_millis(300);
 
@@ -272,7 +274,11 @@ impl Keeper {
             let _ = kill(pid, Signal::SIGTERM);
         }
         let begin = Instant::now();
-        while begin.elapsed() < GRACE && !HARD.load(Ordering::Relaxed) {
+        let grace = match self.server {
+            Server::Agent => AGENT_GRACE,
+            Server::Master | Server::Scheduler => GRACE,
+        };
+        while begin.elapsed() < grace && !HARD.load(Ordering::Relaxed) {
             if let Ok(ended) = timeout(Duration::from_millis(100), child.wait()).await {
                 return match ended {
                     Ok(status) if status.success() => None,

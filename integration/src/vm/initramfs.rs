@@ -84,6 +84,9 @@ StandardError=journal+console
 TasksMax=infinity
 ";
 
+/// On the kernel's command line: the file system for data is mounted with project quotas. Micro guests only.
+pub(super) const PROJECT_QUOTAS: &str = "mezzo.prjquota";
+
 /// As systemd would have it: one shared tree of mounts, cgroup v2, a loopback interface.
 const BOOT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -98,7 +101,9 @@ ln -sf /proc/self/fd /dev/fd
 hostname guest
 ip link set lo up
 if [ -b /dev/vdb ]; then
-    mkdir -p /data && mount -t ext4 /dev/vdb /data
+    options=defaults
+    case " $(cat /proc/cmdline) " in *" mezzo.prjquota "*) options=prjquota ;; esac
+    mkdir -p /data && mount -t ext4 -o $options /dev/vdb /data
 fi
 "#;
 

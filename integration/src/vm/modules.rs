@@ -13,10 +13,11 @@ pub(super) const DEVICES: [&str; 5] = [
     "virtio_rng",
 ];
 
-/// What containers and their networks ask the kernel for, in a guest without modprobe.
-pub(super) const CONTAINERS: [&str; 14] = [
+/// What containers, their networks and quotas ask the kernel for, in a guest without modprobe.
+pub(super) const CONTAINERS: [&str; 15] = [
     "overlay",
     "loop",
+    "quota_v2",
     "veth",
     "bridge",
     "dummy",

@@ -64,6 +64,8 @@ pub struct GuestSpec {
     pub files: Vec<GuestFile>,
     /// An empty ext4 file system on a block device of its own, mounted at `/data`.
     pub disk_mb: Option<u64>,
+    /// That file system counts and bounds projects (`prjquota`).
+    pub project_quotas: bool,
     /// Its interface to a network, configured when it is up.
     pub nic: Option<Nic>,
 }
@@ -78,6 +80,7 @@ impl GuestSpec {
             cpus: 1,
             files: Vec::new(),
             disk_mb: None,
+            project_quotas: false,
             nic: None,
         }
     }

@@ -71,8 +71,10 @@ impl FrameworkService for FrameworkFront {
         let request = request.into_inner();
         let info = framework_info(request.framework)?;
         let suppressed = roles("suppressed_roles", request.suppressed_roles)?;
-        let (outbox, inbox) =
-            outbox::channel(self.context.config.peer_queue, self.context.fence.clone());
+        let (outbox, inbox) = outbox::channel(
+            self.context.config.framework_queue,
+            self.context.fence.clone(),
+        );
         let conn = self.context.next_conn();
         tracing::info!(
             conn = conn.0,

@@ -262,3 +262,50 @@ fn a_race_with_links_is_never_won() {
     assert_eq!(left, ["file"]);
     assert_eq!(fs::read_to_string(outside.join("file")).unwrap(), "outside");
 }
+
+/// A volume of a container with user numbers of its own: the machine's root is nobody on such a mount.
+#[test]
+fn a_volume_shown_with_other_user_numbers_takes_what_its_root_is_given() {
+    use std::os::fd::AsFd as _;
+
+    use crate::sys::mounts;
+
+    const ROOT: u32 = 1 << 30;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("theirs")).unwrap();
+    let users = mounts::new_user_namespace(&format!("0 {ROOT} 65536")).unwrap();
+    let volume = mounts::clone_mount(dir.path(), true).unwrap();
+    match mounts::set_attributes(volume.as_fd(), 0, Some(users.as_fd())) {
+        Ok(()) => {}
+        Err(error) => {
+            eprintln!("skipped: no idmapped mounts here: {error}");
+            return;
+        }
+    }
+    // In place of a directory, a file and a link of somebody else, who lets nobody in.
+    std::os::unix::fs::chown(dir.path().join("theirs"), Some(7), Some(7)).unwrap();
+    fs::set_permissions(dir.path().join("theirs"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(dir.path().join("theirs/file"), "old").unwrap();
+    let mut writer = TreeWriter::open(&volume, b"theirs", Some((ROOT, ROOT))).unwrap();
+    for part in [
+        entry("file", Kind::File(3)),
+        Part::Data(b"new".to_vec()),
+        entry("tree", Kind::Directory),
+        entry("tree/link", Kind::Link(b"../file".to_vec())),
+    ] {
+        writer.take(part).unwrap();
+    }
+    writer.finish().unwrap();
+    for path in ["theirs/file", "theirs/tree", "theirs/tree/link"] {
+        let made = fs::symlink_metadata(dir.path().join(path)).unwrap();
+        assert_eq!((made.uid(), made.gid()), (0, 0), "{path}: root's on disk");
+    }
+    assert_eq!(
+        fs::read_to_string(dir.path().join("theirs/file")).unwrap(),
+        "new"
+    );
+}

@@ -21,6 +21,7 @@ use super::{
     Copied, CopyError, Entry, Kind, MAX_BYTES, MAX_ENTRIES, MAX_PATH, Part, failed, is_plain,
     open_beneath, parent_in, refused, shown,
 };
+use crate::sys::creator::Creator;
 
 /// Makes a tree.
 #[derive(Debug)]
@@ -98,12 +99,24 @@ impl TreeWriter {
         }
     }
 
-    /// Takes the next part.
+    /// Takes the next part. With an owner, this thread acts as that user meanwhile (see [`Creator`]).
     ///
     /// # Errors
     ///
     /// What cannot be made, and what no honest sender sends. What was made before stays.
     pub fn take(&mut self, part: Part) -> Result<(), CopyError> {
+        // On a volume that is shown with a container's own user numbers nobody else makes anything.
+        let _creator = match self.owner {
+            None => None,
+            Some((uid, gid)) => {
+                let creator = Creator::become_user(uid, gid).map_err(|source| CopyError::Io {
+                    operation: "act as the owner of",
+                    path: part.path(),
+                    source,
+                })?;
+                Some(creator)
+            }
+        };
         match part {
             Part::Entry(entry) => self.entry(entry),
             Part::Data(bytes) => self.data(&bytes),

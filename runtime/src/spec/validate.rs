@@ -40,7 +40,7 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), BadSpec> {
     check_rootfs(&spec.rootfs)?;
     check_group(spec)?;
     check_program(&spec.args, &spec.env)?;
-    inside("cwd", Path::new(&spec.cwd))?;
+    working_dir(&spec.cwd)?;
     if let Some(name) = &spec.hostname {
         let valid = !name.is_empty()
             && name.len() <= 63
@@ -159,9 +159,7 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), BadSpec> {
 /// The first problem of a program to be executed in a container.
 pub(crate) fn check_exec(spec: &ExecSpec) -> Result<(), BadSpec> {
     check_program(&spec.args, &spec.env)?;
-    spec.cwd
-        .as_deref()
-        .map_or(Ok(()), |cwd| inside("cwd", Path::new(cwd)))
+    spec.cwd.as_deref().map_or(Ok(()), working_dir)
 }
 
 fn check_program(args: &[String], env: &[(String, String)]) -> Result<(), BadSpec> {
@@ -298,9 +296,32 @@ fn clean(field: &str, path: &Path) -> Result<(), BadSpec> {
     Ok(())
 }
 
-/// A path inside the container; its links are resolved beneath the root later.
-fn inside(field: &str, path: &Path) -> Result<(), BadSpec> {
-    clean(field, path)
+/// A path inside the container; its links are resolved beneath the root later. What the kernel shows of a process is no
+/// place to work in: its links lead to whatever that process has open (CVE-2024-21626).
+fn working_dir(cwd: &str) -> Result<(), BadSpec> {
+    let path = Path::new(cwd);
+    clean("cwd", path)?;
+    let mut names = path.components().skip(1);
+    let is_proc = names.next() == Some(Component::Normal("proc".as_ref()));
+    let of_process = names.next().is_some_and(|name| {
+        let name = name.as_os_str().as_encoded_bytes();
+        name == b"self" || name == b"thread-self" || name.iter().all(u8::is_ascii_digit)
+    });
+    if is_proc && of_process {
+        return Err(not_a_working_dir(
+            cwd,
+            "is what the kernel shows of a process",
+        ));
+    }
+    Ok(())
+}
+
+/// A `cwd` that cannot be one, and what to do about it.
+pub(crate) fn not_a_working_dir(cwd: &str, why: &str) -> BadSpec {
+    bad(
+        "cwd",
+        format!("{cwd:?} {why}; name a directory of the image or of a volume, such as \"/\""),
+    )
 }
 
 /// Each where a mount may be, all within their bounds.
@@ -399,6 +420,18 @@ mod tests {
         );
         assert_eq!(problem_of(|spec| spec.cwd = "work".into()), "cwd");
         assert_eq!(problem_of(|spec| spec.cwd = "/a/../b".into()), "cwd");
+        for (cwd, field) in [
+            ("/proc/self/fd/7", "cwd"),
+            ("//proc/./self/fd", "cwd"),
+            ("/proc/thread-self/root", "cwd"),
+            ("/proc/17/cwd", "cwd"),
+            ("/proc/sys", "none"),
+            ("/proc", "none"),
+            ("/process/self", "none"),
+            ("/srv/proc/self", "none"),
+        ] {
+            assert_eq!(problem_of(|spec| spec.cwd = cwd.into()), field, "{cwd}");
+        }
         assert_eq!(
             problem_of(|spec| spec.hostname = Some("a b".into())),
             "hostname"

@@ -11,7 +11,7 @@ use super::constraint::Constraint;
 use super::read::decimal_to_json;
 use super::spec::{
     App, AppHealthCheck, CheckPort, Engine, HostPort, KillSelection, Placing, PortDefinition,
-    Protocol, Run, UnreachableStrategy,
+    Protocol, Run, Trial, UnreachableStrategy, UpgradeStrategy,
 };
 
 /// A resource amount as a JSON number.
@@ -89,13 +89,7 @@ impl App {
         if let Some(check) = &self.readiness_check {
             put("readinessChecks", json!([check.to_json()]));
         }
-        put(
-            "upgradeStrategy",
-            json!({
-                "minimumHealthCapacity": decimal_to_json(self.upgrade.minimum_health_ppm, 6),
-                "maximumOverCapacity": decimal_to_json(self.upgrade.maximum_over_ppm, 6),
-            }),
-        );
+        put("upgradeStrategy", upgrade_json(self.upgrade));
         put("backoffSeconds", seconds(self.backoff.initial_ms));
         put("backoffFactor", decimal_to_json(self.backoff.factor_ppm, 6));
         put("maxLaunchDelaySeconds", seconds(self.backoff.max_ms));
@@ -286,4 +280,29 @@ pub(crate) fn health_check(check: &AppHealthCheck) -> Value {
         check.max_consecutive_failures.into(),
     );
     Value::Object(out)
+}
+
+/// What nobody chose is left out, so that Marathon's clients see Marathon's two fields.
+fn upgrade_json(upgrade: UpgradeStrategy) -> Value {
+    let mut out = json!({
+        "minimumHealthCapacity": decimal_to_json(upgrade.minimum_health_ppm, 6),
+        "maximumOverCapacity": decimal_to_json(upgrade.maximum_over_ppm, 6),
+    });
+    let with_hold = |mut trial: Value, hold_ms: Option<u64>| {
+        if let Some(hold) = hold_ms {
+            trial["holdSeconds"] = seconds(hold);
+        }
+        trial
+    };
+    match upgrade.trial {
+        Trial::None => {}
+        Trial::Canary { instances, hold_ms } => {
+            out["canary"] = with_hold(json!({"instances": instances}), hold_ms);
+        }
+        Trial::BlueGreen { hold_ms } => out["blueGreen"] = with_hold(json!({}), hold_ms),
+    }
+    if let Some(after) = upgrade.rollback_after_ms {
+        out["rollbackAfterSeconds"] = seconds(after);
+    }
+    out
 }

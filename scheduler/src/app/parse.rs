@@ -11,6 +11,7 @@ mod parts;
 mod readiness;
 mod residency;
 mod secrets;
+mod upgrade;
 
 use std::collections::BTreeSet;
 
@@ -26,7 +27,7 @@ use super::constraint;
 use super::read::{Fields, Report};
 use super::spec::{
     App, AppHealthCheck, BackoffStrategy, KillSelection, Limit, PPM, Placing, Run,
-    UnreachableStrategy, UpgradeStrategy,
+    UnreachableStrategy,
 };
 use crate::place::Ask;
 
@@ -93,6 +94,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "tasks",
     "readinessCheckResults",
     "lastTaskFailure",
+    "lastRollback",
     "taskStats",
     "waitingFor",
 ];
@@ -151,7 +153,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
     let require_ports = fields.boolean("requirePorts", report).unwrap_or(false);
     let health_check = read_health_check(&fields, ports.len(), report);
     let readiness_check = readiness::check(&fields, &ports, report);
-    let upgrade = read_upgrade(&fields, report);
+    let upgrade = upgrade::read(&fields, report);
     let backoff = read_backoff(&fields, report);
     let kill_grace_ms = fields.decimal("taskKillGracePeriodSeconds", 3, 0, MAX_SECONDS_MS, report);
     let kill_selection = fields
@@ -212,6 +214,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
     };
     residency::defaults(&fields, &mut app);
     residency::check(&app, report);
+    upgrade::check(&app, report);
     check_revocable(&app, report);
     Some(app)
 }
@@ -336,25 +339,6 @@ fn read_health_check(
         checks.extend(parts::health_check(item, path, n_ports, report));
     }
     checks.into_iter().next()
-}
-
-fn read_upgrade(fields: &Fields<'_>, report: &mut Report) -> UpgradeStrategy {
-    let default = UpgradeStrategy::default();
-    let Some(value) = fields.get("upgradeStrategy") else {
-        return default;
-    };
-    let known = ["minimumHealthCapacity", "maximumOverCapacity"];
-    let Some(read) = Fields::open(value, fields.path_of("upgradeStrategy"), &known, report) else {
-        return default;
-    };
-    UpgradeStrategy {
-        minimum_health_ppm: read
-            .decimal("minimumHealthCapacity", 6, 0, PPM, report)
-            .unwrap_or(default.minimum_health_ppm),
-        maximum_over_ppm: read
-            .decimal("maximumOverCapacity", 6, 0, PPM, report)
-            .unwrap_or(default.maximum_over_ppm),
-    }
 }
 
 fn read_backoff(fields: &Fields<'_>, report: &mut Report) -> BackoffStrategy {

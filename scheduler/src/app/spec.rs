@@ -232,6 +232,30 @@ pub struct UpgradeStrategy {
     pub minimum_health_ppm: u64,
     /// Share of the instances that may run in addition, in millionths.
     pub maximum_over_ppm: u64,
+    /// How a new configuration is tried before it replaces the old one.
+    pub trial: Trial,
+    /// An update that is not done so long after its step began, or after its trial, is taken back.
+    pub rollback_after_ms: Option<u64>,
+}
+
+/// What comes before all instances are replaced (fields of mezzo's own).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Trial {
+    /// Nothing: instances are replaced one after the other.
+    #[default]
+    None,
+    /// A few of the new beside the old.
+    Canary {
+        /// So many.
+        instances: u32,
+        /// So long all of them must be healthy; `None`: until somebody says so.
+        hold_ms: Option<u64>,
+    },
+    /// All of the new beside all of the old, which then end together.
+    BlueGreen {
+        /// As for a canary.
+        hold_ms: Option<u64>,
+    },
 }
 
 impl Default for UpgradeStrategy {
@@ -239,6 +263,8 @@ impl Default for UpgradeStrategy {
         Self {
             minimum_health_ppm: PPM,
             maximum_over_ppm: PPM,
+            trial: Trial::None,
+            rollback_after_ms: None,
         }
     }
 }

@@ -87,6 +87,11 @@ pub enum Command {
         /// Leave things as they are instead of rolling back.
         force: bool,
     },
+    /// The trials of a deployment are over: go on.
+    Promote {
+        /// Which.
+        id: DeploymentId,
+    },
     /// Launch at once.
     ResetDelay {
         /// Of which app.
@@ -158,6 +163,9 @@ pub enum Refusal {
     /// There is no such deployment.
     #[error("DeploymentPlan {0} does not exist")]
     NoDeployment(DeploymentId),
+    /// It has no trial under way.
+    #[error("no app of the deployment {0} is on trial: there is nothing to promote")]
+    NoTrial(DeploymentId),
     /// There is no such task.
     #[error("Task '{0}' does not exist")]
     NoTask(TaskId),
@@ -261,6 +269,7 @@ impl Core {
                 self.kill_tasks(&tasks, scale, &wipe, order, now, ids)
             }
             Command::CancelDeployment { id, force } => self.cancel(id, force, now, ids),
+            Command::Promote { id } => self.promote(id, now),
             Command::ResetDelay { app } => {
                 self.visible(&app)?;
                 if let Some(state) = self.app_mut(&app) {
@@ -454,34 +463,12 @@ impl Core {
         let Some(deployment) = self.state.deployments.get(&id).cloned() else {
             return Err(Refusal::NoDeployment(id));
         };
-        let groups = deployment
-            .groups
-            .iter()
-            .map(|(group, before)| {
-                let dependencies = before.as_ref().map(|before| before.dependencies.clone());
-                (group.clone(), dependencies)
-            })
-            .collect();
         self.tell_broken_off(id, "cancelled");
-        self.drop_deployment(id);
         if force {
+            self.drop_deployment(id);
             return Ok(Reply::Done);
         }
-        let targets = deployment
-            .original
-            .iter()
-            .map(|(app, before)| Target {
-                id: app.clone(),
-                to: before.as_ref().map(|before| before.app.clone()),
-                anew: false,
-                resumed: true,
-            })
-            .collect();
-        let order = Order {
-            groups,
-            ..Order::of(targets, true)
-        };
-        self.deploy(order, now, ids)
+        self.take_deployment_back(&deployment, now, ids)
     }
 }
 

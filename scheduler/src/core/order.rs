@@ -58,6 +58,8 @@ pub(super) struct Order {
     pub(super) force: bool,
     /// Only say what would be done.
     pub(super) dry_run: bool,
+    /// It takes a deployment back.
+    pub(super) is_rollback: bool,
     /// For the answer.
     pub(super) unknown: Vec<Unknown>,
 }
@@ -118,6 +120,7 @@ impl Core {
         let changes = self.changes(&order, !locking.is_empty(), version);
         let id = DeploymentId(ids.unique());
         let mut plan = plan(id, version, &changes, &levels);
+        plan.is_rollback = order.is_rollback;
         if let Some(about) = &order.about {
             self.remember_before(about);
         }
@@ -127,7 +130,7 @@ impl Core {
             }
         }
         plan.groups = self.set_groups(&order.groups, version);
-        self.begin(plan);
+        self.begin(plan, now);
         if let Some(about) = &order.about {
             self.remember(about, version);
         }
@@ -164,7 +167,7 @@ impl Core {
         changes
     }
 
-    fn begin(&mut self, plan: Deployment) {
+    fn begin(&mut self, plan: Deployment, now: u64) {
         let id = plan.id;
         tracing::info!(deployment = %id, version = %plan.version, apps = plan.original.len(), "deployment begun");
         let is_empty = plan.steps.is_empty();
@@ -175,7 +178,11 @@ impl Core {
             self.state.hold(&app);
             // What it was is no word on what it is to be.
             if let Some(state) = self.state.apps.get_mut(&app) {
-                Arc::make_mut(state).reached = false;
+                let state = Arc::make_mut(state);
+                state.reached = false;
+                if state.last_rollback.take().is_some() {
+                    self.dirty.insert(Key::App(app.clone()));
+                }
             }
             self.touched.insert(app);
         }
@@ -185,6 +192,7 @@ impl Core {
             self.drop_deployment(id);
         } else {
             self.dirty.insert(Key::Deployment(id));
+            self.begin_courses(id, now);
             self.tell_step_begun(id);
         }
     }

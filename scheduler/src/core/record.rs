@@ -11,7 +11,7 @@ use std::sync::Arc;
 use mezzo_api::model::{FrameworkId, TaskId};
 use serde::{Deserialize, Serialize};
 
-use super::state::{AppState, Instance, State, TaskFailure};
+use super::state::{AppState, Instance, Rollback, State, TaskFailure};
 use crate::app::{AppId, AppVersion};
 use crate::backoff::Backoff;
 use crate::deployment::{Deployment, DeploymentId};
@@ -70,6 +70,8 @@ struct AppRecord {
     current: Timestamp,
     backoff: Backoff,
     last_failure: Option<TaskFailure>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_rollback: Option<Rollback>,
 }
 
 /// The bytes of the record, or `None` if the state has nothing under that key.
@@ -83,6 +85,7 @@ pub fn encode(state: &State, key: &Key) -> Option<Vec<u8>> {
                 current: app.current.version,
                 backoff: app.backoff,
                 last_failure: app.last_failure.clone(),
+                last_rollback: app.last_rollback.clone(),
             })
         }),
         Key::Version(id, version) => state
@@ -197,6 +200,7 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
         app.versions = history;
         app.backoff = record.backoff;
         app.last_failure = record.last_failure;
+        app.last_rollback = record.last_rollback;
         state.apps.insert(id, Arc::new(app));
     }
     for instance in instances {

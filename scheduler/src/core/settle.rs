@@ -11,6 +11,7 @@ use super::state::{AppState, Condition, Queue, REPLACE_BESIDE_MS, Sentence};
 use super::{Call, Core, millis};
 use crate::app::spec::UnreachableStrategy;
 use crate::app::{AppId, AppVersion};
+use crate::deployment::course::Stage;
 use crate::deployment::step::{Progress, wanted};
 use crate::deployment::{ActionKind, DeploymentId, Lock};
 use crate::reconcile::{self, Phase};
@@ -26,7 +27,7 @@ impl Core {
             let Some(id) = deployments.pop_first() else {
                 break;
             };
-            self.advance(id);
+            self.advance(id, now);
         }
     }
 
@@ -38,8 +39,11 @@ impl Core {
             return;
         };
         let app = Arc::clone(app);
-        let spec = &app.active().app;
-        let wanted = wanted(self.state.action_on(id), spec);
+        let version = Arc::clone(app.active());
+        let spec = &version.app;
+        let course = self.state.course_of(id);
+        let stage = course.map(|course| course.stage);
+        let wanted = wanted(self.state.action_on(id), stage, spec);
         let mut members = app.members(now);
         for member in &mut members {
             // Nothing ends by an old word of its health.
@@ -52,11 +56,32 @@ impl Core {
         let overdue = self.overdue(&app, now);
         if !changes.kill.is_empty() || !overdue.is_empty() {
             let kills = std::mem::take(&mut changes.kill);
+            // With a hold on it a change would copy the list of all its instances.
+            drop(app);
             self.sentence(id, kills, Sentence::NotWanted);
             self.sentence(id, overdue, Sentence::Overdue);
             // Those are members of another sort now: look again.
             self.touched.insert(id.clone());
             return;
+        }
+        if let Some(course) = course {
+            let on_trial = course.stage != Stage::Going;
+            let is_healthy = changes.reached;
+            if !self.follow(
+                id,
+                course,
+                on_trial && is_healthy,
+                &changes.waiting_for,
+                now,
+            ) {
+                return;
+            }
+            if on_trial {
+                changes.reached = false;
+                changes.waiting_for = course
+                    .waiting_for(&spec.upgrade)
+                    .unwrap_or(changes.waiting_for);
+            }
         }
         let mut queue = app.queue.clone();
         match (changes.launch, &mut queue) {
@@ -77,10 +102,11 @@ impl Core {
         } else {
             self.waiting.remove(id);
         }
-        if queue != app.queue
+        let is_news = queue != app.queue
             || changes.waiting_for != app.waiting_for
-            || changes.reached != app.reached
-        {
+            || changes.reached != app.reached;
+        drop(app);
+        if is_news {
             self.changed = true;
             if let Some(app) = self.state.apps.get_mut(id) {
                 let app = Arc::make_mut(app);
@@ -161,6 +187,12 @@ impl Core {
     fn next_look(&self, app: &AppState, now: u64) -> Option<u64> {
         let mut at: Option<u64> = None;
         let mut look = |then: u64| at = Some(at.map_or(then, |at| at.min(then)));
+        let strategy = &app.active().app.upgrade;
+        if let Some(course) = self.state.course_of(&app.current.app.id)
+            && let Some(then) = course.next_look(strategy)
+        {
+            look(then);
+        }
         if app.queue.is_some() && app.backoff.left_ms(now) > 0 {
             look(app.backoff.until());
         }
@@ -203,7 +235,7 @@ impl Core {
         at
     }
 
-    fn advance(&mut self, id: DeploymentId) {
+    fn advance(&mut self, id: DeploymentId, now: u64) {
         let Some(deployment) = self.state.deployments.get(&id) else {
             return;
         };
@@ -238,6 +270,7 @@ impl Core {
                 .map(|action| action.app.clone())
                 .collect();
             self.state.deployments.insert(id, Arc::new(deployment));
+            self.begin_courses(id, now);
             self.tell_step_begun(id);
             for app in begun {
                 self.state.hold(&app);

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::app::spec::UnreachableStrategy;
 use crate::app::{AppId, AppVersion};
 use crate::backoff::Backoff;
+use crate::deployment::course::Course;
 use crate::deployment::{ActionKind, Deployment, DeploymentId, Lock};
 use crate::group::{GroupId, GroupState};
 use crate::jobs::state::Jobs;
@@ -59,6 +60,15 @@ impl State {
         let lock = self.locks.get(app)?;
         let (kind, step) = lock.action?;
         (self.deployments.get(&lock.deployment)?.current == step).then_some(kind)
+    }
+
+    /// The app's way through the step under way, where it chose a trial or a deadline.
+    #[must_use]
+    pub fn course_of(&self, app: &AppId) -> Option<Course> {
+        self.action_on(app)?;
+        let lock = self.locks.get(app)?;
+        let deployment = self.deployments.get(&lock.deployment)?;
+        deployment.courses.get(app).copied()
     }
 
     /// Whether a deployment will do something to `app` in a later step.
@@ -216,6 +226,8 @@ pub struct AppState {
     pub backoff: Backoff,
     /// The latest, for people.
     pub last_failure: Option<TaskFailure>,
+    /// The latest update that was taken back because its time was over, until the next one begins.
+    pub last_rollback: Option<Rollback>,
     /// Memory only: what waits to be launched.
     pub queue: Option<Queue>,
     /// Memory only: what keeps it from what is wanted; empty when nothing does.
@@ -237,6 +249,7 @@ impl AppState {
             holdings: BTreeMap::new(),
             backoff: Backoff::default(),
             last_failure: None,
+            last_rollback: None,
             queue: None,
             waiting_for: String::new(),
             reached: false,
@@ -390,6 +403,17 @@ pub struct TaskFailure {
     pub version: Timestamp,
     /// When.
     pub timestamp: Timestamp,
+}
+
+/// An update that did not get there in time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// The version that was given up.
+    pub version: Timestamp,
+    /// When.
+    pub timestamp: Timestamp,
+    /// What it waited for, for people.
+    pub reason: String,
 }
 
 /// Where an instance stands.

@@ -42,7 +42,7 @@ pub(super) fn about(command: &Command) -> Option<GroupId> {
             GroupChange::Delete => Some(GroupId::root()),
         }),
         Command::CancelDeployment { .. } | Command::KillTasks { .. } => Some(GroupId::root()),
-        Command::ResetDelay { .. } | Command::Job(_) => None,
+        Command::Promote { .. } | Command::ResetDelay { .. } | Command::Job(_) => None,
     }
 }
 

@@ -62,6 +62,8 @@ pub fn plan(
         current: 0,
         original,
         groups: BTreeMap::new(),
+        courses: BTreeMap::new(),
+        is_rollback: false,
     }
 }
 

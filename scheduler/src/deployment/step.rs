@@ -2,7 +2,9 @@
 //!
 //! Pure.
 
+use super::course::Stage;
 use super::{Action, ActionKind, Deployment};
+use crate::app::spec::{PPM, Trial, UpgradeStrategy};
 use crate::app::{App, AppId};
 use crate::reconcile::Wanted;
 
@@ -47,17 +49,38 @@ impl Deployment {
     }
 }
 
-/// What is wanted of an app by an action on it, or without one.
+/// What is wanted of an app by an action on it, or without one; `stage` where its update has a course.
 #[must_use]
-pub fn wanted(action: Option<ActionKind>, app: &App) -> Wanted {
+pub fn wanted(action: Option<ActionKind>, stage: Option<Stage>, app: &App) -> Wanted {
+    let n = app.instances;
+    // Two of everything for a while, whatever the capacities say: that is what was chosen.
+    let two_of_all = UpgradeStrategy {
+        minimum_health_ppm: PPM,
+        maximum_over_ppm: PPM,
+        ..app.upgrade
+    };
     match action {
         None | Some(ActionKind::StartApplication | ActionKind::ScaleApplication) => {
-            Wanted::Scale(app.instances)
+            Wanted::Scale(n)
         }
         Some(ActionKind::RestartApplication) if app.residency.is_some() => {
-            Wanted::Resident(app.instances, app.upgrade)
+            Wanted::Resident(n, app.upgrade)
         }
-        Some(ActionKind::RestartApplication) => Wanted::Restart(app.instances, app.upgrade),
+        Some(ActionKind::RestartApplication) => {
+            match (app.upgrade.trial, stage.unwrap_or(Stage::Going)) {
+                (Trial::Canary { instances, .. }, Stage::Trying | Stage::Holding) => {
+                    Wanted::Trial(n, instances.min(n), app.upgrade)
+                }
+                (Trial::BlueGreen { .. }, Stage::Trying | Stage::Holding) => {
+                    Wanted::Trial(n, n, two_of_all)
+                }
+                // A roll back of blue and green goes as quickly.
+                (Trial::BlueGreen { .. }, Stage::Going) => Wanted::Restart(n, two_of_all),
+                (Trial::None, _) | (Trial::Canary { .. }, Stage::Going) => {
+                    Wanted::Restart(n, app.upgrade)
+                }
+            }
+        }
         Some(ActionKind::StopApplication) => Wanted::Stop,
     }
 }

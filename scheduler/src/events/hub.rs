@@ -4,6 +4,7 @@
 //! publishes after its commit; nobody it publishes to can slow it down.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -26,7 +27,19 @@ pub(crate) struct Hub {
     ring: Mutex<Ring>,
     next: watch::Sender<u64>,
     readers: Arc<Semaphore>,
+    cut_off: AtomicU64,
     ending: CancellationToken,
+}
+
+/// How the hub does, for `/metrics`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Figures {
+    /// Events told in this run.
+    pub(crate) told: u64,
+    /// Readers connected.
+    pub(crate) readers: u64,
+    /// Readers that were too slow.
+    pub(crate) cut_off: u64,
 }
 
 /// As many read as may.
@@ -41,6 +54,7 @@ impl Hub {
             ring: Mutex::new(Ring::new(run, capacity)),
             next: watch::channel(0).0,
             readers: Arc::new(Semaphore::new(MAX_READERS)),
+            cut_off: AtomicU64::new(0),
             ending,
         })
     }
@@ -100,6 +114,14 @@ impl Hub {
         Ok((reader, lost))
     }
 
+    pub(crate) fn figures(&self) -> Figures {
+        Figures {
+            told: self.ring().next(),
+            readers: MAX_READERS.saturating_sub(self.readers.available_permits()) as u64,
+            cut_off: self.cut_off.load(Ordering::Relaxed),
+        }
+    }
+
     fn ring(&self) -> MutexGuard<'_, Ring> {
         // Nothing in there panics halfway through a change.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
@@ -135,6 +157,7 @@ impl Reader {
             self.next.borrow_and_update();
             match self.hub.ring().read(self.at, BATCH) {
                 Err(Lagged) => {
+                    self.hub.cut_off.fetch_add(1, Ordering::Relaxed);
                     tracing::info!(client = %self.client, "a reader of events is too slow: cut off");
                     return None;
                 }
@@ -212,6 +235,9 @@ mod tests {
             fast.read().await.expect("it keeps up");
         }
         assert!(slow.read().await.is_none());
+        let figures = hub.figures();
+        assert_eq!((figures.readers, figures.cut_off), (2, 1));
+        assert!(figures.told > 20);
         let (mut back, lost) = hub
             .attach(CLIENT, Some(EventId { run: 7, number: 0 }))
             .expect("room");

@@ -45,7 +45,9 @@ pub(super) async fn command(
 pub(super) fn refused(refusal: &Refusal) -> Response {
     let message = refusal.to_string();
     match refusal {
-        Refusal::Exists(_) | Refusal::GroupExists(_) => error(StatusCode::CONFLICT, &message),
+        Refusal::Exists(_) | Refusal::GroupExists(_) | Refusal::NoTrial(_) => {
+            error(StatusCode::CONFLICT, &message)
+        }
         Refusal::NoApp(_)
         | Refusal::NoVersion(..)
         | Refusal::NoGroup(_)

@@ -236,5 +236,19 @@ pub(super) async fn metrics(State(context): State<Context>) -> Response {
         "Deployments begun.",
         counters.deployments,
     );
+    let events = context.hub.figures();
+    put("events_total", "counter", "Events told.", events.told);
+    put(
+        "event_readers",
+        "gauge",
+        "Readers of /v2/events.",
+        events.readers,
+    );
+    put(
+        "event_readers_cut_off_total",
+        "counter",
+        "Readers of /v2/events that were too slow.",
+        events.cut_off,
+    );
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out).into_response()
 }

@@ -66,3 +66,14 @@ pub(super) async fn cancel(
         Err(response) => *response,
     }
 }
+
+pub(super) async fn promote(State(context): State<Context>, Path(id): Path<String>) -> Response {
+    let id = match parse(&id) {
+        Ok(id) => id,
+        Err(response) => return *response,
+    };
+    match answer::command(&context.handle, Command::Promote { id }).await {
+        Ok(_) => StatusCode::ACCEPTED.into_response(),
+        Err(response) => *response,
+    }
+}

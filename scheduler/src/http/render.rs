@@ -32,6 +32,14 @@ pub(crate) fn app(state: &State, app: &AppState, embed: Embed) -> Value {
             .collect();
         fields.insert("tasks".into(), tasks.into());
     }
+    if let Some(rollback) = &app.last_rollback {
+        let rollback = json!({
+            "version": rollback.version.to_string(),
+            "timestamp": rollback.timestamp.to_string(),
+            "reason": rollback.reason,
+        });
+        fields.insert("lastRollback".into(), rollback);
+    }
     if embed.readiness {
         fields.insert("readinessCheckResults".into(), readiness(app));
     }

@@ -235,6 +235,7 @@ const OPERATIONS: &[Operation] = &[
     get("/v2/deployments", "listDeployments", "What is under way, and what it waits for", NONE, Gives::Json("Deployments"), NEVER),
     get("/v2/deployments/{deploymentId}", "getDeployment", "One deployment", NONE, Gives::Json("Deployment"), MISSING),
     op("delete", "/v2/deployments/{deploymentId}", "cancelDeployment", "Roll back by a new deployment; with force only stop it (202, nothing in it)", FORCE, B0, 200, DEPLOYED, DEPLOY),
+    op("post", "/v2/deployments/{deploymentId}/promote", "promoteDeployment", "The new version of each app on trial takes the place of the old one now (mezzo's own)", NONE, B0, 202, Nothing, &[404, 409, 503]),
     // Queue.
     get("/v2/queue", "getQueue", "What waits to be launched, and why", &["embed"], Gives::Json("Queue"), NEVER),
     op("delete", "/v2/queue/{appId}/delay", "resetDelay", "Launch again at once", NONE, B0, 204, Nothing, MISSING),

@@ -1,16 +1,16 @@
 //! Performs the core's calls on one subscription.
 //!
-//! Edge. In order, because a Reconcile must not overtake the Accept of a task it asks about; only acknowledgements, which
-//! do not depend on each other, go side by side. Every call has a deadline. Any failure that is not about the call's own
+//! Edge. In order, because a Reconcile must not overtake the Accept of a task it asks about; acknowledgements, on which
+//! nothing else depends, go last and many together. Every call has a deadline. Any failure that is not about the call's own
 //! content ends the subscription: the next one reconciles.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 
-use futures::StreamExt;
 use mezzo_api::model::{AgentId, PoolChange, Resources, RoleName, TaskId};
 use mezzo_api::proto;
+use mezzo_api::proto::acknowledge_request::Update;
 use mezzo_api::proto::framework_service_client::FrameworkServiceClient;
 use mezzo_api::proto::operation::Operation::{
     CreateVolume, DestroyVolume, Launch, Reserve, Unreserve,
@@ -27,8 +27,8 @@ use crate::core::{Call, Purpose};
 use crate::resident::HoldingId;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Acknowledgements under way at once.
-const PARALLEL_ACKS: usize = 64;
+/// Acknowledgements that go together: a hundredth of the cost of as many calls.
+const ACKS_PER_CALL: usize = 1000;
 /// Pages of agents asked for at most.
 const MAX_PAGES: usize = 1000;
 
@@ -54,14 +54,11 @@ impl Performer {
                     return status.to_string();
                 }
             }
-            let failed = futures::stream::iter(acks)
-                .map(|call| self.perform(call))
-                .buffer_unordered(PARALLEL_ACKS)
-                .filter_map(|result| std::future::ready(result.err()))
-                .next()
-                .await;
-            if let Some(status) = failed {
-                return status.to_string();
+            let acks: Vec<Update> = acks.into_iter().filter_map(acknowledgement).collect();
+            for chunk in acks.chunks(ACKS_PER_CALL) {
+                if let Err(status) = self.acknowledge(chunk.to_vec()).await {
+                    return status.to_string();
+                }
             }
         }
         "the scheduler ends".to_owned()
@@ -130,19 +127,9 @@ impl Performer {
                 };
                 harmless("kill", within(client.kill(request)).await)
             }
-            Call::Acknowledge {
-                task,
-                agent,
-                update,
-            } => {
-                let request = proto::AcknowledgeRequest {
-                    caller,
-                    agent_id: agent.to_string(),
-                    task_id: task.to_string(),
-                    update_id: update.to_string(),
-                    ..proto::AcknowledgeRequest::default()
-                };
-                harmless("acknowledge", within(client.acknowledge(request)).await)
+            Call::Acknowledge { .. } => {
+                let updates = acknowledgement(call).into_iter().collect();
+                self.acknowledge(updates).await
             }
             Call::Reconcile { tasks } => {
                 let tasks = tasks
@@ -182,6 +169,16 @@ impl Performer {
             Purpose::Tasks => RoleName::any().to_string(),
             Purpose::Residents => self.resident_role.to_string(),
         }
+    }
+
+    async fn acknowledge(&self, updates: Vec<Update>) -> Result<(), Status> {
+        let request = proto::AcknowledgeRequest {
+            caller: Some(self.caller.clone()),
+            updates,
+            ..proto::AcknowledgeRequest::default()
+        };
+        let done = within(self.client.clone().acknowledge(request)).await;
+        harmless("acknowledge", done)
     }
 
     /// Nice to know only: whatever goes wrong is no reason to end the subscription.
@@ -248,6 +245,22 @@ fn held(info: &proto::AgentInfo) -> BTreeSet<HoldingId> {
     stacks
         .filter_map(|stack| HoldingId::of_labels(&stack.last()?.labels))
         .collect()
+}
+
+fn acknowledgement(call: Call) -> Option<Update> {
+    let Call::Acknowledge {
+        task,
+        agent,
+        update,
+    } = call
+    else {
+        return None;
+    };
+    Some(Update {
+        agent_id: agent.to_string(),
+        task_id: task.to_string(),
+        update_id: update.to_string(),
+    })
 }
 
 fn resources(list: Vec<proto::Resource>) -> Option<Resources> {

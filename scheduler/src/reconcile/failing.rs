@@ -64,3 +64,32 @@ pub(super) fn done_with(
     }
     over.into_iter().map(|member| member.id.clone()).collect()
 }
+
+/// While an update rolls, those of the new that fail for good make room for another try.
+pub(super) fn end_new(members: &[Member], kill: &mut Vec<TaskId>) {
+    let failed = members
+        .iter()
+        .filter(|member| member.current && is_failing(member));
+    end(failed, kill);
+}
+
+/// While an update rolls, those of the old that have waited for so long make room for the new, as many at a time as ever.
+/// Not in a trial: that has just as many of the new as it is to have.
+pub(super) fn end_old(members: &[Member], n: u32, kill: &mut Vec<TaskId>) {
+    let under_way = count(members, |member| {
+        matches!(member.phase, Phase::Leaving | Phase::Launching)
+    });
+    let room = at_a_time(n).saturating_sub(under_way as usize);
+    let waited = members
+        .iter()
+        .filter(|member| !member.current && member.phase == Phase::FailingLong);
+    end(waited.take(room), kill);
+}
+
+fn end<'m>(members: impl Iterator<Item = &'m Member>, kill: &mut Vec<TaskId>) {
+    let more: Vec<TaskId> = members
+        .map(|member| member.id.clone())
+        .filter(|id| !kill.contains(id))
+        .collect();
+    kill.extend(more);
+}

@@ -12,6 +12,9 @@ use crate::app::spec::KillSelection;
 /// The `n` that go first: late returners, other configurations, those of the fullest group if the app spreads over
 /// groups, those not healthy before those that are (by how little is lost), then by age.
 pub(super) fn victims(mut members: Vec<&Member>, n: u32, selection: KillSelection) -> Vec<TaskId> {
+    if n == 0 {
+        return Vec::new();
+    }
     let rank = |member: &Member| match member.phase {
         Phase::Leaving | Phase::Inactive | Phase::Abandoned => 0,
         Phase::Unreachable => 1,

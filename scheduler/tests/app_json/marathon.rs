@@ -179,7 +179,11 @@ fn pieces(value: Value) -> Vec<Value> {
                 .flat_map(|(_, apps)| pieces(apps))
                 .collect()
         }
-        other => vec![other],
+        other @ (Value::Object(_)
+        | Value::Null
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_)) => vec![other],
     }
 }
 
@@ -245,7 +249,7 @@ fn app(value: &Value) -> Outcome {
     let image = json!({"container": {"docker": {"image": "any:1"}}});
     match read_app(&merge(value, &image)) {
         Outcome::Same | Outcome::SameWithImage => Outcome::SameWithImage,
-        other => other,
+        other @ (Outcome::Differs(_) | Outcome::Refused(_)) => other,
     }
 }
 

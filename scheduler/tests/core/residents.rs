@@ -283,3 +283,37 @@ fn what_instances_keep_cannot_be_changed() {
         .put(json!({"cmd": "true"}))
         .expect("that is no matter of what is kept");
 }
+
+/// By the number of docs/marathon-compatibility.md: volumes deleted on loss, reservations leaked, apps that wait without
+/// a word.
+#[test]
+fn pain_14_a_lost_machine_costs_no_data_the_app_says_what_it_waits_for_and_nothing_leaks() {
+    let (mut bench, mut node) = (Bench::new(), Node::new());
+    let task = bench.run_resident(&mut node, 1).remove(0);
+    let held = bench.holdings().remove(0);
+    bench.say_more(&task.task_id, TaskState::Unreachable, |status| {
+        status.update_id = None;
+    });
+    bench.now += 86_400_000;
+    bench.turn();
+    let ids: Vec<_> = bench.holdings().iter().map(|one| one.id).collect();
+    assert_eq!(ids, [held.id], "a day later it is still kept");
+    assert!(bench.core.state().releasing.is_empty());
+    let why = why::waiting_for(bench.core.state(), bench.app(), bench.now);
+    assert!(!why.is_empty());
+    // It comes back with its data.
+    assert_eq!(killed(&bench.say(&task.task_id, TaskState::Running)), []);
+    assert_eq!(bench.app().instances.len(), 1);
+    // The app goes, and everything is given back.
+    let app = "/a".parse().expect("valid");
+    bench
+        .command(Command::Delete { app, force: true })
+        .expect("goes");
+    bench.turn();
+    bench.say(&task.task_id, TaskState::Killed);
+    node.ended(&task);
+    bench.told(&[&held]);
+    let effects = bench.offer_of(&node);
+    node.take(&effects);
+    assert!(node.free.is_open(), "{}", node.free);
+}

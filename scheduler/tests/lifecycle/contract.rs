@@ -378,6 +378,17 @@ fn deployments() -> Vec<Row> {
         row("getDeployment", "GET /v2/deployments/{deployment}", 200).has("/id", any()),
         row("getDeployment", "GET /v2/deployments/none", 404)
             .has("/message", json!("DeploymentPlan none does not exist")),
+        row(
+            "promoteDeployment",
+            "POST /v2/deployments/{deployment}/promote",
+            409,
+        )
+        .has("/message", any()),
+        row(
+            "promoteDeployment",
+            "POST /v2/deployments/none/promote",
+            404,
+        ),
         row("putApp", "PUT /v2/apps/stuck", 409)
             .body(json!({"instances": 2}))
             .has("/message", any())
@@ -549,7 +560,9 @@ async fn every_route_keeps_its_contract() {
             Value::Null => None,
             // Not JSON, on purpose.
             Value::String(text) => Some(text.clone()),
-            body => Some(filled(&body.to_string(), &kept)),
+            body @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                Some(filled(&body.to_string(), &kept))
+            }
         };
         let started = Instant::now();
         let answer = loop {

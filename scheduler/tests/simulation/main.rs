@@ -2,9 +2,13 @@
 //! scheduler killed between any two steps and started again from what was durable. Hundreds of seeds in seconds.
 //!
 //! Invariants: no task id is used twice (the world checks each launch); what is durable is always the whole state; in
-//! the end exactly the wanted instances run and every deployment is over; a rolling update without failures never
-//! leaves its bounds. `MEZZO_SIM_SEEDS=FROM..TO` runs other seeds.
+//! the end exactly the wanted instances run and every deployment is over; no update leaves its bounds by a decision of the
+//! scheduler, and one without failures not at all, in the world itself; a deployment under way says what it waits for; a
+//! trial ends by its time or by a word, never by a restart. `planted` shows that each of them bites.
+//! `MEZZO_SIM_SEEDS=FROM..TO` runs other seeds.
 
+mod planted;
+mod rules;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +20,10 @@ use mezzo_scheduler::core::groups::{GroupChange, GroupCommand};
 use mezzo_scheduler::core::record::{Key, decode};
 use mezzo_scheduler::core::state::State;
 use mezzo_scheduler::core::{Call, Core, Ids, Settings};
-use mezzo_scheduler::reconcile::{bounds, resident_bounds};
+use mezzo_scheduler::deployment::course;
+use mezzo_scheduler::reconcile::resident_bounds;
 use mezzo_scheduler::resident::Stage;
+use rules::{Planted, Trials, limits};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use world::{Message, Rng, World, framework};
@@ -50,6 +56,9 @@ struct Sim {
     faults: Faults,
     wake_at: Option<u64>,
     crashes: u32,
+    trials: Trials,
+    planted: Option<Planted>,
+    is_quiet: bool,
 }
 
 impl Sim {
@@ -66,6 +75,9 @@ impl Sim {
             faults,
             wake_at: None,
             crashes: 0,
+            trials: Trials::default(),
+            planted: None,
+            is_quiet: false,
         };
         sim.turn();
         sim
@@ -75,7 +87,14 @@ impl Sim {
     fn crash(&mut self) {
         self.crashes += 1;
         self.world.disconnect();
-        let state = decode(self.disk.clone()).expect("what was committed can be read");
+        let mut state = decode(self.disk.clone()).expect("what was committed can be read");
+        if self.planted == Some(Planted::TrialForgotten) {
+            for deployment in state.deployments.values_mut() {
+                for course in std::sync::Arc::make_mut(deployment).courses.values_mut() {
+                    *course = course.promoted(self.now);
+                }
+            }
+        }
         self.core = Core::new(state, Settings::default());
         self.wake_at = Some(self.now);
     }
@@ -89,11 +108,23 @@ impl Sim {
     }
 
     fn turn(&mut self) {
+        let before = self.core.state().clone();
         let effects = self.core.turn(self.now, &mut self.ids);
+        let mut after = self.core.state().clone();
+        if self.planted == Some(Planted::Silent) {
+            for app in after.apps.values_mut() {
+                std::sync::Arc::make_mut(app).waiting_for.clear();
+            }
+        }
+        self.trials.check(&before, &after, self.now, self.is_quiet);
         if self.maybe_crash(100) {
             return;
         }
         for write in effects.writes {
+            let is_instance = matches!(write.key, Key::Instance(_));
+            if is_instance && self.planted == Some(Planted::Unwritten) {
+                continue;
+            }
             match write.value {
                 Some(value) => self.disk.insert(write.key, value),
                 None => self.disk.remove(&write.key),
@@ -111,6 +142,12 @@ impl Sim {
                 break;
             }
             let prompt = self.rng.one_in(2);
+            if self.planted == Some(Planted::Twice) && matches!(call, Call::Accept { .. }) {
+                self.world.perform(call.clone(), self.now, prompt);
+            }
+            if self.planted == Some(Planted::Unkilled) && matches!(call, Call::Kill { .. }) {
+                continue;
+            }
             self.check_destroyed(&call);
             self.world.refuse_changes = self.faults.failures && self.rng.one_in(10);
             self.world.perform(call, self.now, prompt);
@@ -244,6 +281,16 @@ impl Sim {
         self.world.move_task(&id, next);
     }
 
+    /// A running task ends by a call that the core never made.
+    fn kill_one(&mut self) {
+        let tasks = self.world.tasks.iter();
+        let running = tasks.filter(|(_, task)| task.state == TaskState::Running);
+        let all: Vec<TaskId> = running.map(|(id, _)| id.clone()).collect();
+        for id in all {
+            self.world.move_task(&id, TaskState::Killing);
+        }
+    }
+
     fn agent(&mut self) -> AgentId {
         let at = self.rng.below(self.world.agents.len() as u64) as usize;
         self.world
@@ -292,11 +339,34 @@ impl Sim {
                 if let Some(id) = self.task() {
                     self.world.repeat(&id);
                 }
+                if self.rng.one_in(8) {
+                    self.promote();
+                }
             }
             _ => {
                 self.maybe_crash(10);
                 self.connect();
             }
+        }
+    }
+
+    /// Somebody looks at what is on trial, and likes it.
+    fn promote(&mut self) {
+        let state = self.core.state();
+        let on_trial: Vec<_> = state
+            .deployments
+            .values()
+            .filter(|plan| {
+                plan.courses
+                    .values()
+                    .any(|one| one.stage == course::Stage::Holding)
+            })
+            .map(|plan| plan.id)
+            .collect();
+        for id in on_trial {
+            self.trials.promoted.insert(id);
+            self.command(Command::Promote { id })
+                .expect("it is on trial");
         }
     }
 
@@ -308,6 +378,7 @@ impl Sim {
             failures: false,
             lost_agents: false,
         };
+        self.is_quiet = true;
         let end = self.now + 3 * 3600 * 1000;
         let mut calm_since = None;
         while self.now < end {
@@ -317,6 +388,7 @@ impl Sim {
             }
             while self.deliver() {}
             self.turn();
+            self.promote();
             let tasks: Vec<TaskId> = self.world.tasks.keys().cloned().collect();
             for id in tasks {
                 let next = match self.world.tasks[&id].state {
@@ -344,7 +416,10 @@ impl Sim {
             match (!wanted, calm_since) {
                 (true, _) => calm_since = None,
                 (false, None) => calm_since = Some(self.now),
-                (false, Some(since)) if self.now > since + 20 * 60 * 1000 => return,
+                (false, Some(since)) if self.now > since + 20 * 60 * 1000 => {
+                    self.is_quiet = false;
+                    return;
+                }
                 (false, Some(_)) => {}
             }
             if !busy {
@@ -412,16 +487,32 @@ fn body(rng: &mut Rng, id: &str) -> Value {
         1 => json!({"inactiveAfterSeconds": 5, "expungeAfterSeconds": 20}),
         _ => json!({"inactiveAfterSeconds": 0, "expungeAfterSeconds": 0}),
     };
+    let mut upgrade = json!({
+        "minimumHealthCapacity": rng.below(5) as f64 / 4.0,
+        "maximumOverCapacity": rng.below(3) as f64 / 2.0,
+    });
+    let mut trial = json!({});
+    if rng.one_in(2) {
+        trial["holdSeconds"] = rng.below(20).into();
+    }
+    match rng.below(4) {
+        0 => {
+            trial["instances"] = (1 + rng.below(3)).into();
+            upgrade["canary"] = trial;
+        }
+        1 => upgrade["blueGreen"] = trial,
+        _ => {}
+    }
+    if rng.one_in(3) {
+        upgrade["rollbackAfterSeconds"] = (1 + rng.below(120)).into();
+    }
     json!({
         "id": id,
         "cpus": 0.5,
         "mem": 64,
         "instances": rng.below(6),
         "container": {"docker": {"image": format!("image:{}", rng.below(3))}},
-        "upgradeStrategy": {
-            "minimumHealthCapacity": rng.below(5) as f64 / 4.0,
-            "maximumOverCapacity": rng.below(3) as f64 / 2.0,
-        },
+        "upgradeStrategy": upgrade,
         "unreachableStrategy": unreachable,
     })
 }
@@ -571,94 +662,109 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
     from.parse().expect("a number")..to.parse().expect("a number")
 }
 
+/// Everything goes wrong that can, then nothing does any more.
+fn storm(seed: u64, planted: Option<Planted>) {
+    let mut sim = Sim::new(
+        seed,
+        Faults {
+            crashes: true,
+            breaks: true,
+            failures: true,
+            lost_agents: true,
+        },
+    );
+    sim.planted = planted;
+    sim.connect();
+    for step in 0..600 {
+        if step % 40 == 0 {
+            let command = match sim.rng.one_in(3) {
+                true => resident_command(&mut sim),
+                false => random_command(&mut sim),
+            };
+            // Refusals are part of the game.
+            let _ = sim.command(command);
+        }
+        sim.step();
+    }
+    sim.quiet(seed);
+    sim.check_disk();
+}
+
+/// An update while scheduler and line break, but no task and no machine does: judged by what runs in the world.
+fn roll(seed: u64, planted: Option<Planted>) {
+    let faults = Faults {
+        crashes: true,
+        breaks: true,
+        failures: false,
+        lost_agents: false,
+    };
+    let mut sim = Sim::new(seed, faults);
+    sim.connect();
+    let mut first = body(&mut sim.rng, "/a");
+    let n = 1 + sim.rng.below(6);
+    first["instances"] = json!(n);
+    let app: AppId = "/a".parse().expect("valid");
+    let create = Command::Create {
+        body: first,
+        force: false,
+    };
+    // A crash may take the command with it, as it takes an HTTP request.
+    while !sim.core.state().apps.contains_key(&app) {
+        let _ = sim.command(create.clone());
+    }
+    sim.quiet(seed);
+    sim.faults = faults;
+    sim.planted = planted;
+    let before = sim.core.state().apps[&app].current.config;
+    while sim.core.state().apps[&app].current.config == before {
+        let _ = sim.command(Command::Restart {
+            app: app.clone(),
+            force: true,
+        });
+    }
+    let strategy = sim.core.state().apps[&app].current.app.upgrade;
+    let n = u32::try_from(n).expect("small");
+    let limits = limits(strategy, n, n);
+    for step in 0..3000 {
+        sim.step();
+        if planted == Some(Planted::OneTooFew) && step == 20 {
+            sim.kill_one();
+        }
+        if planted == Some(Planted::OneTooMany) && step == 20 {
+            planted::add_twins(&mut sim.world, limits.max_capacity + 1);
+        }
+        let count = |holds: &dyn Fn(&world::Task) -> bool| {
+            let tasks = sim.world.tasks.values();
+            u32::try_from(tasks.filter(|task| holds(task)).count()).expect("small")
+        };
+        let live = count(&|task| task.lives());
+        let running = count(&|task| task.state == TaskState::Running);
+        assert!(
+            live <= limits.max_capacity,
+            "seed {seed} step {step}: above the maximum: {live} exist, {limits:?}"
+        );
+        assert!(
+            running >= limits.min_healthy,
+            "seed {seed} step {step}: below the minimum: {running} run, {limits:?}"
+        );
+        if sim.core.state().deployments.is_empty() {
+            break;
+        }
+    }
+    sim.quiet(seed);
+}
+
 #[test]
 fn whatever_happens_in_the_end_exactly_what_is_wanted_runs() {
     for seed in seeds(200) {
-        let mut sim = Sim::new(
-            seed,
-            Faults {
-                crashes: true,
-                breaks: true,
-                failures: true,
-                lost_agents: true,
-            },
-        );
-        sim.connect();
-        for step in 0..600 {
-            if step % 40 == 0 {
-                let command = match sim.rng.one_in(3) {
-                    true => resident_command(&mut sim),
-                    false => random_command(&mut sim),
-                };
-                // Refusals are part of the game.
-                let _ = sim.command(command);
-            }
-            sim.step();
-        }
-        sim.quiet(seed);
-        sim.check_disk();
+        storm(seed, None);
     }
 }
 
 #[test]
 fn a_rolling_update_without_failures_never_leaves_its_bounds() {
     for seed in seeds(200) {
-        let faults = Faults {
-            crashes: true,
-            breaks: true,
-            failures: false,
-            lost_agents: false,
-        };
-        let mut sim = Sim::new(seed, faults);
-        sim.connect();
-        let mut first = body(&mut sim.rng, "/a");
-        let n = 1 + sim.rng.below(6);
-        first["instances"] = json!(n);
-        let app: AppId = "/a".parse().expect("valid");
-        let create = Command::Create {
-            body: first,
-            force: false,
-        };
-        // A crash may take the command with it, as it takes an HTTP request.
-        while !sim.core.state().apps.contains_key(&app) {
-            let _ = sim.command(create.clone());
-        }
-        sim.quiet(seed);
-        sim.faults = faults;
-        let before = sim.core.state().apps[&app].current.config;
-        while sim.core.state().apps[&app].current.config == before {
-            let _ = sim.command(Command::Restart {
-                app: app.clone(),
-                force: true,
-            });
-        }
-        let strategy = sim.core.state().apps[&app].current.app.upgrade;
-        let n = u32::try_from(n).expect("small");
-        let limits = bounds(n, strategy, n);
-        for step in 0..3000 {
-            sim.step();
-            let tasks = sim.world.tasks.values();
-            let live = u32::try_from(tasks.filter(|task| task.lives()).count()).expect("small");
-            let tasks = sim.world.tasks.values();
-            let running = u32::try_from(
-                tasks
-                    .filter(|task| task.state == TaskState::Running)
-                    .count(),
-            )
-            .expect("small");
-            assert!(
-                live <= limits.max_capacity,
-                "seed {seed} step {step}: {live} exist, {limits:?}"
-            );
-            assert!(
-                running >= limits.min_healthy,
-                "seed {seed} step {step}: {running} run, {limits:?}"
-            );
-            if sim.core.state().deployments.is_empty() {
-                break;
-            }
-        }
-        sim.quiet(seed);
+        roll(seed, None);
     }
 }
 

@@ -88,10 +88,10 @@ impl Agent {
 #[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) info: TaskInfo,
-    pools: Pools,
+    pub(crate) pools: Pools,
     pub(crate) state: TaskState,
     /// Made by the agent, not yet acknowledged, oldest first.
-    unacknowledged: VecDeque<TaskStatus>,
+    pub(crate) unacknowledged: VecDeque<TaskStatus>,
 }
 
 impl Task {

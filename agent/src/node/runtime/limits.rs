@@ -60,7 +60,8 @@ pub(super) fn to_rlimit(limit: &Rlimit) -> rt::Rlimit {
 
 /// What the runtime refuses, under the name that the framework knows the field by.
 pub(super) fn in_words_of_the_api(problem: &rt::BadSpec) -> String {
-    const NAMES: [(&str, &str); 8] = [
+    const NAMES: [(&str, &str); 9] = [
+        ("cwd", "container.working_dir"),
         ("limits.cpuset", "limits.cpu_pinning"),
         ("limits.cpu_limit_millis", "cpu_limit"),
         ("limits.memory_bytes", "resources.mem"),
@@ -81,6 +82,14 @@ pub(super) fn in_words_of_the_api(problem: &rt::BadSpec) -> String {
             problem.problem
         ),
         None => problem.to_string(),
+    }
+}
+
+/// The same for a program to be executed in a container.
+pub(super) fn in_words_of_exec(problem: &rt::BadSpec) -> String {
+    match problem.field.as_str() {
+        "cwd" => format!("working_dir: {}", problem.problem),
+        _ => problem.to_string(),
     }
 }
 

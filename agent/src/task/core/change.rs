@@ -39,11 +39,8 @@ impl Core {
             Phase::Killing { .. } => return Err(Refused::NotRunning("is being killed")),
             Phase::Ended { .. } => return Err(Refused::ended()),
         }
-        if entry.info.group.is_some() {
-            let message = "it is in a task group, whose limits are the sum of its tasks': they are not changed while it runs";
-            return Err(Refused::Invalid(message.to_owned()));
-        }
-        if entry.changing.is_some() {
+        let holder = entry.holder.clone();
+        if entry.changing.is_some() || holder.as_ref().is_some_and(|of| self.changes_group(of)) {
             return Err(Refused::Busy);
         }
         let after = changed(&entry.info, change)?;
@@ -55,7 +52,10 @@ impl Core {
             entry.changing = Some(Changing::Applying(Box::new(after)));
         }
         let mut effects = Vec::new();
-        self.tell_limits(&id, &mut effects);
+        match holder {
+            None => self.tell_limits(&id, &mut effects),
+            Some(holder) => self.widen_group(&holder, &id, &mut effects),
+        }
         Ok((id, effects))
     }
 
@@ -117,6 +117,10 @@ impl Core {
         result: Result<(), LimitError>,
         effects: &mut Vec<Effect>,
     ) {
+        if self.groups.contains_key(id) {
+            self.group_limited(id, told, result, effects);
+            return;
+        }
         // Others are on their way already: those decide.
         if self.wanted_limits(id).is_none_or(|wanted| wanted != *told) {
             return;
@@ -144,15 +148,11 @@ impl Core {
             }
             Err(error) => {
                 let unsure = matches!(error, LimitError::Failed(_));
-                let refused = match error {
-                    LimitError::NotRunning => Refused::ended(),
-                    LimitError::Refused(message) => Refused::Invalid(message),
-                    LimitError::Failed(message) => Refused::Failed(message),
-                };
-                effects.push(Effect::Answer(id.clone(), Err(refused)));
+                effects.push(Effect::Answer(id.clone(), Err(refusal(error))));
                 if unsure {
                     self.tell_limits(id, effects);
                 }
+                self.settle_group(id, effects);
             }
         }
     }
@@ -180,6 +180,7 @@ impl Core {
             Ok(()) => {
                 tracing::info!(task = %entry.key, container = %id, "limits changed");
                 effects.push(Effect::Answer(id.clone(), Ok(Box::new(entry.task()))));
+                self.settle_group(id, effects);
             }
             Err(error) => {
                 entry.info = *before;
@@ -188,8 +189,18 @@ impl Core {
                 let message = format!("the task's checkpoint cannot be written: {error}");
                 effects.push(Effect::Answer(id.clone(), Err(Refused::Failed(message))));
                 self.tell_limits(id, effects);
+                self.settle_group(id, effects);
             }
         }
+    }
+}
+
+/// Why nothing changed, for whoever asked.
+pub(super) fn refusal(error: LimitError) -> Refused {
+    match error {
+        LimitError::NotRunning => Refused::ended(),
+        LimitError::Refused(message) => Refused::Invalid(message),
+        LimitError::Failed(message) => Refused::Failed(message),
     }
 }
 

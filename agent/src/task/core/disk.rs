@@ -23,6 +23,12 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let enforce = self.settings.enforce_disk;
+        if self.has_group(id.as_str()) {
+            if enforce {
+                self.group_disk(id, used, ctx, effects);
+            }
+            return;
+        }
         let Some(entry) = self.entry(id).filter(|entry| entry.is_alive()) else {
             return;
         };

@@ -1,6 +1,6 @@
 //! Task groups among the tasks: launched together, looked after together. What is decided is in `task::group`. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use mezzo_api::model::{FrameworkId, RoleName, TaskInfo, TaskState};
 
@@ -9,9 +9,10 @@ use crate::{
     node::{Attachment, ContainerId, NetworkRequest},
     task::{
         Context, TaskKey,
+        disk::{self, DiskUse},
         entry::{Entry, Gate, Next, Phase as TaskPhase},
         event::Effect,
-        group::{self, Group, Holding, Member, Phase, Stands, Step},
+        group::{self, Group, HeldGroup, Holding, Member, Phase, Stands, Step},
         status::{KillCause, Outcome},
     },
 };
@@ -50,6 +51,8 @@ impl Core {
                 members: keys,
                 phase: Phase::Gathering,
                 lost: None,
+                told: None,
+                widens_for: None,
             },
         );
         for info in infos {
@@ -101,6 +104,54 @@ impl Core {
         !self.groups.is_empty()
     }
 
+    /// The volumes of a group on the disk count to what its members hold of it together; beyond that all of them end.
+    pub(super) fn group_disk(
+        &mut self,
+        holder: &ContainerId,
+        volumes: DiskUse,
+        ctx: &mut Context<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(group) = self.groups.get(holder) else {
+            return;
+        };
+        let entries = group.members.iter().filter_map(|key| self.tasks.get(key));
+        let alive = entries.clone().filter(|entry| entry.is_alive());
+        let own = alive.filter_map(|entry| entry.disk_bytes);
+        let all = DiskUse {
+            bytes: own.fold(volumes.bytes, u64::saturating_add),
+            ..volumes
+        };
+        let limit = disk::sum(entries.map(|entry| &entry.info));
+        if let Some(message) = disk::group_breach(all, limit) {
+            for key in group.members.clone() {
+                let is_alive = self.tasks.get(&key).is_some_and(Entry::is_alive);
+                if is_alive {
+                    let cause = KillCause::Disk(message.clone());
+                    self.kill(&key, Some(Duration::ZERO), cause, ctx, effects);
+                }
+            }
+        }
+    }
+
+    /// Groups of which what they share is there.
+    pub(crate) fn held_groups(&self) -> impl Iterator<Item = HeldGroup> {
+        let held = self
+            .groups
+            .iter()
+            .filter(|(_, group)| matches!(group.phase, Phase::Held(_)) && group.lost.is_none());
+        held.filter_map(|(holder, group)| {
+            let alive = |key: &&TaskKey| self.tasks.get(*key).is_some_and(Entry::is_alive);
+            let running = group.members.iter().filter(alive);
+            Some(HeldGroup {
+                holder: holder.clone(),
+                framework: group.members.first()?.framework.clone(),
+                group: group.info.id.clone(),
+                running: running.map(|key| key.task.clone()).collect(),
+            })
+        })
+    }
+
     /// Whether this container holds what a group shares.
     pub(crate) fn has_group(&self, holder: &str) -> bool {
         self.groups.keys().any(|known| known.as_str() == holder)
@@ -133,6 +184,9 @@ impl Core {
             Step::Hold => {
                 let holding = self.holding(holder);
                 self.set_phase(holder, Phase::Holding);
+                if let (Some(group), Some(holding)) = (self.groups.get_mut(holder), &holding) {
+                    group.told = Some(holding.limits.clone());
+                }
                 effects.extend(holding.map(|holding| Effect::Hold(Box::new(holding))));
             }
             Step::Admit(index) => {
@@ -203,6 +257,7 @@ impl Core {
                 ports: ports.collect(),
             }),
             limits: group::sum(&limits),
+            disk_bytes: disk::sum(entries.iter().map(|entry| &entry.info)),
             host_users: entries.iter().any(|entry| {
                 let container = &entry.info.container;
                 container.privileged || container.host_users || !entry.grant.devices.is_empty()
@@ -234,6 +289,8 @@ impl Core {
                 members: entries.iter().map(|entry| entry.key.clone()).collect(),
                 phase: Phase::Held(Attachment::default()),
                 lost: None,
+                told: None,
+                widens_for: None,
             };
             rebuilt.push((holder, group));
         }

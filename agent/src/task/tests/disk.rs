@@ -22,6 +22,7 @@ impl Bench {
         let used = DiskUse {
             bytes: mb << 20,
             counted: Counted::All,
+            beside: 0,
         };
         self.event(Event::Disk(vec![(container, used)]));
     }

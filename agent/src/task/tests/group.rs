@@ -78,6 +78,17 @@ impl Bench {
             .collect()
     }
 
+    pub(super) fn running_group(&mut self, ids: &[&str]) {
+        self.launch_group(members(ids, GroupPolicy::KillGroup));
+        for id in ids {
+            self.ready(id);
+        }
+        self.held(ids[0]);
+        for id in ids {
+            self.started(id);
+        }
+    }
+
     fn holds(&self) -> usize {
         let holds = self
             .effects
@@ -266,6 +277,55 @@ fn a_group_has_one_network_with_the_ports_of_all() {
         .map(|port| port.container_port)
         .collect();
     assert_eq!(ports, [80, 81]);
+}
+
+#[test]
+fn a_groups_volumes_count_to_what_its_tasks_hold_of_the_disk() {
+    use crate::task::disk::{Counted, DiskUse};
+    let takes = |bench: &mut Bench, id: &ContainerId, mb: u64| {
+        let used = DiskUse {
+            bytes: mb << 20,
+            counted: Counted::All,
+            beside: 0,
+        };
+        bench.event(Event::Disk(vec![(id.clone(), used)]));
+    };
+    let begin = |disks: [&str; 2]| {
+        let mut bench = Bench::with_total("cpus:1;mem:1024;disk:100");
+        let mut infos = members(&["one", "two"], GroupPolicy::Keep);
+        for (info, disk) in infos.iter_mut().zip(disks) {
+            info.resources = format!("cpus:0.1;mem:32{disk}").parse().unwrap();
+        }
+        bench.launch_group(infos);
+        for id in ["one", "two"] {
+            bench.ready(id);
+        }
+        bench.held("one");
+        for id in ["one", "two"] {
+            bench.started(id);
+        }
+        bench
+    };
+    let mut bench = begin([";disk:10", ";disk:20"]);
+    let (holder, one) = (bench.holder("one"), bench.container("one"));
+    takes(&mut bench, &one, 9);
+    takes(&mut bench, &holder, 21);
+    assert_eq!(bench.latest("one").0, TaskState::Running);
+    takes(&mut bench, &holder, 22);
+    for id in ["one", "two"] {
+        let (state, reason, message) = bench.latest(id);
+        let killed = (TaskState::Killing, Some(Reason::ContainerLimitationDisk));
+        assert_eq!((state, reason), killed, "{id}: {message}");
+        assert!(
+            message.contains("31.0 MiB") && message.contains("30.0 MiB"),
+            "{message}"
+        );
+    }
+    // One without a bound leaves all without.
+    let mut bench = begin([";disk:10", ""]);
+    let holder = bench.holder("one");
+    takes(&mut bench, &holder, 5000);
+    assert_eq!(bench.latest("one").0, TaskState::Running);
 }
 
 proptest! {

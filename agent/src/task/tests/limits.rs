@@ -232,3 +232,100 @@ fn whole_processors_are_one_tasks_alone_and_the_others_make_room() {
     assert_eq!(bench.told_cpus("shared"), None);
     assert_eq!(bench.told_cpus("slow"), None);
 }
+
+/// A group whose two members run, each with 32 MiB, and nothing told yet.
+fn running_group() -> Bench {
+    let mut bench = Bench::new();
+    bench.running_group(&["one", "two"]);
+    bench.effects.clear();
+    bench
+}
+
+const MIB: u64 = 1 << 20;
+
+fn memory(mb: u64) -> LimitChange {
+    LimitChange {
+        memory_limit_mb: Change::Set(mb),
+        ..LimitChange::default()
+    }
+}
+
+impl Bench {
+    /// All that the runtime was told: whose limits (a task's or its group's) and how much memory, in MiB.
+    fn all_told(&self) -> Vec<(String, Option<u64>)> {
+        let told = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Limit(id, limits) => {
+                let task = self.core.by_container(id);
+                let name = task.map_or("group".to_owned(), |entry| entry.key.task.to_string());
+                Some((name, limits.memory_bytes.map(|bytes| bytes / MIB)))
+            }
+            _ => None,
+        });
+        told.collect()
+    }
+
+    /// The runtime does what it was told last.
+    fn told_is(&mut self, result: Result<(), LimitError>) {
+        let last = self.effects.iter().rev().find_map(|effect| match effect {
+            Effect::Limit(id, limits) => Some((id.clone(), limits.clone())),
+            _ => None,
+        });
+        let (container, limits) = last.unwrap();
+        self.event(Event::Limited {
+            container,
+            limits,
+            result,
+        });
+    }
+}
+
+#[test]
+fn a_group_is_widened_before_its_member_and_narrowed_after_it() {
+    let told = |entries: &[(&str, u64)]| -> Vec<(String, Option<u64>)> {
+        let owned = entries
+            .iter()
+            .map(|(name, mb)| (name.to_string(), Some(*mb)));
+        owned.collect()
+    };
+    let mut bench = running_group();
+    bench.change("one", &memory(100)).unwrap();
+    // The holder has 16 MiB of its own.
+    assert_eq!(bench.all_told(), told(&[("group", 148)]));
+    assert!(matches!(
+        bench.change("two", &memory(50)),
+        Err(Refused::Busy)
+    ));
+    bench.told_is(Ok(()));
+    assert_eq!(bench.all_told(), told(&[("group", 148), ("one", 100)]));
+    bench.told_is(Ok(()));
+    assert!(bench.answers()[0].is_ok());
+    assert_eq!(bench.all_told().len(), 2, "the sum is right already");
+    bench.effects.clear();
+    // Down again: what nobody may use any more goes last.
+    bench.change("one", &memory(40)).unwrap();
+    assert_eq!(bench.all_told(), told(&[("one", 40)]));
+    bench.told_is(Ok(()));
+    assert_eq!(bench.all_told(), told(&[("one", 40), ("group", 88)]));
+    assert!(bench.answers()[0].is_ok());
+    bench.told_is(Ok(()));
+    assert_eq!(bench.answers().len(), 1);
+}
+
+#[test]
+fn what_a_group_cannot_have_its_member_does_not_get() {
+    let mut bench = running_group();
+    bench.change("one", &memory(100)).unwrap();
+    bench.told_is(Err(LimitError::Refused("no".into())));
+    assert_eq!(bench.answers(), [Err(Refused::Invalid("no".into()))]);
+    assert_eq!(bench.all_told().len(), 1, "the member is not touched");
+    // The kernel refuses the member: the group's sum goes back.
+    bench.effects.clear();
+    bench.change("one", &memory(100)).unwrap();
+    bench.told_is(Ok(()));
+    bench.told_is(Err(LimitError::Refused("no".into())));
+    let names: Vec<_> = bench.all_told().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["group", "one", "group"]);
+    assert_eq!(bench.told().memory_bytes, Some(80 * MIB));
+    bench.told_is(Ok(()));
+    bench.change("two", &memory(33)).unwrap();
+}

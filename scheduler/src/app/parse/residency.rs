@@ -103,6 +103,7 @@ pub(super) fn defaults(fields: &Fields<'_>, app: &mut App) {
             true => given.maximum_over_ppm,
             false => 0,
         },
+        ..given
     };
     if fields.get("unreachableStrategy").is_none() {
         app.unreachable = UnreachableStrategy::Disabled;

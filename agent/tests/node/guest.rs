@@ -1,0 +1,226 @@
+//! What only some machines have: pressure per task and memory that can be taken back (cgroup v2), and a file system with
+//! project quotas below the state folder. `cargo xtask vm node in_a_guest` has both; elsewhere these say that they are skipped.
+
+use mezzo_agent::Oversubscription;
+use mezzo_api::proto::{
+    self, Reason,
+    TaskState::{TaskKilled, TaskRunning},
+    copy_entry::Kind,
+};
+use nix::sys::signal::{Signal, kill};
+
+use crate::{
+    bench::{Bench, alive, eventually, task},
+    disk::{takes, with_disk},
+    files::{copy_to, data, entry},
+    lend::{cgroup_file, holding, lends, pid, quota, revocable},
+};
+
+/// Whether this machine promises to have all that is needed; where it does not, the test is skipped.
+fn is_guest(name: &str) -> bool {
+    let is_guest = std::env::var_os("MEZZO_TEST_GUEST").is_some();
+    if !is_guest {
+        println!("skipped: {name}: only in a guest of the test bench (cargo xtask vm node)");
+    }
+    is_guest
+}
+
+fn memory_high(container: &proto::ContainerStatus) -> Option<u64> {
+    cgroup_file(container, "memory.high")?.parse().ok()
+}
+
+pub(crate) async fn a_revocable_task_is_squeezed_and_then_killed_in_a_guest(bench: &mut Bench) {
+    if !is_guest("a_revocable_task_is_squeezed_and_then_killed") {
+        return;
+    }
+    bench.config.resources = Some("cpus:2;mem:400".parse().unwrap());
+    // Long enough between two looks of the agent for ours to see what it did after the first.
+    bench.config.usage_interval_ms = 2_000;
+    bench.config.oversubscribe = true;
+    bench.config.oversubscription = Oversubscription {
+        window_secs: 2,
+        cpu_pressure_percent: 100,
+        memory_pressure_percent: 100,
+        use_percent: 60,
+        pause_secs: 1,
+        ..Oversubscription::default()
+    };
+    bench.start(1).await;
+    let web = holding(task("web", &["wakes", "180"]), "cpus:2;mem:400");
+    bench.launch(web).await;
+    let web = bench.master.status("web", TaskRunning).await;
+    let web = web.container.unwrap();
+    bench
+        .master
+        .lends("what a sleeper does not use", lends(500, 128))
+        .await;
+    let batch = revocable(task("batch", &["eat", "100"]), "cpus:0.5;mem:128");
+    bench.launch(batch).await;
+    let batch = bench.master.status("batch", TaskRunning).await;
+    let batch = batch.container.unwrap();
+    let held = || -> u64 {
+        let current = cgroup_file(&batch, "memory.current").unwrap_or_default();
+        current.parse().unwrap_or(0)
+    };
+    eventually("eaten", || held() >= 100 << 20).await;
+    assert_eq!(cgroup_file(&batch, "memory.high").as_deref(), Some("max"));
+    // Both together are more than 60 % of what is offered.
+    kill(pid(&web), Signal::SIGUSR2).unwrap();
+    let mut squeezed = None;
+    eventually("squeezed", || {
+        squeezed = memory_high(&batch);
+        squeezed.is_some()
+    })
+    .await;
+    let squeezed = squeezed.unwrap();
+    assert!(
+        (70 << 20..90 << 20).contains(&squeezed),
+        "three quarters of what it used: {squeezed}"
+    );
+    // Nothing of it can be written anywhere, so that does not help.
+    let end = bench.master.status("batch", TaskKilled).await;
+    assert_eq!(end.reason(), Reason::ContainerPreempted, "{}", end.message);
+    for part in [
+        "preempted: tasks use 2",
+        "MiB of the 400.0 MiB of memory that this machine offers, the limit is 60 %; it used 10",
+        "and began last of 1 revocable task(s) here",
+    ] {
+        assert!(end.message.contains(part), "{part}: {}", end.message);
+    }
+    let peak = end.usage.unwrap().memory_peak_bytes;
+    assert!(peak >= Some(100 << 20), "{peak:?}");
+    assert!(alive(web.pid), "ordinary tasks are not touched");
+}
+
+/// Waits until a task is told to have waited for a processor for more than so many thousandths of the time.
+async fn until_it_waits(bench: &Bench, task: &str, permille: u64) {
+    let mut client = bench.client().await;
+    let request = proto::GetStatsRequest {
+        task_ids: vec![task.into()],
+        with_history: false,
+    };
+    let waiting = async {
+        loop {
+            let round = client.get_stats(request.clone()).await.unwrap();
+            let tasks = round.into_inner().tasks;
+            let rates = tasks.first().and_then(|task| task.rates);
+            if rates.and_then(|rates| rates.cpu_pressure_permille) > Some(permille) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), waiting)
+        .await
+        .unwrap_or_else(|_| panic!("{task} does not wait, or is not told to"));
+}
+
+pub(crate) async fn who_waits_for_a_processor_is_helped_in_a_guest(bench: &mut Bench) {
+    if !is_guest("who_waits_for_a_processor_is_helped") {
+        return;
+    }
+    let processors = std::thread::available_parallelism().unwrap().get();
+    // More than there are: so the books are never full, and only waiting shows that processors are short.
+    let offered = 4 * processors;
+    bench.config.resources = Some(format!("cpus:{offered};mem:1024").parse().unwrap());
+    bench.config.usage_interval_ms = 500;
+    bench.config.oversubscribe = true;
+    bench.config.oversubscription = Oversubscription {
+        window_secs: 2,
+        cpu_pressure_percent: 20,
+        memory_pressure_percent: 100,
+        use_percent: 100,
+        // Nobody is killed here.
+        pause_secs: 3_600,
+        ..Oversubscription::default()
+    };
+    bench.start(1).await;
+    let mut webs = Vec::new();
+    for n in 0..2 * processors {
+        let id = format!("web-{n}");
+        bench
+            .launch(holding(task(&id, &["wakes"]), "cpus:1;mem:64"))
+            .await;
+        let running = bench.master.status(&id, TaskRunning).await;
+        webs.push(running.container.unwrap());
+    }
+    bench
+        .master
+        .lends("what sleepers do not use", lends(1_200, 100))
+        .await;
+    // Many, because each of them has next to nothing while others want the processors.
+    let mut batches = Vec::new();
+    for n in 0..6 {
+        let id = format!("batch-{n}");
+        bench
+            .launch(revocable(task(&id, &["spin"]), "cpus:0.2;mem:16"))
+            .await;
+        let running = bench.master.status(&id, TaskRunning).await;
+        batches.push(running.container.unwrap());
+    }
+    // Twice as many as there are processors: each waits half of the time.
+    for web in &webs {
+        kill(pid(web), Signal::SIGUSR1).unwrap();
+    }
+    eventually("all held back", || {
+        batches.iter().all(|batch| quota(batch) == Some(2_000))
+    })
+    .await;
+    until_it_waits(bench, "web-0", 200).await;
+    let text = crate::figures::metrics(bench);
+    assert!(
+        text.contains("mezzo_agent_lent_cpu_permille 100\n"),
+        "{text}"
+    );
+    for web in &webs {
+        assert!(alive(web.pid));
+    }
+}
+
+pub(crate) async fn a_project_quota_refuses_and_counts_in_a_guest(bench: &mut Bench) {
+    if !is_guest("a_project_quota_refuses_and_counts") {
+        return;
+    }
+    std::fs::create_dir_all(&bench.config.state_dir).unwrap();
+    let ids = (1 << 20, 1 << 21);
+    let projects = mezzo_runtime::disk::Projects::open(&bench.config.state_dir, ids, 0);
+    projects.unwrap_or_else(|error| panic!("the guest was to have them: {error}"));
+    bench.config.disk_interval_ms = 100;
+    bench.start(1).await;
+    // The sandbox first; the root file system has what is left.
+    let fill = ["fill", "8", "/mnt/mezzo/sandbox/file", "/bin/file"];
+    bench.launch(with_disk(task("fills", &fill), 10)).await;
+    let container = bench.master.status("fills", TaskRunning).await.container;
+    let container = container.unwrap();
+    let log = bench.config.state_dir.join("runtime/containers");
+    let log = log.join(&container.container_id);
+    let said = |stream: &str| std::fs::read_to_string(log.join(stream)).unwrap_or_default();
+    eventually("full", || said("stdout").contains("full")).await;
+    assert_eq!(said("stderr"), "/bin/file: Disk quota exceeded\n");
+    let stats = takes(bench, "fills", 9).await;
+    assert_eq!(stats.disk_limit_bytes, Some(10 << 20));
+    // The logs count beside it.
+    let told = stats.usage.unwrap().disk_bytes.unwrap();
+    assert!(told < (10 << 20) + (64 << 10), "{told}");
+    // What is copied in counts too, also by an agent that is the machine's root.
+    let big = vec![7; 4 << 20];
+    let mut parts = vec![entry("more", Kind::FileSize(big.len() as u64))];
+    parts.extend(big.chunks(256 << 10).map(data));
+    let refused = copy_to(bench, "fills", "/mnt/mezzo/sandbox", parts).await;
+    let refused = refused.unwrap_err();
+    assert!(refused.message().contains("quota"), "{refused}");
+    // The next agent counts on. Nobody is killed for what was refused.
+    bench.kill_agent().await;
+    bench.start(2).await;
+    takes(bench, "fills", 9).await;
+    // A neighbour has a quota of its own.
+    let fits = ["fill", "8", "/mnt/mezzo/sandbox/file"];
+    bench.launch(with_disk(task("fits", &fits), 10)).await;
+    bench.master.status("fits", TaskRunning).await;
+    takes(bench, "fits", 8).await;
+    assert!(alive(container.pid), "it runs on");
+    bench.kill_task("fills", Some(0)).await;
+    let end = bench.master.end("fills").await;
+    assert_eq!(end.state(), TaskKilled, "{}", end.message);
+    assert!(end.usage.unwrap().disk_bytes >= Some(9 << 20));
+}

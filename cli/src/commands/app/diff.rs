@@ -1,0 +1,158 @@
+//! `mezzo app diff`: what a file or a version would change about an app, field by field.
+//!
+//! Both sides are read as the scheduler reads them and written out again, so that a default that one side spells out is no
+//! difference, and what only the server says (tasks, counts, versions) is on neither.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::super::Context;
+use super::{check_changes, get, read_file};
+use crate::{
+    args::app::DiffArgs,
+    client::scheduler::Scheduler,
+    failure::Failure,
+    render::{Style, Tone, clean},
+    request,
+};
+
+pub(super) async fn run(
+    context: &Context,
+    scheduler: &Scheduler,
+    args: &DiffArgs,
+) -> Result<(), Failure> {
+    let (before, after) = if let Some(version) = &args.version {
+        let id = request::app_id(&args.target)?;
+        let present = definition(&get(scheduler, &id).await?)?;
+        let path = format!("/v2/apps{id}/versions/{}", clean(version));
+        (present, definition(&scheduler.get(&path).await?)?)
+    } else {
+        let file = Path::new(&args.target);
+        let body = read_file(file)?;
+        let name = file.display().to_string();
+        let id = body.get("id").and_then(Value::as_str);
+        let id =
+            id.ok_or_else(|| Failure::usage(format!("{name}: /id: the app's id is missing")))?;
+        let id = request::app_id(id)?;
+        check_changes(&name, &id, &body)?;
+        let present = definition(&get(scheduler, &id).await?)?;
+        // As an update does it: what the file does not name stays.
+        let merged = mezzo_scheduler::app::merge(&present, &body);
+        let merged = definition(&merged)?;
+        (present, merged)
+    };
+    let changes = changes(&before, &after);
+    let value: Vec<Value> = changes
+        .iter()
+        .map(|(path, (before, after))| json!({"path": path, "before": before, "after": after}))
+        .collect();
+    context.output.emit(&value, |style| show(&changes, style))
+}
+
+/// The app as the scheduler understands it, without what only the server says.
+pub(super) fn definition(app: &Value) -> Result<Value, Failure> {
+    let (read, report) = mezzo_scheduler::app::parse_app(app, None);
+    read.map(|app| app.to_json()).ok_or_else(|| {
+        let problems = report.errors.iter();
+        let lines: Vec<String> = problems
+            .map(|problem| clean(&format!("  {}: {}", problem.path, problem.message)))
+            .collect();
+        Failure::usage(format!("not a valid app:\n{}", lines.join("\n")))
+    })
+}
+
+type Changes = BTreeMap<String, (Option<Value>, Option<Value>)>;
+
+/// Every path whose value differs, with both values.
+fn changes(before: &Value, after: &Value) -> Changes {
+    let (mut was, mut is) = (BTreeMap::new(), BTreeMap::new());
+    flatten("", before, &mut was);
+    flatten("", after, &mut is);
+    let mut changes = Changes::new();
+    for (path, value) in &was {
+        if is.get(path) != Some(value) {
+            let after = is.get(path).cloned();
+            changes.insert(path.clone(), (Some(value.clone()), after));
+        }
+    }
+    for (path, value) in is {
+        if !was.contains_key(&path) {
+            changes.insert(path, (None, Some(value)));
+        }
+    }
+    changes
+}
+
+/// The leaves by their paths; what is empty is a leaf, too.
+fn flatten(path: &str, value: &Value, out: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(fields) if !fields.is_empty() => {
+            for (name, value) in fields {
+                flatten(&format!("{path}/{name}"), value, out);
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for (i, value) in items.iter().enumerate() {
+                flatten(&format!("{path}({i})"), value, out);
+            }
+        }
+        Value::Object(_)
+        | Value::Array(_)
+        | Value::Null
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::String(_) => {
+            out.insert(path.to_owned(), value.clone());
+        }
+    }
+}
+
+fn show(changes: &Changes, style: Style) -> String {
+    if changes.is_empty() {
+        return "nothing would change\n".to_owned();
+    }
+    let mut text = String::new();
+    for (path, (before, after)) in changes {
+        for (sign, tone, value) in [("-", Tone::Bad, before), ("+", Tone::Good, after)] {
+            if let Some(value) = value {
+                let line = clean(&format!("{sign} {path}: {value}"));
+                text.push_str(&style.paint(tone, &line));
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_differs_is_shown_whatever_is_spelled_out() {
+        let before = json!({"id": "/a", "container": {"docker": {"image": "x:1"}}, "env": {"A": "1", "B": "2"}});
+        let after = json!({"id": "/a", "cpus": 1, "container": {"docker": {"image": "x:2"}}, "env": {"B": "2", "C": "3"}});
+        let changes = changes(
+            &definition(&before).expect("an app"),
+            &definition(&after).expect("an app"),
+        );
+        insta::assert_snapshot!(show(&changes, Style { colour: false }), @r#"
+        - /container/docker/image: "x:1"
+        + /container/docker/image: "x:2"
+        - /env/A: "1"
+        + /env/C: "3"
+        "#);
+    }
+
+    #[test]
+    fn equal_apps_have_no_difference() {
+        let app = json!({"id": "/a", "container": {"docker": {"image": "x:1"}}});
+        let app = definition(&app).expect("an app");
+        assert_eq!(
+            show(&changes(&app, &app), Style { colour: false }),
+            "nothing would change\n"
+        );
+    }
+}

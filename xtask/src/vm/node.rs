@@ -1,0 +1,38 @@
+//! `cargo xtask vm node`: the agent's tests on real containers, in a guest where what this machine may lack is there:
+//! cgroup v2 with pressure per task, and a state folder on a file system with project quotas.
+
+use anyhow::{Result, ensure};
+use mezzo_integration::vm::Bench;
+
+use super::{Scratch, add_probe, guest_of_tests, run_tests};
+use crate::cargo;
+use crate::runner::Counts;
+use crate::steps::Steps;
+
+/// Part of the names of those tests that elsewhere say that they are skipped.
+pub(super) const ONLY_IN_GUESTS: &str = "in_a_guest";
+/// Tells them that nothing is to be skipped.
+const IN_GUEST: (&str, &str) = ("MEZZO_TEST_GUEST", "1");
+
+/// Runs the command.
+pub(super) fn run(
+    bench: &Bench,
+    steps: &mut Steps,
+    filter: Option<&str>,
+    cpus: u32,
+) -> Result<Counts> {
+    let mut tests = Vec::new();
+    steps.run("build the agent and its tests", || {
+        tests = cargo::build_tests_of(&["-p", "mezzo-agent"])?;
+        tests.retain(|test| test.kind == "test" && test.target == "node");
+        ensure!(tests.len() == 1, "cargo built {tests:?}");
+        Ok(String::new())
+    })?;
+    let scratch = Scratch::create()?;
+    let mut spec = guest_of_tests("node", &tests, cpus)?;
+    spec.project_quotas = true;
+    add_probe(&mut spec, &scratch, "agent/tests/node/probe.c")?;
+    let words: Vec<&str> = filter.into_iter().collect();
+    let env = format!("{}={}", IN_GUEST.0, IN_GUEST.1);
+    run_tests(bench, steps, spec, &tests, (&["/bin/env", &env], &words))
+}
