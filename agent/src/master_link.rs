@@ -228,8 +228,9 @@ impl Link {
             let message = tokio::time::timeout(timeout, stream.message())
                 .await
                 .map_err(|_| format!("no sign of the master for {} ms", timeout.as_millis()))?
-                .map_err(|status| {
-                    format!("the stream broke: {}: {}", status.code(), status.message())
+                .map_err(|status| Broken {
+                    why: format!("the stream broke: {}: {}", status.code(), status.message()),
+                    leader: masters::leader_named(&status),
                 })?
                 .ok_or_else(|| "the master closed the stream".to_owned())?;
             match message.message {

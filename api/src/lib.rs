@@ -2,12 +2,11 @@
 //!
 //! [`proto`] is generated. [`model`] holds what the rest of the workspace works with: ids, exact resources, tasks,
 //! offers, statuses; pure data, no I/O. [`convert`] stands between them: everything from the wire is checked there
-//! once, and every problem is named with its field. [`leader`]: how a master names the one that leads; [`masters`] finds
-//! it; [`credential`]: what a client shows to it.
+//! once, and every problem is named with its field. [`masters`]: how a master names the one that leads, and how it is
+//! found; [`credential`]: what a client shows to it.
 
 pub mod convert;
 pub mod credential;
-pub mod leader;
 pub mod masters;
 pub mod model;
 pub mod proto;

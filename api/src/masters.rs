@@ -1,20 +1,22 @@
 //! Which of several masters to ask: a list of addresses, the leader that one of them named, and when to try again.
-//! Pure; agents, frameworks and clients share it.
+//! Pure; agents, frameworks, simulated agents and clients share it.
 //!
 //! A master that does not lead refuses every call with UNAVAILABLE and names the leader in the status' metadata
-//! (`mezzo-leader`, `mezzo-term`). Whoever asks goes there at once; otherwise to the next of the list, with growing
+//! ([`LEADER_KEY`], [`TERM_KEY`]). Whoever asks goes there at once; otherwise to the next of the list, with growing
 //! pauses after each round.
 
 use std::time::Duration;
 
 use thiserror::Error;
-use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+use tonic::{
+    Status,
+    metadata::{AsciiMetadataValue, MetadataMap},
+};
 
-use crate::leader::METADATA_KEY;
-pub use crate::leader::named_by as leader_named;
-
-/// Of its leadership.
-const TERM: &str = "mezzo-term";
+/// In the metadata of a refusal: `host:port` of the leader.
+pub const LEADER_KEY: &str = "mezzo-leader";
+/// Beside it: the term of its leadership.
+pub const TERM_KEY: &str = "mezzo-term";
 
 /// No cluster has more masters.
 const MOST: usize = 32;
@@ -126,12 +128,26 @@ impl Masters {
     }
 }
 
+/// The leader that a refusal names, if it names one.
+///
+/// ```
+/// let mut status = tonic::Status::unavailable("m2:5050 leads");
+/// assert_eq!(mezzo_api::masters::leader_named(&status), None);
+/// mezzo_api::masters::name_leader(status.metadata_mut(), "m2:5050", 7);
+/// assert_eq!(mezzo_api::masters::leader_named(&status).as_deref(), Some("m2:5050"));
+/// ```
+#[must_use]
+pub fn leader_named(status: &Status) -> Option<String> {
+    let value = status.metadata().get(LEADER_KEY)?.to_str().ok()?;
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
 /// Says in a status' metadata who leads.
 pub fn name_leader(metadata: &mut MetadataMap, address: &str, term: u64) {
     // An address that does not fit was not checked; then nobody is named.
     if let Ok(address) = AsciiMetadataValue::try_from(address) {
-        metadata.insert(METADATA_KEY, address);
-        metadata.insert(TERM, term.into());
+        metadata.insert(LEADER_KEY, address);
+        metadata.insert(TERM_KEY, term.into());
     }
 }
 

@@ -39,6 +39,16 @@ impl Address {
         &self.prefix
     }
 
+    /// The same etcd with a prefix beside this one, `PREFIX-name`: servers of two kinds may be given one address, and neither
+    /// reads what is the other's.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> Self {
+        Self {
+            members: self.members.clone(),
+            prefix: format!("{}-{name}", self.prefix),
+        }
+    }
+
     /// A key below the prefix.
     #[must_use]
     pub fn key(&self, name: &str) -> String {

@@ -2,8 +2,8 @@
 //!
 //! [`Address`] names etcd and a prefix in it. [`Client`] makes the few calls that are needed, each with a deadline, and
 //! goes on to another member when one does not answer. [`election`] decides who leads, by a lease: its core is pure, a
-//! thin shell around it talks to etcd. [`Fence`] tells a leader whether it may still act. What is stored, and who is
-//! elected for what, this crate does not know.
+//! thin shell around it talks to etcd. [`Fence`] tells a leader whether it may still act. [`Ledger`] is what a leader writes
+//! there, all or nothing, and none but the leader. What is stored, and who is elected for what, this crate does not know.
 //!
 //! The stubs come from a small part of etcd's own protobuf, compiled as our own API is. The crate `etcd-client` needs a
 //! `protoc` on each machine that builds it, and leaves to chance which member is asked next.
@@ -13,6 +13,8 @@ mod address;
 mod client;
 pub mod election;
 mod fence;
+mod ledger;
+mod place;
 
 /// Generated from `proto/etcd.proto`.
 #[allow(
@@ -29,3 +31,5 @@ pub mod proto {
 pub use address::{Address, InvalidAddress};
 pub use client::{Client, Error, prefix_end};
 pub use fence::{Fence, now};
+pub use ledger::{Ledger, LedgerError, Rows, Writes};
+pub use place::{InvalidStore, StoreAddress};

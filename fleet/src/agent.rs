@@ -22,7 +22,7 @@ use mezzo_api::{
 use prost::Message as _;
 
 use crate::{
-    Config,
+    Config, Happened, Record,
     counts::{Shared, add, sub},
 };
 
@@ -68,6 +68,8 @@ pub(crate) struct Agent {
     counts: Arc<Shared>,
     number: usize,
     id: String,
+    /// Of the master that it is registered with.
+    term: u64,
     tasks: BTreeMap<Key, Held>,
     timers: BinaryHeap<Reverse<(u64, Timer, Key)>>,
     /// Thousandths that tasks hold, by resource.
@@ -86,6 +88,7 @@ impl Agent {
             counts,
             number,
             id: String::new(),
+            term: 0,
             tasks: BTreeMap::new(),
             timers: BinaryHeap::new(),
             held: BTreeMap::new(),
@@ -185,6 +188,7 @@ impl Agent {
         match incoming {
             In::Registered(registered) => {
                 self.id = registered.agent_id;
+                self.term = registered.term;
                 // A Drain follows at once where it still holds.
                 self.draining = false;
                 return Outcome::Registered;
@@ -304,6 +308,16 @@ impl Agent {
             return;
         }
         add(&self.counts.launches);
+        if self.config.keep_records {
+            self.counts.records().push(Record {
+                at_ms: now,
+                agent: self.number,
+                what: Happened::Launched {
+                    task_id: task.task_id.clone(),
+                    term: self.term,
+                },
+            });
+        }
         let taken: Vec<(Arc<str>, i64)> = task
             .resources
             .iter()
@@ -412,8 +426,19 @@ impl Agent {
             return;
         }
         held.state = state;
+        // What a task had is free with its end, as with a true agent, however long the word of it takes.
+        let taken = std::mem::take(&mut held.taken);
+        self.release(&taken);
         add(&self.counts.ended);
         self.tell(key, state, reason, now, out);
+    }
+
+    fn release(&mut self, taken: &[(Arc<str>, i64)]) {
+        for (name, millis) in taken {
+            if let Some(sum) = self.held.get_mut(name) {
+                *sum -= millis;
+            }
+        }
     }
 
     /// Queues a status, and sends it where none waits before it.
@@ -463,6 +488,17 @@ impl Agent {
             }),
             ..proto::TaskStatus::default()
         };
+        if self.config.keep_records {
+            self.counts.records().push(Record {
+                at_ms: now,
+                agent: self.number,
+                what: Happened::Status {
+                    task_id: status.task_id.clone(),
+                    state,
+                    update_id: status.update_id.clone(),
+                },
+            });
+        }
         if held.statuses.is_empty() {
             held.sent_at_ms = now;
             add(&self.counts.statuses_sent);
@@ -502,11 +538,7 @@ impl Agent {
         let Some(held) = self.tasks.remove(key) else {
             return;
         };
-        for (name, millis) in &held.taken {
-            if let Some(sum) = self.held.get_mut(name) {
-                *sum -= millis;
-            }
-        }
+        self.release(&held.taken);
         self.n_unacknowledged -= held.statuses.len();
         sub(&self.counts.tasks);
     }

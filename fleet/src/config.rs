@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mezzo_api::model::Resources;
+use mezzo_api::{masters::Masters, model::Resources};
 use thiserror::Error;
 
 /// Every problem of a description.
@@ -42,6 +42,8 @@ pub struct Config {
     pub break_after: Option<Duration>,
     /// Statuses that are not acknowledged are sent again after so long.
     pub repeat_after: Duration,
+    /// Whether each launch and each status is kept for [`crate::Fleet::records`]; it takes memory without end.
+    pub keep_records: bool,
     /// For everything that is left to chance.
     pub seed: u64,
 }
@@ -66,30 +68,22 @@ impl Default for Config {
             failures_per_mille: 0,
             break_after: None,
             repeat_after: Duration::from_secs(10),
+            keep_records: false,
             seed: 0,
         }
     }
 }
 
 impl Config {
-    /// Looks for mistakes.
+    /// Looks for mistakes; gives the masters.
     ///
     /// # Errors
     ///
     /// With every mistake.
-    pub fn check(&self) -> Result<(), InvalidConfig> {
+    pub fn check(&self) -> Result<Masters, InvalidConfig> {
         let mut problems = Vec::new();
-        if self.masters.is_empty() {
-            problems.push("`masters` is empty: give host:port of each".to_owned());
-        }
-        for master in &self.masters {
-            let port = master.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-            if !matches!(port, Some(Ok(_))) {
-                problems.push(format!(
-                    "`masters`: {master:?} should be host:port, such as 127.0.0.1:5050"
-                ));
-            }
-        }
+        let masters = Masters::parse(&self.masters.join(","))
+            .inspect_err(|error| problems.push(format!("`masters`: {error}")));
         if !(1..=1_000_000).contains(&self.agents) {
             problems.push("`agents` must be from 1 to 1000000".to_owned());
         }
@@ -111,10 +105,9 @@ impl Config {
         if self.repeat_after < Duration::from_millis(100) {
             problems.push("`repeat_after` must be at least 100 ms".to_owned());
         }
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(InvalidConfig { problems })
+        match masters {
+            Ok(masters) if problems.is_empty() => Ok(masters),
+            Ok(_) | Err(_) => Err(InvalidConfig { problems }),
         }
     }
 }

@@ -1,6 +1,11 @@
 //! What a fleet has seen so far, counted by all agents together.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use crate::Record;
 
 /// The figures at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) acknowledgements: AtomicU64,
     pub(crate) kills: AtomicU64,
     pub(crate) overcommitted: AtomicU64,
+    records: Mutex<Vec<Record>>,
 }
 
 pub(crate) fn add(counter: &AtomicU64) {
@@ -45,6 +51,10 @@ pub(crate) fn sub(counter: &AtomicU64) {
 }
 
 impl Shared {
+    pub(crate) fn records(&self) -> MutexGuard<'_, Vec<Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn read(&self) -> Counts {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {

@@ -6,7 +6,7 @@ use thiserror::Error;
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 
 use crate::{
-    Config, Counts, InvalidConfig,
+    Config, Counts, InvalidConfig, Record,
     agent::Agent,
     counts::Shared,
     line::{Line, Trunk},
@@ -39,15 +39,12 @@ impl Fleet {
     ///
     /// With every mistake of the description. That no master can be reached is no error: agents try on.
     pub fn spawn(config: Config) -> Result<Self, InvalidConfig> {
-        config.check()?;
+        let masters = config.check()?;
         let (config, counts) = (Arc::new(config), Arc::new(Shared::default()));
         let registering = Arc::new(Semaphore::new(config.registrations));
         let mut trunks = Vec::new();
         for _ in 0..config.agents.div_ceil(config.agents_per_connection) {
-            let trunk = Trunk::new(&config).map_err(|error| InvalidConfig {
-                problems: vec![format!("`masters`: {error}")],
-            })?;
-            trunks.push(Arc::new(trunk));
+            trunks.push(Arc::new(Trunk::new(masters.clone())));
         }
         let mut lines = JoinSet::new();
         for number in 0..config.agents {
@@ -71,6 +68,12 @@ impl Fleet {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts.read()
+    }
+
+    /// All that the agents did so far, if the description said to keep it.
+    #[must_use]
+    pub fn records(&self) -> Vec<Record> {
+        self.counts.records().clone()
     }
 
     /// Until every agent is registered.

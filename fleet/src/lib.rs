@@ -15,7 +15,9 @@ mod config;
 mod counts;
 mod fleet;
 mod line;
+mod record;
 
 pub use config::{Config, InvalidConfig};
 pub use counts::Counts;
 pub use fleet::{Fleet, NotInTime};
+pub use record::{Happened, Record};

@@ -4,15 +4,13 @@
 //! streams of many agents and knows which master its agents try next.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use mezzo_api::{
-    leader,
+    masters::{self, Masters},
     proto::{AgentMessage, agent_service_client::AgentServiceClient},
 };
 use tokio::{
@@ -42,46 +40,50 @@ const QUEUE: usize = 256;
 /// Between two attempts, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// A connection to each of the masters, made when it is first used.
+/// The search for the leader, and a connection to each master that was found on the way.
 #[derive(Debug)]
-pub(crate) struct Trunk {
-    masters: Vec<(String, Channel)>,
-    at: AtomicUsize,
-}
+pub(crate) struct Trunk(Mutex<(Masters, BTreeMap<String, Channel>)>);
 
 impl Trunk {
-    pub(crate) fn new(config: &Config) -> Result<Self, tonic::transport::Error> {
-        let connect = |master: &String| {
-            let endpoint = Endpoint::from_shared(format!("http://{master}"))?
-                .connect_timeout(CONNECT_TIMEOUT)
-                .http2_keep_alive_interval(KEEPALIVE)
-                .keep_alive_timeout(KEEPALIVE)
-                .tcp_nodelay(true);
-            Ok((master.clone(), endpoint.connect_lazy()))
-        };
-        Ok(Self {
-            masters: config
-                .masters
-                .iter()
-                .map(connect)
-                .collect::<Result<_, _>>()?,
-            at: AtomicUsize::new(0),
-        })
+    pub(crate) fn new(masters: Masters) -> Self {
+        Self(Mutex::new((masters, BTreeMap::new())))
     }
 
-    fn current(&self) -> (usize, Channel) {
-        let at = self.at.load(Ordering::Relaxed) % self.masters.len();
-        (at, self.masters[at].1.clone())
+    fn lock(&self) -> MutexGuard<'_, (Masters, BTreeMap<String, Channel>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The one at `at` does not serve: the one that it names, or the next. Of many agents that find so only one moves on.
-    fn failed(&self, at: usize, leader: Option<&str>) {
-        let named =
-            leader.and_then(|leader| self.masters.iter().position(|(master, _)| master == leader));
-        let next = named.unwrap_or((at + 1) % self.masters.len());
-        let _ = self
-            .at
-            .compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+    /// The master to try, and a connection that is made when it is first used.
+    fn current(&self) -> Result<(String, Channel), tonic::transport::Error> {
+        let (masters, channels) = &mut *self.lock();
+        let master = masters.current().to_owned();
+        if let Some(channel) = channels.get(&master) {
+            return Ok((master, channel.clone()));
+        }
+        let channel = Endpoint::from_shared(format!("http://{master}"))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .tcp_nodelay(true)
+            .connect_lazy();
+        channels.insert(master.clone(), channel.clone());
+        Ok((master, channel))
+    }
+
+    fn reached(&self, master: &str) {
+        let (masters, _) = &mut *self.lock();
+        if masters.current() == master {
+            masters.reached();
+        }
+    }
+
+    /// It does not serve: the one that it names, or the next. Of many agents that find so only one moves on.
+    fn failed(&self, master: &str, leader: Option<String>) {
+        let (masters, _) = &mut *self.lock();
+        if masters.current() == master {
+            // Each agent has a pause of its own.
+            let _ = masters.failed(leader, 0.0);
+        }
     }
 }
 
@@ -119,8 +121,14 @@ impl Line {
     pub(crate) async fn run(mut self) {
         let mut pause = PAUSES.0;
         loop {
-            let (at, channel) = self.trunk.current();
-            match self.stream(channel).await {
+            let (master, channel) = match self.trunk.current() {
+                Ok(current) => current,
+                Err(error) => {
+                    tracing::error!(%error, "no connection can be made to that address");
+                    return;
+                }
+            };
+            match self.stream(&master, channel).await {
                 Ended::Refused(why) => {
                     tracing::warn!(why, "an agent is refused and stops");
                     return;
@@ -134,7 +142,7 @@ impl Line {
                     if was_registered {
                         pause = PAUSES.0;
                     }
-                    self.trunk.failed(at, leader.as_deref());
+                    self.trunk.failed(&master, leader);
                 }
             }
             let share = (self.agent.random() % 1001) as f64 / 1000.0;
@@ -143,13 +151,13 @@ impl Line {
         }
     }
 
-    async fn stream(&mut self, channel: Channel) -> Ended {
+    async fn stream(&mut self, master: &str, channel: Channel) -> Ended {
         let mut was_registered = false;
-        match self.converse(channel, &mut was_registered).await {
+        match self.converse(master, channel, &mut was_registered).await {
             Ok(refusal) => Ended::Refused(refusal),
             Err(status) => Ended::Broke {
                 was_registered,
-                leader: leader::named_by(&status),
+                leader: masters::leader_named(&status),
                 why: format!("{}: {}", status.code(), status.message()),
             },
         }
@@ -158,6 +166,7 @@ impl Line {
     /// One stream from its registration to its end; `Ok` is a refusal.
     async fn converse(
         &mut self,
+        master: &str,
         channel: Channel,
         was_registered: &mut bool,
     ) -> Result<String, Status> {
@@ -234,6 +243,7 @@ impl Line {
                     turn.take();
                     deadline = None;
                     *was_registered = true;
+                    self.trunk.reached(master);
                     if connected.is_none() {
                         add(&self.counts.registrations);
                         add(&self.counts.connected);

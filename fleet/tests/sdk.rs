@@ -217,16 +217,12 @@ async fn an_id_that_the_master_has_forgotten_and_a_wrong_description_end_it() {
     master.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_names_the_leader_is_followed() {
-    let dir = tempfile::tempdir().unwrap();
-    let master = Master::any(dir.path()).await;
-    let leader = master.address.to_string();
+/// Refuses every call and names that leader.
+async fn standby(leader: SocketAddr) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    let leader = leader.to_string();
     let refuse = move || {
         let mut status = tonic::Status::unavailable("another master leads");
-        status
-            .metadata_mut()
-            .insert(mezzo_api::leader::METADATA_KEY, leader.parse().unwrap());
+        mezzo_api::masters::name_leader(status.metadata_mut(), &leader, 1);
         std::future::ready(status.into_http::<axum::body::Body>())
     };
     let routes = tonic::service::Routes::from(axum::Router::new().fallback(refuse));
@@ -235,7 +231,27 @@ async fn a_standby_that_names_the_leader_is_followed() {
     let serve = tonic::transport::Server::builder()
         .add_routes(routes)
         .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
-    let serve = tokio::spawn(serve);
+    let serve = tokio::spawn(async move { serve.await.unwrap() });
+    (standby, serve)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_follow_a_standby_that_names_the_leader() {
+    let dir = tempfile::tempdir().unwrap();
+    let master = Master::any(dir.path()).await;
+    let (standby, serve) = standby(master.address).await;
+    let fleet = fleet(standby, 5, |_| {}).await;
+    assert_eq!(fleet.counts().connected, 5);
+    fleet.stop().await;
+    serve.abort();
+    master.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_names_the_leader_is_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let master = Master::any(dir.path()).await;
+    let (standby, serve) = standby(master.address).await;
     let mut framework = framework(&[standby], None);
     subscribed(&mut framework).await;
     framework.calls().decline([], REFUSE_LONG).await.unwrap();

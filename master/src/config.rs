@@ -7,6 +7,7 @@ use std::{
 };
 
 use mezzo_api::masters::Masters;
+pub use mezzo_etcd::StoreAddress;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
@@ -118,58 +119,6 @@ impl Default for Config {
             framework_queue: 262_144,
             greeting_timeout: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(5),
-        }
-    }
-}
-
-/// Where the durable state is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum StoreAddress {
-    /// One file in the state directory: a single master.
-    StateDir,
-    /// One file in that folder: a single master.
-    Folder(PathBuf),
-    /// etcd: several masters, of which one leads.
-    Etcd(mezzo_etcd::Address),
-}
-
-/// Why a text names no store.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum InvalidStore {
-    /// Neither scheme.
-    #[error("`{0}` is no store; give file:, file:/folder or etcd://host:port,host:port/prefix")]
-    Unknown(String),
-    /// See there.
-    #[error(transparent)]
-    Etcd(#[from] mezzo_etcd::InvalidAddress),
-}
-
-impl TryFrom<String> for StoreAddress {
-    type Error = InvalidStore;
-
-    fn try_from(text: String) -> Result<Self, InvalidStore> {
-        if text.starts_with("etcd:") {
-            return Ok(Self::Etcd(text.parse()?));
-        }
-        match text.strip_prefix("file:") {
-            Some("") => Ok(Self::StateDir),
-            Some(folder) if folder.starts_with('/') => {
-                // file:///folder is how others write it.
-                let folder = folder.strip_prefix("//").unwrap_or(folder);
-                Ok(Self::Folder(PathBuf::from(folder)))
-            }
-            Some(_) | None => Err(InvalidStore::Unknown(text)),
-        }
-    }
-}
-
-impl From<StoreAddress> for String {
-    fn from(store: StoreAddress) -> Self {
-        match store {
-            StoreAddress::StateDir => "file:".to_owned(),
-            StoreAddress::Folder(folder) => format!("file:{}", folder.display()),
-            StoreAddress::Etcd(address) => address.to_string(),
         }
     }
 }

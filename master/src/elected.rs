@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A reign ends when the election says so, when the store finds that another leads, or when this master is told to
-//! stop. Then it acts no more before the lease goes back, so that the next leader finds nobody else.
+//! stop. Then it acts no more before the lease goes back, so that the next leader finds nobody else. What is left of a
+//! reign that was deposed (streams whose peers do not read) goes beside: this master may be elected again meanwhile.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,6 +18,7 @@ use mezzo_etcd::{
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
+    task::JoinSet,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -76,6 +78,7 @@ pub(crate) async fn run(
         orders: orders.clone(),
         standing,
         stop: stop.clone(),
+        ending: JoinSet::new(),
     };
     let result = reigns.run(&mut front).await;
     stop.cancel();
@@ -85,6 +88,7 @@ pub(crate) async fn run(
         tracing::warn!("the lease could not be given back in time; it runs out");
         election.abort();
     }
+    reigns.ended().await;
     let closed = front.close(config.shutdown_grace).await;
     tracing::info!(address = %listens, "master stopped");
     result.and(closed)
@@ -99,9 +103,16 @@ struct Reigns {
     orders: mpsc::Sender<Order>,
     standing: watch::Receiver<Standing>,
     stop: CancellationToken,
+    /// Reigns that are over and close their streams.
+    ending: JoinSet<()>,
 }
 
 impl Reigns {
+    /// Until nothing of former reigns is left; each has its grace period.
+    async fn ended(&mut self) {
+        while self.ending.join_next().await.is_some() {}
+    }
+
     async fn run(&mut self, front: &mut Front) -> Result<(), Error> {
         let duty = front.duty();
         loop {
@@ -168,8 +179,19 @@ impl Reigns {
         };
         duty.send_replace(Duty::StandBy(None));
         stop.cancel();
-        let closed = reign.end(self.config.shutdown_grace).await;
-        ended.unwrap_or(Ok(())).and(closed)
+        let grace = self.config.shutdown_grace;
+        if self.stop.is_cancelled() || matches!(ended, Some(Err(_))) {
+            let closed = reign.end(grace).await;
+            return ended.unwrap_or(Ok(())).and(closed);
+        }
+        while self.ending.try_join_next().is_some() {}
+        self.ending.spawn(async move {
+            // What it says does not count any more: it may have been in the middle of a write.
+            if let Err(error) = reign.end(grace).await {
+                tracing::info!(%error, term = seat.term, "a reign that was over has ended");
+            }
+        });
+        Ok(())
     }
 }
 

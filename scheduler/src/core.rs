@@ -311,6 +311,15 @@ impl Core {
         self.ask_again_at = now.saturating_add(self.ask_again_pause);
     }
 
+    /// The term of the master that took the subscription. It is durable before anything is done that the master says: a
+    /// scheduler that begins anew must not take the word of one that leads no more (that no task runs, say).
+    pub fn followed(&mut self, term: u64) {
+        if term > self.state.master_term {
+            self.state.master_term = term;
+            self.dirty.insert(Key::MasterTerm);
+        }
+    }
+
     /// The stream broke.
     pub fn disconnected(&mut self) {
         if self.state.connected {
@@ -382,6 +391,7 @@ impl Core {
                         record::encode_instance(&self.state, self.tasks.get(id), id)
                     }
                     Key::Framework
+                    | Key::MasterTerm
                     | Key::App(_)
                     | Key::Version(..)
                     | Key::Holding(..)

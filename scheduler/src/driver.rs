@@ -18,7 +18,7 @@ use crate::core::{Call, Core, Ids};
 use crate::events::Origin;
 use crate::events::hub::Hub;
 use crate::link::{LinkEvent, Subscription, chain};
-use crate::store::{Store, StoreError};
+use crate::store::{Keep, StoreError};
 
 /// Events, and requests, taken into one turn at most.
 const BATCH: usize = 8192;
@@ -94,7 +94,7 @@ impl Handle {
 #[derive(Debug)]
 pub(crate) struct Driver {
     core: Core,
-    store: Arc<Store>,
+    store: Keep,
     requests: mpsc::Receiver<Request>,
     events: mpsc::Receiver<LinkEvent>,
     publish: watch::Sender<Arc<State>>,
@@ -129,7 +129,7 @@ type Answer = (
 impl Driver {
     pub(crate) fn new(
         core: Core,
-        store: Store,
+        store: Keep,
         events: mpsc::Receiver<LinkEvent>,
         hub: Arc<Hub>,
     ) -> (Self, Handle) {
@@ -137,7 +137,7 @@ impl Driver {
         let (publish, state) = watch::channel(Arc::new(core.state().clone()));
         let driver = Self {
             core,
-            store: Arc::new(store),
+            store,
             requests,
             events,
             publish,
@@ -200,20 +200,19 @@ impl Driver {
 
     async fn turn(&mut self, answers: &mut Vec<Answer>) -> Result<Option<u64>, StoreError> {
         let effects = self.core.turn(now_ms(), &mut RandomIds);
-        if !effects.writes.is_empty() {
-            let store = Arc::clone(&self.store);
-            let writes = effects.writes;
-            let committed = tokio::task::spawn_blocking(move || store.commit(&writes))
-                .await
-                .expect("a commit does not panic and is not aborted");
-            if let Err(failed) = committed {
-                // The scheduler ends and begins again with what is on disk. Those who wait are told why.
-                let why = chain(&failed);
-                for (reply, _) in answers.drain(..) {
-                    let _ = reply.send(Err(Refusal::NotWritten(why.clone())));
-                }
-                return Err(failed);
+        if !effects.writes.is_empty()
+            && let Err(failed) = self.store.commit(effects.writes).await
+        {
+            // The scheduler ends and begins again with what is kept. Those who wait are told why.
+            let refusal = if matches!(failed, StoreError::Deposed) {
+                Refusal::Deposed
+            } else {
+                Refusal::NotWritten(chain(&failed))
+            };
+            for (reply, _) in answers.drain(..) {
+                let _ = reply.send(Err(refusal.clone()));
             }
+            return Err(failed);
         }
         self.unpublished |= effects.changed;
         let now = now_ms();
@@ -249,10 +248,16 @@ impl Driver {
                 let _ = reply.send(Subscription {
                     framework_id: self.core.state().framework_id.clone(),
                     suppressed: self.core.is_suppressed(),
+                    master_term: self.core.state().master_term,
                 });
             }
-            LinkEvent::Subscribed(framework, calls) => {
+            LinkEvent::Subscribed {
+                framework,
+                term,
+                calls,
+            } => {
                 self.calls = Some(calls);
+                self.core.followed(term);
                 self.core.subscribed(&framework, now_ms());
             }
             LinkEvent::Forgotten(problem) => {

@@ -26,11 +26,13 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodRouter, any, delete, get, post};
+use mezzo_etcd::election::Order;
+use tokio::sync::mpsc;
 
 use crate::driver::{Handle, ORIGIN};
 use crate::events::Origin;
 use crate::events::hub::Hub;
-use answer::error;
+pub(crate) use answer::{error, json_answer};
 
 /// A hundred times what an app file has.
 const MAX_BODY: usize = 4 << 20;
@@ -51,6 +53,8 @@ pub(crate) struct About {
     pub(crate) address: String,
     pub(crate) failover_timeout_s: u64,
     pub(crate) started: Instant,
+    /// To the election, where there is one.
+    pub(crate) orders: Option<mpsc::Sender<Order>>,
 }
 
 /// A path, and what answers there.
@@ -64,7 +68,7 @@ const MOUNTS: &[Mount] = &[
     ("/metrics/prometheus", || get(info::metrics)),
     ("/openapi.json", || get(routes::openapi)),
     ("/v2/info", || get(info::info)),
-    ("/v2/leader", || get(info::leader)),
+    ("/v2/leader", || get(info::leader).delete(info::abdicate)),
     ("/v2/apps", all_apps),
     ("/v2/apps/", all_apps),
     ("/v2/apps/{*path}", || {

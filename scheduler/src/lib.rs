@@ -6,8 +6,9 @@
 //! * pure: [`app`] (what people ask for), [`reconcile`] (wanted against running), [`place`] (instances on offers),
 //!   [`resident`] (what instances keep on machines), [`deployment`] (plans), [`backoff`], [`task`], [`events`], and
 //!   [`core`], which puts them together;
-//! * edges: `driver` (the one owner of the core, its event loop), `link` to the master, [`store`] (redb), `http` (REST
-//!   over published snapshots), `server` (puts them together).
+//! * edges: `driver` (the one owner of the core, its event loop), `link` to the master, [`store`] (redb, or etcd), `http`
+//!   (REST over published snapshots), `front` and `proxy` (who answers on the socket), `server` (puts them together),
+//!   `elected` (does so when this one leads).
 
 #![forbid(unsafe_code)]
 
@@ -17,12 +18,15 @@ pub mod config;
 pub mod core;
 pub mod deployment;
 mod driver;
+mod elected;
 pub mod events;
+mod front;
 pub mod group;
 mod http;
 pub mod jobs;
 mod link;
 pub mod place;
+mod proxy;
 pub mod reconcile;
 pub mod resident;
 mod server;
@@ -32,7 +36,7 @@ pub mod time;
 pub mod why;
 
 pub use app::{Report, Unknown, check_app_json};
-pub use config::Config;
+pub use config::{Config, InvalidConfig, StoreAddress};
 pub use group::check_group_json;
 pub use jobs::check_job_json;
 pub use server::{Error, run};

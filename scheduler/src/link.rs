@@ -18,6 +18,7 @@ use mezzo_api::model::{
 };
 use mezzo_api::proto;
 use mezzo_api::proto::framework_service_client::FrameworkServiceClient;
+use mezzo_etcd::Fence;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -33,6 +34,8 @@ const CALM: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Without so many heartbeats the stream counts as broken.
 const MISSED_HEARTBEATS: u32 = 5;
+/// Another scheduler may act by now.
+const DEPOSED: &str = "this scheduler does not lead any more";
 /// Turns' calls that may wait for their turn.
 const CALL_QUEUE: usize = 64;
 
@@ -45,6 +48,8 @@ pub(crate) struct LinkConfig {
     pub(crate) failover_timeout: Duration,
     pub(crate) webui_url: String,
     pub(crate) resident_role: RoleName,
+    /// Nothing is said to the master once it is closed.
+    pub(crate) fence: Fence,
 }
 
 /// What the driver says before each subscription.
@@ -52,6 +57,8 @@ pub(crate) struct LinkConfig {
 pub(crate) struct Subscription {
     pub(crate) framework_id: Option<FrameworkId>,
     pub(crate) suppressed: bool,
+    /// The highest of a master that was followed before.
+    pub(crate) master_term: u64,
 }
 
 /// What the line tells the driver.
@@ -59,8 +66,14 @@ pub(crate) struct Subscription {
 pub(crate) enum LinkEvent {
     /// About to subscribe: how?
     Subscribing(oneshot::Sender<Subscription>),
-    /// Subscribed; calls go here.
-    Subscribed(FrameworkId, mpsc::Sender<Vec<Call>>),
+    /// Subscribed.
+    Subscribed {
+        framework: FrameworkId,
+        /// Of the master's leadership.
+        term: u64,
+        /// Calls go here.
+        calls: mpsc::Sender<Vec<Call>>,
+    },
     /// The master does not know the framework id any more.
     Forgotten(String),
     Offers(Vec<Offer>),
@@ -79,14 +92,12 @@ pub(crate) async fn run(
     events: mpsc::Sender<LinkEvent>,
     stop: CancellationToken,
 ) {
-    // The highest of a master that was followed.
-    let mut term = 0;
     let mut said = String::new();
     loop {
         let began = tokio::time::Instant::now();
         let ended = tokio::select! {
             () = stop.cancelled() => return,
-            ended = subscribe(&config, &events, &mut term) => ended,
+            ended = subscribe(&config, &events) => ended,
         };
         if events.is_closed() {
             return;
@@ -144,7 +155,7 @@ fn endpoint(master: &str) -> Result<Endpoint, tonic::transport::Error> {
         .tcp_nodelay(true))
 }
 
-async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>, term: &mut u64) -> Ended {
+async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> Ended {
     let endpoint = match endpoint(config.masters.current()) {
         Ok(endpoint) => endpoint,
         Err(error) => return never(chain(&error)),
@@ -160,7 +171,11 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>, term: 
     let Ok(subscription) = answer.await else {
         return Ended::Again;
     };
+    if !config.fence.is_open() {
+        return never(DEPOSED.to_owned());
+    }
     let known = subscription.framework_id.is_some();
+    let term = subscription.master_term;
     let info = FrameworkInfo {
         framework_id: subscription.framework_id,
         name: config.framework_name.clone(),
@@ -195,16 +210,15 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>, term: 
         Ok(Err(status)) => return Ended::Never(status.to_string(), masters::leader_named(&status)),
         Ok(Ok(response)) => response.into_inner(),
     };
-    let ended = follow(
-        stream,
-        channel,
+    let performer = calls::Performer {
         client,
-        events,
-        known,
-        term,
-        config.resident_role.clone(),
-    )
-    .await;
+        channel,
+        caller: proto::Caller::default(),
+        events: events.clone(),
+        fence: config.fence.clone(),
+        resident_role: config.resident_role.clone(),
+    };
+    let ended = follow(stream, performer, known, term).await;
     // The driver learns it even from a subscription that broke before its first event.
     if events.send(LinkEvent::Disconnected).await.is_err() {
         return Ended::Again;
@@ -235,13 +249,11 @@ fn never(problem: String) -> Ended {
 /// Reads the stream to its end.
 async fn follow(
     mut stream: tonic::Streaming<proto::Event>,
-    channel: Authorized,
-    client: FrameworkServiceClient<Authorized>,
-    events: &mpsc::Sender<LinkEvent>,
+    mut performer: calls::Performer,
     known: bool,
-    term: &mut u64,
-    resident_role: RoleName,
+    term: u64,
 ) -> Ended {
+    let events = &performer.events.clone();
     let first = match tokio::time::timeout(CONNECT_TIMEOUT * 2, stream.message()).await {
         Err(_) => return never("the master sent no first event in time".to_owned()),
         Ok(Err(status)) if known && is_forgotten(&status) => {
@@ -254,13 +266,12 @@ async fn follow(
     let Some(proto::event::Event::Subscribed(subscribed)) = first.event else {
         return never("the master's first event was not Subscribed".to_owned());
     };
-    if subscribed.term < *term {
+    if subscribed.term < term {
         return never(format!(
             "the master's term {} is lower than {term}: it leads no longer",
             subscribed.term
         ));
     }
-    *term = subscribed.term;
     let framework_id: FrameworkId = match subscribed.framework_id.parse() {
         Ok(id) => id,
         Err(error) => return never(chain(&error)),
@@ -270,22 +281,17 @@ async fn follow(
     let (to_calls, calls) = mpsc::channel(CALL_QUEUE);
     let broken = CancellationToken::new();
     let _stop_with_us = broken.clone().drop_guard();
-    let performer = calls::Performer {
-        client,
-        channel,
-        caller: proto::Caller {
-            framework_id: framework_id.to_string(),
-            stream_id: subscribed.stream_id,
-        },
-        events: events.clone(),
-        resident_role,
+    performer.caller = proto::Caller {
+        framework_id: framework_id.to_string(),
+        stream_id: subscribed.stream_id,
     };
     let mut performing = std::pin::pin!(performer.run(calls));
-    if events
-        .send(LinkEvent::Subscribed(framework_id, to_calls))
-        .await
-        .is_err()
-    {
+    let event = LinkEvent::Subscribed {
+        framework: framework_id,
+        term: subscribed.term,
+        calls: to_calls,
+    };
+    if events.send(event).await.is_err() {
         return Ended::Again;
     }
     let mut deadline = tokio::time::Instant::now() + heartbeat * MISSED_HEARTBEATS;

@@ -2,6 +2,14 @@
 //!
 //! Edge. A commit is on disk when it returns. A lock file beside it keeps a second scheduler away; the kernel gives the
 //! lock back however the first one ended. What the records mean is [`crate::core::record`]'s business.
+//!
+//! Of several schedulers the same records are in etcd (`etcd`); `Keep` is whichever of the two there is.
+
+mod etcd;
+mod keep;
+
+pub(crate) use self::etcd::EtcdStore;
+pub(crate) use self::keep::Keep;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -24,6 +32,8 @@ const JOBS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("jobs");
 const JOB_RUNS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("job_runs");
 /// Of the records; see [`crate::core::record`].
 const FORMAT: &[u8] = b"3";
+/// The same, as etcd has it.
+const FORMAT_NUMBER: u32 = 3;
 /// Those that are read; the file is of [`FORMAT`] once it is open.
 const OLDER: &[&[u8]] = &[b"1", b"2"];
 
@@ -65,6 +75,15 @@ pub enum StoreError {
         path: PathBuf,
         /// What it says.
         found: String,
+    },
+    /// Another scheduler leads, or may lead by now. What was to be written may have been, or not.
+    #[error("this scheduler does not lead any more")]
+    Deposed,
+    /// etcd cannot be used, or what is there.
+    #[error("{problem}")]
+    Etcd {
+        /// What and why.
+        problem: String,
     },
     /// A write failed.
     #[error("cannot write the state file {}", path.display())]
@@ -157,6 +176,7 @@ impl Store {
                     Key::Job(_) => &mut jobs,
                     Key::JobRun(..) => &mut job_runs,
                     Key::Framework
+                    | Key::MasterTerm
                     | Key::App(_)
                     | Key::Version(..)
                     | Key::Instance(_)
@@ -279,6 +299,7 @@ fn read_all(database: &Database) -> Result<(Vec<u8>, Records), redb::Error> {
 fn key_text(key: &Key) -> String {
     match key {
         Key::Framework => "framework".to_owned(),
+        Key::MasterTerm => "masterterm".to_owned(),
         Key::App(id) => format!("app:{id}"),
         Key::Version(id, version) => format!("version:{id}:{}", version.millis()),
         Key::Instance(id) => format!("instance:{id}"),
@@ -294,6 +315,9 @@ fn key_text(key: &Key) -> String {
 fn parse_key(text: &str) -> Option<Key> {
     if text == "framework" {
         return Some(Key::Framework);
+    }
+    if text == "masterterm" {
+        return Some(Key::MasterTerm);
     }
     let (kind, rest) = text.split_once(':')?;
     match kind {
@@ -335,6 +359,7 @@ mod tests {
     fn keys_read_back() {
         for key in [
             Key::Framework,
+            Key::MasterTerm,
             Key::App("/a/b".parse().expect("valid")),
             Key::Version(
                 "/a/b".parse().expect("valid"),
@@ -375,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn format_1_is_read_and_a_newer_one_refused() {
+    fn older_formats_are_read_and_a_newer_one_refused() {
         let directory = tempfile::tempdir().expect("a directory");
         for (format, known) in [(&b"1"[..], true), (b"2", true), (b"3", true), (b"4", false)] {
             let path = directory.path().join("scheduler.redb");

@@ -7,6 +7,8 @@ mod contract;
 mod events;
 #[path = "lifecycle/groups.rs"]
 mod groups;
+#[path = "lifecycle/masters.rs"]
+mod masters;
 #[path = "lifecycle/pains.rs"]
 mod pains;
 #[path = "lifecycle/readiness.rs"]

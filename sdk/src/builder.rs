@@ -5,8 +5,11 @@ use std::{
     time::Duration,
 };
 
-use mezzo_api::credential::Credential;
-use mezzo_api::model::{Capability, FrameworkId, FrameworkInfo, OfferFilter, RoleName};
+use mezzo_api::{
+    credential::Credential,
+    masters::Masters,
+    model::{Capability, FrameworkId, FrameworkInfo, OfferFilter, RoleName},
+};
 use thiserror::Error;
 
 use crate::Framework;
@@ -45,8 +48,7 @@ pub struct Builder {
 pub(crate) struct Checked {
     pub(crate) info: FrameworkInfo,
     pub(crate) suppressed: bool,
-    /// host:port, at least one.
-    pub(crate) masters: Vec<String>,
+    pub(crate) masters: Masters,
     pub(crate) credential: Credential,
     pub(crate) queue: usize,
     pub(crate) call_timeout: Duration,
@@ -214,15 +216,12 @@ impl Builder {
                 "`masters` is empty: give host:port of each, such as 127.0.0.1:5050".to_owned(),
             );
         }
-        let mut masters = Vec::new();
         for (i, master) in self.masters.iter().enumerate() {
-            match address(master) {
-                Some(address) => masters.push(address.to_owned()),
-                None => problems.push(format!(
-                    "`masters[{i}]` is {master:?}: it should be host:port, such as 127.0.0.1:5050"
-                )),
+            if let Err(error) = Masters::parse(master) {
+                problems.push(format!("`masters[{i}]`: {error}"));
             }
         }
+        let masters = Masters::parse(&self.masters.join(","));
         let mut roles = BTreeSet::new();
         for (i, role) in self.roles.iter().enumerate() {
             match role.parse::<RoleName>() {
@@ -248,9 +247,15 @@ impl Builder {
         if self.call_timeout.is_zero() {
             problems.push("`call_timeout` must be more than zero".to_owned());
         }
-        if !problems.is_empty() {
-            return Err(InvalidConfig { problems });
-        }
+        let masters = match masters {
+            Ok(masters) if problems.is_empty() => masters,
+            // Each by itself is one; together they may still be none.
+            Err(error) if problems.is_empty() => {
+                let problems = vec![format!("`masters`: {error}")];
+                return Err(InvalidConfig { problems });
+            }
+            Ok(_) | Err(_) => return Err(InvalidConfig { problems }),
+        };
         let info = FrameworkInfo {
             framework_id: self.id,
             name: self.name,
@@ -275,16 +280,6 @@ impl Builder {
     }
 }
 
-/// host:port, without `http://` where it came with that.
-fn address(text: &str) -> Option<&str> {
-    let address = text.strip_prefix("http://").unwrap_or(text);
-    let (host, port) = address.rsplit_once(':')?;
-    let good = !host.is_empty()
-        && !host.contains(['/', ' ', '@'])
-        && port.parse::<u16>().is_ok_and(|port| port > 0);
-    good.then_some(address)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,7 +287,7 @@ mod tests {
     #[test]
     fn all_mistakes_are_told_at_once() {
         let told = Builder::new("")
-            .masters(["m1", "m2:0", "m3:5050"])
+            .masters(["m1", "m2:x", "m3:5050"])
             .queue(0)
             .checked()
             .unwrap_err();
@@ -300,11 +295,14 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_host_and_port() {
-        assert_eq!(address("http://m:1"), Some("m:1"));
-        assert_eq!(address("[::1]:5050"), Some("[::1]:5050"));
+    fn masters_are_host_and_port_each_once() {
+        let check = |masters: &[&str]| Builder::new("x").masters(masters.to_vec()).check();
+        check(&["http://m:1", "[::1]:5050"]).unwrap();
         for bad in ["m", ":1", "m:", "m:x", "https://m:1", "m:1/path"] {
-            assert_eq!(address(bad), None, "{bad}");
+            let told = check(&["m:1", bad]).unwrap_err().to_string();
+            assert!(told.contains("masters[1]"), "{bad}: {told}");
         }
+        let told = check(&["m:1", "m:1"]).unwrap_err().to_string();
+        assert!(told.contains("twice"), "{told}");
     }
 }

@@ -51,13 +51,11 @@
 //! `docs/framework-tutorial.md` builds a framework that outlives its master and itself, step by step, here and in Python.
 #![forbid(unsafe_code)]
 
-mod backoff;
 mod builder;
 mod calls;
 mod error;
 mod event;
 mod link;
-mod masters;
 mod reconciliation;
 mod task;
 mod wishes;

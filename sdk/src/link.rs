@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use mezzo_api::{
     credential::Authorized,
-    leader,
+    masters::{self, Masters},
     model::FrameworkId,
     proto::{self, event, framework_service_client::FrameworkServiceClient},
 };
@@ -22,10 +22,9 @@ use tonic::{
 };
 
 use crate::{
-    Error, Event, backoff,
+    Error, Event,
     builder::Checked,
     calls::{MAX_MESSAGE, Session},
-    masters::Masters,
     wishes::Wishes,
 };
 
@@ -65,7 +64,7 @@ impl Line {
         sessions: watch::Sender<Option<Session>>,
         wishes: Arc<Wishes>,
     ) -> Self {
-        let masters = Masters::new(config.masters.clone());
+        let masters = config.masters.clone();
         Self {
             config,
             events,
@@ -93,7 +92,7 @@ impl Line {
                 failures = 0;
             }
             let leaving = self.wishes.is_leaving();
-            let why = match ended {
+            let (why, named) = match ended {
                 Ended::Unwatched => return,
                 Ended::ForGood(_) | Ended::Broke(_) if leaving => return,
                 Ended::ForGood(error) => {
@@ -101,23 +100,8 @@ impl Line {
                     let _ = self.events.send(Err(error)).await;
                     return;
                 }
-                Ended::Elsewhere(named) => {
-                    tracing::debug!(master, leader = named, "another master leads");
-                    if self.masters.redirected(&named) {
-                        continue;
-                    }
-                    format!("master {master} says that {named} leads, and that one does not")
-                }
-                Ended::Broke(why) => {
-                    if self.masters.len() > 1 {
-                        self.masters.failed();
-                    }
-                    why
-                }
-                Ended::Never(why) => {
-                    self.masters.failed();
-                    why
-                }
+                Ended::Elsewhere(named) => (format!("{named} leads"), Some(named)),
+                Ended::Broke(why) | Ended::Never(why) => (why, None),
             };
             if was_subscribed {
                 tracing::warn!(master, why, "the subscription broke; subscribing again");
@@ -135,10 +119,9 @@ impl Line {
                 // The same again and again is news once.
                 tracing::debug!(master, why, "no subscription yet; trying on");
             }
-            // Once around all masters before the pause grows.
-            let rounds = failures / u32::try_from(self.masters.len()).unwrap_or(u32::MAX);
+            let pause = self.masters.failed(named, rand::random());
             tokio::select! {
-                () = sleep(backoff::pause(rounds, rand::random())) => {}
+                () = sleep(pause) => {}
                 () = self.events.closed() => return,
             }
             failures = failures.saturating_add(1);
@@ -193,7 +176,7 @@ impl Line {
         };
         tracing::info!(%framework_id, master, master_id = subscribed.master_id, "subscribed");
         self.config.info.framework_id = Some(framework_id.clone());
-        self.masters.succeeded();
+        self.masters.reached();
         let caller = proto::Caller {
             framework_id: subscribed.framework_id,
             stream_id: subscribed.stream_id,
@@ -240,7 +223,7 @@ impl Line {
     }
 
     fn refused(&self, status: &Status) -> Ended {
-        if let Some(leader) = leader::named_by(status) {
+        if let Some(leader) = masters::leader_named(status) {
             return Ended::Elsewhere(leader);
         }
         let message = status.message().to_owned();
@@ -259,7 +242,7 @@ impl Line {
     }
 
     fn broken(&self, status: &Status) -> Ended {
-        if let Some(leader) = leader::named_by(status) {
+        if let Some(leader) = masters::leader_named(status) {
             return Ended::Elsewhere(leader);
         }
         match (status.code(), self.config.info.framework_id.clone()) {

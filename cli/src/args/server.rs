@@ -154,8 +154,16 @@ pub(crate) struct AgentArgs {
 #[command(after_help = "\
 Examples:
   mezzo scheduler --master 10.0.0.1:5050
-  mezzo scheduler --config /etc/mezzo/scheduler.toml")]
+  mezzo scheduler --config /etc/mezzo/scheduler.toml
+  mezzo scheduler --listen 10.0.0.1:8080 --store etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/mezzo")]
 pub(crate) struct SchedulerArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
+    /// Where the state is: file: (in the state directory), file:/folder, or, for several schedulers of which one leads,
+    /// etcd://host:port,host:port/prefix
+    #[arg(long, value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// host:port at which others reach this scheduler [default: what it listens on]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) advertise: Option<String>,
 }

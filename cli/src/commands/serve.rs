@@ -25,13 +25,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(25);
 
 pub(crate) fn master(args: &MasterArgs) -> Result<(), Failure> {
     let mut flags = base(&args.server)?;
-    if let Some(store) = &args.store {
-        flags.insert("store".to_owned(), Value::String(store.clone()));
-    }
-    if let Some(address) = &args.advertise {
-        let address = request::address("--advertise", address)?;
-        flags.insert("advertise".to_owned(), Value::String(address));
-    }
+    add_place(&mut flags, args.store.as_ref(), args.advertise.as_deref())?;
     if let Some(file) = &args.credentials {
         let file = file.display().to_string();
         flags.insert("credentials".to_owned(), Value::String(file));
@@ -99,6 +93,7 @@ pub(crate) fn agent(args: &AgentArgs, master: Option<&str>) -> Result<(), Failur
 pub(crate) fn scheduler(args: &SchedulerArgs, master: Option<&str>) -> Result<(), Failure> {
     let mut flags = base(&args.server)?;
     add_master(&mut flags, master)?;
+    add_place(&mut flags, args.store.as_ref(), args.advertise.as_deref())?;
     let config: mezzo_scheduler::Config = settings(args.server.config.as_deref(), flags)?;
     serve("scheduler", &args.server.log, |shutdown| {
         mezzo_scheduler::run(config, shutdown)
@@ -132,6 +127,22 @@ fn add_master(flags: &mut Table, master: Option<&str>) -> Result<(), Failure> {
             "master".to_owned(),
             Value::String(request::masters(master)?),
         );
+    }
+    Ok(())
+}
+
+/// Of a server that may be one of several.
+fn add_place(
+    flags: &mut Table,
+    store: Option<&String>,
+    advertise: Option<&str>,
+) -> Result<(), Failure> {
+    if let Some(store) = store {
+        flags.insert("store".to_owned(), Value::String(store.clone()));
+    }
+    if let Some(address) = advertise {
+        let address = request::address("--advertise", address)?;
+        flags.insert("advertise".to_owned(), Value::String(address));
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use super::{Leader, Seat, Times};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// What a [`Command::Look`] found; `None`: etcd did not answer.
-    Seen(Option<Option<Leader>>),
+    Seen(Option<Sight>),
     /// The key may have changed.
     Nudged,
     /// The lease of a [`Command::Grant`]; `None`: no answer.
@@ -31,11 +31,25 @@ pub(crate) enum Event {
     Tick,
 }
 
+/// Of the leader's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Sight {
+    Nobody,
+    Other(Leader),
+    /// Put there by this candidate when it did not know that it had won: nobody keeps its lease alive.
+    Ours {
+        lease: i64,
+    },
+}
+
 /// Of an election.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
+    /// Now, or by an earlier try on the same lease.
     Won(Seat),
     Lost(Option<Leader>),
+    /// etcd does not take it: the lease is gone, say.
+    Refused,
 }
 
 /// Of a sign of life.
@@ -64,6 +78,7 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
     Look,
+    Rest,
     End,
 }
 
@@ -136,6 +151,7 @@ impl Core {
             Event::KeptAlive(kept) => self.kept_alive(kept, now),
             Event::Returned => match self.state {
                 State::Leaving { then: Then::Look } => self.look(),
+                State::Leaving { then: Then::Rest } => self.rest(now + self.times.retry),
                 State::Leaving { then: Then::End } => {
                     self.state = State::Over;
                     None
@@ -219,19 +235,26 @@ impl Core {
         Some(Command::Return { lease })
     }
 
-    fn seen(&mut self, seen: Option<Option<Leader>>, now: Duration) -> Option<Command> {
+    fn seen(&mut self, seen: Option<Sight>, now: Duration) -> Option<Command> {
         if self.state != State::Looking {
             return None;
         }
-        let Some(leader) = seen else {
-            return self.rest(now + self.times.retry);
-        };
-        self.leader = leader;
-        if self.leader.is_some() {
-            return self.rest(now + self.times.look);
+        match seen {
+            None => self.rest(now + self.times.retry),
+            Some(Sight::Other(leader)) => {
+                self.leader = Some(leader);
+                self.rest(now + self.times.look)
+            }
+            Some(Sight::Ours { lease }) => {
+                self.leader = None;
+                self.leave(lease, Then::Rest)
+            }
+            Some(Sight::Nobody) => {
+                self.leader = None;
+                self.state = State::Granting { sent: now };
+                Some(Command::Grant)
+            }
         }
-        self.state = State::Granting { sent: now };
-        Some(Command::Grant)
     }
 
     fn granted(&mut self, lease: Option<i64>, now: Duration) -> Option<Command> {
@@ -268,8 +291,11 @@ impl Core {
                 self.leader = leader;
                 self.leave(lease, Then::Look)
             }
-            // Won too late, or perhaps: what comes of it goes with the lease.
-            Some(Verdict::Won(_)) | None => self.leave(lease, Then::Look),
+            // Perhaps it was won. Whoever gives up now may leave a key that stands for as long as the lease: so it is asked
+            // again, which does no harm, and the answer tells.
+            None if now < good_until => Some(Command::Run { lease }),
+            // Too late: what came of it goes with the lease.
+            Some(Verdict::Won(_) | Verdict::Refused) | None => self.leave(lease, Then::Look),
         }
     }
 
@@ -375,7 +401,7 @@ mod tests {
     fn leading() -> Core {
         let (mut core, first) = Core::start(Times::of_lease(3));
         assert_eq!(first, Command::Look);
-        let grant = core.handle(Event::Seen(Some(None)), ms(1000));
+        let grant = core.handle(Event::Seen(Some(Sight::Nobody)), ms(1000));
         assert_eq!(grant, Some(Command::Grant));
         let run = core.handle(Event::Granted(Some(5)), ms(1010));
         assert_eq!(run, Some(Command::Run { lease: 5 }));
@@ -440,9 +466,12 @@ mod tests {
     #[test]
     fn who_follows_looks_when_nudged_and_after_a_while() {
         let (mut core, _) = Core::start(Times::of_lease(3));
-        assert_eq!(core.handle(Event::Seen(Some(Some(leader()))), ms(10)), None);
+        assert_eq!(
+            core.handle(Event::Seen(Some(Sight::Other(leader()))), ms(10)),
+            None
+        );
         assert_eq!(core.leader(), Some(&leader()));
-        assert_eq!(core.wakes_at(), Some(ms(2010)));
+        assert_eq!(core.wakes_at(), Some(ms(510)));
         assert_eq!(core.handle(Event::Nudged, ms(20)), Some(Command::Look));
         // etcd is away: what was seen is still the best guess.
         assert_eq!(core.handle(Event::Seen(None), ms(30)), None);
@@ -450,12 +479,42 @@ mod tests {
         assert_eq!(core.handle(Event::Tick, ms(130)), Some(Command::Look));
     }
 
-    #[test]
-    fn an_election_of_unknown_outcome_is_undone() {
+    /// Has asked for the lead with a lease of 3 s, granted at 1 ms.
+    fn running() -> Core {
         let (mut core, _) = Core::start(Times::of_lease(3));
-        core.handle(Event::Seen(Some(None)), ms(0));
-        core.handle(Event::Granted(Some(5)), ms(1));
+        core.handle(Event::Seen(Some(Sight::Nobody)), ms(0));
+        let run = core.handle(Event::Granted(Some(5)), ms(1));
+        assert_eq!(run, Some(Command::Run { lease: 5 }));
+        core
+    }
+
+    #[test]
+    fn an_election_of_unknown_outcome_is_asked_about_on_the_same_lease() {
+        let mut core = running();
+        let again = Some(Command::Run { lease: 5 });
+        assert_eq!(core.handle(Event::Ran(None), ms(1001)), again);
+        assert_eq!(core.handle(Event::Ran(None), ms(2001)), again);
+        // The first try was done, and the third tells.
+        core.handle(Event::Ran(Some(Verdict::Won(SEAT))), ms(2100));
+        assert_eq!(core.leads(), Some((SEAT, ms(2500))));
+    }
+
+    #[test]
+    fn an_election_is_undone_when_the_lease_is_nearly_over_or_gone() {
         let back = Some(Command::Return { lease: 5 });
-        assert_eq!(core.handle(Event::Ran(None), ms(2)), back);
+        assert_eq!(running().handle(Event::Ran(None), ms(2500)), back);
+        let refused = Event::Ran(Some(Verdict::Refused));
+        assert_eq!(running().handle(refused, ms(2)), back);
+    }
+
+    #[test]
+    fn a_key_of_ours_that_nobody_keeps_alive_is_taken_away() {
+        let (mut core, _) = Core::start(Times::of_lease(3));
+        let ours = Event::Seen(Some(Sight::Ours { lease: 9 }));
+        let back = Some(Command::Return { lease: 9 });
+        assert_eq!(core.handle(ours, ms(10)), back);
+        // Not at once: etcd may refuse at once, too.
+        assert_eq!(core.handle(Event::Returned, ms(20)), None);
+        assert_eq!(core.handle(Event::Tick, ms(120)), Some(Command::Look));
     }
 }

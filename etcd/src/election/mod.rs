@@ -73,7 +73,8 @@ impl Times {
             margin: lease / 6,
             every: lease / 6,
             retry: Duration::from_millis(100),
-            look: Duration::from_secs(2),
+            // A follower whose watch is silent finds out hardly later than by its watch.
+            look: lease / 6,
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     LEADER, Leader, Seat, TERM, Times,
-    core::{Command, Core, Event, Kept, Verdict},
+    core::{Command, Core, Event, Kept, Sight, Verdict},
 };
 use crate::{
     Address, Client, Error, Fence, now,
@@ -177,9 +177,10 @@ impl Office {
         match command {
             Command::Look => {
                 let keys = [self.leader_key.clone(), self.term_key.clone()];
+                let me = self.me.id.clone();
                 Box::pin(async move {
-                    match look(&client, &keys).await {
-                        Ok((leader, seen)) => (Event::Seen(Some(leader)), Some(seen)),
+                    match look(&client, &keys, &me).await {
+                        Ok((sight, seen)) => (Event::Seen(Some(sight)), Some(seen)),
                         Err(problem) => {
                             tracing::warn!(problem, "cannot see who leads");
                             (Event::Seen(None), None)
@@ -194,7 +195,11 @@ impl Office {
             Command::Run { lease } => {
                 let term = super::next_term(self.seen.term);
                 let request = self.candidacy(lease, term);
-                Box::pin(async move { (Event::Ran(elect(&client, request, term).await), None) })
+                let me = self.me.id.clone();
+                Box::pin(async move {
+                    let verdict = elect(&client, request, term, (&me, lease)).await;
+                    (Event::Ran(verdict), None)
+                })
             }
             Command::KeepAlive { lease } => Box::pin(async move {
                 let kept = match client.keep_alive(lease, REQUEST).await {
@@ -278,7 +283,7 @@ fn tell(what: &str, error: &Error) {
 }
 
 /// The leader, and what a candidacy builds on, as of one revision.
-async fn look(client: &Client, keys: &[String; 2]) -> Result<(Option<Leader>, Seen), String> {
+async fn look(client: &Client, keys: &[String; 2], me: &str) -> Result<(Sight, Seen), String> {
     let request = TxnRequest {
         compare: Vec::new(),
         success: keys.iter().map(|key| get(key)).collect(),
@@ -290,8 +295,13 @@ async fn look(client: &Client, keys: &[String; 2]) -> Result<(Option<Leader>, Se
         .map_err(|error| error.to_string())?;
     let revision = answer.header.map_or(0, |header| header.revision);
     let mut found = answer.responses.into_iter().map(first_of);
-    let leader = found.next().flatten();
-    let leader = leader.map(|pair| parse_leader(&pair)).transpose()?;
+    let sight = match found.next().flatten() {
+        None => Sight::Nobody,
+        Some(pair) => match parse_leader(&pair)? {
+            leader if leader.id == me => Sight::Ours { lease: pair.lease },
+            leader => Sight::Other(leader),
+        },
+    };
     let term = found.next().flatten();
     let mut seen = Seen {
         revision,
@@ -307,7 +317,7 @@ async fn look(client: &Client, keys: &[String; 2]) -> Result<(Option<Leader>, Se
             )
         })?;
     }
-    Ok((leader, seen))
+    Ok((sight, seen))
 }
 
 async fn grant(client: &Client, wanted: i64) -> Option<i64> {
@@ -325,22 +335,40 @@ async fn grant(client: &Client, wanted: i64) -> Option<i64> {
     }
 }
 
-async fn elect(client: &Client, request: TxnRequest, term: u64) -> Option<Verdict> {
+/// `None`: nobody knows. A lease that has the key already was given it by an earlier try of the same candidacy.
+async fn elect(
+    client: &Client,
+    request: TxnRequest,
+    term: u64,
+    (me, lease): (&str, i64),
+) -> Option<Verdict> {
     let answer = match client.txn(request, REQUEST).await {
         Ok(answer) => answer,
         Err(error) => {
             tell("run for the lead", &error);
-            return None;
+            return match error {
+                Error::Unanswered { .. } => None,
+                Error::Member { .. } | Error::Compacted | Error::NoLease | Error::Refused(_) => {
+                    Some(Verdict::Refused)
+                }
+            };
         }
     };
     let revision = answer.header.map_or(0, |header| header.revision);
     if answer.succeeded {
         return Some(Verdict::Won(Seat { term, revision }));
     }
-    let leader = answer.responses.into_iter().find_map(first_of);
-    Some(Verdict::Lost(
-        leader.and_then(|pair| parse_leader(&pair).ok()),
-    ))
+    let Some(pair) = answer.responses.into_iter().find_map(first_of) else {
+        return Some(Verdict::Lost(None));
+    };
+    let leader = parse_leader(&pair).ok();
+    Some(match leader {
+        Some(leader) if leader.id == me && pair.lease == lease => Verdict::Won(Seat {
+            term: leader.term,
+            revision: pair.create_revision,
+        }),
+        leader => Verdict::Lost(leader),
+    })
 }
 
 /// Until something happens to the key from that revision on, or etcd ends the watch.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{
     Leader, Seat, Times,
-    core::{Command, Core, Event, Kept, Verdict},
+    core::{Command, Core, Event, Kept, Sight, Verdict},
 };
 
 const STEP: Duration = Duration::from_millis(10);
@@ -36,7 +36,8 @@ impl Dice {
 struct Etcd {
     /// Ends of leases.
     leases: BTreeMap<i64, Duration>,
-    leader: Option<(i64, Leader)>,
+    /// On which lease, since which revision.
+    leader: Option<(i64, i64, Leader)>,
     revision: i64,
     next_lease: i64,
     term: u64,
@@ -45,7 +46,7 @@ struct Etcd {
 impl Etcd {
     fn end_leases(&mut self, now: Duration) {
         self.leases.retain(|_, end| *end > now);
-        if let Some((lease, _)) = &self.leader
+        if let Some((lease, ..)) = &self.leader
             && !self.leases.contains_key(lease)
         {
             self.leader = None;
@@ -62,20 +63,33 @@ impl Etcd {
         late: u64,
     ) -> Event {
         let end = now + times.lease + Duration::from_millis(late);
-        let leader = || self.leader.as_ref().map(|(_, leader)| leader.clone());
         match command {
-            Command::Look => Event::Seen(Some(leader())),
+            Command::Look => Event::Seen(Some(match &self.leader {
+                None => Sight::Nobody,
+                Some((lease, _, leader)) if leader.id == node.to_string() => {
+                    Sight::Ours { lease: *lease }
+                }
+                Some((.., leader)) => Sight::Other(leader.clone()),
+            })),
             Command::Grant => {
                 self.next_lease += 1;
                 self.leases.insert(self.next_lease, end);
                 Event::Granted(Some(self.next_lease))
             }
             Command::Run { lease } => {
-                if self.leader.is_some() {
-                    return Event::Ran(Some(Verdict::Lost(leader())));
+                if let Some((on, revision, leader)) = &self.leader {
+                    let ours = *on == lease && leader.id == node.to_string();
+                    return Event::Ran(Some(if ours {
+                        Verdict::Won(Seat {
+                            term: leader.term,
+                            revision: *revision,
+                        })
+                    } else {
+                        Verdict::Lost(Some(leader.clone()))
+                    }));
                 }
                 if !self.leases.contains_key(&lease) {
-                    return Event::Ran(None);
+                    return Event::Ran(Some(Verdict::Refused));
                 }
                 self.revision += 1;
                 self.term += 1;
@@ -84,7 +98,7 @@ impl Etcd {
                     address: String::new(),
                     term: self.term,
                 };
-                self.leader = Some((lease, leader));
+                self.leader = Some((lease, self.revision, leader));
                 Event::Ran(Some(Verdict::Won(Seat {
                     term: self.term,
                     revision: self.revision,
@@ -116,6 +130,17 @@ struct Node {
     dead: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    None,
+    /// No watch tells anything.
+    SilentWatches,
+    /// The first candidacy is done and its answer lost, and leases that are given back do not arrive.
+    LostVerdict,
+    /// Then only the latter.
+    LostReturns,
+}
+
 enum Letter {
     Request {
         number: u64,
@@ -139,6 +164,8 @@ struct World {
     letters: Vec<(Duration, Letter)>,
     next_number: u64,
     faults: bool,
+    /// What fails although nothing else does.
+    trouble: Trouble,
     highest_term: u64,
     told_revision: [i64; 3],
 }
@@ -155,6 +182,7 @@ impl World {
             letters: Vec::new(),
             next_number: 0,
             faults: true,
+            trouble: Trouble::None,
             highest_term: 0,
             told_revision: [0; 3],
         };
@@ -186,6 +214,21 @@ impl World {
 
     /// Some letters are lost, some take so long that nobody waits for them any more.
     fn post(&mut self, letter: Letter) {
+        let verdicts = self.trouble == Trouble::LostVerdict;
+        match letter {
+            Letter::Answer {
+                event: Event::Ran(Some(Verdict::Won(_))),
+                ..
+            } if verdicts => {
+                self.trouble = Trouble::LostReturns;
+                return;
+            }
+            Letter::Request {
+                command: Command::Return { .. },
+                ..
+            } if verdicts || self.trouble == Trouble::LostReturns => return,
+            Letter::Request { .. } | Letter::Answer { .. } => {}
+        }
         let takes = match self.dice.roll(20) {
             0 if self.faults => return,
             1..3 if self.faults => self.dice.millis(6000),
@@ -281,9 +324,10 @@ impl World {
             self.tell(node, Event::Tick);
         }
         // A watch that says too much, and what is true only when nothing fails.
+        let silent = self.trouble == Trouble::SilentWatches;
         let changed = !self.faults && self.told_revision[node] != self.etcd.revision;
         self.told_revision[node] = self.etcd.revision;
-        if changed || self.dice.roll(50) == 0 {
+        if !silent && (changed || self.dice.roll(50) == 0) {
             self.tell(node, Event::Nudged);
         }
         if self.faults && self.dice.roll(3000) == 0 {
@@ -356,5 +400,17 @@ proptest! {
         world.tell(next, Event::Resign);
         let last = world.run_until_somebody_leads(Duration::from_millis(2500));
         prop_assert!(last != next && last != leader);
+    }
+    #[test]
+    fn one_that_dies_is_followed_within_five_seconds_whatever_fails_beside(seed: u64, lost in any::<bool>()) {
+        let mut world = World::new(seed);
+        world.faults = false;
+        let leader = world.run_until_somebody_leads(Duration::from_secs(5));
+        for _ in 0..200 {
+            world.step();
+        }
+        world.trouble = if lost { Trouble::LostVerdict } else { Trouble::SilentWatches };
+        world.nodes[leader].dead = true;
+        world.run_until_somebody_leads(Duration::from_secs(5));
     }
 }

@@ -4,20 +4,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use mezzo_etcd::proto::{Event, event::EventType};
 use mezzo_etcd::{Client, prefix_end};
 use serde_json::Value;
 
-const PREFIX: &str = "/ha/";
-
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) broken: Vec<String>,
     pub(crate) n_writes: u64,
-    pub(crate) n_terms: u64,
+    /// Each with when it was seen to begin, Unix milliseconds.
+    pub(crate) terms: Vec<(u64, u64)>,
     highest: u64,
     leader: Option<u64>,
     /// Term and number of the last write.
@@ -32,14 +31,15 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
-    pub(crate) fn start(etcd: &str) -> Self {
+    /// Of all keys below a prefix, which begins and ends with a slash.
+    pub(crate) fn start(etcd: &str, prefix: &'static str) -> Self {
         let over = Arc::new(AtomicBool::new(false));
-        let (stop, address) = (Arc::clone(&over), format!("etcd://{etcd}{PREFIX}"));
+        let (stop, address) = (Arc::clone(&over), format!("etcd://{etcd}{prefix}"));
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(follow(&address, &stop))
+            runtime.block_on(follow(&address, prefix, &stop))
         });
         Self { over, thread }
     }
@@ -51,13 +51,13 @@ impl Witness {
     }
 }
 
-async fn follow(address: &str, over: &AtomicBool) -> Result<Seen> {
+async fn follow(address: &str, prefix: &str, over: &AtomicBool) -> Result<Seen> {
     let client = Client::new(&address.parse()?)?;
     let (mut seen, mut from) = (Seen::default(), 1);
     while !over.load(Ordering::Relaxed) {
-        let end = Some(prefix_end(PREFIX));
+        let end = Some(prefix_end(prefix));
         let watch = client
-            .watch(PREFIX, end, from, Duration::from_secs(1))
+            .watch(prefix, end, from, Duration::from_secs(1))
             .await;
         let Ok(mut stream) = watch else {
             continue;
@@ -75,7 +75,7 @@ async fn follow(address: &str, over: &AtomicBool) -> Result<Seen> {
                     let revision =
                         |event: &Event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
                     for group in message.events.chunk_by(|a, b| revision(a) == revision(b)) {
-                        seen.look(group)?;
+                        seen.look(prefix, group)?;
                         from = from.max(revision(&group[0]) + 1);
                     }
                 }
@@ -88,16 +88,17 @@ async fn follow(address: &str, over: &AtomicBool) -> Result<Seen> {
 
 impl Seen {
     /// At all that one transaction did.
-    fn look(&mut self, group: &[Event]) -> Result<()> {
+    fn look(&mut self, prefix: &str, group: &[Event]) -> Result<()> {
         let mut others = Vec::new();
         let mut head = None;
         for event in group {
             let pair = event.kv.as_ref().context("an event without a key")?;
             let key = String::from_utf8_lossy(&pair.key).into_owned();
             let value = String::from_utf8_lossy(&pair.value).into_owned();
-            match (key.as_str(), event.r#type()) {
-                ("/ha/leader", EventType::Delete) => self.leader = None,
-                ("/ha/leader", EventType::Put) => {
+            let name = key.strip_prefix(prefix).unwrap_or(&key);
+            match (name, event.r#type()) {
+                ("leader", EventType::Delete) => self.leader = None,
+                ("leader", EventType::Put) => {
                     let leader: Value = serde_json::from_str(&value)?;
                     let term = leader["term"].as_u64().context("a leader without a term")?;
                     if term <= self.highest {
@@ -105,10 +106,10 @@ impl Seen {
                             .push(format!("term {term} after {}", self.highest));
                     }
                     (self.highest, self.leader, self.blind) = (term, Some(term), false);
-                    self.n_terms += 1;
+                    self.terms.push((term, unix_ms()));
                 }
-                ("/ha/term", _) => {}
-                ("/ha/head", _) => {
+                ("term", _) => {}
+                ("head", _) => {
                     let (term, number) = value.split_once('-').context("a head without a term")?;
                     head = Some((term.parse()?, number.parse()?));
                 }
@@ -132,4 +133,9 @@ impl Seen {
         self.head = head;
         Ok(())
     }
+}
+
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
 }

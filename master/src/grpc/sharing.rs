@@ -8,7 +8,7 @@ use mezzo_api::{
 };
 use tonic::Status;
 
-use super::status::{bounded, invalid, parse};
+use super::status::{bounded, invalid, parse, storable};
 use crate::{
     allocator::{DEFAULT_WEIGHT_MILLIS, PassRecord, Quota, Share},
     state::{FrameworkView, Operation, RoleView, Snapshot},
@@ -30,6 +30,7 @@ pub(super) fn quotas(request: proto::UpdateQuotasRequest) -> Result<Operation, S
             guarantees: amounts(&format!("quotas[{i}].guarantees"), quota.guarantees)?,
             limits: amounts(&format!("quotas[{i}].limits"), quota.limits)?,
         };
+        storable(&format!("quotas[{i}]"), &checked)?;
         if quotas.insert(role.clone(), checked).is_some() {
             return Err(invalid(
                 &format!("quotas[{i}].role"),
@@ -263,6 +264,29 @@ mod tests {
         assert!(told(&view, vec![])[0].starts_with("it suppressed"));
         view.connected = false;
         assert!(told(&view, vec![])[0].starts_with("it is not connected"));
+    }
+
+    #[test]
+    fn the_largest_quota_there_can_be_is_stored() {
+        let amount = |n: usize| proto::Resource {
+            name: format!("{n:x<255}"),
+            value: Some(proto::resource::Value::Scalar(proto::Scalar {
+                millis: 1_000_000_000_000,
+            })),
+        };
+        let all: Vec<proto::Resource> = (100..100 + MOST_AMOUNTS).map(amount).collect();
+        let request = |guarantees: Vec<proto::Resource>| proto::UpdateQuotasRequest {
+            quotas: vec![proto::update_quotas_request::Quota {
+                role: "a".into(),
+                guarantees,
+                limits: all.clone(),
+            }],
+            force: false,
+        };
+        quotas(request(all.clone())).unwrap();
+        let mut longer = all.clone();
+        longer[0].name.push('x');
+        quotas(request(longer)).unwrap_err();
     }
 
     #[test]

@@ -193,6 +193,9 @@ pub enum Refusal {
     /// The disk did not take it; the driver's word, the core never says so.
     #[error("nothing was changed: {0}")]
     NotWritten(String),
+    /// Another scheduler leads by now, or may. It may have been done.
+    #[error("another scheduler leads by now; look whether it was done, and ask again")]
+    Deposed,
     /// About jobs.
     #[error(transparent)]
     Job(#[from] JobRefusal),

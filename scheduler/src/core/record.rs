@@ -1,8 +1,8 @@
 //! The durable form of the state: one JSON record per key, so that a turn writes only what it changed.
 //!
-//! Pure. Format 3, which has what resident instances keep beside all that format 2 has, as that has groups beside format 1. An
-//! older scheduler refuses a newer format; this one reads the older ones, of which every record means the same, and from then on
-//! writes format 3.
+//! Pure. Format 3, which has the master's term and what resident instances keep beside all that format 2 has, as that has
+//! groups beside format 1. An older scheduler refuses a newer format; this one reads the older ones, of which every record
+//! means the same, and from then on writes format 3.
 //! Unknown fields are ignored, missing new ones must have a serde default.
 
 use std::collections::BTreeMap;
@@ -26,6 +26,8 @@ use crate::time::Timestamp;
 pub enum Key {
     /// The framework id.
     Framework,
+    /// The highest term of a master that was followed.
+    MasterTerm,
     /// What an app is meant to be.
     App(AppId),
     /// One entry of an app's history.
@@ -77,6 +79,7 @@ struct AppRecord {
 pub fn encode(state: &State, key: &Key) -> Option<Vec<u8>> {
     match key {
         Key::Framework => state.framework_id.as_ref().map(to_json),
+        Key::MasterTerm => (state.master_term > 0).then(|| to_json(&state.master_term)),
         Key::App(id) => state.apps.get(id).map(|app| {
             to_json(&AppRecord {
                 current: app.current.version,
@@ -148,6 +151,7 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
     for (key, bytes) in records {
         match &key {
             Key::Framework => state.framework_id = Some(read::<FrameworkId>(&key, &bytes)?),
+            Key::MasterTerm => state.master_term = read(&key, &bytes)?,
             Key::App(id) => {
                 apps.insert(id.clone(), read(&key, &bytes)?);
             }

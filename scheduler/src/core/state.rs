@@ -29,6 +29,8 @@ use crate::time::Timestamp;
 pub struct State {
     /// Given by the master at the first subscription.
     pub framework_id: Option<FrameworkId>,
+    /// The highest of a master that was followed; one of a lower term leads no more.
+    pub master_term: u64,
     /// By path.
     pub apps: BTreeMap<AppId, Arc<AppState>>,
     /// Under way.

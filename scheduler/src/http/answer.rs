@@ -15,7 +15,7 @@ use crate::jobs::command::JobRefusal;
 const MAX_WARNINGS: usize = 20;
 
 /// A JSON answer.
-pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
+pub(crate) fn json_answer(status: StatusCode, body: &Value) -> Response {
     json_text(status, body.to_string())
 }
 
@@ -26,7 +26,7 @@ pub(super) fn json_text(status: StatusCode, mut text: String) -> Response {
 }
 
 /// `{"message": ...}`.
-pub(super) fn error(status: StatusCode, message: &str) -> Response {
+pub(crate) fn error(status: StatusCode, message: &str) -> Response {
     json_answer(status, &json!({"message": message}))
 }
 
@@ -75,6 +75,7 @@ pub(super) fn refused(refusal: &Refusal) -> Response {
         ),
         Refusal::TooManyDeployments(_) => error(StatusCode::FORBIDDEN, &message),
         Refusal::Job(refusal) => job_refused(refusal),
+        Refusal::Deposed => error(StatusCode::SERVICE_UNAVAILABLE, &message),
         Refusal::NotWritten(_) => error(StatusCode::INSUFFICIENT_STORAGE, &message),
     }
 }

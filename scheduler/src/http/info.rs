@@ -3,10 +3,11 @@
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use mezzo_etcd::election::Order;
 use serde_json::json;
 
 use super::Context;
-use super::answer::json_answer;
+use super::answer::{error, json_answer};
 use crate::core::state::{Condition, Instance};
 
 pub(super) async fn ping() -> Response {
@@ -24,6 +25,19 @@ pub(super) async fn healthz(State(context): State<Context>) -> Response {
 
 pub(super) async fn leader(State(context): State<Context>) -> Response {
     json_answer(StatusCode::OK, &json!({"leader": context.about.address}))
+}
+
+/// Another may lead; this one may be elected again.
+pub(super) async fn abdicate(State(context): State<Context>) -> Response {
+    let Some(orders) = &context.about.orders else {
+        return error(
+            StatusCode::CONFLICT,
+            "this scheduler has its state for itself: nobody can take its place",
+        );
+    };
+    // An election that is over has given the lead back already.
+    let _ = orders.send(Order::Deposed).await;
+    json_answer(StatusCode::OK, &json!({"message": "Leadership abdicated"}))
 }
 
 /// There are none here: what Marathon left to plug-ins is the master's or the agents' business.
@@ -56,7 +70,7 @@ pub(super) async fn info(State(context): State<Context>) -> Response {
                 "local_port_min": 10_000,
                 "local_port_max": 20_000,
                 "checkpoint": true,
-                "ha": false,
+                "ha": about.orders.is_some(),
                 "task_launch_timeout": 300_000,
             },
             "http_config": {"http_port": port.parse::<u16>().unwrap_or(0), "https_port": null},
@@ -167,6 +181,7 @@ pub(super) async fn metrics(State(context): State<Context>) -> Response {
         "Runs of the present jobs that failed after all attempts.",
         jobs().map(|job| job.tally.failures).sum(),
     );
+    put("leader", "gauge", "Whether this one leads.", 1);
     put(
         "connected",
         "gauge",

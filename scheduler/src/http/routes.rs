@@ -255,6 +255,7 @@ const OPERATIONS: &[Operation] = &[
     // The server.
     get("/v2/info", "getInfo", "Who this is", NONE, Gives::Json("Info"), NEVER),
     get("/v2/leader", "getLeader", "Which scheduler leads", NONE, Gives::Json("Leader"), NEVER),
+    op("delete", "/v2/leader", "abdicate", "Give the lead away; refused where there is only one scheduler", NONE, B0, 200, Gives::Json("Message"), &[409]),
     get("/ping", "ping", "`pong`", NONE, Text, NEVER),
     get("/healthz", "getHealth", "Whether it serves, and has a master", NONE, Gives::Json("Health"), NEVER),
     get("/metrics", "getMetrics", "Figures in Prometheus' form", NONE, Text, NEVER),

@@ -18,6 +18,7 @@ use mezzo_api::proto::operation::Operation::{
     CreateVolume, DestroyVolume, Launch, Reserve, Unreserve,
 };
 use mezzo_api::proto::operator_service_client::OperatorServiceClient;
+use mezzo_etcd::Fence;
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
@@ -40,6 +41,8 @@ pub(super) struct Performer {
     pub(super) caller: proto::Caller,
     pub(super) events: mpsc::Sender<LinkEvent>,
     pub(super) resident_role: RoleName,
+    /// Looked at right before each call.
+    pub(super) fence: Fence,
 }
 
 impl Performer {
@@ -83,6 +86,9 @@ impl Performer {
     }
 
     async fn perform(&self, call: Call) -> Result<(), Status> {
+        if !self.fence.is_open() {
+            return Err(Status::aborted(super::DEPOSED));
+        }
         let caller = Some(self.caller.clone());
         let mut client = self.client.clone();
         match call {

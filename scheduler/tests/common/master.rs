@@ -35,6 +35,9 @@ pub(crate) struct World {
     suppressed: bool,
     refused: bool,
     next: u64,
+    /// Of its leadership.
+    pub(crate) term: u64,
+    pub(crate) subscriptions: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -68,6 +71,8 @@ impl Master {
                 suppressed: false,
                 refused: false,
                 next: 0,
+                term: 1,
+                subscriptions: 0,
             })),
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
@@ -332,12 +337,14 @@ impl FrameworkService for Master {
         world.suppressed = is_for_all(&request.into_inner().suppressed_roles);
         world.refused = false;
         world.offer = None;
+        world.subscriptions += 1;
+        let term = world.term;
         world.send(Inner::Subscribed(proto::event::Subscribed {
             framework_id: "framework-1".into(),
             stream_id,
             heartbeat_interval_ms: 15_000,
             master_id: "master-1".into(),
-            term: 1,
+            term,
         }));
         let kept: Vec<proto::TaskStatus> = world.unacknowledged.values().cloned().collect();
         for status in kept {

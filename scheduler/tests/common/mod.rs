@@ -28,10 +28,15 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     pub(crate) async fn start(state_dir: &Path, master: SocketAddr) -> Self {
+        Self::start_with(state_dir, &master.to_string()).await
+    }
+
+    /// With a list of masters.
+    pub(crate) async fn start_with(state_dir: &Path, masters: &str) -> Self {
         let _ = std::fs::remove_file(state_dir.join("address"));
         let config = Config {
             listen: "127.0.0.1:0".parse().expect("an address"),
-            master: master.to_string(),
+            master: masters.to_owned(),
             state_dir: state_dir.to_owned(),
             ..Config::default()
         };

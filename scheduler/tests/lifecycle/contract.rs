@@ -455,6 +455,7 @@ fn the_rest() -> Vec<Row> {
             .has("/marathon_config/master", any())
             .has("/http_config/http_port", any()),
         row("getLeader", "GET /v2/leader", 200).has("/leader", any()),
+        row("abdicate", "DELETE /v2/leader", 409).has("/message", any()),
         row("getOpenApi", "GET /openapi.json", 200).has("/openapi", json!("3.1.0")),
         row("listPlugins", "GET /v2/plugins", 200).has("/plugins", json!([])),
         row("listPods", "GET /v2/pods", 501).has("/message", any()),

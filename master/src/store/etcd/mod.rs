@@ -1,388 +1,65 @@
-//! The store of several masters: keys in etcd, written by the leader alone.
-//!
-//! Every transaction compares two keys first. The leader's must be the one that this master put there (its create
-//! revision): so a deposed leader writes nothing, whatever it believes. And the *head*, `TERM-N`, must be what the last
-//! write left: so a write that was given up and comes late changes nothing, and one whose answer was lost is known when
-//! it is tried again.
-//!
-//! A batch that is too much for one transaction goes into a journal first, in parts; one more write says that the
-//! journal counts; then it is carried out. Whoever leads next carries out what is left of one that counts.
+//! The store of several masters: a [`Ledger`] in etcd, written by the leader alone. `rows` says what its keys mean.
 
 mod rows;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use async_trait::async_trait;
-use mezzo_etcd::{
-    Address, Client, Error, Fence,
-    election::{LEADER, Seat},
-    prefix_end,
-    proto::{
-        Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, RequestOp, ResponseOp,
-        TxnRequest,
-        compare::{CompareResult, CompareTarget, TargetUnion},
-        request_op::Request,
-        response_op::Response,
-    },
-};
-use tokio::sync::Mutex;
+use mezzo_etcd::{Address, Client, Fence, Ledger, LedgerError, Rows, election::Seat};
 
-use self::rows::Writes;
 use super::{Change, FORMAT_VERSION, Saved, Store, StoreError};
-
-const HEAD: &str = "head";
-const FORMAT: &str = "format";
-/// How many parts of the journal count.
-const JOURNAL: &str = "journal";
-/// What begins so belongs to the journal.
-const JOURNAL_PARTS: &str = "journal/";
-
-/// For one try; the fence bounds all of them together.
-const TRY: Duration = Duration::from_secs(1);
-/// Keys in one answer.
-const PAGE: i64 = 500;
-/// A reader whose revision is compacted away begins again; so often in a row it never is.
-const MOST_READS: usize = 20;
 
 /// The keys below one prefix, for one term.
 #[derive(Debug)]
-pub struct EtcdStore {
-    client: Client,
-    address: Address,
-    seat: Seat,
-    fence: Fence,
-    /// Writes of this term, counted.
-    head: Mutex<u64>,
-}
+pub struct EtcdStore(Ledger);
 
 impl EtcdStore {
     /// For the leader that has this seat, while the fence is open.
     #[must_use]
     pub fn new(client: Client, address: Address, seat: Seat, fence: Fence) -> Self {
-        Self {
-            client,
-            address,
-            seat,
-            fence,
-            head: Mutex::new(0),
-        }
+        Self(Ledger::new(client, address, seat, fence, FORMAT_VERSION))
     }
 
-    fn head(&self, number: u64) -> Vec<u8> {
-        format!("{}-{number}", self.seat.term).into_bytes()
-    }
-
-    fn problem(&self, problem: impl ToString) -> StoreError {
-        StoreError::Etcd {
-            place: self.address.to_string(),
-            problem: problem.to_string(),
-        }
-    }
-
-    fn corrupt(&self, problem: impl ToString) -> StoreError {
-        StoreError::Corrupt {
-            path: PathBuf::from(self.address.to_string()),
-            problem: problem.to_string(),
-        }
-    }
-
-    /// It turned out that another leads.
-    fn deposed(&self) -> StoreError {
-        self.fence.close();
-        StoreError::Deposed
-    }
-
-    /// Again and again until etcd answers, or until this master may lead no longer.
-    async fn insist<T, F>(&self, call: impl Fn() -> F) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<T, Error>>,
-    {
-        while self.fence.is_open() {
-            match call().await {
-                Ok(answer) => return Ok(answer),
-                Err(error @ Error::Unanswered { .. }) => {
-                    tracing::warn!(%error, "the state waits for etcd");
-                }
-                Err(error) => return Err(self.problem(error)),
-            }
-        }
-        Err(self.deposed())
-    }
-
-    fn equal(&self, name: &str, target: CompareTarget, union: TargetUnion) -> Compare {
-        Compare {
-            result: CompareResult::Equal.into(),
-            target: target.into(),
-            key: self.address.key(name).into(),
-            target_union: Some(union),
-        }
-    }
-
-    fn is_leader(&self) -> Compare {
-        let revision = TargetUnion::CreateRevision(self.seat.revision);
-        self.equal(LEADER, CompareTarget::Create, revision)
-    }
-
-    fn put(&self, name: &str, value: Vec<u8>) -> RequestOp {
-        RequestOp {
-            request: Some(Request::RequestPut(PutRequest {
-                key: self.address.key(name).into(),
-                value,
-                lease: 0,
-            })),
-        }
-    }
-
-    fn get(&self, name: &str) -> RequestOp {
-        RequestOp {
-            request: Some(Request::RequestRange(RangeRequest {
-                key: self.address.key(name).into(),
-                ..RangeRequest::default()
-            })),
-        }
-    }
-
-    fn delete(&self, name: &str, end: Vec<u8>) -> RequestOp {
-        RequestOp {
-            request: Some(Request::RequestDeleteRange(DeleteRangeRequest {
-                key: self.address.key(name).into(),
-                range_end: end,
-            })),
-        }
-    }
-
-    /// One transaction.
-    async fn commit(&self, writes: &Writes) -> Result<(), StoreError> {
-        let operation = |(name, value): (&String, &Option<Vec<u8>>)| match value {
-            Some(value) => self.put(name, value.clone()),
-            None => self.delete(name, Vec::new()),
-        };
-        self.transact(writes.iter().map(operation).collect()).await
-    }
-
-    async fn transact(&self, mut operations: Vec<RequestOp>) -> Result<(), StoreError> {
-        let mut head = self.head.lock().await;
-        let next = *head + 1;
-        operations.push(self.put(HEAD, self.head(next)));
-        let request = TxnRequest {
-            compare: vec![
-                self.is_leader(),
-                self.equal(
-                    HEAD,
-                    CompareTarget::Value,
-                    TargetUnion::Value(self.head(*head)),
-                ),
-            ],
-            success: operations,
-            failure: vec![self.get(LEADER), self.get(HEAD)],
-        };
-        let answer = self
-            .insist(|| self.client.txn(request.clone(), TRY))
-            .await?;
-        if !answer.succeeded {
-            let mut found = answer.responses.into_iter().map(first_of);
-            let leader = found.next().flatten();
-            let found = found.next().flatten().map(|pair| pair.value);
-            let leads = leader.is_some_and(|pair| pair.create_revision == self.seat.revision);
-            // Another try of the same write was done, and its answer lost.
-            if !leads || found.as_ref() != Some(&self.head(next)) {
-                let found = found.map(|value| String::from_utf8_lossy(&value).into_owned());
-                tracing::warn!(
-                    leads,
-                    head = found,
-                    ours = next,
-                    "a write was refused by etcd"
-                );
-                return Err(self.deposed());
-            }
-        }
-        *head = next;
-        Ok(())
-    }
-
-    /// All keys below the prefix, as of one revision.
-    async fn read_all(&self) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
-        for _ in 0..MOST_READS {
-            match self.try_read_all().await {
-                Err(Error::Compacted) => {
-                    tracing::info!("etcd compacted the revision that was being read; once more");
-                }
-                Err(error @ Error::Unanswered { .. }) if self.fence.is_open() => {
-                    tracing::warn!(%error, "the state waits for etcd");
-                }
-                Err(Error::Unanswered { .. }) => return Err(self.deposed()),
-                Err(error) => return Err(self.problem(error)),
-                Ok(rows) => return Ok(rows),
-            }
-        }
-        Err(self.problem("it could not be read whole, again and again"))
-    }
-
-    async fn try_read_all(&self) -> Result<BTreeMap<String, Vec<u8>>, Error> {
-        let prefix = self.address.key("");
-        let mut rows = BTreeMap::new();
-        let mut request = RangeRequest {
-            key: prefix.clone().into(),
-            range_end: prefix_end(&prefix),
-            limit: PAGE,
-            revision: 0,
-        };
-        loop {
-            let page = self.client.range(request.clone(), TRY * 2).await?;
-            if let Some(last) = page.kvs.last() {
-                request.key = [last.key.as_slice(), &[0]].concat();
-            }
-            request.revision = page
-                .header
-                .map_or(0, |header| header.revision)
-                .max(request.revision);
-            for KeyValue { key, value, .. } in page.kvs {
-                let key = String::from_utf8_lossy(&key);
-                if let Some(name) = key.strip_prefix(&prefix) {
-                    rows.insert(name.to_owned(), value);
-                }
-            }
-            if !page.more {
-                return Ok(rows);
-            }
-        }
-    }
-
-    /// What the journal says is done, and then the journal goes.
-    async fn carry_out(&self, parts: &[Writes]) -> Result<(), StoreError> {
-        for part in parts {
-            self.commit(part).await?;
-        }
-        let prefix = self.address.key(JOURNAL_PARTS);
-        self.transact(vec![
-            self.delete(JOURNAL, Vec::new()),
-            self.delete(JOURNAL_PARTS, prefix_end(&prefix)),
-        ])
-        .await
-    }
-
-    /// The parts of a journal that counts.
-    fn journal(&self, rows: &BTreeMap<String, Vec<u8>>) -> Result<Vec<Writes>, StoreError> {
-        let Some(count) = rows.get(JOURNAL) else {
-            return Ok(Vec::new());
-        };
-        let text = String::from_utf8_lossy(count);
-        let count: usize = text
-            .parse()
-            .map_err(|error| self.corrupt(format_args!("{JOURNAL}: {error}")))?;
-        (0..count)
-            .map(|number| {
-                let name = part_name(number);
-                let part = rows
-                    .get(&name)
-                    .ok_or_else(|| self.corrupt(format_args!("{name} is missing")))?;
-                rows::from_journal(part)
-                    .map_err(|error| self.corrupt(format_args!("{name}: {error}")))
-            })
-            .collect()
+    fn saved(&self, rows: Rows) -> Result<Saved, StoreError> {
+        rows::saved(&rows).map_err(|problem| StoreError::Corrupt {
+            path: PathBuf::from(self.0.place()),
+            problem,
+        })
     }
 }
 
-fn part_name(number: usize) -> String {
-    format!("{JOURNAL_PARTS}{number:06}")
-}
-
-fn first_of(answer: ResponseOp) -> Option<KeyValue> {
-    match answer.response {
-        Some(Response::ResponseRange(range)) => range.kvs.into_iter().next(),
-        Some(Response::ResponsePut(_) | Response::ResponseDeleteRange(_)) | None => None,
+impl From<LedgerError> for StoreError {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Deposed => Self::Deposed,
+            LedgerError::Etcd { place, problem } => Self::Etcd { place, problem },
+            LedgerError::Corrupt { place, problem } => Self::Corrupt {
+                path: PathBuf::from(place),
+                problem,
+            },
+            LedgerError::TooNew { place, found, .. } => Self::TooNew {
+                path: PathBuf::from(place),
+                found,
+            },
+        }
     }
 }
 
 #[async_trait]
 impl Store for EtcdStore {
-    /// The election gave the term; here its writes begin.
     async fn begin_term(&self) -> Result<u64, StoreError> {
-        loop {
-            let look = TxnRequest {
-                compare: vec![self.is_leader()],
-                success: vec![self.get(HEAD), self.get(FORMAT)],
-                failure: Vec::new(),
-            };
-            let answer = self.insist(|| self.client.txn(look.clone(), TRY)).await?;
-            if !answer.succeeded {
-                return Err(self.deposed());
-            }
-            let mut found = answer.responses.into_iter().map(first_of);
-            let head = found.next().flatten();
-            if let Some(format) = found.next().flatten() {
-                let text = String::from_utf8_lossy(&format.value);
-                let found: u32 = text
-                    .parse()
-                    .map_err(|error| self.corrupt(format_args!("{FORMAT}: {error}")))?;
-                if found > FORMAT_VERSION {
-                    return Err(StoreError::TooNew {
-                        path: PathBuf::from(self.address.to_string()),
-                        found,
-                    });
-                }
-            }
-            if head.as_ref().is_some_and(|pair| pair.value == self.head(0)) {
-                return Ok(self.seat.term);
-            }
-            let revision = head.map_or(0, |pair| pair.mod_revision);
-            let begin = TxnRequest {
-                compare: vec![
-                    self.is_leader(),
-                    self.equal(HEAD, CompareTarget::Mod, TargetUnion::ModRevision(revision)),
-                ],
-                success: vec![
-                    self.put(HEAD, self.head(0)),
-                    self.put(FORMAT, FORMAT_VERSION.to_string().into_bytes()),
-                ],
-                failure: Vec::new(),
-            };
-            // Then it is looked at again: also when the answer was lost.
-            self.insist(|| self.client.txn(begin.clone(), TRY)).await?;
-        }
+        Ok(self.0.begin().await?)
     }
 
     async fn load(&self) -> Result<Saved, StoreError> {
-        let mut rows = self.read_all().await?;
-        let parts = self.journal(&rows)?;
-        if !parts.is_empty() {
-            tracing::info!(parts = parts.len(), "finishing a write of the last leader");
-            self.carry_out(&parts).await?;
-            rows = self.read_all().await?;
-        }
-        rows::saved(&rows).map_err(|problem| self.corrupt(problem))
+        self.saved(self.0.read().await?)
     }
 
-    /// A journal that counts is what a write has come to so far: the rest of it is added here, and nothing is written.
     async fn snapshot(&self) -> Result<Saved, StoreError> {
-        let mut rows = self.read_all().await?;
-        for part in self.journal(&rows)? {
-            for (key, value) in part {
-                match value {
-                    Some(value) => rows.insert(key, value),
-                    None => rows.remove(&key),
-                };
-            }
-        }
-        rows::saved(&rows).map_err(|problem| self.corrupt(problem))
+        self.saved(self.0.look().await?)
     }
 
     async fn apply(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        let parts = rows::parts(rows::writes(&changes));
-        match &parts[..] {
-            [] => Ok(()),
-            [only] => self.commit(only).await,
-            several => {
-                for (number, part) in several.iter().enumerate() {
-                    let value = rows::to_journal(part);
-                    self.commit(&[(part_name(number), Some(value))].into())
-                        .await?;
-                }
-                let count = several.len().to_string().into_bytes();
-                self.commit(&[(JOURNAL.to_owned(), Some(count))].into())
-                    .await?;
-                self.carry_out(several).await
-            }
-        }
+        Ok(self.0.write(rows::writes(&changes)).await?)
     }
 }

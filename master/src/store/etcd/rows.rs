@@ -1,4 +1,4 @@
-//! What the store's keys and values are, and how much goes into one transaction. Pure.
+//! What the store's keys and values are. Pure.
 //!
 //! ```text
 //! PREFIX/agents/ID             JSON, as in the embedded store     PREFIX/format    of all this
@@ -6,22 +6,20 @@
 //! PREFIX/frameworks/ID         JSON                               PREFIX/leader    the election's
 //! PREFIX/removed_frameworks/ID a number                           PREFIX/term      the election's
 //! PREFIX/weights/ROLE          a number                           PREFIX/journal…  of a batch in several parts
-//! PREFIX/quotas/ROLE           JSON
+//! PREFIX/quotas/ROLE           JSON                             PREFIX/large/…   pieces of large values
 //! PREFIX/windows/NAME          JSON
 //! ```
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::fmt::Display;
 
 use mezzo_api::model::RoleName;
+use mezzo_etcd::{Rows, Writes};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     allocator::Quota,
     store::{Change, Saved},
 };
-
-/// By key below the prefix; `None` removes it.
-pub(super) type Writes = BTreeMap<String, Option<Vec<u8>>>;
 
 const AGENTS: &str = "agents";
 const REMOVED_AGENTS: &str = "removed_agents";
@@ -30,11 +28,6 @@ const REMOVED_FRAMEWORKS: &str = "removed_frameworks";
 const WEIGHTS: &str = "weights";
 const QUOTAS: &str = "quotas";
 const WINDOWS: &str = "windows";
-
-/// etcd takes 128 operations in a transaction; some are ours for other things.
-const MOST_WRITES: usize = 120;
-/// etcd takes requests of 1.5 MiB. Half of that, for in the journal it is quoted once more.
-const MOST_BYTES: usize = 512 << 10;
 
 /// What a batch comes to: of several changes of one key the last counts, as etcd takes each key only once.
 pub(super) fn writes(changes: &[Change]) -> Writes {
@@ -83,46 +76,8 @@ fn encode(record: &impl Serialize) -> Option<Vec<u8>> {
     Some(text.expect("records hold only strings, numbers, lists and maps with string keys"))
 }
 
-/// Cuts what is too much for one transaction.
-pub(super) fn parts(writes: Writes) -> Vec<Writes> {
-    let mut parts = Vec::new();
-    let (mut part, mut bytes) = (Writes::new(), 0);
-    for (key, value) in writes {
-        let size = key.len() + value.as_ref().map_or(0, Vec::len);
-        if !part.is_empty() && (part.len() == MOST_WRITES || bytes + size > MOST_BYTES) {
-            parts.push(std::mem::take(&mut part));
-            bytes = 0;
-        }
-        bytes += size;
-        part.insert(key, value);
-    }
-    if !part.is_empty() {
-        parts.push(part);
-    }
-    parts
-}
-
-/// A part as a value of the journal.
-pub(super) fn to_journal(part: &Writes) -> Vec<u8> {
-    let texts: Vec<(&str, Option<String>)> = part
-        .iter()
-        .map(|(key, value)| {
-            let text = value.as_ref().map(|value| String::from_utf8_lossy(value));
-            (key.as_str(), text.map(String::from))
-        })
-        .collect();
-    serde_json::to_vec(&texts).expect("strings only")
-}
-
-/// The other way round.
-pub(super) fn from_journal(value: &[u8]) -> Result<Writes, serde_json::Error> {
-    let texts: Vec<(String, Option<String>)> = serde_json::from_slice(value)?;
-    let bytes = |(key, text): (String, Option<String>)| (key, text.map(String::into_bytes));
-    Ok(texts.into_iter().map(bytes).collect())
-}
-
 /// All that is durable, from all keys below the prefix. Keys of other tables are not ours.
-pub(super) fn saved(rows: &BTreeMap<String, Vec<u8>>) -> Result<Saved, String> {
+pub(super) fn saved(rows: &Rows) -> Result<Saved, String> {
     Ok(Saved {
         agents: records(rows, AGENTS)?,
         removed_agents: numbers(rows, REMOVED_AGENTS)?,
@@ -135,10 +90,7 @@ pub(super) fn saved(rows: &BTreeMap<String, Vec<u8>>) -> Result<Saved, String> {
 }
 
 /// The rest of the key, and the value.
-fn table<'a>(
-    rows: &'a BTreeMap<String, Vec<u8>>,
-    name: &'a str,
-) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+fn table<'a>(rows: &'a Rows, name: &'a str) -> impl Iterator<Item = (&'a str, &'a [u8])> {
     let row = move |(key, value): (&'a String, &'a Vec<u8>)| {
         let id = key.strip_prefix(name)?.strip_prefix('/')?;
         Some((id, value.as_slice()))
@@ -146,10 +98,7 @@ fn table<'a>(
     rows.iter().filter_map(row)
 }
 
-fn records<T: DeserializeOwned>(
-    rows: &BTreeMap<String, Vec<u8>>,
-    name: &str,
-) -> Result<Vec<T>, String> {
+fn records<T: DeserializeOwned>(rows: &Rows, name: &str) -> Result<Vec<T>, String> {
     let parse = |(id, value): (&str, &[u8])| {
         serde_json::from_slice(value).map_err(|error| wrong(name, id, error))
     };
@@ -157,7 +106,7 @@ fn records<T: DeserializeOwned>(
 }
 
 fn numbers<K: TryFrom<String, Error: Display>>(
-    rows: &BTreeMap<String, Vec<u8>>,
+    rows: &Rows,
     name: &str,
 ) -> Result<Vec<(K, u64)>, String> {
     let parse = |(id, value): (&str, &[u8])| {
@@ -169,7 +118,7 @@ fn numbers<K: TryFrom<String, Error: Display>>(
     table(rows, name).map(parse).collect()
 }
 
-fn quotas(rows: &BTreeMap<String, Vec<u8>>) -> Result<Vec<(RoleName, Quota)>, String> {
+fn quotas(rows: &Rows) -> Result<Vec<(RoleName, Quota)>, String> {
     let parse = |(id, value): (&str, &[u8])| {
         let role = RoleName::try_from(id.to_owned()).map_err(|error| wrong(QUOTAS, id, error))?;
         let quota = serde_json::from_slice(value).map_err(|error| wrong(QUOTAS, id, error))?;
@@ -200,7 +149,7 @@ mod tests {
             at_ms: 7,
         };
         let writes = writes(&[weight("eng/web", 1), removed, weight("eng/web", 2)]);
-        let mut rows: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        let mut rows = Rows::new();
         assert_eq!(writes.get("frameworks/f"), Some(&None));
         rows.extend(
             writes
@@ -214,37 +163,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_for_one_transaction_is_cut_by_count_and_by_size() {
-        let many: Vec<Change> = (0..300).map(|i| weight(&format!("r{i}"), i)).collect();
-        let cut = parts(writes(&many));
-        assert_eq!(
-            cut.iter().map(Writes::len).collect::<Vec<_>>(),
-            [120, 120, 60]
-        );
-        let large = |i: usize| (i.to_string(), Some(vec![b'x'; MOST_BYTES / 2]));
-        let cut = parts((0..5).map(large).collect());
-        assert_eq!(
-            cut.iter().map(Writes::len).collect::<Vec<_>>(),
-            [1, 1, 1, 1, 1]
-        );
-        assert!(parts(Writes::new()).is_empty());
-    }
-
-    #[test]
-    fn a_part_comes_back_from_the_journal() {
-        let part: Writes = [
-            ("weights/a".to_owned(), Some(b"1".to_vec())),
-            ("agents/b".to_owned(), None),
-        ]
-        .into();
-        assert_eq!(from_journal(&to_journal(&part)).unwrap(), part);
-        assert!(from_journal(b"{").is_err());
-    }
-
-    #[test]
     fn what_cannot_be_read_is_named() {
         for (key, value) in [("weights/a", "x"), ("agents/a", "{}"), ("quotas/a", "[")] {
-            let rows = BTreeMap::from([(key.to_owned(), value.as_bytes().to_vec())]);
+            let rows = Rows::from([(key.to_owned(), value.as_bytes().to_vec())]);
             let problem = saved(&rows).unwrap_err();
             assert!(problem.starts_with(key), "{problem}");
         }

@@ -206,6 +206,7 @@ fn schemas() -> Value {
         "Job": {"type": "object", "description": "docs/jobs.md", "properties": {"name": {"type": "string"}}},
         "Jobs": list("jobs", "Job"),
         "Killed": {"type": "object", "properties": {"killed": {"type": "integer"}}},
+        "Message": {"type": "object", "properties": {"message": {"type": "string"}}},
         "Leader": {"type": "object", "properties": {"leader": {"type": "string"}}},
         "Plugins": list("plugins", "Empty"),
         "Queue": list("queue", "Empty"),
