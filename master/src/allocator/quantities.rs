@@ -35,6 +35,13 @@ impl Quantities {
         }
     }
 
+    /// Takes another sum away.
+    pub fn part(&mut self, other: &Self) {
+        for (name, millis) in &other.0 {
+            self.shift(name, -*millis);
+        }
+    }
+
     /// Thousandths of that name.
     #[must_use]
     pub fn get(&self, name: &str) -> i128 {

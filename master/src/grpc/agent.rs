@@ -8,7 +8,7 @@ use std::pin::Pin;
 use futures::{Stream, StreamExt as _};
 use mezzo_api::{
     convert::{self, Invalid},
-    model::{AgentInfo, Task, TaskStatus, TaskUsage},
+    model::{AgentInfo, Task, TaskInfo, TaskStatus, TaskUsage},
     proto::{
         self, AgentMessage, MasterMessage, agent_message, agent_service_server::AgentService,
         master_message,
@@ -222,7 +222,7 @@ fn encode(line: AgentLine, context: &Context) -> MasterMessage {
         AgentLine::Core(ToAgent::Launch(task)) => Message::Launch(master_message::Launch {
             framework_id: task.framework_id.to_string(),
             role: task.role.to_string(),
-            task: Some(proto::TaskInfo::from(task.info.clone())),
+            task: Some(proto::TaskInfo::from(TaskInfo::clone(&task.info))),
         }),
         AgentLine::Core(ToAgent::LaunchGroup(tasks)) => {
             let first = tasks.first();
@@ -231,7 +231,7 @@ fn encode(line: AgentLine, context: &Context) -> MasterMessage {
                 role: first.map_or_else(String::new, |task| task.role.to_string()),
                 tasks: tasks
                     .iter()
-                    .map(|task| proto::TaskInfo::from(task.info.clone()))
+                    .map(|task| proto::TaskInfo::from(TaskInfo::clone(&task.info)))
                     .collect(),
             })
         }

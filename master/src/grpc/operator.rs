@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
 use mezzo_api::{
-    model::{AgentId, FrameworkId, NodeUsage, RoleName, Task, TaskId},
+    model::{AgentId, AgentInfo, FrameworkId, NodeUsage, RoleName, Task, TaskId},
     proto::{self, operator_service_server::OperatorService},
 };
 use tonic::{Request, Response, Status};
@@ -17,7 +17,9 @@ use super::{
 use crate::{
     actor::Context,
     allocator::{DEFAULT_WEIGHT_MILLIS, Quantities, Share},
-    state::{AgentState, AgentView, DrainStage, Event, FrameworkView, Operation, Snapshot},
+    state::{
+        AgentState, AgentView, DrainStage, Event, FrameworkView, KnownTask, Operation, Snapshot,
+    },
 };
 
 /// The most that a page holds, and what it holds when nobody asks.
@@ -62,7 +64,8 @@ impl OperatorService for OperatorFront {
         let request = request.into_inner();
         let after: Option<AgentId> = parse_optional("page_token", request.page_token)?;
         let snapshot = self.context.snapshot();
-        let (page, next) = page(&snapshot.agents, after.as_ref(), request.page_size);
+        let agents = snapshot.agents.after(after.as_ref());
+        let (page, next) = page(agents, request.page_size);
         Ok(Response::new(proto::ListAgentsResponse {
             agents: page.into_iter().map(|view| agent(view)).collect(),
             next_page_token: next.map(ToString::to_string).unwrap_or_default(),
@@ -130,7 +133,11 @@ impl OperatorService for OperatorFront {
         let request = request.into_inner();
         let after: Option<FrameworkId> = parse_optional("page_token", request.page_token)?;
         let snapshot = self.context.snapshot();
-        let (page, next) = page(&snapshot.frameworks, after.as_ref(), request.page_size);
+        let start = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let frameworks = snapshot
+            .frameworks
+            .range::<FrameworkId, _>((start, Bound::Unbounded));
+        let (page, next) = page(frameworks, request.page_size);
         Ok(Response::new(proto::ListFrameworksResponse {
             frameworks: page
                 .into_iter()
@@ -164,7 +171,7 @@ impl OperatorService for OperatorFront {
         Ok(Response::new(proto::ListTasksResponse {
             tasks: tasks
                 .into_iter()
-                .map(|task| proto::Task::from(Task::clone(&task)))
+                .map(|task| proto::Task::from(Task::from(&*task)))
                 .collect(),
             next_page_token: next
                 .map(|(framework, task)| format!("{framework}/{task}"))
@@ -303,14 +310,11 @@ fn page_size(asked: u32) -> usize {
     }
 }
 
-/// The next entries after that key, and the last key where more follow.
-fn page<'a, K: Ord, V>(
-    map: &'a BTreeMap<K, V>,
-    after: Option<&K>,
+/// The next of these entries, and the last key where more follow.
+fn page<'a, K: 'a, V: 'a>(
+    mut entries: impl Iterator<Item = (&'a K, &'a V)>,
     size: u32,
 ) -> (Vec<&'a V>, Option<&'a K>) {
-    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-    let mut entries = map.range((start, Bound::Unbounded));
     let page: Vec<_> = entries.by_ref().take(page_size(size)).collect();
     let next = page
         .last()
@@ -326,8 +330,8 @@ fn tasks(
     wanted: &TaskFilter,
     after: Option<TaskKey>,
     size: usize,
-) -> (Vec<Arc<Task>>, Option<TaskKey>) {
-    let mut found: Vec<Arc<Task>> = Vec::new();
+) -> (Vec<Arc<KnownTask>>, Option<TaskKey>) {
+    let mut found: Vec<Arc<KnownTask>> = Vec::new();
     let from = after
         .as_ref()
         .map(|(framework, _)| framework)
@@ -348,15 +352,9 @@ fn tasks(
             .as_ref()
             .filter(|(framework, _)| framework == framework_id)
             .map(|(_, task)| task);
-        let from = past.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut active = view
-            .tasks
-            .range::<TaskId, _>((from, Bound::Unbounded))
-            .peekable();
-        let mut ended = view
-            .ended
-            .range::<TaskId, _>((from, Bound::Unbounded))
-            .peekable();
+        let active = view.tasks.after(past);
+        let mut active = active.map(|(id, entry)| (id, &entry.task)).peekable();
+        let mut ended = view.ended.after(past).peekable();
         loop {
             // Two sorted lists as one; a task that runs hides an ended one of the same id.
             let task = match (active.peek(), ended.peek()) {
@@ -435,7 +433,7 @@ fn cluster(snapshot: &Snapshot, context: &Context) -> proto::Cluster {
         .values()
         .flat_map(|view| view.tasks.values());
     for state in tasks
-        .map(|task| task.status.state)
+        .map(|entry| entry.task.status.state)
         .filter(|state| !state.is_terminal())
     {
         *states.entry(state.name()).or_default() += 1;
@@ -499,7 +497,7 @@ fn agent(view: &AgentView) -> proto::Agent {
     };
     proto::Agent {
         agent_id: view.agent_id.to_string(),
-        info: Some(view.info.clone().into()),
+        info: Some(AgentInfo::clone(&view.info).into()),
         state: state.into(),
         registered_at_ms: view.registered_at_ms,
         allocated: (&view.allocated).into(),
@@ -538,7 +536,7 @@ fn framework(view: &FrameworkView, total: &Quantities) -> proto::Framework {
         tasks: count(
             view.tasks
                 .values()
-                .filter(|task| !task.status.state.is_terminal())
+                .filter(|entry| !entry.task.status.state.is_terminal())
                 .count(),
         ),
         dominant_share_ppm: Share::dominant(&held, total, DEFAULT_WEIGHT_MILLIS)

@@ -89,11 +89,11 @@ impl Machine {
                 self.refused = true;
                 Vec::new()
             }
-            ToAgent::Launch(task) => self.launch(Task::clone(&task), now),
+            ToAgent::Launch(task) => self.launch(Task::from(&*task), now),
             ToAgent::LaunchGroup(tasks) => {
                 let launched = tasks
                     .into_iter()
-                    .map(|task| self.launch(Task::clone(&task), now));
+                    .map(|task| self.launch(Task::from(&*task), now));
                 launched.flatten().collect()
             }
             ToAgent::Kill {

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use mezzo_api::model::AgentId;
+use mezzo_api::model::{AgentId, AgentInfo};
 
 use super::{
     Core, Effect, Ending, Refusal, ToAgent, Turn,
@@ -93,7 +93,7 @@ impl Core {
         entry.drain = drain;
         turn.push(Effect::Store(Change::PutAgent(AgentRecord {
             agent_id: agent_id.clone(),
-            info: entry.info.clone(),
+            info: AgentInfo::clone(&entry.info),
             registered_at_ms: entry.registered_at_ms,
             drain: drain.map(Box::new),
         })));

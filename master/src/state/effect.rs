@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, Offer, OfferId, RoleName, StreamId, Task, TaskId, TaskStatus, UpdateId,
+    AgentId, FrameworkId, Offer, OfferId, RoleName, StreamId, TaskId, TaskStatus, UpdateId,
 };
 use thiserror::Error;
 
-use super::ConnId;
+use super::{ConnId, KnownTask};
 use crate::{
     allocator::{InvalidPattern, quota::QuotaProblem},
     store::Change,
@@ -38,9 +38,9 @@ pub enum ToAgent {
     /// The agent must stop.
     Refused(String),
     /// Run a task.
-    Launch(Arc<Task>),
+    Launch(Arc<KnownTask>),
     /// Run the tasks of a group, in their order.
-    LaunchGroup(Vec<Arc<Task>>),
+    LaunchGroup(Vec<Arc<KnownTask>>),
     /// End a task.
     Kill {
         /// Whose.

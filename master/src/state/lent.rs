@@ -98,6 +98,21 @@ impl RoleEntry {
 }
 
 impl FrameworkEntry {
+    /// In its outstanding offers.
+    pub(super) fn offered(&self, supply: Supply) -> &Quantities {
+        match supply {
+            Supply::Ordinary => &self.in_offers.0,
+            Supply::Revocable => &self.in_offers.1,
+        }
+    }
+
+    pub(super) fn offered_mut(&mut self, supply: Supply) -> &mut Quantities {
+        match supply {
+            Supply::Ordinary => &mut self.in_offers.0,
+            Supply::Revocable => &mut self.in_offers.1,
+        }
+    }
+
     pub(super) fn takes(&self, supply: Supply) -> bool {
         match supply {
             Supply::Ordinary => true,

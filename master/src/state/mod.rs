@@ -3,7 +3,8 @@
 //! No tokio, no clock, no file, no socket, nothing of the protocol: the actor is the only caller, tests and the
 //! simulation are the others. Ids and randomness come from a [`Source`]. One file per thing: `agents` (attach, time
 //! out, remove), `drain` (out of service and back), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline,
-//! allocation), `tasks` (status), `requests` (kill, reconcile), `refused`, `quotas`, `lent` (what can be taken back), `books` (who holds what), `view` (what
+//! allocation), `tasks` (status), `table` (where
+//! they are), `requests` (kill, reconcile), `refused`, `quotas`, `lent` (what can be taken back), `books` (who holds what), `view` (what
 //! readers see).
 //!
 //! ```text
@@ -27,6 +28,7 @@ mod quotas;
 mod refused;
 mod removed;
 mod requests;
+mod table;
 mod tasks;
 mod view;
 
@@ -48,6 +50,8 @@ pub use event::{
 };
 pub use ledger::{Holder, Ledger};
 pub use lent::Supply;
+pub use table::Table;
+pub use tasks::{KnownTask, TaskEntry};
 pub use view::{AgentState, AgentView, Counters, FrameworkView, PassRecords, RoleView, Snapshot};
 
 /// Where ids and chance come from.

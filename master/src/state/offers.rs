@@ -7,11 +7,11 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, Offer, OfferId, Reason, Resources, RoleName, Task, TaskInfo, TaskState,
+    AgentId, FrameworkId, Offer, OfferId, Reason, Resources, RoleName, TaskInfo, TaskState,
 };
 
 use super::{
-    ConnId, Core, Effect, Launch, Pass, Pending, Supply, ToAgent, ToFramework, Turn,
+    ConnId, Core, Effect, KnownTask, Launch, Pass, Pending, Supply, ToAgent, ToFramework, Turn,
     agents::{AgentEntry, AgentLink},
     frameworks::{FrameworkEntry, Interest},
     tasks::{TaskEntry, master_status},
@@ -310,6 +310,7 @@ impl Core {
         for ((framework_id, role), bundle) in bundles {
             if let Some(framework) = self.frameworks.get_mut(&framework_id) {
                 framework.offers.extend(bundle.offers);
+                framework.offered_mut(supply).merge(&bundle.held);
             }
             self.charge_sum(&framework_id, &role, supply, &bundle.held);
         }
@@ -481,7 +482,7 @@ impl Core {
         framework_id: &FrameworkId,
         hand: &mut Hand,
         info: TaskInfo,
-    ) -> Arc<Task> {
+    ) -> Arc<KnownTask> {
         let (task_id, resources) = (info.task_id.clone(), info.resources.clone());
         let holder = (framework_id.clone(), task_id.clone());
         self.charge(framework_id, &hand.role, hand.supply, &resources);
@@ -498,8 +499,8 @@ impl Core {
             turn.now,
         );
         status.reason = None;
-        let task = Arc::new(Task {
-            info,
+        let task = Arc::new(KnownTask {
+            info: Arc::new(info),
             framework_id: framework_id.clone(),
             role: hand.role.clone(),
             status,
@@ -507,7 +508,6 @@ impl Core {
         });
         let entry = TaskEntry {
             task: Arc::clone(&task),
-            agent_id: hand.agent_id.clone(),
             reached: TaskState::Staging,
             kill: None,
         };

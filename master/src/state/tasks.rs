@@ -7,7 +7,8 @@
 use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, Reason, StatusSource, Task, TaskId, TaskState, TaskStatus,
+    AgentId, FrameworkId, Reason, RoleName, StatusSource, Task, TaskId, TaskInfo, TaskState,
+    TaskStatus,
 };
 
 use super::{
@@ -21,14 +22,60 @@ pub(super) struct KillRequest {
     pub(super) grace: Option<Duration>,
 }
 
-/// One task.
+/// What is known of a task. A copy shares the description, which never changes: statuses come often, and readers hold
+/// the former one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownTask {
+    /// What was asked for.
+    pub info: Arc<TaskInfo>,
+    /// By whom.
+    pub framework_id: FrameworkId,
+    /// The role of the offer.
+    pub role: RoleName,
+    /// The latest.
+    pub status: TaskStatus,
+    /// When it reached `TASK_RUNNING`, Unix milliseconds.
+    pub started_at_ms: Option<u64>,
+}
+
+impl From<Task> for KnownTask {
+    fn from(task: Task) -> Self {
+        Self {
+            info: Arc::new(task.info),
+            framework_id: task.framework_id,
+            role: task.role,
+            status: task.status,
+            started_at_ms: task.started_at_ms,
+        }
+    }
+}
+
+impl From<&KnownTask> for Task {
+    fn from(task: &KnownTask) -> Self {
+        Self {
+            info: TaskInfo::clone(&task.info),
+            framework_id: task.framework_id.clone(),
+            role: task.role.clone(),
+            status: task.status.clone(),
+            started_at_ms: task.started_at_ms,
+        }
+    }
+}
+
+/// One task, in the table of its framework.
 #[derive(Debug, Clone)]
-pub(super) struct TaskEntry {
-    pub(super) task: Arc<Task>,
-    pub(super) agent_id: AgentId,
+pub struct TaskEntry {
+    /// As readers see it.
+    pub task: Arc<KnownTask>,
     /// The last state that its agent told of; staging before.
     pub(super) reached: TaskState,
     pub(super) kill: Option<KillRequest>,
+}
+
+impl TaskEntry {
+    pub(super) fn agent_id(&self) -> &AgentId {
+        &self.task.info.agent_id
+    }
 }
 
 /// A status of the master's own: not kept, not repeated, not to be acknowledged.
@@ -60,7 +107,7 @@ pub(super) fn master_status(
 }
 
 /// What is already known, said again by the master.
-pub(super) fn retold(task: &Task, reason: Reason) -> TaskStatus {
+pub(super) fn retold(task: &KnownTask, reason: Reason) -> TaskStatus {
     TaskStatus {
         reason: Some(reason),
         source: StatusSource::Master,
@@ -150,7 +197,7 @@ impl Core {
         if framework
             .tasks
             .get(&holder.1)
-            .is_some_and(|entry| entry.agent_id != agent_id)
+            .is_some_and(|entry| *entry.agent_id() != agent_id)
         {
             return;
         }
@@ -208,12 +255,16 @@ impl Core {
         if status.state == TaskState::Running && task.started_at_ms.is_none() {
             task.started_at_ms = Some(status.timestamp_ms);
         }
+        // The texts of its ids are here already.
+        status.task_id = task.status.task_id.clone();
+        status.framework_id = task.framework_id.clone();
+        status.agent_id = Some(task.info.agent_id.clone());
         status.usage = status.usage.or_else(|| task.status.usage.take());
         status.container = status.container.or_else(|| task.status.container.take());
         let terminal = status.state.is_terminal();
         let final_word = terminal && status.update_id.is_none();
         task.status = status;
-        let (agent_id, role) = (entry.agent_id.clone(), task.role.clone());
+        let (agent_id, role) = (entry.agent_id().clone(), entry.task.role.clone());
         self.view.touch_framework(&holder.0);
         if terminal {
             self.release(&agent_id, holder, &role);
@@ -224,6 +275,11 @@ impl Core {
         }
     }
 
+    pub(super) fn task(&self, (framework_id, task_id): &Holder) -> Option<&TaskEntry> {
+        self.frameworks.get(framework_id)?.tasks.get(task_id)
+    }
+
+    /// For changes alone: what readers share is copied.
     pub(super) fn task_mut(&mut self, (framework_id, task_id): &Holder) -> Option<&mut TaskEntry> {
         self.frameworks
             .get_mut(framework_id)?
@@ -240,13 +296,13 @@ impl Core {
         let Some(entry) = framework.tasks.remove(&holder.1) else {
             return;
         };
-        let role = entry.task.role.clone();
+        let (agent_id, role) = (entry.agent_id().clone(), entry.task.role.clone());
         framework.remember(entry.task, most);
         self.view.touch_framework(&holder.0);
-        self.release(&entry.agent_id, holder, &role);
-        if let Some(agent) = self.agents.get_mut(&entry.agent_id) {
+        self.release(&agent_id, holder, &role);
+        if let Some(agent) = self.agents.get_mut(&agent_id) {
             agent.tasks.remove(holder);
-            self.view.touch_agent(&entry.agent_id);
+            self.view.touch_agent(&agent_id);
         }
     }
 
@@ -268,7 +324,7 @@ impl Core {
             let mut status = master_status(
                 &holder.0,
                 &holder.1,
-                Some(entry.agent_id.clone()),
+                Some(entry.agent_id().clone()),
                 state,
                 reason,
                 message,
@@ -292,7 +348,7 @@ impl Core {
         if entry.task.status.state.is_terminal() {
             return;
         }
-        let message = format!("agent {} cannot be reached", entry.agent_id);
+        let message = format!("agent {} cannot be reached", entry.agent_id());
         let status = TaskStatus {
             state: TaskState::Unreachable,
             message,
@@ -312,7 +368,7 @@ impl Core {
         holder: &Holder,
         task: Task,
     ) {
-        let Some(entry) = self.task_mut(holder) else {
+        let Some(entry) = self.task(holder) else {
             return;
         };
         let was = entry.task.status.state;
@@ -321,7 +377,7 @@ impl Core {
         let terminal = status.state.is_terminal();
         // The end itself is told by the agent's own status, which waits for its acknowledgement.
         self.absorb(holder, status);
-        let Some(entry) = self.task_mut(holder) else {
+        let Some(entry) = self.task(holder) else {
             return;
         };
         if !terminal && entry.task.status.state != was && !entry.task.status.state.is_terminal() {
@@ -332,7 +388,7 @@ impl Core {
 
     /// A returning agent does not report a task that the master believed there.
     pub(super) fn task_not_found(&mut self, turn: &mut Turn<'_>, holder: &Holder) {
-        let Some(entry) = self.task_mut(holder) else {
+        let Some(entry) = self.task(holder) else {
             return;
         };
         let (state, reason, message) = match entry.reached {
@@ -388,9 +444,8 @@ impl Core {
         let (role, resources) = (task.role.clone(), task.info.resources.clone());
         let supply = Supply::of(&task.info);
         let entry = TaskEntry {
-            agent_id: agent_id.clone(),
             reached: task.status.state,
-            task: Arc::new(task),
+            task: Arc::new(task.into()),
             kill: None,
         };
         let status = retold(&entry.task, Reason::AgentReregistered);
@@ -426,7 +481,7 @@ impl Core {
             turn.push(Effect::ToAgent(conn, message));
         }
         let holder = (framework_id.clone(), task_id);
-        let over = self.task_mut(&holder).is_some_and(|entry| {
+        let over = self.task(&holder).is_some_and(|entry| {
             let status = &entry.task.status;
             status.state.is_terminal() && status.update_id.as_ref() == Some(&update_id)
         });

@@ -9,10 +9,13 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, Resources, RoleName, Task, TaskId,
+    AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, Resources, RoleName, TaskId,
 };
 
-use super::{Core, Ledger, Supply, agents::AgentLink, drain::DrainStage, frameworks::Interest};
+use super::{
+    Core, KnownTask, Ledger, Supply, Table, TaskEntry, agents::AgentLink, drain::DrainStage,
+    frameworks::Interest,
+};
 use crate::{
     allocator::{DEFAULT_WEIGHT_MILLIS, PassRecord, Quantities, Quota, quota},
     store::DrainRecord,
@@ -37,7 +40,7 @@ pub struct AgentView {
     /// Which.
     pub agent_id: AgentId,
     /// As it last registered.
-    pub info: AgentInfo,
+    pub info: Arc<AgentInfo>,
     /// How it stands.
     pub state: AgentState,
     /// First registration.
@@ -74,9 +77,9 @@ pub struct FrameworkView {
     /// Of what agents lend: held by its tasks, in its offers.
     pub lent: (Quantities, Quantities),
     /// Not ended, or not acknowledged.
-    pub tasks: BTreeMap<TaskId, Arc<Task>>,
+    pub tasks: Table<TaskId, TaskEntry>,
     /// Ended.
-    pub ended: BTreeMap<TaskId, Arc<Task>>,
+    pub ended: Table<TaskId, Arc<KnownTask>>,
     /// Roles for which it takes no offers.
     pub suppressed: Vec<RoleName>,
 }
@@ -130,7 +133,7 @@ pub struct Snapshot {
     /// When it was made, Unix milliseconds.
     pub at_ms: u64,
     /// By id.
-    pub agents: Arc<BTreeMap<AgentId, Arc<AgentView>>>,
+    pub agents: Table<AgentId, Arc<AgentView>>,
     /// By id.
     pub frameworks: Arc<BTreeMap<FrameworkId, Arc<FrameworkView>>>,
     /// By name.
@@ -177,11 +180,11 @@ pub(super) fn snapshot(core: &mut Core, now: u64) -> Snapshot {
     let mut cache = std::mem::take(&mut core.view);
     let agents = std::mem::take(&mut cache.agents);
     if !agents.is_empty() {
-        let map = Arc::make_mut(&mut cache.last.agents);
+        let table = &mut cache.last.agents;
         for id in agents {
             match agent_view(core, &id) {
-                Some(view) => map.insert(id, Arc::new(view)),
-                None => map.remove(&id),
+                Some(view) => table.insert(id, Arc::new(view)),
+                None => table.remove(&id),
             };
         }
     }
@@ -212,7 +215,7 @@ fn agent_view(core: &Core, id: &AgentId) -> Option<AgentView> {
     let entry = core.agents.get(id)?;
     Some(AgentView {
         agent_id: id.clone(),
-        info: entry.info.clone(),
+        info: Arc::clone(&entry.info),
         state: match entry.link {
             AgentLink::Introduced { .. } | AgentLink::Connected { .. } => AgentState::Connected,
             AgentLink::Disconnected { .. } => AgentState::Disconnected,
@@ -239,17 +242,14 @@ fn lent(ledger: &Ledger) -> Option<(Resources, Resources, Resources)> {
 
 fn framework_view(core: &Core, id: &FrameworkId) -> Option<FrameworkView> {
     let entry = core.frameworks.get(id)?;
+    // What it holds is in tasks or in offers.
     let sums = |supply| {
-        let (mut allocated, mut offered) = (Quantities::default(), Quantities::default());
-        let offers = entry.offers.iter().filter_map(|id| core.offers.get(id));
-        for offer in offers.filter(|offer| offer.supply == supply) {
-            offered.add(&offer.resources);
+        let offered = entry.offered(supply).clone();
+        let mut allocated = Quantities::default();
+        for role in entry.roles.values() {
+            allocated.merge(role.held(supply));
         }
-        let active = entry.tasks.values().map(|task| &task.task);
-        let active = active.filter(|task| !task.status.state.is_terminal());
-        for task in active.filter(|task| Supply::of(&task.info) == supply) {
-            allocated.add(&task.info.resources);
-        }
+        allocated.part(&offered);
         (allocated, offered)
     };
     let (allocated, offered) = sums(Supply::Ordinary);
@@ -261,11 +261,7 @@ fn framework_view(core: &Core, id: &FrameworkId) -> Option<FrameworkView> {
         allocated,
         offered,
         lent: sums(Supply::Revocable),
-        tasks: entry
-            .tasks
-            .iter()
-            .map(|(id, task)| (id.clone(), Arc::clone(&task.task)))
-            .collect(),
+        tasks: entry.tasks.clone(),
         ended: entry.ended.clone(),
         suppressed: entry
             .roles
