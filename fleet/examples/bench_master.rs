@@ -598,7 +598,7 @@ async fn failover(size: &Size) -> Result<()> {
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", bench.address))?;
     let mut operator = OperatorServiceClient::new(endpoint.connect().await?);
     let mut agents_back = None;
-    let mut look = tokio::time::interval(LOOK);
+    let mut look = tokio::time::interval(LOOK * 2);
     loop {
         ensure!(
             died.elapsed() < PATIENCE,

@@ -289,7 +289,7 @@ fn tasks(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Resul
     {
         if let Some(at) = TaskState::ALL
             .iter()
-            .position(|state| *state == entry.task.status.state)
+            .position(|state| *state == entry.state)
         {
             counts[at] += 1;
         }

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
 use mezzo_api::{
-    model::{AgentId, AgentInfo, FrameworkId, NodeUsage, RoleName, Task, TaskId},
+    model::{AgentId, AgentInfo, FrameworkId, NodeUsage, RoleName, TaskId},
     proto::{self, operator_service_server::OperatorService},
 };
 use tonic::{Request, Response, Status};
@@ -169,10 +169,7 @@ impl OperatorService for OperatorFront {
         let snapshot = self.context.snapshot();
         let (tasks, next) = tasks(&snapshot, &wanted, after, page_size(request.page_size));
         Ok(Response::new(proto::ListTasksResponse {
-            tasks: tasks
-                .into_iter()
-                .map(|task| proto::Task::from(Task::from(&*task)))
-                .collect(),
+            tasks: tasks.into_iter().map(|task| told(&task)).collect(),
             next_page_token: next
                 .map(|(framework, task)| format!("{framework}/{task}"))
                 .unwrap_or_default(),
@@ -391,6 +388,16 @@ fn tasks(
     (found, None)
 }
 
+fn told(task: &KnownTask) -> proto::Task {
+    proto::Task {
+        info: Some((&task.info).into()),
+        framework_id: task.framework_id.to_string(),
+        role: task.role.to_string(),
+        status: Some(task.status.clone().into()),
+        started_at_ms: task.started_at_ms,
+    }
+}
+
 fn cluster(snapshot: &Snapshot, context: &Context) -> proto::Cluster {
     let (mut total, mut allocated, mut offered) = (
         Quantities::default(),
@@ -433,7 +440,7 @@ fn cluster(snapshot: &Snapshot, context: &Context) -> proto::Cluster {
         .values()
         .flat_map(|view| view.tasks.values());
     for state in tasks
-        .map(|entry| entry.task.status.state)
+        .map(|entry| entry.state)
         .filter(|state| !state.is_terminal())
     {
         *states.entry(state.name()).or_default() += 1;
@@ -536,7 +543,7 @@ fn framework(view: &FrameworkView, total: &Quantities) -> proto::Framework {
         tasks: count(
             view.tasks
                 .values()
-                .filter(|entry| !entry.task.status.state.is_terminal())
+                .filter(|entry| !entry.state.is_terminal())
                 .count(),
         ),
         dominant_share_ppm: Share::dominant(&held, total, DEFAULT_WEIGHT_MILLIS)

@@ -152,6 +152,9 @@ impl Core {
         for (id, framework) in &self.frameworks {
             for (task_id, entry) in framework.tasks.iter() {
                 let holder = (id.clone(), task_id.clone());
+                if entry.state != entry.task.status.state {
+                    return Err(format!("{task_id} is counted as {}", entry.state));
+                }
                 let agent = self
                     .agents
                     .get(entry.agent_id())
@@ -164,7 +167,7 @@ impl Core {
                 }
                 let holds = [Supply::Ordinary, Supply::Revocable]
                     .map(|supply| agent.ledger(supply).holds(&holder));
-                let supply = Supply::of(&entry.task.info);
+                let supply = Supply::of(entry.task.info.revocable);
                 let may = !entry.task.status.state.is_terminal();
                 let wanted = [Supply::Ordinary, Supply::Revocable].map(|one| may && one == supply);
                 if holds != wanted {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use mezzo_api::model::{Capability, OfferId, Resources, RoleName, TaskInfo};
+use mezzo_api::model::{Capability, OfferId, Resources, RoleName};
 
 use super::{
     ConnId, Core, Ledger, Turn,
@@ -28,8 +28,8 @@ pub enum Supply {
 impl Supply {
     /// From where a task takes.
     #[must_use]
-    pub fn of(info: &TaskInfo) -> Self {
-        if info.revocable {
+    pub fn of(revocable: bool) -> Self {
+        if revocable {
             Self::Revocable
         } else {
             Self::Ordinary

@@ -52,7 +52,7 @@ pub(super) fn problem_of(info: &TaskInfo, hand: &Hand, left: &Resources) -> Opti
             "`agent_id` is {}, the offers are of {agent_id}",
             info.agent_id
         ))
-    } else if Supply::of(info) != hand.supply {
+    } else if Supply::of(info.revocable) != hand.supply {
         Some(
             match hand.supply {
                 Supply::Ordinary => {
@@ -481,8 +481,10 @@ impl Core {
         turn: &Turn<'_>,
         framework_id: &FrameworkId,
         hand: &mut Hand,
-        info: TaskInfo,
+        mut info: TaskInfo,
     ) -> Arc<KnownTask> {
+        // The same text, kept once.
+        info.agent_id = hand.agent_id.clone();
         let (task_id, resources) = (info.task_id.clone(), info.resources.clone());
         let holder = (framework_id.clone(), task_id.clone());
         self.charge(framework_id, &hand.role, hand.supply, &resources);
@@ -499,18 +501,14 @@ impl Core {
             turn.now,
         );
         status.reason = None;
-        let task = Arc::new(KnownTask {
-            info: Arc::new(info),
+        let entry = TaskEntry::new(KnownTask {
+            info: info.into(),
             framework_id: framework_id.clone(),
             role: hand.role.clone(),
             status,
             started_at_ms: None,
         });
-        let entry = TaskEntry {
-            task: Arc::clone(&task),
-            reached: TaskState::Staging,
-            kill: None,
-        };
+        let task = Arc::clone(&entry.task);
         if let Some(framework) = self.frameworks.get_mut(framework_id) {
             framework.tasks.insert(task_id, entry);
         }

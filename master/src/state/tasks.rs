@@ -6,9 +6,11 @@
 
 use std::{cmp::Ordering, sync::Arc, time::Duration};
 
-use mezzo_api::model::{
-    AgentId, FrameworkId, Reason, RoleName, StatusSource, Task, TaskId, TaskInfo, TaskState,
-    TaskStatus,
+use mezzo_api::{
+    convert::Description,
+    model::{
+        AgentId, FrameworkId, Reason, RoleName, StatusSource, Task, TaskId, TaskState, TaskStatus,
+    },
 };
 
 use super::{
@@ -27,7 +29,7 @@ pub(super) struct KillRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownTask {
     /// What was asked for.
-    pub info: Arc<TaskInfo>,
+    pub info: Description,
     /// By whom.
     pub framework_id: FrameworkId,
     /// The role of the offer.
@@ -41,22 +43,10 @@ pub struct KnownTask {
 impl From<Task> for KnownTask {
     fn from(task: Task) -> Self {
         Self {
-            info: Arc::new(task.info),
+            info: task.info.into(),
             framework_id: task.framework_id,
             role: task.role,
             status: task.status,
-            started_at_ms: task.started_at_ms,
-        }
-    }
-}
-
-impl From<&KnownTask> for Task {
-    fn from(task: &KnownTask) -> Self {
-        Self {
-            info: TaskInfo::clone(&task.info),
-            framework_id: task.framework_id.clone(),
-            role: task.role.clone(),
-            status: task.status.clone(),
             started_at_ms: task.started_at_ms,
         }
     }
@@ -67,12 +57,29 @@ impl From<&KnownTask> for Task {
 pub struct TaskEntry {
     /// As readers see it.
     pub task: Arc<KnownTask>,
+    /// Of its status, once more: whoever counts tasks by state looks at all.
+    pub state: TaskState,
     /// The last state that its agent told of; staging before.
     pub(super) reached: TaskState,
     pub(super) kill: Option<KillRequest>,
 }
 
 impl TaskEntry {
+    pub(super) fn new(task: KnownTask) -> Self {
+        let state = task.status.state;
+        Self {
+            task: Arc::new(task),
+            state,
+            reached: state,
+            kill: None,
+        }
+    }
+
+    pub(super) fn set_status(&mut self, status: TaskStatus) {
+        self.state = status.state;
+        Arc::make_mut(&mut self.task).status = status;
+    }
+
     pub(super) fn agent_id(&self) -> &AgentId {
         &self.task.info.agent_id
     }
@@ -251,6 +258,7 @@ impl Core {
             return;
         }
         entry.reached = status.state;
+        let state = status.state;
         let task = Arc::make_mut(&mut entry.task);
         if status.state == TaskState::Running && task.started_at_ms.is_none() {
             task.started_at_ms = Some(status.timestamp_ms);
@@ -264,6 +272,7 @@ impl Core {
         let terminal = status.state.is_terminal();
         let final_word = terminal && status.update_id.is_none();
         task.status = status;
+        entry.state = state;
         let (agent_id, role) = (entry.agent_id().clone(), entry.task.role.clone());
         self.view.touch_framework(&holder.0);
         if terminal {
@@ -331,7 +340,7 @@ impl Core {
                 now,
             );
             (status.usage, status.container) = (former.usage.clone(), former.container.clone());
-            Arc::make_mut(&mut entry.task).status = status.clone();
+            entry.set_status(status.clone());
             self.counters.tasks_ended += 1;
             self.tell(turn, status);
         }
@@ -355,7 +364,7 @@ impl Core {
             timestamp_ms: now,
             ..retold(&entry.task, Reason::AgentDisconnected)
         };
-        Arc::make_mut(&mut entry.task).status = status.clone();
+        entry.set_status(status.clone());
         self.view.touch_framework(&holder.0);
         self.tell(turn, status);
     }
@@ -442,12 +451,8 @@ impl Core {
             return;
         }
         let (role, resources) = (task.role.clone(), task.info.resources.clone());
-        let supply = Supply::of(&task.info);
-        let entry = TaskEntry {
-            reached: task.status.state,
-            task: Arc::new(task.into()),
-            kill: None,
-        };
+        let supply = Supply::of(task.info.revocable);
+        let entry = TaskEntry::new(task.into());
         let status = retold(&entry.task, Reason::AgentReregistered);
         framework.tasks.insert(holder.1.clone(), entry);
         self.view.touch_framework(&holder.0);
