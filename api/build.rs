@@ -5,10 +5,12 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 10] = [
     "mezzo/v1/groups.proto",
     "mezzo/v1/limits.proto",
+    "mezzo/v1/reservations.proto",
     "mezzo/v1/types.proto",
+    "mezzo/v1/operations.proto",
     "mezzo/v1/oversubscription.proto",
     "mezzo/v1/framework.proto",
     "mezzo/v1/agent.proto",

@@ -28,7 +28,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use command::{Asker, Command, Counters, Found, Handle, Stopped, Target, View, channel};
+pub(crate) use command::{
+    Asker, Command, Counters, Found, Handle, Inventory, Stopped, Target, View, channel,
+};
 pub(crate) use lend::{Lender, LenderView};
 
 use disk::{DiskOp, collect, write_durably};
@@ -127,6 +129,8 @@ pub(crate) struct Actor {
     launch_seconds: Histogram,
     health: HashMap<ContainerId, CancellationToken>,
     limits: Latest,
+    /// What is reserved is on its way to the disk.
+    writing_book: bool,
     /// Of a machine that lends what its tasks do not use.
     lender: Option<Lender>,
     /// Who waits for a change of limits, by its container.
@@ -168,6 +172,7 @@ impl Actor {
             launch_seconds: Histogram::default(),
             health: HashMap::new(),
             limits: Latest::default(),
+            writing_book: false,
             lender: None,
             askers: HashMap::new(),
         }
@@ -218,7 +223,8 @@ impl Actor {
                 Err(error) => tracing::error!(%error, "a job of the agent broke"),
             },
             Some(event) = self.feedback_in.recv() => self.handle(event),
-            Some(command) = commands.recv() => self.command(command),
+            // A launch that follows a change of volumes needs it done.
+            Some(command) = commands.recv(), if !self.writing_book => self.command(command),
             () = sleep_until(deadline) => self.handle(Event::Tick),
         }
     }
@@ -241,7 +247,13 @@ impl Actor {
             }
             Command::Attach(outbound, reply) => {
                 self.handle(Event::Disconnected);
-                let _ = reply.send(self.core.snapshot());
+                let book = self.core.book();
+                let _ = reply.send(Inventory {
+                    tasks: self.core.snapshot(),
+                    reserved: book.pools().pool_list(),
+                    volumes: book.pools().volumes().cloned().collect(),
+                    operations: book.saved().operations.clone(),
+                });
                 self.outbound = Some(outbound);
             }
             Command::Detach => {
@@ -380,6 +392,9 @@ impl Actor {
         {
             self.launch_seconds.add(begun.elapsed());
         }
+        if matches!(event, Event::BookWritten(_)) {
+            self.writing_book = false;
+        }
         self.book_the_end(&event);
         let effects = self.core.handle(event, &mut ctx);
         self.perform(effects);
@@ -406,6 +421,39 @@ impl Actor {
                 if let Some(reply) = self.askers.remove(&container) {
                     let _ = reply.send(answer);
                 }
+            }
+            Effect::WriteBook { saved, make } => {
+                self.writing_book = true;
+                let store = self.store.clone();
+                self.jobs.spawn(async move {
+                    let write = move || store.write_book(&saved, make.as_deref());
+                    let written = tokio::task::spawn_blocking(write).await;
+                    let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+                    Done::Event(Event::BookWritten(
+                        written.map_err(|error| error.to_string()),
+                    ))
+                });
+            }
+            Effect::Purge(folder) => {
+                let store = self.store.clone();
+                self.jobs.spawn(async move {
+                    let name = folder.clone();
+                    let purged = tokio::task::spawn_blocking(move || store.purge_volume(&name));
+                    match purged.await {
+                        Ok(Ok(())) => return Done::Event(Event::Purged(folder)),
+                        Ok(Err(error)) => tracing::warn!(folder, %error, "cannot remove a destroyed volume; the next start tries again"),
+                        Err(error) => tracing::warn!(folder, %error, "removing a destroyed volume broke"),
+                    }
+                    Done::Nothing
+                });
+            }
+            Effect::SendPools(status) => {
+                let pools = self.core.book().pools();
+                self.send(Message::Pools(proto::agent_message::PoolReport {
+                    reserved: pools.pool_list().into_iter().map(Into::into).collect(),
+                    volumes: pools.volumes().cloned().map(Into::into).collect(),
+                    status: Some((*status).into()),
+                }));
             }
             Effect::Append(container, status) => {
                 self.write(
@@ -438,6 +486,7 @@ impl Actor {
                 info,
                 limits,
                 grant,
+                volumes,
                 holder,
             } => {
                 self.counters.launches += 1;
@@ -458,6 +507,7 @@ impl Actor {
                     info,
                     limits,
                     grant,
+                    volumes,
                     cancelled,
                 };
                 self.jobs
@@ -635,7 +685,7 @@ impl Actor {
     async fn flush(&mut self, commands: &mut mpsc::Receiver<Command>) {
         self.outbound = None;
         let deadline = Instant::now() + FLUSH;
-        while !self.disk_busy.is_empty() {
+        while !self.disk_busy.is_empty() || self.writing_book {
             if tokio::time::timeout_at(deadline, self.turn(commands))
                 .await
                 .is_err()

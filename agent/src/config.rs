@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use mezzo_api::{
     masters::Masters,
-    model::{Attribute, Ranges, Resources},
+    model::{Attribute, Pools, Ranges},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -31,8 +31,8 @@ pub struct Config {
     pub master: String,
     /// Everything that must survive; of this agent alone.
     pub state_dir: PathBuf,
-    /// All there is to offer, instead of what is detected.
-    pub resources: Option<Resources>,
+    /// All there is to offer, instead of what is detected. With a role after a name, `cpus(eng):4`, it is reserved.
+    pub resources: Option<Pools>,
     /// Kept back from what is detected, in processors; by default none: the system takes its share by weight.
     pub reserve_cpus: Option<f64>,
     /// Kept back from what is detected, in MiB; by default a sixteenth of it, at least 256 and at most 2048, but never
@@ -369,7 +369,10 @@ impl Config {
                 return wrong(field, format!("{} is not absolute", folder.display()));
             }
         }
-        if let Err((field, problem)) = devices::check(&self.devices, self.resources.as_ref()) {
+        if let Err((field, problem)) = devices::check(
+            &self.devices,
+            self.resources.as_ref().map(Pools::flat).as_ref(),
+        ) {
             return wrong(field, problem);
         }
         if let Some(parent) = &self.cgroup_parent

@@ -54,6 +54,21 @@ pub enum Error {
         "{0}. Give it as much as before, or start it so and take it out of service first (`mezzo node drain`); tasks run on"
     )]
     TasksDoNotFit(String),
+    /// What is reserved here cannot be read.
+    #[error(
+        "{path} does not say what is reserved here: {problem}. Put it right, or move it and the folder `volumes` beside it away to begin without reservations"
+    )]
+    Reservations {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The agent is to offer less than is reserved or in volumes.
+    #[error(
+        "{0}. Give it as much as before; reservations and volumes end by `mezzo node unreserve` and `mezzo volume destroy`"
+    )]
+    ReservationsDoNotFit(String),
     /// No listener.
     #[error("cannot listen on {address}")]
     Listen {

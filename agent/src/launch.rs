@@ -9,7 +9,9 @@ pub(crate) mod network;
 
 use std::{fs, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use mezzo_api::model::{FrameworkId, NetworkMode, Reason, TaskInfo, TaskState, VolumeSource};
+use mezzo_api::model::{
+    FrameworkId, NetworkMode, Reason, TaskInfo, TaskState, VolumeId, VolumeSource,
+};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     time::Instant,
@@ -62,6 +64,8 @@ pub(crate) struct Order {
     pub(crate) info: Box<TaskInfo>,
     pub(crate) limits: Box<Limits>,
     pub(crate) grant: Grant,
+    /// The folders of its persistent volumes.
+    pub(crate) volumes: Vec<(VolumeId, String)>,
     pub(crate) cancelled: CancellationToken,
     /// Of a member of a group: who holds what it shares, and when it may start in which network.
     pub(crate) group: Option<(ContainerId, oneshot::Receiver<Attachment>)>,
@@ -127,9 +131,28 @@ impl Launcher {
             info,
             limits,
             grant,
+            volumes,
             cancelled,
             group,
         } = order;
+        let volumes = volumes
+            .into_iter()
+            .map(|(id, folder)| (id, self.store.volume(&folder)))
+            .collect::<Vec<_>>();
+        for (id, path) in &volumes {
+            // Made with the volume: it is not made again, empty, where data was.
+            if !path.is_dir() {
+                let message = format!(
+                    "persistent volume {id}: its folder {} is gone",
+                    path.display()
+                );
+                return Err(failed(
+                    TaskState::Failed,
+                    Reason::ContainerLaunchFailed,
+                    message,
+                ));
+            }
+        }
         let image = tokio::select! {
             biased;
             () = cancelled.cancelled() => return Err(LaunchFailure::Cancelled),
@@ -213,6 +236,7 @@ impl Launcher {
             files,
             addresses,
             host_paths,
+            volumes,
             secrets,
             walls,
             limits: *limits,

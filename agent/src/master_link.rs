@@ -8,7 +8,7 @@ use std::{path::PathBuf, time::Duration};
 
 use mezzo_api::{
     masters::{self, Masters},
-    model::{AgentId, AgentInfo, RoleName, TaskInfo},
+    model::{AgentId, AgentInfo, PoolOperation, RoleName, TaskInfo},
     proto::{
         self, agent_message::Message as FromAgent, agent_service_client::AgentServiceClient,
         master_message::Message as FromMaster,
@@ -185,11 +185,16 @@ impl Link {
             .max_encoding_message_size(MAX_MESSAGE);
 
         let (outbound, messages) = mpsc::channel(1024);
-        let tasks = self
+        let inventory = self
             .handle
             .ask(|reply| Command::Attach(outbound.clone(), reply))
             .await
             .map_err(|error| error.to_string())?;
+        let info = AgentInfo {
+            reserved: inventory.reserved,
+            volumes: inventory.volumes,
+            ..self.info.clone()
+        };
         let register = proto::agent_message::Register {
             agent_id: self
                 .identity
@@ -197,9 +202,10 @@ impl Link {
                 .as_ref()
                 .map(ToString::to_string)
                 .unwrap_or_default(),
-            info: Some(self.info.clone().into()),
+            info: Some(info.into()),
             boot_id: self.boot_id.clone(),
-            tasks: tasks.into_iter().map(Into::into).collect(),
+            tasks: inventory.tasks.into_iter().map(Into::into).collect(),
+            operations: inventory.operations.into_iter().map(Into::into).collect(),
         };
         send(&outbound, FromAgent::Register(register)).await?;
 
@@ -329,6 +335,25 @@ impl Link {
                 max_grace: drain.max_grace_ms.map(Duration::from_millis),
             },
             FromMaster::Activate(_) => Event::Activate,
+            FromMaster::Operation(operation) => match PoolOperation::try_from(operation) {
+                Ok(operation) => Event::Operate(Box::new(operation)),
+                Err(problem) => return ignored("operation", &problem.to_string()),
+            },
+            FromMaster::AcknowledgeOperation(ack) => {
+                let framework = match ack.framework_id.as_str() {
+                    "" => Ok(None),
+                    id => id.parse().map(Some),
+                };
+                match (framework, ack.operation_id.parse()) {
+                    (Ok(framework), Ok(operation)) => Event::AcknowledgeOperation {
+                        framework,
+                        operation,
+                    },
+                    (Err(error), _) | (_, Err(error)) => {
+                        return ignored("acknowledgement of an operation", &error.to_string());
+                    }
+                }
+            }
             FromMaster::TaskMessage(message) => {
                 match key(&message.framework_id, &message.task_id) {
                     Ok(key) => self.deliver(key, message.data).await,

@@ -39,7 +39,7 @@ use crate::{
         secrets::TaskSecrets,
     },
     recovery::{execute::recover, versions::refuse_newer},
-    resources::{detect, devices, grant::Grants},
+    resources::{book::Book, detect, devices, grant::Grants},
     stats::Stats,
     store::{Store, private_dir, write_atomically},
     task::{
@@ -239,7 +239,11 @@ pub(crate) async fn serve(
         now: clock.now(),
         random: &mut random,
     };
-    let recovered = recover(&mut core, &settings, &store, &runtime, &images, &mut ctx).await?;
+    let book = Book::open(detect::declared(&config, &capacity), store.load_book()?)
+        .map_err(Error::ReservationsDoNotFit)?;
+    let purges = core.open_book(book);
+    let mut recovered = recover(&mut core, &settings, &store, &runtime, &images, &mut ctx).await?;
+    recovered.extend(purges);
 
     let disk = Arc::new(Disk::open(&config, &store, &runtime, &images));
     let (handle, commands) = actor::channel();
@@ -428,6 +432,9 @@ fn agent_info(config: &Config, local: SocketAddr, capacity: &detect::Capacity) -
         hostname,
         address,
         resources: detect::total(config, capacity),
+        // The owner has the truth of these.
+        reserved: Vec::new(),
+        volumes: Vec::new(),
         attributes: config.attributes.clone(),
         region: config.region.clone(),
         zone: config.zone.clone(),

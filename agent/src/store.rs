@@ -1,6 +1,6 @@
 //! The task folders on disk: `<state>/tasks/<container id>/{task.json,log.jsonl,sandbox/,etc/}`, and what groups share
-//! there: `<state>/groups/<holder>/<volume>/`. Blocking I/O, called
-//! from the blocking pool by `actor`.
+//! there: `<state>/groups/<holder>/<volume>/`. Persistent volumes: `<state>/reservations.json` says which there are,
+//! `<state>/volumes/<folder>/` has what is in them. Blocking I/O, called from the blocking pool by `actor`.
 //!
 //! A folder appears whole: it is made under another name, synced and renamed. One that does not read is moved to
 //! `<state>/quarantine/` and never stops the agent from starting.
@@ -12,6 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Error,
     node::ContainerId,
@@ -19,10 +21,21 @@ use crate::{
         checkpoint::{Checkpoint, Log, LogRecord, VERSION},
         plan::Recovered,
     },
+    resources::book::Saved,
 };
 
 const MAX_CHECKPOINT: u64 = 4 << 20;
 const MAX_LOG: u64 = 64 << 20;
+
+/// What this agent writes for reservations and volumes, and reads.
+const BOOK_VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Versioned {
+    version: u32,
+    #[serde(flatten)]
+    saved: Saved,
+}
 
 /// The folders.
 #[derive(Debug, Clone)]
@@ -30,6 +43,8 @@ pub(crate) struct Store {
     tasks: PathBuf,
     quarantine: PathBuf,
     groups: PathBuf,
+    volumes: PathBuf,
+    book: PathBuf,
 }
 
 /// One thing to write for a task.
@@ -50,8 +65,15 @@ impl Store {
             tasks: state_dir.join("tasks"),
             quarantine: state_dir.join("quarantine"),
             groups: state_dir.join("groups"),
+            volumes: state_dir.join("volumes"),
+            book: state_dir.join("reservations.json"),
         };
-        for dir in [&store.tasks, &store.quarantine, &store.groups] {
+        for dir in [
+            &store.tasks,
+            &store.quarantine,
+            &store.groups,
+            &store.volumes,
+        ] {
             private_dir(dir).map_err(|source| Error::State {
                 operation: "make the folder",
                 path: dir.clone(),
@@ -74,6 +96,70 @@ impl Store {
     /// Where a volume of a group is, on the machine.
     pub(crate) fn group_volume(&self, holder: &ContainerId, name: &str) -> PathBuf {
         self.groups.join(holder.as_str()).join(name)
+    }
+
+    /// Where a persistent volume is, by the name of its folder.
+    pub(crate) fn volume(&self, folder: &str) -> PathBuf {
+        self.volumes.join(folder)
+    }
+
+    /// What is reserved here, as it was last written; nothing when it never was.
+    ///
+    /// # Errors
+    ///
+    /// When it does not read: the agent must not start then, for it would offer what is somebody's.
+    pub(crate) fn load_book(&self) -> Result<Saved, Error> {
+        let failed = |problem: String| Error::Reservations {
+            path: self.book.clone(),
+            problem,
+        };
+        match fs::symlink_metadata(&self.book) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Saved::default()),
+            Ok(_) | Err(_) => {}
+        }
+        let text = read_bounded(&self.book, MAX_CHECKPOINT * 4).map_err(failed)?;
+        let parsed: Versioned = serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))?;
+        if parsed.version != BOOK_VERSION {
+            return Err(failed(format!(
+                "it has version {}, this agent reads {BOOK_VERSION}",
+                parsed.version
+            )));
+        }
+        let names = parsed.saved.volumes.iter().map(|kept| &kept.folder);
+        for name in names.chain(&parsed.saved.destroyed) {
+            let is_ours = name.strip_prefix("v-").is_some_and(|rest| {
+                !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_hexdigit())
+            });
+            if !is_ours {
+                return Err(failed(format!("{name:?} is no name of a volume's folder")));
+            }
+        }
+        Ok(parsed.saved)
+    }
+
+    /// Writes it, after the folder of a new volume was made: such a folder without a volume is empty, and in nobody's way.
+    pub(crate) fn write_book(&self, saved: &Saved, make: Option<&str>) -> io::Result<()> {
+        if let Some(folder) = make {
+            let volume = self.volume(folder);
+            DirBuilder::new().mode(0o700).create(&volume)?;
+            // As a sandbox: whoever the container runs as may write here, and nobody else gets here.
+            fs::set_permissions(&volume, Permissions::from_mode(0o1777))?;
+            File::open(&self.volumes)?.sync_all()?;
+        }
+        let text = serde_json::to_vec(&Versioned {
+            version: BOOK_VERSION,
+            saved: saved.clone(),
+        })
+        .map_err(io::Error::other)?;
+        write_atomically(&self.book, &text)
+    }
+
+    /// Removes the content of a destroyed volume; fine when it is gone already.
+    pub(crate) fn purge_volume(&self, folder: &str) -> io::Result<()> {
+        match fs::remove_dir_all(self.volume(folder)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Makes the folders that the members of a group share.
@@ -327,6 +413,40 @@ mod tests {
         store.remove(&id).unwrap();
         store.remove(&id).unwrap();
         assert!(store.load().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_reserved_is_read_again_and_a_broken_file_stops_the_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.load_book().unwrap(), Saved::default());
+        let saved = Saved {
+            destroyed: vec!["v-0a".to_owned()],
+            ..Saved::default()
+        };
+        store.write_book(&saved, Some("v-0a")).unwrap();
+        fs::write(store.volume("v-0a").join("data"), "x").unwrap();
+        assert_eq!(store.load_book().unwrap(), saved);
+        store.purge_volume("v-0a").unwrap();
+        store.purge_volume("v-0a").unwrap();
+        assert!(!store.volume("v-0a").exists());
+        let book = dir.path().join("reservations.json");
+        for (bad, part) in [
+            (
+                "{\"version\":1,\"destroyed\":[\"../tasks\"]}",
+                "no name of a volume's folder",
+            ),
+            (
+                "{\"version\":1,\"destroyed\":[\"v-..\"]}",
+                "no name of a volume's folder",
+            ),
+            ("{\"version\":2}", "version 2"),
+            ("{\"version\":1,\"res", "EOF"),
+        ] {
+            fs::write(&book, bad).unwrap();
+            let told = store.load_book().unwrap_err().to_string();
+            assert!(told.contains(part), "{bad}: {told}");
+        }
     }
 
     #[test]

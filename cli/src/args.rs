@@ -5,11 +5,13 @@
 
 pub(crate) mod app;
 pub(crate) mod cluster;
+pub(crate) mod events;
 pub(crate) mod group;
 pub(crate) mod image;
 pub(crate) mod job;
 pub(crate) mod server;
 pub(crate) mod task;
+pub(crate) mod volume;
 
 use std::path::PathBuf;
 
@@ -95,6 +97,9 @@ pub(crate) enum Command {
     /// The machines of the cluster
     #[command(subcommand)]
     Node(cluster::NodeCommand),
+    /// Persistent volumes: reserved disk whose content outlives tasks
+    #[command(subcommand)]
+    Volume(volume::VolumeCommand),
     /// The frameworks that share the cluster
     #[command(subcommand)]
     Framework(cluster::FrameworkCommand),
@@ -104,6 +109,8 @@ pub(crate) enum Command {
     /// Changes under way
     #[command(subcommand)]
     Deployment(app::DeploymentCommand),
+    /// Follow what happens to apps, tasks and deployments
+    Events(events::EventsArgs),
     /// Groups of apps that are deployed, scaled and removed together
     #[command(subcommand)]
     Group(group::GroupCommand),

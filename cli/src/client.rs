@@ -2,6 +2,7 @@
 //!
 //! Every call has a deadline. A server that does not answer becomes one line that names its address and the fix.
 
+pub(crate) mod events;
 pub(crate) mod master;
 pub(crate) mod node;
 pub(crate) mod scheduler;

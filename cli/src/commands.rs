@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 mod copy;
 pub(crate) mod deployment;
 pub(crate) mod doctor;
+pub(crate) mod events;
 mod exec;
 pub(crate) mod group;
 pub(crate) mod image;
@@ -14,6 +15,7 @@ pub(crate) mod serve;
 mod stats;
 pub(crate) mod status;
 pub(crate) mod task;
+mod volume;
 mod wait;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -65,9 +67,11 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Job(command) => client(job::run(&context, command)),
         Command::Task(command) => client(task::run(&context, command)),
         Command::Node(command) => client(cluster::node(&context, command)),
+        Command::Volume(command) => client(volume::run(&context, command)),
         Command::Framework(command) => client(cluster::framework(&context, command)),
         Command::Role(command) => client(cluster::role(&context, command)),
         Command::Deployment(command) => client(deployment::run(&context, command)),
+        Command::Events(args) => client(events::run(&context, &args)),
         Command::Group(command) => client(group::run(&context, command)),
         Command::Image(command) => image::run(&context, command, pack_to),
         Command::Status(_) => client(status::run(&context)),

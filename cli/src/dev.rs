@@ -46,7 +46,7 @@ pub(crate) fn run(args: &DevArgs) -> Result<(), Failure> {
         .map(|one| crate::request::registry(one))
         .collect::<Result<Vec<_>, _>>()?;
     if let Some(resources) = &args.resources {
-        let parsed: Result<mezzo_api::model::Resources, _> = resources.parse();
+        let parsed: Result<mezzo_api::model::Pools, _> = resources.parse();
         parsed.map_err(|error| Failure::usage(format!("--resources `{resources}`: {error}")))?;
     }
     need_host("mezzo dev")?;

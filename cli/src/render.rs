@@ -5,12 +5,14 @@
 
 pub(crate) mod app;
 pub(crate) mod cluster;
+pub(crate) mod event;
 pub(crate) mod job;
 pub(crate) mod sharing;
 pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod task;
 pub(crate) mod transfer;
+pub(crate) mod volume;
 pub(crate) mod why;
 
 use std::fmt::Write as _;

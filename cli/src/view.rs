@@ -7,6 +7,7 @@ pub(crate) mod app;
 pub(crate) mod problems;
 pub(crate) mod sharing;
 pub(crate) mod stats;
+pub(crate) mod volume;
 
 use std::collections::BTreeMap;
 

@@ -339,6 +339,22 @@ impl OperatorService for Scripted {
         self.note(request.into_inner());
         Ok(Response::new(proto::ActivateAgentResponse {}))
     }
+
+    async fn change_pools(
+        &self,
+        request: Request<proto::ChangePoolsRequest>,
+    ) -> Answer<proto::ChangePoolsResponse> {
+        self.note(request.into_inner());
+        Ok(Response::new(proto::ChangePoolsResponse {}))
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<proto::ListVolumesRequest>,
+    ) -> Answer<proto::ListVolumesResponse> {
+        self.note(request.into_inner());
+        Ok(Response::new(proto::ListVolumesResponse::default()))
+    }
 }
 
 type Stream_<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -548,3 +548,46 @@ fn a_scheduler_that_is_away_for_a_moment_is_waited_for() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(stderr(&output), "/sleep: the scheduler is away\n");
 }
+
+/// A stream that is cut in the middle of an event: the reader comes back with its last id and goes on.
+#[test]
+fn events_are_followed_over_a_break() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = thread::spawn(move || {
+        let mut heads = Vec::new();
+        for text in [
+            "id: 7-1\nevent: a\ndata: {\"eventType\":\"a\",\"appId\":\"/sleep\"}\n\nid: 7-2\ndata: {\"even",
+            "id: 7-2\nevent: b\ndata: {\"eventType\":\"b\",\"appId\":\"/other\"}\n\n\
+             id: 7-3\nevent: c\ndata: {\"eventType\":\"c\",\"appId\":\"/sleep\"}\n\n",
+        ] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut head = String::new();
+            while reader.read_line(&mut head).unwrap() > 2 {}
+            heads.push(head);
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{text}").unwrap();
+        }
+        heads
+    });
+    let output = run(
+        Command::new(env!("CARGO_BIN_EXE_mezzo"))
+            .args([
+                "app", "events", "sleep", "-n", "2", "--type", "a", "-o", "json",
+            ])
+            .env("MEZZO_SCHEDULER", url),
+        "",
+    );
+    assert_eq!(
+        (output.status.code(), stdout(&output)),
+        (
+            Some(0),
+            "{\"appId\":\"/sleep\",\"eventId\":\"7-1\",\"eventType\":\"a\"}\n{\"appId\":\"/sleep\",\"eventId\":\"7-3\",\"eventType\":\"c\"}\n"
+        ),
+        "{}",
+        stderr(&output)
+    );
+    let heads = server.join().unwrap();
+    assert!(heads[0].contains("event_type=a"), "{}", heads[0]);
+    assert!(heads[1].contains("last-event-id: 7-1"), "{}", heads[1]);
+}

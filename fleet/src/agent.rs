@@ -133,6 +133,8 @@ impl Agent {
             kernel: "simulated".to_owned(),
             architecture: std::env::consts::ARCH.to_owned(),
             cgroup_mode: CgroupMode::V2,
+            reserved: Vec::new(),
+            volumes: Vec::new(),
         };
         let tasks = self.tasks.values().map(|held| {
             // It was encoded here.
@@ -163,6 +165,7 @@ impl Agent {
             info: Some(info.into()),
             boot_id: "simulated".to_owned(),
             tasks: tasks.collect(),
+            operations: Vec::new(),
         }))
     }
 
@@ -239,7 +242,8 @@ impl Agent {
                 }
             }
             In::Activate(_) => self.draining = false,
-            In::TaskMessage(_) => {}
+            In::Operation(operation) => out.push(refused(operation)),
+            In::TaskMessage(_) | In::AcknowledgeOperation(_) => {}
         }
         Outcome::Send(out)
     }
@@ -526,6 +530,23 @@ fn is_over(state: TaskState) -> bool {
             | TaskState::TaskKilled
             | TaskState::TaskDropped
     )
+}
+
+/// Nothing is reserved here, and there are no volumes.
+fn refused(operation: proto::PoolOperation) -> AgentMessage {
+    let status = proto::OperationStatus {
+        operation_id: operation.operation_id,
+        framework_id: operation.framework_id,
+        agent_id: String::new(),
+        state: proto::OperationState::OperationFailed.into(),
+        message: "a simulated agent has no reservations and no volumes".to_owned(),
+        keep: operation.keep,
+    };
+    message(Out::Pools(proto::agent_message::PoolReport {
+        status: Some(status),
+        reserved: Vec::new(),
+        volumes: Vec::new(),
+    }))
 }
 
 #[cfg(test)]

@@ -70,7 +70,9 @@ async fn run_tasks(framework: &mut Framework, n: usize) -> Running {
                 running.insert(status.task_id.clone(), status.agent_id.clone().unwrap());
             }
             Event::Subscribed { .. } | Event::Rescinded(_) => {}
-            other @ (Event::Disconnected { .. } | Event::AgentLost(_)) => panic!("{other:?}"),
+            other @ (Event::Disconnected { .. } | Event::AgentLost(_) | Event::Operation(_)) => {
+                panic!("{other:?}")
+            }
         }
     }
     running

@@ -23,7 +23,7 @@ use std::{
 
 use mezzo_api::model::{
     AgentId, AgentInfo, Attribute, AttributeValue, CgroupMode, FrameworkId, FrameworkInfo, OfferId,
-    Scalar, StreamId,
+    OperationId, Scalar, StreamId,
 };
 use mezzo_master::{
     Config,
@@ -247,8 +247,11 @@ fn registration(n: u64) -> Result<Registration> {
             kernel: "6.1.0".to_owned(),
             architecture: "x86_64".to_owned(),
             cgroup_mode: CgroupMode::V2,
+            reserved: Vec::new(),
+            volumes: Vec::new(),
         },
         boot_id: String::new(),
+        operations: Vec::new(),
         tasks: Vec::new(),
     })
 }
@@ -301,6 +304,10 @@ impl Source for Ids {
 
     fn stream_id(&mut self) -> StreamId {
         self.next("stream")
+    }
+
+    fn operation_id(&mut self) -> OperationId {
+        self.next("operation")
     }
 
     fn random(&mut self) -> u64 {

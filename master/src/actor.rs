@@ -17,7 +17,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use mezzo_api::model::{AgentId, FrameworkId, OfferId, StreamId};
+use mezzo_api::model::{AgentId, FrameworkId, OfferId, OperationId, OperationStatus, StreamId};
 use mezzo_etcd::Fence;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -97,6 +97,24 @@ impl Context {
     /// The newest published state.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// Waits for what becomes of a change that an operator asked for, within the deadline of any answer.
+    pub(crate) async fn settled(&self, id: &OperationId) -> Result<OperationStatus, Status> {
+        let mut snapshots = self.snapshots.clone();
+        let found = snapshots.wait_for(|snapshot| {
+            let status = snapshot.operations.get(id);
+            status.is_some_and(|status| status.state.is_terminal())
+        });
+        match timeout(ANSWER_DEADLINE, found).await {
+            Ok(Ok(snapshot)) => snapshot.operations.get(id).cloned().ok_or_else(|| {
+                Status::internal("what became of the change was forgotten while it was read")
+            }),
+            Ok(Err(_)) => Err(Ending::ShuttingDown.into()),
+            Err(_) => Err(Status::deadline_exceeded(
+                "the agent has not answered; look with ListVolumes and GetAgent whether it made the change",
+            )),
+        }
     }
 
     /// The master's time, Unix milliseconds.
@@ -349,6 +367,7 @@ impl Actor {
                 | Event::AgentHeard { .. }
                 | Event::AgentStatus { .. }
                 | Event::AgentUsage { .. }
+                | Event::AgentPools { .. }
                 | Event::AgentSlack { .. }
                 | Event::Subscribe { .. }
                 | Event::Call { .. }
@@ -548,6 +567,10 @@ impl Source for Chance {
     }
 
     fn stream_id(&mut self) -> StreamId {
+        new_id()
+    }
+
+    fn operation_id(&mut self) -> OperationId {
         new_id()
     }
 

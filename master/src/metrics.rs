@@ -315,12 +315,9 @@ fn resources(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::R
     for view in snapshot.agents.values() {
         match view.state {
             AgentState::Connected | AgentState::Disconnected => {
-                for (sum, part) in
-                    sums.iter_mut()
-                        .zip([&view.info.resources, &view.allocated, &view.offered])
-                {
-                    sum.add(part);
-                }
+                sums[0].add(&view.info.resources);
+                sums[1].add_pools(&view.allocated);
+                sums[2].add_pools(&view.offered);
                 if let Some((total, allocated, offered)) = &view.lent {
                     for (sum, part) in lent.iter_mut().zip([total, allocated, offered]) {
                         sum.add(part);

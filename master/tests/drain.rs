@@ -169,6 +169,7 @@ async fn an_agent_that_is_marked_gone_leaves_once_it_is_drained() {
         info: Some(common::agent_info("node-1", NODE)),
         boot_id: "boot".to_owned(),
         tasks: Vec::new(),
+        operations: Vec::new(),
     };
     let first = proto::agent_message::Message::Register(register);
     let mut back = Agent::open(&master, first).await.unwrap();

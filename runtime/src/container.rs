@@ -104,6 +104,10 @@ pub(crate) fn create(
     if !spec.privileged {
         devices::restrict(hierarchies, &request.cgroup, &given).map_err(cgroup)?;
     }
+    // What is in a group has processors that are chosen for the group, or may be later.
+    if spec.limits.cpuset.is_some() || request.group.is_some() {
+        hierarchies.create_cpuset(&request.cgroup).map_err(cgroup)?;
+    }
     hierarchies.enter_v1(&request.cgroup).map_err(cgroup)?;
 
     let holder = match (&spec.group, request.group) {

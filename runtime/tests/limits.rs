@@ -5,9 +5,10 @@ mod common;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::{Node, id, tell, until, within};
+use common::{Node, id, output, probe_in, tell, until, within};
 use mezzo_runtime::{
-    CpuSet, DeviceSpec, Exit, HugePageLimit, IoDevice, IoLimit, Limits, StartError, Usage,
+    CpuSet, DeviceSpec, Exit, HugePageLimit, IoDevice, IoLimit, Limits, StartError, UpdateError,
+    Usage,
 };
 
 const MIB: u64 = 1 << 20;
@@ -542,6 +543,43 @@ async fn a_container_runs_on_its_own_processors_until_that_changes() {
         "{refused}"
     );
     assert_eq!(allowed(started.pid), first.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processors_chosen_while_it_runs_are_those_of_all_its_processes() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    let (last, all) = processors();
+    let spec = node.spec(&["fork", "3"]);
+    let started = node.runtime().start(&id("late"), spec).await.unwrap();
+    node.await_output("late", "made 3: all").await;
+    assert_eq!(allowed(started.pid), all.to_string());
+    let v1 = node.cgroup_dir("cpuset", "late");
+    if !Node::v2() {
+        assert!(!v1.exists(), "it is in a cpuset before anybody asked");
+    }
+    let limits = Limits {
+        cpuset: Some(CpuSet::from_iter([last])),
+        ..Limits::default()
+    };
+    match node.runtime().update(&id("late"), limits).await {
+        Err(UpdateError::BadLimits { problem, .. }) if problem.problem.contains("no cpuset") => {
+            tell(&format!("skipped: {problem}"));
+            return;
+        }
+        updated => updated.unwrap(),
+    }
+    let text = fs::read_to_string(v1.join("cgroup.procs")).unwrap();
+    let pids: Vec<i32> = text.lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(pids.len(), 4, "{pids:?}");
+    for pid in pids {
+        assert_eq!(allowed(pid), last.to_string());
+    }
+    // Who comes in later, too.
+    let status = output(&node, "late", probe_in(&["status"])).await;
+    let line = format!("Cpus_allowed_list:\t{last}");
+    assert!(status.lines().any(|found| found == line), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Apps as people describe them: Marathon's AppDefinition, read from JSON, checked, and written back.
 //!
 //! [`spec`] has the checked type, [`parse`] makes it from JSON and collects every problem, [`json`] writes it, [`mod@merge`]
-//! overlays an update, [`constraint`] and [`readiness`] are parts of it, [`version`] one entry of an app's history. All pure.
+//! overlays an update, [`constraint`], [`readiness`] and [`residency`] are parts of it, [`version`] one entry of an app's history. All pure.
 
 pub mod constraint;
 pub mod id;
@@ -10,13 +10,14 @@ pub mod merge;
 pub mod parse;
 pub mod read;
 pub mod readiness;
+pub mod residency;
 pub mod spec;
 pub mod version;
 
 pub use id::{AppId, InvalidAppId};
 pub use merge::merge;
+pub(crate) use parse::{Volumes, dependencies, memory, volumes};
 pub use parse::{check_app_json, parse_app};
-pub(crate) use parse::{dependencies, memory, volumes};
 pub use read::{Problem, ProblemKind, Report, Unknown};
 pub use spec::App;
 pub use version::AppVersion;

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use mezzo_api::model::RoleName;
 use serde::{Deserialize, Serialize};
 
 /// All settings, each with a default.
@@ -25,6 +26,8 @@ pub struct Config {
     pub reconcile_interval_secs: u64,
     /// An offer that is of no use is not wanted again for this long.
     pub decline_secs: u64,
+    /// For which role the machines' resources are reserved that apps with persistent volumes keep; never `*`.
+    pub resident_role: RoleName,
     /// More deployments at once are refused.
     pub max_running_deployments: usize,
 }
@@ -40,6 +43,7 @@ impl Default for Config {
             task_launch_timeout_secs: 300,
             reconcile_interval_secs: 600,
             decline_secs: 120,
+            resident_role: crate::core::default_resident_role(),
             max_running_deployments: 10_000,
         }
     }

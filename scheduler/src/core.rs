@@ -15,21 +15,27 @@ mod jobs;
 mod launch;
 mod order;
 pub mod record;
+mod residents;
 mod settle;
 pub mod state;
 mod status;
+mod tell;
 mod versions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mezzo_api::model::{AgentId, FrameworkId, Offer, OfferId, TaskId, TaskInfo, UpdateId};
+use mezzo_api::model::{
+    AgentId, FrameworkId, Offer, OfferId, PoolChange, RoleName, TaskId, TaskInfo, UpdateId,
+};
 use uuid::Uuid;
 
 use crate::app::AppId;
+use crate::events::{Event, EventKind};
 use crate::jobs::JobName;
 use crate::jobs::core::{JobCore, Timing};
+use crate::resident::HoldingId;
 use crate::time::Timestamp;
 use record::{Key, Write};
 use state::{AppState, Machine, State};
@@ -58,6 +64,8 @@ pub struct Settings {
     pub max_deployments: usize,
     /// Versions kept per app.
     pub max_versions: usize,
+    /// For which what instances keep is reserved.
+    pub resident_role: RoleName,
 }
 
 impl Default for Settings {
@@ -69,18 +77,35 @@ impl Default for Settings {
             refuse: Duration::from_secs(120),
             max_deployments: 10_000,
             max_versions: 50,
+            resident_role: default_resident_role(),
         }
     }
+}
+
+/// `apps`: nothing can be reserved for everybody.
+pub(crate) fn default_resident_role() -> RoleName {
+    "apps".parse().expect("a role is a path of words")
+}
+
+/// What offers are wanted for; each has a role of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Tasks, of what is open to all: role `*`.
+    Tasks,
+    /// Tasks that keep something: [`Settings::resident_role`].
+    Residents,
 }
 
 /// Something to ask of the master.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Call {
-    /// Launch these on that offer.
+    /// Make these changes, and launch these tasks, on that offer.
     Accept {
         /// The offer.
         offer: OfferId,
-        /// What to launch.
+        /// First: of reservations and volumes, in order.
+        changes: Vec<PoolChange>,
+        /// Then: what to launch.
         tasks: Vec<TaskInfo>,
         /// For the rest.
         refuse: Duration,
@@ -114,9 +139,9 @@ pub enum Call {
         tasks: Vec<(TaskId, AgentId)>,
     },
     /// Offers, please.
-    Revive,
+    Revive(Purpose),
     /// No offers for now.
-    Suppress,
+    Suppress(Purpose),
     /// What do the machines have in all?
     Survey,
 }
@@ -128,11 +153,16 @@ pub struct Effects {
     pub writes: Vec<Write>,
     /// Then: in this order.
     pub calls: Vec<Call>,
+    /// And told to whoever listens, once they are durable.
+    pub events: Vec<Event>,
     /// The state differs from that of the turn before.
     pub changed: bool,
     /// When to take the next turn if nothing happens.
     pub wake_at: Option<u64>,
 }
+
+/// How many instances of an app wait, and of which configuration.
+type Demand = BTreeMap<AppId, (u32, Timestamp)>;
 
 /// State and what is pending.
 #[derive(Debug)]
@@ -147,6 +177,7 @@ pub struct Core {
     dirty: BTreeSet<Key>,
     changed: bool,
     calls: Vec<Call>,
+    events: Vec<EventKind>,
     offers: Vec<Offer>,
     wakes: BTreeSet<(u64, AppId)>,
     wake_of: HashMap<AppId, u64>,
@@ -155,8 +186,13 @@ pub struct Core {
     /// Runs of jobs that waited for offers after the turn before.
     job_demand: BTreeSet<(JobName, u64)>,
     /// What waited for offers after the turn before.
-    demand: BTreeMap<AppId, (u32, Timestamp)>,
+    demand: Demand,
     suppressed: bool,
+    /// The same of apps with persistent volumes.
+    resident_demand: Demand,
+    /// What was to be given back after the turn before.
+    release_demand: BTreeSet<HoldingId>,
+    residents_suppressed: bool,
     reconcile_at: u64,
     /// Tasks of which nothing was heard since the subscription began: the master says nothing of those whose agent it
     /// still expects back, so they are asked after again.
@@ -188,12 +224,16 @@ impl Core {
             dirty: BTreeSet::new(),
             changed: true,
             calls: Vec::new(),
+            events: Vec::new(),
             offers: Vec::new(),
             wakes: BTreeSet::new(),
             wake_of: HashMap::new(),
             kill_sent: HashMap::new(),
             demand: BTreeMap::new(),
             suppressed: true,
+            resident_demand: BTreeMap::new(),
+            release_demand: BTreeSet::new(),
+            residents_suppressed: true,
             reconcile_at: 0,
             unconfirmed: BTreeSet::new(),
             ask_again_at: 0,
@@ -228,7 +268,7 @@ impl Core {
         &self.state
     }
 
-    /// Whether a new subscription should begin without offers.
+    /// Whether a new subscription should begin without offers; of the role for residents it always does.
     #[must_use]
     pub fn is_suppressed(&self) -> bool {
         self.suppressed
@@ -236,6 +276,7 @@ impl Core {
 
     /// The master took the subscription.
     pub fn subscribed(&mut self, framework: &FrameworkId, now: u64) {
+        self.tell_subscribed(framework);
         if self.state.framework_id.as_ref() != Some(framework) {
             self.state.framework_id = Some(framework.clone());
             self.dirty.insert(Key::Framework);
@@ -247,9 +288,12 @@ impl Core {
         self.kill_sent.clear();
         // Whatever was waiting asks again, and every sentence is repeated.
         self.demand.clear();
+        self.resident_demand.clear();
+        self.release_demand.clear();
         self.job_demand.clear();
         self.jobs.line_changed();
         self.suppressed = false;
+        self.residents_suppressed = true;
         self.touched.extend(self.state.apps.keys().cloned());
         self.reconcile(now);
         self.calls.push(Call::Reconcile { tasks: Vec::new() });
@@ -260,6 +304,9 @@ impl Core {
 
     /// The stream broke.
     pub fn disconnected(&mut self) {
+        if self.state.connected {
+            self.tell(EventKind::SchedulerDisconnected);
+        }
         self.state.connected = false;
         self.changed = true;
         self.offers.clear();
@@ -293,6 +340,7 @@ impl Core {
         }
         self.state.machines = Arc::new(machines);
         self.changed = true;
+        self.forget_released();
     }
 
     /// Does everything that follows from what came in and from the time that passed.
@@ -326,6 +374,7 @@ impl Core {
                     Key::Framework
                     | Key::App(_)
                     | Key::Version(..)
+                    | Key::Holding(..)
                     | Key::Deployment(_)
                     | Key::Group(_)
                     | Key::GroupVersion(..)
@@ -336,6 +385,7 @@ impl Core {
             })
             .collect();
         let calls = std::mem::take(&mut self.calls);
+        let events = self.take_events(now);
         let changed = std::mem::take(&mut self.changed) || !writes.is_empty();
         let wakes = self.wakes.first().map(|(at, _)| *at).into_iter();
         let mut wake_at = wakes.chain(self.jobs.wake_at()).min();
@@ -349,6 +399,7 @@ impl Core {
         Effects {
             writes,
             calls,
+            events,
             changed,
             wake_at,
         }

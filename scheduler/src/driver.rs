@@ -15,6 +15,8 @@ use uuid::Uuid;
 use crate::core::command::{Command, Refusal, Reply};
 use crate::core::state::State;
 use crate::core::{Call, Core, Ids};
+use crate::events::Origin;
+use crate::events::hub::Hub;
 use crate::link::{LinkEvent, Subscription, chain};
 use crate::store::{Store, StoreError};
 
@@ -29,7 +31,14 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Request {
     command: Command,
+    origin: Option<Origin>,
     reply: oneshot::Sender<Result<Reply, Refusal>>,
+}
+
+tokio::task_local! {
+    /// Whose request the commands of this task are: set by the front around each handler, so that no handler has to
+    /// hand it on.
+    pub(crate) static ORIGIN: Origin;
 }
 
 /// For everybody who asks: cheap to clone, hides the channels.
@@ -55,9 +64,14 @@ impl Handle {
         command: Command,
     ) -> Result<Result<Reply, Refusal>, Unavailable> {
         let (reply, answer) = oneshot::channel();
+        let origin = ORIGIN.try_with(Origin::clone).ok();
         let asked = async {
             self.requests
-                .send(Request { command, reply })
+                .send(Request {
+                    command,
+                    origin,
+                    reply,
+                })
                 .await
                 .map_err(|_| Unavailable::Ending)?;
             answer.await.map_err(|_| Unavailable::Ending)
@@ -81,6 +95,7 @@ pub(crate) struct Driver {
     requests: mpsc::Receiver<Request>,
     events: mpsc::Receiver<LinkEvent>,
     publish: watch::Sender<Arc<State>>,
+    hub: Arc<Hub>,
     calls: Option<mpsc::Sender<Vec<Call>>>,
 }
 
@@ -110,6 +125,7 @@ impl Driver {
         core: Core,
         store: Store,
         events: mpsc::Receiver<LinkEvent>,
+        hub: Arc<Hub>,
     ) -> (Self, Handle) {
         let (to_requests, requests) = mpsc::channel(REQUEST_QUEUE);
         let (publish, state) = watch::channel(Arc::new(core.state().clone()));
@@ -119,6 +135,7 @@ impl Driver {
             requests,
             events,
             publish,
+            hub,
             calls: None,
         };
         let handle = Handle {
@@ -167,6 +184,9 @@ impl Driver {
 
     fn request(&mut self, request: Request, answers: &mut Vec<Answer>) {
         let result = self.core.command(request.command, now_ms(), &mut RandomIds);
+        if let (Some(origin), Ok(reply)) = (&request.origin, &result) {
+            self.core.tell_request(origin, reply);
+        }
         answers.push((request.reply, result));
     }
 
@@ -190,6 +210,10 @@ impl Driver {
         if effects.changed {
             self.publish
                 .send_replace(Arc::new(self.core.state().clone()));
+        }
+        // After the snapshot, so that whoever reads on an event's word sees what it tells of.
+        if !effects.events.is_empty() {
+            self.hub.publish(effects.events);
         }
         if !effects.calls.is_empty()
             && let Some(calls) = &self.calls

@@ -5,6 +5,7 @@
 
 mod answer;
 mod apps;
+mod events;
 mod filter;
 mod groups;
 mod info;
@@ -12,17 +13,23 @@ mod jobs;
 mod plans;
 mod queue;
 pub(crate) mod render;
+mod routes;
 mod tasks;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{delete, get, post};
+use axum::routing::{MethodRouter, any, delete, get, post};
 
-use crate::driver::Handle;
+use crate::driver::{Handle, ORIGIN};
+use crate::events::Origin;
+use crate::events::hub::Hub;
 use answer::error;
 
 /// A hundred times what an app file has.
@@ -32,6 +39,7 @@ const MAX_BODY: usize = 4 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
     pub(crate) handle: Handle,
+    pub(crate) hub: Arc<Hub>,
     pub(crate) about: Arc<About>,
 }
 
@@ -45,88 +53,117 @@ pub(crate) struct About {
     pub(crate) started: Instant,
 }
 
+/// Where requests go, by the paths that tell handlers apart. What each route takes and answers says [`routes`].
+const MOUNTS: &[(&str, fn() -> MethodRouter<Context>)] = &[
+    ("/ping", || get(info::ping)),
+    ("/healthz", || get(info::healthz)),
+    ("/metrics", || get(info::metrics)),
+    ("/metrics/prometheus", || get(info::metrics)),
+    ("/openapi.json", || get(routes::openapi)),
+    ("/v2/info", || get(info::info)),
+    ("/v2/leader", || get(info::leader)),
+    ("/v2/apps", all_apps),
+    ("/v2/apps/", all_apps),
+    ("/v2/apps/{*path}", || {
+        get(apps::get_below)
+            .put(apps::put)
+            .patch(apps::patch)
+            .post(apps::post_below)
+            .delete(apps::delete_below)
+    }),
+    ("/v2/groups", all_groups),
+    ("/v2/groups/", all_groups),
+    ("/v2/groups/{*path}", || {
+        get(groups::get)
+            .post(groups::create_at)
+            .put(groups::put)
+            .patch(groups::patch)
+            .delete(groups::delete)
+    }),
+    ("/v2/deployments", || get(plans::deployments)),
+    ("/v2/deployments/{id}", || {
+        get(plans::deployment).delete(plans::cancel)
+    }),
+    ("/v2/queue", || get(queue::queue)),
+    ("/v2/queue/{*path}", || delete(queue::reset_delay)),
+    ("/v2/tasks", || get(tasks::list)),
+    ("/v2/tasks/delete", || post(tasks::delete_many)),
+    ("/v2/events", || get(events::stream)),
+    ("/v2/pods", || any(pods)),
+    ("/v2/pods/{*path}", || any(pods)),
+    ("/v2/plugins", || get(info::plugins)),
+];
+
+fn all_apps() -> MethodRouter<Context> {
+    get(apps::list)
+        .post(apps::create)
+        .put(apps::put_all)
+        .patch(apps::patch_all)
+}
+
+fn all_groups() -> MethodRouter<Context> {
+    get(groups::root)
+        .post(groups::create)
+        .put(groups::put_root)
+        .patch(groups::patch_root)
+        .delete(groups::delete_root)
+}
+
 /// All routes.
 pub(crate) fn router(context: Context) -> Router {
-    Router::new()
-        .route("/ping", get(info::ping))
-        .route("/healthz", get(info::healthz))
-        .route("/metrics", get(info::metrics))
-        .route("/metrics/prometheus", get(info::metrics))
-        .route("/v2/info", get(info::info))
-        .route("/v2/leader", get(info::leader))
-        .route(
-            "/v2/apps",
-            get(apps::list)
-                .post(apps::create)
-                .put(apps::put_all)
-                .patch(apps::patch_all),
-        )
-        .route(
-            "/v2/apps/",
-            get(apps::list)
-                .post(apps::create)
-                .put(apps::put_all)
-                .patch(apps::patch_all),
-        )
-        .route(
-            "/v2/apps/{*path}",
-            get(apps::get_below)
-                .put(apps::put)
-                .patch(apps::patch)
-                .post(apps::post_below)
-                .delete(apps::delete_below),
-        )
-        .route(
-            "/v2/groups",
-            get(groups::root)
-                .post(groups::create)
-                .put(groups::put_root)
-                .delete(groups::delete_root),
-        )
-        .route(
-            "/v2/groups/{*path}",
-            get(groups::get)
-                .post(groups::create_at)
-                .put(groups::put)
-                .delete(groups::delete),
-        )
-        .route("/v2/deployments", get(plans::deployments))
-        .route(
-            "/v2/deployments/{id}",
-            get(plans::deployment).delete(plans::cancel),
-        )
-        .route("/v2/queue", get(queue::queue))
-        .route("/v2/queue/{*path}", delete(queue::reset_delay))
-        .route("/v2/tasks", get(tasks::list))
-        .route("/v2/tasks/delete", post(tasks::delete_many))
+    let router = Router::new();
+    MOUNTS
+        .iter()
+        .fold(router, |router, (path, to)| router.route(path, to()))
         .merge(jobs::router())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(context.clone(), around))
         .with_state(context)
 }
 
-async fn unknown_route(uri: axum::http::Uri) -> Response {
-    let path = uri.path();
-    for (prefix, what) in [
-        ("/v2/pods", "pods"),
-        ("/v2/events", "the event stream"),
-        ("/v2/plugins", "plug-ins"),
-    ] {
-        if path == prefix
-            || path
-                .strip_prefix(prefix)
-                .is_some_and(|rest| rest.starts_with('/'))
-        {
-            return error(
-                axum::http::StatusCode::NOT_IMPLEMENTED,
-                &format!("{what}: not supported yet by mezzo"),
-            );
-        }
+/// Around each request: who it is from, for the events that it leads to; and the headers that all answers have.
+async fn around(
+    State(context): State<Context>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let uri = request.uri().path().to_owned();
+    let answer = next.run(request);
+    let mut response = if uri.starts_with("/v2/apps") {
+        let client = client.ip();
+        ORIGIN.scope(Origin { client, uri }, answer).await
+    } else {
+        answer.await
+    };
+    let headers = response.headers_mut();
+    let leader = format!("http://{}", context.about.address);
+    if let Ok(leader) = HeaderValue::from_str(&leader) {
+        headers.insert(HeaderName::from_static("x-marathon-leader"), leader);
     }
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static(
+            "no-cache, no-store, must-revalidate",
+        ));
+    response
+}
+
+/// Refused in so many words, whatever is asked: nobody is to take a pod for deployed.
+async fn pods() -> Response {
+    error(
+        axum::http::StatusCode::NOT_IMPLEMENTED,
+        "pods are not supported by this scheduler: deploy the containers as apps, or launch them as a task group \
+         with a framework of your own (docs/groups.md)",
+    )
+}
+
+async fn unknown_route(uri: axum::http::Uri) -> Response {
     error(
         axum::http::StatusCode::NOT_FOUND,
-        &format!("there is nothing at {path}"),
+        &format!("there is nothing at {}", uri.path()),
     )
 }
 

@@ -4,7 +4,8 @@
 //! not know: how the master allocates, what a container is, where an image lies.
 //!
 //! * pure: [`app`] (what people ask for), [`reconcile`] (wanted against running), [`place`] (instances on offers),
-//!   [`deployment`] (plans), [`backoff`], [`task`], and [`core`], which puts them together;
+//!   [`resident`] (what instances keep on machines), [`deployment`] (plans), [`backoff`], [`task`], [`events`], and
+//!   [`core`], which puts them together;
 //! * edges: `driver` (the one owner of the core, its event loop), `link` to the master, [`store`] (redb), `http` (REST
 //!   over published snapshots), `server` (puts them together).
 
@@ -16,12 +17,14 @@ pub mod config;
 pub mod core;
 pub mod deployment;
 mod driver;
+pub mod events;
 pub mod group;
 mod http;
 pub mod jobs;
 mod link;
 pub mod place;
 pub mod reconcile;
+pub mod resident;
 mod server;
 pub mod store;
 pub mod task;

@@ -42,6 +42,7 @@ pub(crate) struct LinkConfig {
     pub(crate) framework_name: String,
     pub(crate) failover_timeout: Duration,
     pub(crate) webui_url: String,
+    pub(crate) resident_role: RoleName,
 }
 
 /// What the driver says before each subscription.
@@ -162,7 +163,7 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>, term: 
         framework_id: subscription.framework_id,
         name: config.framework_name.clone(),
         user: String::new(),
-        roles: vec![RoleName::any()],
+        roles: vec![RoleName::any(), config.resident_role.clone()],
         failover_timeout: config.failover_timeout,
         hostname: String::new(),
         principal: String::new(),
@@ -173,11 +174,12 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>, term: 
     };
     let request = proto::SubscribeRequest {
         framework: Some(info.into()),
-        suppressed_roles: if subscription.suppressed {
-            vec!["*".to_owned()]
-        } else {
-            Vec::new()
-        },
+        suppressed_roles: subscription
+            .suppressed
+            .then(|| "*".to_owned())
+            .into_iter()
+            .chain([config.resident_role.to_string()])
+            .collect(),
     };
     let mut client = FrameworkServiceClient::new(channel.clone())
         .max_decoding_message_size(MAX_MESSAGE)
@@ -190,7 +192,16 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>, term: 
         Ok(Err(status)) => return Ended::Never(status.to_string(), masters::leader_named(&status)),
         Ok(Ok(response)) => response.into_inner(),
     };
-    let ended = follow(stream, channel, client, events, known, term).await;
+    let ended = follow(
+        stream,
+        channel,
+        client,
+        events,
+        known,
+        term,
+        config.resident_role.clone(),
+    )
+    .await;
     // The driver learns it even from a subscription that broke before its first event.
     if events.send(LinkEvent::Disconnected).await.is_err() {
         return Ended::Again;
@@ -226,6 +237,7 @@ async fn follow(
     events: &mpsc::Sender<LinkEvent>,
     known: bool,
     term: &mut u64,
+    resident_role: RoleName,
 ) -> Ended {
     let first = match tokio::time::timeout(CONNECT_TIMEOUT * 2, stream.message()).await {
         Err(_) => return never("the master sent no first event in time".to_owned()),
@@ -263,6 +275,7 @@ async fn follow(
             stream_id: subscribed.stream_id,
         },
         events: events.clone(),
+        resident_role,
     };
     let mut performing = std::pin::pin!(performer.run(calls));
     if events
@@ -309,7 +322,8 @@ fn translate(event: proto::event::Event) -> Option<LinkEvent> {
         None
     };
     match event {
-        proto::event::Event::Heartbeat(_) => None,
+        // What became of changes of reservations is seen in offers.
+        proto::event::Event::Heartbeat(_) | proto::event::Event::Operation(_) => None,
         proto::event::Event::Subscribed(_) => refused("event", "a second Subscribed".to_owned()),
         proto::event::Event::Offers(offers) => {
             let offers: Vec<Offer> = offers

@@ -248,6 +248,8 @@ mod tests {
             region: String::new(),
             zone: String::new(),
             address: String::new(),
+            reserved: Vec::new(),
+            volumes: Vec::new(),
             revocable: false,
         }
     }

@@ -3,6 +3,7 @@
 //! Pure, and by level: the answer depends only on the members, not on how they came about, so it is the same after a
 //! restart of the scheduler. The bounds of rolling updates are computed here (Marathon's restart arithmetic).
 
+mod failing;
 mod victims;
 
 use mezzo_api::model::TaskId;
@@ -17,6 +18,10 @@ pub enum Phase {
     Launching,
     /// Runs, but is not known to be healthy, or to be ready.
     Unhealthy,
+    /// Runs, and has failed its health check as often as it may: to be replaced.
+    Failing,
+    /// The same for so long that there seems to be no room for a replacement beside it.
+    FailingLong,
     /// Runs, is healthy and ready, as far as it has checks for that.
     Healthy,
     /// On a machine that cannot be reached; still counted.
@@ -53,6 +58,8 @@ pub enum Wanted {
     Scale(u32),
     /// So many of the current configuration, none of another, within bounds on the way.
     Restart(u32, UpgradeStrategy),
+    /// The same where a new one takes what an old one keeps: never more than asked for.
+    Resident(u32, UpgradeStrategy),
     /// None.
     Stop,
 }
@@ -95,12 +102,38 @@ pub fn bounds(n: u32, strategy: UpgradeStrategy, existing: u32) -> Bounds {
     }
 }
 
+/// The same for an app with persistent volumes: without room to move, one less than asked for is enough.
+#[must_use]
+pub fn resident_bounds(n: u32, strategy: UpgradeStrategy, existing: u32) -> Bounds {
+    let strategy = UpgradeStrategy {
+        maximum_over_ppm: 0,
+        ..strategy
+    };
+    let Bounds {
+        min_healthy,
+        max_capacity,
+    } = bounds(n, strategy, 0);
+    let stuck = min_healthy == max_capacity && max_capacity <= existing;
+    Bounds {
+        min_healthy: min_healthy - u32::from(stuck && min_healthy > 0),
+        // Where none is asked for, `bounds` leaves room for one.
+        max_capacity: max_capacity.min(n),
+    }
+}
+
 /// What to do about an app now.
 #[must_use]
 pub fn changes(members: &[Member], wanted: Wanted, selection: KillSelection) -> Changes {
     match wanted {
         Wanted::Scale(n) => scale(members, n, selection),
-        Wanted::Restart(n, strategy) => restart(members, n, strategy, selection),
+        Wanted::Restart(n, strategy) => {
+            let bounds = bounds(n, strategy, count(members, is_there));
+            restart(members, n, bounds, selection)
+        }
+        Wanted::Resident(n, strategy) => {
+            let bounds = resident_bounds(n, strategy, count(members, is_there));
+            restart(members, n, bounds, selection)
+        }
         Wanted::Stop => stop(members),
     }
 }
@@ -112,7 +145,12 @@ fn count(members: &[Member], holds: impl Fn(&Member) -> bool) -> u32 {
 /// Counts towards the number of instances.
 fn is_active(member: &Member) -> bool {
     match member.phase {
-        Phase::Launching | Phase::Unhealthy | Phase::Healthy | Phase::Unreachable => true,
+        Phase::Launching
+        | Phase::Unhealthy
+        | Phase::Failing
+        | Phase::FailingLong
+        | Phase::Healthy
+        | Phase::Unreachable => true,
         Phase::Inactive | Phase::Leaving | Phase::Abandoned => false,
     }
 }
@@ -123,16 +161,25 @@ fn is_there(member: &Member) -> bool {
 }
 
 fn scale(members: &[Member], n: u32, selection: KillSelection) -> Changes {
-    let active: Vec<&Member> = members.iter().filter(|member| is_active(member)).collect();
+    let replaced = failing::under_replacement(members, n);
+    let counts = |member: &&Member| is_active(member) && !replaced.contains(member);
+    let active: Vec<&Member> = members.iter().filter(counts).collect();
     let n_active = u32::try_from(active.len()).unwrap_or(u32::MAX);
     let healthy = count(members, |member| member.phase == Phase::Healthy);
     let leaving = count(members, |member| member.phase == Phase::Leaving);
     let surplus = n_active.saturating_sub(n);
-    let kill = victims(active, surplus, selection);
+    let mut kill = failing::done_with(members, &active, &replaced, n);
+    kill.extend(victims(active, surplus, selection));
     let launch = n.saturating_sub(n_active);
     let reached = launch == 0 && kill.is_empty() && healthy >= n && leaving == 0;
     let waiting_for = if reached {
         String::new()
+    } else if !replaced.is_empty() {
+        let all = count(members, failing::is_failing);
+        format!(
+            "{healthy} of {n} instances healthy, {all} that fail their health check to be replaced, {} at a time",
+            replaced.len()
+        )
     } else if launch > 0 {
         format!("{healthy} of {n} instances healthy, {launch} to be launched")
     } else if healthy < n {
@@ -148,17 +195,12 @@ fn scale(members: &[Member], n: u32, selection: KillSelection) -> Changes {
     }
 }
 
-fn restart(
-    members: &[Member],
-    n: u32,
-    strategy: UpgradeStrategy,
-    selection: KillSelection,
-) -> Changes {
+fn restart(members: &[Member], n: u32, bounds: Bounds, selection: KillSelection) -> Changes {
     let existing = count(members, is_there);
     let Bounds {
         min_healthy,
         max_capacity,
-    } = bounds(n, strategy, existing);
+    } = bounds;
     let is_healthy = |member: &Member| member.phase == Phase::Healthy;
     let old: Vec<&Member> = members
         .iter()
@@ -198,6 +240,17 @@ fn restart(
         new_active.saturating_sub(n),
         selection,
     ));
+    // Those of the new that fail for good make room for another try.
+    let failed = members
+        .iter()
+        .filter(|m| m.current && failing::is_failing(m));
+    let failed: Vec<TaskId> = failed.map(|m| m.id.clone()).collect();
+    kill.extend(
+        failed
+            .into_iter()
+            .filter(|id| !kill.contains(id))
+            .collect::<Vec<_>>(),
+    );
     // Old ones on lost machines are not wanted back.
     let lost = members
         .iter()
@@ -352,6 +405,8 @@ mod tests {
         prop_oneof![
             Just(Phase::Launching),
             Just(Phase::Unhealthy),
+            Just(Phase::Failing),
+            Just(Phase::FailingLong),
             Just(Phase::Healthy),
             Just(Phase::Healthy),
             Just(Phase::Healthy),
@@ -420,10 +475,14 @@ mod tests {
 
         #[test]
         fn scaling_launches_or_kills_the_difference(members in members(), n in 0u32..30) {
-            let active = count(&members, is_active);
+            let replaced = failing::under_replacement(&members, n);
+            let active = count(&members, |m| is_active(m) && !replaced.contains(&m));
             let got = changes(&members, Wanted::Scale(n), KillSelection::OldestFirst);
             prop_assert_eq!(got.launch, n.saturating_sub(active));
-            prop_assert_eq!(got.kill.len(), active.saturating_sub(n) as usize);
+            let killed = |id: &TaskId| replaced.iter().any(|m| m.id == *id);
+            let (sick, others): (Vec<_>, Vec<_>) = got.kill.iter().partition(|id| killed(id));
+            prop_assert_eq!(others.len(), active.saturating_sub(n) as usize);
+            prop_assert!(sick.len() <= replaced.len() && replaced.len() as u32 <= (n / 5).max(1));
         }
 
         #[test]

@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::serve::ListenerExt as _;
 use mezzo_api::masters::{InvalidMasters, Masters};
+use mezzo_api::model::RoleName;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::TcpUserTimeout;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -16,13 +20,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::core::{Core, Settings};
-use crate::driver::Driver;
+use crate::driver::{Driver, now_ms};
+use crate::events::hub::{CAPACITY, Hub};
 use crate::http::{About, Context, router};
 use crate::link::{self, LinkConfig};
 use crate::store::{Store, StoreError};
 
 /// Requests under way have so long to end.
 const DRAIN: Duration = Duration::from_secs(5);
+/// A connection whose other end takes nothing for so long is closed.
+const STUCK: Duration = Duration::from_secs(60);
 /// Events of the master that may wait for the loop.
 const EVENT_QUEUE: usize = 4096;
 
@@ -44,6 +51,11 @@ pub enum Error {
     /// The masters' addresses.
     #[error("`master`: {0}")]
     Master(#[from] InvalidMasters),
+    /// Nothing can be reserved for it.
+    #[error(
+        "`resident_role`: nothing can be reserved for `*`, which is everybody: name another role"
+    )]
+    ResidentRole,
     /// The file that says where it listens.
     #[error("cannot write {}", path.display())]
     Address {
@@ -65,6 +77,9 @@ pub enum Error {
 /// When the state, the port or the master's address cannot be used, or the disk fails on the way.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let masters = Masters::parse(&config.master)?;
+    if config.resident_role == RoleName::any() {
+        return Err(Error::ResidentRole);
+    }
     let (store, state) = Store::open(&config.state_dir)?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -79,11 +94,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         reconcile_interval: Duration::from_secs(config.reconcile_interval_secs.max(1)),
         refuse: Duration::from_secs(config.decline_secs),
         max_deployments: config.max_running_deployments,
+        resident_role: config.resident_role.clone(),
         ..Settings::default()
     };
     tracing::info!(%address, master = config.master, apps = state.apps.len(), "scheduler starts");
     let (to_events, events) = mpsc::channel(EVENT_QUEUE);
-    let (driver, handle) = Driver::new(Core::new(state, settings), store, events);
+    // The front stops first, so that no accepted request is left without an answer.
+    let stop_front = shutdown.child_token();
+    let hub = Hub::new(now_ms(), CAPACITY, stop_front.clone());
+    let core = Core::new(state, settings);
+    let (driver, handle) = Driver::new(core, store, events, Arc::clone(&hub));
     let about = About {
         framework_name: config.framework_name.clone(),
         master: config.master.clone(),
@@ -93,16 +113,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     };
     let app = router(Context {
         handle,
+        hub,
         about: Arc::new(about),
     });
     let link = LinkConfig {
         masters,
         framework_name: config.framework_name,
+        resident_role: config.resident_role,
         failover_timeout: Duration::from_secs(config.failover_timeout_secs),
         webui_url: format!("http://{address}"),
     };
-    // The front stops first, so that no accepted request is left without an answer.
-    let stop_front = shutdown.child_token();
     let stop_loop = CancellationToken::new();
     let _whatever_happens = stop_loop.clone().drop_guard();
     let mut background = JoinSet::new();
@@ -110,6 +130,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let driving = driver.run(stop_loop.clone());
     let serving = {
         let graceful = stop_front.clone();
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
+        let listener = listener.tap_io(|stream| {
+            // A reader of events that takes nothing any more is cut off by the kernel.
+            let stuck = u32::try_from(STUCK.as_millis()).unwrap_or(u32::MAX);
+            if let Err(problem) = setsockopt(&*stream, TcpUserTimeout, &stuck) {
+                tracing::debug!(%problem, "a connection without a timeout for what is not taken");
+            }
+        });
         axum::serve(listener, app)
             .with_graceful_shutdown(async move { graceful.cancelled().await })
             .into_future()

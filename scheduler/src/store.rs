@@ -14,6 +14,7 @@ use crate::app::AppId;
 use crate::core::record::{Key, Write, decode};
 use crate::core::state::State;
 use crate::deployment::DeploymentId;
+use crate::resident::HoldingId;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
@@ -22,9 +23,9 @@ const JOBS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("jobs");
 /// By `NAME:NUMBER`.
 const JOB_RUNS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("job_runs");
 /// Of the records; see [`crate::core::record`].
-const FORMAT: &[u8] = b"2";
+const FORMAT: &[u8] = b"3";
 /// Those that are read; the file is of [`FORMAT`] once it is open.
-const OLDER: &[&[u8]] = &[b"1"];
+const OLDER: &[&[u8]] = &[b"1", b"2"];
 
 /// What can go wrong with the state directory.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +59,7 @@ pub enum StoreError {
         problem: String,
     },
     /// The file is of a later mezzo.
-    #[error("the state file {} has format {found}, this mezzo knows 2: use the newer mezzo again", path.display())]
+    #[error("the state file {} has format {found}, this mezzo knows 3: use the newer mezzo again", path.display())]
     Newer {
         /// Which.
         path: PathBuf,
@@ -161,7 +162,8 @@ impl Store {
                     | Key::Instance(_)
                     | Key::Deployment(_)
                     | Key::Group(_)
-                    | Key::GroupVersion(..) => &mut records,
+                    | Key::GroupVersion(..)
+                    | Key::Holding(..) => &mut records,
                 };
                 match &write.value {
                     Some(value) => {
@@ -283,6 +285,7 @@ fn key_text(key: &Key) -> String {
         Key::Deployment(id) => format!("deployment:{id}"),
         Key::Group(id) => format!("group:{id}"),
         Key::GroupVersion(id, version) => format!("groupversion:{id}:{}", version.millis()),
+        Key::Holding(app, id) => format!("holding:{app}:{id}"),
         Key::Job(name) => name.to_string(),
         Key::JobRun(name, number) => format!("{name}:{number}"),
     }
@@ -305,6 +308,10 @@ fn parse_key(text: &str) -> Option<Key> {
             let (id, version) = rest.rsplit_once(':')?;
             let version = crate::time::Timestamp::from_millis(version.parse().ok()?);
             Some(Key::GroupVersion(id.parse().ok()?, version))
+        }
+        "holding" => {
+            let (app, id) = rest.rsplit_once(':')?;
+            Some(Key::Holding(app.parse().ok()?, HoldingId(id.parse().ok()?)))
         }
         "instance" => rest.parse().ok().map(Key::Instance),
         "deployment" => rest
@@ -335,6 +342,7 @@ mod tests {
             ),
             Key::Instance("a_b.instance-1._app.1".parse().expect("valid")),
             Key::Deployment(DeploymentId(uuid::Uuid::nil())),
+            Key::Holding("/a/b".parse().expect("valid"), HoldingId(uuid::Uuid::nil())),
             Key::Group(crate::group::GroupId::root()),
             Key::GroupVersion(
                 "/a/b".parse().expect("valid"),
@@ -369,7 +377,7 @@ mod tests {
     #[test]
     fn format_1_is_read_and_a_newer_one_refused() {
         let directory = tempfile::tempdir().expect("a directory");
-        for (format, known) in [(&b"1"[..], true), (b"2", true), (b"3", false)] {
+        for (format, known) in [(&b"1"[..], true), (b"2", true), (b"3", true), (b"4", false)] {
             let path = directory.path().join("scheduler.redb");
             let database = Database::create(path).expect("opens");
             let transaction = database.begin_write().expect("begins");

@@ -86,7 +86,7 @@ pub fn task_info(
         health_check: app
             .health_check
             .as_ref()
-            .map(|check| health_check(check, ports)),
+            .map(|check| health_check(check, ports, app.health_patience_ms().is_some())),
         max_completion: None,
         labels: app.labels.clone(),
         data: Vec::new(),
@@ -95,6 +95,8 @@ pub fn task_info(
             ..app.limits.clone()
         },
         group: None,
+        reserved: Vec::new(),
+        persistent: Vec::new(),
         readiness_check: app
             .readiness_check
             .as_ref()
@@ -205,17 +207,21 @@ fn variable_name(text: &str) -> String {
         .collect()
 }
 
-fn health_check(check: &AppHealthCheck, ports: &[AssignedPort]) -> HealthCheck {
+/// `replaced_first`: the agent only tells; the end comes from here, after a replacement.
+fn health_check(
+    check: &AppHealthCheck,
+    ports: &[AssignedPort],
+    replaced_first: bool,
+) -> HealthCheck {
     // Checks run in the task's own network, where it listens on its own ports.
     let port = match check.port {
         CheckPort::Fixed(port) => port,
         CheckPort::Index(index) => ports.get(index as usize).map_or(0, |port| port.inside),
     };
-    // Zero means "never kill" for checks that Marathon ran itself, "at the first failure" for those of Mesos.
-    let max_consecutive_failures = if check.protocol.was_run_by_marathon() {
-        check.max_consecutive_failures
+    let max_consecutive_failures = if replaced_first {
+        0
     } else {
-        check.max_consecutive_failures.max(1)
+        check.max_failures().unwrap_or(0)
     };
     HealthCheck {
         kind: match check.protocol {

@@ -48,6 +48,11 @@ pub fn why_not_launched(state: &State, app: &AppState, now: u64) -> Option<Strin
     if queue.refusals.is_empty() && spec.revocable {
         return Some("no offer of revocable resources since it began to wait: whatever nodes lend is taken or offered to others".to_owned());
     }
+    if queue.refusals.is_empty()
+        && let Some(text) = kept_elsewhere(app)
+    {
+        return Some(text);
+    }
     if queue.refusals.is_empty() {
         return Some("no offer since it began to wait: whatever the cluster has is taken or offered to others".to_owned());
     }
@@ -79,6 +84,21 @@ pub fn why_not_launched(state: &State, app: &AppState, now: u64) -> Option<Strin
         "the latest offers were not enough: {}{advice}",
         parts.join("; ")
     ))
+}
+
+/// The machines that instances wait for, because their volumes are there.
+fn kept_elsewhere(app: &AppState) -> Option<String> {
+    let free = app.free_holdings();
+    let hosts: BTreeSet<&str> = free.iter().map(|one| one.hostname.as_str()).collect();
+    let shown: Vec<&str> = hosts.iter().copied().take(SHOWN).collect();
+    (!shown.is_empty()).then(|| {
+        format!(
+            "no offer since it began to wait of the nodes that have its volumes: {}. To begin anew, with empty ones: \
+             DELETE /v2/apps{}/tasks?wipe=true",
+            shown.join(", "),
+            app.current.app.id
+        )
+    })
 }
 
 /// How many instances of an earlier configuration an update keeps on machines that refused new ones, while it may end
@@ -193,7 +213,7 @@ fn has_text(lack: &Lack) -> String {
         } => format!("{name} {offered} of {asked}"),
         Lack::Ports { asked, offered } => format!("{offered} of {asked} ports"),
         Lack::FixedPorts { missing } => format!("not the ports {missing:?}"),
-        Lack::Constraint { .. } => format!("no place for it ({lack})"),
+        Lack::Reservation { .. } | Lack::Constraint { .. } => format!("no place for it ({lack})"),
     }
 }
 

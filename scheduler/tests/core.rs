@@ -4,10 +4,14 @@
 mod drain;
 #[path = "core/groups.rs"]
 mod groups;
+#[path = "core/pains.rs"]
+mod pains;
 #[path = "core/placement.rs"]
 mod placement;
 #[path = "core/readiness.rs"]
 mod readiness;
+#[path = "core/residents.rs"]
+mod residents;
 
 use mezzo_api::model::{
     AgentId, Offer, Reason, StatusSource, TaskId, TaskInfo, TaskState, TaskStatus,
@@ -16,7 +20,7 @@ use mezzo_scheduler::app::AppId;
 use mezzo_scheduler::core::command::{Command, Refusal, Reply, Update};
 use mezzo_scheduler::core::record::Key;
 use mezzo_scheduler::core::state::{AppState, Machine, State};
-use mezzo_scheduler::core::{Call, Core, Effects, Ids, Settings};
+use mezzo_scheduler::core::{Call, Core, Effects, Ids, Purpose, Settings};
 use mezzo_scheduler::why;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -101,6 +105,8 @@ impl Bench {
             region: String::new(),
             zone: String::new(),
             address: String::new(),
+            reserved: Vec::new(),
+            volumes: Vec::new(),
             revocable: false,
         }
     }
@@ -167,8 +173,8 @@ fn launched(effects: &Effects) -> Vec<TaskInfo> {
             | Call::Kill { .. }
             | Call::Acknowledge { .. }
             | Call::Reconcile { .. }
-            | Call::Revive
-            | Call::Suppress
+            | Call::Revive(_)
+            | Call::Suppress(_)
             | Call::Survey => None,
         })
         .flatten()
@@ -193,7 +199,7 @@ fn killed(effects: &Effects) -> Vec<TaskId> {
 fn a_task_is_durable_in_the_turn_that_launches_it() {
     let mut bench = Bench::new();
     bench.post(json!({"instances": 3}));
-    assert!(bench.turn().calls.contains(&Call::Revive));
+    assert!(bench.turn().calls.contains(&Call::Revive(Purpose::Tasks)));
     let effects = bench.offer("agent-1", NODE);
     let tasks = launched(&effects);
     assert_eq!(tasks.len(), 3);
@@ -206,7 +212,7 @@ fn a_task_is_durable_in_the_turn_that_launches_it() {
     }
     assert_eq!(
         effects.calls.last(),
-        Some(&Call::Suppress),
+        Some(&Call::Suppress(Purpose::Tasks)),
         "nothing waits any more"
     );
 }
@@ -353,7 +359,11 @@ fn failures_are_delayed_and_what_was_killed_or_lost_is_not() {
         let mut bench = Bench::new();
         let task = bench.run(json!({})).remove(0).task_id;
         let effects = bench.say(&task, state);
-        assert_eq!(effects.calls.contains(&Call::Revive), !delayed, "{state}");
+        assert_eq!(
+            effects.calls.contains(&Call::Revive(Purpose::Tasks)),
+            !delayed,
+            "{state}"
+        );
         assert_eq!(
             bench.app().backoff.left_ms(bench.now) > 0,
             delayed,
@@ -363,7 +373,7 @@ fn failures_are_delayed_and_what_was_killed_or_lost_is_not() {
             assert!(launched(&bench.offer("agent-1", NODE)).is_empty());
             assert_eq!(bench.turn().wake_at, Some(bench.now + 1000));
             bench.now += 1000;
-            assert!(bench.turn().calls.contains(&Call::Revive));
+            assert!(bench.turn().calls.contains(&Call::Revive(Purpose::Tasks)));
         }
         assert_eq!(launched(&bench.offer("agent-1", NODE)).len(), 1, "{state}");
     }
@@ -390,14 +400,17 @@ fn a_lost_machine_is_replaced_and_what_returns_late_goes() {
         status.reason = Some(Reason::AgentDisconnected);
     };
     let effects = bench.say_more(&task, TaskState::Unreachable, lost);
-    assert!(!effects.calls.contains(&Call::Revive), "not yet");
+    assert!(
+        !effects.calls.contains(&Call::Revive(Purpose::Tasks)),
+        "not yet"
+    );
     assert_eq!(
         effects.wake_at,
         Some(bench.now + 60_000),
         "to the second, not at the next reconciliation"
     );
     bench.now += 60_000;
-    assert!(bench.turn().calls.contains(&Call::Revive));
+    assert!(bench.turn().calls.contains(&Call::Revive(Purpose::Tasks)));
     let replacement = launched(&bench.offer("agent-2", NODE)).remove(0).task_id;
     bench.say(&replacement, TaskState::Running);
     assert_eq!(bench.app().instances.len(), 2);

@@ -1,8 +1,14 @@
 //! The scheduler as a whole, over HTTP on one side and gRPC to a scripted master on the other.
 
 mod common;
+#[path = "lifecycle/contract.rs"]
+mod contract;
+#[path = "lifecycle/events.rs"]
+mod events;
 #[path = "lifecycle/groups.rs"]
 mod groups;
+#[path = "lifecycle/pains.rs"]
+mod pains;
 #[path = "lifecycle/readiness.rs"]
 mod readiness;
 

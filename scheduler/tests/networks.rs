@@ -55,6 +55,8 @@ fn task(app: App, ports: &[u16]) -> TaskInfo {
         region: String::new(),
         zone: String::new(),
         address: String::new(),
+        reserved: Vec::new(),
+        volumes: Vec::new(),
         revocable: false,
     };
     let id = "web.1".parse().unwrap();
@@ -294,4 +296,20 @@ fn what_cannot_be_is_named_with_its_path() {
     let mut ports = new_form(bridge(), json!([]));
     ports["portDefinitions"] = json!([{"port": 0}]);
     assert_eq!(check_app_json(&ports).errors[0].path, "/portDefinitions");
+}
+
+#[test]
+fn ports_beside_mappings_are_their_service_ports() {
+    let mut app = old_form(
+        "BRIDGE",
+        json!([{"containerPort": 80}, {"containerPort": 81, "servicePort": 9}]),
+    );
+    app["ports"] = json!([10_017, 10_018]);
+    let ports: Vec<u16> = accepted(&app).ports.iter().map(|port| port.port).collect();
+    assert_eq!(ports, [10_017, 9]);
+    app["ports"] = json!([1, 2, 3]);
+    assert_eq!(
+        mezzo_scheduler::check_app_json(&app).errors[0].path,
+        "/ports"
+    );
 }

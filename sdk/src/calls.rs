@@ -5,7 +5,10 @@
 use std::{sync::Arc, time::Duration};
 
 use mezzo_api::{
-    model::{AgentId, FrameworkInfo, Offer, OfferId, RoleName, TaskId, TaskInfo, TaskStatus},
+    model::{
+        AgentId, FrameworkInfo, Offer, OfferId, OperationId, OperationStatus, RoleName, TaskId,
+        TaskInfo, TaskStatus,
+    },
     proto::{
         self, acknowledge_request, framework_service_client::FrameworkServiceClient, operation,
     },
@@ -121,6 +124,7 @@ impl Calls {
         };
         let operation = proto::Operation {
             operation: Some(operation::Operation::Launch(launch)),
+            operation_id: String::new(),
         };
         self.accept([offer.offer_id.clone()], vec![operation], refuse)
             .await
@@ -278,6 +282,55 @@ impl Calls {
             tasks: Vec::new(),
         };
         self.within("reconcile", client.reconcile(request)).await
+    }
+
+    /// Ends the repetition of what became of a change of reservations or volumes ([`crate::Event::Operation`]). Call it
+    /// after what follows from it is durable. One that is still under way is passed over.
+    ///
+    /// # Errors
+    ///
+    /// See [`CallError`]. When it fails, the status comes again.
+    pub async fn acknowledge_operation(&self, status: &OperationStatus) -> Result<(), CallError> {
+        let Some(agent_id) = status
+            .agent_id
+            .as_ref()
+            .filter(|_| status.state.is_terminal())
+        else {
+            return Ok(());
+        };
+        let (caller, mut client) = self.session("acknowledge_operation")?;
+        let request = proto::AcknowledgeOperationRequest {
+            caller: Some(caller),
+            agent_id: agent_id.to_string(),
+            operation_id: status.id.to_string(),
+        };
+        let answer = client.acknowledge_operation(request);
+        self.within("acknowledge_operation", answer).await
+    }
+
+    /// Asks what became of these changes; none: of all that are under way or not acknowledged. Answers come as
+    /// [`crate::Event::Operation`].
+    ///
+    /// # Errors
+    ///
+    /// See [`CallError`].
+    pub async fn reconcile_operations(
+        &self,
+        operations: &[(OperationId, Option<AgentId>)],
+    ) -> Result<(), CallError> {
+        let (caller, mut client) = self.session("reconcile_operations")?;
+        let keys = operations.iter().map(|(id, agent)| {
+            proto::reconcile_operations_request::OperationKey {
+                operation_id: id.to_string(),
+                agent_id: agent.as_ref().map(ToString::to_string).unwrap_or_default(),
+            }
+        });
+        let request = proto::ReconcileOperationsRequest {
+            caller: Some(caller),
+            operations: keys.collect(),
+        };
+        let answer = client.reconcile_operations(request);
+        self.within("reconcile_operations", answer).await
     }
 
     /// Sends a datagram to a running task, best effort; at most 64 KiB.

@@ -1,7 +1,7 @@
 //! What a framework hears, and how it is read from the wire.
 
 use mezzo_api::{
-    model::{AgentId, FrameworkId, Offer, OfferId, TaskStatus},
+    model::{AgentId, FrameworkId, Offer, OfferId, OperationStatus, TaskStatus},
     proto::{self, event},
 };
 
@@ -29,6 +29,9 @@ pub enum Event {
     /// A task's new status. Write down what follows from it, then [`crate::Calls::acknowledge`] it: until then it is told
     /// again and again.
     Update(Box<TaskStatus>),
+    /// What became of a change of reservations or volumes that was given an id ([`crate::Calls::accept`]). Write down what
+    /// follows from it, then [`crate::Calls::acknowledge_operation`] it.
+    Operation(Box<OperationStatus>),
     /// An agent is away for too long. Its tasks have updates of their own.
     AgentLost(AgentId),
 }
@@ -53,6 +56,11 @@ impl Event {
                 let status = TaskStatus::try_from(status)
                     .map_err(|invalid| format!("a status: {invalid}"))?;
                 Some(Self::Update(Box::new(status)))
+            }
+            event::Event::Operation(status) => {
+                let status = OperationStatus::try_from(status)
+                    .map_err(|invalid| format!("an operation: {invalid}"))?;
+                Some(Self::Operation(Box::new(status)))
             }
             event::Event::AgentLost(proto::event::AgentLost { agent_id }) => {
                 Some(Self::AgentLost(agent_id.parse().map_err(told)?))

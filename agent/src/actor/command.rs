@@ -1,7 +1,10 @@
 //! The owner's door: what others may say and ask, and the handle they hold.
 
 use mezzo_api::{
-    model::{AgentId, FrameworkId, LimitChange, NodeUsage, Resources, Task},
+    model::{
+        AgentId, FrameworkId, LimitChange, NodeUsage, OperationStatus, PersistentVolume, Pool,
+        Resources, Task,
+    },
     proto,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -24,7 +27,7 @@ pub(crate) enum Command {
     /// stream before, and are handled before.
     Attach(
         mpsc::Sender<proto::AgentMessage>,
-        oneshot::Sender<Vec<Task>>,
+        oneshot::Sender<Inventory>,
     ),
     /// The stream is closed.
     Detach,
@@ -53,6 +56,19 @@ pub(crate) enum Command {
     },
     /// One running task's container.
     Locate(TaskKey, oneshot::Sender<Option<ContainerId>>),
+}
+
+/// What an agent registers with.
+#[derive(Debug)]
+pub(crate) struct Inventory {
+    /// All that it holds.
+    pub(crate) tasks: Vec<Task>,
+    /// What is reserved.
+    pub(crate) reserved: Vec<Pool>,
+    /// Beside that.
+    pub(crate) volumes: Vec<PersistentVolume>,
+    /// Ends of changes that nobody has acknowledged.
+    pub(crate) operations: Vec<OperationStatus>,
 }
 
 /// Waits to hear how a change of limits went.

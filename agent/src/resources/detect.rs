@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mezzo_api::model::{Resources, Scalar};
+use mezzo_api::model::{Pools, Resources, Scalar};
 use procfs::Current as _;
 
 use super::cores::Processor;
@@ -51,14 +51,22 @@ fn with_reserve(config: &Config, cpu_millis: u64, mem_mb: u64, disk_mb: u64) -> 
     }
 }
 
-/// All there is to offer.
+/// All there is to offer, with what the settings reserve.
+pub(crate) fn declared(config: &Config, capacity: &Capacity) -> Pools {
+    let all = total(config, capacity);
+    let given = config.resources.clone().unwrap_or_default();
+    Pools::divided(&all, &given.pool_list(), &[]).unwrap_or_else(|_| Pools::open_to_all(all))
+}
+
+/// The same, whosever it is.
 pub(crate) fn total(config: &Config, capacity: &Capacity) -> Resources {
     if let Some(given) = &config.resources {
+        let given = given.flat();
         // Without ports no task on the host network could be placed; give them unless the operator did.
         let given = if given.get("ports").is_some() {
-            given.clone()
+            given
         } else {
-            given.clone().with_ranges("ports", config.ports())
+            given.with_ranges("ports", config.ports())
         };
         return with_devices(given, config);
     }

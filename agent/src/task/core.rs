@@ -10,6 +10,7 @@ mod group;
 mod kill;
 mod launch;
 mod lend;
+mod pools;
 mod time;
 
 use std::{
@@ -33,7 +34,11 @@ use super::{
 };
 use crate::{
     node::{ContainerId, ExitRecord},
-    resources::{grant::Grants, ledger::Ledger},
+    resources::{
+        book::{Book, Saved},
+        grant::Grants,
+        ledger::Ledger,
+    },
 };
 
 /// A container that survived a kill is killed again after this.
@@ -76,6 +81,9 @@ pub(crate) struct Core {
     ledger: Ledger,
     lent: lend::Lent,
     grants: Grants,
+    book: Book,
+    /// The next one, until it is on disk.
+    writing: Option<pools::Writing>,
     tasks: BTreeMap<TaskKey, Entry>,
     by_container: HashMap<ContainerId, TaskKey>,
     groups: BTreeMap<ContainerId, Group>,
@@ -98,6 +106,8 @@ impl Core {
             settings,
             agent_id,
             connected: false,
+            book: Book::open(total.clone().into(), Saved::default()).unwrap_or_default(),
+            writing: None,
             ledger: Ledger::new(total),
             lent: lend::Lent::default(),
             grants,
@@ -151,6 +161,13 @@ impl Core {
             }
             Event::Drain { max_grace } => self.drain(max_grace, ctx, &mut effects),
             Event::Activate => self.activate(),
+            Event::Operate(operation) => self.operate(&operation, ctx, &mut effects),
+            Event::AcknowledgeOperation {
+                framework,
+                operation,
+            } => self.acknowledge_operation(framework.as_ref(), &operation, &mut effects),
+            Event::BookWritten(result) => self.book_written(result, &mut effects),
+            Event::Purged(folder) => self.book.purged(&folder),
             Event::Disconnected => self.connected = false,
             Event::KillAll => {
                 let all: Vec<_> = self.tasks.keys().cloned().collect();

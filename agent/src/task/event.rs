@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, HealthCheck, ReadinessCheck, ReadinessStatus, Resources, RoleName, Task,
-    TaskInfo, TaskStatus, UpdateId, Usage,
+    AgentId, FrameworkId, HealthCheck, OperationId, OperationStatus, PoolOperation, ReadinessCheck,
+    ReadinessStatus, Resources, RoleName, Task, TaskInfo, TaskStatus, UpdateId, Usage, VolumeId,
 };
 
 use super::{TaskKey, change::Refused, disk::DiskUse, group::Holding, status::Outcome};
 use crate::{
     node::{Attachment, ContainerId, ExitRecord, LimitError, Limits, Started},
     recovery::checkpoint::Checkpoint,
-    resources::grant::Grant,
+    resources::{book::Saved, grant::Grant},
     slack::qos::{Scarce, Throttle},
 };
 
@@ -61,6 +61,19 @@ pub(crate) enum Event {
     },
     /// It is in service again.
     Activate,
+    /// The master wants reservations or volumes changed.
+    Operate(Box<PoolOperation>),
+    /// Whoever asked knows what became of a change.
+    AcknowledgeOperation {
+        /// `None`: an operator.
+        framework: Option<FrameworkId>,
+        /// Which.
+        operation: OperationId,
+    },
+    /// Reservations and volumes are on disk as they were to be, or not.
+    BookWritten(Result<(), String>),
+    /// The content of a destroyed volume is gone.
+    Purged(String),
     /// No stream to the master.
     Disconnected,
     /// The agent ends and takes its tasks along.
@@ -167,6 +180,17 @@ pub(crate) enum Effect {
     Limit(ContainerId, Box<Limits>),
     /// Tell who asked for a change of limits how it went.
     Answer(ContainerId, Result<Box<Task>, Refused>),
+    /// Write down what is reserved, and make the folder of a new volume first; answered by `BookWritten`.
+    WriteBook {
+        /// What must survive.
+        saved: Box<Saved>,
+        /// Of a new volume.
+        make: Option<String>,
+    },
+    /// Remove the content of a destroyed volume; answered by `Purged`.
+    Purge(String),
+    /// Tell the master what became of a change, and what is reserved now.
+    SendPools(Box<OperationStatus>),
     /// Send a status to the master, if there is one.
     Send(Box<TaskStatus>),
     /// Make and start the container; answered by `Launched` or `LaunchFailed`.
@@ -181,6 +205,8 @@ pub(crate) enum Effect {
         limits: Box<Limits>,
         /// What was picked for it.
         grant: Grant,
+        /// The folders of the persistent volumes that it mounts.
+        volumes: Vec<(VolumeId, String)>,
         /// Of a member of a group: the holder. Then it waits for `Admit` when its image is here.
         holder: Option<ContainerId>,
     },

@@ -8,7 +8,8 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, CheckKind, FrameworkId, NetworkMode, Reason, TaskInfo, TaskState, VolumeSource,
+    AgentId, CheckKind, FrameworkId, NetworkMode, Reason, TaskInfo, TaskState, VolumeId,
+    VolumeSource,
 };
 
 use super::status::Outcome;
@@ -41,6 +42,8 @@ pub(crate) struct Place {
     pub(crate) addresses: Vec<IpAddr>,
     /// The paths of the task's host volumes, in their order, resolved and checked.
     pub(crate) host_paths: Vec<PathBuf>,
+    /// Where its persistent volumes are.
+    pub(crate) volumes: Vec<(VolumeId, PathBuf)>,
     pub(crate) secrets: Secrets,
     pub(crate) walls: Walls,
     pub(crate) limits: Limits,
@@ -107,6 +110,13 @@ pub(crate) fn refuse(
                 ));
             }
             VolumeSource::Tmpfs(_) | VolumeSource::Secret(_) => {}
+            VolumeSource::Persistent(id) => {
+                if !info.persistent.iter().any(|volume| volume.id == *id) {
+                    return invalid(format!(
+                        "container.volumes[{n}].persistent_volume: {id} is no volume that the task was given"
+                    ));
+                }
+            }
             VolumeSource::Group(name) => {
                 let shared = info.group.iter().flat_map(|group| &group.volumes);
                 if !shared.into_iter().any(|volume| volume.name == *name) {
@@ -260,6 +270,16 @@ pub(crate) fn container(
                     Some(_) | None => MountSource::Shared(name.clone()),
                 }
             }
+            VolumeSource::Persistent(id) => match place.volumes.iter().find(|(of, _)| of == id) {
+                Some((_, path)) => MountSource::Bind(path.clone()),
+                None => {
+                    return Err(Outcome::new(
+                        TaskState::Failed,
+                        Reason::ContainerLaunchFailed,
+                        format!("persistent volume {id} is not here"),
+                    ));
+                }
+            },
             VolumeSource::HostPath(path) => MountSource::Bind(
                 host_paths
                     .next()
@@ -367,6 +387,7 @@ mod tests {
             files: vec![],
             addresses: vec![],
             host_paths: vec![],
+            volumes: vec![],
             secrets: Secrets::default(),
             walls: Walls::default(),
             limits: Limits::default(),

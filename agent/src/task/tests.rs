@@ -7,6 +7,7 @@ mod drain;
 mod group;
 mod lend;
 mod limits;
+mod pools;
 
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub(crate) fn a_task(id: &str) -> TaskInfo {
         limits: mezzo_api::model::TaskLimits::default(),
         group: None,
         readiness_check: None,
+        reserved: Vec::new(),
+        persistent: Vec::new(),
         revocable: false,
     }
 }
@@ -158,7 +161,14 @@ impl Bench {
                         Err("disk full".into())
                     },
                 )),
+                Effect::WriteBook { .. } => Some(Event::BookWritten(if self.disk_works {
+                    Ok(())
+                } else {
+                    Err("disk full".into())
+                })),
                 Effect::AppendAcknowledged(..)
+                | Effect::Purge(_)
+                | Effect::SendPools(_)
                 | Effect::Limit(..)
                 | Effect::Answer(..)
                 | Effect::AppendForgotten(_)

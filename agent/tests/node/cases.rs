@@ -33,6 +33,7 @@ use crate::limits::{
     limits_reach_the_container_or_are_refused_by_name,
     whole_processors_are_one_tasks_alone_also_for_the_next_agent,
 };
+use crate::volumes::a_volume_outlives_its_task_and_the_agent;
 use crate::walls::a_task_is_held_by_the_profile_that_it_names;
 use mezzo_api::proto::{
     self, Reason,
@@ -97,6 +98,7 @@ cases![
     a_group_with_a_member_that_cannot_start_runs_not_at_all,
     a_killed_agent_leaves_groups_whole_or_ends_them,
     a_secret_is_told_to_a_task_and_to_nothing_else,
+    a_volume_outlives_its_task_and_the_agent,
     a_task_is_held_by_the_profile_that_it_names,
 ];
 

@@ -17,6 +17,7 @@ mod life;
 mod limits;
 mod master;
 mod network;
+mod volumes;
 mod walls;
 
 use std::{

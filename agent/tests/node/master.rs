@@ -34,6 +34,7 @@ struct Seen {
     reports: usize,
     slack: Vec<proto::Slack>,
     pongs: Vec<u64>,
+    pools: Vec<proto::agent_message::PoolReport>,
     stream: Option<mpsc::Sender<Result<proto::MasterMessage, Status>>>,
 }
 
@@ -198,6 +199,15 @@ impl Master {
             .await;
     }
 
+    /// Waits for what became of a change of reservations or volumes.
+    pub(crate) async fn operation(&self, id: &str) -> proto::OperationStatus {
+        self.until(&format!("end of operation {id}"), |seen| {
+            let told = seen.pools.iter().filter_map(|report| report.status.clone());
+            told.into_iter().find(|status| status.operation_id == id)
+        })
+        .await
+    }
+
     /// Waits until what the agent lends is as wanted.
     pub(crate) async fn lends(&self, what: &str, wanted: impl Fn(&Resources) -> bool) {
         self.until(what, |seen| {
@@ -281,6 +291,7 @@ impl AgentService for Service {
                         }
                     }
                     Some(FromAgent::Usage(_)) => inner.with(|seen| seen.reports += 1),
+                    Some(FromAgent::Pools(report)) => inner.with(|seen| seen.pools.push(report)),
                     Some(FromAgent::Slack(slack)) => inner.with(|seen| seen.slack.push(slack)),
                     Some(FromAgent::Pong(pong)) => {
                         inner.with(|seen| seen.pongs.push(pong.sequence));

@@ -2,7 +2,7 @@
 
 use super::{Invalid, Problems};
 use crate::{
-    model::{AgentInfo, CgroupMode},
+    model::{AgentInfo, CgroupMode, MOST_POOLS, MOST_VOLUMES, PersistentVolume, Pool, Pools},
     proto,
 };
 
@@ -28,6 +28,13 @@ impl TryFrom<proto::AgentInfo> for AgentInfo {
         let cgroup_mode = info.cgroup_mode().into();
         let resources = problems.take("resources", info.resources.try_into());
         let attributes = problems.list("attributes", info.attributes, 256);
+        let reserved: Vec<Pool> = problems.list("reserved", info.reserved, MOST_POOLS);
+        let volumes: Vec<PersistentVolume> = problems.list("volumes", info.volumes, MOST_VOLUMES);
+        if let Some(resources) = &resources
+            && let Err(error) = Pools::divided(resources, &reserved, &volumes)
+        {
+            problems.note("reserved", error.to_string());
+        }
         problems.finish(resources.map(|resources| Self {
             hostname: info.hostname,
             address: info.address,
@@ -39,6 +46,8 @@ impl TryFrom<proto::AgentInfo> for AgentInfo {
             kernel: info.kernel,
             architecture: info.architecture,
             cgroup_mode,
+            reserved,
+            volumes,
         }))
     }
 }
@@ -56,6 +65,8 @@ impl From<AgentInfo> for proto::AgentInfo {
             kernel: info.kernel,
             architecture: info.architecture,
             cgroup_mode: proto::CgroupMode::from(info.cgroup_mode).into(),
+            reserved: info.reserved.into_iter().map(Into::into).collect(),
+            volumes: info.volumes.into_iter().map(Into::into).collect(),
         }
     }
 }

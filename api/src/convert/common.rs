@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use super::{Invalid, Problems};
 use crate::{
-    model::{Attribute, AttributeValue, Filters, Offer, Ranges, Resources, Scalar, Value},
+    model::{
+        Attribute, AttributeValue, Filters, MOST_POOLS, MOST_VOLUMES, Offer, Ranges, Resources,
+        Scalar, Value,
+    },
     proto,
 };
 
@@ -198,6 +201,8 @@ impl TryFrom<proto::Offer> for Offer {
         let role = problems.take("role", offer.role.parse());
         let resources = problems.take("resources", offer.resources.try_into());
         let attributes = problems.list("attributes", offer.attributes, 256);
+        let reserved = problems.list("reserved", offer.reserved, MOST_POOLS);
+        let volumes = problems.list("volumes", offer.volumes, MOST_VOLUMES);
         let value = (|| {
             Some(Self {
                 offer_id: offer_id?,
@@ -210,6 +215,8 @@ impl TryFrom<proto::Offer> for Offer {
                 region: offer.region,
                 zone: offer.zone,
                 address: offer.address,
+                reserved,
+                volumes,
                 revocable: offer.revocable,
             })
         })();
@@ -230,6 +237,8 @@ impl From<Offer> for proto::Offer {
             region: offer.region,
             zone: offer.zone,
             address: offer.address,
+            reserved: offer.reserved.into_iter().map(Into::into).collect(),
+            volumes: offer.volumes.into_iter().map(Into::into).collect(),
             revocable: offer.revocable,
         }
     }

@@ -7,7 +7,7 @@ use prost::Message as _;
 
 use super::Invalid;
 use crate::{
-    model::{AgentId, Resources, TaskId, TaskInfo},
+    model::{AgentId, PersistentVolume, Resources, TaskId, TaskInfo, VolumeId},
     proto,
 };
 
@@ -22,14 +22,29 @@ pub struct Description {
     pub resources: Resources,
     /// It runs on what others do not use, until they need it.
     pub revocable: bool,
+    /// The persistent volumes that it mounts.
+    pub persistent: Vec<PersistentVolume>,
+    /// Those of them that it may write to.
+    written: Vec<VolumeId>,
     /// What is not above, encoded.
     rest: Arc<[u8]>,
+}
+
+impl Description {
+    /// Whether it may write to that volume.
+    #[must_use]
+    pub fn writes(&self, id: &VolumeId) -> bool {
+        self.written.contains(id)
+    }
 }
 
 impl From<TaskInfo> for Description {
     fn from(info: TaskInfo) -> Self {
         let (task_id, agent_id) = (info.task_id.clone(), info.agent_id.clone());
         let (resources, revocable) = (info.resources.clone(), info.revocable);
+        let persistent = info.persistent.clone();
+        let ids = persistent.iter().map(|volume| &volume.id);
+        let written = ids.filter(|id| info.writes(id)).cloned().collect();
         let rest = proto::TaskInfo {
             task_id: String::new(),
             agent_id: String::new(),
@@ -41,6 +56,8 @@ impl From<TaskInfo> for Description {
             agent_id,
             resources,
             revocable,
+            persistent,
+            written,
             rest: rest.encode_to_vec().into(),
         }
     }

@@ -56,6 +56,10 @@ pub fn revocable_problems(task: &TaskInfo) -> Vec<Problem> {
         let message = "a revocable task cannot have processors for itself";
         note("limits.cpu_pinning", message.to_owned());
     }
+    if !task.reserved.is_empty() || !task.persistent.is_empty() {
+        let message = "a revocable task takes nothing that is reserved, and no volume";
+        note("reserved", message.to_owned());
+    }
     if task.group.is_some() {
         let message = "a task of a group cannot be revocable";
         note("revocable", message.to_owned());

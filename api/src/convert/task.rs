@@ -7,8 +7,9 @@ use super::{
 };
 use crate::{
     model::{
-        CheckKind, ContainerInfo, EnvVar, HealthCheck, ProfileName, Resources, Scalar, SecretEnv,
-        SecretSource, Task, TaskInfo, TaskLimits, Volume, VolumeSource,
+        CheckKind, ContainerInfo, EnvVar, HealthCheck, MOST_POOLS, MOST_VOLUMES, PersistentVolume,
+        Pool, Pools, ProfileName, Resources, Scalar, SecretEnv, SecretSource, Task, TaskInfo,
+        TaskLimits, Volume, VolumeId, VolumeSource,
     },
     proto,
 };
@@ -120,6 +121,10 @@ impl TryFrom<proto::Volume> for Volume {
                 secret.map(VolumeSource::Secret)
             }
             Some(proto::volume::Source::GroupVolume(name)) => Some(VolumeSource::Group(name)),
+            Some(proto::volume::Source::PersistentVolume(id)) => {
+                let id = problems.take("persistent_volume", id.parse::<VolumeId>());
+                id.map(VolumeSource::Persistent)
+            }
         };
         problems.finish(source.map(|source| Self {
             container_path: volume.container_path,
@@ -139,6 +144,9 @@ impl From<Volume> for proto::Volume {
                 VolumeSource::Tmpfs(bytes) => proto::volume::Source::TmpfsBytes(bytes),
                 VolumeSource::Secret(secret) => proto::volume::Source::Secret(secret.to_string()),
                 VolumeSource::Group(name) => proto::volume::Source::GroupVolume(name),
+                VolumeSource::Persistent(id) => {
+                    proto::volume::Source::PersistentVolume(id.to_string())
+                }
             }),
         }
     }
@@ -428,6 +436,14 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
         let group = info
             .group
             .and_then(|group| problems.take("group", group.try_into()));
+        let reserved: Vec<Pool> = problems.list("reserved", info.reserved, MOST_POOLS);
+        let persistent: Vec<PersistentVolume> =
+            problems.list("persistent", info.persistent, MOST_VOLUMES);
+        if let Some(resources) = &resources
+            && let Err(error) = Pools::divided(resources, &reserved, &[])
+        {
+            problems.note("reserved", error.to_string());
+        }
         let value = (|| {
             Some(Self {
                 revocable: info.revocable,
@@ -447,6 +463,8 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 limits: limits?,
                 group,
                 readiness_check,
+                reserved,
+                persistent,
             })
         })();
         problems.extend(value.as_ref().map(revocable_problems).unwrap_or_default());
@@ -474,6 +492,8 @@ impl From<TaskInfo> for proto::TaskInfo {
             limits: (!info.limits.is_default()).then(|| info.limits.into()),
             group: info.group.map(Into::into),
             readiness_check: info.readiness_check.map(Into::into),
+            reserved: info.reserved.into_iter().map(Into::into).collect(),
+            persistent: info.persistent.into_iter().map(Into::into).collect(),
         }
     }
 }

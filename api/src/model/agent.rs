@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Resources, Scalar};
+use super::{PersistentVolume, Pool, Pools, Resources, Scalar};
 
 /// How the machine's cgroups are mounted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,4 +61,18 @@ pub struct AgentInfo {
     pub architecture: String,
     /// Where limits are enforced.
     pub cgroup_mode: CgroupMode,
+    /// What of its resources is reserved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserved: Vec<Pool>,
+    /// Their disk is part of its resources, and of no reservation in the list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<PersistentVolume>,
+}
+
+impl AgentInfo {
+    /// Its resources by whose they are; nothing where these do not add up, which the border does not let in.
+    #[must_use]
+    pub fn pools(&self) -> Pools {
+        Pools::divided(&self.resources, &self.reserved, &self.volumes).unwrap_or_default()
+    }
 }

@@ -166,6 +166,10 @@ id!(/// Of one offer; can be used once.
     OfferId, "offer id", check_id);
 id!(/// Of one status update that an agent keeps until it is acknowledged.
     UpdateId, "update id", check_id);
+id!(/// Of a persistent volume; unique on one agent among those of a role. Never becomes a path.
+    VolumeId, "volume id", check_id);
+id!(/// Of a change of reservations or volumes; chosen by whoever asks for it, used once.
+    OperationId, "operation id", check_id);
 id!(/// Of one subscription of a framework.
     StreamId, "stream id", check_id);
 id!(/// Of a seccomp profile: a file of each agent's operator.
@@ -178,6 +182,14 @@ impl RoleName {
     #[must_use]
     pub fn any() -> Self {
         Self("*".into())
+    }
+
+    /// Whether it is `top` or lies below it: `eng/web` is within `eng`.
+    #[must_use]
+    pub fn is_within(&self, top: &Self) -> bool {
+        self.0
+            .strip_prefix(top.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 

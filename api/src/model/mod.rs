@@ -4,25 +4,30 @@
 //! An `Option` that is `None` means unknown or not given, never zero.
 
 mod agent;
+mod bounds;
 mod framework;
 mod group;
 mod ids;
 mod limits;
 mod network;
 mod offer;
+mod operation;
+mod pools;
 mod readiness;
+mod reservations;
 mod resources;
 mod task;
 mod usage;
 
 pub use agent::{AgentInfo, Attribute, AttributeValue, CgroupMode};
+pub use bounds::{Excess, MOST_POOLS, MOST_VOLUMES};
 pub use framework::{
     AttributeConstraint, Capability, FrameworkInfo, OfferFilter, Predicate, Selector,
 };
 pub use group::{GroupPolicy, SharedVolume, TaskGroup};
 pub use ids::{
-    AgentId, FrameworkId, GroupId, InvalidId, OfferId, ProfileName, RoleName, SecretSource,
-    StreamId, TaskId, UpdateId,
+    AgentId, FrameworkId, GroupId, InvalidId, OfferId, OperationId, ProfileName, RoleName,
+    SecretSource, StreamId, TaskId, UpdateId, VolumeId,
 };
 pub use limits::{
     Change, CpuPinning, HugePages, InvalidIoDevice, IoDevice, IoLimit, LimitChange, RLIMIT_NAMES,
@@ -30,7 +35,12 @@ pub use limits::{
 };
 pub use network::{NetworkMode, PortMapping, PortProtocol};
 pub use offer::{Filters, Offer};
+pub use operation::{OperationState, OperationStatus, PoolOperation};
+pub use pools::{ChangeProblem, Conversion, PoolChange, Pools, Undivided};
 pub use readiness::{ReadinessCheck, ReadinessProtocol, ReadinessResponse, ReadinessStatus};
+pub use reservations::{
+    BadStack, PersistentVolume, Pool, Reservation, ReservationKind, Stack, VolumeKey,
+};
 pub use resources::{InvalidResources, Overflow, Ranges, Resources, Scalar, Set, Value};
 pub use task::{
     CheckKind, ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, HealthCheck, Reason,

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgentId, Attribute, FrameworkId, OfferId, Resources, RoleName};
+use super::{
+    AgentId, Attribute, FrameworkId, OfferId, PersistentVolume, Pool, Resources, RoleName,
+};
 
 /// Free resources of one agent, offered to one framework for one role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +21,15 @@ pub struct Offer {
     pub hostname: String,
     /// For which role.
     pub role: RoleName,
-    /// What may be taken.
+    /// All that a task may take without saying from where.
     pub resources: Resources,
+    /// What of it is reserved for the role or one above, and what is reserved with labels, which only tasks that say so
+    /// get.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserved: Vec<Pool>,
+    /// That no task writes to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<PersistentVolume>,
     /// Of the agent.
     pub attributes: Vec<Attribute>,
     /// Of the agent.

@@ -7,8 +7,9 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentId, FrameworkId, NetworkMode, PortMapping, ProfileName, ReadinessCheck, ReadinessStatus,
-    Resources, RoleName, Scalar, SecretSource, TaskGroup, TaskId, TaskLimits, UpdateId, Usage,
+    AgentId, FrameworkId, NetworkMode, PersistentVolume, Pool, Pools, PortMapping, ProfileName,
+    ReadinessCheck, ReadinessStatus, Resources, RoleName, Scalar, SecretSource, TaskGroup, TaskId,
+    TaskLimits, Undivided, UpdateId, Usage, VolumeId,
 };
 
 /// An environment variable.
@@ -32,6 +33,8 @@ pub enum VolumeSource {
     Secret(SecretSource),
     /// One of the volumes of the task's group, by its name.
     Group(String),
+    /// A persistent volume of the offer.
+    Persistent(VolumeId),
 }
 
 /// A variable with one of the agent's secrets in it.
@@ -185,9 +188,39 @@ pub struct TaskInfo {
     /// Whether it can take its share of the work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness_check: Option<ReadinessCheck>,
+    /// Which part of `resources` is from reservations; the rest is from what is open to all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserved: Vec<Pool>,
+    /// The volumes that it mounts, beside `resources`; filled in by the master.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub persistent: Vec<PersistentVolume>,
     /// It runs on what others do not use, until they need it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub revocable: bool,
+}
+
+impl TaskInfo {
+    /// What it takes, by whose that is: its resources, and the volumes that it writes. Volumes that it only reads can be
+    /// read by others meanwhile and are not taken.
+    ///
+    /// # Errors
+    ///
+    /// When more is said to be reserved than it takes.
+    pub fn pools(&self) -> Result<Pools, Undivided> {
+        let taken = Pools::divided(&self.resources, &self.reserved, &[])?;
+        let written = self
+            .persistent
+            .iter()
+            .filter(|volume| self.writes(&volume.id));
+        Ok(written.fold(taken, |taken, volume| taken.with_volume(volume.clone())))
+    }
+
+    /// Whether it may write to that volume.
+    #[must_use]
+    pub fn writes(&self, id: &VolumeId) -> bool {
+        let mut mounts = self.container.volumes.iter();
+        mounts.any(|mount| !mount.read_only && mount.source == VolumeSource::Persistent(id.clone()))
+    }
 }
 
 /// Where a task stands.

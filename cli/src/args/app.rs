@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::events::AppEventsArgs;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum AppCommand {
     /// Deploy an app from a JSON or YAML file
@@ -49,6 +51,8 @@ Examples:
     /// List the versions that can be rolled back to, newest first
     #[command(after_help = "Example:\n  mezzo app versions sleep")]
     Versions(AppArg),
+    /// Follow what happens to one app
+    Events(AppEventsArgs),
     /// Go back to an earlier version
     #[command(after_help = "\
 Examples:

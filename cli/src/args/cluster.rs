@@ -26,6 +26,16 @@ pub(crate) enum NodeCommand {
     /// Put a node back into service
     #[command(after_help = "Example:\n  mezzo node activate node-1")]
     Activate(NodeArg),
+    /// Keep a part of a node's resources for a role and those below it
+    #[command(after_help = "\
+Examples:
+  mezzo node reserve node-1 cpus=4,mem=8G --role eng
+  mezzo node reserve node-1 cpus=1 --role eng/web --within eng
+  mezzo node reserve node-1 disk=100G --role db --label app=orders")]
+    Reserve(super::volume::ReserveArgs),
+    /// Take a reservation, or a part of one, away: not what tasks use, and not the disk of volumes
+    #[command(after_help = "Example:\n  mezzo node unreserve node-1 cpus=4,mem=8G --role eng")]
+    Unreserve(super::volume::UnreserveArgs),
 }
 
 #[derive(Debug, Args)]

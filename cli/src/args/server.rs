@@ -108,7 +108,8 @@ Examples:
   mezzo agent --master 10.0.0.1:5050
   mezzo agent --master 10.0.0.1:5050,10.0.0.2:5050,10.0.0.3:5050
   mezzo agent --config /etc/mezzo/agent.toml
-  mezzo agent --resources 'cpus:4;mem:4096' --attribute rack=a1")]
+  mezzo agent --resources 'cpus:4;mem:4096' --attribute rack=a1
+  mezzo agent --resources 'cpus:4;mem:4096;cpus(eng):2;mem(eng):1024'   # these are for role eng alone")]
 pub(crate) struct AgentArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,

@@ -148,6 +148,55 @@ impl Master {
             .map_err(|status| self.refused(&status))
     }
 
+    /// Reservations and volumes of a node, changed one after the other.
+    pub(crate) async fn change_pools(
+        &mut self,
+        agent_id: &str,
+        changes: Vec<proto::pool_change::Change>,
+    ) -> Result<(), Failure> {
+        let request = proto::ChangePoolsRequest {
+            agent_id: agent_id.to_owned(),
+            changes: changes
+                .into_iter()
+                .map(|change| proto::PoolChange {
+                    change: Some(change),
+                })
+                .collect(),
+        };
+        self.client
+            .change_pools(request)
+            .await
+            .map(drop)
+            .map_err(|status| self.refused(&status))
+    }
+
+    /// All volumes, or those of one node.
+    pub(crate) async fn volumes(
+        &mut self,
+        agent_id: &str,
+    ) -> Result<Vec<proto::VolumeOnAgent>, Failure> {
+        let mut volumes = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = proto::ListVolumesRequest {
+                page_size: 0,
+                page_token,
+                agent_id: agent_id.to_owned(),
+            };
+            let page = self
+                .client
+                .list_volumes(request)
+                .await
+                .map_err(|status| self.refused(&status))?
+                .into_inner();
+            volumes.extend(page.volumes);
+            if page.next_page_token.is_empty() {
+                return Ok(volumes);
+            }
+            page_token = page.next_page_token;
+        }
+    }
+
     pub(crate) async fn activate_agent(&mut self, agent_id: &str) -> Result<(), Failure> {
         let request = proto::ActivateAgentRequest {
             agent_id: agent_id.to_owned(),

@@ -82,6 +82,7 @@ pub(crate) async fn run(context: &Context, command: AppCommand) -> Result<(), Fa
         AppCommand::Versions(args) => {
             versions(context, &scheduler, &request::app_id(&args.id)?).await
         }
+        AppCommand::Events(args) => super::events::of_app(context, &args).await,
         AppCommand::Rollback(args) => rollback(context, &scheduler, &args).await,
     }
 }

@@ -70,6 +70,8 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), 
                 &format!("node {} is in service", render::clean(&node.hostname)),
             )
         }
+        NodeCommand::Reserve(args) => super::volume::reserve(context, &mut master, &args).await,
+        NodeCommand::Unreserve(args) => super::volume::unreserve(context, &mut master, &args).await,
         NodeCommand::Remove(args) => {
             let node = Node::from(&master.agent(&args.node).await?);
             if !args.yes {

@@ -22,7 +22,7 @@ pub(crate) fn quota(args: &QuotaSetArgs) -> Result<Quota, Failure> {
     Ok(quota)
 }
 
-fn amounts(flag: &str, text: &str) -> Result<Vec<proto::Resource>, Failure> {
+pub(crate) fn amounts(flag: &str, text: &str) -> Result<Vec<proto::Resource>, Failure> {
     let parts = text.split(',').filter(|part| !part.is_empty());
     parts
         .map(|part| {
@@ -55,7 +55,7 @@ fn amounts(flag: &str, text: &str) -> Result<Vec<proto::Resource>, Failure> {
 }
 
 /// MiB, or with a unit that is a whole number of them or a part of one: exact or not at all.
-fn mebibytes(text: &str) -> Option<Scalar> {
+pub(crate) fn mebibytes(text: &str) -> Option<Scalar> {
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let (times, parts) = match text[number.len()..]
         .trim_end_matches("iB")

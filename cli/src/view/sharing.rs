@@ -34,6 +34,7 @@ pub(crate) struct Pass {
     pub(crate) too_little: u32,
     pub(crate) over_limit: u32,
     pub(crate) kept_for_others: u32,
+    pub(crate) reserved_for_others: u32,
 }
 
 impl Explanation {
@@ -58,6 +59,7 @@ impl From<&proto::RoleExplanation> for RoleExplanation {
             too_little: pass.too_little,
             over_limit: pass.over_limit,
             kept_for_others: pass.kept_for_others,
+            reserved_for_others: pass.reserved_for_others,
         };
         Self {
             role: role.role.clone(),

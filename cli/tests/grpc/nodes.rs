@@ -23,6 +23,47 @@ async fn a_node_is_drained_by_name_with_a_deadline_and_activated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn resources_are_reserved_and_volumes_made_and_only_destroyed_when_meant() {
+    let cluster = Scripted::default().start(None).await;
+    let reserve = ["node", "reserve", "n1", "cpus=1,mem=1G", "--role", "eng"];
+    let ran = cluster.mezzo(&reserve).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let create = [
+        "volume",
+        "create",
+        "n1",
+        "data",
+        "--role",
+        "db",
+        "--size",
+        "10G",
+        "--reserve",
+    ];
+    let ran = cluster.mezzo(&create).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let asked = cluster.asked();
+    assert!(
+        asked.starts_with("ChangePoolsRequest") && asked.contains("size_mb: 10240"),
+        "{asked}"
+    );
+    let destroy = ["volume", "destroy", "n1", "data", "--role", "db"];
+    assert_eq!(cluster.mezzo(&destroy).await.code, Some(2));
+    assert!(!cluster.asked().contains("DestroyVolume"));
+    let ran = cluster.mezzo(&[&destroy[..], &["--yes"]].concat()).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(cluster.asked().contains("DestroyVolume"));
+    let ran = cluster
+        .mezzo(&["node", "unreserve", "n1", "cpus=1", "--role", "eng"])
+        .await;
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("has nothing reserved for role eng"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_drained_by_mistake() {
     let cluster = Scripted::default().start(None).await;
     let refused = cluster

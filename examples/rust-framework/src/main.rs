@@ -165,7 +165,10 @@ impl Framework {
                 What::Offers(Offers { offers }) => self.use_offers(offers).await?,
                 What::Update(status) => self.updated(status).await?,
                 // A withdrawn offer is one we have answered already, or a launch of ours will be answered by an update.
-                What::Rescind(_) | What::AgentLost(_) | What::Heartbeat(Heartbeat {}) => {}
+                What::Rescind(_)
+                | What::AgentLost(_)
+                | What::Operation(_)
+                | What::Heartbeat(Heartbeat {}) => {}
             }
             if let Some(ended) = self.ended.clone() {
                 // While we are subscribed: a call without a stream is refused.
@@ -215,6 +218,7 @@ impl Framework {
                     offer_ids: vec![offer.offer_id],
                     operations: vec![Operation {
                         operation: Some(Kind::Launch(launch)),
+                        ..Operation::default()
                     }],
                     filters: Some(refuse()),
                 };

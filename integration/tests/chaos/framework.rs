@@ -298,7 +298,10 @@ impl Framework {
                 Ok(())
             }
             What::Update(status) => self.updated(status).await,
-            What::Rescind(_) | What::AgentLost(_) | What::Heartbeat(Heartbeat {}) => Ok(()),
+            What::Rescind(_)
+            | What::AgentLost(_)
+            | What::Operation(_)
+            | What::Heartbeat(Heartbeat {}) => Ok(()),
         }
     }
 
@@ -330,6 +333,7 @@ impl Framework {
             .collect();
         let operation = Operation {
             operation: Some(Kind::Launch(Launch { tasks })),
+            ..Operation::default()
         };
         let request = AcceptRequest {
             caller,

@@ -4,7 +4,8 @@
 //! in the text, and they must match the whole of it, as in Mesos.
 
 use mezzo_api::model::{
-    AgentInfo, AttributeConstraint, AttributeValue, OfferFilter, Predicate, Resources, Selector,
+    AgentInfo, AttributeConstraint, AttributeValue, OfferFilter, Pools, Predicate, Resources,
+    Selector,
 };
 use regex::{Regex, RegexBuilder};
 use thiserror::Error;
@@ -70,8 +71,16 @@ impl Constraints {
 
     /// Whether an offer of that much is worth its while.
     #[must_use]
-    pub fn is_enough(&self, offer: &Resources) -> bool {
-        self.minimum.is_empty() || self.minimum.iter().any(|least| offer.contains(least))
+    pub fn is_enough(&self, offer: &Pools) -> bool {
+        if offer.is_open() || self.minimum.is_empty() {
+            return self.minimum.is_empty()
+                || self
+                    .minimum
+                    .iter()
+                    .any(|least| offer.open().contains(least));
+        }
+        let all = offer.flat();
+        self.minimum.iter().any(|least| all.contains(least))
     }
 }
 
@@ -160,6 +169,8 @@ mod tests {
             kernel: String::new(),
             architecture: String::new(),
             cgroup_mode: CgroupMode::V2,
+            reserved: Vec::new(),
+            volumes: Vec::new(),
         }
     }
 

@@ -4,7 +4,8 @@
 //! the order in which the caller gives them (it shuffles). First, where something is owed to a guarantee, each goes to
 //! those to whom it is owed, and no further than that. Then, for each, frameworks are asked in the order of the tree
 //! of roles, and the first from whom nothing hides it gets it, which moves it and its roles back in the order. What is
-//! still owed then is not offered to anybody else.
+//! still owed then is not offered to anybody else. What is reserved goes along to those of its role and below it, and to
+//! nobody else (`reserved`).
 //!
 //! For every framework that got nothing a [`Tally`] tells why.
 
@@ -14,12 +15,15 @@ use std::{
     collections::{BTreeMap, HashMap},
 };
 
-use mezzo_api::model::{AgentId, AgentInfo, FrameworkId, Resources, RoleName, Scalar, Value};
+use mezzo_api::model::{
+    AgentId, AgentInfo, FrameworkId, Pools, Resources, RoleName, Scalar, Value,
+};
 
 use super::{
     AgentFilters, Constraints, Quantities, Quota, Tally,
     axes::{Amounts, Axes},
     filters::ClaimantKey,
+    reserved,
     tree::{ClaimantId, NodeId, RoleTree, UNBOUNDED},
 };
 
@@ -33,10 +37,11 @@ pub struct Minimum {
 }
 
 impl Minimum {
-    /// Whether `free` is worth an offer.
+    /// Whether `free` is worth an offer. What is reserved always is: else nobody could give it back.
     #[must_use]
-    pub fn is_met(&self, free: &Resources) -> bool {
-        free.cpus() >= self.cpus || free.mem() >= self.mem
+    pub fn is_met(&self, free: &Pools) -> bool {
+        let open = free.open();
+        open.cpus() >= self.cpus || open.mem() >= self.mem || !free.is_open()
     }
 }
 
@@ -48,7 +53,7 @@ pub struct Candidate<'a> {
     /// Of the machine.
     pub info: &'a AgentInfo,
     /// All that is neither offered nor held there.
-    pub free: &'a Resources,
+    pub free: &'a Pools,
     /// Who refused what.
     pub filters: &'a AgentFilters,
 }
@@ -77,7 +82,7 @@ pub struct Request<'a> {
     pub candidates: Vec<Candidate<'a>>,
     /// Connected, not suppressed.
     pub claimants: Vec<Claimant<'a>>,
-    /// What each role holds itself, also through frameworks that take no offers now.
+    /// What each role holds itself, also through frameworks that take no offers now, and what is reserved for it and idle.
     pub roles: &'a BTreeMap<RoleName, Quantities>,
     /// Thousandths; 1000 where there is none.
     pub weights: &'a BTreeMap<RoleName, u64>,
@@ -85,7 +90,8 @@ pub struct Request<'a> {
     pub quotas: &'a BTreeMap<RoleName, Quota>,
     /// What the whole cluster has.
     pub total: &'a Quantities,
-    /// What is free at all agents that could be offered, candidates or not. Looked at only where there are guarantees.
+    /// What is free and not reserved at all agents that could be offered, candidates or not. Looked at only where there
+    /// are guarantees.
     pub unallocated: &'a Quantities,
     /// Less is kept back.
     pub minimum: Minimum,
@@ -101,7 +107,7 @@ pub struct OfferPlan {
     /// For which role.
     pub role: RoleName,
     /// What.
-    pub resources: Resources,
+    pub resources: Pools,
 }
 
 /// What comes of a pass.
@@ -192,7 +198,7 @@ struct Pass<'a> {
     /// What is free beyond what is owed, by axis; below zero where more is owed than there is.
     surplus: Amounts,
     /// What is left of candidates of which something was given away.
-    rests: Vec<Option<Resources>>,
+    rests: Vec<Option<Pools>>,
     room: Amounts,
     entitled: Amounts,
     scratch: Amounts,
@@ -205,6 +211,7 @@ struct Pass<'a> {
 struct PassedOver {
     by_limit: u32,
     for_others: u32,
+    reserved: u32,
 }
 
 impl Pass<'_> {
@@ -222,6 +229,7 @@ impl Pass<'_> {
                 let tally = &mut self.outcome.tallies[claimant as usize];
                 tally.over_limit += passed.by_limit;
                 tally.kept_for_others += passed.for_others;
+                tally.reserved_for_others += passed.reserved;
             }
         }
         self.outcome
@@ -247,7 +255,7 @@ impl Pass<'_> {
             first_look = false;
             let taker = &request.claimants[claimant as usize];
             let left = match &given {
-                Cow::Borrowed(_) => Resources::new(),
+                Cow::Borrowed(_) => Pools::default(),
                 Cow::Owned(part) => free.checked_sub(part).unwrap_or_default(),
             };
             let given = given.into_owned();
@@ -267,10 +275,10 @@ impl Pass<'_> {
     fn next_taker<'f>(
         &mut self,
         at: usize,
-        free: &'f Resources,
+        free: &'f Pools,
         stage: Stage,
         first_look: bool,
-    ) -> Option<(NodeId, ClaimantId, Cow<'f, Resources>)> {
+    ) -> Option<(NodeId, ClaimantId, Cow<'f, Pools>)> {
         let Self {
             request,
             now_ms,
@@ -288,19 +296,46 @@ impl Pass<'_> {
         let counts = first_look && stage == Stage::Fair;
         let tallies = RefCell::new(&mut outcome.tallies);
         let mut refusals = 0;
+        // Those for whom nothing is there until something changes.
+        let blind = Cell::new(0);
         let mut until_ms = u64::MAX;
         let part = RefCell::new(Cow::Borrowed(free));
         let cut = Cell::new(false);
         let found = tree.seek(
             &mut |leaf| {
+                if free.is_open() && !tree.has_quotas() {
+                    return true;
+                }
+                let Some(first) = tree.claimants_at(leaf).next() else {
+                    return false;
+                };
+                let role = request.claimants[first as usize].role;
+                let seen = free.visible_to(role);
+                if matches!(seen, Cow::Owned(_)) && !request.minimum.is_met(&seen) {
+                    if counts {
+                        passed_over.entry(leaf).or_default().reserved += 1;
+                    }
+                    blind.set(blind.get() + tree.claimants_at(leaf).count());
+                    return false;
+                }
                 if !tree.has_quotas() {
+                    part.replace(seen);
                     return true;
                 }
                 tree.allowance(leaf, room, entitled);
-                let portion = portion(axes, free, stage, guarded, surplus, room, entitled);
-                let Some(portion) = portion else {
+                let open = portion(axes, seen.open(), stage, guarded, surplus, room, entitled);
+                let Some(open) = open else {
                     cut.set(true);
                     return false;
+                };
+                let cut_open = match open {
+                    Cow::Borrowed(_) if seen.is_open() => None,
+                    Cow::Borrowed(open) => Some(open.clone()),
+                    Cow::Owned(open) => Some(open),
+                };
+                let portion = match cut_open {
+                    None => seen,
+                    Some(open) => reserved::within_limits(axes, tree, leaf, role, seen, open, room),
                 };
                 cut.set(cut.get() || matches!(portion, Cow::Owned(_)));
                 let worth = request.minimum.is_met(&portion);
@@ -328,17 +363,27 @@ impl Pass<'_> {
                 matches!(verdict, Verdict::Takes)
             },
         );
-        if found.is_none() && counts && !cut.get() && refusals == request.claimants.len() {
+        if found.is_none()
+            && counts
+            && !cut.get()
+            && std::ptr::eq(free, candidate.free)
+            && refusals + blind.get() == request.claimants.len()
+        {
             outcome.quiet.push((at, until_ms));
         }
         let (leaf, claimant) = found?;
         Some((leaf, claimant, part.into_inner()))
     }
 
-    fn book(&mut self, leaf: NodeId, claimant: ClaimantId, given: &Resources) {
-        self.axes.fill(given, &mut self.scratch);
+    fn book(&mut self, leaf: NodeId, claimant: ClaimantId, given: &Pools) {
+        self.axes.fill(given.open(), &mut self.scratch);
         let owed: Amounts = self.tree.owed().to_vec();
-        self.tree.grant(leaf, claimant, &self.scratch);
+        self.tree.grant(leaf, claimant, &self.scratch, usize::MAX);
+        let role = self.request.claimants[claimant as usize].role;
+        for (above, amounts) in reserved::amounts(&self.axes, given) {
+            let n_roles = reserved::n_below(role, above);
+            self.tree.grant(leaf, claimant, &amounts, n_roles);
+        }
         for (axis, before) in owed.into_iter().enumerate() {
             let paid = before - self.tree.owed()[axis];
             self.surplus[axis] -= self.scratch[axis] - paid;
@@ -360,7 +405,7 @@ impl Tally {
 fn verdict(
     claimant: &Claimant<'_>,
     candidate: &Candidate<'_>,
-    offer: &Resources,
+    offer: &Pools,
     now_ms: u64,
 ) -> Verdict {
     let hidden = candidate

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use mezzo_api::model::Resources;
+use mezzo_api::model::Pools;
 
 /// A framework in one role, as a number: frameworks have the upper half, their roles the lower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,7 +29,7 @@ impl ClaimantKey {
 
 #[derive(Debug, Clone)]
 struct Filter {
-    refused: Resources,
+    refused: Pools,
     until_ms: u64,
     epoch: u64,
 }
@@ -54,7 +54,7 @@ pub struct AgentFilters {
 impl AgentFilters {
     /// Hides `refused` and less from that claimant until then, in place of a former filter of theirs that hides less
     /// or ends earlier.
-    pub fn refuse(&mut self, claimant: ClaimantKey, refused: Resources, until_ms: u64, epoch: u64) {
+    pub fn refuse(&mut self, claimant: ClaimantKey, refused: Pools, until_ms: u64, epoch: u64) {
         if let Some(filter) = self.filters.get(&claimant)
             && filter.epoch == epoch
             && filter.until_ms >= until_ms
@@ -82,7 +82,7 @@ impl AgentFilters {
     pub fn hides(
         &self,
         claimant: ClaimantKey,
-        offer: &Resources,
+        offer: &Pools,
         now_ms: u64,
         epoch: u64,
     ) -> Option<u64> {
@@ -155,9 +155,9 @@ mod tests {
             );
         }
         filters.forget(2);
-        assert!(filters.hides(claimant, &Resources::new(), 0, 1).is_some());
+        assert!(filters.hides(claimant, &Pools::default(), 0, 1).is_some());
         filters.forget(1);
-        assert!(filters.hides(claimant, &Resources::new(), 0, 1).is_none());
+        assert!(filters.hides(claimant, &Pools::default(), 0, 1).is_none());
     }
 
     #[test]
@@ -168,7 +168,7 @@ mod tests {
         assert!(!filters.is_quiet(3, 7, 100));
         assert!(!filters.is_quiet(4, 7, 99));
         assert!(!filters.is_quiet(3, 8, 99));
-        filters.refuse(ClaimantKey::new(1, 0), Resources::new(), 50, 0);
+        filters.refuse(ClaimantKey::new(1, 0), Pools::default(), 50, 0);
         assert!(!filters.is_quiet(3, 7, 0));
     }
 }

@@ -10,6 +10,7 @@ mod cycle;
 mod filters;
 mod quantities;
 pub mod quota;
+mod reserved;
 mod share;
 mod tally;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Ranges and sets mean something on one machine only (two machines each have a port 31000), so that sums over the
 //! cluster hold scalars alone, as in Mesos. 128 bits wide: no cluster overflows them.
 
-use mezzo_api::model::{Resources, Scalar, Value};
+use mezzo_api::model::{PersistentVolume, Pools, Resources, Scalar, Value};
 
 /// Thousandths by name, ascending; never a zero.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +28,29 @@ impl Quantities {
         self.change(resources, -1);
     }
 
+    /// The scalars of pools, whosever they are, with the disk of volumes.
+    #[must_use]
+    pub fn of_pools(pools: &Pools) -> Self {
+        let mut sum = Self::default();
+        sum.add_pools(pools);
+        sum
+    }
+
+    /// Adds them.
+    pub fn add_pools(&mut self, pools: &Pools) {
+        self.change_pools(pools, 1);
+    }
+
+    /// Takes them away.
+    pub fn sub_pools(&mut self, pools: &Pools) {
+        self.change_pools(pools, -1);
+    }
+
+    /// Adds the disk of a volume.
+    pub fn add_volume(&mut self, volume: &PersistentVolume) {
+        self.shift("disk", i128::from(volume.disk().millis()));
+    }
+
     /// Adds another sum.
     pub fn merge(&mut self, other: &Self) {
         for (name, millis) in &other.0 {
@@ -39,6 +62,13 @@ impl Quantities {
     pub fn part(&mut self, other: &Self) {
         for (name, millis) in &other.0 {
             self.shift(name, -*millis);
+        }
+    }
+
+    /// Adds another sum so many times.
+    pub fn merge_times(&mut self, other: &Self, times: i128) {
+        for (name, millis) in &other.0 {
+            self.shift(name, millis * times);
         }
     }
 
@@ -60,6 +90,16 @@ impl Quantities {
             let millis = i64::try_from(*millis).unwrap_or(i64::MAX);
             sum.with_scalar(name, Scalar::from_millis(millis))
         })
+    }
+
+    fn change_pools(&mut self, pools: &Pools, sign: i128) {
+        self.change(pools.open(), sign);
+        for (_, resources) in pools.reserved() {
+            self.change(resources, sign);
+        }
+        for volume in pools.volumes() {
+            self.shift("disk", sign * i128::from(volume.disk().millis()));
+        }
     }
 
     fn change(&mut self, resources: &Resources, sign: i128) {

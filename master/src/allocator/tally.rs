@@ -15,6 +15,8 @@ pub struct Tally {
     pub over_limit: u32,
     /// What is free is owed to guarantees of other roles.
     pub kept_for_others: u32,
+    /// What is free is reserved for other roles.
+    pub reserved_for_others: u32,
 }
 
 /// Agents that a pass had to give, and all that came of it for one framework in one role.

@@ -220,8 +220,31 @@ impl RoleTree {
         }
     }
 
-    /// Books `given` for a claimant, and puts all on the way up where they belong now.
-    pub(super) fn grant(&mut self, leaf: NodeId, claimant: ClaimantId, given: &[i128]) {
+    /// The same within the lowest `n_roles` roles alone, and only by limits: for what counts for those above already.
+    pub(super) fn room_within(&self, leaf: NodeId, n_roles: usize, room: &mut [i128]) {
+        room.fill(UNBOUNDED);
+        let mut at = self.nodes[leaf as usize].parent;
+        for _ in 0..n_roles {
+            let Some(id) = at else { break };
+            let node = &self.nodes[id as usize];
+            for (axis, limit) in node.limit.iter().enumerate() {
+                if *limit != UNBOUNDED {
+                    room[axis] = room[axis].min((limit - node.held[axis]).max(0));
+                }
+            }
+            at = node.parent;
+        }
+    }
+
+    /// Books `given` for a claimant, and puts all on the way up where they belong now. It counts for the lowest `n_roles`
+    /// roles alone: those above have it already, as a reservation.
+    pub(super) fn grant(
+        &mut self,
+        leaf: NodeId,
+        claimant: ClaimantId,
+        given: &[i128],
+        n_roles: usize,
+    ) {
         let holding = &mut self.claimants[claimant as usize];
         add(&mut holding.held, given);
         let node = &mut self.nodes[leaf as usize];
@@ -231,9 +254,18 @@ impl RoleTree {
             node.queue.insert((holding.share, claimant));
         }
         let mut at = leaf;
+        // The leaf stands beside the roles: where none counts it, it does not either.
+        let mut counts = if n_roles == 0 {
+            0
+        } else {
+            n_roles.saturating_add(1)
+        };
         loop {
             let node = &mut self.nodes[at as usize];
-            add(&mut node.held, given);
+            if counts > 0 {
+                counts -= 1;
+                add(&mut node.held, given);
+            }
             let Some(parent) = node.parent else { break };
             self.settle(at);
             // Alone among its equals, it needs no order.

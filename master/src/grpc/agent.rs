@@ -11,7 +11,7 @@ use std::{
 use futures::{Stream, StreamExt as _};
 use mezzo_api::{
     convert::{self, Invalid},
-    model::{AgentInfo, Task, TaskStatus, TaskUsage},
+    model::{AgentInfo, OperationStatus, PersistentVolume, Pool, Task, TaskStatus, TaskUsage},
     proto::{
         AgentMessage, MasterMessage, agent_message, agent_service_server::AgentService,
         master_message,
@@ -32,6 +32,9 @@ use crate::{
 
 /// Tasks in one registration or report.
 const MOST_TASKS: usize = 100_000;
+
+/// Kept by an agent, or on it.
+const MOST_OPERATIONS: usize = 10_000;
 
 /// Pings per second to all agents together: a tenth of what a processor manages.
 const MOST_PINGS_PER_SEC: u32 = 5_000;
@@ -190,11 +193,21 @@ fn decode_register(register: agent_message::Register) -> Result<Registration, St
             .map_err(|invalid: Invalid| invalid.within(&format!("register.tasks[{i}]")))
     });
     let tasks = tasks.collect::<Result<_, _>>()?;
+    bounded(
+        "register.operations",
+        register.operations.len(),
+        MOST_OPERATIONS,
+    )?;
+    let operations = register.operations.into_iter().map(|status| {
+        OperationStatus::try_from(status).map_err(|invalid| invalid.within("register.operations"))
+    });
+    let operations = operations.collect::<Result<_, _>>()?;
     Ok(Registration {
         agent_id,
         info,
         boot_id: register.boot_id,
         tasks,
+        operations,
     })
 }
 
@@ -227,11 +240,33 @@ fn decode(conn: ConnId, message: AgentMessage) -> Result<Option<Event>, Status> 
                 tasks,
             })
         }
+        agent_message::Message::Pools(report) => Some(decode_pools(conn, report)?),
         agent_message::Message::Slack(slack) => {
             let total = convert::slack(slack).map_err(|invalid| invalid.within("slack"))?;
             Some(Event::AgentSlack { conn, total })
         }
         agent_message::Message::Pong(_) => None,
+    })
+}
+
+fn decode_pools(conn: ConnId, report: agent_message::PoolReport) -> Result<Event, Status> {
+    bounded("pools.reserved", report.reserved.len(), MOST_OPERATIONS)?;
+    bounded("pools.volumes", report.volumes.len(), MOST_OPERATIONS)?;
+    let status = report
+        .status
+        .ok_or_else(|| Status::invalid_argument("pools.status: is missing"))?;
+    let status = OperationStatus::try_from(status);
+    let reserved = report.reserved.into_iter().map(Pool::try_from);
+    let volumes = report.volumes.into_iter().map(PersistentVolume::try_from);
+    Ok(Event::AgentPools {
+        conn,
+        status: status.map_err(|invalid| invalid.within("pools.status"))?,
+        reserved: reserved
+            .collect::<Result<_, _>>()
+            .map_err(|invalid: Invalid| invalid.within("pools.reserved"))?,
+        volumes: volumes
+            .collect::<Result<_, _>>()
+            .map_err(|invalid: Invalid| invalid.within("pools.volumes"))?,
     })
 }
 
@@ -293,6 +328,14 @@ fn encode(line: AgentLine, pace: Pace, context: &Context) -> MasterMessage {
         }),
         AgentLine::Core(ToAgent::Drain { max_grace }) => Message::Drain(master_message::Drain {
             max_grace_ms: max_grace.map(to_millis),
+        }),
+        AgentLine::Core(ToAgent::Operation(operation)) => Message::Operation((*operation).into()),
+        AgentLine::Core(ToAgent::AcknowledgeOperation {
+            framework_id,
+            operation_id,
+        }) => Message::AcknowledgeOperation(master_message::AcknowledgeOperation {
+            framework_id: framework_id.map(Into::into).unwrap_or_default(),
+            operation_id: operation_id.to_string(),
         }),
         AgentLine::Core(ToAgent::Activate) => Message::Activate(master_message::Activate {}),
         AgentLine::Core(ToAgent::ShutdownFramework(framework_id)) => {

@@ -7,7 +7,8 @@ use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use mezzo_api::{
-    model::{Filters, FrameworkInfo, RoleName, TaskInfo},
+    convert::Invalid,
+    model::{Filters, FrameworkInfo, OperationStatus, PoolChange, RoleName, TaskInfo},
     proto::{self, event, framework_service_server::FrameworkService, operation},
 };
 use tokio::time::{MissedTickBehavior, interval};
@@ -118,6 +119,7 @@ impl FrameworkService for FrameworkFront {
         let offers = offer_ids(request.offer_ids)?;
         let mut launches = Vec::new();
         for operation in request.operations {
+            let id = operation.operation_id;
             match operation.operation {
                 Some(operation::Operation::Launch(launch)) => {
                     for task in launch.tasks {
@@ -126,6 +128,18 @@ impl FrameworkService for FrameworkFront {
                 }
                 Some(operation::Operation::LaunchGroup(launch)) => {
                     launches.push(decode_group(launch)?);
+                }
+                Some(operation::Operation::Reserve(reserve)) => {
+                    launches.push(decode_change(id, reserve)?);
+                }
+                Some(operation::Operation::Unreserve(unreserve)) => {
+                    launches.push(decode_change(id, unreserve)?);
+                }
+                Some(operation::Operation::CreateVolume(create)) => {
+                    launches.push(decode_change(id, create)?);
+                }
+                Some(operation::Operation::DestroyVolume(destroy)) => {
+                    launches.push(decode_change(id, destroy)?);
                 }
                 None => {
                     return Err(invalid(
@@ -277,6 +291,36 @@ impl FrameworkService for FrameworkFront {
         Ok(Response::new(proto::UpdateFrameworkResponse {}))
     }
 
+    async fn acknowledge_operation(
+        &self,
+        request: Request<proto::AcknowledgeOperationRequest>,
+    ) -> Result<Response<proto::AcknowledgeOperationResponse>, Status> {
+        let request = request.into_inner();
+        let call = Call::AcknowledgeOperation {
+            agent_id: parse("agent_id", request.agent_id)?,
+            operation_id: parse("operation_id", request.operation_id)?,
+        };
+        self.call(request.caller, call).await?;
+        Ok(Response::new(proto::AcknowledgeOperationResponse {}))
+    }
+
+    async fn reconcile_operations(
+        &self,
+        request: Request<proto::ReconcileOperationsRequest>,
+    ) -> Result<Response<proto::ReconcileOperationsResponse>, Status> {
+        let request = request.into_inner();
+        bounded("operations", request.operations.len(), MOST_IDS)?;
+        let asked = request.operations.into_iter().enumerate().map(|(i, key)| {
+            let id = parse(&format!("operations[{i}].operation_id"), key.operation_id)?;
+            let agent = parse_optional(&format!("operations[{i}].agent_id"), key.agent_id)?;
+            Ok((id, agent))
+        });
+        let asked = asked.collect::<Result<_, Status>>()?;
+        self.call(request.caller, Call::ReconcileOperations(asked))
+            .await?;
+        Ok(Response::new(proto::ReconcileOperationsResponse {}))
+    }
+
     async fn teardown(
         &self,
         request: Request<proto::TeardownRequest>,
@@ -333,6 +377,20 @@ fn decode_launch(task: proto::TaskInfo) -> Result<Launch, Status> {
     }
 }
 
+/// One that does not read fails the call: it names no task that could be told.
+fn decode_change(
+    id: String,
+    change: impl TryInto<PoolChange, Error = Invalid>,
+) -> Result<Launch, Status> {
+    let change = change
+        .try_into()
+        .map_err(|invalid| invalid.within("operations"))?;
+    Ok(Launch::Change {
+        id: parse_optional("operations.operation_id", id)?,
+        change: Box::new(change),
+    })
+}
+
 /// The same for a group: each of its tasks gets the TASK_ERROR.
 fn decode_group(launch: operation::LaunchGroup) -> Result<Launch, Status> {
     bounded(
@@ -385,6 +443,11 @@ fn encode(line: FrameworkLine, context: &Context) -> proto::Event {
             offer_id: offer_id.to_string(),
         }),
         FrameworkLine::Core(ToFramework::Update(status)) => Event::Update((*status).into()),
+        FrameworkLine::Core(ToFramework::Operation(status)) => {
+            // Every one of them is to be acknowledged, whoever keeps it.
+            let keep = status.state.is_terminal();
+            Event::Operation(OperationStatus { keep, ..*status }.into())
+        }
         FrameworkLine::Core(ToFramework::AgentLost(agent_id)) => {
             Event::AgentLost(event::AgentLost {
                 agent_id: agent_id.to_string(),

@@ -1,7 +1,7 @@
 //! The gRPC fronts: thin. They turn messages into events and calls, and effects into messages; they decide nothing.
 //!
 //! `agent` and `framework` hold one stream per peer through an [`outbox`]; `operator` answers from published
-//! snapshots. `sharing` reads and tells quotas and the reasons for offers. `status` is the one place where the core's words become gRPC codes.
+//! snapshots. `sharing` reads and tells quotas and the reasons for offers, `volumes` lists volumes. `status` is the one place where the core's words become gRPC codes.
 
 mod agent;
 mod framework;
@@ -9,6 +9,7 @@ mod operator;
 pub(crate) mod outbox;
 mod sharing;
 pub(crate) mod status;
+mod volumes;
 
 pub(crate) use agent::{AgentFront, AgentLine};
 pub(crate) use framework::{FrameworkFront, FrameworkLine};

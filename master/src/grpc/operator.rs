@@ -5,14 +5,19 @@
 use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
 use mezzo_api::{
-    model::{AgentId, AgentInfo, FrameworkId, NodeUsage, RoleName, TaskId},
+    model::{
+        AgentId, AgentInfo, FrameworkId, NodeUsage, OperationId, OperationState, PoolChange,
+        RoleName, TaskId,
+    },
     proto::{self, operator_service_server::OperatorService},
 };
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::{
     sharing,
     status::{bounded, invalid, parse, parse_optional},
+    volumes,
 };
 use crate::{
     actor::Context,
@@ -25,6 +30,8 @@ use crate::{
 /// The most that a page holds, and what it holds when nobody asks.
 const PAGE: usize = 1000;
 
+/// In one call.
+const MOST_CHANGES: usize = 100;
 /// In one call.
 const MOST_WEIGHTS: usize = 10_000;
 
@@ -283,6 +290,62 @@ impl OperatorService for OperatorFront {
         Ok(Response::new(proto::DrainAgentResponse {}))
     }
 
+    async fn change_pools(
+        &self,
+        request: Request<proto::ChangePoolsRequest>,
+    ) -> Result<Response<proto::ChangePoolsResponse>, Status> {
+        let request = request.into_inner();
+        let agent_id: AgentId = parse("agent_id", request.agent_id)?;
+        bounded("changes", request.changes.len(), MOST_CHANGES)?;
+        let mut changes = Vec::new();
+        for (i, change) in request.changes.into_iter().enumerate() {
+            let change = PoolChange::try_from(change);
+            changes.push(change.map_err(|invalid| invalid.within(&format!("changes[{i}]")))?);
+        }
+        for change in changes {
+            let id = new_operation_id();
+            let told = change.to_string();
+            self.operate(Operation::ChangePools {
+                agent_id: agent_id.clone(),
+                id: id.clone(),
+                change: Box::new(change),
+            })
+            .await?;
+            let status = self.context.settled(&id).await?;
+            match status.state {
+                OperationState::Finished => {}
+                OperationState::Failed
+                | OperationState::Dropped
+                | OperationState::Pending
+                | OperationState::Recovering
+                | OperationState::Unknown => {
+                    return Err(Status::failed_precondition(format!(
+                        "agent {agent_id}: {told}: {}: {}",
+                        status.state, status.message
+                    )));
+                }
+            }
+        }
+        Ok(Response::new(proto::ChangePoolsResponse {}))
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<proto::ListVolumesRequest>,
+    ) -> Result<Response<proto::ListVolumesResponse>, Status> {
+        let request = request.into_inner();
+        let wanted: Option<AgentId> = parse_optional("agent_id", request.agent_id)?;
+        let after = volumes::after(&request.page_token)?;
+        let snapshot = self.context.snapshot();
+        let most = page_size(request.page_size);
+        Ok(Response::new(volumes::list(
+            &snapshot,
+            wanted.as_ref(),
+            after.as_ref(),
+            most,
+        )))
+    }
+
     async fn activate_agent(
         &self,
         request: Request<proto::ActivateAgentRequest>,
@@ -291,6 +354,14 @@ impl OperatorService for OperatorFront {
         self.operate(Operation::ActivateAgent(agent_id)).await?;
         Ok(Response::new(proto::ActivateAgentResponse {}))
     }
+}
+
+/// Wherever it is known by now: an id of this master's.
+fn new_operation_id() -> OperationId {
+    Uuid::now_v7()
+        .to_string()
+        .parse()
+        .expect("a UUID is a valid id")
 }
 
 struct TaskFilter {
@@ -422,8 +493,8 @@ fn cluster(snapshot: &Snapshot, context: &Context) -> proto::Cluster {
         match view.state {
             AgentState::Connected | AgentState::Disconnected => {
                 total.add(&view.info.resources);
-                allocated.add(&view.allocated);
-                offered.add(&view.offered);
+                allocated.add_pools(&view.allocated);
+                offered.add_pools(&view.offered);
                 if let Some((total, allocated, offered)) = &view.lent {
                     let sums = lent.get_or_insert_default();
                     for (sum, more) in sums.iter_mut().zip([total, allocated, offered]) {
@@ -495,20 +566,30 @@ fn add_usage(sum: &mut NodeUsage, usage: &NodeUsage) {
     add(&mut sum.agent_cpu_total_us, usage.agent_cpu_total_us);
 }
 
-fn agent(view: &AgentView) -> proto::Agent {
-    let state = match view.state {
+pub(super) fn agent_state(state: AgentState) -> proto::AgentState {
+    match state {
         AgentState::Connected => proto::AgentState::AgentConnected,
         AgentState::Disconnected => proto::AgentState::AgentDisconnected,
         AgentState::Unreachable => proto::AgentState::AgentUnreachable,
         AgentState::Recovering => proto::AgentState::AgentRecovering,
-    };
+    }
+}
+
+fn agent(view: &AgentView) -> proto::Agent {
+    let state = agent_state(view.state);
     proto::Agent {
         agent_id: view.agent_id.to_string(),
         info: Some(AgentInfo::clone(&view.info).into()),
         state: state.into(),
         registered_at_ms: view.registered_at_ms,
-        allocated: (&view.allocated).into(),
-        offered: (&view.offered).into(),
+        allocated: view.allocated.flat().into(),
+        offered: view.offered.flat().into(),
+        allocated_reserved: view
+            .allocated
+            .pool_list()
+            .into_iter()
+            .map(Into::into)
+            .collect(),
         usage: view.usage.clone().map(Into::into),
         tasks: count(view.n_tasks),
         drain: view.drain.map(|(stage, drain)| proto::Drain {

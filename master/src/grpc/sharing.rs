@@ -120,6 +120,7 @@ fn pass(record: &PassRecord) -> proto::PassRecord {
         too_little: tally.too_little,
         over_limit: tally.over_limit,
         kept_for_others: tally.kept_for_others,
+        reserved_for_others: tally.reserved_for_others,
     }
 }
 
@@ -157,6 +158,7 @@ fn reasons(view: &FrameworkView, role: &RoleName, last: Option<&PassRecord>) -> 
         tally.too_little,
         tally.over_limit,
         tally.kept_for_others,
+        tally.reserved_for_others,
     ];
     let seen: u32 = seen.iter().fold(0, |sum, n| sum.saturating_add(*n));
     let mut counted = [
@@ -177,6 +179,10 @@ fn reasons(view: &FrameworkView, role: &RoleName, last: Option<&PassRecord>) -> 
         (
             tally.kept_for_others,
             "are kept for guarantees of other roles",
+        ),
+        (
+            tally.reserved_for_others,
+            "have only what is reserved for other roles free",
         ),
         (
             last.agents.saturating_sub(seen),

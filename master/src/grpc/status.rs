@@ -18,6 +18,9 @@ impl From<Refusal> for Status {
             | Refusal::UnknownAgent(_) => Code::NotFound,
             Refusal::StaleStream { .. }
             | Refusal::RemovedFramework(_)
+            | Refusal::AgentAway(_)
+            | Refusal::Change { .. }
+            | Refusal::InUse { .. }
             | Refusal::AgentConnected(_) => Code::FailedPrecondition,
             Refusal::Quotas(problems) if problems.iter().all(QuotaProblem::may_be_forced) => {
                 Code::FailedPrecondition

@@ -7,11 +7,12 @@ use std::{
 
 use mezzo_api::model::{
     AgentId, AttributeConstraint, Capability, ContainerInfo, FrameworkId, FrameworkInfo,
-    GroupPolicy, Offer, OfferFilter, Predicate, RoleName, Selector, StreamId, TaskGroup, TaskId,
-    TaskInfo, TaskState, TaskStatus,
+    GroupPolicy, Offer, OfferFilter, OperationId, OperationState, OperationStatus, PoolChange,
+    Pools, Predicate, RoleName, Selector, StreamId, TaskGroup, TaskId, TaskInfo, TaskState,
+    TaskStatus, Volume, VolumeSource,
 };
 
-use super::Dice;
+use super::{Dice, any_change};
 use crate::state::{Acknowledgement, Call, Caller, ConnId, Launch, ToFramework};
 
 /// One framework.
@@ -33,6 +34,8 @@ pub(super) struct Author {
     /// Launched, with the agent and the last state heard.
     pub(super) tasks: BTreeMap<TaskId, (AgentId, TaskState)>,
     ends: BTreeMap<TaskId, TaskState>,
+    /// Asked for, with the agent and the end that was told.
+    operations: BTreeMap<OperationId, (AgentId, Option<OperationState>)>,
     acknowledgements: VecDeque<Call>,
     used: BTreeSet<String>,
     n_tasks: usize,
@@ -56,6 +59,7 @@ impl Author {
             offers: BTreeMap::new(),
             tasks: BTreeMap::new(),
             ends: BTreeMap::new(),
+            operations: BTreeMap::new(),
             acknowledgements: VecDeque::new(),
             used: BTreeSet::new(),
             n_tasks: 0,
@@ -141,9 +145,71 @@ impl Author {
                 self.offers.remove(offer_id.as_str());
             }
             ToFramework::Update(status) => return self.update(*status),
+            ToFramework::Operation(status) => return self.settled(*status),
             ToFramework::AgentLost(_) => {}
         }
         Ok(())
+    }
+
+    fn settled(&mut self, status: OperationStatus) -> Result<(), String> {
+        let Some((_, known)) = self.operations.get_mut(&status.id) else {
+            return Err(format!(
+                "author {} hears of operation {}, which it never asked for",
+                self.name, status.id
+            ));
+        };
+        match status.state {
+            OperationState::Pending | OperationState::Recovering => {}
+            OperationState::Finished
+            | OperationState::Failed
+            | OperationState::Dropped
+            | OperationState::Unknown => {
+                if *known.get_or_insert(status.state) != status.state {
+                    return Err(format!(
+                        "operation {} ended as {known:?}, then {status:?}",
+                        status.id
+                    ));
+                }
+                if let Some(agent_id) = status.agent_id {
+                    self.acknowledgements.push_back(Call::AcknowledgeOperation {
+                        agent_id,
+                        operation_id: status.id,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Operations of which it knows no end.
+    pub(super) fn unsettled(&self) -> Vec<(OperationId, Option<AgentId>)> {
+        self.operations
+            .iter()
+            .filter(|(_, (_, end))| end.is_none())
+            .map(|(id, (agent, _))| (id.clone(), Some(agent.clone())))
+            .collect()
+    }
+
+    /// A change that it may often make, of what an offer holds.
+    fn change(&mut self, offer: &Offer, dice: &mut Dice) -> Launch {
+        self.n_tasks += 1;
+        let id: OperationId = format!("f{}-o{}", self.name, self.n_tasks).parse().unwrap();
+        let pools = offer.reserved.iter().fold(Pools::default(), |pools, pool| {
+            pools.with_reserved(&pool.stack, pool.resources.clone())
+        });
+        let mut change = any_change(&pools, dice);
+        if let (PoolChange::Reserve { with, .. }, false) = (&mut change, dice.one_in(5)) {
+            with.role = self.role.clone();
+        }
+        let keep = !dice.one_in(4);
+        if keep {
+            self.operations
+                .insert(id.clone(), (offer.agent_id.clone(), None));
+        }
+        Launch::Change {
+            id: keep.then_some(id),
+            change: Box::new(change),
+        }
     }
 
     fn update(&mut self, status: TaskStatus) -> Result<(), String> {
@@ -298,21 +364,37 @@ impl Author {
                 limits: mezzo_api::model::TaskLimits::default(),
                 group: None,
                 readiness_check: None,
+                reserved: Vec::new(),
+                persistent: Vec::new(),
                 // Sometimes it is mistaken.
                 revocable: first.revocable != dice.one_in(20),
             });
         }
         // Together or one by one.
-        let launches = if infos.len() > 1 && dice.one_in(3) {
+        let mut changes = Vec::new();
+        while dice.one_in(3) {
+            changes.push(self.change(&first, dice));
+        }
+        if let (Some(volume), Some(info)) = (first.volumes.first(), infos.first_mut()) {
+            info.container.volumes.push(Volume {
+                container_path: "/data".to_owned(),
+                read_only: dice.one_in(3),
+                source: VolumeSource::Persistent(volume.id.clone()),
+            });
+        }
+        // No description of a revocable group gets past the border.
+        let ordinary = infos.iter().all(|info| !info.revocable);
+        let launches = if infos.len() > 1 && ordinary && dice.one_in(3) {
             vec![Launch::Group(as_group(infos, self.n_tasks))]
         } else {
             let each = infos.into_iter().map(|info| Launch::Valid(Box::new(info)));
             each.collect()
         };
         let refuse = Duration::from_millis([0, 1000][dice.below(2)]);
+        changes.extend(launches);
         Some(Call::Accept {
             offers,
-            launches,
+            launches: changes,
             refuse,
         })
     }

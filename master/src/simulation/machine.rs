@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, CgroupMode, Resources, StatusSource, Task, TaskInfo, TaskState, TaskStatus,
+    AgentId, AgentInfo, CgroupMode, OperationState, OperationStatus, PoolOperation, Pools,
+    Resources, StatusSource, Task, TaskInfo, TaskState, TaskStatus,
 };
 
 use super::Dice;
@@ -28,14 +29,26 @@ pub(super) struct Machine {
     pub(super) processes: BTreeMap<Holder, Process>,
     draining: bool,
     resources: Resources,
+    /// By its settings.
+    declared: Pools,
     n_updates: u64,
+    /// Its resources, with what is reserved of them.
+    pub(super) pools: Pools,
+    /// Ends of changes that nobody has acknowledged.
+    kept: Vec<OperationStatus>,
+    n_changes: u64,
+    /// To be sent.
+    pub(super) answers: Vec<(OperationStatus, Pools)>,
 }
 
 impl Machine {
     pub(super) fn new(name: usize, dice: &mut Dice) -> Self {
-        let resources = format!("cpus:{};mem:1024;ports:[31000-31009]", 1 + dice.below(4))
-            .parse()
-            .unwrap();
+        let fixed = ["", ";cpus(a):1", ";cpus(b):1;ports(b):[31020-31021]"][dice.below(3)];
+        let text = format!(
+            "cpus:{};mem:1024;disk:100;ports:[31000-31009]{fixed}",
+            1 + dice.below(4)
+        );
+        let declared: Pools = text.parse().unwrap();
         Self {
             name,
             id: None,
@@ -44,8 +57,13 @@ impl Machine {
             refused: false,
             processes: BTreeMap::new(),
             draining: false,
-            resources,
+            resources: declared.flat(),
+            declared: declared.clone(),
             n_updates: 0,
+            pools: declared,
+            kept: Vec::new(),
+            n_changes: 0,
+            answers: Vec::new(),
         }
     }
 
@@ -63,8 +81,11 @@ impl Machine {
                 kernel: String::new(),
                 architecture: String::new(),
                 cgroup_mode: CgroupMode::V2,
+                reserved: self.pools.pool_list(),
+                volumes: self.pools.volumes().cloned().collect(),
             },
             boot_id: String::new(),
+            operations: self.kept.clone(),
             tasks: self
                 .processes
                 .values()
@@ -121,6 +142,20 @@ impl Machine {
                 }
                 Vec::new()
             }
+            ToAgent::Operation(operation) => {
+                self.change(*operation);
+                Vec::new()
+            }
+            ToAgent::AcknowledgeOperation {
+                framework_id,
+                operation_id,
+            } => {
+                let is_it = |status: &OperationStatus| {
+                    status.id == operation_id && status.framework == framework_id
+                };
+                self.kept.retain(|status| !is_it(status));
+                Vec::new()
+            }
             ToAgent::TaskMessage { .. } => Vec::new(),
             ToAgent::Drain { .. } => {
                 self.draining = true;
@@ -135,6 +170,8 @@ impl Machine {
                 Vec::new()
             }
             ToAgent::ShutdownFramework(framework_id) => {
+                let owner = Some(framework_id.clone());
+                self.kept.retain(|status| status.framework != owner);
                 let holders: Vec<Holder> = self
                     .processes
                     .keys()
@@ -154,6 +191,9 @@ impl Machine {
         if let Some(process) = self.processes.get(&holder) {
             return process.unacknowledged.iter().cloned().collect();
         }
+        let part = task.info.pools();
+        let overbooked =
+            !task.info.revocable && part.map_or(true, |part| !self.free().contains(&part));
         self.processes.insert(
             holder.clone(),
             Process {
@@ -161,12 +201,60 @@ impl Machine {
                 unacknowledged: VecDeque::new(),
             },
         );
-        let first = if self.draining {
+        let first = if self.draining || overbooked {
             TaskState::Dropped
         } else {
             TaskState::Starting
         };
         self.advance_to(&holder, first, now).into_iter().collect()
+    }
+
+    /// What no task holds; nothing where that cannot be.
+    fn free(&self) -> Pools {
+        let mut free = self.pools.clone();
+        for (_, info) in self.running().filter(|(_, info)| !info.revocable) {
+            free = info
+                .pools()
+                .ok()
+                .and_then(|held| free.checked_sub(&held))
+                .unwrap_or_default();
+        }
+        free
+    }
+
+    fn change(&mut self, operation: PoolOperation) {
+        self.n_changes += 1;
+        let conversion = self.free().conversion(&operation.change);
+        // Now and then the disk is full.
+        let next = conversion
+            .ok()
+            .filter(|_| !self.n_changes.is_multiple_of(7));
+        let next = next.and_then(|conversion| self.pools.converted(&conversion));
+        let state = match next {
+            Some(next) => {
+                self.pools = next;
+                OperationState::Finished
+            }
+            None => OperationState::Failed,
+        };
+        let status = OperationStatus {
+            id: operation.id,
+            framework: operation.framework,
+            agent_id: None,
+            state,
+            message: String::new(),
+            keep: operation.keep,
+        };
+        if operation.keep {
+            self.kept.push(status.clone());
+        }
+        self.answers.push((status, self.pools.clone()));
+    }
+
+    /// All that it had is gone, but for its id.
+    pub(super) fn lose_disk(&mut self) {
+        self.processes.clear();
+        self.pools = self.declared.clone();
     }
 
     /// What is not acknowledged, again, in order per task.

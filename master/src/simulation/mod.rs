@@ -6,15 +6,19 @@
 //! * books balance, and sums over agents, roles and frameworks agree (`Core::audit`);
 //! * no task is sent to an agent twice, and what an agent runs is booked;
 //! * a framework never sees two different ends of one task, and no offer that its filter excludes;
+//! * what is reserved is offered to its role and those below it alone; no change of it is told to have ended in two ways;
 //! * no pass brings a role above its limit; the quotas in force are those in the store.
 //!
-//! In the end the world heals, and then every task has an end that its framework knows, nothing is booked, nothing
-//! waits for acknowledgement. A failing seed is printed; `MEZZO_SEED=n` runs that one, `MEZZO_SEEDS=n` that many.
+//! In the end the world heals, and then every task and every change has an end that its framework knows, nothing is
+//! booked, master and agents agree what is reserved, nothing waits for acknowledgement. A failing seed is printed; `MEZZO_SEED=n` runs that one, `MEZZO_SEEDS=n` that many.
 
 mod author;
 mod machine;
 mod world;
 
+use mezzo_api::model::{
+    PersistentVolume, PoolChange, Pools, Reservation, Resources, RoleName, Scalar, VolumeKey,
+};
 use world::World;
 
 /// Deterministic chance (splitmix64).
@@ -36,6 +40,37 @@ impl Dice {
 
     fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
+    }
+}
+
+/// Of what there is, or nearly.
+fn any_change(pools: &Pools, dice: &mut Dice) -> PoolChange {
+    let role: RoleName = ["a", "b", "b/c"][dice.below(3)].parse().unwrap();
+    let tenths = i64::try_from(1 + dice.below(12)).unwrap();
+    let mut some = Resources::new().with_scalar("cpus", Scalar::from_millis(tenths * 100));
+    if dice.one_in(2) {
+        some = some.with_scalar("disk", Scalar::from_units(20));
+    }
+    let stacks: Vec<_> = pools.reserved().map(|(stack, _)| stack.clone()).collect();
+    let stack = stacks.get(dice.below(stacks.len() + 1)).cloned();
+    let id = ["x", "y"][dice.below(2)].parse().unwrap();
+    match (dice.below(4), stack) {
+        (1, Some(stack)) => PoolChange::Unreserve {
+            stack,
+            resources: some,
+        },
+        (2, Some(stack)) => PoolChange::Create(PersistentVolume {
+            id,
+            stack,
+            size_mb: 1 + dice.roll() % 9,
+            principal: String::new(),
+        }),
+        (3, _) => PoolChange::Destroy(VolumeKey { role, id }),
+        (_, from) => PoolChange::Reserve {
+            from,
+            with: Reservation::dynamic(role, ""),
+            resources: some,
+        },
     }
 }
 

@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use mezzo_api::model::{AgentId, FrameworkId, OfferId, Scalar, StreamId};
+use mezzo_api::model::{AgentId, FrameworkId, OfferId, OperationId, Scalar, StreamId};
 
-use super::{Dice, author::Author, machine::Machine};
+use super::{Dice, any_change, author::Author, machine::Machine};
 use crate::{
     allocator::{Minimum, Quota},
     state::{
@@ -43,6 +43,9 @@ impl Source for Ids {
     }
     fn stream_id(&mut self) -> StreamId {
         self.next("stream-")
+    }
+    fn operation_id(&mut self) -> OperationId {
+        self.next("operation-")
     }
     fn random(&mut self) -> u64 {
         self.dice.roll()
@@ -174,6 +177,10 @@ impl World {
                 if !unfinished.is_empty() {
                     self.call(at, crate::state::Call::Reconcile(unfinished))?;
                 }
+                let asked = self.authors[at].unsettled();
+                if !asked.is_empty() {
+                    self.call(at, crate::state::Call::ReconcileOperations(asked))?;
+                }
             }
             for at in 0..self.machines.len() {
                 let statuses = self.machines[at].repeat();
@@ -193,12 +200,32 @@ impl World {
             if let Some((task_id, _)) = author.unfinished().first() {
                 return Err(format!("author {} still waits for {task_id}", author.name));
             }
+            if let Some((id, _)) = author.unsettled().first() {
+                return Err(format!(
+                    "author {} still waits for operation {id}",
+                    author.name
+                ));
+            }
         }
         for machine in self.machines.iter().filter(|machine| !machine.refused) {
             if let Some(((framework_id, task_id), process)) = machine.processes.iter().next() {
                 return Err(format!(
                     "machine {} still has {task_id} of {framework_id}: {process:?}",
                     machine.name
+                ));
+            }
+        }
+        let ledgers: BTreeMap<_, _> = self.core.ledgers().collect();
+        for machine in self.machines.iter().filter(|machine| !machine.refused) {
+            let Some(ledger) = machine.id.as_ref().and_then(|id| ledgers.get(id)) else {
+                continue;
+            };
+            if *ledger.total() != machine.pools {
+                return Err(format!(
+                    "machine {} has {}, the master believes {}",
+                    machine.name,
+                    machine.pools,
+                    ledger.total()
                 ));
             }
         }
@@ -286,7 +313,7 @@ impl World {
             }
             86 if self.dice.one_in(6) => {
                 self.break_machine(machine);
-                self.machines[machine].processes.clear();
+                self.machines[machine].lose_disk();
                 self.note(|| format!("machine {machine} lost its disk, but not its id"));
                 Ok(())
             }
@@ -307,6 +334,19 @@ impl World {
                         Operation::ActivateAgent(id)
                     };
                     self.feed(Event::Operate(operation))
+                }
+                None => Ok(()),
+            },
+            89 if self.dice.one_in(2) => match self.machines[machine].id.clone() {
+                Some(agent_id) => {
+                    let id = self.ids.operation_id();
+                    let change =
+                        Box::new(any_change(&self.machines[machine].pools, &mut self.dice));
+                    self.feed(Event::Operate(Operation::ChangePools {
+                        agent_id,
+                        id,
+                        change,
+                    }))
                 }
                 None => Ok(()),
             },
@@ -417,6 +457,20 @@ impl World {
                 self.note(|| format!("machine {at} hears {message:?}"));
                 let hello = matches!(message, ToAgent::Registered(_));
                 let statuses = self.machines[at].hear(message, self.now);
+                let answers = std::mem::take(&mut self.machines[at].answers);
+                if let Some(wire) = self.wires.get_mut(&conn) {
+                    wire.to_master
+                        .extend(
+                            answers
+                                .into_iter()
+                                .map(|(status, pools)| Event::AgentPools {
+                                    conn,
+                                    status,
+                                    reserved: pools.pool_list(),
+                                    volumes: pools.volumes().cloned().collect(),
+                                }),
+                        );
+                }
                 if let Some(wire) = self.wires.get_mut(&conn).filter(|_| hello) {
                     wire.to_master.push_back(Event::AgentHeard { conn });
                 }
@@ -592,6 +646,8 @@ impl World {
                         | ToAgent::Acknowledge { .. }
                         | ToAgent::TaskMessage { .. }
                         | ToAgent::Drain { .. }
+                        | ToAgent::Operation(_)
+                        | ToAgent::AcknowledgeOperation { .. }
                         | ToAgent::Activate
                         | ToAgent::ShutdownFramework(_) => &[],
                     };

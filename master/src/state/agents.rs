@@ -3,17 +3,18 @@
 //! Whether a peer still answers is watched by the front, which cuts a silent stream; here only streams begin and end.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, NodeUsage, OfferId, Reason, Resources, Task, TaskState, TaskUsage,
+    AgentId, AgentInfo, NodeUsage, OfferId, PoolOperation, Reason, Resources, Task, TaskState,
+    TaskUsage,
 };
 
 use super::{
-    ConnId, Core, Effect, Ending, Holder, Ledger, Refusal, Registration, ToAgent, ToFramework,
-    Turn, lent::Lent,
+    ConnId, Core, Effect, Ending, Holder, Ledger, Refusal, Registration, Supply, ToAgent,
+    ToFramework, Turn, lent::Lent,
 };
 use crate::{
     allocator::AgentFilters,
@@ -55,6 +56,9 @@ pub(super) struct AgentEntry {
     /// All tasks in the tables that are there, also ended ones that are not acknowledged.
     pub(super) tasks: BTreeSet<Holder>,
     pub(super) usage: Option<NodeUsage>,
+    /// Changes of its reservations and volumes that it has not answered, in the order in which they were sent. The books
+    /// and `info` are as if they were done.
+    pub(super) changes: VecDeque<PoolOperation>,
     /// Out of service; see `drain`.
     pub(super) drain: Option<DrainRecord>,
 }
@@ -62,7 +66,7 @@ pub(super) struct AgentEntry {
 impl AgentEntry {
     pub(super) fn recovering(record: AgentRecord, now: u64) -> Self {
         Self {
-            ledger: Ledger::new(record.info.resources.clone()),
+            ledger: Ledger::new(record.info.pools()),
             info: Arc::new(record.info),
             registered_at_ms: record.registered_at_ms,
             link: AgentLink::Recovering { since_ms: now },
@@ -72,6 +76,7 @@ impl AgentEntry {
             offers: BTreeSet::new(),
             tasks: BTreeSet::new(),
             usage: None,
+            changes: VecDeque::new(),
             drain: record.drain.map(|drain| *drain),
         }
     }
@@ -98,6 +103,7 @@ impl Core {
             agent_id,
             info,
             tasks,
+            operations,
             boot_id: _,
         } = registration;
         let knows_its_id = agent_id.is_some();
@@ -133,6 +139,7 @@ impl Core {
         self.admit_agent(turn, &agent_id, conn, link, info);
         turn.push(Effect::ToAgent(conn, ToAgent::Registered(agent_id.clone())));
         self.counters.agent_registrations += 1;
+        self.take_operations(turn, &agent_id, operations);
         self.take_inventory(turn, &agent_id, conn, tasks);
         self.tell_drain(turn, &agent_id);
         self.reconsider(&agent_id);
@@ -160,17 +167,23 @@ impl Core {
         };
         let former = self.agents.get(agent_id).map(|entry| &*entry.info);
         if former != Some(&record.info) {
-            turn.push(Effect::Store(Change::PutAgent(record.clone())));
+            turn.push(Effect::Store(Change::PutAgent(Box::new(record.clone()))));
             if let Some(former) = former {
                 self.total.sub(&former.resources);
             }
             self.total.add(&record.info.resources);
         }
-        let entry = self
-            .agents
-            .entry(agent_id.clone())
-            .or_insert_with(|| AgentEntry::recovering(record.clone(), turn.now));
-        entry.ledger.declare(record.info.resources.clone());
+        if !self.agents.contains_key(agent_id) {
+            let entry = AgentEntry::recovering(record.clone(), turn.now);
+            self.shift_idle(super::books::idle(&entry.ledger), 1);
+            self.agents.insert(agent_id.clone(), entry);
+        }
+        self.with_ledger(agent_id, Supply::Ordinary, |ledger| {
+            ledger.declare(record.info.pools());
+        });
+        let Some(entry) = self.agents.get_mut(agent_id) else {
+            return;
+        };
         if *entry.info != record.info {
             entry.info = Arc::new(record.info);
         }
@@ -261,10 +274,7 @@ impl Core {
         self.view.touch_agent(&agent_id);
         if entry.link == (AgentLink::Introduced { conn }) && entry.tasks.is_empty() {
             turn.push(Effect::Store(Change::ForgetAgent(agent_id.clone())));
-            if let Some(entry) = self.agents.remove(&agent_id) {
-                self.total.sub(entry.ledger.total());
-                self.lent.total.sub(entry.lent.ledger.total());
-            }
+            self.drop_agent(&agent_id);
             return;
         }
         entry.link = AgentLink::Disconnected { since_ms: turn.now };
@@ -403,12 +413,18 @@ impl Core {
                 &message,
             );
         }
-        if let Some(entry) = self.agents.remove(agent_id) {
-            self.total.sub(entry.ledger.total());
-            self.lent.total.sub(entry.lent.ledger.total());
-        }
+        self.drop_changes(turn, agent_id, "the agent was removed by an operator");
+        self.drop_agent(agent_id);
         self.view.touch_agent(agent_id);
         self.announce_loss(turn, agent_id);
+    }
+
+    fn drop_agent(&mut self, agent_id: &AgentId) {
+        if let Some(entry) = self.agents.remove(agent_id) {
+            self.total.sub_pools(entry.ledger.total());
+            self.shift_idle(super::books::idle(&entry.ledger), -1);
+            self.lent.total.sub_pools(entry.lent.ledger.total());
+        }
     }
 
     fn announce_loss(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId) {

@@ -1,11 +1,28 @@
 //! The only ways in which resources change hands.
 //!
 //! Each moves them in three places at once, so that sums over agents, roles and frameworks always agree: the agent's
-//! ledger, the role's sum, the framework's sum for that role.
+//! ledger, the role's sum, the framework's sum for that role. What is reserved and free is in the sum of its role.
 
-use mezzo_api::model::{AgentId, FrameworkId, OfferId, Resources, RoleName};
+use std::collections::BTreeMap;
 
-use super::{Core, Holder, Pending, Quantities, Supply, frameworks::Interest, offers::OfferEntry};
+use mezzo_api::model::{AgentId, FrameworkId, OfferId, Pools, RoleName};
+
+use super::{
+    Core, Holder, Ledger, Pending, Quantities, Supply, frameworks::Interest, offers::OfferEntry,
+};
+
+/// What is reserved for each role and free.
+pub(super) fn idle(ledger: &Ledger) -> BTreeMap<RoleName, Quantities> {
+    let mut idle: BTreeMap<RoleName, Quantities> = BTreeMap::new();
+    for (stack, resources) in ledger.free().reserved() {
+        idle.entry(stack.role().clone()).or_default().add(resources);
+    }
+    for volume in ledger.free().volumes() {
+        let of = idle.entry(volume.stack.role().clone()).or_default();
+        of.add_volume(volume);
+    }
+    idle
+}
 
 impl Core {
     /// Something may be offered at that agent that was not before.
@@ -24,14 +41,44 @@ impl Core {
         self.generation += 1;
     }
 
+    /// Changes one of the two books of an agent, and with them what is reserved and idle: of the ordinary ones alone, as
+    /// nothing that is lent is reserved.
+    pub(super) fn with_ledger<T>(
+        &mut self,
+        agent_id: &AgentId,
+        supply: Supply,
+        change: impl FnOnce(&mut Ledger) -> T,
+    ) -> Option<T> {
+        let ledger = self.agents.get_mut(agent_id)?.ledger_mut(supply);
+        let before = (!ledger.total().is_open()).then(|| idle(ledger));
+        let done = change(ledger);
+        let after = (!ledger.total().is_open()).then(|| idle(ledger));
+        if before != after {
+            self.shift_idle(before.unwrap_or_default(), -1);
+            self.shift_idle(after.unwrap_or_default(), 1);
+        }
+        Some(done)
+    }
+
+    /// What is reserved and idle comes or goes.
+    pub(super) fn shift_idle(&mut self, idle: BTreeMap<RoleName, Quantities>, sign: i128) {
+        for (role, quantities) in idle {
+            let held = self.roles.entry(role.clone()).or_default();
+            held.merge_times(&quantities, sign);
+            if *held == Quantities::default() {
+                self.roles.remove(&role);
+            }
+        }
+    }
+
     pub(super) fn charge(
         &mut self,
         framework_id: &FrameworkId,
         role: &RoleName,
         supply: Supply,
-        resources: &Resources,
+        pools: &Pools,
     ) {
-        self.charge_sum(framework_id, role, supply, &Quantities::of(resources));
+        self.charge_sum(framework_id, role, supply, &Quantities::of_pools(pools));
     }
 
     /// The same, of several things at once.
@@ -59,18 +106,18 @@ impl Core {
         framework_id: &FrameworkId,
         role: &RoleName,
         supply: Supply,
-        resources: &Resources,
+        pools: &Pools,
     ) {
         let roles = self.roles_mut(supply);
         if let Some(held) = roles.get_mut(role) {
-            held.sub(resources);
+            held.sub_pools(pools);
             if *held == super::Quantities::default() {
                 roles.remove(role);
             }
         }
         if let Some(framework) = self.frameworks.get_mut(framework_id) {
             let entry = framework.role_mut(role, Interest::Left);
-            entry.held_mut(supply).sub(resources);
+            entry.held_mut(supply).sub_pools(pools);
             framework.drop_left_roles();
             self.view.touch_framework(framework_id);
         }
@@ -79,14 +126,18 @@ impl Core {
     /// Ends an offer: what it held is free again.
     pub(super) fn withdraw_offer(&mut self, offer_id: &OfferId) -> Option<OfferEntry> {
         let offer = self.offers.remove(offer_id)?;
+        self.with_ledger(&offer.agent_id, offer.supply, |ledger| {
+            ledger.withdraw(&offer.resources);
+        });
         if let Some(agent) = self.agents.get_mut(&offer.agent_id) {
-            agent.ledger_mut(offer.supply).withdraw(&offer.resources);
             agent.offers.remove(offer_id);
             self.view.touch_agent(&offer.agent_id);
         }
         if let Some(framework) = self.frameworks.get_mut(&offer.framework_id) {
             framework.offers.remove(offer_id);
-            framework.offered_mut(offer.supply).sub(&offer.resources);
+            framework
+                .offered_mut(offer.supply)
+                .sub_pools(&offer.resources);
         }
         self.discharge(
             &offer.framework_id,
@@ -105,30 +156,29 @@ impl Core {
         holder: Holder,
         role: &RoleName,
         supply: Supply,
-        resources: &Resources,
+        pools: &Pools,
     ) {
         let framework_id = holder.0.clone();
-        if let Some(agent) = self.agents.get_mut(agent_id) {
-            agent.ledger_mut(supply).admit(holder, resources);
+        let booked = self.with_ledger(agent_id, supply, |ledger| ledger.admit(holder, pools));
+        if booked.is_some() {
             self.view.touch_agent(agent_id);
-            self.charge(&framework_id, role, supply, resources);
+            self.charge(&framework_id, role, supply, pools);
         }
     }
 
     /// Frees what a task held, if it still held anything.
     pub(super) fn release(&mut self, agent_id: &AgentId, holder: &Holder, role: &RoleName) {
-        let Some(agent) = self.agents.get_mut(agent_id) else {
-            return;
-        };
         let mut release = |supply| {
-            let resources = agent.ledger_mut(supply).release(holder)?;
-            agent.filters_mut(supply).clear();
-            Some((supply, resources))
+            let released = self.with_ledger(agent_id, supply, |ledger| ledger.release(holder));
+            Some((supply, released??))
         };
         let released = release(Supply::Ordinary).or_else(|| release(Supply::Revocable));
         let Some((supply, resources)) = released else {
             return;
         };
+        if let Some(agent) = self.agents.get_mut(agent_id) {
+            agent.filters_mut(supply).clear();
+        }
         self.view.touch_agent(agent_id);
         self.discharge(&holder.0, role, supply, &resources);
         self.reconsider(agent_id);
@@ -190,17 +240,28 @@ impl Core {
     fn audit_books(&self, supply: Supply, sum: &Quantities) -> Result<(), String> {
         let mut total = Quantities::default();
         let mut in_use = Quantities::default();
+        let mut reserved = Quantities::default();
         for (id, agent) in &self.agents {
             let ledger = agent.ledger(supply);
-            total.add(ledger.total());
-            in_use.add(ledger.offered());
-            in_use.add(ledger.allocated());
+            total.add_pools(ledger.total());
+            in_use.add_pools(ledger.offered());
+            in_use.add_pools(ledger.allocated());
+            idle(ledger).values().for_each(|held| reserved.merge(held));
+            let there = match supply {
+                Supply::Ordinary => ledger.total().flat() == agent.info.resources,
+                Supply::Revocable => ledger.total().is_open(),
+            };
+            if !there {
+                return Err(format!(
+                    "what agent {id} has and what is reserved there do not add up ({supply:?})"
+                ));
+            }
             if !ledger.is_balanced() {
                 return Err(format!(
                     "the {supply:?} books of agent {id} do not balance: {ledger:?}"
                 ));
             }
-            let mut offered = Resources::new();
+            let mut offered = Pools::default();
             for offer_id in &agent.offers {
                 let offer = self
                     .offers
@@ -213,8 +274,15 @@ impl Core {
                 if !takes {
                     return Err(format!("offer {offer_id} is to who cannot deal with it"));
                 }
+                if *offer.resources.visible_to(&offer.role) != offer.resources {
+                    return Err(format!(
+                        "role {} is offered {}",
+                        offer.role, offer.resources
+                    ));
+                }
                 if offer.supply == supply {
-                    offered.add(&offer.resources);
+                    let sum = offered.checked_add(&offer.resources);
+                    offered = sum.map_err(|error| error.to_string())?;
                 }
             }
             if offered != *ledger.offered() {
@@ -257,7 +325,7 @@ impl Core {
             let mut offered = Quantities::default();
             for offer in framework.offers.iter().filter_map(|id| self.offers.get(id)) {
                 if offer.supply == supply {
-                    offered.add(&offer.resources);
+                    offered.add_pools(&offer.resources);
                 }
             }
             if offered != *framework.offered(supply) {
@@ -266,9 +334,11 @@ impl Core {
             let roles = framework.roles.values();
             roles.for_each(|role| by_framework.merge(role.held(supply)));
         }
-        if in_use != by_role || in_use != by_framework {
+        let mut with_idle = in_use.clone();
+        with_idle.merge(&reserved);
+        if with_idle != by_role || in_use != by_framework {
             return Err(format!(
-                "in use ({supply:?}): agents {in_use:?}, roles {by_role:?}, frameworks {by_framework:?}"
+                "in use ({supply:?}): agents {in_use:?} and idle {reserved:?}, roles {by_role:?}, frameworks {by_framework:?}"
             ));
         }
         Ok(())

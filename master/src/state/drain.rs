@@ -91,12 +91,12 @@ impl Core {
             return;
         };
         entry.drain = drain;
-        turn.push(Effect::Store(Change::PutAgent(AgentRecord {
+        turn.push(Effect::Store(Change::PutAgent(Box::new(AgentRecord {
             agent_id: agent_id.clone(),
             info: AgentInfo::clone(&entry.info),
             registered_at_ms: entry.registered_at_ms,
             drain: drain.map(Box::new),
-        })));
+        }))));
         if drain.is_some_and(|drain| drain.mark_gone) {
             self.leaving.insert(agent_id.clone());
         } else {

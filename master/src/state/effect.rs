@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, Offer, OfferId, RoleName, StreamId, TaskId, TaskStatus, UpdateId,
+    AgentId, ChangeProblem, FrameworkId, Offer, OfferId, OperationId, OperationStatus,
+    PoolOperation, RoleName, StreamId, TaskId, TaskStatus, UpdateId,
 };
 use thiserror::Error;
 
@@ -59,6 +60,15 @@ pub enum ToAgent {
         /// Which.
         update_id: UpdateId,
     },
+    /// Change reservations or volumes.
+    Operation(Box<PoolOperation>),
+    /// What became of it need not be repeated.
+    AcknowledgeOperation {
+        /// `None`: an operator's.
+        framework_id: Option<FrameworkId>,
+        /// Which.
+        operation_id: OperationId,
+    },
     /// Best effort.
     TaskMessage {
         /// Whose.
@@ -95,6 +105,8 @@ pub enum ToFramework {
     Rescind(OfferId),
     /// A task's state.
     Update(Box<TaskStatus>),
+    /// What became of a change of reservations and volumes.
+    Operation(Box<OperationStatus>),
     /// An agent cannot be reached or was removed.
     AgentLost(AgentId),
 }
@@ -174,6 +186,29 @@ pub enum Refusal {
     /// Quotas that do not fit; never empty.
     #[error("the quotas cannot be set: {}", told(.0))]
     Quotas(Vec<QuotaProblem>),
+    /// Nothing can be changed there now.
+    #[error("agent {0} is not connected; its reservations and volumes cannot be changed now")]
+    AgentAway(AgentId),
+    /// It does not fit what the agent has.
+    #[error("agent {agent_id}: cannot {change}: {problem}")]
+    Change {
+        /// Where.
+        agent_id: AgentId,
+        /// What was asked for.
+        change: String,
+        /// Why not.
+        problem: ChangeProblem,
+    },
+    /// Tasks or volumes hold it.
+    #[error("agent {agent_id}: cannot {change}: {holders}")]
+    InUse {
+        /// Where.
+        agent_id: AgentId,
+        /// What was asked for.
+        change: String,
+        /// Who holds what.
+        holders: String,
+    },
     /// Only agents that are away can be removed.
     #[error("agent {0} is connected; stop it before it is removed")]
     AgentConnected(AgentId),

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::allocator::Quota;
 use mezzo_api::model::{
-    AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OfferId, Resources, RoleName,
-    StreamId, Task, TaskId, TaskInfo, TaskStatus, TaskUsage, UpdateId,
+    AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OfferId, OperationId,
+    OperationStatus, PersistentVolume, Pool, PoolChange, Resources, RoleName, StreamId, Task,
+    TaskId, TaskInfo, TaskStatus, TaskUsage, UpdateId,
 };
 
 /// One connection of an agent or a framework; never used twice by a process.
@@ -47,6 +48,17 @@ pub enum Event {
         node: Option<NodeUsage>,
         /// Of its tasks.
         tasks: Vec<TaskUsage>,
+    },
+    /// An agent tells what became of a change of its reservations and volumes, and what there is now.
+    AgentPools {
+        /// Who says so.
+        conn: ConnId,
+        /// What became of it.
+        status: OperationStatus,
+        /// What is reserved.
+        reserved: Vec<Pool>,
+        /// Beside that.
+        volumes: Vec<PersistentVolume>,
     },
     /// An agent tells how much revocable tasks may take there, all together.
     AgentSlack {
@@ -95,6 +107,8 @@ pub struct Registration {
     pub boot_id: String,
     /// All that it holds.
     pub tasks: Vec<Task>,
+    /// What became of changes that nobody has acknowledged.
+    pub operations: Vec<OperationStatus>,
 }
 
 /// Who calls, on which subscription.
@@ -117,7 +131,7 @@ pub struct Acknowledgement {
     pub update_id: UpdateId,
 }
 
-/// A task to launch, or why its description is refused.
+/// A task to launch, or why its description is refused; or a change of reservations and volumes.
 #[derive(Debug, Clone)]
 pub enum Launch {
     /// Checked.
@@ -131,6 +145,13 @@ pub enum Launch {
     },
     /// The tasks of a group in their order, checked, each with its membership: all or none.
     Group(Vec<TaskInfo>),
+    /// Of what the offers hold at this point.
+    Change {
+        /// `None`: nobody is to be told what became of it.
+        id: Option<OperationId>,
+        /// What.
+        change: Box<PoolChange>,
+    },
     /// Each gets a TASK_ERROR.
     InvalidGroup {
         /// Which.
@@ -148,6 +169,7 @@ impl Launch {
             Self::Valid(info) => vec![info.task_id],
             Self::Invalid { task_id, .. } => vec![task_id],
             Self::Group(infos) => infos.into_iter().map(|info| info.task_id).collect(),
+            Self::Change { .. } => Vec::new(),
             Self::InvalidGroup { task_ids, .. } => task_ids,
         }
     }
@@ -189,6 +211,15 @@ pub enum Call {
     Acknowledge(Vec<Acknowledgement>),
     /// Tell the state of these tasks; empty: of all that have not ended.
     Reconcile(Vec<(TaskId, Option<AgentId>)>),
+    /// Ends the repetition of what became of a change.
+    AcknowledgeOperation {
+        /// Who keeps it.
+        agent_id: AgentId,
+        /// Of which.
+        operation_id: OperationId,
+    },
+    /// Tell how these changes stand; empty: all that are under way or not acknowledged.
+    ReconcileOperations(Vec<(OperationId, Option<AgentId>)>),
     /// Best effort.
     SendMessage {
         /// Where.
@@ -245,6 +276,15 @@ pub enum Operation {
     },
     /// It is in service again.
     ActivateAgent(AgentId),
+    /// Change an agent's reservations or volumes. What becomes of it is in [`super::Snapshot::operations`].
+    ChangePools {
+        /// Whose.
+        agent_id: AgentId,
+        /// New.
+        id: OperationId,
+        /// What.
+        change: Box<PoolChange>,
+    },
 }
 
 /// Over which agents a pass goes.

@@ -8,7 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use mezzo_api::model::{FrameworkId, FrameworkInfo, OfferId, RoleName, StreamId, TaskId};
+use mezzo_api::model::{
+    FrameworkId, FrameworkInfo, OfferId, OperationId, OperationStatus, RoleName, StreamId, TaskId,
+};
 
 use super::{
     Caller, ConnId, Core, Effect, Ending, KnownTask, Refusal, Table, ToAgent, ToFramework, Turn,
@@ -95,6 +97,8 @@ pub(super) struct FrameworkEntry {
     pub(super) early_kills: BTreeMap<TaskId, KillRequest>,
     /// The master's own last word on launches that it refused: asked again, it says the same.
     pub(super) refused: Refused,
+    /// Changes of reservations and volumes that are under way or whose end is not acknowledged.
+    pub(super) operations: BTreeMap<OperationId, OperationStatus>,
 }
 
 impl FrameworkEntry {
@@ -115,6 +119,7 @@ impl FrameworkEntry {
             ended_order: VecDeque::new(),
             early_kills: BTreeMap::new(),
             refused: Refused::default(),
+            operations: BTreeMap::new(),
         };
         entry.set_roles(&[]);
         entry
@@ -270,10 +275,11 @@ impl Core {
         turn.push(Effect::ToFramework(
             conn,
             ToFramework::Subscribed {
-                framework_id,
+                framework_id: framework_id.clone(),
                 stream_id,
             },
         ));
+        self.retell_operations(turn, &framework_id);
         self.reconsider_all();
         Ok(())
     }

@@ -2,11 +2,7 @@
 
 use mezzo_api::model::{FrameworkId, Reason, TaskId, TaskInfo, TaskState};
 
-use super::{
-    Core, Effect, ToAgent, Turn,
-    offers::{Hand, problem_of},
-    tasks::master_status,
-};
+use super::{Core, Effect, ToAgent, Turn, offers::Hand, tasks::master_status};
 
 impl Core {
     pub(super) fn launch_group(
@@ -14,7 +10,7 @@ impl Core {
         turn: &mut Turn<'_>,
         framework_id: &FrameworkId,
         hand: &mut Hand,
-        infos: Vec<TaskInfo>,
+        mut infos: Vec<TaskInfo>,
     ) {
         let ids: Vec<TaskId> = infos.iter().map(|info| info.task_id.clone()).collect();
         if let Some(used) = ids.iter().find(|id| self.is_known(framework_id, id)) {
@@ -24,34 +20,37 @@ impl Core {
         }
         // As if they were taken one after the other, from a copy.
         let mut left = hand.left.clone();
-        for info in &infos {
-            if let Some(problem) = problem_of(info, hand, &left) {
-                let problem = format!("task {} of the group: {problem}", info.task_id);
-                self.refuse_group(turn, framework_id, hand, &ids, &problem);
-                return;
-            }
-            if let Some(less) = left.checked_sub(&info.resources) {
+        let mut parts = Vec::new();
+        for info in &mut infos {
+            let part = match self.part_for(info, hand, &left) {
+                Ok(part) => part,
+                Err(problem) => {
+                    let problem = format!("task {} of the group: {problem}", info.task_id);
+                    self.refuse_group(turn, framework_id, hand, &ids, &problem);
+                    return;
+                }
+            };
+            if let Some(less) = left.checked_sub(&part) {
                 left = less;
             }
+            parts.push(part);
         }
         let mut taken = Vec::new();
-        for info in &infos {
+        for (info, part) in infos.iter().zip(&parts) {
             let holder = (framework_id.clone(), info.task_id.clone());
-            let booked = self.agents.get_mut(&hand.agent_id).is_some_and(|agent| {
-                agent
-                    .ledger_mut(hand.supply)
-                    .take(holder.clone(), &info.resources)
+            let booked = self.with_ledger(&hand.agent_id, hand.supply, |ledger| {
+                ledger.take(holder.clone(), part)
             });
-            if booked {
+            if booked == Some(true) {
                 taken.push(holder);
                 continue;
             }
             // Only where the agent turned out overcommitted between offer and accept.
-            if let Some(agent) = self.agents.get_mut(&hand.agent_id) {
+            self.with_ledger(&hand.agent_id, hand.supply, |ledger| {
                 for holder in &taken {
-                    let _ = agent.ledger_mut(hand.supply).release(holder);
+                    let _ = ledger.release(holder);
                 }
-            }
+            });
             let problem = format!(
                 "agent {} no longer has free what the group takes",
                 hand.agent_id
@@ -62,7 +61,8 @@ impl Core {
         }
         let tasks = infos
             .into_iter()
-            .map(|info| self.enter_task(turn, framework_id, hand, info))
+            .zip(parts)
+            .map(|(info, part)| self.enter_task(turn, framework_id, hand, info, &part))
             .collect();
         turn.push(Effect::ToAgent(hand.conn, ToAgent::LaunchGroup(tasks)));
     }

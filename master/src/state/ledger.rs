@@ -1,11 +1,12 @@
-//! The books of one agent: every unit of every resource is free, offered or held by a task, exactly once.
+//! The books of one agent: every unit of every resource is free, offered or held by a task, exactly once, and of one
+//! reservation or of none.
 //!
 //! What an agent reports is the truth even where it exceeds what the agent declares (its operator may have lowered
 //! that): then nothing is free there until enough tasks have ended.
 
 use std::collections::BTreeMap;
 
-use mezzo_api::model::{FrameworkId, Resources, TaskId};
+use mezzo_api::model::{Conversion, FrameworkId, Pools, TaskId};
 
 /// Which task holds something.
 pub type Holder = (FrameworkId, TaskId);
@@ -13,13 +14,13 @@ pub type Holder = (FrameworkId, TaskId);
 /// The books of one agent.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
-    total: Resources,
-    offered: Resources,
-    allocated: Resources,
-    free: Resources,
+    total: Pools,
+    offered: Pools,
+    allocated: Pools,
+    free: Pools,
     /// How often `free` changed.
     revision: u64,
-    holders: BTreeMap<Holder, Resources>,
+    holders: BTreeMap<Holder, Pools>,
     claims: Claims,
 }
 
@@ -36,7 +37,7 @@ enum Claims {
 impl Ledger {
     /// Of an agent where nothing is in use.
     #[must_use]
-    pub fn new(total: Resources) -> Self {
+    pub fn new(total: Pools) -> Self {
         Self {
             free: total.clone(),
             total,
@@ -46,25 +47,25 @@ impl Ledger {
 
     /// All that the agent declares.
     #[must_use]
-    pub fn total(&self) -> &Resources {
+    pub fn total(&self) -> &Pools {
         &self.total
     }
 
     /// In outstanding offers.
     #[must_use]
-    pub fn offered(&self) -> &Resources {
+    pub fn offered(&self) -> &Pools {
         &self.offered
     }
 
     /// Held by tasks.
     #[must_use]
-    pub fn allocated(&self) -> &Resources {
+    pub fn allocated(&self) -> &Pools {
         &self.allocated
     }
 
     /// Neither.
     #[must_use]
-    pub fn free(&self) -> &Resources {
+    pub fn free(&self) -> &Pools {
         &self.free
     }
 
@@ -75,7 +76,7 @@ impl Ledger {
     }
 
     /// Who holds something, and what.
-    pub fn holders(&self) -> impl Iterator<Item = (&Holder, &Resources)> {
+    pub fn holders(&self) -> impl Iterator<Item = (&Holder, &Pools)> {
         self.holders.iter()
     }
 
@@ -87,7 +88,7 @@ impl Ledger {
 
     /// Moves `resources` from free to offered; `false`, and nothing changes, when they are not all free.
     #[must_use]
-    pub fn offer(&mut self, resources: &Resources) -> bool {
+    pub fn offer(&mut self, resources: &Pools) -> bool {
         if self.offered.is_empty() && self.free == *resources {
             // All at once, as most offers are: nothing to reckon.
             std::mem::swap(&mut self.free, &mut self.offered);
@@ -106,7 +107,7 @@ impl Ledger {
     }
 
     /// Moves `resources` from offered to free.
-    pub fn withdraw(&mut self, resources: &Resources) {
+    pub fn withdraw(&mut self, resources: &Pools) {
         if let Some(offered) = self.offered.checked_sub(resources) {
             self.offered = offered;
         }
@@ -116,7 +117,7 @@ impl Ledger {
     /// Gives `resources` to a task, from what is free; `false`, and nothing changes, when they are not all free or
     /// the task has some already.
     #[must_use]
-    pub fn take(&mut self, holder: Holder, resources: &Resources) -> bool {
+    pub fn take(&mut self, holder: Holder, resources: &Pools) -> bool {
         if self.holders.contains_key(&holder) || !self.free.contains(resources) {
             return false;
         }
@@ -133,7 +134,7 @@ impl Ledger {
     }
 
     /// Books what an agent says that a task holds, whether it is free or not.
-    pub fn admit(&mut self, holder: Holder, resources: &Resources) {
+    pub fn admit(&mut self, holder: Holder, resources: &Pools) {
         match self.allocated.checked_add(resources) {
             Ok(sum)
                 if self.claims == Claims::Disjoint
@@ -152,7 +153,7 @@ impl Ledger {
     }
 
     /// Frees what a task held, and says what that was.
-    pub fn release(&mut self, holder: &Holder) -> Option<Resources> {
+    pub fn release(&mut self, holder: &Holder) -> Option<Pools> {
         let resources = self.holders.remove(holder)?;
         match self.allocated.checked_sub(&resources) {
             Some(rest) if self.claims == Claims::Disjoint => self.allocated = rest,
@@ -162,8 +163,22 @@ impl Ledger {
         Some(resources)
     }
 
+    /// Makes something else of what is free; `false`, and nothing changes, when that is not free.
+    #[must_use]
+    pub fn convert(&mut self, conversion: &Conversion) -> bool {
+        let (Some(free), Some(total)) = (
+            self.free.converted(conversion),
+            self.total.converted(conversion),
+        ) else {
+            return false;
+        };
+        (self.free, self.total) = (free, total);
+        self.revision += 1;
+        true
+    }
+
     /// The agent declares something else.
-    pub fn declare(&mut self, total: Resources) {
+    pub fn declare(&mut self, total: Pools) {
         self.total = total;
         self.balance();
     }
@@ -198,7 +213,7 @@ impl Ledger {
         self.allocated = self
             .holders
             .values()
-            .fold(Resources::new(), |sum, resources| {
+            .fold(Pools::default(), |sum, resources| {
                 sum.checked_add(resources).unwrap_or(sum)
             });
         if self.holders.is_empty() {
@@ -218,6 +233,7 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use mezzo_api::model::{PoolChange, Reservation, Resources};
     use proptest::prelude::*;
 
     use super::*;
@@ -250,12 +266,12 @@ mod tests {
     proptest! {
         #[test]
         fn every_unit_is_free_offered_or_held_exactly_once(
-            steps in proptest::collection::vec((0..6_u8, 0..4_usize, 1..40_i64, 0..9_u64), 0..60),
+            steps in proptest::collection::vec((0..8_u8, 0..4_usize, 1..40_i64, 0..9_u64), 0..60),
         ) {
             let mut ledger = Ledger::new("cpus:4;mem:64;ports:[0-9]".parse().unwrap());
             let mut offers = Vec::new();
             for (step, who, tenths, port) in steps {
-                let some: Resources =
+                let some: Pools =
                     format!("cpus:{}.{};ports:[{port}-{port}]", tenths / 10, tenths % 10).parse().unwrap();
                 let who = holder(&format!("t{who}"));
                 match step {
@@ -272,6 +288,22 @@ mod tests {
                     }
                     // What agents report may overlap; the books must survive it.
                     4 if !ledger.holds(&who) => ledger.admit(who, &some),
+                    6 | 7 => {
+                        let cpus = Resources::new().with_scalar("cpus", some.open().cpus());
+                        let reserved = ledger.free().reserved().next().map(|(stack, _)| stack.clone());
+                        let change = match (step, reserved) {
+                            (7, Some(stack)) => PoolChange::Unreserve { stack, resources: cpus },
+                            _ => PoolChange::Reserve {
+                                from: None,
+                                with: Reservation::dynamic("eng".parse().unwrap(), ""),
+                                resources: cpus,
+                            },
+                        };
+                        let free = ledger.free().clone();
+                        if let Ok(conversion) = free.conversion(&change) {
+                            prop_assert!(ledger.convert(&conversion));
+                        }
+                    }
                     _ => {
                         ledger.release(&who);
                     }
@@ -281,6 +313,7 @@ mod tests {
             offers.iter().for_each(|offer| ledger.withdraw(offer));
             (0..4).for_each(|n| drop(ledger.release(&holder(&format!("t{n}")))));
             prop_assert_eq!(ledger.free(), ledger.total());
+            prop_assert_eq!(ledger.total().flat(), "cpus:4;mem:64;ports:[0-9]".parse().unwrap());
         }
     }
 }

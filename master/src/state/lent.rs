@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use mezzo_api::model::{Capability, OfferId, Resources, RoleName};
+use mezzo_api::model::{Capability, Resources, RoleName};
 
 use super::{
     ConnId, Core, Ledger, Turn,
@@ -149,17 +149,7 @@ impl Core {
         };
         entry.declare_lent(&mut self.lent, total);
         if !entry.lent.ledger.covers() {
-            let offers = entry.offers.iter();
-            let lent: Vec<OfferId> = offers
-                .filter(|id| {
-                    let offer = self.offers.get(*id);
-                    offer.is_some_and(|offer| offer.supply == Supply::Revocable)
-                })
-                .cloned()
-                .collect();
-            for offer_id in lent {
-                self.rescind(turn, &offer_id);
-            }
+            self.rescind_offers_of(turn, &agent_id, Supply::Revocable);
         }
         self.view.touch_agent(&agent_id);
         self.reconsider(&agent_id);
@@ -169,8 +159,8 @@ impl Core {
 impl AgentEntry {
     /// It lends so much from now on.
     pub(super) fn declare_lent(&mut self, sums: &mut LentSums, total: Resources) {
-        sums.total.sub(self.lent.ledger.total());
+        sums.total.sub_pools(self.lent.ledger.total());
         sums.total.add(&total);
-        self.lent.ledger.declare(total);
+        self.lent.ledger.declare(total.into());
     }
 }

@@ -3,8 +3,8 @@
 //! No tokio, no clock, no file, no socket, nothing of the protocol: the actor is the only caller, tests and the
 //! simulation are the others. Ids and randomness come from a [`Source`]. One file per thing: `agents` (attach, time
 //! out, remove), `drain` (out of service and back), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline,
-//! allocation), `tasks` (status), `table` (where
-//! they are), `requests` (kill, reconcile), `refused`, `quotas`, `lent` (what can be taken back), `books` (who holds what), `view` (what
+//! allocation), `operations` (reservations and volumes), `tasks` (status), `table` (where they are), `requests` (kill, reconcile),
+//! `refused`, `quotas`, `lent` (what can be taken back), `books` (who holds what), `view` (what
 //! readers see).
 //!
 //! ```text
@@ -24,6 +24,7 @@ mod groups;
 mod ledger;
 mod lent;
 mod offers;
+mod operations;
 mod quotas;
 mod refused;
 mod removed;
@@ -34,7 +35,7 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mezzo_api::model::{AgentId, FrameworkId, OfferId, RoleName, Scalar, StreamId};
+use mezzo_api::model::{AgentId, FrameworkId, OfferId, OperationId, RoleName, Scalar, StreamId};
 
 use self::{agents::AgentEntry, frameworks::FrameworkEntry, offers::OfferEntry, removed::Removed};
 use crate::{
@@ -64,6 +65,8 @@ pub trait Source {
     fn offer_id(&mut self) -> OfferId;
     /// A new one.
     fn stream_id(&mut self) -> StreamId;
+    /// A new one.
+    fn operation_id(&mut self) -> OperationId;
     /// Uniform.
     fn random(&mut self) -> u64;
 }
@@ -138,7 +141,7 @@ pub struct Core {
     removed_frameworks: Removed<FrameworkId>,
     weights: BTreeMap<RoleName, u64>,
     quotas: BTreeMap<RoleName, Quota>,
-    /// What each role holds itself, offers included; what is below it not.
+    /// What each role holds itself, offers included, and what is reserved for it and free; what is below it not.
     roles: BTreeMap<RoleName, Quantities>,
     total: Quantities,
     lent: lent::LentSums,
@@ -147,6 +150,8 @@ pub struct Core {
     generation: u64,
     /// Frameworks met since the start.
     n_frameworks: u32,
+    /// What operators asked for, and what became of it.
+    operations: operations::Asked,
     counters: Counters,
     view: view::Cache,
 }
@@ -173,6 +178,7 @@ impl Core {
             pending: Pending::Agents(BTreeSet::new()),
             generation: 0,
             n_frameworks: 0,
+            operations: operations::Asked::default(),
             counters: Counters::default(),
             view: view::Cache::default(),
         };
@@ -182,8 +188,10 @@ impl Core {
             if record.drain.as_ref().is_some_and(|drain| drain.mark_gone) {
                 core.leaving.insert(record.agent_id.clone());
             }
-            core.agents
-                .insert(record.agent_id.clone(), AgentEntry::recovering(record, now));
+            let agent_id = record.agent_id.clone();
+            let entry = AgentEntry::recovering(record, now);
+            core.shift_idle(books::idle(&entry.ledger), 1);
+            core.agents.insert(agent_id, entry);
         }
         let earliest = now.saturating_add(core.settings.recovery_timeout_ms);
         for record in saved.frameworks {
@@ -215,6 +223,12 @@ impl Core {
             Event::AgentDetached { conn } => self.agent_detached(turn_ref, conn),
             Event::AgentStatus { conn, status } => self.agent_status(turn_ref, conn, *status),
             Event::AgentUsage { conn, node, tasks } => self.agent_usage(conn, node, tasks),
+            Event::AgentPools {
+                conn,
+                status,
+                reserved,
+                volumes,
+            } => self.agent_pools(turn_ref, conn, status, &reserved, &volumes),
             Event::AgentSlack { conn, total } => self.agent_slack(turn_ref, conn, total),
             Event::Subscribe {
                 conn,
@@ -295,6 +309,13 @@ impl Core {
                 }
             }
             Call::Reconcile(tasks) => self.reconcile(turn, id, tasks),
+            Call::AcknowledgeOperation {
+                agent_id,
+                operation_id,
+            } => self.acknowledge_operation(turn, id, &agent_id, &operation_id),
+            Call::ReconcileOperations(operations) => {
+                self.reconcile_operations(turn, id, &operations);
+            }
             Call::SendMessage {
                 agent_id,
                 task_id,
@@ -335,6 +356,11 @@ impl Core {
                 mark_gone,
             } => self.drain_agent(turn, &agent_id, deadline, mark_gone)?,
             Operation::ActivateAgent(agent_id) => self.activate_agent(turn, &agent_id)?,
+            Operation::ChangePools {
+                agent_id,
+                id,
+                change,
+            } => self.change_pools(turn, &agent_id, id, *change)?,
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, Offer, OfferId, Reason, Resources, RoleName, TaskInfo, TaskState,
+    AgentId, FrameworkId, Offer, OfferId, Pools, Reason, RoleName, TaskInfo, TaskState,
 };
 
 use super::{
@@ -31,7 +31,7 @@ pub(super) struct OfferEntry {
     pub(super) agent_id: AgentId,
     pub(super) role: RoleName,
     pub(super) supply: Supply,
-    pub(super) resources: Resources,
+    pub(super) resources: Pools,
     pub(super) made_at_ms: u64,
 }
 
@@ -41,39 +41,7 @@ pub(super) struct Hand {
     pub(super) conn: ConnId,
     pub(super) role: RoleName,
     pub(super) supply: Supply,
-    pub(super) left: Resources,
-}
-
-/// Why a task cannot be launched from what is left of the offers, if it cannot.
-pub(super) fn problem_of(info: &TaskInfo, hand: &Hand, left: &Resources) -> Option<String> {
-    let agent_id = &hand.agent_id;
-    if info.agent_id != *agent_id {
-        Some(format!(
-            "`agent_id` is {}, the offers are of {agent_id}",
-            info.agent_id
-        ))
-    } else if Supply::of(info.revocable) != hand.supply {
-        Some(
-            match hand.supply {
-                Supply::Ordinary => {
-                    "`revocable` is set, the offers are not revocable: use one with `revocable`"
-                }
-                Supply::Revocable => "the offers are revocable, the task is not: set `revocable`",
-            }
-            .to_owned(),
-        )
-    } else if info.container.image.is_empty() {
-        Some("`container.image` is empty".to_owned())
-    } else if info.resources.is_empty() {
-        Some("`resources` is empty: a task must take something from the offers".to_owned())
-    } else if !left.contains(&info.resources) {
-        Some(format!(
-            "it takes {}, the offers still hold {left}",
-            info.resources
-        ))
-    } else {
-        None
-    }
+    pub(super) left: Pools,
 }
 
 /// What a pass decided.
@@ -169,7 +137,7 @@ impl Core {
             let connected = self.agents.values().filter(|entry| {
                 matches!(entry.link, AgentLink::Connected { .. }) && entry.drain.is_none()
             });
-            connected.for_each(|entry| unallocated.add(entry.ledger.free()));
+            connected.for_each(|entry| unallocated.add(entry.ledger.free().open()));
         }
         let mut candidates = Vec::new();
         let mut n_quiet = 0;
@@ -272,14 +240,13 @@ impl Core {
                         .and_then(FrameworkEntry::conn),
                     ..Bundle::default()
                 });
-            let (Some(conn), Some(agent)) = (bundle.conn, self.agents.get_mut(&agent_id)) else {
+            let Some(conn) = bundle.conn else { continue };
+            let offered = self.with_ledger(&agent_id, supply, |ledger| ledger.offer(&resources));
+            let (Some(true), Some(agent)) = (offered, self.agents.get_mut(&agent_id)) else {
                 continue;
             };
-            if !agent.ledger_mut(supply).offer(&resources) {
-                continue;
-            }
             let offer_id = turn.source.offer_id();
-            bundle.held.add(&resources);
+            bundle.held.add_pools(&resources);
             bundle.offers.push(offer_id.clone());
             agent.offers.insert(offer_id.clone());
             events.entry(conn).or_default().push(Offer {
@@ -288,7 +255,9 @@ impl Core {
                 agent_id: agent_id.clone(),
                 hostname: agent.info.hostname.clone(),
                 role: role.clone(),
-                resources: resources.clone(),
+                resources: resources.plain(),
+                reserved: resources.pool_list(),
+                volumes: resources.volumes().cloned().collect(),
                 attributes: agent.info.attributes.clone(),
                 region: agent.info.region.clone(),
                 zone: agent.info.zone.clone(),
@@ -336,6 +305,11 @@ impl Core {
         let mut hand = match hand {
             Ok(hand) => hand,
             Err(problem) => {
+                for launch in &launches {
+                    if let Launch::Change { id: Some(id), .. } = launch {
+                        self.drop_change(turn, framework_id, id, &problem);
+                    }
+                }
                 for task_id in launches.into_iter().flat_map(Launch::into_ids) {
                     if self.tell_if_known(turn, framework_id, &task_id) {
                         continue;
@@ -361,6 +335,9 @@ impl Core {
                 Launch::Valid(info) => self.launch(turn, framework_id, &mut hand, *info),
                 Launch::Invalid { task_id, message } => {
                     self.refuse_task(turn, framework_id, &hand.agent_id, &task_id, &message);
+                }
+                Launch::Change { id, change } => {
+                    self.change_for_framework(turn, framework_id, &mut hand, id, *change);
                 }
                 Launch::Group(infos) => self.launch_group(turn, framework_id, &mut hand, infos),
                 Launch::InvalidGroup { task_ids, message } => {
@@ -415,9 +392,9 @@ impl Core {
         let Some(conn) = self.agents.get(&first.agent_id).and_then(AgentEntry::conn) else {
             return Err(format!("agent {} is not connected", first.agent_id));
         };
-        let mut left = Resources::new();
+        let mut left = Pools::default();
         for offer in &taken {
-            left.add(&offer.resources);
+            left = left.checked_add(&offer.resources).unwrap_or(left);
         }
         Ok(Hand {
             agent_id: first.agent_id,
@@ -433,28 +410,29 @@ impl Core {
         turn: &mut Turn<'_>,
         framework_id: &FrameworkId,
         hand: &mut Hand,
-        info: TaskInfo,
+        mut info: TaskInfo,
     ) {
         let task_id = info.task_id.clone();
         if self.tell_if_known(turn, framework_id, &task_id) {
             self.counters.tasks_refused += 1;
             return;
         }
-        let problem = match &info.group {
-            Some(_) => Some("`group` is the master's to fill in: use LaunchGroup".to_owned()),
-            None => problem_of(&info, hand, &hand.left),
+        let part = match &info.group {
+            Some(_) => Err("`group` is the master's to fill in: use LaunchGroup".to_owned()),
+            None => self.part_for(&mut info, hand, &hand.left),
         };
-        if let Some(problem) = problem {
-            self.refuse_task(turn, framework_id, &hand.agent_id, &task_id, &problem);
-            return;
-        }
+        let resources = match part {
+            Ok(part) => part,
+            Err(problem) => {
+                self.refuse_task(turn, framework_id, &hand.agent_id, &task_id, &problem);
+                return;
+            }
+        };
         let holder = (framework_id.clone(), task_id.clone());
-        let resources = info.resources.clone();
-        let taken = match self.agents.get_mut(&hand.agent_id) {
-            Some(agent) => agent.ledger_mut(hand.supply).take(holder, &resources),
-            None => false,
-        };
-        if !taken {
+        let taken = self.with_ledger(&hand.agent_id, hand.supply, |ledger| {
+            ledger.take(holder, &resources)
+        });
+        if taken != Some(true) {
             // Only where the agent turned out overcommitted between offer and accept.
             let problem = format!("agent {} no longer has {resources} free", hand.agent_id);
             let (state, reason) = (TaskState::Dropped, Reason::ResourcesUnavailable);
@@ -471,7 +449,7 @@ impl Core {
             self.tell(turn, status);
             return;
         }
-        let task = self.enter_task(turn, framework_id, hand, info);
+        let task = self.enter_task(turn, framework_id, hand, info, &resources);
         turn.push(Effect::ToAgent(hand.conn, ToAgent::Launch(task)));
     }
 
@@ -482,13 +460,14 @@ impl Core {
         framework_id: &FrameworkId,
         hand: &mut Hand,
         mut info: TaskInfo,
+        part: &Pools,
     ) -> Arc<KnownTask> {
         // The same text, kept once.
         info.agent_id = hand.agent_id.clone();
-        let (task_id, resources) = (info.task_id.clone(), info.resources.clone());
+        let task_id = info.task_id.clone();
         let holder = (framework_id.clone(), task_id.clone());
-        self.charge(framework_id, &hand.role, hand.supply, &resources);
-        if let Some(left) = hand.left.checked_sub(&resources) {
+        self.charge(framework_id, &hand.role, hand.supply, part);
+        if let Some(left) = hand.left.checked_sub(part) {
             hand.left = left;
         }
         let mut status = master_status(
@@ -577,7 +556,7 @@ impl Core {
         framework_id: &FrameworkId,
         (agent_id, supply): (&AgentId, Supply),
         role: &RoleName,
-        left: Resources,
+        left: Pools,
         refuse: Duration,
     ) {
         self.reconsider(agent_id);
@@ -614,11 +593,27 @@ impl Core {
     }
 
     pub(super) fn rescind_agent_offers(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId) {
-        let offers: Vec<OfferId> = self
-            .agents
-            .get(agent_id)
-            .map(|entry| entry.offers.iter().cloned().collect())
-            .unwrap_or_default();
+        for supply in [Supply::Ordinary, Supply::Revocable] {
+            self.rescind_offers_of(turn, agent_id, supply);
+        }
+    }
+
+    /// Those from one of the agent's two ledgers.
+    pub(super) fn rescind_offers_of(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        supply: Supply,
+    ) {
+        let entry = self.agents.get(agent_id);
+        let offers = entry.into_iter().flat_map(|entry| &entry.offers);
+        let offers: Vec<OfferId> = offers
+            .filter(|id| {
+                let offer = self.offers.get(*id);
+                offer.is_some_and(|offer| offer.supply == supply)
+            })
+            .cloned()
+            .collect();
         for offer_id in offers {
             self.rescind(turn, &offer_id);
         }

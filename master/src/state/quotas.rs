@@ -63,12 +63,21 @@ impl Core {
         awaited * 5 > self.agents.len()
     }
 
-    /// What each role holds, without offers.
+    /// What each role holds, without offers; what is reserved for it counts.
     fn held_by_tasks(&self) -> BTreeMap<RoleName, Quantities> {
         let mut roles = self.roles.clone();
         for offer in self.offers.values() {
             if let Some(held) = roles.get_mut(&offer.role) {
-                held.sub(&offer.resources);
+                held.sub_pools(&offer.resources);
+            }
+            // It falls back to those for whom it is reserved.
+            for (stack, resources) in offer.resources.reserved() {
+                let held = roles.entry(stack.role().clone()).or_default();
+                held.add(resources);
+            }
+            for volume in offer.resources.volumes() {
+                let held = roles.entry(volume.stack.role().clone()).or_default();
+                held.add_volume(volume);
             }
         }
         roles

@@ -202,7 +202,7 @@ impl Core {
     }
 
     /// Whether a task unknown here may be on an agent that is still expected back after the master's start.
-    fn may_come_back(&self, agent_id: Option<&AgentId>) -> bool {
+    pub(super) fn may_come_back(&self, agent_id: Option<&AgentId>) -> bool {
         match agent_id.and_then(|id| self.agents.get(id)) {
             Some(entry) => matches!(entry.link, AgentLink::Recovering { .. }),
             None if agent_id.is_some_and(|id| self.removed_agents.contains(id)) => false,

@@ -450,8 +450,10 @@ impl Core {
             self.drop_if_drained(&holder.0);
             return;
         }
-        let (role, resources) = (task.role.clone(), task.info.resources.clone());
+        let role = task.role.clone();
         let supply = Supply::of(task.info.revocable);
+        let pools = task.info.pools();
+        let pools = pools.unwrap_or_else(|_| task.info.resources.clone().into());
         let entry = TaskEntry::new(task.into());
         let status = retold(&entry.task, Reason::AgentReregistered);
         framework.tasks.insert(holder.1.clone(), entry);
@@ -460,7 +462,7 @@ impl Core {
             agent.tasks.insert(holder.clone());
         }
         if !terminal {
-            self.admit(agent_id, holder, &role, supply, &resources);
+            self.admit(agent_id, holder, &role, supply, &pools);
             self.tell(turn, status);
         }
     }

@@ -9,7 +9,8 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, Resources, RoleName, TaskId,
+    AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OperationId, OperationStatus, Pools,
+    Resources, RoleName, TaskId,
 };
 
 use super::{
@@ -46,9 +47,9 @@ pub struct AgentView {
     /// First registration.
     pub registered_at_ms: u64,
     /// Held by tasks.
-    pub allocated: Resources,
+    pub allocated: Pools,
     /// In offers.
-    pub offered: Resources,
+    pub offered: Pools,
     /// What it lends: all, held by tasks, in offers.
     pub lent: Option<(Resources, Resources, Resources)>,
     /// Of the machine.
@@ -93,7 +94,7 @@ pub struct RoleView {
     pub weight_millis: u64,
     /// Subscribed to it.
     pub frameworks: Vec<FrameworkId>,
-    /// Offers included; what is below the role not.
+    /// Offers included, and what is reserved for it and free; what is below the role not.
     pub held: Quantities,
     /// The same with all roles below it: what its quota counts.
     pub held_within: Quantities,
@@ -140,6 +141,8 @@ pub struct Snapshot {
     pub roles: Arc<BTreeMap<RoleName, RoleView>>,
     /// Of roles that frameworks want offers for.
     pub records: Arc<PassRecords>,
+    /// What operators asked for lately, and what became of it.
+    pub operations: Arc<BTreeMap<OperationId, OperationStatus>>,
     /// Of all admitted agents.
     pub total: Quantities,
     /// Outstanding.
@@ -203,6 +206,7 @@ pub(super) fn snapshot(core: &mut Core, now: u64) -> Snapshot {
     }
     cache.last.roles = Arc::new(role_views(core));
     cache.last.at_ms = now;
+    cache.last.operations = core.operations.shared();
     cache.last.total = core.total.clone();
     cache.last.n_offers = core.offers.len();
     cache.last.counters = core.counters;
@@ -235,8 +239,8 @@ fn agent_view(core: &Core, id: &AgentId) -> Option<AgentView> {
 /// `None` when nothing is lent, held or offered.
 fn lent(ledger: &Ledger) -> Option<(Resources, Resources, Resources)> {
     let all = [ledger.total(), ledger.allocated(), ledger.offered()];
-    let [total, allocated, offered] = all.map(Resources::clone);
-    let lends = all.iter().any(|resources| !resources.is_empty());
+    let lends = all.iter().any(|pools| !pools.is_empty());
+    let [total, allocated, offered] = all.map(Pools::flat);
     lends.then_some((total, allocated, offered))
 }
 

@@ -59,7 +59,7 @@ impl MemoryStore {
         let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match change {
             Change::PutAgent(record) => {
-                tables.agents.insert(record.agent_id.clone(), record);
+                tables.agents.insert(record.agent_id.clone(), *record);
             }
             Change::ForgetAgent(agent_id) => {
                 tables.agents.remove(&agent_id);

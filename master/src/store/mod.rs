@@ -71,7 +71,7 @@ pub struct FrameworkRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Admit or update.
-    PutAgent(AgentRecord),
+    PutAgent(Box<AgentRecord>),
     /// It was never used.
     ForgetAgent(AgentId),
     /// Its id must not come back.

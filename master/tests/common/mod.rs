@@ -190,6 +190,7 @@ impl Agent {
             info: Some(agent_info(hostname, offered)),
             boot_id: "boot".to_owned(),
             tasks,
+            operations: Vec::new(),
         };
         let mut agent = Self::open(master, agent_message::Message::Register(register)).await?;
         match agent.next().await? {
@@ -479,6 +480,7 @@ impl Framework {
             offer_ids: offers.iter().map(|offer| offer.offer_id.clone()).collect(),
             operations: vec![proto::Operation {
                 operation: Some(operation),
+                operation_id: String::new(),
             }],
             filters: Some(proto::Filters { refuse_ms: Some(0) }),
         };

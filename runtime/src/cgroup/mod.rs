@@ -11,6 +11,7 @@ pub(crate) mod settings;
 pub(crate) mod stats;
 pub(crate) mod usage;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -55,6 +56,12 @@ pub(crate) struct Hierarchies {
 struct V1Hierarchy {
     controllers: Vec<String>,
     mount: PathBuf,
+}
+
+impl V1Hierarchy {
+    fn is_cpuset(&self) -> bool {
+        self.controllers.iter().any(|name| name == "cpuset")
+    }
 }
 
 impl Hierarchies {
@@ -214,8 +221,7 @@ impl Hierarchies {
     /// On version 1: gives `cgroup` the processors and the memory nodes of what is above it, without which nothing may
     /// enter a cpuset, and has the cgroups that are made in it take them over.
     pub(crate) fn fill_cpusets(&self, cgroup: &str) -> io::Result<()> {
-        let is_cpuset = |one: &&V1Hierarchy| one.controllers.iter().any(|name| name == "cpuset");
-        let Some(hierarchy) = self.v1.iter().find(is_cpuset) else {
+        let Some(hierarchy) = self.v1_cpuset() else {
             return Ok(());
         };
         let mut dir = hierarchy.mount.clone();
@@ -273,21 +279,73 @@ impl Hierarchies {
 
     /// Makes the cgroup of one container, whose parents are there: in the hierarchies of version 1 whose controllers
     /// limit or measure containers, and in the unified one, where `cgroup.kill` is. In what is left out (freezer,
-    /// network classes, performance events) nothing would be gained.
+    /// network classes, performance events) nothing would be gained, and nothing in a cpuset before processors are
+    /// chosen ([`Self::ensure_cpuset`]): making and unmaking one has the kernel look at all others, each time.
     pub(crate) fn create_for_container(&self, cgroup: &str) -> io::Result<()> {
         let unified = self.unified_dir(cgroup);
         self.v1_dirs(cgroup)
             .chain(unified)
-            .try_for_each(|dir| match fs::create_dir(&dir) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                Err(error) => Err(at(&dir, error)),
-                Ok(()) => Ok(()),
-            })
+            .try_for_each(|dir| ensure_dir(&dir))
+    }
+
+    /// On version 1: makes the cgroup, whose parents are there, in the hierarchy of cpusets too.
+    pub(crate) fn create_cpuset(&self, cgroup: &str) -> io::Result<()> {
+        self.v1_cpuset_dir(cgroup)
+            .map_or(Ok(()), |dir| ensure_dir(&dir))
+    }
+
+    /// The same for a cgroup in which something runs, which is moved there. Idempotent. What is forked meanwhile is moved
+    /// as well, or was born there.
+    pub(crate) fn ensure_cpuset(&self, cgroup: &str) -> io::Result<()> {
+        let Some(dir) = self.v1_cpuset_dir(cgroup) else {
+            return Ok(());
+        };
+        ensure_dir(&dir)?;
+        let file = dir.join("cgroup.procs");
+        let members = |file: &Path| {
+            let text = fs::read_to_string(file).map_err(|error| at(file, error))?;
+            Ok::<_, io::Error>(stats::parse_pids(&text))
+        };
+        let deadline = Instant::now() + MOVE_TIMEOUT;
+        loop {
+            let inside: BTreeSet<i32> = members(&file)?.into_iter().collect();
+            let outside: Vec<i32> = self
+                .processes(cgroup)
+                .into_iter()
+                .filter(|pid| !inside.contains(pid))
+                .collect();
+            if outside.is_empty() {
+                return Ok(());
+            }
+            for pid in outside {
+                match fs::write(&file, pid.to_string()) {
+                    // It has ended.
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    moved => moved.map_err(|error| at(&file, error))?,
+                }
+            }
+            if Instant::now() >= deadline {
+                let reason = format!(
+                    "{}: new processes come faster than they are moved",
+                    file.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+            }
+        }
+    }
+
+    fn v1_cpuset(&self) -> Option<&V1Hierarchy> {
+        self.v1.iter().find(|one| one.is_cpuset())
+    }
+
+    fn v1_cpuset_dir(&self, cgroup: &str) -> Option<PathBuf> {
+        self.v1_cpuset().map(|one| below(&one.mount, cgroup))
     }
 
     /// Makes the cgroup above those of a group's containers.
     pub(crate) fn create_for_group(&self, cgroup: &str) -> io::Result<()> {
         self.create_for_container(cgroup)?;
+        self.create_cpuset(cgroup)?;
         if self.mode == CgroupMode::V2
             && let Some(dir) = self.unified_dir(cgroup)
         {
@@ -326,8 +384,16 @@ impl Hierarchies {
     /// Moves this process, which has one thread, into a container's cgroup, in the hierarchies of version 1. By
     /// `tasks`: only a thread that moves itself need not wait for a grace period of RCU, milliseconds.
     pub(crate) fn enter_v1(&self, cgroup: &str) -> io::Result<()> {
+        let enter = |dir: &Path| fs::write(dir.join("tasks"), "0");
         self.v1_dirs(cgroup)
-            .try_for_each(|dir| fs::write(dir.join("tasks"), "0").map_err(|error| at(&dir, error)))
+            .try_for_each(|dir| enter(&dir).map_err(|error| at(&dir, error)))?;
+        // The last: who makes a cpuset later finds us in the others.
+        match self.v1_cpuset_dir(cgroup).map(|dir| (enter(&dir), dir)) {
+            Some((Err(error), dir)) if error.kind() != io::ErrorKind::NotFound => {
+                Err(at(&dir, error))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn v1_dirs(&self, cgroup: &str) -> impl Iterator<Item = PathBuf> {
@@ -344,7 +410,7 @@ impl Hierarchies {
     /// and in which nothing is gained).
     pub(crate) fn join(&self, cgroup: &str) -> io::Result<()> {
         for one in &self.v1 {
-            if !one.controllers.iter().any(|name| name == "cpuset") {
+            if !one.is_cpuset() {
                 join_dir(&below(&one.mount, cgroup))?;
             }
         }
@@ -373,14 +439,14 @@ impl Hierarchies {
         let deadline = Instant::now() + timeout;
         if let Some(dir) = self.unified_dir(cgroup) {
             // As a rule its first process has taken all others along: then not even that file is made.
-            let empty = |dir: &Path| {
-                fs::read(dir.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
-            };
-            let other = self.controller_dir("pids", cgroup);
-            if empty(&dir) && other.is_none_or(|other| other == dir || empty(&other)) {
+            if self.is_empty(cgroup) {
                 return true;
             }
             let _ = fs::write(dir.join("cgroup.kill"), "1");
+            wait_for_end(&dir, deadline);
+            if self.is_empty(cgroup) {
+                return true;
+            }
         }
         loop {
             let pids = self.processes(cgroup);
@@ -399,6 +465,19 @@ impl Hierarchies {
                 return self.processes(cgroup).is_empty();
             }
         }
+    }
+
+    /// Whether nothing runs in it, by the hierarchies in which a container's processes are born and counted. A process
+    /// that was in some other one alone would keep that from being removed, and be told then.
+    fn is_empty(&self, cgroup: &str) -> bool {
+        let empty = |dir: &Path| {
+            fs::read(dir.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
+        };
+        let Some(dir) = self.unified_dir(cgroup) else {
+            return false;
+        };
+        let other = self.controller_dir("pids", cgroup);
+        empty(&dir) && other.is_none_or(|other| other == dir || empty(&other))
     }
 
     /// Removes the cgroup, with what is below it, from every hierarchy. A directory whose last process has just
@@ -438,9 +517,12 @@ fn is_controller(option: &str) -> bool {
 const WANTED: [&str; 6] = ["cpu", "memory", "io", "pids", "hugetlb", "cpuset"];
 
 /// The controllers of version 1 that containers are put under.
-const FOR_CONTAINERS: [&str; 8] = [
-    "cpu", "cpuacct", "memory", "pids", "devices", "blkio", "cpuset", "hugetlb",
+const FOR_CONTAINERS: [&str; 7] = [
+    "cpu", "cpuacct", "memory", "pids", "devices", "blkio", "hugetlb",
 ];
+
+/// How long the processes of a running container may take to be moved.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Without these no container starts.
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
@@ -463,6 +545,24 @@ fn enable_controllers(dir: &Path) {
 fn read_words(dir: &Path, name: &str) -> Vec<String> {
     let text = fs::read_to_string(dir.join(name)).unwrap_or_default();
     text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Waits, a moment for each, for the processes in this directory that have just been killed.
+fn wait_for_end(dir: &Path, deadline: Instant) {
+    let dying = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    for pid in stats::parse_pids(&dying) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let Ok(pidfd) = sys::pidfd_open(pid) {
+            let _ = sys::wait_readable(pidfd.as_fd(), Some(left.min(Duration::from_millis(100))));
+        }
+    }
+}
+
+fn ensure_dir(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(|error| at(dir, error)),
+    }
 }
 
 fn below(mount: &Path, cgroup: &str) -> PathBuf {

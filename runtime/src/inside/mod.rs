@@ -51,16 +51,23 @@ impl Inside<'_> {
 
     fn build(&self) -> Result<File, StartFailure> {
         let root = Root::open(self.rootfs).map_err(failed("the root file system"))?;
+        // What is mounted first there is this container's own, whatever may be mounted over it.
+        let mut dev = None;
         for mount in self.spec.mounts().iter().flatten() {
-            mounts::make(&root, mount)
-                .map_err(|error| failed(mount.destination().display())(error))?;
+            let target = mount.destination();
+            mounts::make(&root, mount).map_err(failed(target.display()))?;
+            if dev.is_none() && target == Path::new("/dev") {
+                dev = Some(root.find(target).map_err(failed(target.display()))?);
+            }
         }
         devices::make(&root, self.devices, self.own_users)?;
         let linux = self.spec.linux().as_ref();
         let paths =
             |paths: Option<&Option<Vec<String>>>| paths.cloned().flatten().unwrap_or_default();
         hidden::make_read_only(&root, &paths(linux.map(|linux| linux.readonly_paths())))?;
-        hidden::mask(&root, &paths(linux.map(|linux| linux.masked_paths())))?;
+        let masked = paths(linux.map(|linux| linux.masked_paths()));
+        let no_dev = || StartFailure::internal("the specification has no /dev");
+        hidden::mask(&root, &masked, &dev.ok_or_else(no_dev)?)?;
         let readonly = self.spec.root().as_ref().and_then(|root| root.readonly());
         if readonly == Some(true) {
             sys::mounts::set_own_attributes(root.dir().as_fd(), RDONLY)

@@ -6,10 +6,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use nix::sys::stat::{Mode, mkdirat};
 use oci_spec::runtime::Mount;
 
 use crate::beneath::Root;
 use crate::mount::{NODEV, NOEXEC, NOSUID, RDONLY};
+use crate::spec::PART_OF_PARENT;
 use crate::sys::mounts::{self, FsOption};
 
 const STRICTATIME: u32 = 0x20;
@@ -19,6 +21,7 @@ const STRICTATIME: u32 = 0x20;
 struct Options<'a> {
     /// MOUNT_ATTR_* bits.
     attributes: u32,
+    part_of_parent: bool,
     /// For the file system itself.
     own: Vec<(&'a str, &'a str)>,
 }
@@ -37,6 +40,7 @@ impl<'a> Options<'a> {
                 "strictatime" => parsed.attributes |= STRICTATIME,
                 // As it is anyway: nothing spreads from or to this mount namespace, each devpts is a new one.
                 "rw" | "relatime" | "rbind" | "rprivate" | "newinstance" => {}
+                PART_OF_PARENT => parsed.part_of_parent = true,
                 other => match other.split_once('=') {
                     Some(option) => parsed.own.push(option),
                     None => return Err(format!("mount option {other} is not known")),
@@ -71,6 +75,7 @@ pub(super) fn make(root: &Root, mount: &Mount) -> io::Result<()> {
             let place = root.find_plain(target)?;
             (mounted, place)
         }
+        Some(_) if options.part_of_parent => part_of_parent(root, target, &options)?,
         Some(kind) => {
             let mounted = new_file_system(kind, source, &options)?;
             (mounted, root.make_dir(target, None)?)
@@ -78,6 +83,25 @@ pub(super) fn make(root: &Root, mount: &Mount) -> io::Result<()> {
         None => return Err(io::Error::other("it has no type")),
     };
     mounts::attach_mount(mounted.as_fd(), place.as_fd())
+}
+
+/// A new directory of what is mounted above the target, as a mount with attributes of its own.
+fn part_of_parent(
+    root: &Root,
+    target: &Path,
+    options: &Options<'_>,
+) -> io::Result<(OwnedFd, fs::File)> {
+    let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let mode = options.own.iter().find(|(key, _)| *key == "mode");
+    let mode = mode.map_or(Ok(0o755), |(_, mode)| u32::from_str_radix(mode, 8));
+    let mode = mode.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    mkdirat(&root.find(parent)?, name, Mode::from_bits_truncate(mode))?;
+    let place = root.find_plain(target)?;
+    let part = mounts::clone_mount_at(place.as_fd(), false)?;
+    mounts::set_attributes(part.as_fd(), options.attributes, None)?;
+    Ok((part, place))
 }
 
 fn new_file_system(kind: &str, source: &Path, options: &Options<'_>) -> io::Result<OwnedFd> {
@@ -103,13 +127,14 @@ mod tests {
             parse("rbind,rprivate,nosuid,nodev,rnosuid,rnodev,ro,rro").unwrap(),
             Options {
                 attributes: NOSUID | NODEV | RDONLY,
-                own: vec![]
+                ..Options::default()
             }
         );
         assert_eq!(
             parse("noexec,strictatime,mode=1777,size=64k").unwrap(),
             Options {
                 attributes: NOEXEC | STRICTATIME,
+                part_of_parent: false,
                 own: vec![("mode", "1777"), ("size", "64k")]
             }
         );

@@ -80,6 +80,14 @@ fn change(inner: &Inner, entry: &Entry, limits: &Limits) -> Result<Changed, Upda
     let host = container::host_limits(hierarchies, entry.limited_cgroup(), limits);
     validate::check_host(limits, &host).map_err(bad)?;
     let devices = container::io_devices(&limits.io_max).map_err(bad)?;
+    if limits.cpuset.is_some() {
+        let moved = hierarchies.ensure_cpuset(entry.limited_cgroup());
+        moved.map_err(|error| UpdateError::Cgroup {
+            id: entry.id.clone(),
+            reason: format!("entering the hierarchy of processors: {error}"),
+            stuck: Vec::new(),
+        })?;
+    }
     let dir = |controller: &str| hierarchies.controller_dir(controller, entry.limited_cgroup());
     let wanted = settings::wanted(limits, hierarchies.mode, &devices);
     settings::change(&dir, &wanted).map_err(|(error, stuck)| refused(entry, &error, stuck))

@@ -21,6 +21,7 @@ use crate::model::{ContainerSpec, Network};
 use crate::stage::Staged;
 use crate::user::ResolvedUser;
 use devices::HostDevice;
+pub(crate) use mounts::PART_OF_PARENT;
 
 /// What the builder must know beside the specification.
 #[derive(Clone, Debug)]

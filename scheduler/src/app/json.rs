@@ -82,7 +82,7 @@ impl App {
             "healthChecks",
             self.health_check
                 .iter()
-                .map(check_json)
+                .map(health_check)
                 .collect::<Vec<_>>()
                 .into(),
         );
@@ -142,6 +142,9 @@ impl App {
             put("placement", "bestFit".into());
         }
         put("dependencies", json!(self.dependencies));
+        if let Some(residency) = self.residency {
+            put("residency", residency.to_json());
+        }
         put("fetch", json!([]));
         Value::Object(out)
     }
@@ -162,6 +165,13 @@ impl App {
             .secret_volumes
             .iter()
             .map(|(path, secret)| json!({"containerPath": path, "secret": secret}));
+        let persistent = container.persistent.iter().map(|mount| {
+            json!({
+                "containerPath": mount.container_path,
+                "mode": "RW",
+                "persistent": {"type": "root", "size": mount.size_mb, "constraints": []},
+            })
+        });
         let volumes: Vec<Value> = container
             .volumes
             .iter()
@@ -172,8 +182,12 @@ impl App {
                     "mode": if volume.read_only { "RO" } else { "RW" },
                 })),
                 // No app field makes one; those with secrets are listed beside them.
-                VolumeSource::Tmpfs(_) | VolumeSource::Secret(_) | VolumeSource::Group(_) => None,
+                VolumeSource::Tmpfs(_)
+                | VolumeSource::Secret(_)
+                | VolumeSource::Group(_)
+                | VolumeSource::Persistent(_) => None,
             })
+            .chain(persistent)
             .chain(secrets)
             .collect();
         let mut out = json!({
@@ -242,7 +256,7 @@ fn mapping_json(port: &PortDefinition) -> Value {
     Value::Object(out)
 }
 
-fn check_json(check: &AppHealthCheck) -> Value {
+pub(crate) fn health_check(check: &AppHealthCheck) -> Value {
     let mut out = Map::new();
     let mut put = |name: &str, value: Value| {
         out.insert(name.to_owned(), value);

@@ -2,13 +2,14 @@
 //!
 //! Pure. What Marathon knows and mezzo does not do yet is refused in so many words, never ignored: an app that deploys
 //! means what its file says. Ports, health checks and volumes are read in `parts`, the container in `container`,
-//! limits in `limits`, readiness checks in `readiness`, the environment in `secrets`.
+//! limits in `limits`, readiness checks in `readiness`, residency in `residency`, the environment in `secrets`.
 
 mod container;
 mod limits;
 mod network;
 mod parts;
 mod readiness;
+mod residency;
 mod secrets;
 
 use std::collections::BTreeSet;
@@ -17,7 +18,7 @@ use mezzo_api::model::{CpuPinning, Scalar};
 use serde_json::Value;
 
 pub(crate) use limits::memory;
-pub(crate) use parts::volumes;
+pub(crate) use parts::{Volumes, volumes};
 use secrets::{check_secrets, read_env, read_secrets};
 
 use super::AppId;
@@ -37,7 +38,7 @@ pub(crate) const MAX_SECONDS_MS: u64 = 366 * 86_400 * 1000;
 const MAX_INSTANCES: u64 = 1_000_000;
 
 /// Fields of an app that have a meaning here.
-const FIELDS: &[&str] = &[
+pub(crate) const FIELDS: &[&str] = &[
     "id",
     "cmd",
     "args",
@@ -71,6 +72,7 @@ const FIELDS: &[&str] = &[
     "revocable",
     "role",
     "secrets",
+    "residency",
     // Marathon's that are refused with a word below unless they say nothing.
     "executor",
     "executorResources",
@@ -79,7 +81,6 @@ const FIELDS: &[&str] = &[
     "uris",
     "storeUrls",
     "check",
-    "residency",
     "ipAddress",
     // Answers of the server, accepted back.
     "version",
@@ -176,8 +177,9 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         .filter(|user| !user.is_empty());
     read_roles(&fields, report);
     let revocable = fields.boolean("revocable", report).unwrap_or(false);
-    let app = App {
+    let mut app = App {
         revocable,
+        residency: residency::residency(&fields, report),
         id: id?,
         run,
         cpus,
@@ -208,6 +210,8 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         user,
         secrets,
     };
+    residency::defaults(&fields, &mut app);
+    residency::check(&app, report);
     check_revocable(&app, report);
     Some(app)
 }
@@ -297,7 +301,6 @@ fn refuse_unsupported(fields: &Fields<'_>, report: &mut Report) {
         ("uris", "put the files into the image"),
         ("storeUrls", "put the files into the image"),
         ("check", "use healthChecks"),
-        ("residency", "persistent volumes are not there yet"),
     ] {
         fields.unsupported(name, advice, report);
     }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::AppId;
 use super::constraint::{Constraint, Operator};
 use super::readiness::AppReadinessCheck;
+use super::residency::{PersistentMount, Residency};
 
 /// One million: shares and factors are in millionths.
 pub const PPM: u64 = 1_000_000;
@@ -61,6 +62,8 @@ pub struct Container {
     pub network_labels: BTreeMap<String, String>,
     /// Host paths.
     pub volumes: Vec<Volume>,
+    /// Volumes whose content outlives tasks.
+    pub persistent: Vec<PersistentMount>,
     /// Files with secrets: where, and the name that the app gives the secret.
     pub secret_volumes: Vec<(String, String)>,
     /// The one of the app's secrets that holds the credentials for the image's registry.
@@ -208,6 +211,18 @@ pub struct AppHealthCheck {
     pub max_consecutive_failures: u32,
     /// Over IPv6.
     pub ipv6: bool,
+}
+
+impl AppHealthCheck {
+    /// After so many failures in a row an instance is not wanted any more; `None`: never. 0 means "never" for checks
+    /// that Marathon ran itself, "at the first failure" for those of Mesos.
+    #[must_use]
+    pub fn max_failures(&self) -> Option<u32> {
+        match self.max_consecutive_failures {
+            0 if self.protocol.was_run_by_marathon() => None,
+            failures => Some(failures.max(1)),
+        }
+    }
 }
 
 /// How many may be missing or too many while an update rolls.
@@ -364,6 +379,8 @@ pub struct App {
     pub secrets: BTreeMap<String, SecretSource>,
     /// It runs on what others do not use, until they need it.
     pub revocable: bool,
+    /// Its instances keep what they have on a machine; exactly where it has persistent volumes.
+    pub residency: Option<Residency>,
 }
 
 impl App {
@@ -373,7 +390,7 @@ impl App {
         self.secrets.get(self.container.pull_secret.as_deref()?)
     }
 
-    /// The task's volumes, those with secrets too.
+    /// The task's volumes, those with secrets too; persistent ones come from what an instance keeps.
     #[must_use]
     pub fn volumes(&self) -> Vec<Volume> {
         let secrets = self.container.secret_volumes.iter();
@@ -440,6 +457,16 @@ impl App {
             .iter()
             .filter(|constraint| matches!(constraint.operator, Operator::GroupBy(_)))
             .map(|constraint| constraint.field.as_str())
+    }
+
+    /// How long an instance may go on to fail its health check, from the first failure, before it is replaced; `None`:
+    /// for ever, or the agent ends it. That is so where a replacement needs what the old one keeps.
+    #[must_use]
+    pub fn health_patience_ms(&self) -> Option<u64> {
+        let keeps_nothing = self.container.persistent.is_empty();
+        let check = self.health_check.as_ref().filter(|_| keeps_nothing)?;
+        let more = u64::from(check.max_failures()?) - 1;
+        Some(check.interval_ms.saturating_mul(more))
     }
 
     /// Whether the two differ in anything but how many run.

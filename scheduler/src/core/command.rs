@@ -13,7 +13,7 @@ use super::groups::GroupCommand;
 use super::order::{Order, Target};
 use super::record::Key;
 use super::state::{AppState, Instance, Sentence};
-use super::{Core, Ids};
+use super::{Core, Ids, tell};
 use crate::app::{App, AppId, Report, Unknown, merge, parse_app};
 use crate::backoff::Backoff;
 use crate::deployment::{DeploymentId, Step};
@@ -75,6 +75,8 @@ pub enum Command {
         tasks: Vec<TaskId>,
         /// No replacements: their apps shrink.
         scale: bool,
+        /// What becomes of what they keep.
+        wipe: Wipe,
         /// Over deployments under way.
         force: bool,
     },
@@ -92,6 +94,17 @@ pub enum Command {
     },
     /// Something about jobs.
     Job(JobCommand),
+}
+
+/// What becomes of what tasks keep on their machines when they are told to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wipe {
+    /// It stays for the next instance.
+    Nothing,
+    /// It is given back, and what was written is lost.
+    Theirs,
+    /// So is what of this app no instance has now.
+    AllOf(AppId),
 }
 
 /// What came of it.
@@ -189,6 +202,18 @@ impl Core {
         now: u64,
         ids: &mut dyn Ids,
     ) -> Result<Reply, Refusal> {
+        let about = tell::about(&command);
+        let result = self.carry_out(command, now, ids);
+        self.tell_outcome(about, &result);
+        result
+    }
+
+    fn carry_out(
+        &mut self,
+        command: Command,
+        now: u64,
+        ids: &mut dyn Ids,
+    ) -> Result<Reply, Refusal> {
         match command {
             Command::Create { body, force } => self.create(&body, force, now, ids),
             Command::Update {
@@ -223,8 +248,15 @@ impl Core {
             Command::KillTasks {
                 tasks,
                 scale,
+                wipe,
                 force,
-            } => self.kill_tasks(&tasks, scale, force, now, ids),
+            } => {
+                let order = Order {
+                    force,
+                    ..Order::default()
+                };
+                self.kill_tasks(&tasks, scale, &wipe, order, now, ids)
+            }
             Command::CancelDeployment { id, force } => self.cancel(id, force, now, ids),
             Command::ResetDelay { app } => {
                 self.visible(&app)?;
@@ -355,7 +387,8 @@ impl Core {
         &mut self,
         tasks: &[TaskId],
         scale: bool,
-        force: bool,
+        wipe: &Wipe,
+        order: Order,
         now: u64,
         ids: &mut dyn Ids,
     ) -> Result<Reply, Refusal> {
@@ -384,7 +417,7 @@ impl Core {
                     .saturating_sub(u32::try_from(counted).unwrap_or(u32::MAX));
                 targets.push(Target::app(app));
             }
-            Some(self.deploy(Order::of(targets, force), now, ids)?)
+            Some(self.deploy(Order { targets, ..order }, now, ids)?)
         } else {
             None
         };
@@ -394,6 +427,16 @@ impl Core {
                 .map(|instance| instance.task_id.clone())
                 .collect();
             self.sentence(id, tasks, Sentence::Requested);
+            if *wipe != Wipe::Nothing {
+                let kept = killed.iter().filter_map(|instance| instance.holding);
+                self.wipe(id, kept.collect());
+            }
+        }
+        if let Wipe::AllOf(id) = wipe
+            && let Some(app) = self.state.apps.get(id)
+        {
+            let detached = app.free_holdings();
+            self.wipe(id, detached.iter().map(|one| one.id).collect());
         }
         Ok(reply.unwrap_or_else(|| Reply::Killed(by_app.into_values().flatten().collect())))
     }
@@ -416,6 +459,7 @@ impl Core {
                 (group.clone(), dependencies)
             })
             .collect();
+        self.tell_broken_off(id, "cancelled");
         self.drop_deployment(id);
         if force {
             return Ok(Reply::Done);

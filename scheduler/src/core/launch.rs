@@ -2,24 +2,24 @@
 //!
 //! Pure. An instance is in the state, and so durable, in the same turn whose calls launch it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use mezzo_api::model::{AgentId, Offer, TaskInfo};
+use mezzo_api::model::{AgentId, Offer, Resources, Stack, TaskInfo};
 
 use super::jobs::{JobsShare, take_placed};
 use super::record::Key;
 use super::state::{AppState, Condition, Instance, Refusal};
-use super::{Call, Core, Ids};
+use super::{Call, Core, Demand, Ids, Purpose};
 use crate::app::AppId;
 use crate::app::spec::Placing;
 use crate::place::lack::REASONS;
 use crate::place::{Ask, Need, Plan, Site, place};
+use crate::resident::Holding;
 use crate::task::task_info;
-use crate::time::Timestamp;
 
 /// Launched by one call at most, so that the message stays below gRPC's limit.
-const MAX_TASKS_PER_ACCEPT: usize = 1000;
+pub(super) const MAX_TASKS_PER_ACCEPT: usize = 1000;
 /// Refusals kept per app.
 const MAX_REFUSALS: usize = 20;
 /// Between two questions for what the machines have, while something waits.
@@ -29,14 +29,30 @@ const SURVEY_IDLE_MS: u64 = 60_000;
 /// So long something waits before the first of them.
 const SURVEY_AFTER_MS: u64 = 1000;
 
+/// What an instance gets of an offer.
+pub(super) struct Given {
+    pub(super) ports: Vec<u16>,
+    /// With the ports, without persistent volumes.
+    pub(super) resources: Resources,
+    /// Of which holding, by which reservation of the offer.
+    pub(super) holding: Option<(Arc<Holding>, Stack)>,
+}
+
 impl Core {
     pub(super) fn use_offers(&mut self, now: u64, ids: &mut dyn Ids) {
         let offers = std::mem::take(&mut self.offers);
         if offers.is_empty() || !self.state.connected {
             return;
         }
-        let needs = self.needs(&offers, now);
         self.salt = self.salt.wrapping_add(7);
+        let role = &self.settings.resident_role;
+        let (residents, offers): (Vec<Offer>, Vec<Offer>) =
+            offers.into_iter().partition(|offer| offer.role == *role);
+        self.use_resident_offers(residents, now, ids);
+        if offers.is_empty() {
+            return;
+        }
+        let needs = self.needs(&offers, now);
         // Whose first has waited longer goes first; the other takes from what is left.
         let jobs_first = self.jobs_wait_longer(&needs);
         let mut jobs = JobsShare::default();
@@ -54,7 +70,12 @@ impl Core {
         for placement in &plan.placements {
             let offer = &offers[placement.offer];
             let app = &needs[placement.need].app;
-            if let Some(task) = self.provision(app, offer, placement, now, ids) {
+            let given = Given {
+                ports: placement.ports.clone(),
+                resources: placement.resources.clone(),
+                holding: None,
+            };
+            if let Some(task) = self.provision(app, offer, given, now, ids) {
                 tasks[placement.offer].push(task);
             }
         }
@@ -85,6 +106,7 @@ impl Core {
             self.state.counters.offers_used += 1;
             self.calls.push(Call::Accept {
                 offer: offer.offer_id,
+                changes: Vec::new(),
                 tasks,
                 refuse: refuse_rest,
             });
@@ -98,32 +120,39 @@ impl Core {
     }
 
     /// The apps with instances that wait and may be launched now, longest waiting first.
-    fn hungry(&self, now: u64) -> Vec<(&AppId, &AppState, u32)> {
-        let mut hungry: Vec<(u64, &AppId, &AppState, u32)> = self
+    pub(super) fn hungry(&self, now: u64, purpose: Purpose) -> Vec<(AppId, Arc<AppState>, u32)> {
+        let mut hungry: Vec<(u64, &AppId, &Arc<AppState>, u32)> = self
             .waiting
             .iter()
             .filter_map(|id| {
                 let app = self.state.apps.get(id)?;
                 let queue = app.queue.as_ref()?;
-                (app.backoff.left_ms(now) == 0).then_some((queue.since, id, &**app, queue.count))
+                let resident = app.active().app.residency.is_some();
+                let asked = resident == (purpose == Purpose::Residents);
+                (asked && app.backoff.left_ms(now) == 0).then_some((
+                    queue.since,
+                    id,
+                    app,
+                    queue.count,
+                ))
             })
             .collect();
         hungry.sort_by_key(|(since, ..)| *since);
         hungry
             .into_iter()
-            .map(|(_, id, app, count)| (id, app, count))
+            .map(|(_, id, app, count)| (id.clone(), Arc::clone(app), count))
             .collect()
     }
 
     /// What they need, seen from these offers.
     fn needs(&self, offers: &[Offer], now: u64) -> Vec<Need> {
-        self.hungry(now)
+        self.hungry(now, Purpose::Tasks)
             .into_iter()
             .map(|(id, app, count)| {
                 let spec = &app.active().app;
                 let placing = spec.placing;
                 Need {
-                    app: id.clone(),
+                    app: id,
                     count,
                     ask: Ask::of(spec),
                     constraints: spec.constraints.clone(),
@@ -131,7 +160,7 @@ impl Core {
                     wanted: spec.instances,
                     placing,
                     there: match placing {
-                        Placing::Spread => there(app, offers),
+                        Placing::Spread => there(&app, offers),
                         Placing::BestFit => Vec::new(),
                     },
                 }
@@ -139,11 +168,11 @@ impl Core {
             .collect()
     }
 
-    fn provision(
+    pub(super) fn provision(
         &mut self,
         id: &AppId,
         offer: &Offer,
-        placement: &crate::place::Placement,
+        given: Given,
         now: u64,
         ids: &mut dyn Ids,
     ) -> Option<TaskInfo> {
@@ -158,13 +187,16 @@ impl Core {
             agent_id: offer.agent_id.clone(),
             hostname: offer.hostname.clone(),
             place: Site::from(offer).values(&version.app.constraints),
-            ports: placement.ports.clone(),
+            ports: given.ports.clone(),
+            holding: given.holding.as_ref().map(|(holding, _)| holding.id),
             addresses: Vec::new(),
             checked: version.app.health_check.is_some(),
             staged_at: now,
             started_at: None,
             condition: Condition::Provisioned,
             healthy: None,
+            patience_ms: version.app.health_patience_ms(),
+            unhealthy_since: None,
             awaits_readiness: version.app.readiness_check.is_some(),
             readiness: None,
             sentence: None,
@@ -172,20 +204,27 @@ impl Core {
             progress_at: now,
             message: String::new(),
         };
-        app.instances.insert(task_id.clone(), Arc::new(instance));
+        let instance = Arc::new(instance);
+        app.instances.insert(task_id.clone(), Arc::clone(&instance));
+        self.tell_launched(instance);
         self.tasks.insert(task_id.clone(), id.clone());
         self.dirty.insert(Key::Instance(task_id.clone()));
         self.state.counters.launched += 1;
-        Some(task_info(
-            &version,
-            &task_id,
-            offer,
-            &placement.ports,
-            placement.resources.clone(),
-        ))
+        let mut task = task_info(&version, &task_id, offer, &given.ports, given.resources);
+        if let Some((holding, stack)) = &given.holding {
+            task.reserved.push(holding.pool(stack));
+            task.container.volumes.extend(holding.mounts());
+        }
+        Some(task)
     }
 
-    fn note_refusals(&mut self, offers: &[Offer], needs: &[Need], plan: &Plan, now: u64) {
+    pub(super) fn note_refusals(
+        &mut self,
+        offers: &[Offer],
+        needs: &[Need],
+        plan: &Plan,
+        now: u64,
+    ) {
         for (index, need) in needs.iter().enumerate() {
             let refused: Vec<Refusal> = plan
                 .refused
@@ -220,32 +259,41 @@ impl Core {
 
     /// Revives as soon as more is wanted than before, suppresses when nothing is.
     pub(super) fn ask_for_offers(&mut self, now: u64) {
-        // The same number of another configuration may fit where the former did not.
-        let demand: BTreeMap<AppId, (u32, Timestamp)> = self
-            .hungry(now)
-            .into_iter()
-            .map(|(id, app, count)| (id.clone(), (count, app.active().config)))
-            .collect();
-        let grew = demand.iter().any(|(app, (count, config))| {
-            self.demand
-                .get(app)
-                .is_none_or(|(before, of)| count > before || config != of)
-        });
+        let demand = self.demand_for(now, Purpose::Tasks);
+        let residents = self.demand_for(now, Purpose::Residents);
+        let releases = self.to_give_back();
         let jobs = self.jobs.demand().clone();
-        let grew = grew || !jobs.is_subset(&self.job_demand);
-        let waited = !self.demand.is_empty() || !self.job_demand.is_empty();
+        let grew = has_grown(&self.demand, &demand) || !jobs.is_subset(&self.job_demand);
+        let residents_grew = has_grown(&self.resident_demand, &residents)
+            || !releases.is_subset(&self.release_demand);
+        let waited = !self.demand.is_empty()
+            || !self.job_demand.is_empty()
+            || !self.resident_demand.is_empty();
         let waits = !demand.is_empty() || !jobs.is_empty();
-        if !waited && waits {
+        let residents_wait = !residents.is_empty() || !releases.is_empty();
+        let any_waits = waits || !residents.is_empty();
+        if !waited && any_waits {
             self.survey_at = self.survey_at.min(now.saturating_add(SURVEY_AFTER_MS));
         }
         if self.state.connected {
-            if grew || (self.suppressed && waits) {
-                self.calls.push(Call::Revive);
-            } else if !waits && !self.suppressed {
-                self.calls.push(Call::Suppress);
-            }
+            let mut ask = |purpose, grew: bool, waits: bool, suppressed: bool| {
+                if grew || (suppressed && waits) {
+                    self.calls.push(Call::Revive(purpose));
+                } else if !waits && !suppressed {
+                    self.calls.push(Call::Suppress(purpose));
+                }
+            };
+            ask(Purpose::Tasks, grew, waits, self.suppressed);
+            let suppressed = self.residents_suppressed;
+            ask(
+                Purpose::Residents,
+                residents_grew,
+                residents_wait,
+                suppressed,
+            );
             if now >= self.survey_at {
-                self.survey_at = now.saturating_add(if waits {
+                let busy = any_waits || !self.state.releasing.is_empty();
+                self.survey_at = now.saturating_add(if busy {
                     SURVEY_INTERVAL_MS
                 } else {
                     SURVEY_IDLE_MS
@@ -254,9 +302,28 @@ impl Core {
             }
         }
         self.suppressed = !waits;
+        self.residents_suppressed = !residents_wait;
         self.demand = demand;
+        self.resident_demand = residents;
+        self.release_demand = releases;
         self.job_demand = jobs;
     }
+
+    /// The same number of another configuration may fit where the former did not.
+    fn demand_for(&self, now: u64, purpose: Purpose) -> Demand {
+        self.hungry(now, purpose)
+            .into_iter()
+            .map(|(id, app, count)| (id, (count, app.active().config)))
+            .collect()
+    }
+}
+
+fn has_grown(before: &Demand, demand: &Demand) -> bool {
+    demand.iter().any(|(app, (count, config))| {
+        before
+            .get(app)
+            .is_none_or(|(former, of)| count > former || config != of)
+    })
 }
 
 /// How many instances of the app each offer's machine has.

@@ -93,6 +93,7 @@ impl Core {
             return Err(Refusal::TooManyDeployments(under_way));
         }
         self.refuse_conflicts(&order)?;
+        self.refuse_resident_changes(&order)?;
         if !order.force {
             self.refuse_impossible(&order.targets)?;
         }
@@ -110,6 +111,7 @@ impl Core {
         }
         for id in &locking {
             tracing::info!(deployment = %id, "deployment broken off by force");
+            self.tell_broken_off(*id, "another deployment took its place by force");
             self.drop_deployment(*id);
         }
         self.last_version = version;
@@ -183,6 +185,7 @@ impl Core {
             self.drop_deployment(id);
         } else {
             self.dirty.insert(Key::Deployment(id));
+            self.tell_step_begun(id);
         }
     }
 
@@ -204,6 +207,24 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Instances run on with what they keep: what that is made of cannot change, as in Marathon.
+    fn refuse_resident_changes(&self, order: &Order) -> Result<(), Refusal> {
+        let mut report = Report::default();
+        for to in order.targets.iter().filter_map(|target| target.to.as_ref()) {
+            let Some(known) = self.state.apps.get(&to.id) else {
+                continue;
+            };
+            for (path, problem) in known.current.app.resident_changes(to) {
+                report.value_problem(path, problem);
+            }
+        }
+        if report.errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Refusal::Invalid(report))
+        }
     }
 
     /// No path names both an app and a group.

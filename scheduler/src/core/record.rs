@@ -1,7 +1,8 @@
 //! The durable form of the state: one JSON record per key, so that a turn writes only what it changed.
 //!
-//! Pure. Format 2, which has groups beside all that format 1 has. An older scheduler refuses a newer format; this one reads
-//! format 1, of which every record means the same, and from then on writes format 2.
+//! Pure. Format 3, which has what resident instances keep beside all that format 2 has, as that has groups beside format 1. An
+//! older scheduler refuses a newer format; this one reads the older ones, of which every record means the same, and from then on
+//! writes format 3.
 //! Unknown fields are ignored, missing new ones must have a serde default.
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::deployment::{Deployment, DeploymentId};
 use crate::group::{Group, GroupId, GroupState, GroupVersion};
 use crate::jobs::JobName;
 use crate::jobs::record as jobs;
+use crate::resident::{Holding, HoldingId};
 use crate::time::Timestamp;
 
 /// Names one record.
@@ -36,6 +38,8 @@ pub enum Key {
     Group(GroupId),
     /// One entry of a group's history.
     GroupVersion(GroupId, Timestamp),
+    /// What an instance keeps on a machine.
+    Holding(AppId, HoldingId),
     /// A job, without its runs.
     Job(JobName),
     /// One run of a job.
@@ -96,6 +100,12 @@ pub fn encode(state: &State, key: &Key) -> Option<Vec<u8>> {
             let group = state.groups.get(id)?;
             group.versions.get(version).map(|v| to_json(&**v))
         }
+        Key::Holding(app, id) => state
+            .apps
+            .get(app)
+            .and_then(|app| app.holdings.get(id))
+            .or_else(|| state.releasing.get(id))
+            .map(|holding| to_json(&**holding)),
         Key::Job(name) => state.jobs.get(name).map(|job| jobs::encode_job(job)),
         Key::JobRun(name, number) => {
             let run = state.jobs.get(name)?.runs.get(number)?;
@@ -126,6 +136,7 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
     let mut apps: BTreeMap<AppId, AppRecord> = BTreeMap::new();
     let mut versions: BTreeMap<AppId, BTreeMap<Timestamp, Arc<AppVersion>>> = BTreeMap::new();
     let mut instances: Vec<Instance> = Vec::new();
+    let mut holdings: Vec<Holding> = Vec::new();
     let mut groups: BTreeMap<GroupId, Group> = BTreeMap::new();
     let mut group_versions: BTreeMap<GroupId, BTreeMap<Timestamp, Arc<GroupVersion>>> =
         BTreeMap::new();
@@ -145,6 +156,7 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
                     .insert(*version, read);
             }
             Key::Instance(_) => instances.push(read(&key, &bytes)?),
+            Key::Holding(..) => holdings.push(read(&key, &bytes)?),
             Key::Deployment(id) => {
                 let deployment: Deployment = read(&key, &bytes)?;
                 state.locks.extend(deployment.locks());
@@ -193,6 +205,14 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
                 state.orphans.insert(id, Arc::new(instance));
             }
         }
+    }
+    for holding in holdings {
+        let holding = Arc::new(holding);
+        match state.apps.get_mut(&holding.app) {
+            // What is not wanted any more is taken out again by the first turn.
+            Some(app) => Arc::make_mut(app).holdings.insert(holding.id, holding),
+            None => state.releasing.insert(holding.id, holding),
+        };
     }
     for (id, current) in groups {
         let versions = group_versions.remove(&id).unwrap_or_default();

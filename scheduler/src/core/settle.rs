@@ -7,13 +7,13 @@ use std::sync::Arc;
 use mezzo_api::model::TaskId;
 
 use super::record::Key;
-use super::state::{AppState, Condition, Queue, Sentence};
+use super::state::{AppState, Condition, Queue, REPLACE_BESIDE_MS, Sentence};
 use super::{Call, Core, millis};
 use crate::app::spec::UnreachableStrategy;
 use crate::app::{AppId, AppVersion};
 use crate::deployment::step::{Progress, wanted};
 use crate::deployment::{ActionKind, DeploymentId, Lock};
-use crate::reconcile;
+use crate::reconcile::{self, Phase};
 
 impl Core {
     pub(super) fn settle(&mut self, now: u64) {
@@ -31,6 +31,7 @@ impl Core {
     }
 
     fn settle_app(&mut self, id: &AppId, now: u64) {
+        self.settle_holdings(id);
         let Some(app) = self.state.apps.get(id) else {
             self.wake(id, None);
             self.waiting.remove(id);
@@ -39,7 +40,15 @@ impl Core {
         let app = Arc::clone(app);
         let spec = &app.active().app;
         let wanted = wanted(self.state.action_on(id), spec);
-        let mut changes = reconcile::changes(&app.members(now), wanted, spec.kill_selection);
+        let mut members = app.members(now);
+        for member in &mut members {
+            // Nothing ends by an old word of its health.
+            let is_known = self.state.connected && !self.unconfirmed.contains(&member.id);
+            if member.phase == Phase::FailingLong && !is_known {
+                member.phase = Phase::Failing;
+            }
+        }
+        let mut changes = reconcile::changes(&members, wanted, spec.kill_selection);
         let overdue = self.overdue(&app, now);
         if !changes.kill.is_empty() || !overdue.is_empty() {
             let kills = std::mem::take(&mut changes.kill);
@@ -159,7 +168,7 @@ impl Core {
             match (instance.condition, instance.sentence) {
                 (Condition::Unreachable { since }, None) => {
                     if let UnreachableStrategy::After { inactive_ms, .. } =
-                        app.active().app.unreachable
+                        app.active().app.when_unreachable()
                     {
                         let then = since.saturating_add(inactive_ms);
                         if then > now {
@@ -180,7 +189,15 @@ impl Core {
                             .saturating_add(millis(self.settings.launch_timeout)),
                     );
                 }
-                (Condition::Running | Condition::Killing, None) => {}
+                (Condition::Running, None) => {
+                    let failing = instance.failing_at();
+                    let later = failing.map(|at| at.saturating_add(REPLACE_BESIDE_MS));
+                    let next = failing.into_iter().chain(later).find(|then| *then > now);
+                    if let Some(then) = next {
+                        look(then);
+                    }
+                }
+                (Condition::Killing, None) => {}
             }
         }
         at
@@ -197,6 +214,7 @@ impl Core {
         if progress == Progress::Busy {
             return;
         }
+        self.tell_step_done(id);
         for action in &done {
             if action.kind == ActionKind::StopApplication {
                 self.remove_app(&action.app);
@@ -211,6 +229,7 @@ impl Core {
         self.dirty.insert(Key::Deployment(id));
         if progress == Progress::Finished {
             tracing::info!(deployment = %id, "deployment finished");
+            self.tell_success(id);
             self.drop_deployment(id);
         } else {
             let begun: Vec<AppId> = deployment
@@ -219,6 +238,7 @@ impl Core {
                 .map(|action| action.app.clone())
                 .collect();
             self.state.deployments.insert(id, Arc::new(deployment));
+            self.tell_step_begun(id);
             for app in begun {
                 self.state.hold(&app);
                 // What it was is no word on what it is to be.
@@ -257,12 +277,16 @@ impl Core {
         }
     }
 
-    /// The app is gone; what is left of it is on machines that cannot be reached.
+    /// The app is gone; what is left of it is on machines that cannot be reached. What its instances kept is given back.
     fn remove_app(&mut self, id: &AppId) {
+        if let Some(app) = self.state.apps.get(id) {
+            self.release(id, app.holdings.keys().copied().collect());
+        }
         let Some(app) = self.state.apps.remove(id) else {
             return;
         };
         self.count_service_ports(&app.current.app.ports, false);
+        self.tell_removed(&app);
         for (task, instance) in &app.instances {
             self.tasks.remove(task);
             self.state

@@ -20,6 +20,7 @@ use crate::group::{GroupId, GroupState};
 use crate::jobs::state::Jobs;
 use crate::place::{Lack, Site, Tally};
 use crate::reconcile::{Member, Phase};
+use crate::resident::{Holding, HoldingId, Stage};
 use crate::time::Timestamp;
 
 /// Everything, as published to readers.
@@ -37,6 +38,8 @@ pub struct State {
     pub groups: BTreeMap<GroupId, Arc<GroupState>>,
     /// Tasks of apps that are gone, on machines that cannot be reached: killed if they come back.
     pub orphans: BTreeMap<TaskId, Arc<Instance>>,
+    /// What instances kept that nobody wants any more, until it is given back.
+    pub releasing: BTreeMap<HoldingId, Arc<Holding>>,
     /// What runs at set times and ends.
     pub jobs: Arc<Jobs>,
     /// Memory only: whether the master can be asked.
@@ -177,6 +180,8 @@ pub struct Machine {
     pub total: Resources,
     /// For constraints.
     pub attributes: Vec<Attribute>,
+    /// What instances keep there; `None` where the master does not know.
+    pub held: Option<BTreeSet<HoldingId>>,
     /// Empty where there is none.
     pub region: String,
     /// Empty where there is none.
@@ -203,6 +208,8 @@ pub struct AppState {
     pub versions: BTreeMap<Timestamp, Arc<AppVersion>>,
     /// What runs of it.
     pub instances: BTreeMap<TaskId, Arc<Instance>>,
+    /// What its instances keep on machines, one each at a time.
+    pub holdings: BTreeMap<HoldingId, Arc<Holding>>,
     /// After failures.
     pub backoff: Backoff,
     /// The latest, for people.
@@ -225,6 +232,7 @@ impl AppState {
             versions: BTreeMap::from([(current.version, Arc::clone(&current))]),
             current,
             instances: BTreeMap::new(),
+            holdings: BTreeMap::new(),
             backoff: Backoff::default(),
             last_failure: None,
             queue: None,
@@ -254,6 +262,60 @@ impl AppState {
         )
     }
 
+    /// The holdings that instances have, whatever becomes of these.
+    #[must_use]
+    pub fn used_holdings(&self) -> BTreeSet<HoldingId> {
+        let instances = self.instances.values();
+        instances.filter_map(|instance| instance.holding).collect()
+    }
+
+    /// Those that a new instance can start on, the last used first: an older one was replaced while its machine was away.
+    #[must_use]
+    pub fn free_holdings(&self) -> Vec<Arc<Holding>> {
+        if self.holdings.is_empty() {
+            return Vec::new();
+        }
+        let used = self.used_holdings();
+        let mut free: Vec<Arc<Holding>> = self
+            .holdings
+            .values()
+            .filter(|one| one.stage == Stage::Kept && !used.contains(&one.id))
+            .cloned()
+            .collect();
+        free.sort_by_key(|one| (std::cmp::Reverse(one.used_at), one.id));
+        free
+    }
+
+    /// How many new holdings it may make: as many as it has instances, those left aside that are given up.
+    #[must_use]
+    pub fn may_make(&self, now: u64) -> u32 {
+        let spec = &self.active().app;
+        let strategy = spec.when_unreachable();
+        let given_up: BTreeSet<HoldingId> = self
+            .instances
+            .values()
+            .filter(|one| match one.phase(strategy, now) {
+                Phase::Inactive => true,
+                Phase::Abandoned => strategy != UnreachableStrategy::Disabled,
+                Phase::Launching
+                | Phase::Unhealthy
+                | Phase::Failing
+                | Phase::FailingLong
+                | Phase::Healthy
+                | Phase::Unreachable
+                | Phase::Leaving => false,
+            })
+            .filter_map(|one| one.holding)
+            .collect();
+        let counted = self
+            .holdings
+            .values()
+            .filter(|one| one.stage != Stage::Wiped && !given_up.contains(&one.id))
+            .count();
+        spec.instances
+            .saturating_sub(u32::try_from(counted).unwrap_or(u32::MAX))
+    }
+
     /// Its instances as the reconciler sees them.
     #[must_use]
     pub fn members(&self, now: u64) -> Vec<Member> {
@@ -265,7 +327,7 @@ impl AppState {
                 id: instance.task_id.clone(),
                 group: instance.group(&grouping),
                 current: instance.config == active.config,
-                phase: instance.phase(active.app.unreachable, now),
+                phase: instance.phase(active.app.when_unreachable(), now),
                 staged_at: instance.staged_at,
                 late: instance.late,
             })
@@ -361,6 +423,9 @@ pub enum Sentence {
     Overdue,
 }
 
+/// A failing instance waits so long for a replacement beside it; then it is ended to make room for one.
+pub const REPLACE_BESIDE_MS: u64 = 60_000;
+
 /// One task of an app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
@@ -381,6 +446,9 @@ pub struct Instance {
     pub place: BTreeMap<String, String>,
     /// The machine's ports it was given.
     pub ports: Vec<u16>,
+    /// What it has of the machine beyond its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holding: Option<HoldingId>,
     /// Its own addresses, where it has a network of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<std::net::IpAddr>,
@@ -394,6 +462,12 @@ pub struct Instance {
     pub condition: Condition,
     /// The health check's latest word.
     pub healthy: Option<bool>,
+    /// So long it may go on to fail its health check before it is replaced; `None`: for ever, or the agent ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience_ms: Option<u64>,
+    /// Since when it fails it, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unhealthy_since: Option<u64>,
     /// Has a readiness check.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub awaits_readiness: bool,
@@ -432,12 +506,31 @@ impl Instance {
             }
             (Condition::Running, None) => {
                 if self.is_healthy() && self.is_ready() {
-                    Phase::Healthy
-                } else {
-                    Phase::Unhealthy
+                    return Phase::Healthy;
+                }
+                match self.failing_at() {
+                    Some(at) if now >= at.saturating_add(REPLACE_BESIDE_MS) => Phase::FailingLong,
+                    Some(at) if now >= at => Phase::Failing,
+                    Some(_) | None => Phase::Unhealthy,
                 }
             }
         }
+    }
+
+    /// From when on it has failed its health check for good, if it goes on to fail it.
+    #[must_use]
+    pub fn failing_at(&self) -> Option<u64> {
+        if self.condition != Condition::Running || self.healthy != Some(false) {
+            return None;
+        }
+        Some(self.unhealthy_since?.saturating_add(self.patience_ms?))
+    }
+
+    /// Whether that was so, at its end.
+    #[must_use]
+    pub fn was_failing(&self, now: u64) -> bool {
+        let times = self.unhealthy_since.zip(self.patience_ms);
+        times.is_some_and(|(since, patience)| now >= since.saturating_add(patience))
     }
 
     /// Where it is, as far as GROUP_BY asks for these fields.

@@ -18,7 +18,11 @@ impl Core {
     /// Takes note of a status.
     pub fn status(&mut self, status: &TaskStatus, now: u64) {
         self.state.counters.statuses += 1;
-        self.unconfirmed.remove(&status.task_id);
+        if self.unconfirmed.remove(&status.task_id) {
+            // What waited for a word of it may go on.
+            self.touched
+                .extend(self.tasks.get(&status.task_id).cloned());
+        }
         if let (Some(update), Some(agent)) = (&status.update_id, &status.agent_id) {
             self.calls.push(Call::Acknowledge {
                 task: status.task_id.clone(),
@@ -58,6 +62,7 @@ impl Core {
                 if self.state.orphans.remove(&status.task_id).is_some() {
                     self.dirty.insert(Key::Instance(status.task_id.clone()));
                 }
+                self.tell_unknown_end(status);
             }
             TaskState::Staging | TaskState::Starting | TaskState::Running => {
                 self.calls.push(Call::Kill {
@@ -95,27 +100,35 @@ impl Core {
         let Some(before) = app.instances.get(&status.task_id) else {
             return;
         };
-        let strategy = app.active().app.unreachable;
+        let strategy = app.active().app.when_unreachable();
         let after = next(before, status, to, strategy, now);
         if after == **before {
             return;
         }
+        let holding = before.holding;
         let started =
             before.condition != Condition::Running && after.condition == Condition::Running;
         // One that returns is told again that it must go.
         if matches!(before.condition, Condition::Unreachable { .. }) {
             self.kill_sent.remove(&status.task_id);
         }
+        let before = Arc::clone(before);
+        let after = Arc::new(after);
+        self.tell_moved(&before, &after, status);
         let Some(app) = self.app_mut(app_id) else {
             return;
         };
-        app.instances
-            .insert(status.task_id.clone(), Arc::new(after));
+        app.instances.insert(status.task_id.clone(), after);
         if started && app.backoff != app.backoff.after_start() {
             app.backoff = app.backoff.after_start();
             self.dirty.insert(Key::App(app_id.clone()));
         }
         self.dirty.insert(Key::Instance(status.task_id.clone()));
+        if matches!(to, Condition::Starting | Condition::Running)
+            && let Some(holding) = holding
+        {
+            self.keep(app_id, holding);
+        }
     }
 
     fn ended(&mut self, app_id: &AppId, status: &TaskStatus, now: u64) {
@@ -131,11 +144,16 @@ impl Core {
         let asked_for = instance.sentence.is_some();
         let strategy = app.active().app.backoff;
         let current = instance.config == app.active().config;
+        let failing = asked_for && instance.was_failing(now);
         let (backoff, blamed) = match status.state {
-            TaskState::Failed | TaskState::Finished | TaskState::Error if !asked_for => (
-                app.backoff.after_failure(strategy, instance.staged_at, now),
-                true,
-            ),
+            TaskState::Failed | TaskState::Finished | TaskState::Error | TaskState::Killed
+                if failing || (!asked_for && status.state != TaskState::Killed) =>
+            {
+                (
+                    app.backoff.after_failure(strategy, instance.staged_at, now),
+                    true,
+                )
+            }
             TaskState::Dropped if !asked_for => (
                 app.backoff.after_drop(strategy, instance.staged_at, now),
                 false,
@@ -158,8 +176,14 @@ impl Core {
         }
         if !asked_for && !matches!(status.state, TaskState::Finished | TaskState::Killed) {
             app.last_failure = Some(failure(&instance, status, now));
+        } else if failing {
+            app.last_failure = Some(TaskFailure {
+                message: "ended because it failed its health check".to_owned(),
+                ..failure(&instance, status, now)
+            });
         }
         self.state.counters.failed += u64::from(blamed);
+        self.tell_ended(&instance, status, failing);
         self.dirty.insert(Key::App(app_id.clone()));
     }
 }
@@ -222,6 +246,10 @@ fn next(
         });
         // Some answers leave the health out; none ever takes it back.
         after.healthy = status.healthy.or(before.healthy);
+        after.unhealthy_since = match after.healthy {
+            Some(false) => before.unhealthy_since.or(Some(now)),
+            Some(true) | None => None,
+        };
         if let Some(readiness) = &status.readiness
             && !before.readiness.as_ref().is_some_and(|known| known.ready)
         {

@@ -76,7 +76,8 @@ impl Core {
         self.count_service_ports(&before.unwrap_or_default(), false);
         self.count_service_ports(&to.app.ports, true);
         let max_versions = self.settings.max_versions;
-        if !self.state.apps.contains_key(&id) {
+        let is_new = !self.state.apps.contains_key(&id);
+        if is_new {
             self.begin_app(&id, &to);
         }
         let Some(app) = self.state.apps.get_mut(&id) else {
@@ -88,9 +89,10 @@ impl Core {
         {
             app.backoff = Backoff::default();
         }
+        let before = Arc::clone(&app.current);
         app.versions.insert(to.version, Arc::clone(&to));
         self.dirty.insert(Key::Version(id.clone(), to.version));
-        app.current = to;
+        app.current = Arc::clone(&to);
         while app.versions.len() > max_versions.max(1) {
             let oldest = app
                 .versions
@@ -104,6 +106,7 @@ impl Core {
         self.dirty.insert(Key::App(id.clone()));
         self.touched.insert(id);
         self.changed = true;
+        self.tell_checks((!is_new).then_some(before), &to);
     }
 
     /// A new app takes over what an earlier one of its name left on lost machines: all of it is sentenced already.

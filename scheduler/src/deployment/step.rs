@@ -54,6 +54,9 @@ pub fn wanted(action: Option<ActionKind>, app: &App) -> Wanted {
         None | Some(ActionKind::StartApplication | ActionKind::ScaleApplication) => {
             Wanted::Scale(app.instances)
         }
+        Some(ActionKind::RestartApplication) if app.residency.is_some() => {
+            Wanted::Resident(app.instances, app.upgrade)
+        }
         Some(ActionKind::RestartApplication) => Wanted::Restart(app.instances, app.upgrade),
         Some(ActionKind::StopApplication) => Wanted::Stop,
     }

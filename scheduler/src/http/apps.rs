@@ -10,7 +10,7 @@ use super::answer::{self, deployed, error, json_answer};
 use super::filter::{Embed, Params, is_wanted};
 use super::{Context, render, tasks};
 use crate::app::AppId;
-use crate::core::command::{Command, Reply, Update};
+use crate::core::command::{Command, Reply, Update, Wipe};
 use crate::time::Timestamp;
 
 type Pairs = Query<Vec<(String, String)>>;
@@ -333,7 +333,12 @@ pub(super) async fn delete_below(
                 .filter(|instance| host.is_none_or(|host| host == "*" || host == instance.hostname))
                 .map(|instance| instance.task_id.clone())
                 .collect();
-            kill(&context, &params, ids, false).await
+            let wipe = match (params.flag("wipe", false), host) {
+                (false, _) => Wipe::Nothing,
+                (true, None | Some("*")) => Wipe::AllOf(id),
+                (true, Some(_)) => Wipe::Theirs,
+            };
+            kill(&context, &params, ids, wipe, false).await
         }
         Below::Task(id, task) => {
             let state = context.handle.state();
@@ -342,7 +347,15 @@ pub(super) async fn delete_below(
             };
             match app.instances.get(task.as_str()) {
                 Some(instance) => {
-                    kill(&context, &params, vec![instance.task_id.clone()], true).await
+                    let wipe = wipe_theirs(&params);
+                    kill(
+                        &context,
+                        &params,
+                        vec![instance.task_id.clone()],
+                        wipe,
+                        true,
+                    )
+                    .await
                 }
                 None => error(
                     StatusCode::NOT_FOUND,
@@ -357,15 +370,25 @@ pub(super) async fn delete_below(
     }
 }
 
+/// `wipe`: with the volumes of those tasks.
+pub(super) fn wipe_theirs(params: &Params) -> Wipe {
+    match params.flag("wipe", false) {
+        true => Wipe::Theirs,
+        false => Wipe::Nothing,
+    }
+}
+
 async fn kill(
     context: &Context,
     params: &Params,
     ids: Vec<mezzo_api::model::TaskId>,
+    wipe: Wipe,
     single: bool,
 ) -> Response {
     let command = Command::KillTasks {
         tasks: ids,
         scale: params.flag("scale", false),
+        wipe,
         force: params.flag("force", false),
     };
     match answer::command(&context.handle, command).await {

@@ -239,6 +239,51 @@ pub(super) async fn put(
     }
 }
 
+pub(super) async fn patch_root(State(context): State<Context>, bytes: Bytes) -> Response {
+    enforce_role(&context, &GroupId::root(), &bytes)
+}
+
+pub(super) async fn patch(
+    State(context): State<Context>,
+    Path(path): Path<String>,
+    bytes: Bytes,
+) -> Response {
+    match below(&path) {
+        Ok(Below::Group(id)) => enforce_role(&context, &id, &bytes),
+        Ok(Below::Versions(_) | Below::Version(..)) => only_groups(),
+        Err(response) => *response,
+    }
+}
+
+/// All that Marathon lets a PATCH change is `enforceRole`. Groups have no role here, so it can only stay off.
+fn enforce_role(context: &Context, id: &GroupId, bytes: &Bytes) -> Response {
+    let body = match answer::body(bytes) {
+        Ok(body) => body,
+        Err(response) => return *response,
+    };
+    if !context.handle.state().group_exists(id) {
+        let message = format!("Group '{id}' does not exist");
+        return error(StatusCode::NOT_FOUND, &message);
+    }
+    let refuse = |status: StatusCode, message: &str, problem: &str| {
+        let details = json!([{"path": "/enforceRole", "errors": [problem]}]);
+        json_answer(status, &json!({"message": message, "details": details}))
+    };
+    match body.get("enforceRole") {
+        Some(Value::Bool(false)) => json_answer(StatusCode::OK, &json!({})),
+        Some(Value::Bool(true)) => refuse(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Object is not valid",
+            "groups have no role here: it can only be false",
+        ),
+        Some(_) | None => refuse(
+            StatusCode::BAD_REQUEST,
+            "Invalid JSON",
+            "expected true or false",
+        ),
+    }
+}
+
 pub(super) async fn delete_root(State(context): State<Context>, Query(pairs): Pairs) -> Response {
     remove(&context, GroupId::root(), Params(pairs)).await
 }

@@ -26,6 +26,11 @@ pub(super) async fn leader(State(context): State<Context>) -> Response {
     json_answer(StatusCode::OK, &json!({"leader": context.about.address}))
 }
 
+/// There are none here: what Marathon left to plug-ins is the master's or the agents' business.
+pub(super) async fn plugins() -> Response {
+    json_answer(StatusCode::OK, &json!({"plugins": []}))
+}
+
 pub(super) async fn info(State(context): State<Context>) -> Response {
     let about = &context.about;
     let state = context.handle.state();

@@ -124,16 +124,9 @@ pub(crate) fn task(app: &AppState, instance: &Instance) -> Value {
         "version": instance.version.to_string(),
         "ports": instance.ports,
         "servicePorts": app.current.app.ports.iter().map(|port| port.port).collect::<Vec<u16>>(),
-        "ipAddresses": instance
-            .addresses
-            .iter()
-            .map(|address| json!({
-                "ipAddress": address.to_string(),
-                "protocol": if address.is_ipv4() { "IPv4" } else { "IPv6" },
-            }))
-            .collect::<Vec<Value>>(),
-        "localVolumes": [],
-        "role": "*",
+        "ipAddresses": addresses(instance),
+        "localVolumes": local_volumes(app, instance),
+        "role": role(app, instance),
     });
     let Some(fields) = out.as_object_mut() else {
         return out;
@@ -152,6 +145,35 @@ pub(crate) fn task(app: &AppState, instance: &Instance) -> Value {
         fields.insert("message".into(), instance.message.as_str().into());
     }
     out
+}
+
+/// Its own addresses.
+pub(crate) fn addresses(instance: &Instance) -> Value {
+    let addresses = instance.addresses.iter().map(|address| {
+        json!({
+            "ipAddress": address.to_string(),
+            "protocol": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        })
+    });
+    Value::Array(addresses.collect())
+}
+
+fn local_volumes(app: &AppState, instance: &Instance) -> Vec<Value> {
+    let holding = instance.holding.and_then(|id| app.holdings.get(&id));
+    let volumes = holding.iter().flat_map(|holding| &holding.volumes);
+    volumes
+        .map(|held| {
+            json!({
+                "containerPath": held.container_path,
+                "persistenceId": held.volume.id.as_str(),
+            })
+        })
+        .collect()
+}
+
+fn role<'a>(app: &'a AppState, instance: &Instance) -> &'a str {
+    let holding = instance.holding.and_then(|id| app.holdings.get(&id));
+    holding.map_or("*", |holding| holding.stack.role().as_str())
 }
 
 fn task_failure(app: &AppState, failure: &TaskFailure) -> Value {

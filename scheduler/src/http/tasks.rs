@@ -92,6 +92,7 @@ pub(super) async fn delete_many(
     let command = Command::KillTasks {
         tasks,
         scale: params.flag("scale", false),
+        wipe: super::apps::wipe_theirs(&params),
         force: params.flag("force", false),
     };
     match answer::command(&context.handle, command).await {

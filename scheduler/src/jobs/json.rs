@@ -81,7 +81,10 @@ fn container(container: &JobContainer) -> Value {
                 "hostPath": path,
                 "mode": if volume.read_only { "RO" } else { "RW" },
             })),
-            VolumeSource::Tmpfs(_) | VolumeSource::Secret(_) | VolumeSource::Group(_) => None,
+            VolumeSource::Tmpfs(_)
+            | VolumeSource::Secret(_)
+            | VolumeSource::Group(_)
+            | VolumeSource::Persistent(_) => None,
         });
     let mut value = json!({
         "type": match container.engine {

@@ -16,7 +16,7 @@ use super::spec::{Concurrency, Job, JobContainer, PPM, Retries, Trigger};
 use super::zone;
 use crate::app::read::{Fields, Report};
 use crate::app::spec::Engine;
-use crate::app::volumes;
+use crate::app::{Volumes, volumes};
 
 /// The largest amount of a scalar resource, in units.
 const MAX_UNITS: u64 = 1_000_000_000;
@@ -430,7 +430,17 @@ fn read_container(fields: &Fields<'_>, report: &mut Report) -> Option<JobContain
         );
     }
     let (network, network_name) = read_network(&container, report);
-    let (volumes, secrets) = volumes(&container, report);
+    let Volumes {
+        host: volumes,
+        secrets,
+        persistent,
+    } = volumes(&container, report);
+    if !persistent.is_empty() {
+        report.value_problem(
+            "/container/volumes",
+            "not supported: jobs with persistent volumes; their runs may be at once, on any machine",
+        );
+    }
     if !secrets.is_empty() {
         report.value_problem("/container/volumes", "not supported yet: jobs with secrets");
     }

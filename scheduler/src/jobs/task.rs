@@ -50,6 +50,8 @@ pub(super) fn task_info(
         limits: TaskLimits::default(),
         group: None,
         readiness_check: None,
+        reserved: Vec::new(),
+        persistent: Vec::new(),
         revocable: false,
     }
 }

@@ -4,22 +4,26 @@
 //! do not depend on each other, go side by side. Every call has a deadline. Any failure that is not about the call's own
 //! content ends the subscription: the next one reconciles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 
 use futures::StreamExt;
-use mezzo_api::model::{AgentId, Resources, TaskId};
+use mezzo_api::model::{AgentId, PoolChange, Resources, RoleName, TaskId};
 use mezzo_api::proto;
 use mezzo_api::proto::framework_service_client::FrameworkServiceClient;
+use mezzo_api::proto::operation::Operation::{
+    CreateVolume, DestroyVolume, Launch, Reserve, Unreserve,
+};
 use mezzo_api::proto::operator_service_client::OperatorServiceClient;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::{LinkEvent, MAX_MESSAGE};
-use crate::core::Call;
 use crate::core::state::Machine;
+use crate::core::{Call, Purpose};
+use crate::resident::HoldingId;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Acknowledgements under way at once.
@@ -32,6 +36,7 @@ pub(super) struct Performer {
     pub(super) channel: Channel,
     pub(super) caller: proto::Caller,
     pub(super) events: mpsc::Sender<LinkEvent>,
+    pub(super) resident_role: RoleName,
 }
 
 impl Performer {
@@ -65,6 +70,7 @@ impl Performer {
         match call {
             Call::Accept {
                 offer,
+                changes,
                 tasks,
                 refuse,
             } => {
@@ -78,9 +84,15 @@ impl Performer {
                 let request = proto::AcceptRequest {
                     caller,
                     offer_ids: vec![offer.to_string()],
-                    operations: vec![proto::Operation {
-                        operation: Some(proto::operation::Operation::Launch(launch)),
-                    }],
+                    operations: changes
+                        .into_iter()
+                        .map(change)
+                        .chain((!ids.is_empty()).then_some(Launch(launch)))
+                        .map(|operation| proto::Operation {
+                            operation: Some(operation),
+                            ..proto::Operation::default()
+                        })
+                        .collect(),
                     filters: Some(filters(refuse)),
                 };
                 match within(client.accept(request)).await {
@@ -138,17 +150,17 @@ impl Performer {
                     .await
                     .map(drop)
             }
-            Call::Revive => {
+            Call::Revive(purpose) => {
                 let request = proto::ReviveRequest {
                     caller,
-                    roles: Vec::new(),
+                    roles: vec![self.role_for(purpose)],
                 };
                 within(client.revive(request)).await.map(drop)
             }
-            Call::Suppress => {
+            Call::Suppress(purpose) => {
                 let request = proto::SuppressRequest {
                     caller,
-                    roles: Vec::new(),
+                    roles: vec![self.role_for(purpose)],
                 };
                 within(client.suppress(request)).await.map(drop)
             }
@@ -156,6 +168,13 @@ impl Performer {
                 self.survey().await;
                 Ok(())
             }
+        }
+    }
+
+    fn role_for(&self, purpose: Purpose) -> String {
+        match purpose {
+            Purpose::Tasks => RoleName::any().to_string(),
+            Purpose::Residents => self.resident_role.to_string(),
         }
     }
 
@@ -180,7 +199,9 @@ impl Performer {
             // One that is away for long is no place to run anything.
             let there = |agent: &proto::Agent| agent.state() != proto::AgentState::AgentUnreachable;
             for agent in page.agents.into_iter().filter(there) {
+                let connected = agent.state() == proto::AgentState::AgentConnected;
                 let Some(info) = agent.info else { continue };
+                let held = connected.then(|| held(&info));
                 let total = resources(info.resources);
                 if let (Ok(id), Some(total)) = (agent.agent_id.parse(), total) {
                     let attributes = info.attributes.into_iter();
@@ -190,6 +211,7 @@ impl Performer {
                         attributes: attributes.filter_map(|one| one.try_into().ok()).collect(),
                         region: info.region,
                         zone: info.zone,
+                        held,
                     };
                     machines.insert(id, machine);
                 }
@@ -201,6 +223,25 @@ impl Performer {
         }
         let _ = self.events.try_send(LinkEvent::Machines(machines));
     }
+}
+
+fn change(change: PoolChange) -> proto::operation::Operation {
+    match proto::PoolChange::from(change).change {
+        Some(proto::pool_change::Change::Reserve(reserve)) => Reserve(reserve),
+        Some(proto::pool_change::Change::Unreserve(unreserve)) => Unreserve(unreserve),
+        Some(proto::pool_change::Change::CreateVolume(create)) => CreateVolume(create),
+        Some(proto::pool_change::Change::DestroyVolume(destroy)) => DestroyVolume(destroy),
+        None => unreachable!("a change that is there is written as one"),
+    }
+}
+
+/// What instances keep on an agent, of whichever framework: names are unique.
+fn held(info: &proto::AgentInfo) -> BTreeSet<HoldingId> {
+    let pools = info.reserved.iter().map(|pool| &pool.stack);
+    let stacks = pools.chain(info.volumes.iter().map(|volume| &volume.stack));
+    stacks
+        .filter_map(|stack| HoldingId::of_labels(&stack.last()?.labels))
+        .collect()
 }
 
 fn resources(list: Vec<proto::Resource>) -> Option<Resources> {

@@ -2,7 +2,7 @@
 //!
 //! Pure.
 
-use mezzo_api::model::{Ranges, Resources};
+use mezzo_api::model::{Ranges, Resources, Scalar};
 
 use super::Lack;
 use crate::app::App;
@@ -11,7 +11,7 @@ use crate::app::spec::HostPort;
 /// What one instance takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
-    /// cpus, mem, disk, gpus; none zero.
+    /// cpus, mem, disk, gpus; none zero. With the disk of persistent volumes.
     pub scalars: Resources,
     /// One per port of the machine that is wanted, in the order of the definitions.
     pub ports: Vec<PortAsk>,
@@ -32,11 +32,14 @@ impl Ask {
     /// What an instance of `app` takes.
     #[must_use]
     pub fn of(app: &App) -> Self {
-        let scalars = Resources::new()
-            .with_scalar("cpus", app.cpus)
-            .with_scalar("mem", app.mem)
-            .with_scalar("disk", app.disk)
-            .with_scalar("gpus", app.gpus);
+        let mut scalars = Self::scalars_of(app);
+        if app.residency.is_some() {
+            let volumes = i64::try_from(app.volumes_mb()).unwrap_or(i64::MAX / 1000);
+            let disk = Scalar::from_units(volumes)
+                .millis()
+                .saturating_add(app.disk.millis());
+            scalars = scalars.with_scalar("disk", Scalar::from_millis(disk));
+        }
         let ports = app
             .ports
             .iter()
@@ -56,6 +59,24 @@ impl Ask {
             scalars,
             ports,
             revocable: app.revocable,
+        }
+    }
+
+    /// What a task takes, without ports and persistent volumes.
+    #[must_use]
+    pub fn scalars_of(app: &App) -> Resources {
+        Resources::new()
+            .with_scalar("cpus", app.cpus)
+            .with_scalar("mem", app.mem)
+            .with_scalar("disk", app.disk)
+            .with_scalar("gpus", app.gpus)
+    }
+
+    /// The same ports and nothing else.
+    pub(crate) fn ports_only(&self) -> Self {
+        Self {
+            scalars: Resources::new(),
+            ..self.clone()
         }
     }
 
@@ -111,7 +132,7 @@ impl Ask {
 
     /// Ports for one instance out of `have`, in the order of the definitions. `salt` spreads the choice, so that a port
     /// that was just given back is rarely given out again at once.
-    pub(super) fn choose_ports(&self, have: &Ranges, salt: u64) -> Option<Vec<u16>> {
+    pub(crate) fn choose_ports(&self, have: &Ranges, salt: u64) -> Option<Vec<u16>> {
         let fixed = Ranges::new(self.ports.iter().filter_map(|ask| match ask {
             PortAsk::Fixed(port) => Some((u64::from(*port), u64::from(*port))),
             PortAsk::Any => None,

@@ -43,6 +43,11 @@ pub enum Lack {
         /// Those that are not offered.
         missing: Vec<u16>,
     },
+    /// What an instance keeps there is not in the offer.
+    Reservation {
+        /// The first part that is not.
+        missing: String,
+    },
     /// It is the wrong machine.
     Constraint {
         /// As the app wrote it.
@@ -62,6 +67,7 @@ impl Lack {
             Self::Scalar { name: "disk", .. } => "InsufficientDisk",
             Self::Scalar { .. } => "InsufficientGpus",
             Self::Ports { .. } | Self::FixedPorts { .. } => "InsufficientPorts",
+            Self::Reservation { .. } => "NoCorrespondingReservationFound",
             Self::Constraint { .. } => "UnfulfilledConstraint",
         }
     }
@@ -81,6 +87,9 @@ impl fmt::Display for Lack {
             Self::FixedPorts { missing } => {
                 let missing: Vec<String> = missing.iter().map(u16::to_string).collect();
                 write!(f, "ports: {} not offered", missing.join(", "))
+            }
+            Self::Reservation { missing } => {
+                write!(f, "kept by an instance: {missing} not offered")
             }
             Self::Constraint {
                 constraint,

@@ -16,7 +16,7 @@ pub(super) fn victims(mut members: Vec<&Member>, n: u32, selection: KillSelectio
         Phase::Leaving | Phase::Inactive | Phase::Abandoned => 0,
         Phase::Unreachable => 1,
         Phase::Launching => 2,
-        Phase::Unhealthy => 3,
+        Phase::Failing | Phase::FailingLong | Phase::Unhealthy => 3,
         Phase::Healthy => 4,
     };
     let before_place = |a: &Member, b: &Member| b.late.cmp(&a.late).then(a.current.cmp(&b.current));

@@ -134,6 +134,36 @@ impl Master {
         world.tell(told, true);
     }
 
+    /// Ends a task as `state` for a reason of the agent's.
+    pub(crate) fn end_for(
+        &self,
+        task: &str,
+        state: proto::TaskState,
+        message: &str,
+        reason: proto::Reason,
+    ) {
+        let mut world = self.world();
+        if let Some((info, _)) = world.tasks.remove(task) {
+            world.free.add(&info.resources);
+        }
+        world.refused = false;
+        let update_id = world.id("update");
+        let told = proto::TaskStatus {
+            task_id: task.into(),
+            framework_id: "framework-1".into(),
+            agent_id: AGENT.into(),
+            state: state.into(),
+            reason: reason.into(),
+            source: proto::StatusSource::Agent.into(),
+            message: message.into(),
+            timestamp_ms: 1,
+            update_id,
+            ..proto::TaskStatus::default()
+        };
+        world.tell(told, true);
+        world.make_offer();
+    }
+
     /// Ends a task as `state`, out of the blue.
     pub(crate) fn end(&self, task: &str, state: proto::TaskState, message: &str) {
         let mut world = self.world();
@@ -178,6 +208,8 @@ impl World {
             region: String::new(),
             zone: String::new(),
             address: "127.0.0.1:5051".into(),
+            reserved: Vec::new(),
+            volumes: Vec::new(),
             revocable: false,
         };
         self.send(Inner::Offers(proto::event::Offers {
@@ -469,5 +501,19 @@ impl FrameworkService for Master {
         _: Request<proto::TeardownRequest>,
     ) -> Result<Response<proto::TeardownResponse>, Status> {
         Err(Status::unimplemented("no teardown here"))
+    }
+
+    async fn acknowledge_operation(
+        &self,
+        _: Request<proto::AcknowledgeOperationRequest>,
+    ) -> Result<Response<proto::AcknowledgeOperationResponse>, Status> {
+        Err(Status::unimplemented("no operations here"))
+    }
+
+    async fn reconcile_operations(
+        &self,
+        _: Request<proto::ReconcileOperationsRequest>,
+    ) -> Result<Response<proto::ReconcileOperationsResponse>, Status> {
+        Err(Status::unimplemented("no operations here"))
     }
 }

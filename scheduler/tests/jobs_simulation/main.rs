@@ -203,6 +203,7 @@ impl Sim {
                 Message::Offers(offers) => self.core.offered(offers),
                 Message::Rescind(offer) => self.core.rescinded(&offer),
                 Message::Status(status) => self.core.status(&status, self.now),
+                Message::Machines(machines) => self.core.surveyed(machines),
             }
             if self.rng.one_in(3) {
                 self.turn();
@@ -214,7 +215,7 @@ impl Sim {
     fn next_message(&mut self) -> Option<Message> {
         let task = |message: &Message| match message {
             Message::Status(status) => Some(status.task_id.clone()),
-            Message::Offers(_) | Message::Rescind(_) => None,
+            Message::Offers(_) | Message::Rescind(_) | Message::Machines(_) => None,
         };
         let queue = &mut self.world.to_core;
         // Statuses of one task stay in order; those of different tasks come as they like.

@@ -9,14 +9,15 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mezzo_api::model::{AgentId, TaskId, TaskState};
+use mezzo_api::model::{AgentId, PoolChange, TaskId, TaskState};
 use mezzo_scheduler::app::AppId;
-use mezzo_scheduler::core::command::{Command, Refusal, Update};
+use mezzo_scheduler::core::command::{Command, Refusal, Update, Wipe};
 use mezzo_scheduler::core::groups::{GroupChange, GroupCommand};
 use mezzo_scheduler::core::record::{Key, decode};
 use mezzo_scheduler::core::state::State;
-use mezzo_scheduler::core::{Core, Ids, Settings};
-use mezzo_scheduler::reconcile::bounds;
+use mezzo_scheduler::core::{Call, Core, Ids, Settings};
+use mezzo_scheduler::reconcile::{bounds, resident_bounds};
+use mezzo_scheduler::resident::Stage;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use world::{Message, Rng, World, framework};
@@ -110,7 +111,33 @@ impl Sim {
                 break;
             }
             let prompt = self.rng.one_in(2);
+            self.check_destroyed(&call);
+            self.world.refuse_changes = self.faults.failures && self.rng.one_in(10);
             self.world.perform(call, self.now, prompt);
+        }
+    }
+
+    /// Nothing is destroyed that an app still wants, in memory or on disk.
+    fn check_destroyed(&self, call: &Call) {
+        let Call::Accept { changes, .. } = call else {
+            return;
+        };
+        let destroys = changes.iter().filter_map(|change| match change {
+            PoolChange::Destroy(key) => Some(key),
+            PoolChange::Reserve { .. } | PoolChange::Unreserve { .. } | PoolChange::Create(_) => {
+                None
+            }
+        });
+        for key in destroys {
+            let durable = decode(self.disk.clone()).expect("what was committed can be read");
+            for state in [self.core.state(), &durable] {
+                let mut holdings = state.apps.values().flat_map(|app| app.holdings.values());
+                let wanted = holdings.any(|one| {
+                    let mut volumes = one.volumes.iter();
+                    one.stage == Stage::Kept && volumes.any(|held| held.volume.id == key.id)
+                });
+                assert!(!wanted, "{key} is destroyed although it is wanted");
+            }
         }
     }
 
@@ -130,6 +157,9 @@ impl Sim {
             assert_eq!(durable.current, app.current);
             assert_eq!(durable.versions, app.versions);
             assert_eq!(durable.instances, app.instances);
+            for (id, holding) in &app.holdings {
+                assert_eq!(durable.holdings[id], *holding);
+            }
             assert_eq!(durable.backoff, app.backoff);
             assert_eq!(durable.last_failure, app.last_failure);
         }
@@ -152,6 +182,7 @@ impl Sim {
             Message::Offers(offers) => self.core.offered(offers),
             Message::Rescind(offer) => self.core.rescinded(&offer),
             Message::Status(status) => self.core.status(&status, self.now),
+            Message::Machines(machines) => self.core.surveyed(machines),
         }
         // Sometimes several in one turn.
         if !self.rng.one_in(3) {
@@ -347,7 +378,24 @@ impl Sim {
                 .or_default()
                 .insert(id);
         }
+        let kept: BTreeSet<_> = state
+            .apps
+            .values()
+            .flat_map(|app| app.holdings.values())
+            .map(|one| (one.agent_id.clone(), one.id))
+            .collect();
+        let there: BTreeSet<_> = self
+            .world
+            .agents
+            .keys()
+            .flat_map(|agent| {
+                let held = self.world.held_on(agent).into_iter();
+                held.map(|id| (agent.clone(), id))
+            })
+            .collect();
         state.deployments.is_empty()
+            && state.releasing.is_empty()
+            && kept == there
             && state.orphans.is_empty()
             && state.apps.iter().all(|(id, app)| {
                 let n = running.get(id).map_or(0, BTreeSet::len);
@@ -430,9 +478,68 @@ fn random_command(sim: &mut Sim) -> Command {
             Command::KillTasks {
                 tasks: task.into_iter().collect(),
                 scale: sim.rng.one_in(2),
+                wipe: Wipe::Nothing,
                 force,
             }
         }
+    }
+}
+
+/// An app whose instances keep a volume each.
+fn resident(rng: &mut Rng) -> Value {
+    let lost = ["WAIT_FOREVER", "RELAUNCH_AFTER_TIMEOUT"][rng.below(2) as usize];
+    json!({
+        "id": "/r",
+        "cpus": 0.5,
+        "mem": 64,
+        "instances": rng.below(5),
+        "container": {
+            "docker": {"image": format!("image:{}", rng.below(3))},
+            "volumes": [
+                {"containerPath": "/data", "mode": "RW", "persistent": {"size": 50}},
+                {"containerPath": "log", "mode": "RW", "persistent": {"size": 10}},
+            ],
+        },
+        "upgradeStrategy": {"minimumHealthCapacity": rng.below(5) as f64 / 4.0, "maximumOverCapacity": 0},
+        "residency": {"taskLostBehavior": lost, "relaunchEscalationTimeoutSeconds": 5},
+    })
+}
+
+fn resident_command(sim: &mut Sim) -> Command {
+    let app: AppId = "/r".parse().expect("valid");
+    let force = sim.rng.one_in(2);
+    let state = sim.core.state();
+    let tasks: Vec<TaskId> = state
+        .apps
+        .get(&app)
+        .map(|known| known.instances.keys().cloned().collect())
+        .unwrap_or_default();
+    match sim.rng.below(8) {
+        0..=3 => Command::Update {
+            updates: vec![Update {
+                app: Some(app),
+                body: resident(&mut sim.rng),
+            }],
+            partial: true,
+            create: true,
+            force,
+            dry_run: false,
+        },
+        4 => Command::Restart { app, force },
+        5 => Command::Delete { app, force },
+        kill => Command::KillTasks {
+            tasks: match kill {
+                6 => tasks,
+                _ => tasks.into_iter().take(1).collect(),
+            },
+            scale: sim.rng.one_in(2),
+            wipe: match sim.rng.below(3) {
+                0 => Wipe::Nothing,
+                1 => Wipe::Theirs,
+                _ => Wipe::AllOf(app),
+            },
+            force,
+        },
     }
 }
 
@@ -479,7 +586,10 @@ fn whatever_happens_in_the_end_exactly_what_is_wanted_runs() {
         sim.connect();
         for step in 0..600 {
             if step % 40 == 0 {
-                let command = random_command(&mut sim);
+                let command = match sim.rng.one_in(3) {
+                    true => resident_command(&mut sim),
+                    false => random_command(&mut sim),
+                };
                 // Refusals are part of the game.
                 let _ = sim.command(command);
             }
@@ -540,6 +650,115 @@ fn a_rolling_update_without_failures_never_leaves_its_bounds() {
                 live <= limits.max_capacity,
                 "seed {seed} step {step}: {live} exist, {limits:?}"
             );
+            assert!(
+                running >= limits.min_healthy,
+                "seed {seed} step {step}: {running} run, {limits:?}"
+            );
+            if sim.core.state().deployments.is_empty() {
+                break;
+            }
+        }
+        sim.quiet(seed);
+    }
+}
+
+#[test]
+fn what_residents_keep_outlives_everything_but_their_app() {
+    for seed in seeds(150) {
+        let faults = Faults {
+            crashes: true,
+            breaks: true,
+            failures: true,
+            lost_agents: true,
+        };
+        let mut sim = Sim::new(seed, faults);
+        sim.connect();
+        let app: AppId = "/r".parse().expect("valid");
+        let mut body = resident(&mut sim.rng);
+        let n = 1 + sim.rng.below(3);
+        body["instances"] = json!(n);
+        body["residency"] = json!({"taskLostBehavior": "WAIT_FOREVER"});
+        let create = Command::Create { body, force: true };
+        while !sim.core.state().apps.contains_key(&app) {
+            let _ = sim.command(create.clone());
+        }
+        sim.quiet(seed);
+        let kept: Vec<_> = sim.core.state().apps[&app]
+            .holdings
+            .keys()
+            .copied()
+            .collect();
+        assert_eq!(kept.len() as u64, n, "seed {seed}");
+        sim.faults = faults;
+        for step in 0..400 {
+            if step % 50 == 0 {
+                let _ = sim.command(Command::Restart {
+                    app: app.clone(),
+                    force: true,
+                });
+            }
+            sim.step();
+        }
+        sim.quiet(seed);
+        let state = sim.core.state();
+        let after: Vec<_> = state.apps[&app].holdings.keys().copied().collect();
+        assert_eq!(
+            kept, after,
+            "seed {seed}: nothing is lost, nothing is made beside it"
+        );
+        while sim.core.state().visible_app(&app).is_some() {
+            let _ = sim.command(Command::Delete {
+                app: app.clone(),
+                force: true,
+            });
+        }
+        sim.quiet(seed);
+        let agents = sim.world.agents.keys();
+        let left: usize = agents.map(|agent| sim.world.held_on(agent).len()).sum();
+        assert_eq!(left, 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn an_update_of_residents_never_has_more_than_asked_for() {
+    for seed in seeds(100) {
+        let faults = Faults {
+            crashes: true,
+            breaks: true,
+            failures: false,
+            lost_agents: false,
+        };
+        let mut sim = Sim::new(seed, faults);
+        sim.connect();
+        let app: AppId = "/r".parse().expect("valid");
+        let mut body = resident(&mut sim.rng);
+        let n = 1 + u32::try_from(sim.rng.below(4)).expect("small");
+        body["instances"] = json!(n);
+        let create = Command::Create { body, force: true };
+        while !sim.core.state().apps.contains_key(&app) {
+            let _ = sim.command(create.clone());
+        }
+        sim.quiet(seed);
+        sim.faults = faults;
+        let before = sim.core.state().apps[&app].current.config;
+        while sim.core.state().apps[&app].current.config == before {
+            let _ = sim.command(Command::Restart {
+                app: app.clone(),
+                force: true,
+            });
+        }
+        let strategy = sim.core.state().apps[&app].current.app.upgrade;
+        let limits = resident_bounds(n, strategy, n);
+        for step in 0..3000 {
+            sim.step();
+            let count = |holds: fn(&world::Task) -> bool| {
+                sim.world.tasks.values().filter(|task| holds(task)).count() as u32
+            };
+            let (live, running) = (
+                count(world::Task::lives),
+                count(|task| task.state == TaskState::Running),
+            );
+            assert!(live <= n, "seed {seed} step {step}: {live} exist");
             assert!(
                 running >= limits.min_healthy,
                 "seed {seed} step {step}: {running} run, {limits:?}"

@@ -5,10 +5,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, Offer, OfferId, Reason, Resources, StatusSource, TaskId, TaskInfo,
-    TaskState, TaskStatus,
+    AgentId, FrameworkId, Offer, OfferId, Pools, Reason, Resources, RoleName, StatusSource, TaskId,
+    TaskInfo, TaskState, TaskStatus, VolumeSource,
 };
-use mezzo_scheduler::core::Call;
+use mezzo_scheduler::core::state::Machine;
+use mezzo_scheduler::core::{Call, Purpose, Settings};
+use mezzo_scheduler::resident::HoldingId;
 
 /// SplitMix64.
 #[derive(Debug, Clone)]
@@ -38,23 +40,55 @@ pub(crate) enum Message {
     Offers(Vec<Offer>),
     Rescind(OfferId),
     Status(Box<TaskStatus>),
+    Machines(BTreeMap<AgentId, Machine>),
+}
+
+fn role_for(purpose: Purpose) -> RoleName {
+    match purpose {
+        Purpose::Tasks => RoleName::any(),
+        Purpose::Residents => Settings::default().resident_role,
+    }
+}
+
+#[derive(Debug)]
+struct Offered {
+    id: OfferId,
+    purpose: Purpose,
+    pools: Pools,
 }
 
 #[derive(Debug)]
 pub(crate) struct Agent {
     total: Resources,
-    free: Resources,
+    /// What no task holds, offered or not.
+    free: Pools,
     pub(crate) reachable: bool,
     /// The master was restarted and expects the agent back: it says nothing of its tasks.
     recovering: bool,
-    offer: Option<OfferId>,
+    offers: Vec<Offered>,
     /// No offer within these resources until then.
-    refused: Option<(Resources, u64)>,
+    refused: Vec<(Purpose, Pools, u64)>,
+}
+
+impl Agent {
+    /// What could be offered.
+    fn unoffered(&self) -> Pools {
+        self.offers.iter().fold(self.free.clone(), |rest, offer| {
+            rest.checked_sub(&offer.pools)
+                .expect("offers are of what is free")
+        })
+    }
+
+    fn refuse(&mut self, purpose: Purpose, pools: Pools, until: u64) {
+        self.refused.retain(|(of, ..)| *of != purpose);
+        self.refused.push((purpose, pools, until));
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) info: TaskInfo,
+    pools: Pools,
     pub(crate) state: TaskState,
     /// Made by the agent, not yet acknowledged, oldest first.
     unacknowledged: VecDeque<TaskStatus>,
@@ -74,6 +108,9 @@ pub(crate) struct World {
     pub(crate) connected: bool,
     pub(crate) to_core: VecDeque<Message>,
     suppressed: bool,
+    residents_suppressed: bool,
+    /// Agents refuse the next changes of reservations and volumes.
+    pub(crate) refuse_changes: bool,
     next: u64,
 }
 
@@ -85,16 +122,16 @@ impl World {
     pub(crate) fn new(n_agents: u64) -> Self {
         let agents = (0..n_agents)
             .map(|i| {
-                let total: Resources = "cpus:4;mem:1024;ports:[31000-31020]"
+                let total: Resources = "cpus:8;mem:2048;disk:2000;ports:[31000-31040]"
                     .parse()
                     .expect("valid");
                 let agent = Agent {
-                    free: total.clone(),
+                    free: Pools::open_to_all(total.clone()),
                     total,
                     reachable: true,
                     recovering: false,
-                    offer: None,
-                    refused: None,
+                    offers: Vec::new(),
+                    refused: Vec::new(),
                 };
                 (format!("agent-{i}").parse().expect("valid"), agent)
             })
@@ -106,6 +143,8 @@ impl World {
             connected: false,
             to_core: VecDeque::new(),
             suppressed: true,
+            residents_suppressed: true,
+            refuse_changes: false,
             next: 0,
         }
     }
@@ -114,7 +153,7 @@ impl World {
         self.connected = false;
         self.to_core.clear();
         for agent in self.agents.values_mut() {
-            agent.offer = None;
+            agent.offers.clear();
         }
     }
 
@@ -124,7 +163,7 @@ impl World {
         for agent in self.agents.values_mut() {
             agent.reachable = false;
             agent.recovering = true;
-            agent.refused = None;
+            agent.refused.clear();
         }
         let lost: Vec<TaskId> = self
             .tasks
@@ -138,7 +177,7 @@ impl World {
                 .agents
                 .get_mut(&task.info.agent_id)
                 .expect("tasks are on agents");
-            agent.free.add(&task.info.resources);
+            agent.free = agent.free.checked_add(&task.pools).expect("small");
         }
     }
 
@@ -146,8 +185,9 @@ impl World {
     pub(crate) fn connect(&mut self, suppressed: bool) {
         self.connected = true;
         self.suppressed = suppressed;
+        self.residents_suppressed = true;
         for agent in self.agents.values_mut() {
-            agent.refused = None;
+            agent.refused.clear();
         }
         let heads: Vec<TaskStatus> = self
             .tasks
@@ -162,42 +202,86 @@ impl World {
         );
     }
 
+    fn suppressed(&mut self, purpose: Purpose) -> &mut bool {
+        match purpose {
+            Purpose::Tasks => &mut self.suppressed,
+            Purpose::Residents => &mut self.residents_suppressed,
+        }
+    }
+
     /// As the master's allocation pass.
     pub(crate) fn make_offers(&mut self, now: u64) {
-        if !self.connected || self.suppressed {
+        if !self.connected {
             return;
         }
+        let order = match self.next % 2 {
+            0 => [Purpose::Tasks, Purpose::Residents],
+            _ => [Purpose::Residents, Purpose::Tasks],
+        };
         let mut offers = Vec::new();
-        for (id, agent) in &mut self.agents {
-            if !agent.reachable || agent.offer.is_some() || agent.free.is_empty() {
+        for purpose in order {
+            if *self.suppressed(purpose) {
                 continue;
             }
-            if let Some((resources, until)) = &agent.refused
-                && now < *until
-                && resources.contains(&agent.free)
-            {
-                continue;
+            let role = role_for(purpose);
+            for (id, agent) in &mut self.agents {
+                let rest = agent.unoffered();
+                let part = rest.visible_to(&role).into_owned();
+                if !agent.reachable || part.is_empty() {
+                    continue;
+                }
+                let hides = |(of, pools, until): &(Purpose, Pools, u64)| {
+                    *of == purpose && now < *until && pools.contains(&part)
+                };
+                if agent.refused.iter().any(hides) {
+                    continue;
+                }
+                self.next += 1;
+                let offer_id: OfferId = format!("offer-{}", self.next).parse().expect("valid");
+                offers.push(Offer {
+                    offer_id: offer_id.clone(),
+                    framework_id: framework(),
+                    agent_id: id.clone(),
+                    hostname: id.to_string(),
+                    role: role.clone(),
+                    resources: part.plain(),
+                    attributes: Vec::new(),
+                    region: String::new(),
+                    zone: String::new(),
+                    address: String::new(),
+                    reserved: part.pool_list(),
+                    volumes: part.volumes().cloned().collect(),
+                    revocable: false,
+                });
+                agent.offers.push(Offered {
+                    id: offer_id,
+                    purpose,
+                    pools: part,
+                });
             }
-            self.next += 1;
-            let offer_id: OfferId = format!("offer-{}", self.next).parse().expect("valid");
-            agent.offer = Some(offer_id.clone());
-            offers.push(Offer {
-                offer_id,
-                framework_id: framework(),
-                agent_id: id.clone(),
-                hostname: id.to_string(),
-                role: Default::default(),
-                resources: agent.free.clone(),
-                attributes: Vec::new(),
-                region: String::new(),
-                zone: String::new(),
-                address: String::new(),
-                revocable: false,
-            });
         }
         if !offers.is_empty() {
             self.to_core.push_back(Message::Offers(offers));
         }
+    }
+
+    /// All there is on an agent, in use or not.
+    fn pools_of(&self, id: &AgentId) -> Pools {
+        let live = self.tasks.values().filter(|task| task.lives());
+        live.filter(|task| task.info.agent_id == *id)
+            .fold(self.agents[id].free.clone(), |sum, task| {
+                sum.checked_add(&task.pools).expect("small")
+            })
+    }
+
+    /// What is kept on an agent for instances.
+    pub(crate) fn held_on(&self, id: &AgentId) -> std::collections::BTreeSet<HoldingId> {
+        let pools = self.pools_of(id);
+        let stacks = pools.reserved().map(|(stack, _)| stack);
+        stacks
+            .chain(pools.volumes().map(|volume| &volume.stack))
+            .filter_map(HoldingId::of)
+            .collect()
     }
 
     fn status(
@@ -253,9 +337,9 @@ impl World {
         let task = self.tasks.get_mut(id).expect("just seen");
         task.state = state;
         if state.is_terminal() {
-            agent.free.add(&task.info.resources);
+            agent.free = agent.free.checked_add(&task.pools).expect("small");
             assert!(
-                agent.total.contains(&agent.free),
+                agent.total.contains(&agent.free.flat()),
                 "more is free than there is"
             );
         }
@@ -285,8 +369,8 @@ impl World {
             return;
         }
         agent.reachable = false;
-        if let Some(offer) = agent.offer.take() {
-            self.to_core.push_back(Message::Rescind(offer));
+        for offer in agent.offers.drain(..) {
+            self.to_core.push_back(Message::Rescind(offer.id));
         }
         for task in self.tasks_on(id) {
             if self.connected {
@@ -340,38 +424,93 @@ impl World {
         match call {
             Call::Accept {
                 offer,
+                changes,
                 tasks,
                 refuse,
             } => {
-                let agent_id = tasks[0].agent_id.clone();
-                let agent = self.agents.get_mut(&agent_id).expect("offers name agents");
-                let valid = agent.offer.take_if(|held| *held == offer).is_some();
-                for info in tasks {
+                let found = self.agents.iter().find_map(|(id, agent)| {
+                    let at = agent.offers.iter().position(|held| held.id == offer)?;
+                    Some((id.clone(), at))
+                });
+                let Some((agent_id, at)) = found else {
+                    for info in tasks {
+                        assert!(
+                            self.ever.insert(info.task_id.clone()),
+                            "a task id is used twice"
+                        );
+                        let id = &info.task_id;
+                        self.master_says(id, None, TaskState::Dropped, Reason::InvalidOffers);
+                    }
+                    return;
+                };
+                let agent = self.agents.get_mut(&agent_id).expect("there");
+                let Offered {
+                    purpose,
+                    pools: mut hand,
+                    ..
+                } = agent.offers.remove(at);
+                let refused = std::mem::take(&mut self.refuse_changes) && !changes.is_empty();
+                for change in changes.iter().filter(|_| !refused) {
+                    assert_eq!(
+                        *change.role(),
+                        role_for(purpose),
+                        "changes are for the offer's role"
+                    );
+                    let conversion = hand.conversion(change).expect("changes fit the offer");
+                    hand = hand.converted(&conversion).expect("just checked");
+                    agent.free = agent
+                        .free
+                        .converted(&conversion)
+                        .expect("offers are of what is free");
+                }
+                for mut info in tasks {
                     let id = info.task_id.clone();
                     assert!(self.ever.insert(id.clone()), "task id {id} is used twice");
-                    if !valid {
-                        self.master_says(&id, None, TaskState::Dropped, Reason::InvalidOffers);
+                    for mount in &info.container.volumes {
+                        if let VolumeSource::Persistent(volume) = &mount.source {
+                            let found = hand.volume_for(&role_for(purpose), volume.as_str());
+                            info.persistent.extend(found.cloned());
+                        }
+                    }
+                    let pools = match info.reserved.is_empty() {
+                        true => hand
+                            .pick(&info.resources)
+                            .expect("takes only what is offered"),
+                        false => info.pools().expect("reserved is part of it"),
+                    };
+                    let whole = info.persistent.len() == info.container.volumes.len();
+                    if !whole || !hand.contains(&pools) {
+                        assert!(refused, "takes only what is offered");
+                        let agent = Some(agent_id.clone());
+                        self.master_says(&id, agent, TaskState::Error, Reason::TaskInvalid);
                         continue;
                     }
                     let agent = self.agents.get_mut(&agent_id).expect("there");
+                    hand = hand.checked_sub(&pools).expect("contains it");
                     agent.free = agent
                         .free
-                        .checked_sub(&info.resources)
-                        .expect("takes only what is offered");
+                        .checked_sub(&pools)
+                        .expect("offers are of what is free");
                     let task = Task {
                         info,
+                        pools,
                         state: TaskState::Staging,
                         unacknowledged: VecDeque::new(),
                     };
                     self.tasks.insert(id, task);
                 }
                 let agent = self.agents.get_mut(&agent_id).expect("there");
-                agent.refused = Some((agent.free.clone(), now + refuse.as_millis() as u64));
+                agent.refuse(purpose, hand, now + refuse.as_millis() as u64);
             }
             Call::Decline { offers, refuse } => {
                 for agent in self.agents.values_mut() {
-                    if agent.offer.take_if(|held| offers.contains(held)).is_some() {
-                        agent.refused = Some((agent.free.clone(), now + refuse.as_millis() as u64));
+                    let (gone, kept) = std::mem::take(&mut agent.offers)
+                        .into_iter()
+                        .partition(|offer| offers.contains(&offer.id));
+                    agent.offers = kept;
+                    let gone: Vec<Offered> = gone;
+                    for offer in gone {
+                        agent.refuse(offer.purpose, offer.pools, now + refuse.as_millis() as u64);
                     }
                 }
             }
@@ -449,14 +588,30 @@ impl World {
                     self.master_says(&id, agent, state, Reason::Reconciliation);
                 }
             }
-            Call::Revive => {
-                self.suppressed = false;
+            Call::Revive(purpose) => {
+                *self.suppressed(purpose) = false;
                 for agent in self.agents.values_mut() {
-                    agent.refused = None;
+                    agent.refused.retain(|(of, ..)| *of != purpose);
                 }
             }
-            Call::Suppress => self.suppressed = true,
-            Call::Survey => {}
+            Call::Suppress(purpose) => *self.suppressed(purpose) = true,
+            Call::Survey => {
+                let machines = self
+                    .agents
+                    .iter()
+                    .filter(|(_, agent)| agent.reachable || agent.recovering);
+                let machines = machines.map(|(id, agent)| {
+                    let machine = Machine {
+                        hostname: id.to_string(),
+                        total: agent.total.clone(),
+                        held: agent.reachable.then(|| self.held_on(id)),
+                        ..Machine::default()
+                    };
+                    (id.clone(), machine)
+                });
+                let machines = machines.collect();
+                self.to_core.push_back(Message::Machines(machines));
+            }
         }
     }
 }

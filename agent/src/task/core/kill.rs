@@ -103,5 +103,6 @@ impl Core {
             }
             self.kill(&key, None, KillCause::FrameworkRemoved, ctx, effects);
         }
+        self.forget_operations(framework, effects);
     }
 }

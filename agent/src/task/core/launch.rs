@@ -39,9 +39,8 @@ impl Core {
             return;
         }
         let container = ContainerId::derive(key.task.as_str(), (ctx.random)() as u64);
-        let refusal = self
-            .refuse(&info)
-            .or_else(|| self.reserve(&container, &info).err());
+        let refusal = self.refuse(&info).or_else(|| self.refuse_pools(&info));
+        let refusal = refusal.or_else(|| self.reserve(&container, &info).err());
         let granted = match &refusal {
             Some(_) => Ok(Grant::default()),
             None => self.grants.take(&container, &info),
@@ -144,6 +143,7 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let limits = self.wanted_limits(id);
+        let volumes = self.volume_folders(id);
         let Some(entry) = self.entry(id) else { return };
         let Phase::Creating(next) = &entry.phase else {
             return;
@@ -158,6 +158,7 @@ impl Core {
                     info: Box::new(entry.info.clone()),
                     limits: Box::new(limits.unwrap_or_default()),
                     grant: entry.grant.clone(),
+                    volumes,
                     holder: entry.holder.clone(),
                 });
                 // The others make room before it runs.

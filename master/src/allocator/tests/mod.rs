@@ -5,7 +5,7 @@ mod scenarios;
 
 use std::collections::BTreeMap;
 
-use mezzo_api::model::{AgentId, AgentInfo, CgroupMode, FrameworkId, Resources, RoleName, Scalar};
+use mezzo_api::model::{AgentId, AgentInfo, CgroupMode, FrameworkId, Pools, RoleName, Scalar};
 
 use super::{
     AgentFilters, Candidate, Claimant, ClaimantKey, Constraints, Minimum, Outcome, Quantities,
@@ -39,7 +39,7 @@ pub(super) struct Client {
 pub(super) struct Agent {
     pub(super) id: AgentId,
     pub(super) info: AgentInfo,
-    pub(super) free: Resources,
+    pub(super) free: Pools,
     pub(super) filters: AgentFilters,
 }
 
@@ -61,15 +61,15 @@ impl Cluster {
     }
 
     pub(super) fn add_agent(&mut self, free: &str) {
-        let free: Resources = id(free);
-        self.total.add(&free);
+        let free: Pools = id(free);
+        self.total.add_pools(&free);
         let name = format!("a{:04}", self.agents.len());
         self.agents.push(Agent {
             id: id(&name),
             info: AgentInfo {
                 hostname: name,
                 address: String::new(),
-                resources: free.clone(),
+                resources: free.flat(),
                 attributes: Vec::new(),
                 region: String::new(),
                 zone: String::new(),
@@ -77,6 +77,8 @@ impl Cluster {
                 kernel: String::new(),
                 architecture: String::new(),
                 cgroup_mode: CgroupMode::V2,
+                reserved: free.pool_list(),
+                volumes: Vec::new(),
             },
             free,
             filters: AgentFilters::default(),
@@ -121,12 +123,20 @@ impl Cluster {
                 .or_default()
                 .merge(&client.held);
         }
+        // What is reserved counts for its role while it is idle too.
+        for agent in &self.agents {
+            for (stack, idle) in agent.free.reserved() {
+                roles.entry(stack.role().clone()).or_default().add(idle);
+            }
+        }
         roles
     }
 
     pub(super) fn unallocated(&self) -> Quantities {
         let mut sum = Quantities::default();
-        self.agents.iter().for_each(|agent| sum.add(&agent.free));
+        self.agents
+            .iter()
+            .for_each(|agent| sum.add(agent.free.open()));
         sum
     }
 
@@ -189,17 +199,17 @@ impl Cluster {
                 .iter_mut()
                 .find(|client| client.framework == plan.framework && client.role == plan.role)
                 .unwrap();
-            client.held.add(&plan.resources);
+            client.held.add_pools(&plan.resources);
         }
         outcome
     }
 
-    /// What the role holds with all below it.
+    /// What the role holds with all below it, and what is reserved for them.
     pub(super) fn held(&self, role: &str, name: &str) -> i128 {
-        self.clients
+        self.roles()
             .iter()
-            .filter(|client| super::quota::is_within(client.role.as_str(), role))
-            .map(|client| client.held.get(name))
+            .filter(|(other, _)| super::quota::is_within(other.as_str(), role))
+            .map(|(_, held)| held.get(name))
             .sum()
     }
 }

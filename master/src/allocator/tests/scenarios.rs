@@ -25,14 +25,14 @@ fn one_task_each(total: &str, users: &[(&str, &str)]) -> Vec<(String, Vec<(u64, 
             .iter()
             .position(|client| client.framework == plan.framework)
             .unwrap();
-        let task: Resources = id(users[at].1);
+        let task: Pools = id(users[at].1);
         let Some(left) = cluster.agents[0].free.checked_sub(&task) else {
             // Not enough for it any more: it suppresses offers.
             cluster.clients[at].wants = false;
             continue;
         };
         cluster.agents[0].free = left;
-        cluster.clients[at].held.add(&task);
+        cluster.clients[at].held.add_pools(&task);
         let shares = cluster.clients.iter().map(|client| {
             let share = Share::dominant(&client.held, &cluster.total, DEFAULT_WEIGHT_MILLIS);
             (share.parts_per_million(), client.held.clone())

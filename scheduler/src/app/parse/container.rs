@@ -41,7 +41,11 @@ pub(super) fn container(
         )
         .unwrap_or(Engine::Mesos);
     container.unsupported("appc", "use an OCI image", report);
-    let (volumes, secret_volumes) = parts::volumes(&container, report);
+    let parts::Volumes {
+        host: volumes,
+        secrets: secret_volumes,
+        persistent,
+    } = parts::volumes(&container, report);
     let Some(value) = container.get("docker") else {
         report.value_problem("/container/docker/image", NO_IMAGE);
         return None;
@@ -91,6 +95,7 @@ pub(super) fn container(
         network_name: network.name.clone(),
         network_labels: network.labels.clone(),
         volumes,
+        persistent,
         secret_volumes,
         pull_secret,
     })

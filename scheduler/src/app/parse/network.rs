@@ -9,7 +9,7 @@ use mezzo_api::model::NetworkMode;
 use serde_json::Value;
 
 use super::parts;
-use crate::app::read::{Fields, Report};
+use crate::app::read::{Fields, Report, expected};
 use crate::app::spec::{HostPort, PortDefinition, PortTarget};
 
 /// What the app says about its network, taken together.
@@ -201,8 +201,9 @@ pub(super) fn ports(
         let by_default = network.mode == NetworkMode::Host && !revocable;
         return parts::ports(fields, by_default, report);
     }
+    let maps = says(new) || says(old);
     for name in ["portDefinitions", "ports"] {
-        if says(fields.get(name)) {
+        if says(fields.get(name)) && !(maps && name == "ports") {
             report.value_problem(
                 fields.path_of(name),
                 "is for the machine's network; with a network of the container's own use container.portMappings",
@@ -241,16 +242,38 @@ pub(super) fn ports(
         };
     };
     let Some(items) = given.as_array() else {
-        report.type_problem(path, crate::app::read::expected("a list", given));
+        report.type_problem(path, expected("a list", given));
         return Vec::new();
     };
-    let mappings: Vec<PortDefinition> = items
+    let mut mappings: Vec<PortDefinition> = items
         .iter()
         .enumerate()
         .filter_map(|(i, item)| mapping(item, format!("{path}({i})"), network.mode, report))
         .collect();
+    service_ports(fields, &mut mappings, report);
     refuse_doubles(&mappings, path, report);
     mappings
+}
+
+/// Beside mappings `ports` are their service ports, as Marathon's answers had them up to 1.4.
+fn service_ports(fields: &Fields<'_>, mappings: &mut [PortDefinition], report: &mut Report) {
+    let Some(given) = fields.get("ports").and_then(Value::as_array) else {
+        return;
+    };
+    if given.len() > mappings.len() {
+        report.value_problem(
+            "/ports",
+            "more than there are portMappings, of which they are the service ports",
+        );
+    }
+    for (i, (given, mapping)) in given.iter().zip(mappings).enumerate() {
+        let port = given.as_u64().and_then(|port| u16::try_from(port).ok());
+        match port {
+            Some(port) if mapping.port == 0 => mapping.port = port,
+            Some(_) => {}
+            None => report.type_problem(format!("/ports({i})"), expected("a port", given)),
+        }
+    }
 }
 
 fn mapping(

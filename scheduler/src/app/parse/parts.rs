@@ -5,8 +5,9 @@
 use mezzo_api::model::{Volume, VolumeSource};
 use serde_json::Value;
 
-use super::MAX_SECONDS_MS;
+use super::{MAX_SECONDS_MS, residency};
 use crate::app::read::{Fields, Report, expected};
+use crate::app::residency::PersistentMount;
 use crate::app::spec::{AppHealthCheck, CheckPort, PortDefinition, Protocol};
 
 /// `portDefinitions`, or the deprecated `ports`; on the host's network one port unless the app says otherwise.
@@ -235,12 +236,20 @@ fn command(read: &Fields<'_>, report: &mut Report) -> Option<String> {
     line
 }
 
-/// `container.volumes`: host paths; and files with secrets, by path and the name that the app gives the secret.
-pub(crate) fn volumes(
-    container: &Fields<'_>,
-    report: &mut Report,
-) -> (Vec<Volume>, Vec<(String, String)>) {
-    let (mut volumes, mut secrets) = (Vec::new(), Vec::new());
+/// `container.volumes`, by kind.
+#[derive(Debug, Default)]
+pub(crate) struct Volumes {
+    /// Host paths.
+    pub(crate) host: Vec<Volume>,
+    /// Files with secrets, by path and the name that the app gives the secret.
+    pub(crate) secrets: Vec<(String, String)>,
+    /// With content that outlives tasks.
+    pub(crate) persistent: Vec<PersistentMount>,
+}
+
+/// `container.volumes`.
+pub(crate) fn volumes(container: &Fields<'_>, report: &mut Report) -> Volumes {
+    let mut volumes = Volumes::default();
     for (path, item) in container.list("volumes", report).unwrap_or_default() {
         let known = [
             "containerPath",
@@ -253,15 +262,18 @@ pub(crate) fn volumes(
         let Some(read) = Fields::open(item, path, &known, report) else {
             continue;
         };
-        for name in ["persistent", "external"] {
-            if read.get(name).is_some() {
-                report.value_problem(
-                    read.path_of(name),
-                    "not supported yet: only host volumes and secrets",
-                );
-            }
+        if read.get("external").is_some() {
+            report.value_problem(
+                read.path_of("external"),
+                "not supported yet: only host and persistent volumes, and secrets",
+            );
         }
         let container_path = read.string("containerPath", report).unwrap_or_default();
+        if read.get("persistent").is_some() {
+            let volume = residency::volume(&read, container_path, report);
+            volumes.persistent.extend(volume);
+            continue;
+        }
         if !container_path.starts_with('/') {
             report.value_problem(read.path_of("containerPath"), "must be an absolute path");
         }
@@ -272,12 +284,12 @@ pub(crate) fn volumes(
                 }
             }
             if let Some(name) = read.string("secret", report) {
-                secrets.push((container_path, name));
+                volumes.secrets.push((container_path, name));
             }
             continue;
         }
         let Some(host_path) = read.string("hostPath", report) else {
-            if read.get("persistent").or(read.get("external")).is_none() {
+            if read.get("external").is_none() {
                 report.value_problem(read.path_of("hostPath"), "is missing");
             }
             continue;
@@ -285,7 +297,7 @@ pub(crate) fn volumes(
         if !host_path.starts_with('/') {
             report.value_problem(read.path_of("hostPath"), "must be an absolute path");
         }
-        volumes.push(Volume {
+        volumes.host.push(Volume {
             container_path,
             read_only: read
                 .choice("mode", &[("RO", true), ("RW", false)], report)
@@ -293,5 +305,5 @@ pub(crate) fn volumes(
             source: VolumeSource::HostPath(host_path),
         });
     }
-    (volumes, secrets)
+    volumes
 }

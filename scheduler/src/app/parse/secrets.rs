@@ -110,7 +110,12 @@ pub(super) fn read_secrets(
             );
             continue;
         }
-        match secret.string("source", report).map(|source| source.parse()) {
+        // Marathon's examples write a source as a path from the root.
+        let source = secret.string("source", report);
+        let source = source
+            .as_deref()
+            .map(|text| text.strip_prefix('/').unwrap_or(text));
+        match source.map(str::parse) {
             Some(Ok(source)) => {
                 secrets.insert(name.clone(), source);
             }

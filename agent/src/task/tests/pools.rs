@@ -1,0 +1,160 @@
+//! Reservations and volumes: written before they are told, kept from what tasks use.
+
+use mezzo_api::model::{
+    OperationState, OperationStatus, PersistentVolume, PoolChange, PoolOperation, Reservation,
+    Stack, Volume, VolumeKey, VolumeSource,
+};
+
+use super::*;
+
+fn eng() -> Stack {
+    Stack::single(Reservation::dynamic("eng".parse().unwrap(), "ops")).unwrap()
+}
+
+fn data() -> PersistentVolume {
+    PersistentVolume {
+        id: "data".parse().unwrap(),
+        stack: eng(),
+        size_mb: 10,
+        principal: String::new(),
+    }
+}
+
+fn volume_key() -> VolumeKey {
+    data().key()
+}
+
+fn with_data(id: &str, read_only: bool) -> TaskInfo {
+    let mut info = a_task(id);
+    info.container.volumes = vec![Volume {
+        container_path: "/data".to_owned(),
+        read_only,
+        source: VolumeSource::Persistent(data().id),
+    }];
+    info.persistent = vec![data()];
+    info
+}
+
+impl Bench {
+    fn operate(&mut self, id: &str, change: PoolChange) -> OperationStatus {
+        self.effects.clear();
+        self.event(Event::Operate(Box::new(PoolOperation {
+            id: id.parse().unwrap(),
+            framework: Some("f".parse().unwrap()),
+            keep: true,
+            change,
+        })));
+        let told = self.effects.iter().find_map(|effect| {
+            if let Effect::SendPools(status) = effect {
+                Some((**status).clone())
+            } else {
+                None
+            }
+        });
+        told.expect("every operation is answered")
+    }
+
+    fn with_volume() -> Self {
+        let mut bench = Self::with_total("cpus:4;mem:1024;disk:100;ports:[31000-31009]");
+        let reserve = PoolChange::Reserve {
+            from: None,
+            with: eng().top().clone(),
+            resources: "disk:50".parse().unwrap(),
+        };
+        assert_eq!(bench.operate("o1", reserve).state, OperationState::Finished);
+        let create = PoolChange::Create(data());
+        assert_eq!(bench.operate("o2", create).state, OperationState::Finished);
+        bench
+    }
+}
+
+#[test]
+fn a_change_is_written_before_it_is_told_and_told_again_until_acknowledged() {
+    let mut bench = Bench::with_volume();
+    let place = |wanted: fn(&Effect) -> bool| bench.effects.iter().position(wanted).unwrap();
+    let written = place(|effect| matches!(effect, Effect::WriteBook { make: Some(_), .. }));
+    assert!(written < place(|effect| matches!(effect, Effect::SendPools(_))));
+    // The same again, as after a lost answer: the same word, and nothing is done twice.
+    let again = bench.operate("o2", PoolChange::Create(data()));
+    assert_eq!(again.state, OperationState::Finished);
+    assert!(
+        !bench
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::WriteBook { .. }))
+    );
+    assert_eq!(bench.core.book().saved().operations.len(), 2);
+    bench.event(Event::AcknowledgeOperation {
+        framework: Some("f".parse().unwrap()),
+        operation: "o2".parse().unwrap(),
+    });
+    assert_eq!(bench.core.book().saved().operations.len(), 1);
+    bench.event(Event::ShutdownFramework("f".parse().unwrap()));
+    assert!(bench.core.book().saved().operations.is_empty());
+    assert!(
+        bench.core.book().pools().volume(&volume_key()).is_some(),
+        "it outlives its framework"
+    );
+}
+
+#[test]
+fn a_change_that_cannot_be_written_changes_nothing() {
+    let mut bench = Bench::with_volume();
+    bench.disk_works = false;
+    let told = bench.operate("o3", PoolChange::Destroy(volume_key()));
+    assert_eq!(told.state, OperationState::Failed);
+    assert!(told.message.contains("disk full"), "{}", told.message);
+    assert!(bench.core.book().pools().volume(&volume_key()).is_some());
+    bench.disk_works = true;
+    let told = bench.operate("o3", PoolChange::Destroy(volume_key()));
+    assert_eq!(told.state, OperationState::Finished);
+    let purged = |effect: &Effect| matches!(effect, Effect::Purge(_));
+    assert!(
+        bench.effects.iter().any(purged),
+        "its content goes after that"
+    );
+}
+
+#[test]
+fn a_volume_is_written_by_one_task_alone_and_not_destroyed_under_it() {
+    let mut bench = Bench::with_volume();
+    bench.launch_task(with_data("writer", false));
+    let launched = bench
+        .effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::Launch { volumes, .. } if volumes.len() == 1));
+    assert!(launched);
+    for (id, read_only) in [("second", false), ("reader", true)] {
+        bench.launch_task(with_data(id, read_only));
+        let entry = bench.core.find(id).unwrap();
+        assert_eq!(entry.latest.state, TaskState::Error, "{id}");
+    }
+    let told = bench.operate("o3", PoolChange::Destroy(volume_key()));
+    assert_eq!(told.state, OperationState::Failed);
+    assert!(told.message.contains("task writer"), "{}", told.message);
+    let told = bench.operate(
+        "o4",
+        PoolChange::Unreserve {
+            stack: eng(),
+            resources: "disk:50".parse().unwrap(),
+        },
+    );
+    assert_eq!(
+        told.state,
+        OperationState::Failed,
+        "10 of it are the volume's"
+    );
+}
+
+#[test]
+fn readers_share_a_volume_and_keep_writers_away() {
+    let mut bench = Bench::with_volume();
+    bench.launch_task(with_data("r1", true));
+    bench.launch_task(with_data("r2", true));
+    bench.launch_task(with_data("w", false));
+    let state = |id: &str| bench.core.find(id).unwrap().latest.state;
+    assert!(!state("r1").is_terminal() && !state("r2").is_terminal());
+    assert_eq!(state("w"), TaskState::Error);
+    let told = bench.operate("o3", PoolChange::Destroy(volume_key()));
+    assert!(told.message.contains("r1, r2"), "{}", told.message);
+}

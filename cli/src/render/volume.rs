@@ -1,0 +1,61 @@
+//! Persistent volumes, for people.
+
+use super::{Style, Table, mebibytes};
+use crate::view::volume::Volume;
+
+/// `mezzo volume list`.
+pub(crate) fn volumes(volumes: &[Volume], style: Style) -> String {
+    let mut table = Table::new(&["VOLUME", "ROLE", "NODE", ">SIZE", "TASKS"]);
+    for volume in volumes {
+        let tasks: Vec<String> = volume
+            .tasks
+            .iter()
+            .map(|user| {
+                let access = if user.read_only { " (reads)" } else { "" };
+                format!("{}{access}", user.task)
+            })
+            .collect();
+        #[expect(clippy::cast_precision_loss, reason = "for people")]
+        let size = mebibytes(volume.size_mb as f64);
+        table.row([
+            volume.id.as_str().into(),
+            volume.role.as_str().into(),
+            volume.node.as_str().into(),
+            size.into(),
+            if tasks.is_empty() {
+                "-".into()
+            } else {
+                tasks.join(", ").into()
+            },
+        ]);
+    }
+    table.render(style, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::PLAIN;
+    use super::*;
+    use crate::view::volume::VolumeTask;
+
+    #[test]
+    fn a_volume_tells_who_mounts_it() {
+        let volume = Volume {
+            id: "orders".into(),
+            role: "db".into(),
+            node: "n1".into(),
+            agent_id: "a1".into(),
+            size_mb: 10 * 1024,
+            principal: "operator".into(),
+            tasks: vec![VolumeTask {
+                task: "report".into(),
+                framework: "f".into(),
+                read_only: true,
+            }],
+        };
+        insta::assert_snapshot!(volumes(&[volume], PLAIN), @r"
+        VOLUME  ROLE  NODE      SIZE  TASKS
+        orders  db    n1    10.0 GiB  report (reads)
+        ");
+    }
+}

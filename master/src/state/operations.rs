@@ -1,0 +1,700 @@
+//! Changes of reservations and volumes: asked by frameworks within an accept, and by operators.
+//!
+//! The agent has the truth. The master makes a change in its own books at once, so that what follows in the same accept can
+//! use it, sends it, and remembers it until it is answered. Where the agent refuses, its word replaces the books, and
+//! what is still under way is made upon it again.
+//!
+//! ```text
+//! asked ──► pending ──► finished, failed            told until acknowledged; an operator reads it in the snapshot
+//!               └─────► dropped: the agent came back without it, or was away
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use mezzo_api::model::{
+    AgentId, AgentInfo, FrameworkId, OperationId, OperationState, OperationStatus,
+    PersistentVolume, Pool, PoolChange, PoolOperation, Pools, Reservation, ReservationKind,
+    TaskInfo, VolumeKey, VolumeSource,
+};
+
+use super::{
+    ConnId, Core, Effect, Refusal, Supply, ToAgent, ToFramework, Turn,
+    agents::{AgentEntry, AgentLink},
+    frameworks::FrameworkEntry,
+    offers::Hand,
+};
+use crate::store::{AgentRecord, Change};
+
+/// Of a framework, under way or not acknowledged.
+const MOST_OPERATIONS: usize = 10_000;
+/// Answers to operators that are remembered.
+const MOST_ASKED: usize = 1_000;
+/// Names in a sentence.
+const MOST_NAMED: usize = 5;
+
+/// What operators asked for lately.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Asked {
+    statuses: Arc<BTreeMap<OperationId, OperationStatus>>,
+    order: VecDeque<OperationId>,
+}
+
+impl Asked {
+    pub(super) fn shared(&self) -> Arc<BTreeMap<OperationId, OperationStatus>> {
+        Arc::clone(&self.statuses)
+    }
+
+    fn note(&mut self, status: OperationStatus) {
+        let statuses = Arc::make_mut(&mut self.statuses);
+        if statuses.insert(status.id.clone(), status.clone()).is_none() {
+            self.order.push_back(status.id);
+        }
+        while self.order.len() > MOST_ASKED {
+            if let Some(oldest) = self.order.pop_front() {
+                statuses.remove(&oldest);
+            }
+        }
+    }
+}
+
+impl Core {
+    /// What of `left` a task takes. Says in the task which reservations and volumes those are.
+    pub(super) fn part_for(
+        &self,
+        info: &mut TaskInfo,
+        hand: &Hand,
+        left: &Pools,
+    ) -> Result<Pools, String> {
+        if info.agent_id != hand.agent_id {
+            return Err(format!(
+                "`agent_id` is {}, the offers are of {}",
+                info.agent_id, hand.agent_id
+            ));
+        }
+        if Supply::of(info.revocable) != hand.supply {
+            let problem = match hand.supply {
+                Supply::Ordinary => {
+                    "`revocable` is set, the offers are not revocable: use one with `revocable`"
+                }
+                Supply::Revocable => "the offers are revocable, the task is not: set `revocable`",
+            };
+            return Err(problem.to_owned());
+        }
+        if info.container.image.is_empty() {
+            return Err("`container.image` is empty".to_owned());
+        }
+        if info.resources.is_empty() {
+            return Err(
+                "`resources` is empty: a task must take something from the offers".to_owned(),
+            );
+        }
+        self.name_volumes(info, hand, left)?;
+        if info.reserved.is_empty() {
+            match left.pick(&info.resources) {
+                Some(picked) => info.reserved = picked.pool_list(),
+                None => {
+                    return Err(format!(
+                        "it takes {}, the offers still hold {left}",
+                        info.resources
+                    ));
+                }
+            }
+        }
+        let part = info
+            .pools()
+            .map_err(|error| format!("`reserved`: {error}"))?;
+        if left.contains(&part) {
+            Ok(part)
+        } else {
+            Err(format!("it takes {part}, the offers still hold {left}"))
+        }
+    }
+
+    fn name_volumes(&self, info: &mut TaskInfo, hand: &Hand, left: &Pools) -> Result<(), String> {
+        info.persistent.clear();
+        let named: BTreeSet<_> = info
+            .container
+            .volumes
+            .iter()
+            .filter_map(|mount| match &mount.source {
+                VolumeSource::Persistent(id) => Some(id.clone()),
+                VolumeSource::HostPath(_)
+                | VolumeSource::Tmpfs(_)
+                | VolumeSource::Secret(_)
+                | VolumeSource::Group(_) => None,
+            })
+            .collect();
+        for id in named {
+            let Some(volume) = left.volume_for(&hand.role, id.as_str()) else {
+                return Err(format!(
+                    "the offers hold no persistent volume {id}: there is none for role {} on agent {}, or a task writes to it",
+                    hand.role, hand.agent_id
+                ));
+            };
+            let users = self.users_of(&hand.agent_id, &volume.key());
+            if info.writes(&id) && !users.is_empty() {
+                return Err(format!(
+                    "volume {} is read by {}: it is written by one task alone",
+                    volume.key(),
+                    named_tasks(&users)
+                ));
+            }
+            info.persistent.push(volume.clone());
+        }
+        Ok(())
+    }
+
+    /// The tasks that mount a volume.
+    fn users_of(&self, agent_id: &AgentId, key: &VolumeKey) -> Vec<String> {
+        let Some(agent) = self.agents.get(agent_id) else {
+            return Vec::new();
+        };
+        let holders = agent.ledger.holders().map(|(holder, _)| holder);
+        holders
+            .filter(|(framework, task)| {
+                let entry = self.frameworks.get(framework);
+                let entry = entry.and_then(|entry| entry.tasks.get(task));
+                entry.is_some_and(|entry| {
+                    let mut mounted = entry.task.info.persistent.iter();
+                    mounted.any(|volume| volume.key() == *key)
+                })
+            })
+            .map(|(_, task)| task.to_string())
+            .collect()
+    }
+
+    /// One operation of an accept, on what the offers hold at this point.
+    pub(super) fn change_for_framework(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        hand: &mut Hand,
+        id: Option<OperationId>,
+        mut change: PoolChange,
+    ) {
+        let Some(framework) = self.frameworks.get(framework_id) else {
+            return;
+        };
+        if let Some(known) = id.as_ref().and_then(|id| framework.operations.get(id)) {
+            let status = known.clone();
+            self.tell_operation(turn, status);
+            return;
+        }
+        let full = framework.operations.len() >= MOST_OPERATIONS;
+        let principal = framework.info.principal.clone();
+        let done = if full {
+            Err(format!(
+                "{MOST_OPERATIONS} operations are under way or not acknowledged"
+            ))
+        } else {
+            sign(&mut change, &principal, hand)
+                .and_then(|()| self.change_in_hand(turn, framework_id, hand, id.as_ref(), &change))
+        };
+        let Some(id) = id else {
+            if let Err(problem) = done {
+                tracing::info!(framework = %framework_id, %change, problem, "operation without an id refused");
+            }
+            return;
+        };
+        let (state, message) = match done {
+            Ok(()) => (OperationState::Pending, String::new()),
+            Err(problem) => (
+                OperationState::Failed,
+                format!("cannot {change}: {problem}"),
+            ),
+        };
+        let status = OperationStatus {
+            id,
+            framework: Some(framework_id.clone()),
+            agent_id: Some(hand.agent_id.clone()),
+            state,
+            message,
+            keep: false,
+        };
+        match state {
+            OperationState::Pending => self.remember_operation(status),
+            OperationState::Finished
+            | OperationState::Failed
+            | OperationState::Dropped
+            | OperationState::Recovering
+            | OperationState::Unknown => self.settle(turn, status),
+        }
+    }
+
+    fn change_in_hand(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        hand: &mut Hand,
+        id: Option<&OperationId>,
+        change: &PoolChange,
+    ) -> Result<(), String> {
+        let conversion = hand
+            .left
+            .conversion(change)
+            .map_err(|problem| problem.to_string())?;
+        self.check_there(&hand.agent_id, change)?;
+        let agent = self.agents.get(&hand.agent_id);
+        if let Some(Err(problem)) = agent.map(|agent| agent.ledger.total().room_for(&conversion)) {
+            return Err(problem.to_string());
+        }
+        let left = hand.left.converted(&conversion);
+        let booked = self.with_ledger(&hand.agent_id, Supply::Ordinary, |ledger| {
+            ledger.convert(&conversion)
+        });
+        let (Some(left), Some(true)) = (left, booked) else {
+            return Err(format!("agent {} no longer has it free", hand.agent_id));
+        };
+        hand.left = left;
+        let operation = PoolOperation {
+            id: id.cloned().unwrap_or_else(|| turn.source.operation_id()),
+            framework: Some(framework_id.clone()),
+            keep: id.is_some(),
+            change: change.clone(),
+        };
+        self.send_change(turn, &hand.agent_id, hand.conn, operation);
+        Ok(())
+    }
+
+    /// What the pools in hand do not show: names in use beside them, and readers.
+    fn check_there(&self, agent_id: &AgentId, change: &PoolChange) -> Result<(), String> {
+        let Some(agent) = self.agents.get(agent_id) else {
+            return Err(format!("agent {agent_id} is not known"));
+        };
+        match change {
+            PoolChange::Create(volume) if agent.ledger.total().volume(&volume.key()).is_some() => {
+                Err(format!("volume {} exists already", volume.key()))
+            }
+            PoolChange::Destroy(key) => match self.users_of(agent_id, key) {
+                users if users.is_empty() => Ok(()),
+                users => Err(format!("volume {key} is in use by {}", named_tasks(&users))),
+            },
+            PoolChange::Create(_) | PoolChange::Reserve { .. } | PoolChange::Unreserve { .. } => {
+                Ok(())
+            }
+        }
+    }
+
+    /// For an operator: what offers hold is taken back, what tasks hold is not.
+    pub(super) fn change_pools(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        id: OperationId,
+        change: PoolChange,
+    ) -> Result<(), Refusal> {
+        let Some(agent) = self.agents.get(agent_id) else {
+            return Err(Refusal::UnknownAgent(agent_id.clone()));
+        };
+        let AgentLink::Connected { conn } = agent.link else {
+            return Err(Refusal::AgentAway(agent_id.clone()));
+        };
+        let in_use = |holders: String| Refusal::InUse {
+            agent_id: agent_id.clone(),
+            change: change.to_string(),
+            holders,
+        };
+        let total = agent.ledger.total();
+        let conversion = total
+            .conversion(&change)
+            .and_then(|conversion| total.room_for(&conversion).map(|()| conversion))
+            .map_err(|problem| match volumes_of(total, &change) {
+                Some(volumes) => in_use(volumes),
+                None => Refusal::Change {
+                    agent_id: agent_id.clone(),
+                    change: change.to_string(),
+                    problem,
+                },
+            })?;
+        self.check_there(agent_id, &change).map_err(in_use)?;
+        let is_free = |core: &Self| {
+            let agent = core.agents.get(agent_id);
+            agent.is_some_and(|agent| agent.ledger.free().contains(&conversion.consumed))
+        };
+        if !is_free(self) {
+            self.rescind_offers_of(turn, agent_id, Supply::Ordinary);
+        }
+        if !is_free(self) {
+            return Err(in_use(self.holders_of(agent_id, &conversion.consumed)));
+        }
+        self.with_ledger(agent_id, Supply::Ordinary, |ledger| {
+            ledger.convert(&conversion)
+        });
+        self.operations.note(OperationStatus {
+            id: id.clone(),
+            framework: None,
+            agent_id: Some(agent_id.clone()),
+            state: OperationState::Pending,
+            message: String::new(),
+            keep: false,
+        });
+        let operation = PoolOperation {
+            id,
+            framework: None,
+            keep: true,
+            change,
+        };
+        self.send_change(turn, agent_id, conn, operation);
+        Ok(())
+    }
+
+    /// The tasks that hold something of the same reservations, or of what is open to all.
+    fn holders_of(&self, agent_id: &AgentId, wanted: &Pools) -> String {
+        let Some(agent) = self.agents.get(agent_id) else {
+            return String::new();
+        };
+        let shares = |held: &Pools| {
+            let names = |resources: &mezzo_api::model::Resources| {
+                let names = resources.iter().map(|(name, _)| name.to_owned());
+                names.collect::<BTreeSet<_>>()
+            };
+            let open = names(held.open());
+            !open.is_disjoint(&names(wanted.open()))
+                || held.reserved().any(|(stack, _)| {
+                    let mut of = wanted.reserved().map(|(other, _)| other);
+                    of.any(|other| other == stack)
+                })
+                || held
+                    .volumes()
+                    .any(|volume| wanted.volume(&volume.key()).is_some())
+        };
+        let tasks: Vec<String> = agent
+            .ledger
+            .holders()
+            .filter(|(_, held)| shares(held))
+            .map(|((_, task), _)| task.to_string())
+            .collect();
+        format!(
+            "it takes {wanted}, of which only {} is free; in use by {}",
+            agent.ledger.free(),
+            named_tasks(&tasks)
+        )
+    }
+
+    fn send_change(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        conn: ConnId,
+        operation: PoolOperation,
+    ) {
+        if let Some(agent) = self.agents.get_mut(agent_id) {
+            agent.changes.push_back(operation.clone());
+        }
+        self.pools_changed(turn, agent_id);
+        let message = ToAgent::Operation(Box::new(operation));
+        turn.push(Effect::ToAgent(conn, message));
+    }
+
+    /// The description of the agent says what the books say, also in the store.
+    fn pools_changed(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId) {
+        let Some(agent) = self.agents.get_mut(agent_id) else {
+            return;
+        };
+        let total = agent.ledger.total();
+        let info = Arc::make_mut(&mut agent.info);
+        info.reserved = total.pool_list();
+        info.volumes = total.volumes().cloned().collect();
+        turn.push(Effect::Store(Change::PutAgent(Box::new(AgentRecord {
+            agent_id: agent_id.clone(),
+            registered_at_ms: agent.registered_at_ms,
+            info: AgentInfo::clone(&agent.info),
+            drain: agent.drain.map(Box::new),
+        }))));
+        self.view.touch_agent(agent_id);
+        self.reconsider(agent_id);
+    }
+
+    /// An agent answers a change.
+    pub(super) fn agent_pools(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        mut status: OperationStatus,
+        reserved: &[Pool],
+        volumes: &[PersistentVolume],
+    ) {
+        let Some(agent_id) = self.agent_conns.get(&conn).cloned() else {
+            return;
+        };
+        let Some(agent) = self.agents.get_mut(&agent_id) else {
+            return;
+        };
+        let is_it = |operation: &PoolOperation| {
+            operation.id == status.id && operation.framework == status.framework
+        };
+        agent.changes.retain(|operation| !is_it(operation));
+        match Pools::divided(&agent.info.resources, reserved, volumes) {
+            Ok(there) => {
+                // What the agent will make of it, as far as it is known.
+                let changes = agent.changes.iter();
+                let then = changes.fold(there, |pools, operation| {
+                    let conversion = pools.conversion(&operation.change);
+                    let next = conversion.ok().and_then(|c| pools.converted(&c));
+                    next.unwrap_or(pools)
+                });
+                if then != *agent.ledger.total() {
+                    self.rescind_offers_of(turn, &agent_id, Supply::Ordinary);
+                    self.with_ledger(&agent_id, Supply::Ordinary, |ledger| ledger.declare(then));
+                    self.pools_changed(turn, &agent_id);
+                }
+            }
+            Err(error) => {
+                tracing::error!(agent = %agent_id, %error, "the agent's reservations do not add up")
+            }
+        }
+        // One without an id of the framework's own: nobody is to be told.
+        if status.keep {
+            status.agent_id = Some(agent_id);
+            self.settle(turn, status);
+        }
+    }
+
+    /// What a returning agent knows of changes, against what was sent to it. Its registration said what is reserved now.
+    pub(super) fn take_operations(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        reported: Vec<OperationStatus>,
+    ) {
+        let Some(agent) = self.agents.get_mut(agent_id) else {
+            return;
+        };
+        let sent = std::mem::take(&mut agent.changes);
+        for operation in sent.into_iter().filter(|operation| operation.keep) {
+            let is_it = |status: &&OperationStatus| {
+                operation.id == status.id && operation.framework == status.framework
+            };
+            if reported.iter().any(|status| is_it(&status)) {
+                continue;
+            }
+            self.settle(
+                turn,
+                OperationStatus {
+                    id: operation.id,
+                    framework: operation.framework,
+                    agent_id: Some(agent_id.clone()),
+                    state: OperationState::Dropped,
+                    message: "the agent was away before it had it".to_owned(),
+                    keep: false,
+                },
+            );
+        }
+        for status in reported {
+            let agent_id = Some(agent_id.clone());
+            self.settle(turn, OperationStatus { agent_id, ..status });
+        }
+    }
+
+    /// What was sent to an agent that is gone for good.
+    pub(super) fn drop_changes(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId, why: &str) {
+        let agent = self.agents.get_mut(agent_id);
+        let changes = agent.map(|agent| std::mem::take(&mut agent.changes));
+        for operation in changes.into_iter().flatten().filter(|change| change.keep) {
+            self.settle(
+                turn,
+                OperationStatus {
+                    id: operation.id,
+                    framework: operation.framework,
+                    agent_id: Some(agent_id.clone()),
+                    state: OperationState::Dropped,
+                    message: why.to_owned(),
+                    keep: false,
+                },
+            );
+        }
+    }
+
+    /// An operation whose offers could not be used.
+    pub(super) fn drop_change(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        id: &OperationId,
+        why: &str,
+    ) {
+        let framework = self.frameworks.get(framework_id);
+        let known = framework.and_then(|framework| framework.operations.get(id));
+        let status = known.cloned().unwrap_or_else(|| OperationStatus {
+            id: id.clone(),
+            framework: Some(framework_id.clone()),
+            agent_id: None,
+            state: OperationState::Dropped,
+            message: why.to_owned(),
+            keep: false,
+        });
+        self.settle(turn, status);
+    }
+
+    fn remember_operation(&mut self, status: OperationStatus) {
+        let framework = status.framework.as_ref();
+        if let Some(entry) = framework.and_then(|id| self.frameworks.get_mut(id))
+            && entry.operations.len() < MOST_OPERATIONS
+        {
+            entry.operations.insert(status.id.clone(), status);
+        }
+    }
+
+    /// Tells what became of a change. `keep` is set in the word of an agent that repeats it.
+    fn settle(&mut self, turn: &mut Turn<'_>, status: OperationStatus) {
+        let Some(framework_id) = &status.framework else {
+            self.acknowledge_unkept(turn, &status);
+            self.operations.note(status);
+            return;
+        };
+        match self.frameworks.get(framework_id) {
+            Some(entry) if !entry.is_removed() => {
+                self.remember_operation(status.clone());
+                self.tell_operation(turn, status);
+            }
+            // Nobody is left to acknowledge it.
+            Some(_) | None => self.acknowledge_unkept(turn, &status),
+        }
+    }
+
+    fn acknowledge_unkept(&mut self, turn: &mut Turn<'_>, status: &OperationStatus) {
+        let agent = status.agent_id.as_ref().and_then(|id| self.agents.get(id));
+        if let Some(conn) = agent.and_then(AgentEntry::conn).filter(|_| status.keep) {
+            let message = ToAgent::AcknowledgeOperation {
+                framework_id: status.framework.clone(),
+                operation_id: status.id.clone(),
+            };
+            turn.push(Effect::ToAgent(conn, message));
+        }
+    }
+
+    fn tell_operation(&self, turn: &mut Turn<'_>, status: OperationStatus) {
+        let framework = status.framework.as_ref();
+        let entry = framework.and_then(|id| self.frameworks.get(id));
+        if let Some(conn) = entry.and_then(FrameworkEntry::conn) {
+            let event = ToFramework::Operation(Box::new(status));
+            turn.push(Effect::ToFramework(conn, event));
+        }
+    }
+
+    /// To a framework that subscribed: the ends that it has not acknowledged.
+    pub(super) fn retell_operations(&self, turn: &mut Turn<'_>, framework_id: &FrameworkId) {
+        let Some(entry) = self.frameworks.get(framework_id) else {
+            return;
+        };
+        let ended = entry
+            .operations
+            .values()
+            .filter(|status| status.state.is_terminal());
+        for status in ended.cloned() {
+            self.tell_operation(turn, status);
+        }
+    }
+
+    pub(super) fn acknowledge_operation(
+        &mut self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        agent_id: &AgentId,
+        operation_id: &OperationId,
+    ) {
+        if let Some(entry) = self.frameworks.get_mut(framework_id)
+            && let Some(status) = entry.operations.get(operation_id)
+            && status.state.is_terminal()
+        {
+            entry.operations.remove(operation_id);
+        }
+        if let Some(conn) = self.agents.get(agent_id).and_then(AgentEntry::conn) {
+            let message = ToAgent::AcknowledgeOperation {
+                framework_id: Some(framework_id.clone()),
+                operation_id: operation_id.clone(),
+            };
+            turn.push(Effect::ToAgent(conn, message));
+        }
+    }
+
+    pub(super) fn reconcile_operations(
+        &self,
+        turn: &mut Turn<'_>,
+        framework_id: &FrameworkId,
+        asked: &[(OperationId, Option<AgentId>)],
+    ) {
+        let Some(entry) = self.frameworks.get(framework_id) else {
+            return;
+        };
+        if asked.is_empty() {
+            for status in entry.operations.values().cloned() {
+                self.tell_operation(turn, status);
+            }
+            return;
+        }
+        for (id, agent_id) in asked {
+            let known = entry.operations.get(id).cloned();
+            let status = known.unwrap_or_else(|| OperationStatus {
+                id: id.clone(),
+                framework: Some(framework_id.clone()),
+                agent_id: agent_id.clone(),
+                state: if self.may_come_back(agent_id.as_ref()) {
+                    OperationState::Recovering
+                } else {
+                    OperationState::Unknown
+                },
+                message: String::new(),
+                keep: false,
+            });
+            self.tell_operation(turn, status);
+        }
+    }
+}
+
+/// A framework changes what is its role's, under its own name.
+fn sign(change: &mut PoolChange, principal: &str, hand: &Hand) -> Result<(), String> {
+    if hand.supply == Supply::Revocable {
+        return Err(
+            "the offers are revocable: what can be taken back is reserved for nobody".to_owned(),
+        );
+    }
+    if *change.role() != hand.role {
+        return Err(format!(
+            "the offers are for role {}, and it is about role {}",
+            hand.role,
+            change.role()
+        ));
+    }
+    let sign_for = |reservation: &mut Reservation| {
+        reservation.kind = ReservationKind::Dynamic;
+        principal.clone_into(&mut reservation.principal);
+    };
+    match change {
+        PoolChange::Reserve { with, .. } => sign_for(with),
+        PoolChange::Create(volume) => principal.clone_into(&mut volume.principal),
+        PoolChange::Unreserve { .. } | PoolChange::Destroy(_) => {}
+    }
+    Ok(())
+}
+
+/// The volumes that keep a reservation from being taken away.
+fn volumes_of(total: &Pools, change: &PoolChange) -> Option<String> {
+    let PoolChange::Unreserve { stack, resources } = change else {
+        return None;
+    };
+    let volumes: Vec<String> = total
+        .volumes()
+        .filter(|volume| volume.stack == *stack)
+        .map(|volume| volume.id.to_string())
+        .collect();
+    (!volumes.is_empty() && !resources.disk().is_zero()).then(|| {
+        format!(
+            "its disk holds volume {}; destroy that first",
+            volumes.join(", ")
+        )
+    })
+}
+
+fn named_tasks(tasks: &[String]) -> String {
+    let shown = tasks.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>();
+    let more = tasks.len().saturating_sub(MOST_NAMED);
+    match (shown.is_empty(), more) {
+        (true, _) => "what the agent reported".to_owned(),
+        (false, 0) => format!("task {}", shown.join(", ")),
+        (false, more) => format!("task {} and {more} more", shown.join(", ")),
+    }
+}

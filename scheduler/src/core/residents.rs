@@ -1,0 +1,309 @@
+//! Apps with persistent volumes: launches on what instances keep, makes it where there is none yet, gives back what nobody wants
+//! any more.
+//!
+//! Pure. Offers of the role for residents come here and to nobody else. What a machine keeps is looked at as it
+//! is, in offers and in what the master says of its agents, never as it should be after some call: so it makes no difference
+//! which call was lost. A holding is durable before it is asked for, and forgotten only when the master, asked after that,
+//! no longer knows of it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use mezzo_api::model::{Offer, PoolChange, Resources, TaskInfo};
+
+use super::launch::{Given, MAX_TASKS_PER_ACCEPT};
+use super::record::Key;
+use super::state::AppState;
+use super::{Call, Core, Ids, Purpose};
+use crate::app::AppId;
+use crate::place::{Ask, Need, Plan, Refused, place};
+use crate::resident::{Holding, HoldingId, Stage, giving_back, open_of, ranges, relaunch};
+
+/// What is done with one offer.
+#[derive(Debug, Clone, Default)]
+struct Use {
+    changes: Vec<PoolChange>,
+    tasks: Vec<TaskInfo>,
+}
+
+impl Core {
+    /// Launches residents on these offers of their role, and gives back what is not wanted any more.
+    pub(super) fn use_resident_offers(&mut self, offers: Vec<Offer>, now: u64, ids: &mut dyn Ids) {
+        if offers.is_empty() {
+            return;
+        }
+        let mut uses = vec![Use::default(); offers.len()];
+        let mut open: Vec<Resources> = offers.iter().map(open_of).collect();
+        self.give_back(&offers, &mut uses);
+        let hungry = self.hungry(now, Purpose::Residents);
+        let mut needs = Vec::new();
+        let mut refused = Vec::new();
+        let mut wanted = 0;
+        for (id, app, count) in hungry {
+            let Need { ask, .. } = &need_of(&id, &app, count);
+            let free = app.free_holdings();
+            let free: Vec<&Holding> = free.iter().map(|one| &**one).collect();
+            let (placed, lacking) =
+                relaunch(&free, count as usize, ask, &offers, &mut open, self.salt);
+            let missing = count.saturating_sub(u32::try_from(placed.len()).unwrap_or(u32::MAX));
+            wanted += missing;
+            let lacking = lacking.into_iter().filter(|_| missing > 0);
+            refused.extend(lacking.map(|(offer, lacks)| Refused {
+                need: needs.len(),
+                offer,
+                lacks,
+            }));
+            for one in placed {
+                let offer = &offers[one.offer];
+                let task = self.resume(&id, one.holding, offer, &one.stack, one.ports, now, ids);
+                uses[one.offer].tasks.extend(task);
+            }
+            let count = missing.min(app.may_make(now));
+            needs.push(need_of(&id, &app, count));
+        }
+        let mut plan = self.place_new(&offers, open, &needs, &mut uses, now, ids);
+        wanted = wanted.saturating_sub(u32::try_from(plan.placements.len()).unwrap_or(u32::MAX));
+        plan.refused.extend(refused);
+        self.note_refusals(&offers, &needs, &plan, now);
+        self.answer(offers, uses, wanted > 0);
+    }
+
+    /// A task on what an instance before it kept.
+    #[expect(clippy::too_many_arguments, reason = "all of it is one placement")]
+    fn resume(
+        &mut self,
+        id: &AppId,
+        holding: HoldingId,
+        offer: &Offer,
+        stack: &mezzo_api::model::Stack,
+        ports: Vec<u16>,
+        now: u64,
+        ids: &mut dyn Ids,
+    ) -> Option<TaskInfo> {
+        let app = self.app_mut(id)?;
+        let kept = app.holdings.get_mut(&holding)?;
+        Arc::make_mut(kept).used_at = now;
+        let kept = Arc::clone(kept);
+        self.dirty.insert(Key::Holding(id.clone(), holding));
+        let given = Given {
+            resources: kept.resources.clone().with_ranges("ports", ranges(&ports)),
+            ports,
+            holding: Some((kept, stack.clone())),
+        };
+        self.provision(id, offer, given, now, ids)
+    }
+
+    /// Makes new holdings of what offers have open, and launches on them.
+    fn place_new(
+        &mut self,
+        offers: &[Offer],
+        open: Vec<Resources>,
+        needs: &[Need],
+        uses: &mut [Use],
+        now: u64,
+        ids: &mut dyn Ids,
+    ) -> Plan {
+        let shown: Vec<Offer> = offers
+            .iter()
+            .zip(open)
+            .map(|(offer, open)| Offer {
+                resources: open,
+                ..offer.clone()
+            })
+            .collect();
+        let mut plan = place(&shown, needs, self.salt);
+        let role = self.settings.resident_role.clone();
+        plan.placements.retain(|placement| {
+            let using = &mut uses[placement.offer];
+            if using.tasks.len() >= MAX_TASKS_PER_ACCEPT {
+                return false;
+            }
+            let offer = &offers[placement.offer];
+            let id = &needs[placement.need].app;
+            let holding = HoldingId(ids.unique());
+            let Some(app) = self.app_mut(id) else {
+                return false;
+            };
+            let Some(new) = Holding::new(holding, &app.active().app, &role, offer, now) else {
+                return false;
+            };
+            let new = Arc::new(new);
+            app.holdings.insert(holding, Arc::clone(&new));
+            self.dirty.insert(Key::Holding(id.clone(), holding));
+            using.changes.extend(new.making());
+            let stack = new.stack.clone();
+            let given = Given {
+                resources: new
+                    .resources
+                    .clone()
+                    .with_ranges("ports", ranges(&placement.ports)),
+                ports: placement.ports.clone(),
+                holding: Some((new, stack)),
+            };
+            using
+                .tasks
+                .extend(self.provision(id, offer, given, now, ids));
+            true
+        });
+        plan
+    }
+
+    fn give_back(&self, offers: &[Offer], uses: &mut [Use]) {
+        for holding in self.state.releasing.values() {
+            for (offer, using) in offers.iter().zip(uses.iter_mut()) {
+                if offer.agent_id == holding.agent_id {
+                    using.changes.extend(giving_back(holding.id, offer));
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, offers: Vec<Offer>, uses: Vec<Use>, waits: bool) {
+        let refuse = self.settings.refuse;
+        let mut unused = Vec::new();
+        for (offer, using) in offers.into_iter().zip(uses) {
+            if using.changes.is_empty() && using.tasks.is_empty() {
+                unused.push(offer.offer_id);
+                continue;
+            }
+            self.state.counters.offers_used += 1;
+            // What only gives back is not repeated at once if an agent does not take it.
+            let again_soon = waits && !using.tasks.is_empty();
+            self.calls.push(Call::Accept {
+                offer: offer.offer_id,
+                changes: using.changes,
+                tasks: using.tasks,
+                refuse: match again_soon {
+                    true => std::time::Duration::ZERO,
+                    false => refuse,
+                },
+            });
+        }
+        if !unused.is_empty() {
+            self.calls.push(Call::Decline {
+                offers: unused,
+                refuse,
+            });
+        }
+    }
+
+    /// Takes out of an app what no task uses and nobody wants: wiped, or never begun on.
+    pub(super) fn settle_holdings(&mut self, id: &AppId) {
+        let Some(app) = self.state.apps.get(id) else {
+            return;
+        };
+        if app.holdings.values().all(|one| one.stage == Stage::Kept) {
+            return;
+        }
+        let used = app.used_holdings();
+        let over: Vec<HoldingId> = app
+            .holdings
+            .values()
+            .filter(|one| one.stage != Stage::Kept && !used.contains(&one.id))
+            .map(|one| one.id)
+            .collect();
+        self.release(id, over);
+    }
+
+    /// From here on these are given back.
+    pub(super) fn release(&mut self, id: &AppId, holdings: Vec<HoldingId>) {
+        for holding in holdings {
+            let Some(app) = self.state.apps.get_mut(id) else {
+                return;
+            };
+            if let Some(mut one) = Arc::make_mut(app).holdings.remove(&holding) {
+                Arc::make_mut(&mut one).stage = Stage::Wiped;
+                self.state.releasing.insert(holding, one);
+                self.dirty.insert(Key::Holding(id.clone(), holding));
+                self.changed = true;
+                // What the master knows of its machine is older than this.
+                self.survey_at = 0;
+            }
+        }
+    }
+
+    /// Marks what goes when its task has ended.
+    pub(super) fn wipe(&mut self, id: &AppId, holdings: BTreeSet<HoldingId>) {
+        let Some(app) = self.app_mut(id) else {
+            return;
+        };
+        let mut wiped = Vec::new();
+        for holding in holdings {
+            if let Some(one) = app.holdings.get_mut(&holding)
+                && one.stage != Stage::Wiped
+            {
+                Arc::make_mut(one).stage = Stage::Wiped;
+                wiped.push(Key::Holding(id.clone(), holding));
+            }
+        }
+        self.dirty.extend(wiped);
+    }
+
+    /// A task has begun on it: it may have data.
+    pub(super) fn keep(&mut self, id: &AppId, holding: HoldingId) {
+        let Some(app) = self.state.apps.get_mut(id) else {
+            return;
+        };
+        if !app
+            .holdings
+            .get(&holding)
+            .is_some_and(|one| one.stage == Stage::New)
+        {
+            return;
+        }
+        if let Some(one) = Arc::make_mut(app).holdings.get_mut(&holding) {
+            Arc::make_mut(one).stage = Stage::Kept;
+            self.dirty.insert(Key::Holding(id.clone(), holding));
+        }
+    }
+
+    /// Forgets what is given back: its machine is there, and the master knows of nothing there.
+    pub(super) fn forget_released(&mut self) {
+        let machines = &self.state.machines;
+        let gone: Vec<Arc<Holding>> = self
+            .state
+            .releasing
+            .values()
+            .filter(|one| {
+                let held = machines
+                    .get(&one.agent_id)
+                    .and_then(|machine| machine.held.as_ref());
+                held.is_some_and(|held| !held.contains(&one.id))
+            })
+            .cloned()
+            .collect();
+        for one in gone {
+            self.state.releasing.remove(&one.id);
+            self.dirty.insert(Key::Holding(one.app.clone(), one.id));
+            self.changed = true;
+        }
+    }
+
+    /// What is to be given back and, as far as the master has told, is there.
+    pub(super) fn to_give_back(&self) -> BTreeSet<HoldingId> {
+        let there = |one: &Holding| {
+            let machine = self.state.machines.get(&one.agent_id);
+            let held = machine.and_then(|machine| machine.held.as_ref());
+            held.is_some_and(|held| held.contains(&one.id))
+        };
+        let releasing = self.state.releasing.values();
+        releasing
+            .filter(|one| there(one))
+            .map(|one| one.id)
+            .collect()
+    }
+}
+
+fn need_of(id: &AppId, app: &AppState, count: u32) -> Need {
+    let spec = &app.active().app;
+    Need {
+        app: id.clone(),
+        count,
+        ask: Ask::of(spec),
+        constraints: spec.constraints.clone(),
+        tally: app.tally(),
+        wanted: spec.instances,
+        placing: spec.placing,
+        there: Vec::new(),
+    }
+}

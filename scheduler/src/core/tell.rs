@@ -1,0 +1,264 @@
+//! What the core tells of what it does: events, in the order in which things happened.
+//!
+//! Pure. They are gathered during a turn and get its time at its end, with the writes that make them true.
+
+use std::sync::Arc;
+
+use mezzo_api::model::{FrameworkId, Reason, TaskState, TaskStatus};
+use serde_json::Value;
+
+use super::Core;
+use super::command::{Command, Refusal, Reply};
+use super::groups::GroupChange;
+use super::state::{AppState, Instance};
+use crate::app::{AppId, AppVersion};
+use crate::deployment::DeploymentId;
+use crate::events::{Event, EventKind, Origin, condition};
+use crate::group::GroupId;
+
+/// The group that a command changes, or that its app lies in; `None` if it deploys nothing.
+pub(super) fn about(command: &Command) -> Option<GroupId> {
+    let of_body = |body: &Value| -> Option<GroupId> {
+        let id = body.get("id")?.as_str()?;
+        Some(GroupId::of(&id.parse::<AppId>().ok()?))
+    };
+    match command {
+        Command::Create { body, .. } => of_body(body),
+        Command::Update { dry_run: true, .. } => None,
+        Command::Update { updates, .. } => match updates.as_slice() {
+            [one] => one
+                .app
+                .as_ref()
+                .map(GroupId::of)
+                .or_else(|| of_body(&one.body)),
+            [] | [_, _, ..] => Some(GroupId::root()),
+        },
+        Command::Restart { app, .. } | Command::Delete { app, .. } => Some(GroupId::of(app)),
+        Command::Group(command) if command.dry_run => None,
+        Command::Group(command) => command.id.clone().or_else(|| match &command.change {
+            GroupChange::Create(body) | GroupChange::Update(body) => {
+                body.get("id")?.as_str()?.parse().ok()
+            }
+            GroupChange::Delete => Some(GroupId::root()),
+        }),
+        Command::CancelDeployment { .. } | Command::KillTasks { .. } => Some(GroupId::root()),
+        Command::ResetDelay { .. } | Command::Job(_) => None,
+    }
+}
+
+/// Marathon's word for an end.
+fn end(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Finished => "Finished",
+        TaskState::Failed => "Failed",
+        TaskState::Killed => "Killed",
+        TaskState::Error => "Error",
+        TaskState::Dropped => "Dropped",
+        TaskState::Gone => "Gone",
+        TaskState::Unknown
+        | TaskState::Staging
+        | TaskState::Starting
+        | TaskState::Running
+        | TaskState::Killing
+        | TaskState::Unreachable => "Unknown",
+    }
+}
+
+impl Core {
+    pub(super) fn tell(&mut self, kind: EventKind) {
+        self.events.push(kind);
+    }
+
+    pub(super) fn take_events(&mut self, now: u64) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+            .into_iter()
+            .map(|kind| Event { at: now, kind })
+            .collect()
+    }
+
+    /// A request about apps was taken: to be called with the reply, before the turn.
+    pub fn tell_request(&mut self, origin: &Origin, reply: &Reply) {
+        let Reply::Deployed { id, .. } = reply else {
+            return;
+        };
+        let Some(deployment) = self.state.deployments.get(id).cloned() else {
+            return;
+        };
+        for app in deployment.apps() {
+            if let Some(state) = self.state.apps.get(app) {
+                let app = Arc::clone(&state.current);
+                let origin = origin.clone();
+                self.tell(EventKind::ApiPost { origin, app });
+            }
+        }
+    }
+
+    pub(super) fn tell_outcome(&mut self, about: Option<GroupId>, result: &Result<Reply, Refusal>) {
+        let Some(group) = about else { return };
+        match result {
+            Ok(Reply::Deployed { version, .. }) => {
+                let version = *version;
+                self.tell(EventKind::GroupChangeSuccess { group, version });
+            }
+            Err(
+                refusal @ (Refusal::Locked(_)
+                | Refusal::TooManyDeployments(_)
+                | Refusal::Impossible { .. }),
+            ) => {
+                let reason = refusal.to_string();
+                self.tell(EventKind::GroupChangeFailed { group, reason });
+            }
+            Ok(Reply::Planned { .. } | Reply::Killed(_) | Reply::Done | Reply::Job(_)) | Err(_) => {
+            }
+        }
+    }
+
+    pub(super) fn tell_subscribed(&mut self, framework: &FrameworkId) {
+        let is_known = self.state.framework_id.as_ref() == Some(framework);
+        self.tell(if is_known {
+            EventKind::SchedulerReregistered
+        } else {
+            EventKind::SchedulerRegistered(framework.clone())
+        });
+    }
+
+    pub(super) fn tell_launched(&mut self, instance: Arc<Instance>) {
+        let condition = condition(&instance);
+        self.tell(EventKind::InstanceChanged {
+            instance,
+            condition,
+        });
+    }
+
+    /// A status that did not end the instance changed it.
+    pub(super) fn tell_moved(
+        &mut self,
+        before: &Instance,
+        after: &Arc<Instance>,
+        status: &TaskStatus,
+    ) {
+        let stands_elsewhere = condition(before) != condition(after);
+        let is_said = stands_elsewhere || before.message != after.message;
+        if is_said || before.addresses != after.addresses {
+            self.tell(EventKind::StatusUpdate {
+                instance: Arc::clone(after),
+                state: status.state,
+                message: after.message.clone(),
+            });
+        }
+        if stands_elsewhere {
+            self.tell_launched(Arc::clone(after));
+        }
+        if before.healthy == after.healthy {
+            return;
+        }
+        self.tell(EventKind::InstanceHealthChanged {
+            instance: Arc::clone(after),
+        });
+        let Some(alive) = after.healthy else { return };
+        let version = self
+            .state
+            .apps
+            .get(&after.app)
+            .and_then(|app| app.versions.get(&after.version))
+            .cloned();
+        if let Some(app) = version.filter(|_| !alive) {
+            self.tell(EventKind::FailedHealthCheck {
+                instance: Arc::clone(after),
+                app,
+            });
+        }
+        self.tell(EventKind::HealthStatusChanged {
+            instance: Arc::clone(after),
+            alive,
+        });
+    }
+
+    /// `failing`: it was told to end because it failed its health check.
+    pub(super) fn tell_ended(
+        &mut self,
+        instance: &Arc<Instance>,
+        status: &TaskStatus,
+        failing: bool,
+    ) {
+        self.tell(EventKind::StatusUpdate {
+            instance: Arc::clone(instance),
+            state: status.state,
+            message: status.message.chars().take(2000).collect(),
+        });
+        if failing || status.reason == Some(Reason::HealthCheckStatusUpdated) {
+            let reason: String = status.message.chars().take(2000).collect();
+            self.tell(EventKind::UnhealthyTaskKill {
+                instance: Arc::clone(instance),
+                reason: reason.clone(),
+            });
+            self.tell(EventKind::UnhealthyInstanceKill {
+                instance: Arc::clone(instance),
+                reason,
+            });
+        }
+        self.tell(EventKind::InstanceChanged {
+            instance: Arc::clone(instance),
+            condition: end(status.state),
+        });
+    }
+
+    pub(super) fn tell_unknown_end(&mut self, status: &TaskStatus) {
+        self.tell(EventKind::UnknownInstanceTerminated {
+            task: status.task_id.clone(),
+            condition: end(status.state),
+        });
+    }
+
+    /// An app has another version, or its first.
+    pub(super) fn tell_checks(&mut self, before: Option<Arc<AppVersion>>, to: &Arc<AppVersion>) {
+        let had = before
+            .as_ref()
+            .is_some_and(|before| before.app.health_check.is_some());
+        if before.is_some_and(|before| before.config == to.config) {
+            return;
+        }
+        if had {
+            let app = to.app.id.clone();
+            self.tell(EventKind::RemoveHealthCheck { app });
+        }
+        if to.app.health_check.is_some() {
+            self.tell(EventKind::AddHealthCheck {
+                app: Arc::clone(to),
+            });
+        }
+    }
+
+    pub(super) fn tell_removed(&mut self, app: &AppState) {
+        let id = app.current.app.id.clone();
+        if app.current.app.health_check.is_some() {
+            self.tell(EventKind::RemoveHealthCheck { app: id.clone() });
+        }
+        self.tell(EventKind::AppTerminated { app: id });
+    }
+
+    pub(super) fn tell_step_begun(&mut self, id: DeploymentId) {
+        if let Some(plan) = self.state.deployments.get(&id).cloned() {
+            self.tell(EventKind::DeploymentInfo(plan));
+        }
+    }
+
+    pub(super) fn tell_step_done(&mut self, id: DeploymentId) {
+        if let Some(plan) = self.state.deployments.get(&id).cloned() {
+            self.tell(EventKind::DeploymentStepSuccess(plan));
+        }
+    }
+
+    pub(super) fn tell_success(&mut self, id: DeploymentId) {
+        if let Some(plan) = self.state.deployments.get(&id).cloned() {
+            self.tell(EventKind::DeploymentSuccess(plan));
+        }
+    }
+
+    pub(super) fn tell_broken_off(&mut self, id: DeploymentId, reason: &'static str) {
+        if let Some(plan) = self.state.deployments.get(&id).cloned() {
+            self.tell(EventKind::DeploymentStepFailure(Arc::clone(&plan)));
+            self.tell(EventKind::DeploymentFailed { plan, reason });
+        }
+    }
+}
