@@ -387,7 +387,7 @@ struct Run {
     /// From Accept to TASK_RUNNING in the framework's hands, milliseconds.
     latencies: Vec<f64>,
     /// To be acknowledged.
-    statuses: Vec<Box<TaskStatus>>,
+    statuses: Vec<TaskStatus>,
     first: usize,
     n: usize,
 }
@@ -407,10 +407,12 @@ impl Run {
                 let at = at.and_then(|at| self.accepted_at.get(at));
                 let at = at.with_context(|| format!("not launched now: {status:?}"))?;
                 self.latencies.push(at.elapsed().as_secs_f64() * 1000.0);
-                self.statuses.push(status);
+                self.statuses.push(*status);
             }
             Event::Subscribed { .. } => {}
-            other @ (Event::Disconnected { .. } | Event::AgentLost(_)) => bail!("{other:?}"),
+            other @ (Event::Disconnected { .. } | Event::AgentLost(_) | Event::Operation(_)) => {
+                bail!("{other:?}")
+            }
         }
         Ok(())
     }
@@ -451,10 +453,8 @@ impl Run {
         }
         let statuses = std::mem::take(&mut self.statuses);
         let calls = self.calls.clone();
-        self.work.spawn(async move {
-            let statuses: Vec<&TaskStatus> = statuses.iter().map(|status| &**status).collect();
-            Ok(calls.acknowledge_all(statuses).await?)
-        });
+        self.work
+            .spawn(async move { Ok(calls.acknowledge_all(&statuses).await?) });
     }
 }
 
@@ -578,7 +578,7 @@ impl Heard {
             Event::Subscribed { .. } => self.resubscribed = Some(since.elapsed().as_secs_f64()),
             Event::Update(_) => self.updates += 1,
             Event::Disconnected { .. } => self.broken += 1,
-            Event::Offers(_) | Event::Rescinded(_) | Event::AgentLost(_) => {}
+            Event::Offers(_) | Event::Rescinded(_) | Event::AgentLost(_) | Event::Operation(_) => {}
         }
     }
 }

@@ -274,11 +274,14 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
     }
 }
 
+/// Parts that follow one, and that one.
+type Behind<'a, K, P> = (&'a [(K, Arc<P>)], &'a P);
+
 /// The part where a key is, and those behind it.
 fn split<'a, K: Borrow<Q>, P, Q: Ord + ?Sized>(
     parts: &'a [(K, Arc<P>)],
     key: &Q,
-) -> Option<(&'a [(K, Arc<P>)], &'a P)> {
+) -> Option<Behind<'a, K, P>> {
     let at = part_of(parts, key);
     let (_, part) = parts.get(at)?;
     Some((&parts[at + 1..], part))
