@@ -1,5 +1,5 @@
-//! A task's description as a master keeps it, a million times: what is looked at as it is, all else as on the wire, which takes a
-//! fifth of the memory.
+//! A task's description as a master keeps it, a million times: what is looked at as it is, all else as on the wire, which takes
+//! far less memory: 960 bytes and the texts in it become the texts and a few bytes.
 
 use std::sync::Arc;
 
