@@ -334,7 +334,7 @@ fn describe(ended: &TaskStatus) -> String {
         cpu_total_us,
         memory_peak_bytes,
         ..
-    } = *ended.usage.unwrap_or_default();
+    } = ended.usage.as_deref().copied().unwrap_or_default();
     let seconds = cpu_total_us.map_or("unknown".to_owned(), |us| {
         format!("{:.3} s", us as f64 / 1e6)
     });
