@@ -536,7 +536,7 @@ impl Task {
                 .map(|running| running.cgroup_path)
                 .filter(|text| !text.is_empty()),
             exit: status.exit.as_ref().map(exit),
-            usage: status.usage.as_ref().map(Usage::from),
+            usage: status.usage.as_deref().map(Usage::from),
             message: status.message,
             labels: info.labels.into_iter().collect(),
         }

@@ -32,10 +32,10 @@ pub struct Config {
     /// Between passes over all agents. What changes in between is offered at once.
     #[serde(rename = "allocation_interval_ms", with = "millis")]
     pub allocation_interval: Duration,
-    /// Between pings to an agent.
+    /// Between pings to an agent. No more than 5,000 go out in a second: with more agents they are pinged more slowly.
     #[serde(rename = "agent_ping_interval_ms", with = "millis")]
     pub agent_ping_interval: Duration,
-    /// Nothing heard from an agent for this long: its stream is cut.
+    /// Nothing heard from an agent for this long: its stream is cut. Grows as the time between pings does.
     #[serde(rename = "agent_ping_timeout_ms", with = "millis")]
     pub agent_ping_timeout: Duration,
     /// An agent without a stream for this long is unreachable.

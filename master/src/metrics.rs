@@ -358,14 +358,14 @@ fn planned(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Res
 
 fn tasks(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
     let mut counts = [0_u64; TaskState::ALL.len()];
-    for task in snapshot
+    for entry in snapshot
         .frameworks
         .values()
         .flat_map(|view| view.tasks.values())
     {
         if let Some(at) = TaskState::ALL
             .iter()
-            .position(|state| *state == task.status.state)
+            .position(|state| *state == entry.state)
         {
             counts[at] += 1;
         }

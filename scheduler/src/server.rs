@@ -98,7 +98,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let me = config.advertised(address);
     let fence = Fence::always_open();
     let kept = (Keep::File(Arc::new(store)), state);
-    let mut reign = Reign::begin(&config, (masters, credential), kept, &me, fence.clone(), None);
+    let mut reign = Reign::begin(
+        &config,
+        (masters, credential),
+        kept,
+        &me,
+        fence.clone(),
+        None,
+    );
     let duty = Duty::Lead(reign.router(), fence);
     let mut front = match bound.open(&config.state_dir, &me, duty) {
         Ok(front) => front,

@@ -64,7 +64,7 @@ Examples:
   cargo xtask bench launch --case life --ours --rounds 500 --under 'perf stat -d'
                                     without peers, below a profiler
   cargo xtask bench pull --quick    with fewer rounds and images
-  cargo xtask bench master          the allocator alone
+  cargo xtask bench master          the allocator alone; launches, lists and failover with simulated agents
   cargo xtask bench scheduler       50,000 instances, 10,000 apps, over simulated agents")]
     Bench(BenchArgs),
     /// Feed hostile bytes to everything that reads them, for as long as you like
@@ -166,7 +166,8 @@ enum Bench {
     Launch,
     /// Images from a registry on loopback into an empty store, beside podman, containerd, skopeo and plain tools
     Pull,
-    /// The master's allocator at up to 50,000 agents and 1,000 frameworks, without network and disk
+    /// The master's allocator alone, at up to 50,000 agents and 1,000 frameworks; a master with simulated agents: launches
+    /// up to a million tasks, lists meanwhile, memory, failover
     Master,
     /// The scheduler with a real master and simulated agents: 50,000 instances, 10,000 apps, restart, rolling update, memory
     Scheduler,

@@ -272,7 +272,7 @@ fn entry(folder: &Recovered, settings: &Settings, phase: Phase) -> Entry {
             .rev()
             .find_map(|status| status.container.clone()),
         started_at_ms: running.map(|status| status.timestamp_ms),
-        usage: latest.usage.clone(),
+        usage: latest.usage.as_deref().cloned(),
         disk_bytes: latest.usage.as_ref().and_then(|usage| usage.disk_bytes),
         healthy: latest.healthy,
         readiness: latest.readiness.clone(),

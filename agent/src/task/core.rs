@@ -469,7 +469,7 @@ impl Core {
         }
         let status = entry.status(outcome, exit, usage, ctx);
         entry.latest = status.clone();
-        entry.usage.clone_from(&status.usage);
+        entry.usage = status.usage.as_deref().cloned();
         entry.updates.push(status.clone());
         entry.phase = Phase::Ended {
             at_ms: ctx.now.mono_ms,
@@ -508,7 +508,7 @@ impl Entry {
             healthy: self.healthy,
             container: self.container_status.clone(),
             exit,
-            usage,
+            usage: usage.map(Box::new),
             readiness: self.readiness.clone(),
         }
     }

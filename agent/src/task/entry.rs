@@ -115,8 +115,10 @@ impl Entry {
     /// As the API shows it.
     pub(crate) fn task(&self) -> Task {
         let mut status = self.latest.clone();
-        if !status.state.is_terminal() && self.usage.is_some() {
-            status.usage.clone_from(&self.usage);
+        if !status.state.is_terminal()
+            && let Some(usage) = &self.usage
+        {
+            status.usage = Some(Box::new(usage.clone()));
         }
         Task {
             info: self.info.clone(),

@@ -5,6 +5,7 @@
 
 mod agent;
 mod common;
+mod description;
 mod framework;
 mod group;
 mod limits;
@@ -19,6 +20,7 @@ mod usage;
 
 use std::fmt;
 
+pub use description::Description;
 pub use group::members as group_members;
 pub use limits::limit_problems;
 pub use revocable::{REVOCABLE, revocable_problems, slack};

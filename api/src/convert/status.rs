@@ -201,7 +201,7 @@ impl TryFrom<proto::TaskStatus> for TaskStatus {
                 healthy: status.healthy,
                 container: status.container.map(Into::into),
                 exit: status.exit.map(Into::into),
-                usage: status.usage.map(Into::into),
+                usage: status.usage.map(|usage| Box::new((*usage).into())),
                 readiness,
             })
         })();
@@ -227,7 +227,7 @@ impl From<TaskStatus> for proto::TaskStatus {
             healthy: status.healthy,
             container: status.container.map(Into::into),
             exit: status.exit.map(Into::into),
-            usage: status.usage.map(Into::into),
+            usage: status.usage.map(|usage| Box::new((*usage).into())),
             readiness: status.readiness.map(Into::into),
         }
     }

@@ -2,12 +2,10 @@
 //!
 //! Never floats: sums over agents, roles and frameworks must agree to the last digit. An entry that is zero or empty
 //! is never stored, so that equal resources compare equal.
+//!
+//! A master keeps millions of them and copies them all the time: a copy shares the entries, and a change makes new ones.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    str::FromStr,
-};
+use std::{cmp::Ordering, collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
@@ -333,10 +331,99 @@ impl fmt::Display for Value {
     }
 }
 
-/// What a machine has, an offer holds, a task takes: values by name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Of one resource. The usual ones take no memory of their own.
+#[derive(Debug, Clone)]
+enum Name {
+    Usual(&'static str),
+    Other(Arc<str>),
+}
+
+impl Name {
+    const USUAL: [&'static str; 5] = ["cpus", "mem", "disk", "ports", "gpus"];
+
+    fn new(name: &str) -> Self {
+        match Self::USUAL.into_iter().find(|usual| *usual == name) {
+            Some(usual) => Self::Usual(usual),
+            None => Self::Other(name.into()),
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Usual(name) => name,
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Name {}
+
+impl std::hash::Hash for Name {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+type Entry = (Name, Value);
+
+/// What a machine has, an offer holds, a task takes: values by name. Cheap to clone.
+#[derive(Debug, Clone, Default, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Resources(BTreeMap<String, Value>);
+pub struct Resources(
+    /// By name, ascending.
+    Arc<[Entry]>,
+);
+
+impl PartialEq for Resources {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl std::hash::Hash for Resources {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+/// Entries of both, by name: those of one side alone come with `None`.
+struct Merge<'a> {
+    ours: std::iter::Peekable<std::slice::Iter<'a, Entry>>,
+    theirs: std::iter::Peekable<std::slice::Iter<'a, Entry>>,
+}
+
+impl<'a> Iterator for Merge<'a> {
+    type Item = (&'a Name, Option<&'a Value>, Option<&'a Value>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let order = match (self.ours.peek(), self.theirs.peek()) {
+            (Some((a, _)), Some((b, _))) => a.as_str().cmp(b.as_str()),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        let ours = match order {
+            Ordering::Less | Ordering::Equal => self.ours.next(),
+            Ordering::Greater => None,
+        };
+        let theirs = match order {
+            Ordering::Greater | Ordering::Equal => self.theirs.next(),
+            Ordering::Less => None,
+        };
+        let name = ours.or(theirs).map(|(name, _)| name)?;
+        Some((
+            name,
+            ours.map(|(_, value)| value),
+            theirs.map(|(_, value)| value),
+        ))
+    }
+}
 
 impl Resources {
     /// Nothing.
@@ -359,25 +446,51 @@ impl Resources {
 
     /// With that value in place of any former one of the name; an empty value removes it.
     #[must_use]
-    pub fn with(mut self, name: &str, value: Value) -> Self {
-        if value.is_empty() {
-            self.0.remove(name);
-        } else {
-            self.0.insert(name.to_owned(), value);
+    pub fn with(self, name: &str, value: Value) -> Self {
+        let place = self.position(name);
+        let entries = match (place, value.is_empty()) {
+            (Err(_), true) => return self,
+            (Ok(at), true) => {
+                let mut entries = self.0.to_vec();
+                entries.remove(at);
+                entries
+            }
+            (Ok(at), false) => {
+                let mut entries = self.0.to_vec();
+                entries[at].1 = value;
+                entries
+            }
+            (Err(at), false) => {
+                let mut entries = Vec::with_capacity(self.0.len() + 1);
+                entries.extend_from_slice(&self.0);
+                entries.insert(at, (Name::new(name), value));
+                entries
+            }
+        };
+        Self(entries.into())
+    }
+
+    fn position(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(have, _)| have.as_str().cmp(name))
+    }
+
+    fn merge<'a>(&'a self, other: &'a Self) -> Merge<'a> {
+        Merge {
+            ours: self.0.iter().peekable(),
+            theirs: other.0.iter().peekable(),
         }
-        self
     }
 
     /// The value of a name, if there is any.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name)
+        self.position(name).ok().map(|at| &self.0[at].1)
     }
 
     /// The scalar of a name; zero where there is none.
     #[must_use]
     pub fn scalar(&self, name: &str) -> Scalar {
-        match self.0.get(name) {
+        match self.get(name) {
             Some(Value::Scalar(s)) => *s,
             Some(Value::Ranges(_) | Value::Set(_)) | None => Scalar::ZERO,
         }
@@ -404,7 +517,7 @@ impl Resources {
     /// Host ports; empty where there are none.
     #[must_use]
     pub fn ports(&self) -> Ranges {
-        match self.0.get("ports") {
+        match self.get("ports") {
             Some(Value::Ranges(r)) => r.clone(),
             Some(Value::Scalar(_) | Value::Set(_)) | None => Ranges::default(),
         }
@@ -424,10 +537,11 @@ impl Resources {
     /// Whether all of `other` could be taken from it.
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
-        other
-            .0
-            .iter()
-            .all(|(name, want)| self.0.get(name).is_some_and(|have| have.contains(want)))
+        self.merge(other).all(|(_, have, want)| match (have, want) {
+            (_, None) => true,
+            (Some(have), Some(want)) => have.contains(want),
+            (None, Some(_)) => false,
+        })
     }
 
     /// Adds `other`. Range values and set items that both have count once.
@@ -448,25 +562,34 @@ impl Resources {
     ///
     /// When a scalar leaves the range of `i64` thousandths or the kinds of a name differ.
     pub fn checked_add(&self, other: &Self) -> Result<Self, Overflow> {
-        let mut sum = self.0.clone();
-        for (name, more) in &other.0 {
-            let overflow = || Overflow { name: name.clone() };
-            match (sum.get_mut(name), more) {
-                (None, more) => {
-                    sum.insert(name.clone(), more.clone());
+        if other.is_empty() {
+            return Ok(self.clone());
+        }
+        if self.is_empty() {
+            return Ok(other.clone());
+        }
+        let mut sum = Vec::with_capacity(self.0.len().max(other.0.len()));
+        for (name, ours, theirs) in self.merge(other) {
+            let overflow = || Overflow {
+                name: name.as_str().to_owned(),
+            };
+            let value = match (ours, theirs) {
+                (Some(Value::Scalar(a)), Some(Value::Scalar(b))) => {
+                    Value::Scalar(a.checked_add(*b).ok_or_else(overflow)?)
                 }
-                (Some(Value::Scalar(a)), Value::Scalar(b)) => {
-                    *a = a.checked_add(*b).ok_or_else(overflow)?
-                }
-                (Some(Value::Ranges(a)), Value::Ranges(b)) => *a = a.union(b),
-                (Some(Value::Set(a)), Value::Set(b)) => a.extend(b.iter().cloned()),
-                (Some(Value::Scalar(_) | Value::Ranges(_) | Value::Set(_)), _) => {
+                (Some(Value::Ranges(a)), Some(Value::Ranges(b))) => Value::Ranges(a.union(b)),
+                (Some(Value::Set(a)), Some(Value::Set(b))) => Value::Set(a | b),
+                (Some(Value::Scalar(_) | Value::Ranges(_) | Value::Set(_)), Some(_)) => {
                     return Err(overflow());
                 }
+                (Some(value), None) | (None, Some(value)) => value.clone(),
+                (None, None) => continue,
+            };
+            if !value.is_empty() {
+                sum.push((name.clone(), value));
             }
         }
-        sum.retain(|_, value| !value.is_empty());
-        Ok(Self(sum))
+        Ok(Self(sum.into()))
     }
 
     /// What is left when `other` is taken; `None` when it does not [contain](Self::contains) it.
@@ -475,23 +598,29 @@ impl Resources {
         if !self.contains(other) {
             return None;
         }
-        let mut left = self.0.clone();
-        for (name, less) in &other.0 {
-            match (left.get_mut(name)?, less) {
-                (Value::Scalar(a), Value::Scalar(b)) => *a = a.checked_sub(*b)?,
-                (Value::Ranges(a), Value::Ranges(b)) => *a = a.difference(b),
-                (Value::Set(a), Value::Set(b)) => a.retain(|item| !b.contains(item)),
-                (Value::Scalar(_) | Value::Ranges(_) | Value::Set(_), _) => return None,
+        if other.is_empty() {
+            return Some(self.clone());
+        }
+        let mut left = Vec::with_capacity(self.0.len());
+        for (name, ours, theirs) in self.merge(other) {
+            let value = match (ours?, theirs) {
+                (value, None) => value.clone(),
+                (Value::Scalar(a), Some(Value::Scalar(b))) => Value::Scalar(a.checked_sub(*b)?),
+                (Value::Ranges(a), Some(Value::Ranges(b))) => Value::Ranges(a.difference(b)),
+                (Value::Set(a), Some(Value::Set(b))) => Value::Set(a - b),
+                (Value::Scalar(_) | Value::Ranges(_) | Value::Set(_), Some(_)) => return None,
+            };
+            if !value.is_empty() {
+                left.push((name.clone(), value));
             }
         }
-        left.retain(|_, value| !value.is_empty());
-        Some(Self(left))
+        Some(Self(left.into()))
     }
 }
 
 impl fmt::Display for Resources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (name, value)) in self.0.iter().enumerate() {
+        for (i, (name, value)) in self.iter().enumerate() {
             write!(f, "{}{name}:{value}", if i == 0 { "" } else { ";" })?;
         }
         Ok(())
@@ -539,7 +668,7 @@ impl FromStr for Resources {
                 }
                 Value::Scalar(scalar)
             };
-            if resources.0.contains_key(name) {
+            if resources.get(name).is_some() {
                 return Err(invalid(part, format!("{name:?} stands twice")));
             }
             resources = resources.with(name, parsed);

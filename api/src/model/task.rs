@@ -486,7 +486,7 @@ pub struct TaskStatus {
     /// Once it has ended.
     pub exit: Option<ExitInfo>,
     /// The last sample; final in a terminal state.
-    pub usage: Option<Usage>,
+    pub usage: Option<Box<Usage>>,
     /// `None` without a readiness check, or before its first result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness: Option<ReadinessStatus>,

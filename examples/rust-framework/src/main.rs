@@ -167,6 +167,8 @@ impl Framework {
                 // A withdrawn offer is one we have answered already, or a launch of ours will be answered by an update.
                 What::Rescind(_)
                 | What::AgentLost(_)
+                | What::InverseOffers(_)
+                | What::RescindInverseOffer(_)
                 | What::Operation(_)
                 | What::Heartbeat(Heartbeat {}) => {}
             }
@@ -334,7 +336,7 @@ fn describe(ended: &TaskStatus) -> String {
         cpu_total_us,
         memory_peak_bytes,
         ..
-    } = ended.usage.unwrap_or_default();
+    } = ended.usage.as_deref().copied().unwrap_or_default();
     let seconds = cpu_total_us.map_or("unknown".to_owned(), |us| {
         format!("{:.3} s", us as f64 / 1e6)
     });

@@ -58,6 +58,13 @@ impl Quantities {
         }
     }
 
+    /// Takes another sum away.
+    pub fn part(&mut self, other: &Self) {
+        for (name, millis) in &other.0 {
+            self.shift(name, -*millis);
+        }
+    }
+
     /// Adds another sum so many times.
     pub fn merge_times(&mut self, other: &Self, times: i128) {
         for (name, millis) in &other.0 {

@@ -3,14 +3,17 @@
 //! A task per stream reads it and pings. An agent that says nothing for the ping time-out is cut off; the core learns
 //! only that streams begin and end. Garbage ends the stream with INVALID_ARGUMENT.
 
-use std::pin::Pin;
+use std::{
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt as _};
 use mezzo_api::{
     convert::{self, Invalid},
     model::{AgentInfo, OperationStatus, PersistentVolume, Pool, Task, TaskStatus, TaskUsage},
     proto::{
-        self, AgentMessage, MasterMessage, agent_message, agent_service_server::AgentService,
+        AgentMessage, MasterMessage, agent_message, agent_service_server::AgentService,
         master_message,
     },
 };
@@ -24,7 +27,7 @@ use super::{
 use crate::{
     actor::{Context, Peer},
     auth::{self, Action, Principal},
-    config::to_millis,
+    config::{Config, to_millis},
     state::{ConnId, Ending, Event, Registration, ToAgent},
 };
 
@@ -33,6 +36,33 @@ const MOST_TASKS: usize = 100_000;
 
 /// Kept by an agent, or on it.
 const MOST_OPERATIONS: usize = 10_000;
+
+/// Pings per second to all agents together: a tenth of what a processor manages.
+const MOST_PINGS_PER_SEC: u32 = 5_000;
+
+/// How often a stream is pinged, and how long its agent may be silent: as configured, and slower where there are so many agents
+/// that pings would take the time of everything else. Told at registration, it holds as long as the stream does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pace {
+    interval: Duration,
+    timeout: Duration,
+}
+
+impl Pace {
+    fn of(config: &Config, n_agents: usize) -> Self {
+        let (interval, timeout) = (config.agent_ping_interval, config.agent_ping_timeout);
+        let n_agents = u32::try_from(n_agents).unwrap_or(u32::MAX);
+        let least = Duration::from_secs(1) * n_agents / MOST_PINGS_PER_SEC;
+        let stretch = least.as_secs_f64() / interval.as_secs_f64();
+        if stretch <= 1.0 {
+            return Self { interval, timeout };
+        }
+        Self {
+            interval: least,
+            timeout: timeout.mul_f64(stretch),
+        }
+    }
+}
 
 /// What goes to an agent: the core's words, and the front's own pings.
 #[derive(Debug)]
@@ -68,9 +98,10 @@ impl AgentService for AgentFront {
         let context = self.context.clone();
         let conn = context.next_conn();
         let principal = auth::who(&request)?;
+        let pace = Pace::of(&context.config, context.snapshot().agents.len());
         self.context.tasks.spawn(async move {
             let result = tokio::select! {
-                result = converse(&context, conn, &principal, request.into_inner(), &outbox) => result,
+                result = converse(&context, conn, &principal, pace, request.into_inner(), &outbox) => result,
                 () = context.shutdown.cancelled() => Err(Ending::ShuttingDown.into()),
             };
             if let Err(status) = result {
@@ -80,7 +111,7 @@ impl AgentService for AgentFront {
             context.send(Event::AgentDetached { conn }).await;
         });
         let context = self.context.clone();
-        let stream = inbox.map(move |line| line.map(|line| encode(line, &context)));
+        let stream = inbox.map(move |line| line.map(|line| encode(line, pace, &context)));
         Ok(Response::new(Box::pin(stream)))
     }
 }
@@ -89,6 +120,7 @@ async fn converse(
     context: &Context,
     conn: ConnId,
     principal: &Principal,
+    pace: Pace,
     mut inbound: Streaming<AgentMessage>,
     outbox: &Outbox<AgentLine>,
 ) -> Result<(), Status> {
@@ -123,9 +155,10 @@ async fn converse(
     // The first message on a stream answers Register; the first ping follows at once.
     context.answer(answer).await?;
 
-    let mut pings = interval(context.config.agent_ping_interval);
+    let mut pings = interval(pace.interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut sequence, mut heard, mut first) = (0, Instant::now(), true);
+    let mut ended = pin!(outbox.ended());
     loop {
         tokio::select! {
             message = inbound.message() => {
@@ -140,15 +173,14 @@ async fn converse(
                 }
             }
             _ = pings.tick() => {
-                if heard.elapsed() > context.config.agent_ping_timeout {
-                    let silence = context.config.agent_ping_timeout;
-                    return Err(Status::deadline_exceeded(format!("nothing heard for {silence:?}")));
+                if heard.elapsed() > pace.timeout {
+                    return Err(Status::deadline_exceeded(format!("nothing heard for {:?}", pace.timeout)));
                 }
                 sequence += 1;
                 // A full queue is the core's to notice; a lost ping does no harm.
                 let _ = outbox.send(AgentLine::Ping(sequence));
             }
-            () = outbox.ended() => return Ok(()),
+            () = &mut ended => return Ok(()),
         }
     }
 }
@@ -243,7 +275,7 @@ fn decode_pools(conn: ConnId, report: agent_message::PoolReport) -> Result<Event
     })
 }
 
-fn encode(line: AgentLine, context: &Context) -> MasterMessage {
+fn encode(line: AgentLine, pace: Pace, context: &Context) -> MasterMessage {
     use master_message::Message;
     let message = match line {
         AgentLine::Ping(sequence) => Message::Ping(master_message::Ping { sequence }),
@@ -251,8 +283,8 @@ fn encode(line: AgentLine, context: &Context) -> MasterMessage {
             Message::Registered(master_message::Registered {
                 agent_id: agent_id.to_string(),
                 master_id: context.master_id.to_string(),
-                ping_interval_ms: to_millis(context.config.agent_ping_interval),
-                ping_timeout_ms: to_millis(context.config.agent_ping_timeout),
+                ping_interval_ms: to_millis(pace.interval),
+                ping_timeout_ms: to_millis(pace.timeout),
                 term: context.term,
             })
         }
@@ -262,17 +294,14 @@ fn encode(line: AgentLine, context: &Context) -> MasterMessage {
         AgentLine::Core(ToAgent::Launch(task)) => Message::Launch(master_message::Launch {
             framework_id: task.framework_id.to_string(),
             role: task.role.to_string(),
-            task: Some(proto::TaskInfo::from(task.info.clone())),
+            task: Some((&task.info).into()),
         }),
         AgentLine::Core(ToAgent::LaunchGroup(tasks)) => {
             let first = tasks.first();
             Message::LaunchGroup(master_message::LaunchGroup {
                 framework_id: first.map_or_else(String::new, |task| task.framework_id.to_string()),
                 role: first.map_or_else(String::new, |task| task.role.to_string()),
-                tasks: tasks
-                    .iter()
-                    .map(|task| proto::TaskInfo::from(task.info.clone()))
-                    .collect(),
+                tasks: tasks.iter().map(|task| (&task.info).into()).collect(),
             })
         }
         AgentLine::Core(ToAgent::Kill {
@@ -322,5 +351,33 @@ fn encode(line: AgentLine, context: &Context) -> MasterMessage {
     };
     MasterMessage {
         message: Some(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_cluster_is_pinged_more_slowly() {
+        let config = Config::default();
+        let configured = Pace {
+            interval: config.agent_ping_interval,
+            timeout: config.agent_ping_timeout,
+        };
+        for n_agents in [0, 1, 5_000] {
+            assert_eq!(Pace::of(&config, n_agents), configured);
+        }
+        let slow = Pace {
+            interval: Duration::from_secs(8),
+            timeout: Duration::from_secs(40),
+        };
+        assert_eq!(Pace::of(&config, 40_000), slow);
+        let patient = Config {
+            agent_ping_interval: Duration::from_secs(10),
+            agent_ping_timeout: Duration::from_secs(30),
+            ..config
+        };
+        assert_eq!(Pace::of(&patient, 40_000).timeout, Duration::from_secs(30));
     }
 }

@@ -14,8 +14,8 @@ use futures::Stream;
 
 use mezzo_api::{
     model::{
-        AgentId, AttributeValue, FrameworkId, NodeUsage, OperationId, OperationState, PoolChange,
-        RoleName, Task, TaskId, TaskState,
+        AgentId, AgentInfo, AttributeValue, FrameworkId, NodeUsage, OperationId, OperationState,
+        PoolChange, RoleName, TaskId, TaskState,
     },
     proto::{self, operator_service_server::OperatorService},
 };
@@ -33,7 +33,9 @@ use crate::{
     actor::Context,
     allocator::{DEFAULT_WEIGHT_MILLIS, Quantities, Share, quota},
     auth::Action,
-    state::{AgentState, AgentView, DrainStage, Event, FrameworkView, Operation, Snapshot},
+    state::{
+        AgentState, AgentView, DrainStage, Event, FrameworkView, KnownTask, Operation, Snapshot,
+    },
     store::backup,
 };
 
@@ -157,7 +159,7 @@ impl OperatorService for OperatorFront {
         let pages = Pages::new("frameworks", &request, size);
         let role: Option<RoleName> = parse_optional("role", request.role)?;
         let snapshot = self.context.snapshot();
-        let (page, next) = pages.page(&snapshot.frameworks, &token, |view| {
+        let (page, next) = pages.page(&*snapshot.frameworks, &token, |view| {
             (request.name.is_empty() || view.info.name == request.name)
                 && role
                     .as_ref()
@@ -195,10 +197,7 @@ impl OperatorService for OperatorFront {
         let snapshot = self.context.snapshot();
         let (tasks, next) = tasks(&snapshot, &wanted, after, pages.size());
         Ok(Response::new(proto::ListTasksResponse {
-            tasks: tasks
-                .into_iter()
-                .map(|task| proto::Task::from(Task::clone(&task)))
-                .collect(),
+            tasks: tasks.into_iter().map(|task| told(&task)).collect(),
             next_page_token: next
                 .map(|(framework, task)| pages.token(&format!("{framework}/{task}")))
                 .unwrap_or_default(),
@@ -214,7 +213,7 @@ impl OperatorService for OperatorFront {
         let pages = Pages::new("roles", &request, size);
         let within: Option<RoleName> = parse_optional("within", request.within)?;
         let snapshot = self.context.snapshot();
-        let (page, next) = pages.page(&snapshot.roles, &token, |view| {
+        let (page, next) = pages.page(&*snapshot.roles, &token, |view| {
             let within = within.as_ref();
             within.is_none_or(|top| quota::is_within(view.name.as_str(), top.as_str()))
         })?;
@@ -460,7 +459,7 @@ impl OperatorService for OperatorFront {
         let (token, size) = page_of(&mut request.page_token, &mut request.page_size);
         let pages = Pages::new("maintenance", &request, size);
         let snapshot = self.context.snapshot();
-        let (page, next) = pages.page(&snapshot.windows, &token, |_| true)?;
+        let (page, next) = pages.page(&*snapshot.windows, &token, |_| true)?;
         Ok(Response::new(proto::ListMaintenanceResponse {
             windows: page.into_iter().map(maintenance::told).collect(),
             next_page_token: next,
@@ -563,8 +562,8 @@ fn tasks(
     wanted: &TaskFilter,
     after: Option<TaskKey>,
     size: usize,
-) -> (Vec<Arc<Task>>, Option<TaskKey>) {
-    let mut found: Vec<Arc<Task>> = Vec::new();
+) -> (Vec<Arc<KnownTask>>, Option<TaskKey>) {
+    let mut found: Vec<Arc<KnownTask>> = Vec::new();
     let from = after
         .as_ref()
         .map(|(framework, _)| framework)
@@ -585,15 +584,9 @@ fn tasks(
             .as_ref()
             .filter(|(framework, _)| framework == framework_id)
             .map(|(_, task)| task);
-        let from = past.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut active = view
-            .tasks
-            .range::<TaskId, _>((from, Bound::Unbounded))
-            .peekable();
-        let mut ended = view
-            .ended
-            .range::<TaskId, _>((from, Bound::Unbounded))
-            .peekable();
+        let active = view.tasks.after(past);
+        let mut active = active.map(|(id, entry)| (id, &entry.task)).peekable();
+        let mut ended = view.ended.after(past).peekable();
         loop {
             // Two sorted lists as one; a task that runs hides an ended one of the same id.
             let task = match (active.peek(), ended.peek()) {
@@ -630,6 +623,16 @@ fn tasks(
         }
     }
     (found, None)
+}
+
+fn told(task: &KnownTask) -> proto::Task {
+    proto::Task {
+        info: Some((&task.info).into()),
+        framework_id: task.framework_id.to_string(),
+        role: task.role.to_string(),
+        status: Some(task.status.clone().into()),
+        started_at_ms: task.started_at_ms,
+    }
 }
 
 fn cluster(snapshot: &Snapshot, context: &Context) -> proto::Cluster {
@@ -674,7 +677,7 @@ fn cluster(snapshot: &Snapshot, context: &Context) -> proto::Cluster {
         .values()
         .flat_map(|view| view.tasks.values());
     for state in tasks
-        .map(|task| task.status.state)
+        .map(|entry| entry.state)
         .filter(|state| !state.is_terminal())
     {
         *states.entry(state.name()).or_default() += 1;
@@ -742,7 +745,7 @@ fn agent(view: &AgentView) -> proto::Agent {
     let state = agent_state(view.state);
     proto::Agent {
         agent_id: view.agent_id.to_string(),
-        info: Some(view.info.clone().into()),
+        info: Some(AgentInfo::clone(&view.info).into()),
         state: state.into(),
         registered_at_ms: view.registered_at_ms,
         allocated: view.allocated.flat().into(),
@@ -789,7 +792,7 @@ fn framework(view: &FrameworkView, total: &Quantities) -> proto::Framework {
         tasks: count(
             view.tasks
                 .values()
-                .filter(|task| !task.status.state.is_terminal())
+                .filter(|entry| !entry.state.is_terminal())
                 .count(),
         ),
         dominant_share_ppm: Share::dominant(&held, total, DEFAULT_WEIGHT_MILLIS)

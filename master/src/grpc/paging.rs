@@ -10,6 +10,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic::Status;
 
 use super::status::invalid;
+use crate::state::Table;
 
 /// The most that a page holds, and what it holds when nobody asks.
 pub(super) const LARGEST_PAGE: usize = 1000;
@@ -76,22 +77,51 @@ impl Pages {
     }
 
     /// The entries of a page that fit, and its `next_page_token`: empty where nothing that fits follows.
-    pub(super) fn page<'a, K: Ord + AsKey, V>(
+    pub(super) fn page<'a, K: AsKey + 'a, V: 'a>(
         &self,
-        map: &'a BTreeMap<K, V>,
+        entries: &'a impl Ordered<K, V>,
         token: &str,
         fits: impl Fn(&V) -> bool,
     ) -> Result<(Vec<&'a V>, String), Status> {
         let after = self.after(token, K::parse)?;
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut entries = map
-            .range((start, Bound::Unbounded))
+        let mut entries = entries
+            .following(after.as_ref())
             .filter(|(_, value)| fits(value));
         let page: Vec<_> = entries.by_ref().take(self.size).collect();
         let next = page.last().filter(|_| entries.next().is_some());
         let next = next.map(|(key, _)| self.token(&key.text()));
         let page = page.into_iter().map(|(_, value)| value).collect();
         Ok((page, next.unwrap_or_default()))
+    }
+}
+
+/// What pages can be made of.
+pub(super) trait Ordered<K, V> {
+    /// The entries behind that key, which need not be there; all, where there is none.
+    fn following<'a>(&'a self, key: Option<&K>) -> impl Iterator<Item = (&'a K, &'a V)>
+    where
+        K: 'a,
+        V: 'a;
+}
+
+impl<K: Ord, V> Ordered<K, V> for BTreeMap<K, V> {
+    fn following<'a>(&'a self, key: Option<&K>) -> impl Iterator<Item = (&'a K, &'a V)>
+    where
+        K: 'a,
+        V: 'a,
+    {
+        let start = key.map_or(Bound::Unbounded, Bound::Excluded);
+        self.range((start, Bound::Unbounded))
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> Ordered<K, V> for Table<K, V> {
+    fn following<'a>(&'a self, key: Option<&K>) -> impl Iterator<Item = (&'a K, &'a V)>
+    where
+        K: 'a,
+        V: 'a,
+    {
+        self.after(key)
     }
 }
 

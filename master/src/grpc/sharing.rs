@@ -202,7 +202,10 @@ mod tests {
     use mezzo_api::model::FrameworkInfo;
 
     use super::*;
-    use crate::allocator::{Quantities, Tally};
+    use crate::{
+        allocator::{Quantities, Tally},
+        state::Table,
+    };
 
     fn view() -> FrameworkView {
         let info = proto::FrameworkInfo {
@@ -218,8 +221,8 @@ mod tests {
             registered_at_ms: 0,
             allocated: Quantities::default(),
             offered: Quantities::default(),
-            tasks: BTreeMap::new(),
-            ended: BTreeMap::new(),
+            tasks: Table::default(),
+            ended: Table::default(),
             suppressed: Vec::new(),
         }
     }

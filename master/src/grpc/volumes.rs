@@ -34,7 +34,10 @@ pub(super) fn list(
         .frameworks
         .values()
         .flat_map(|view| view.tasks.values());
-    for task in tasks.filter(|task| !task.status.state.is_terminal()) {
+    for task in tasks
+        .filter(|entry| !entry.state.is_terminal())
+        .map(|entry| &entry.task)
+    {
         for volume in &task.info.persistent {
             let key = (task.info.agent_id.clone(), volume.key());
             users.entry(key).or_default().push(proto::VolumeUser {

@@ -394,7 +394,9 @@ impl Author {
                 source: VolumeSource::Persistent(volume.id.clone()),
             });
         }
-        let launches = if infos.len() > 1 && dice.one_in(3) {
+        // No description of a revocable group gets past the border.
+        let ordinary = infos.iter().all(|info| !info.revocable);
+        let launches = if infos.len() > 1 && ordinary && dice.one_in(3) {
             vec![Launch::Group(as_group(infos, self.n_tasks))]
         } else {
             let each = infos.into_iter().map(|info| Launch::Valid(Box::new(info)));

@@ -8,7 +8,7 @@ use mezzo_api::model::{
 };
 
 use super::Dice;
-use crate::state::{ConnId, Holder, Registration, ToAgent};
+use crate::state::{ConnId, Holder, KnownTask, Registration, ToAgent};
 
 /// One task that this machine has.
 #[derive(Debug, Clone)]
@@ -110,11 +110,11 @@ impl Machine {
                 self.refused = true;
                 Vec::new()
             }
-            ToAgent::Launch(task) => self.launch(Task::clone(&task), now),
+            ToAgent::Launch(task) => self.launch(described(&task), now),
             ToAgent::LaunchGroup(tasks) => {
                 let launched = tasks
                     .into_iter()
-                    .map(|task| self.launch(Task::clone(&task), now));
+                    .map(|task| self.launch(described(&task), now));
                 launched.flatten().collect()
             }
             ToAgent::Kill {
@@ -327,5 +327,18 @@ impl Machine {
             .iter()
             .filter(|(_, process)| !process.task.status.state.is_terminal())
             .map(|(holder, process)| (holder, &process.task.info))
+    }
+}
+
+/// As an agent reads it from the wire.
+fn described(task: &KnownTask) -> Task {
+    Task {
+        info: (&task.info)
+            .try_into()
+            .expect("what a master passes on was checked"),
+        framework_id: task.framework_id.clone(),
+        role: task.role.clone(),
+        status: task.status.clone(),
+        started_at_ms: task.started_at_ms,
     }
 }

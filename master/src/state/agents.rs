@@ -2,7 +2,10 @@
 //!
 //! Whether a peer still answers is watched by the front, which cuts a silent stream; here only streams begin and end.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use mezzo_api::model::{
     AgentId, AgentInfo, NodeUsage, OfferId, PoolOperation, Reason, Resources, Task, TaskState,
@@ -39,7 +42,8 @@ pub(super) enum AgentLink {
 /// One machine.
 #[derive(Debug)]
 pub(super) struct AgentEntry {
-    pub(super) info: AgentInfo,
+    /// Readers hold it, too.
+    pub(super) info: Arc<AgentInfo>,
     pub(super) registered_at_ms: u64,
     pub(super) link: AgentLink,
     /// The last connection that it registered on.
@@ -65,7 +69,7 @@ impl AgentEntry {
     pub(super) fn recovering(record: AgentRecord, now: u64) -> Self {
         Self {
             ledger: Ledger::new(record.info.pools()),
-            info: record.info,
+            info: Arc::new(record.info),
             registered_at_ms: record.registered_at_ms,
             link: AgentLink::Recovering { since_ms: now },
             newest: None,
@@ -165,7 +169,7 @@ impl Core {
                 .get(agent_id)
                 .and_then(|entry| entry.drain.map(Box::new)),
         };
-        let former = self.agents.get(agent_id).map(|entry| &entry.info);
+        let former = self.agents.get(agent_id).map(|entry| &*entry.info);
         if former != Some(&record.info) {
             turn.push(Effect::Store(Change::PutAgent(Box::new(record.clone()))));
             if let Some(former) = former {
@@ -184,7 +188,9 @@ impl Core {
         let Some(entry) = self.agents.get_mut(agent_id) else {
             return;
         };
-        entry.info = record.info;
+        if *entry.info != record.info {
+            entry.info = Arc::new(record.info);
+        }
         entry.link = link;
         entry.newest = Some(conn);
         entry.loss_waits_since_ms = None;
@@ -238,13 +244,14 @@ impl Core {
                 }
                 continue;
             }
-            let early = framework.early_kills.remove(&holder.1);
-            let Some(entry) = framework.tasks.get_mut(&holder.1) else {
-                continue;
-            };
-            if let Some(kill) = early {
+            if let Some(kill) = framework.early_kills.remove(&holder.1)
+                && let Some(entry) = framework.tasks.get_mut(&holder.1)
+            {
                 entry.kill = Some(kill);
             }
+            let Some(entry) = framework.tasks.get(&holder.1) else {
+                continue;
+            };
             if let Some(kill) = entry.kill
                 && !entry.task.status.state.is_terminal()
             {
@@ -316,8 +323,8 @@ impl Core {
             let Some(entry) = framework.tasks.get_mut(&task_id) else {
                 continue;
             };
-            if entry.agent_id == agent_id && !entry.task.status.state.is_terminal() {
-                std::sync::Arc::make_mut(&mut entry.task).status.usage = Some(usage);
+            if *entry.agent_id() == agent_id && !entry.task.status.state.is_terminal() {
+                Arc::make_mut(&mut entry.task).status.usage = Some(Box::new(usage));
                 self.view.touch_framework(&framework_id);
             }
         }

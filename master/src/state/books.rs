@@ -135,6 +135,9 @@ impl Core {
         }
         if let Some(framework) = self.frameworks.get_mut(&offer.framework_id) {
             framework.offers.remove(offer_id);
+            framework
+                .offered_mut(offer.supply)
+                .sub_pools(&offer.resources);
         }
         self.discharge(
             &offer.framework_id,
@@ -197,18 +200,24 @@ impl Core {
             }
         }
         for (id, framework) in &self.frameworks {
-            for (task_id, entry) in &framework.tasks {
+            for (task_id, entry) in framework.tasks.iter() {
                 let holder = (id.clone(), task_id.clone());
+                if entry.state != entry.task.status.state {
+                    return Err(format!("{task_id} is counted as {}", entry.state));
+                }
                 let agent = self
                     .agents
-                    .get(&entry.agent_id)
+                    .get(entry.agent_id())
                     .ok_or(format!("{task_id} is on a lost agent"))?;
                 if !agent.tasks.contains(&holder) {
-                    return Err(format!("agent {} does not list {task_id}", entry.agent_id));
+                    return Err(format!(
+                        "agent {} does not list {task_id}",
+                        entry.agent_id()
+                    ));
                 }
                 let holds = [Supply::Ordinary, Supply::Revocable]
                     .map(|supply| agent.ledger(supply).holds(&holder));
-                let supply = Supply::of(&entry.task.info);
+                let supply = Supply::of(entry.task.info.revocable);
                 let may = !entry.task.status.state.is_terminal();
                 let wanted = [Supply::Ordinary, Supply::Revocable].map(|one| may && one == supply);
                 if holds != wanted {
@@ -292,7 +301,7 @@ impl Core {
                     .get(framework_id)
                     .and_then(|framework| framework.tasks.get(task_id));
                 if entry.is_none_or(|entry| {
-                    entry.agent_id != *id || entry.task.status.state.is_terminal()
+                    *entry.agent_id() != *id || entry.task.status.state.is_terminal()
                 }) {
                     return Err(format!(
                         "{task_id} holds something on agent {id} and is {entry:?}"
@@ -313,6 +322,15 @@ impl Core {
         roles.values().for_each(|held| by_role.merge(held));
         let mut by_framework = Quantities::default();
         for framework in self.frameworks.values() {
+            let mut offered = Quantities::default();
+            for offer in framework.offers.iter().filter_map(|id| self.offers.get(id)) {
+                if offer.supply == supply {
+                    offered.add_pools(&offer.resources);
+                }
+            }
+            if offered != *framework.offered(supply) {
+                return Err(format!("{offered:?} is offered, the sum says otherwise"));
+            }
             let roles = framework.roles.values();
             roles.for_each(|role| by_framework.merge(role.held(supply)));
         }

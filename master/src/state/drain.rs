@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use mezzo_api::model::AgentId;
+use mezzo_api::model::{AgentId, AgentInfo};
 
 use super::{
     AgentChange, Core, Effect, Ending, Refusal, ToAgent, Turn,
@@ -95,7 +95,7 @@ impl Core {
         entry.drain = drain;
         turn.push(Effect::Store(Change::PutAgent(Box::new(AgentRecord {
             agent_id: agent_id.clone(),
-            info: entry.info.clone(),
+            info: AgentInfo::clone(&entry.info),
             registered_at_ms: entry.registered_at_ms,
             drain: drain.map(Box::new),
         }))));

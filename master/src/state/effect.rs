@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use mezzo_api::model::{
     AgentId, ChangeProblem, FrameworkId, Offer, OfferId, OperationId, OperationStatus,
-    PoolOperation, RoleName, StreamId, Task, TaskId, TaskStatus, UpdateId, WindowName,
+    PoolOperation, RoleName, StreamId, TaskId, TaskStatus, UpdateId, WindowName,
 };
 use thiserror::Error;
 
-use super::{ConnId, InverseOffer, Notice, WindowProblem};
+use super::{ConnId, InverseOffer, KnownTask, Notice, WindowProblem};
 use crate::{
     allocator::{InvalidPattern, quota::QuotaProblem},
     store::Change,
@@ -41,9 +41,9 @@ pub enum ToAgent {
     /// The agent must stop.
     Refused(String),
     /// Run a task.
-    Launch(Arc<Task>),
+    Launch(Arc<KnownTask>),
     /// Run the tasks of a group, in their order.
-    LaunchGroup(Vec<Arc<Task>>),
+    LaunchGroup(Vec<Arc<KnownTask>>),
     /// End a task.
     Kill {
         /// Whose.

@@ -9,13 +9,12 @@ use std::{
 };
 
 use mezzo_api::model::{
-    FrameworkId, FrameworkInfo, OfferId, OperationId, OperationStatus, RoleName, StreamId, Task,
-    TaskId,
+    FrameworkId, FrameworkInfo, OfferId, OperationId, OperationStatus, RoleName, StreamId, TaskId,
 };
 
 use super::{
-    Caller, ConnId, Core, Effect, Ending, FrameworkChange, Notice, Refusal, ToAgent, ToFramework,
-    Turn,
+    Caller, ConnId, Core, Effect, Ending, FrameworkChange, KnownTask, Notice, Refusal, Table,
+    ToAgent, ToFramework, Turn,
     refused::Refused,
     tasks::{KillRequest, TaskEntry},
 };
@@ -88,10 +87,12 @@ pub(super) struct FrameworkEntry {
     pub(super) link: FrameworkLink,
     pub(super) roles: BTreeMap<RoleName, RoleEntry>,
     pub(super) offers: BTreeSet<OfferId>,
+    /// What is in them, and what of that agents lend.
+    pub(super) in_offers: (Quantities, Quantities),
     /// Not ended, or ended and not acknowledged.
-    pub(super) tasks: BTreeMap<TaskId, TaskEntry>,
+    pub(super) tasks: Table<TaskId, TaskEntry>,
     /// Ended; the newest per id.
-    pub(super) ended: BTreeMap<TaskId, Arc<Task>>,
+    pub(super) ended: Table<TaskId, Arc<KnownTask>>,
     pub(super) ended_order: VecDeque<TaskId>,
     /// Kills of tasks whose agent is not back yet.
     pub(super) early_kills: BTreeMap<TaskId, KillRequest>,
@@ -113,8 +114,9 @@ impl FrameworkEntry {
             link,
             roles: BTreeMap::new(),
             offers: BTreeSet::new(),
-            tasks: BTreeMap::new(),
-            ended: BTreeMap::new(),
+            in_offers: Default::default(),
+            tasks: Table::default(),
+            ended: Table::default(),
             ended_order: VecDeque::new(),
             early_kills: BTreeMap::new(),
             refused: Refused::default(),
@@ -201,7 +203,7 @@ impl FrameworkEntry {
     }
 
     /// Remembers an ended task, at most `most` of them.
-    pub(super) fn remember(&mut self, task: Arc<Task>, most: usize) {
+    pub(super) fn remember(&mut self, task: Arc<KnownTask>, most: usize) {
         let task_id = task.info.task_id.clone();
         if self.ended.insert(task_id.clone(), task).is_none() {
             self.ended_order.push_back(task_id);

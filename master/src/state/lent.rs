@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use mezzo_api::model::{Capability, Resources, RoleName, TaskInfo};
+use mezzo_api::model::{Capability, Resources, RoleName};
 
 use super::{
     ConnId, Core, Ledger, Turn,
@@ -28,8 +28,8 @@ pub enum Supply {
 impl Supply {
     /// From where a task takes.
     #[must_use]
-    pub fn of(info: &TaskInfo) -> Self {
-        if info.revocable {
+    pub fn of(revocable: bool) -> Self {
+        if revocable {
             Self::Revocable
         } else {
             Self::Ordinary
@@ -98,6 +98,21 @@ impl RoleEntry {
 }
 
 impl FrameworkEntry {
+    /// In its outstanding offers.
+    pub(super) fn offered(&self, supply: Supply) -> &Quantities {
+        match supply {
+            Supply::Ordinary => &self.in_offers.0,
+            Supply::Revocable => &self.in_offers.1,
+        }
+    }
+
+    pub(super) fn offered_mut(&mut self, supply: Supply) -> &mut Quantities {
+        match supply {
+            Supply::Ordinary => &mut self.in_offers.0,
+            Supply::Revocable => &mut self.in_offers.1,
+        }
+    }
+
     pub(super) fn takes(&self, supply: Supply) -> bool {
         match supply {
             Supply::Ordinary => true,

@@ -207,7 +207,7 @@ impl Bench {
 
     fn drained(&mut self, id: &str) -> bool {
         let snapshot = self.snapshot();
-        snapshot.agents[id].drain.is_some()
+        snapshot.agents.get(id).unwrap().drain.is_some()
     }
 }
 
@@ -294,7 +294,17 @@ fn a_window_vacates_then_drains_then_gives_back() {
     let view = &snapshot.windows["w"];
     assert_eq!(view.stage, WindowStage::Vacating);
     assert_eq!(view.answers.values().collect::<Vec<_>>(), [&Some(true)]);
-    assert_eq!(snapshot.agents["a"].window.as_ref().unwrap().as_str(), "w");
+    assert_eq!(
+        snapshot
+            .agents
+            .get("a")
+            .unwrap()
+            .window
+            .as_ref()
+            .unwrap()
+            .as_str(),
+        "w"
+    );
 
     bench.tick(3000);
     assert!(bench.drained("a") && !bench.drained("b"));

@@ -3,8 +3,9 @@
 //! No tokio, no clock, no file, no socket, nothing of the protocol: the actor is the only caller, tests and the
 //! simulation are the others. Ids and randomness come from a [`Source`]. One file per thing: `agents` (attach, time
 //! out, remove), `drain` (out of service and back), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline,
-//! allocation), `operations` (reservations and volumes), `tasks` (status), `requests` (kill, reconcile), `refused`, `quotas`, `lent` (what can be taken back), `books` (who holds what), `maintenance` (planned work on
-//! machines), `losses` (how many may be given up at once), `notice` (what watchers hear), `view` (what readers see).
+//! allocation), `operations` (reservations and volumes), `tasks` (status), `table` (where they are), `requests` (kill,
+//! reconcile), `refused`, `quotas`, `lent` (what can be taken back), `books` (who holds what), `maintenance` (planned work
+//! on machines), `losses` (how many may be given up at once), `notice` (what watchers hear), `view` (what readers see).
 //!
 //! ```text
 //! agent:      Recovering ──► Missing          framework:  Connected ◄──► Disconnected ──► Removed
@@ -31,6 +32,7 @@ mod quotas;
 mod refused;
 mod removed;
 mod requests;
+mod table;
 mod tasks;
 mod view;
 
@@ -55,6 +57,8 @@ pub use lent::Supply;
 pub use losses::LossLimit;
 pub use maintenance::{InverseOffer, WindowProblem, WindowStage, WindowView};
 pub use notice::{AgentChange, FrameworkChange, Notice};
+pub use table::Table;
+pub use tasks::{KnownTask, TaskEntry};
 pub use view::{AgentState, AgentView, Counters, FrameworkView, PassRecords, RoleView, Snapshot};
 
 /// Where ids and chance come from.

@@ -3,9 +3,9 @@
 //! A [`Notice`] says what changed and to what; whoever began with a list and hears all that follows knows what the core
 //! knows of agents, frameworks and tasks (the simulation holds a replica against it). Usage and health make none.
 
-use mezzo_api::model::{AgentId, FrameworkId, RoleName, Task, TaskId, TaskState, WindowName};
+use mezzo_api::model::{AgentId, FrameworkId, RoleName, TaskId, TaskState, WindowName};
 
-use super::{Core, Effect, Holder, Turn, maintenance::WindowStage};
+use super::{Core, Effect, Holder, KnownTask, Turn, maintenance::WindowStage};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl Core {
         let Some(entry) = framework.and_then(|framework| framework.tasks.get(&holder.1)) else {
             return;
         };
-        let notice = task_notice(&entry.task, &entry.agent_id);
+        let notice = task_notice(&entry.task);
         self.note(notice);
     }
 
@@ -123,11 +123,11 @@ impl Core {
     }
 }
 
-fn task_notice(task: &Task, agent_id: &AgentId) -> Notice {
+fn task_notice(task: &KnownTask) -> Notice {
     Notice::Task {
         framework_id: task.framework_id.clone(),
         task_id: task.info.task_id.clone(),
-        agent_id: agent_id.clone(),
+        agent_id: task.info.agent_id.clone(),
         state: task.status.state,
         message: task.status.message.clone(),
     }

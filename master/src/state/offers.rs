@@ -7,11 +7,11 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, Offer, OfferId, Pools, Reason, RoleName, Task, TaskInfo, TaskState,
+    AgentId, FrameworkId, Offer, OfferId, Pools, Reason, RoleName, TaskInfo, TaskState,
 };
 
 use super::{
-    ConnId, Core, Effect, Launch, Pass, Pending, Supply, ToAgent, ToFramework, Turn,
+    ConnId, Core, Effect, KnownTask, Launch, Pass, Pending, Supply, ToAgent, ToFramework, Turn,
     agents::{AgentEntry, AgentLink},
     frameworks::{FrameworkEntry, Interest},
     tasks::{TaskEntry, master_status},
@@ -289,6 +289,7 @@ impl Core {
         for ((framework_id, role), bundle) in bundles {
             if let Some(framework) = self.frameworks.get_mut(&framework_id) {
                 framework.offers.extend(bundle.offers);
+                framework.offered_mut(supply).merge(&bundle.held);
             }
             if !planted(Bug::OfferNotBooked) {
                 self.charge_sum(&framework_id, &role, supply, &bundle.held);
@@ -474,9 +475,11 @@ impl Core {
         turn: &Turn<'_>,
         framework_id: &FrameworkId,
         hand: &mut Hand,
-        info: TaskInfo,
+        mut info: TaskInfo,
         part: &Pools,
-    ) -> Arc<Task> {
+    ) -> Arc<KnownTask> {
+        // The same text, kept once.
+        info.agent_id = hand.agent_id.clone();
         let task_id = info.task_id.clone();
         let holder = (framework_id.clone(), task_id.clone());
         self.charge(framework_id, &hand.role, hand.supply, part);
@@ -493,19 +496,14 @@ impl Core {
             turn.now,
         );
         status.reason = None;
-        let task = Arc::new(Task {
-            info,
+        let entry = TaskEntry::new(KnownTask {
+            info: info.into(),
             framework_id: framework_id.clone(),
             role: hand.role.clone(),
             status,
             started_at_ms: None,
         });
-        let entry = TaskEntry {
-            task: Arc::clone(&task),
-            agent_id: hand.agent_id.clone(),
-            reached: TaskState::Staging,
-            kill: None,
-        };
+        let task = Arc::clone(&entry.task);
         if let Some(framework) = self.frameworks.get_mut(framework_id) {
             framework.tasks.insert(task_id, entry);
         }

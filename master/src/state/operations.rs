@@ -15,9 +15,9 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, OperationId, OperationState, OperationStatus, PersistentVolume, Pool,
-    PoolChange, PoolOperation, Pools, Reservation, ReservationKind, TaskInfo, VolumeKey,
-    VolumeSource,
+    AgentId, AgentInfo, FrameworkId, OperationId, OperationState, OperationStatus,
+    PersistentVolume, Pool, PoolChange, PoolOperation, Pools, Reservation, ReservationKind,
+    TaskInfo, VolumeKey, VolumeSource,
 };
 
 use super::{
@@ -74,7 +74,7 @@ impl Core {
                 info.agent_id, hand.agent_id
             ));
         }
-        if Supply::of(info) != hand.supply {
+        if Supply::of(info.revocable) != hand.supply {
             let problem = match hand.supply {
                 Supply::Ordinary => {
                     "`revocable` is set, the offers are not revocable: use one with `revocable`"
@@ -395,12 +395,13 @@ impl Core {
             return;
         };
         let total = agent.ledger.total();
-        agent.info.reserved = total.pool_list();
-        agent.info.volumes = total.volumes().cloned().collect();
+        let info = Arc::make_mut(&mut agent.info);
+        info.reserved = total.pool_list();
+        info.volumes = total.volumes().cloned().collect();
         turn.push(Effect::Store(Change::PutAgent(Box::new(AgentRecord {
             agent_id: agent_id.clone(),
             registered_at_ms: agent.registered_at_ms,
-            info: agent.info.clone(),
+            info: AgentInfo::clone(&agent.info),
             drain: agent.drain.map(Box::new),
         }))));
         self.view.touch_agent(agent_id);

@@ -32,7 +32,7 @@ impl Core {
         match self.task_mut(&holder) {
             Some(entry) if !entry.task.status.state.is_terminal() => {
                 entry.kill = Some(KillRequest { grace });
-                let agent_id = entry.agent_id.clone();
+                let agent_id = entry.agent_id().clone();
                 if let Some(conn) = self.agents.get(&agent_id).and_then(AgentEntry::conn) {
                     let message = ToAgent::Kill {
                         framework_id: framework_id.clone(),

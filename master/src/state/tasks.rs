@@ -6,8 +6,11 @@
 
 use std::{cmp::Ordering, sync::Arc, time::Duration};
 
-use mezzo_api::model::{
-    AgentId, FrameworkId, Reason, StatusSource, Task, TaskId, TaskState, TaskStatus,
+use mezzo_api::{
+    convert::Description,
+    model::{
+        AgentId, FrameworkId, Reason, RoleName, StatusSource, Task, TaskId, TaskState, TaskStatus,
+    },
 };
 
 use crate::planted::{Bug, planted};
@@ -23,14 +26,65 @@ pub(super) struct KillRequest {
     pub(super) grace: Option<Duration>,
 }
 
-/// One task.
+/// What is known of a task. A copy shares the description, which never changes: statuses come often, and readers hold
+/// the former one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownTask {
+    /// What was asked for.
+    pub info: Description,
+    /// By whom.
+    pub framework_id: FrameworkId,
+    /// The role of the offer.
+    pub role: RoleName,
+    /// The latest.
+    pub status: TaskStatus,
+    /// When it reached `TASK_RUNNING`, Unix milliseconds.
+    pub started_at_ms: Option<u64>,
+}
+
+impl From<Task> for KnownTask {
+    fn from(task: Task) -> Self {
+        Self {
+            info: task.info.into(),
+            framework_id: task.framework_id,
+            role: task.role,
+            status: task.status,
+            started_at_ms: task.started_at_ms,
+        }
+    }
+}
+
+/// One task, in the table of its framework.
 #[derive(Debug, Clone)]
-pub(super) struct TaskEntry {
-    pub(super) task: Arc<Task>,
-    pub(super) agent_id: AgentId,
+pub struct TaskEntry {
+    /// As readers see it.
+    pub task: Arc<KnownTask>,
+    /// Of its status, once more: whoever counts tasks by state looks at all.
+    pub state: TaskState,
     /// The last state that its agent told of; staging before.
     pub(super) reached: TaskState,
     pub(super) kill: Option<KillRequest>,
+}
+
+impl TaskEntry {
+    pub(super) fn new(task: KnownTask) -> Self {
+        let state = task.status.state;
+        Self {
+            task: Arc::new(task),
+            state,
+            reached: state,
+            kill: None,
+        }
+    }
+
+    pub(super) fn set_status(&mut self, status: TaskStatus) {
+        self.state = status.state;
+        Arc::make_mut(&mut self.task).status = status;
+    }
+
+    pub(super) fn agent_id(&self) -> &AgentId {
+        &self.task.info.agent_id
+    }
 }
 
 /// A status of the master's own: not kept, not repeated, not to be acknowledged.
@@ -62,7 +116,7 @@ pub(super) fn master_status(
 }
 
 /// What is already known, said again by the master.
-pub(super) fn retold(task: &Task, reason: Reason) -> TaskStatus {
+pub(super) fn retold(task: &KnownTask, reason: Reason) -> TaskStatus {
     TaskStatus {
         reason: Some(reason),
         source: StatusSource::Master,
@@ -152,7 +206,7 @@ impl Core {
         if framework
             .tasks
             .get(&holder.1)
-            .is_some_and(|entry| entry.agent_id != agent_id)
+            .is_some_and(|entry| *entry.agent_id() != agent_id)
         {
             return;
         }
@@ -206,17 +260,23 @@ impl Core {
             return;
         }
         entry.reached = status.state;
+        let state = status.state;
         let task = Arc::make_mut(&mut entry.task);
         if status.state == TaskState::Running && task.started_at_ms.is_none() {
             task.started_at_ms = Some(status.timestamp_ms);
         }
+        // The texts of its ids are here already.
+        status.task_id = task.status.task_id.clone();
+        status.framework_id = task.framework_id.clone();
+        status.agent_id = Some(task.info.agent_id.clone());
         status.usage = status.usage.or_else(|| task.status.usage.take());
         status.container = status.container.or_else(|| task.status.container.take());
         let terminal = status.state.is_terminal();
         let final_word = terminal && status.update_id.is_none();
         let moved = task.status.state != status.state;
         task.status = status;
-        let (agent_id, role) = (entry.agent_id.clone(), task.role.clone());
+        entry.state = state;
+        let (agent_id, role) = (entry.agent_id().clone(), entry.task.role.clone());
         self.view.touch_framework(&holder.0);
         if moved {
             self.note_task(holder);
@@ -232,6 +292,11 @@ impl Core {
         }
     }
 
+    pub(super) fn task(&self, (framework_id, task_id): &Holder) -> Option<&TaskEntry> {
+        self.frameworks.get(framework_id)?.tasks.get(task_id)
+    }
+
+    /// For changes alone: what readers share is copied.
     pub(super) fn task_mut(&mut self, (framework_id, task_id): &Holder) -> Option<&mut TaskEntry> {
         self.frameworks
             .get_mut(framework_id)?
@@ -248,13 +313,13 @@ impl Core {
         let Some(entry) = framework.tasks.remove(&holder.1) else {
             return;
         };
-        let role = entry.task.role.clone();
+        let (agent_id, role) = (entry.agent_id().clone(), entry.task.role.clone());
         framework.remember(entry.task, most);
         self.view.touch_framework(&holder.0);
-        self.release(&entry.agent_id, holder, &role);
-        if let Some(agent) = self.agents.get_mut(&entry.agent_id) {
+        self.release(&agent_id, holder, &role);
+        if let Some(agent) = self.agents.get_mut(&agent_id) {
             agent.tasks.remove(holder);
-            self.view.touch_agent(&entry.agent_id);
+            self.view.touch_agent(&agent_id);
         }
     }
 
@@ -276,14 +341,14 @@ impl Core {
             let mut status = master_status(
                 &holder.0,
                 &holder.1,
-                Some(entry.agent_id.clone()),
+                Some(entry.agent_id().clone()),
                 state,
                 reason,
                 message,
                 now,
             );
             (status.usage, status.container) = (former.usage.clone(), former.container.clone());
-            Arc::make_mut(&mut entry.task).status = status.clone();
+            entry.set_status(status.clone());
             self.counters.tasks_ended += 1;
             if !planted(Bug::NoticeMissing) {
                 self.note_task(holder);
@@ -303,14 +368,14 @@ impl Core {
         if entry.task.status.state.is_terminal() {
             return;
         }
-        let message = format!("agent {} cannot be reached", entry.agent_id);
+        let message = format!("agent {} cannot be reached", entry.agent_id());
         let status = TaskStatus {
             state: TaskState::Unreachable,
             message,
             timestamp_ms: now,
             ..retold(&entry.task, Reason::AgentDisconnected)
         };
-        Arc::make_mut(&mut entry.task).status = status.clone();
+        entry.set_status(status.clone());
         self.view.touch_framework(&holder.0);
         self.note_task(holder);
         self.tell(turn, status);
@@ -324,7 +389,7 @@ impl Core {
         holder: &Holder,
         task: Task,
     ) {
-        let Some(entry) = self.task_mut(holder) else {
+        let Some(entry) = self.task(holder) else {
             return;
         };
         let was = entry.task.status.state;
@@ -333,7 +398,7 @@ impl Core {
         let terminal = status.state.is_terminal();
         // The end itself is told by the agent's own status, which waits for its acknowledgement.
         self.absorb(holder, status);
-        let Some(entry) = self.task_mut(holder) else {
+        let Some(entry) = self.task(holder) else {
             return;
         };
         if !terminal && entry.task.status.state != was && !entry.task.status.state.is_terminal() {
@@ -344,7 +409,7 @@ impl Core {
 
     /// A returning agent does not report a task that the master believed there.
     pub(super) fn task_not_found(&mut self, turn: &mut Turn<'_>, holder: &Holder) {
-        let Some(entry) = self.task_mut(holder) else {
+        let Some(entry) = self.task(holder) else {
             return;
         };
         let (state, reason, message) = match entry.reached {
@@ -398,15 +463,10 @@ impl Core {
             return;
         }
         let role = task.role.clone();
-        let supply = Supply::of(&task.info);
+        let supply = Supply::of(task.info.revocable);
         let pools = task.info.pools();
         let pools = pools.unwrap_or_else(|_| task.info.resources.clone().into());
-        let entry = TaskEntry {
-            agent_id: agent_id.clone(),
-            reached: task.status.state,
-            task: Arc::new(task),
-            kill: None,
-        };
+        let entry = TaskEntry::new(task.into());
         let status = retold(&entry.task, Reason::AgentReregistered);
         framework.tasks.insert(holder.1.clone(), entry);
         self.view.touch_framework(&holder.0);
@@ -445,7 +505,7 @@ impl Core {
             }
         }
         let holder = (framework_id.clone(), task_id);
-        let over = self.task_mut(&holder).is_some_and(|entry| {
+        let over = self.task(&holder).is_some_and(|entry| {
             let status = &entry.task.status;
             status.state.is_terminal() && status.update_id.as_ref() == Some(&update_id)
         });

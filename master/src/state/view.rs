@@ -10,11 +10,12 @@ use std::{
 
 use mezzo_api::model::{
     AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OperationId, OperationStatus, Pools,
-    Resources, RoleName, Task, TaskId, WindowName,
+    Resources, RoleName, TaskId, WindowName,
 };
 
 use super::{
-    Core, Ledger, Supply, WindowView, agents::AgentLink, drain::DrainStage, frameworks::Interest,
+    Core, KnownTask, Ledger, Supply, Table, TaskEntry, WindowView, agents::AgentLink,
+    drain::DrainStage, frameworks::Interest,
 };
 use crate::{
     allocator::{DEFAULT_WEIGHT_MILLIS, PassRecord, Quantities, Quota, quota},
@@ -40,7 +41,7 @@ pub struct AgentView {
     /// Which.
     pub agent_id: AgentId,
     /// As it last registered.
-    pub info: AgentInfo,
+    pub info: Arc<AgentInfo>,
     /// How it stands.
     pub state: AgentState,
     /// First registration.
@@ -81,9 +82,9 @@ pub struct FrameworkView {
     /// Of what agents lend: held by its tasks, in its offers.
     pub lent: (Quantities, Quantities),
     /// Not ended, or not acknowledged.
-    pub tasks: BTreeMap<TaskId, Arc<Task>>,
+    pub tasks: Table<TaskId, TaskEntry>,
     /// Ended.
-    pub ended: BTreeMap<TaskId, Arc<Task>>,
+    pub ended: Table<TaskId, Arc<KnownTask>>,
     /// Roles for which it takes no offers.
     pub suppressed: Vec<RoleName>,
 }
@@ -137,7 +138,7 @@ pub struct Snapshot {
     /// When it was made, Unix milliseconds.
     pub at_ms: u64,
     /// By id.
-    pub agents: Arc<BTreeMap<AgentId, Arc<AgentView>>>,
+    pub agents: Table<AgentId, Arc<AgentView>>,
     /// By id.
     pub frameworks: Arc<BTreeMap<FrameworkId, Arc<FrameworkView>>>,
     /// By name.
@@ -202,11 +203,11 @@ pub(super) fn snapshot(core: &mut Core, now: u64) -> Snapshot {
     let mut cache = std::mem::take(&mut core.view);
     let agents = std::mem::take(&mut cache.agents);
     if !agents.is_empty() {
-        let map = Arc::make_mut(&mut cache.last.agents);
+        let table = &mut cache.last.agents;
         for id in agents {
             match agent_view(core, &id) {
-                Some(view) => map.insert(id, Arc::new(view)),
-                None => map.remove(&id),
+                Some(view) => table.insert(id, Arc::new(view)),
+                None => table.remove(&id),
             };
         }
     }
@@ -241,7 +242,7 @@ fn agent_view(core: &Core, id: &AgentId) -> Option<AgentView> {
     let entry = core.agents.get(id)?;
     Some(AgentView {
         agent_id: id.clone(),
-        info: entry.info.clone(),
+        info: Arc::clone(&entry.info),
         state: match entry.link {
             AgentLink::Introduced { .. } | AgentLink::Connected { .. } => AgentState::Connected,
             AgentLink::Disconnected { .. } => AgentState::Disconnected,
@@ -270,21 +271,14 @@ fn lent(ledger: &Ledger) -> Option<(Resources, Resources, Resources)> {
 
 fn framework_view(core: &Core, id: &FrameworkId) -> Option<FrameworkView> {
     let entry = core.frameworks.get(id)?;
+    // What it holds is in tasks or in offers.
     let sums = |supply| {
-        let (mut allocated, mut offered) = (Quantities::default(), Quantities::default());
-        let offers = entry.offers.iter().filter_map(|id| core.offers.get(id));
-        for offer in offers.filter(|offer| offer.supply == supply) {
-            offered.add_pools(&offer.resources);
+        let offered = entry.offered(supply).clone();
+        let mut allocated = Quantities::default();
+        for role in entry.roles.values() {
+            allocated.merge(role.held(supply));
         }
-        let active = entry.tasks.values().map(|task| &task.task);
-        let active = active.filter(|task| !task.status.state.is_terminal());
-        for task in active.filter(|task| Supply::of(&task.info) == supply) {
-            let info = &task.info;
-            allocated.add(&info.resources);
-            let volumes = info.persistent.iter();
-            let written = volumes.filter(|volume| info.writes(&volume.id));
-            written.for_each(|volume| allocated.add_volume(volume));
-        }
+        allocated.part(&offered);
         (allocated, offered)
     };
     let (allocated, offered) = sums(Supply::Ordinary);
@@ -296,11 +290,7 @@ fn framework_view(core: &Core, id: &FrameworkId) -> Option<FrameworkView> {
         allocated,
         offered,
         lent: sums(Supply::Revocable),
-        tasks: entry
-            .tasks
-            .iter()
-            .map(|(id, task)| (id.clone(), Arc::clone(&task.task)))
-            .collect(),
+        tasks: entry.tasks.clone(),
         ended: entry.ended.clone(),
         suppressed: entry
             .roles

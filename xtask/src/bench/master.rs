@@ -1,8 +1,10 @@
 //! `cargo xtask bench master`: the allocator alone, at the sizes of Mesos' own benchmarks (`HierarchicalAllocator_BENCHMARK`:
-//! agents by frameworks).
+//! agents by frameworks); then launches, lists, memory and failover of a real master with simulated agents (`api`).
 //!
 //! The driver (`master/examples/bench_allocator.rs`) turns the pure core: no network, no disk, one thread. There is no peer: Mesos publishes
 //! its figures as images only.
+
+mod api;
 
 use std::process::Command;
 
@@ -61,6 +63,7 @@ pub(super) fn run(quick: bool) -> Result<()> {
             rows.extend(rows_of(line)?);
         }
     }
+    rows.extend(api::run(quick)?);
     report::write("master", &rows)
 }
 
