@@ -1,5 +1,11 @@
 //! Each metric that an alert in `packaging/alerts` speaks of is one that a running master tells, with the labels that it asks for.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names the message it expects"
+)]
+#![expect(clippy::unwrap_used, reason = "test support")]
+
 mod common;
 
 use std::{collections::BTreeSet, path::Path};
@@ -22,8 +28,11 @@ async fn metrics(master: &Master) -> String {
     text
 }
 
+/// A label and the values that are asked for, where one is.
+type Label = Option<(String, Vec<String>)>;
+
 /// Names of metrics in these rules, and what they ask of labels: `name`, `label`, values.
-fn asked(rules: &str) -> BTreeSet<(String, Option<(String, Vec<String>)>)> {
+fn asked(rules: &str) -> BTreeSet<(String, Label)> {
     let pattern = regex::Regex::new(r#"mezzo_[a-z_]+(?:\{([a-z]+)=~?"([^"]+)"\})?"#).unwrap();
     let wanted = pattern.captures_iter(rules).map(|found| {
         let name = found[0].split('{').next().unwrap().to_owned();

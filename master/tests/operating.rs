@@ -4,6 +4,7 @@
     clippy::wildcard_enum_match_arm,
     reason = "a test names the message it expects"
 )]
+#![expect(clippy::unwrap_used, reason = "test support")]
 
 mod common;
 

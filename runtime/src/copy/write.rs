@@ -99,7 +99,7 @@ impl TreeWriter {
         }
     }
 
-    /// Takes the next part. With an owner, this thread acts as that user meanwhile (see [`Creator`]).
+    /// Takes the next part. With an owner, this thread acts as that user meanwhile (see `Creator`).
     ///
     /// # Errors
     ///
