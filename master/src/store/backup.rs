@@ -108,7 +108,7 @@ pub fn write(saved: &Saved, made_at_ms: u64) -> Vec<u8> {
 ///
 /// # Errors
 ///
-/// When it is not exactly what [`write`] wrote, or from a newer master.
+/// When it is not exactly what [`write()`] wrote, or from a newer master.
 pub fn read(file: &[u8]) -> Result<Backup, InvalidBackup> {
     let head = &file[..file.len().min(LONGEST_HEADER)];
     let end = head.iter().position(|byte| *byte == b'\n');
