@@ -215,6 +215,10 @@ async fn lists_are_filtered_and_their_tokens_are_bound_to_the_filters() {
     for n in 0..5 {
         agents.push(Agent::attach(&master, &format!("node-{}", n % 2), NODE).await);
     }
+    // Readers see it a moment after the call.
+    master
+        .wait_for("all agents", |cluster| cluster.agents_connected == 5)
+        .await;
     let mut operator = master.operator().await;
     let mut request = proto::ListAgentsRequest {
         hostname: "node-0".into(),
@@ -283,6 +287,29 @@ async fn lists_are_filtered_and_their_tokens_are_bound_to_the_filters() {
         page_size: 1,
         ..proto::ListRolesRequest::default()
     };
+    let listed = async {
+        loop {
+            let both = proto::ListRolesRequest {
+                page_size: 0,
+                ..request.clone()
+            };
+            if operator
+                .list_roles(both)
+                .await
+                .unwrap()
+                .into_inner()
+                .roles
+                .len()
+                == 2
+            {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(DEADLINE, listed)
+        .await
+        .expect("both roles are listed");
     let page = operator
         .list_roles(request.clone())
         .await
@@ -410,16 +437,18 @@ async fn each_principal_may_do_what_its_rules_say_and_no_more() {
     let id = subscribe(channel.clone(), team_a, info("a/b"))
         .await
         .unwrap();
-    let shown = operator
-        .list_frameworks(with(proto::ListFrameworksRequest::default(), ops))
-        .await;
-    let shown = shown
-        .unwrap()
-        .into_inner()
-        .frameworks
-        .remove(0)
-        .info
-        .unwrap();
+    let listed = async {
+        loop {
+            let request = with(proto::ListFrameworksRequest::default(), ops);
+            let listed = operator.list_frameworks(request).await.unwrap();
+            // Readers see it a moment after the call.
+            match listed.into_inner().frameworks.pop() {
+                Some(framework) => return framework.info.unwrap(),
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    let shown = timeout(DEADLINE, listed).await.expect("it is listed");
     assert_eq!(
         (shown.framework_id.as_str(), shown.principal.as_str()),
         (id.as_str(), "team-a")

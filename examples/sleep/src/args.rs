@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 /// Shown after a bad command line.
-pub(crate) const USAGE: &str = "usage: sleep [SECONDS] [--memory-mb N] [--cpu-ms N] [--exit-code 0..255] [--ignore-term] [--count FILE]";
+pub(crate) const USAGE: &str = "usage: sleep [SECONDS] [--memory-mb N] [--cpu-ms N] [--exit-code 0..255] [--ignore-term] [--count FILE] [--serve] [--linger-ms N]";
 
-/// What to do, in this order: count this start, hold memory, use processor time, sleep, end.
+/// What to do, in this order: count this start, serve, hold memory, use processor time, sleep, linger when told to stop, end.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) length: Length,
@@ -15,6 +15,10 @@ pub(crate) struct Plan {
     pub(crate) ignore_term: bool,
     /// Files with a line for each start.
     pub(crate) count: Vec<String>,
+    /// Whether to answer HTTP requests on `$PORT0`.
+    pub(crate) serve: bool,
+    /// How long to go on after it was told to stop: until those who send requests know.
+    pub(crate) linger_ms: u32,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Plan, Str
         exit_code: 0,
         ignore_term: false,
         count: Vec::new(),
+        serve: false,
+        linger_ms: 0,
     };
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
@@ -51,6 +57,8 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Plan, Str
                     .map_err(|_| format!("--exit-code {code} is more than 255"))?;
             }
             "--ignore-term" => plan.ignore_term = true,
+            "--serve" => plan.serve = true,
+            "--linger-ms" => plan.linger_ms = number()?,
             "--count" => {
                 let file = words.next().ok_or("--count needs a file")?;
                 plan.count.push(file);
@@ -87,6 +95,8 @@ mod tests {
             exit_code: 0,
             ignore_term: false,
             count: Vec::new(),
+            serve: false,
+            linger_ms: 0,
         }
     }
 
@@ -99,7 +109,7 @@ mod tests {
     fn takes_seconds_and_flags_in_any_order() {
         check("1.5", Ok(plan(Length::For(Duration::from_millis(1500)))));
         check(
-            "--cpu-ms 300 2 --memory-mb 64 --exit-code 7 --ignore-term --count /a --count b",
+            "--cpu-ms 300 2 --memory-mb 64 --exit-code 7 --ignore-term --count /a --count b --serve --linger-ms 9",
             Ok(Plan {
                 length: Length::For(Duration::from_secs(2)),
                 memory_mb: 64,
@@ -107,6 +117,8 @@ mod tests {
                 exit_code: 7,
                 ignore_term: true,
                 count: vec!["/a".to_owned(), "b".to_owned()],
+                serve: true,
+                linger_ms: 9,
             }),
         );
     }

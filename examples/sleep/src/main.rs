@@ -3,11 +3,13 @@
 //! It sleeps for ever, or for the seconds it is given, and stops at once when it is told to. As the first process of
 //! a container it cannot rely on a signal's default action (the kernel drops those for PID 1), so it blocks the
 //! signals and reads them from a descriptor. On the way it can use memory or processor time, and end with any exit
-//! code, or count its starts in a file: enough to show limits, usage, restarts and volumes. `args` turns the command line into `Plan`; `main` carries it out.
+//! code, count its starts in a file, or answer HTTP requests with its version: enough to show limits, usage, restarts,
+//! volumes and updates. `args` turns the command line into `Plan`; `main` carries it out.
 
 #![forbid(unsafe_code)]
 
 mod args;
+mod serve;
 
 use std::fs::OpenOptions;
 use std::hint::black_box;
@@ -56,6 +58,10 @@ fn run(plan: &Plan) -> Result<u8, Errno> {
     for file in &plan.count {
         count(file)?;
     }
+    if plan.serve {
+        let port = serve::start(&version)?;
+        say(&format!("answers on port {port}"));
+    }
     let memory = touch(plan.memory_mb);
     if plan.memory_mb > 0 {
         say(&format!("holds {} MiB", plan.memory_mb));
@@ -64,6 +70,9 @@ fn run(plan: &Plan) -> Result<u8, Errno> {
         return Ok(TERMINATED);
     }
     let outcome = sleep(plan, &signals)?;
+    if outcome == Outcome::Stopped {
+        std::thread::sleep(Duration::from_millis(plan.linger_ms.into()));
+    }
     // Only now: what was touched stays in use for as long as the program sleeps.
     drop(black_box(memory));
     Ok(match outcome {
