@@ -1,20 +1,20 @@
-//! Control groups: which hierarchies this host has, where a container's directories are, and making, joining,
-//! killing and removing them, and all reading. Limits are set by `settings`, which also changes them while the
-//! container runs; which devices may be opened, by `devices`.
+//! Control groups: which hierarchies this host has, where a container's directories are, and making, joining and
+//! removing them. `kill` ends what runs in them; `cpusets` are made late; limits are set by `settings`, which also changes
+//! them while the container runs; which devices may be opened, by `devices`; `usage` and `stats` read.
 //!
 //! Every function takes an absolute cgroup path such as `/mezzo/containers/web`, the same in each hierarchy.
 
+mod cpusets;
 pub(crate) mod device;
 pub(crate) mod devices;
 pub(crate) mod hugetlb;
+mod kill;
 pub(crate) mod settings;
 pub(crate) mod stats;
 pub(crate) mod usage;
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::cpuset::CpuSet;
-use crate::sys;
 
 fn is_cgroup_file_system(path: &Path) -> bool {
     use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
@@ -218,29 +217,6 @@ impl Hierarchies {
             .collect()
     }
 
-    /// On version 1: gives `cgroup` the processors and the memory nodes of what is above it, without which nothing may
-    /// enter a cpuset, and has the cgroups that are made in it take them over.
-    pub(crate) fn fill_cpusets(&self, cgroup: &str) -> io::Result<()> {
-        let Some(hierarchy) = self.v1_cpuset() else {
-            return Ok(());
-        };
-        let mut dir = hierarchy.mount.clone();
-        for part in cgroup.split('/').filter(|part| !part.is_empty()) {
-            let above = dir.clone();
-            dir.push(part);
-            for name in ["cpuset.cpus", "cpuset.mems"] {
-                let file = dir.join(name);
-                let read = |file: &Path| fs::read_to_string(file).map_err(|error| at(file, error));
-                if read(&file)?.trim().is_empty() {
-                    let inherited = read(&above.join(name))?;
-                    fs::write(&file, inherited.trim()).map_err(|error| at(&file, error))?;
-                }
-            }
-        }
-        let file = dir.join("cgroup.clone_children");
-        fs::write(&file, "1").map_err(|error| at(&file, error))
-    }
-
     /// Makes the cgroup, and its parents, in every hierarchy.
     pub(crate) fn create(&self, cgroup: &str) -> io::Result<()> {
         self.dirs(cgroup)
@@ -288,60 +264,6 @@ impl Hierarchies {
             .try_for_each(|dir| ensure_dir(&dir))
     }
 
-    /// On version 1: makes the cgroup, whose parents are there, in the hierarchy of cpusets too.
-    pub(crate) fn create_cpuset(&self, cgroup: &str) -> io::Result<()> {
-        self.v1_cpuset_dir(cgroup)
-            .map_or(Ok(()), |dir| ensure_dir(&dir))
-    }
-
-    /// The same for a cgroup in which something runs, which is moved there. Idempotent. What is forked meanwhile is moved
-    /// as well, or was born there.
-    pub(crate) fn ensure_cpuset(&self, cgroup: &str) -> io::Result<()> {
-        let Some(dir) = self.v1_cpuset_dir(cgroup) else {
-            return Ok(());
-        };
-        ensure_dir(&dir)?;
-        let file = dir.join("cgroup.procs");
-        let members = |file: &Path| {
-            let text = fs::read_to_string(file).map_err(|error| at(file, error))?;
-            Ok::<_, io::Error>(stats::parse_pids(&text))
-        };
-        let deadline = Instant::now() + MOVE_TIMEOUT;
-        loop {
-            let inside: BTreeSet<i32> = members(&file)?.into_iter().collect();
-            let outside: Vec<i32> = self
-                .processes(cgroup)
-                .into_iter()
-                .filter(|pid| !inside.contains(pid))
-                .collect();
-            if outside.is_empty() {
-                return Ok(());
-            }
-            for pid in outside {
-                match fs::write(&file, pid.to_string()) {
-                    // It has ended.
-                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                    moved => moved.map_err(|error| at(&file, error))?,
-                }
-            }
-            if Instant::now() >= deadline {
-                let reason = format!(
-                    "{}: new processes come faster than they are moved",
-                    file.display()
-                );
-                return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
-            }
-        }
-    }
-
-    fn v1_cpuset(&self) -> Option<&V1Hierarchy> {
-        self.v1.iter().find(|one| one.is_cpuset())
-    }
-
-    fn v1_cpuset_dir(&self, cgroup: &str) -> Option<PathBuf> {
-        self.v1_cpuset().map(|one| below(&one.mount, cgroup))
-    }
-
     /// Makes the cgroup above those of a group's containers.
     pub(crate) fn create_for_group(&self, cgroup: &str) -> io::Result<()> {
         self.create_for_container(cgroup)?;
@@ -363,15 +285,6 @@ impl Hierarchies {
         for dir in self.dirs(cgroup) {
             let _ = fs::remove_dir(dir);
         }
-    }
-
-    /// Kills every process in the cgroup and in those directly below it; `false` when the time is over.
-    pub(crate) fn kill_with_children(&self, cgroup: &str, timeout: Duration) -> bool {
-        let mut killed = true;
-        for name in self.children(cgroup) {
-            killed &= self.kill(&format!("{cgroup}/{name}"), timeout);
-        }
-        self.kill(cgroup, timeout) && killed
     }
 
     /// A container's cgroup in the unified hierarchy, for a process to be forked into.
@@ -431,55 +344,6 @@ impl Hierarchies {
         pids
     }
 
-    /// Kills every process in the cgroup and waits until none is left; `false` when the time is over.
-    ///
-    /// `cgroup.kill` takes all at once. Where only version 1 knows the processes they are killed one by one until
-    /// no new one appears; each is taken by pidfd and looked up again, so that a number used anew is not hit.
-    pub(crate) fn kill(&self, cgroup: &str, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
-        if let Some(dir) = self.unified_dir(cgroup) {
-            // As a rule its first process has taken all others along: then not even that file is made.
-            if self.is_empty(cgroup) {
-                return true;
-            }
-            let _ = fs::write(dir.join("cgroup.kill"), "1");
-            wait_for_end(&dir, deadline);
-            if self.is_empty(cgroup) {
-                return true;
-            }
-        }
-        loop {
-            let pids = self.processes(cgroup);
-            if pids.is_empty() {
-                return true;
-            }
-            for pid in pids {
-                if let Ok(pidfd) = sys::pidfd_open(pid)
-                    && self.processes(cgroup).contains(&pid)
-                {
-                    let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-                    let _ = sys::wait_readable(pidfd.as_fd(), Some(Duration::from_millis(100)));
-                }
-            }
-            if Instant::now() >= deadline {
-                return self.processes(cgroup).is_empty();
-            }
-        }
-    }
-
-    /// Whether nothing runs in it, by the hierarchies in which a container's processes are born and counted. A process
-    /// that was in some other one alone would keep that from being removed, and be told then.
-    fn is_empty(&self, cgroup: &str) -> bool {
-        let empty = |dir: &Path| {
-            fs::read(dir.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
-        };
-        let Some(dir) = self.unified_dir(cgroup) else {
-            return false;
-        };
-        let other = self.controller_dir("pids", cgroup);
-        empty(&dir) && other.is_none_or(|other| other == dir || empty(&other))
-    }
-
     /// Removes the cgroup, with what is below it, from every hierarchy. A directory whose last process has just
     /// ended can be busy for a moment.
     pub(crate) fn remove(&self, cgroup: &str, timeout: Duration) -> io::Result<()> {
@@ -521,9 +385,6 @@ const FOR_CONTAINERS: [&str; 7] = [
     "cpu", "cpuacct", "memory", "pids", "devices", "blkio", "hugetlb",
 ];
 
-/// How long the processes of a running container may take to be moved.
-const MOVE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Without these no container starts.
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 
@@ -545,17 +406,6 @@ fn enable_controllers(dir: &Path) {
 fn read_words(dir: &Path, name: &str) -> Vec<String> {
     let text = fs::read_to_string(dir.join(name)).unwrap_or_default();
     text.split_whitespace().map(str::to_owned).collect()
-}
-
-/// Waits, a moment for each, for the processes in this directory that have just been killed.
-fn wait_for_end(dir: &Path, deadline: Instant) {
-    let dying = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    for pid in stats::parse_pids(&dying) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if let Ok(pidfd) = sys::pidfd_open(pid) {
-            let _ = sys::wait_readable(pidfd.as_fd(), Some(left.min(Duration::from_millis(100))));
-        }
-    }
 }
 
 fn ensure_dir(dir: &Path) -> io::Result<()> {
