@@ -41,13 +41,15 @@ fn id(task: &Value) -> Result<&str> {
     task["id"].as_str().context("a task without id")
 }
 
-/// Its log says which start it was, in both volumes.
+/// Its log says which start it was, in both volumes: soon, for it runs a moment before it has written that.
 fn check_start(stage: &Stage, task: &Value, n: u32) -> Result<()> {
-    let log = process::output(&mut stage.cluster.mezzo(&["task", "log", id(task)?]))?;
-    for file in FILES {
-        check_contains(&log, &format!("start {n} in {file}\n"))?;
-    }
-    Ok(())
+    let id = id(task)?;
+    wait::until("its words", PATIENCE, || {
+        let log = process::output(&mut stage.cluster.mezzo(&["task", "log", id]))?;
+        FILES
+            .iter()
+            .try_for_each(|file| check_contains(&log, &format!("start {n} in {file}\n")))
+    })
 }
 
 #[test]

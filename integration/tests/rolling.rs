@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::{Stage, on_stage};
@@ -17,6 +18,8 @@ use serde_json::{Value, json};
 const INSTANCES: u32 = 3;
 /// Who sends requests.
 const CLIENTS: usize = 3;
+/// Between two requests of one client: the servers are to be busy, not the machine.
+const PAUSE: Duration = Duration::from_millis(5);
 /// A server goes on for so long after it was told to stop: much longer than it takes to ask where to go and to go there.
 const LINGER_MS: u32 = 3000;
 
@@ -28,7 +31,7 @@ fn server(stage: &Stage, version: &str) -> Value {
     app["portDefinitions"] = json!([{"port": 0, "name": "http"}]);
     app["healthChecks"] = json!([{
         "protocol": "MESOS_HTTP", "path": "/", "portIndex": 0,
-        "gracePeriodSeconds": 60, "intervalSeconds": 1, "timeoutSeconds": 10, "maxConsecutiveFailures": 10,
+        "gracePeriodSeconds": 60, "delaySeconds": 0, "intervalSeconds": 1, "timeoutSeconds": 10, "maxConsecutiveFailures": 10,
     }]);
     app["readinessChecks"] = json!([{
         "name": "answers", "protocol": "HTTP", "path": "/", "portName": "http",
@@ -69,6 +72,7 @@ impl Seen {
     /// Asks where to go and goes there, again and again, to one after the other.
     fn send(&self, rest: &Rest) {
         while !self.stop.load(Ordering::Relaxed) {
+            thread::sleep(PAUSE);
             let n = self.n_requests.fetch_add(1, Ordering::Relaxed);
             let request = || -> Result<String> {
                 let addresses = addresses(rest)?;
