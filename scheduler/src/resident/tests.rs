@@ -1,3 +1,5 @@
+//! What a resident app keeps on a machine: whether an offer fits, which changes it takes, and that nothing kept is lost.
+
 use mezzo_api::model::Pools;
 use proptest::prelude::*;
 use serde_json::json;
