@@ -27,6 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // Seldom there, and half a kilobyte large where it is not.
         .boxed(".mezzo.v1.TaskStatus.usage")
+        .codec_path("crate::codec::ThriftyCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }
