@@ -8,6 +8,7 @@
 mod bench;
 mod cases;
 mod disk;
+mod fetch;
 mod figures;
 mod files;
 mod groups;
