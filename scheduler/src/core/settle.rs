@@ -52,15 +52,16 @@ impl Core {
         // Nothing ends by an old word of its health. And where what takes its place takes what it keeps, there is nothing to
         // be had beside it.
         let is_known = |task: &TaskId| connected && !unconfirmed.contains(task);
-        let roster = books.roster(version.config, is_known, spec.residency.is_some());
+        let mut roster = books.roster(version.config, is_known, spec.residency.is_some());
+        roster.gap_is_of_sick = app.gap_until().is_some_and(|until| now < until);
         let mut changes = reconcile::changes(&roster, wanted, spec.kill_selection);
         let overdue = books.overdue(now, millis(self.settings.launch_timeout));
         if !changes.kill.is_empty() || !overdue.is_empty() {
             let kills = std::mem::take(&mut changes.kill);
             // With a hold on it a change would copy the list of all its instances.
             drop(app);
-            self.sentence(id, kills, Sentence::NotWanted);
-            self.sentence(id, overdue, Sentence::Overdue);
+            self.sentence(id, kills, Sentence::NotWanted, now);
+            self.sentence(id, overdue, Sentence::Overdue, now);
             // Those are members of another sort now: look again.
             self.touched.insert(id.clone());
             return;
@@ -122,7 +123,7 @@ impl Core {
     }
 
     /// From here on these are to end. Durable before the master hears of it, so that a restart goes on killing.
-    pub(super) fn sentence(&mut self, id: &AppId, tasks: Vec<TaskId>, why: Sentence) {
+    pub(super) fn sentence(&mut self, id: &AppId, tasks: Vec<TaskId>, why: Sentence, now: u64) {
         if tasks.is_empty() {
             return;
         }
@@ -132,8 +133,13 @@ impl Core {
             if let Some(instance) = instance.filter(|instance| instance.sentence.is_none()) {
                 let mut sentenced = (**instance).clone();
                 sentenced.sentence = Some(why);
+                let is_sick = sentenced.failing_at().is_some_and(|at| now >= at);
                 self.put_instance(id, Arc::new(sentenced));
                 self.state.counters.killed += 1;
+                if is_sick && let Some(app) = self.app_mut(id) {
+                    app.ended_sick_at = Some(now);
+                    self.dirty.insert(Key::App(id.clone()));
+                }
             }
         }
     }
@@ -166,7 +172,11 @@ impl Core {
             let limit = millis(self.settings.launch_timeout);
             books.next_look(limit, millis(self.settings.kill_retry))
         });
-        [course, backoff, instances].into_iter().flatten().min()
+        let gap = app.gap_until().filter(|until| *until > now);
+        [course, backoff, gap, instances]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn advance(&mut self, id: DeploymentId, now: u64) {

@@ -230,6 +230,8 @@ pub struct AppState {
     pub last_failure: Option<TaskFailure>,
     /// The latest update that was taken back because its time was over, until the next one begins.
     pub last_rollback: Option<Rollback>,
+    /// When an instance last was told to end while it failed its health check for good, Unix milliseconds.
+    pub ended_sick_at: Option<u64>,
     /// Memory only: what waits to be launched.
     pub queue: Option<Queue>,
     /// Memory only: what keeps it from what is wanted; empty when nothing does.
@@ -252,6 +254,7 @@ impl AppState {
             backoff: Backoff::default(),
             last_failure: None,
             last_rollback: None,
+            ended_sick_at: None,
             queue: None,
             waiting_for: String::new(),
             reached: false,
@@ -331,6 +334,12 @@ impl AppState {
             .count();
         spec.instances
             .saturating_sub(u32::try_from(counted).unwrap_or(u32::MAX))
+    }
+
+    /// From when on a gap is none that an end for bad health left.
+    #[must_use]
+    pub fn gap_until(&self) -> Option<u64> {
+        Some(self.ended_sick_at?.saturating_add(GAP_MS))
     }
 
     /// Its instances as the reconciler sees them.
@@ -452,6 +461,10 @@ pub enum Sentence {
 
 /// A failing instance waits so long for a replacement beside it; then it is ended to make room for one.
 pub const REPLACE_BESIDE_MS: u64 = 60_000;
+
+/// So long after an instance was ended for its health, what the app has too few counts as the gap that it left: as much less
+/// is ended for its health beside it.
+pub const GAP_MS: u64 = 600_000;
 
 /// One task of an app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

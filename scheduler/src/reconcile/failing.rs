@@ -31,6 +31,17 @@ pub(super) fn under_replacement<'r>(roster: &'r Roster<'_>, n: u32) -> Vec<Pick<
     failing
 }
 
+/// How many more may end for their health without a replacement beside them. A gap that one of them left counts until it is
+/// filled, or nobody can say any more that it did: its replacement may wait for back-off or for offers.
+fn room(roster: &Roster<'_>, n: u32, under_way: u32) -> u32 {
+    let gap = if roster.gap_is_of_sick {
+        n.saturating_sub(roster.count(is_active))
+    } else {
+        0
+    };
+    at_a_time(n).saturating_sub(under_way + gap)
+}
+
 /// Those of `replaced` that may end now.
 pub(super) fn done_with<'r>(roster: &Roster<'_>, replaced: &[Pick<'r>], n: u32) -> Vec<Pick<'r>> {
     let is_on_its_way = |class: &Class| matches!(class.phase, Phase::Launching | Phase::Unhealthy);
@@ -41,7 +52,7 @@ pub(super) fn done_with<'r>(roster: &Roster<'_>, replaced: &[Pick<'r>], n: u32) 
         return replaced.iter().take(over).copied().collect();
     }
     let leaving = roster.count(|class| class.phase == Phase::Leaving);
-    let room = at_a_time(n).saturating_sub(not_there_yet + leaving);
+    let room = room(roster, n, not_there_yet + leaving);
     let waited = replaced
         .iter()
         .filter(|pick| pick.class.phase == Phase::FailingLong);
@@ -57,7 +68,7 @@ pub(super) fn end_new(roster: &Roster<'_>, kills: &mut Kills) {
 /// Not in a trial: that has just as many of the new as it is to have.
 pub(super) fn end_old(roster: &Roster<'_>, n: u32, kills: &mut Kills) {
     let under_way = roster.count(|class| matches!(class.phase, Phase::Leaving | Phase::Launching));
-    let room = at_a_time(n).saturating_sub(under_way);
+    let room = room(roster, n, under_way);
     let waited = roster.each(|class| !class.current && class.phase == Phase::FailingLong);
     kills.extend(waited.take(room as usize));
 }

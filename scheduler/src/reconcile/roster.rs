@@ -40,6 +40,8 @@ pub struct Shelf<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Roster<'a> {
     shelves: Vec<Shelf<'a>>,
+    /// Some were ended for their health lately: what is missing now may be the gap that they left.
+    pub gap_is_of_sick: bool,
 }
 
 impl<'a> Roster<'a> {
