@@ -101,6 +101,11 @@ impl Bench {
             .unwrap();
     }
 
+    /// The program of the tests' image.
+    pub(crate) fn program(&self) -> &'static [u8] {
+        probe()
+    }
+
     /// Starts an agent and waits for its nth registration with this bench's master.
     pub(crate) async fn start(&mut self, registration: usize) {
         self.spawn();
