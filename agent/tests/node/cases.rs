@@ -11,6 +11,10 @@ use crate::disk::{
     a_secret_is_told_to_a_task_and_to_nothing_else,
     what_tasks_take_on_the_disk_is_told_and_too_much_ends_them,
 };
+use crate::fetch::{
+    a_killed_agent_leaves_no_half_fetched_file,
+    what_a_task_fetches_is_in_its_sandbox_before_it_starts,
+};
 use crate::figures::{
     a_storm_of_launches_does_not_hold_up_samples, apps_are_counted_to_the_microsecond,
     many_idle_tasks_cost_little, what_tasks_use_is_told_with_rates_and_history,
@@ -120,6 +124,8 @@ cases![
     a_secret_is_told_to_a_task_and_to_nothing_else,
     a_volume_outlives_its_task_and_the_agent,
     a_task_is_held_by_the_profile_that_it_names,
+    what_a_task_fetches_is_in_its_sandbox_before_it_starts,
+    a_killed_agent_leaves_no_half_fetched_file,
 ];
 
 fn reason(status: &proto::TaskStatus) -> Reason {
