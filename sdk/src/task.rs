@@ -207,6 +207,7 @@ impl Task {
 /// #     offer_id: "o".parse()?, framework_id: "f".parse()?, agent_id: "a".parse()?, hostname: "h".to_owned(),
 /// #     role: "*".parse()?, resources: "cpus:1;mem:1024;ports:[31000-31009]".parse()?, attributes: Vec::new(),
 /// #     region: String::new(), zone: String::new(), address: String::new(), revocable: false,
+/// #     reserved: Vec::new(), volumes: Vec::new(), unavailability: None,
 /// # };
 /// let web = |n: u32| Task::new(format!("web-{n}")).image("web:3").cpus("0.4").mem(128).ports(1);
 /// let mut room = Room::of(&offer); // 1 processor
