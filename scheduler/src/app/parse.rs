@@ -2,9 +2,10 @@
 //!
 //! Pure. What Marathon knows and mezzo does not do yet is refused in so many words, never ignored: an app that deploys
 //! means what its file says. Ports, health checks and volumes are read in `parts`, the container in `container`,
-//! limits in `limits`, readiness checks in `readiness`, residency in `residency`, the environment in `secrets`.
+//! files to fetch in `fetch`, limits in `limits`, readiness checks in `readiness`, residency in `residency`, the environment in `secrets`.
 
 mod container;
+pub(crate) mod fetch;
 mod limits;
 mod network;
 mod parts;
@@ -74,12 +75,12 @@ pub(crate) const FIELDS: &[&str] = &[
     "role",
     "secrets",
     "residency",
+    "fetch",
+    "uris",
     // Marathon's that are refused with a word below unless they say nothing.
     "executor",
     "executorResources",
     "tty",
-    "fetch",
-    "uris",
     "storeUrls",
     "check",
     "ipAddress",
@@ -211,6 +212,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         limits: limits.more,
         user,
         secrets,
+        fetch: fetch::read(&fields, report),
     };
     residency::defaults(&fields, &mut app);
     residency::check(&app, report);
@@ -300,9 +302,7 @@ fn refuse_unsupported(fields: &Fields<'_>, report: &mut Report) {
         ("executor", "mezzo runs containers without executors"),
         ("executorResources", ""),
         ("tty", ""),
-        ("fetch", "put the files into the image"),
-        ("uris", "put the files into the image"),
-        ("storeUrls", "put the files into the image"),
+        ("storeUrls", "use fetch"),
         ("check", "use healthChecks"),
     ] {
         fields.unsupported(name, advice, report);

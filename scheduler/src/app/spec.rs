@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mezzo_api::model::{
-    NetworkMode, ProfileName, Scalar, SecretEnv, SecretSource, TaskLimits, Volume, VolumeSource,
+    FetchUri, NetworkMode, ProfileName, Scalar, SecretEnv, SecretSource, TaskLimits, Volume,
+    VolumeSource,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -407,6 +408,8 @@ pub struct App {
     pub revocable: bool,
     /// Its instances keep what they have on a machine; exactly where it has persistent volumes.
     pub residency: Option<Residency>,
+    /// Put into the sandbox before a task starts.
+    pub fetch: Vec<FetchUri>,
 }
 
 impl App {
