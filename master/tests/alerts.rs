@@ -64,7 +64,7 @@ fn all_told(text: &str, asked: &BTreeSet<(String, Label)>) -> Result<(), String>
         if lines.is_empty() {
             return Err(format!("no master tells {name}"));
         }
-        for (label, values) in label {
+        if let Some((label, values)) = label {
             for value in values {
                 let wanted = format!("{label}=\"{value}\"");
                 if !lines.iter().any(|line| line.contains(&wanted)) {
