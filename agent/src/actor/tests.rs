@@ -180,7 +180,7 @@ impl Agent {
                 .unwrap()
                 .unwrap();
             if let Some(Message::Status(status)) = message.message {
-                return status.try_into().unwrap();
+                return (*status).try_into().unwrap();
             }
         }
     }

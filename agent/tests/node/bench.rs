@@ -163,7 +163,7 @@ impl Bench {
             role: "*".into(),
             task: Some(task),
         };
-        self.master.send(FromMaster::Launch(launch)).await;
+        self.master.send(FromMaster::Launch(Box::new(launch))).await;
     }
 
     pub(crate) async fn kill_task(&self, task: &str, grace_ms: Option<u64>) {

@@ -3,6 +3,10 @@
 use std::{fs, future::Future, net::TcpListener, pin::Pin};
 
 use crate::bench::{Bench, alive, eventually, processes_of, task};
+use crate::cut_short::{
+    a_change_of_limits_that_is_cut_short_leaves_what_was_before,
+    processors_that_change_hands_while_the_agent_is_killed_end_in_one_hand,
+};
 use crate::disk::{
     a_secret_is_told_to_a_task_and_to_nothing_else,
     what_tasks_take_on_the_disk_is_told_and_too_much_ends_them,
@@ -103,6 +107,8 @@ cases![
     limits_reach_the_container_or_are_refused_by_name,
     limits_change_while_the_task_runs_and_outlive_the_agent,
     whole_processors_are_one_tasks_alone_also_for_the_next_agent,
+    a_change_of_limits_that_is_cut_short_leaves_what_was_before,
+    processors_that_change_hands_while_the_agent_is_killed_end_in_one_hand,
     devices_are_picked_by_id_given_and_told,
     readiness_is_asked_until_it_passes,
     a_drain_ends_all_tasks_and_takes_none,

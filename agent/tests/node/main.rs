@@ -7,6 +7,7 @@
 
 mod bench;
 mod cases;
+mod cut_short;
 mod disk;
 mod fetch;
 mod figures;
