@@ -36,6 +36,7 @@ fn offer(pools: &Pools) -> Offer {
         zone: String::new(),
         address: String::new(),
         revocable: false,
+        unavailability: None,
     }
 }
 
