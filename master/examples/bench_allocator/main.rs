@@ -13,6 +13,10 @@
 //! * `quiet`: up to twenty frameworks, and all of them have refused everything.
 //! * `suppressed`: all frameworks but one in a hundred want no offers.
 //! * `quota`: as `fresh`, with a guarantee and a limit for every second role.
+//! * `mixed`: 80 agents and 554 frameworks of three kinds until 19,500 tasks are launched, whatever the sizes say; the times
+//!   are those of all its passes together.
+
+mod mixed;
 
 use std::{
     collections::BTreeMap,
@@ -22,8 +26,8 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, Attribute, AttributeValue, CgroupMode, FrameworkId, FrameworkInfo, OfferId,
-    OperationId, Scalar, StreamId,
+    AgentId, AgentInfo, Attribute, AttributeValue, CgroupMode, FrameworkId, FrameworkInfo, Offer,
+    OfferId, OperationId, Scalar, StreamId,
 };
 use mezzo_master::{
     Config,
@@ -38,6 +42,9 @@ use mezzo_master::{
 use nix::time::{ClockId, clock_gettime};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Free again at once.
+const ZERO: Duration = Duration::ZERO;
 
 /// Nothing ends while we measure.
 const FOR_GOOD: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -75,6 +82,10 @@ fn run() -> Result<()> {
         }
     }
     for case in cases.split(',') {
+        if case == "mixed" {
+            tell_mixed(rounds)?;
+            continue;
+        }
         let n_frameworks = match case {
             "quiet" => REFUSALS.min(n_frameworks),
             _ => n_frameworks,
@@ -85,14 +96,13 @@ fn run() -> Result<()> {
         let mut cpu_millis = Vec::new();
         let mut n_offers = 0;
         for _ in 0..rounds {
-            let (started, cpu) = (Instant::now(), cpu_time()?);
-            let effects = bench.feed(Event::Allocate(Pass::All));
-            millis.push((started.elapsed().as_secs_f64() * 1e6).round() / 1e3);
-            cpu_millis.push(((cpu_time()? - cpu).as_secs_f64() * 1e6).round() / 1e3);
+            let (effects, times) = bench.timed(Event::Allocate(Pass::All))?;
+            millis.push(in_millis(times.wall));
+            cpu_millis.push(in_millis(times.cpu));
             let offers = offers(&effects);
             n_offers = offers.len();
             // Back to where it was: not refused, for it is measured again.
-            bench.decline(offers, Duration::ZERO)?;
+            bench.decline(offers, ZERO)?;
         }
         println!(
             "{{\"case\":\"{case}\",\"agents\":{n_agents},\"frameworks\":{n_frameworks},\
@@ -100,6 +110,43 @@ fn run() -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn tell_mixed(rounds: usize) -> Result<()> {
+    let (mut millis, mut cpu_millis) = (Vec::new(), Vec::new());
+    let mut last = None;
+    for _ in 0..rounds {
+        let run = mixed::run()?;
+        millis.push(in_millis(run.times.wall));
+        cpu_millis.push(in_millis(run.times.cpu));
+        last = Some(run);
+    }
+    let run = last.ok_or("--rounds must be at least 1")?;
+    println!(
+        "{{\"case\":\"mixed, {} tasks in {} passes\",\"agents\":{},\"frameworks\":{},\
+         \"offers\":{},\"millis\":{millis:?},\"cpu_millis\":{cpu_millis:?}}}",
+        run.tasks, run.passes, run.agents, run.frameworks, run.offers
+    );
+    Ok(())
+}
+
+/// What something took.
+#[derive(Debug, Clone, Copy, Default)]
+struct Times {
+    wall: Duration,
+    cpu: Duration,
+}
+
+impl Times {
+    fn add(&mut self, more: Self) {
+        self.wall += more.wall;
+        self.cpu += more.cpu;
+    }
+}
+
+/// With three decimals.
+fn in_millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// Of this thread.
@@ -117,24 +164,36 @@ struct Bench {
 
 impl Bench {
     fn new(n_agents: u64, n_frameworks: u64) -> Result<Self> {
+        let agents = (0..n_agents).map(registration).collect::<Result<_>>()?;
+        let frameworks = (0..n_frameworks).map(framework).collect::<Result<_>>()?;
+        Ok(Self::connect(agents, frameworks)?.0)
+    }
+
+    /// With the ids that the frameworks were given, in their order.
+    fn connect(
+        agents: Vec<Registration>,
+        frameworks: Vec<FrameworkInfo>,
+    ) -> Result<(Self, Vec<FrameworkId>)> {
         let mut bench = Self {
             core: Core::restore(Settings::from(&Config::default()), Saved::default(), NOW),
             ids: Ids(0),
             callers: BTreeMap::new(),
-            n_frameworks,
+            n_frameworks: u64::try_from(frameworks.len())?,
         };
-        for n in 0..n_agents {
-            let (conn, registration) = (ConnId(n), registration(n)?);
+        let mut conns = (0..).map(ConnId);
+        for (registration, conn) in agents.into_iter().zip(conns.by_ref()) {
             bench.feed(Event::AgentAttached { conn, registration });
             bench.feed(Event::AgentHeard { conn });
         }
-        for n in 0..n_frameworks {
-            let effects = bench.feed(Event::Subscribe {
-                conn: ConnId(n_agents + n),
-                info: framework(n)?,
-                suppressed: Vec::new(),
-            });
-            for effect in effects {
+        let mut ids = Vec::new();
+        for (info, conn) in frameworks.into_iter().zip(conns) {
+            let suppressed = Vec::new();
+            let subscribe = Event::Subscribe {
+                conn,
+                info,
+                suppressed,
+            };
+            for effect in bench.feed(subscribe) {
                 if let Effect::ToFramework(_, event) = effect
                     && let ToFramework::Subscribed {
                         framework_id,
@@ -145,11 +204,30 @@ impl Bench {
                         framework_id: framework_id.clone(),
                         stream_id,
                     };
+                    ids.push(framework_id.clone());
                     bench.callers.insert(framework_id, caller);
                 }
             }
         }
-        Ok(bench)
+        Ok((bench, ids))
+    }
+
+    /// Feeds an event, and says what that took.
+    fn timed(&mut self, event: Event) -> Result<(Vec<Effect>, Times)> {
+        let (started, cpu) = (Instant::now(), cpu_time()?);
+        let effects = self.feed(event);
+        let times = Times {
+            wall: started.elapsed(),
+            cpu: cpu_time()? - cpu,
+        };
+        Ok((effects, times))
+    }
+
+    fn call(&mut self, framework_id: &FrameworkId, call: Call) -> Result<()> {
+        let caller = self.callers.get(framework_id).cloned();
+        let caller = caller.ok_or("an offer for an unknown framework")?;
+        self.feed(Event::Call { caller, call });
+        Ok(())
     }
 
     fn feed(&mut self, event: Event) -> Vec<Effect> {
@@ -209,24 +287,27 @@ impl Bench {
             by_framework.entry(framework_id).or_default().push(offer_id);
         }
         for (framework_id, offers) in by_framework {
-            let caller = self.callers.get(&framework_id).cloned();
-            let caller = caller.ok_or("an offer for an unknown framework")?;
-            let call = Call::Decline { offers, refuse };
-            self.feed(Event::Call { caller, call });
+            self.call(&framework_id, Call::Decline { offers, refuse })?;
         }
         Ok(())
     }
 }
 
-fn offers(effects: &[Effect]) -> Vec<(FrameworkId, OfferId)> {
-    let mut found = Vec::new();
-    for effect in effects {
+fn offered(effects: &[Effect]) -> impl Iterator<Item = &Offer> {
+    let offers = effects.iter().filter_map(|effect| {
         if let Effect::ToFramework(_, ToFramework::Offers(offers)) = effect {
-            let ids = offers.iter();
-            found.extend(ids.map(|offer| (offer.framework_id.clone(), offer.offer_id.clone())));
+            Some(offers)
+        } else {
+            None
         }
-    }
-    found
+    });
+    offers.flatten()
+}
+
+fn offers(effects: &[Effect]) -> Vec<(FrameworkId, OfferId)> {
+    offered(effects)
+        .map(|offer| (offer.framework_id.clone(), offer.offer_id.clone()))
+        .collect()
 }
 
 fn registration(n: u64) -> Result<Registration> {

@@ -1,7 +1,7 @@
 //! `cargo xtask bench master`: the allocator alone, at the sizes of Mesos' own benchmarks (`HierarchicalAllocator_BENCHMARK`:
 //! agents by frameworks); then launches, lists, memory and failover of a real master with simulated agents (`api`).
 //!
-//! The driver (`master/examples/bench_allocator.rs`) turns the pure core: no network, no disk, one thread. There is no peer: Mesos publishes
+//! The driver (`master/examples/bench_allocator`) turns the pure core: no network, no disk, one thread. There is no peer: Mesos publishes
 //! its figures as images only.
 
 mod api;
@@ -42,14 +42,21 @@ pub(super) fn run(quick: bool) -> Result<()> {
     ];
     cargo::run(&words)?;
     let driver = paths::target()?.join("release/examples/bench_allocator");
-    let mut rows = Vec::new();
+    let mut runs: Vec<Vec<String>> = Vec::new();
     for (agents, frameworks) in SIZES {
         if quick && agents > 10_000 {
             continue;
         }
+        let (agents, frameworks) = (agents.to_string(), frameworks.to_string());
+        let words = ["--agents", &agents, "--frameworks", &frameworks];
+        runs.push(words.map(str::to_owned).into());
+    }
+    // Many frameworks of three kinds, until all of their tasks are launched.
+    runs.push(["--case", "mixed"].map(str::to_owned).into());
+    let mut rows = Vec::new();
+    for words in runs {
         let output = Command::new(&driver)
-            .args(["--agents", &agents.to_string()])
-            .args(["--frameworks", &frameworks.to_string()])
+            .args(words)
             .args(["--rounds", if quick { "3" } else { "9" }])
             .output()
             .with_context(|| format!("run {}", driver.display()))?;
