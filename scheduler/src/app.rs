@@ -16,7 +16,7 @@ pub mod version;
 
 pub use id::{AppId, InvalidAppId};
 pub use merge::merge;
-pub(crate) use parse::{Volumes, dependencies, fetch, memory, volumes};
+pub(crate) use parse::{Volumes, dependencies, fetch, memory, secrets, volumes};
 pub use parse::{check_app_json, parse_app};
 pub use read::{Problem, ProblemKind, Report, Unknown};
 pub use spec::App;

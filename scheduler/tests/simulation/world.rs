@@ -259,6 +259,7 @@ impl World {
                     reserved: part.pool_list(),
                     volumes: part.volumes().cloned().collect(),
                     revocable: false,
+                    unavailability: None,
                 });
                 agent.offers.push(Offered {
                     id: offer_id,
