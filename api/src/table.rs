@@ -1,6 +1,6 @@
 //! An ordered map whose copies share what did not change: what the core writes and what readers hold are one thing.
 //!
-//! A copy takes no time. The first write to a part that a copy shares copies that part: a leaf of at most [`LEAF`] entries, and
+//! A copy takes no time. The first write to a part that a copy shares copies that part: a leaf of at most `LEAF` entries, and
 //! the two lists on the way to it. So a snapshot of a million tasks costs what changed since the last one.
 //!
 //! ```text
