@@ -13,6 +13,7 @@ pub mod command;
 pub mod groups;
 mod jobs;
 mod launch;
+pub mod members;
 mod order;
 pub mod record;
 mod residents;
@@ -254,7 +255,7 @@ impl Core {
             state,
         };
         for (id, app) in &core.state.apps {
-            for task in app.instances.keys() {
+            for task in app.instances.values().flat_map(|one| one.names()) {
                 core.tasks.insert(task.clone(), id.clone());
             }
             for version in app.versions.keys() {
@@ -469,7 +470,7 @@ impl Core {
         let apps = self.state.apps.values();
         apps.flat_map(|app| app.instances.values())
             .chain(self.state.orphans.values())
-            .map(|instance| (&instance.task_id, &instance.agent_id))
+            .flat_map(|instance| instance.live_tasks().map(|task| (task, &instance.agent_id)))
             .chain(self.jobs.tasks())
             .map(|(task, agent)| (task.clone(), agent.clone()))
             .collect()

@@ -1,7 +1,9 @@
 //! Turns an app version and a place into the task that the master is asked to launch.
 //!
 //! Pure. The environment is Marathon's: PORT, PORT0…, PORTS, HOST, MARATHON_APP_…, MESOS_TASK_ID; what the app itself
-//! sets wins.
+//! sets wins. Of a pod's instance the tasks are several: [`pod`].
+
+pub mod pod;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -47,7 +47,11 @@ impl Core {
         let mut members = app.members(now);
         for member in &mut members {
             // Nothing ends by an old word of its health.
-            let is_known = self.state.connected && !self.unconfirmed.contains(&member.id);
+            let instance = app.instances.get(&member.id);
+            let is_known = self.state.connected
+                && instance.is_some_and(|one| {
+                    !one.live_tasks().any(|task| self.unconfirmed.contains(task))
+                });
             if member.phase == Phase::FailingLong && !is_known {
                 member.phase = Phase::Failing;
             }
@@ -179,10 +183,11 @@ impl Core {
                 .is_none_or(|sent| now >= sent.saturating_add(retry));
             if due {
                 self.kill_sent.insert(instance.task_id.clone(), now);
-                self.calls.push(Call::Kill {
-                    task: instance.task_id.clone(),
+                let kills = instance.live_tasks().map(|task| Call::Kill {
+                    task: task.clone(),
                     agent: Some(instance.agent_id.clone()),
                 });
+                self.calls.extend(kills);
             }
         }
     }
@@ -325,7 +330,9 @@ impl Core {
         self.count_service_ports(&app.current.app.ports, false);
         self.tell_removed(&app);
         for (task, instance) in &app.instances {
-            self.tasks.remove(task);
+            for name in instance.names() {
+                self.tasks.remove(name);
+            }
             self.state
                 .orphans
                 .insert(task.clone(), Arc::clone(instance));
