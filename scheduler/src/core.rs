@@ -15,6 +15,7 @@ mod jobs;
 mod launch;
 pub mod members;
 mod order;
+mod pods;
 pub mod record;
 mod residents;
 mod settle;

@@ -73,11 +73,7 @@ pub fn task_info(
                 .map(|(definition, assigned)| PortMapping {
                     container_port: assigned.inside,
                     host_port: assigned.host,
-                    protocol: match definition.protocol.as_str() {
-                        "udp" => PortProtocol::Udp,
-                        "udp,tcp" => PortProtocol::TcpUdp,
-                        _ => PortProtocol::Tcp,
-                    },
+                    protocol: protocol(&definition.protocol),
                     name: definition.name.clone().unwrap_or_default(),
                 })
                 .collect(),
@@ -103,6 +99,17 @@ pub fn task_info(
             .readiness_check
             .as_ref()
             .and_then(|check| check.for_task(app, ports)),
+    }
+}
+
+/// Whatever is not udp goes over tcp.
+fn protocol(names: &str) -> PortProtocol {
+    let is_udp = |name: &str| name.eq_ignore_ascii_case("udp");
+    let (udp, others): (Vec<&str>, Vec<&str>) = names.split(',').partition(|name| is_udp(name));
+    match (udp.is_empty(), others.is_empty()) {
+        (true, _) => PortProtocol::Tcp,
+        (false, true) => PortProtocol::Udp,
+        (false, false) => PortProtocol::TcpUdp,
     }
 }
 

@@ -49,7 +49,7 @@ fn everything() -> Value {
                 "resourceLimits": {"cpus": 1, "mem": "unlimited"},
                 "endpoints": [
                     {"name": "http", "containerPort": 80, "hostPort": 0, "protocol": ["tcp"], "labels": {"V": "ip"}},
-                    {"name": "admin", "containerPort": 81, "hostPort": 8081, "protocol": ["udp", "tcp"]},
+                    {"name": "admin", "containerPort": 81, "hostPort": 8081, "protocol": ["http", "udp"]},
                     {"name": "own", "containerPort": 82},
                 ],
                 "environment": {"B": "2"},
@@ -237,6 +237,18 @@ fn what_cannot_be_is_said_with_its_path() {
             with(json!({"volumeMounts": [{"name": "a", "mountPath": "/a"}]})),
             "/containers(0)/volumeMounts(0)/name",
             "none of the pod's volumes",
+        ),
+        (
+            pod(json!({"volumes": [{"name": "a"}], "containers": [{
+                "name": "a", "image": {"id": "a:1"},
+                "volumeMounts": [{"name": "a", "mountPath": "../a"}]}]})),
+            "/containers(0)/volumeMounts(0)/mountPath",
+            "relative to the sandbox",
+        ),
+        (
+            with(json!({"endpoints": [{"name": "a", "hostPort": 0, "protocol": ["a b"]}]})),
+            "/containers(0)/endpoints(0)/protocol",
+            "no name of a protocol",
         ),
         (
             with(json!({"artifacts": [{"uri": "http://x"}]})),

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use mezzo_api::model::{Scalar, SharedVolume, Volume, VolumeSource};
 
 use super::App;
+use crate::resident::SANDBOX;
 
 /// What an [`App`] that is a pod has beyond the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +56,7 @@ pub struct PodContainer {
 pub struct Mount {
     /// Of the volume.
     pub name: String,
-    /// In the container, absolute.
+    /// In the container: absolute, or relative to the sandbox.
     pub path: String,
     /// It cannot write there.
     pub read_only: bool,
@@ -99,12 +100,24 @@ impl Pod {
                     PodVolume::Secret(_) => return None,
                 };
                 Some(Volume {
-                    container_path: mount.path.clone(),
+                    container_path: mount.absolute(),
                     read_only: mount.read_only,
                     source,
                 })
             })
             .collect()
+    }
+}
+
+impl Mount {
+    /// Where it is in the container.
+    #[must_use]
+    pub fn absolute(&self) -> String {
+        if self.path.starts_with('/') {
+            self.path.clone()
+        } else {
+            format!("{SANDBOX}/{}", self.path)
+        }
     }
 }
 
@@ -144,7 +157,7 @@ impl PodContainer {
             self.mounts
                 .iter()
                 .filter_map(|mount| match pod.volumes.get(&mount.name)? {
-                    PodVolume::Secret(secret) => Some((mount.path.clone(), secret.clone())),
+                    PodVolume::Secret(secret) => Some((mount.absolute(), secret.clone())),
                     PodVolume::Ephemeral | PodVolume::Host(_) => None,
                 });
         container.secret_volumes = secrets.collect();

@@ -261,21 +261,7 @@ impl Core {
                 body,
                 force,
                 dry_run,
-            } => {
-                self.state
-                    .pod(&pod)
-                    .ok_or_else(|| Refusal::NoPod(pod.clone()))?;
-                let (to, report) = parse_pod(&body, Some(&pod));
-                let Some(to) = to else {
-                    return Err(Refusal::Invalid(report));
-                };
-                let order = Order {
-                    unknown: report.unknown,
-                    dry_run,
-                    ..Order::of(vec![Target::app(to)], force)
-                };
-                self.deploy(order, now, ids)
-            }
+            } => self.update_pod(&pod, &body, (force, dry_run), now, ids),
             Command::Update {
                 updates,
                 partial,

@@ -78,6 +78,14 @@ impl Instance {
         own.into_iter().chain(live.map(|member| &member.task_id))
     }
 
+    /// A container of it has ended and not well, so all of it is to end. The agent sees to that by itself; it is asked all the
+    /// same, because nobody else ends what is left of an instance of which a container was lost.
+    #[must_use]
+    pub fn is_doomed(&self) -> bool {
+        let mut ended = self.members.iter().map(|member| member.state);
+        ended.any(|state| has_ended(state) && state != TaskState::Finished)
+    }
+
     /// Every name by which statuses may speak of it.
     pub fn names(&self) -> impl Iterator<Item = &TaskId> {
         let members = self.members.iter().map(|member| &member.task_id);

@@ -172,9 +172,8 @@ impl Core {
         }
         let retry = millis(self.settings.kill_retry);
         for instance in app.instances.values() {
-            if instance.sentence.is_none()
-                || matches!(instance.condition, Condition::Unreachable { .. })
-            {
+            let is_to_end = instance.sentence.is_some() || instance.is_doomed();
+            if !is_to_end || matches!(instance.condition, Condition::Unreachable { .. }) {
                 continue;
             }
             let due = self
@@ -236,6 +235,11 @@ impl Core {
                     let next = failing.into_iter().chain(later).find(|then| *then > now);
                     if let Some(then) = next {
                         look(then);
+                    }
+                }
+                (Condition::Killing, None) if instance.is_doomed() => {
+                    if let Some(sent) = self.kill_sent.get(&instance.task_id) {
+                        look(sent.saturating_add(millis(self.settings.kill_retry)));
                     }
                 }
                 (Condition::Killing, None) => {}

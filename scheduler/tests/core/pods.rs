@@ -225,6 +225,22 @@ fn one_container_that_fails_is_the_end_of_its_instance_and_another_takes_its_pla
 }
 
 #[test]
+fn what_is_left_of_an_instance_is_told_to_end_though_no_agent_would() {
+    let mut bench = Bench::new();
+    let tasks = bench.run_pod(json!({}));
+    let effects = bench.say(&tasks[0].task_id, TaskState::Unknown);
+    assert_eq!(killed(&effects), [tasks[1].task_id.clone()]);
+    bench.now += 31_000;
+    assert_eq!(
+        killed(&bench.turn()),
+        [tasks[1].task_id.clone()],
+        "and again"
+    );
+    bench.say(&tasks[1].task_id, TaskState::Killed);
+    assert!(bench.app().instances.is_empty());
+}
+
+#[test]
 fn a_container_that_is_done_leaves_the_others_to_run() {
     let mut bench = Bench::new();
     let tasks = bench.run_pod(json!({}));

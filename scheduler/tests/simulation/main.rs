@@ -18,7 +18,7 @@ use mezzo_scheduler::app::AppId;
 use mezzo_scheduler::core::command::{Command, Refusal, Update, Wipe};
 use mezzo_scheduler::core::groups::{GroupChange, GroupCommand};
 use mezzo_scheduler::core::record::{Key, decode};
-use mezzo_scheduler::core::state::State;
+use mezzo_scheduler::core::state::{AppState, State};
 use mezzo_scheduler::core::{Call, Core, Ids, Settings};
 use mezzo_scheduler::deployment::course;
 use mezzo_scheduler::reconcile::resident_bounds;
@@ -436,13 +436,16 @@ impl Sim {
 
     fn is_as_wanted(&self) -> bool {
         let state = self.core.state();
-        let mut running: BTreeMap<AppId, BTreeSet<&TaskId>> = BTreeMap::new();
+        let mut running: BTreeMap<AppId, BTreeSet<TaskId>> = BTreeMap::new();
         for (id, task) in &self.world.tasks {
-            let Some(app) = state
-                .apps
-                .values()
-                .find(|app| app.instances.contains_key(id))
-            else {
+            // Of a pod's instance each container is a task.
+            let of = |app: &AppState| {
+                let mut all = app.instances.values();
+                let one = all.find(|one| one.names().any(|name| name == id))?;
+                Some(one.task_id.clone())
+            };
+            let found = state.apps.values().find_map(|app| Some((app, of(app)?)));
+            let Some((app, instance)) = found else {
                 return false;
             };
             if task.state != TaskState::Running {
@@ -451,7 +454,12 @@ impl Sim {
             running
                 .entry(app.current.app.id.clone())
                 .or_default()
-                .insert(id);
+                .insert(instance);
+        }
+        let lives = |id: &TaskId| self.world.tasks.contains_key(id);
+        let mut instances = state.apps.values().flat_map(|app| app.instances.values());
+        if !instances.all(|one| one.live_tasks().all(lives)) {
+            return false;
         }
         let kept: BTreeSet<_> = state
             .apps
@@ -517,11 +525,53 @@ fn body(rng: &mut Rng, id: &str) -> Value {
     })
 }
 
+/// A pod of two containers.
+fn pod_body(rng: &mut Rng) -> Value {
+    let of_app = body(rng, "/p");
+    let image = format!("image:{}", rng.below(3));
+    let container = |name: &str, cpus: f64| {
+        json!({
+            "name": name,
+            "image": {"id": image},
+            "resources": {"cpus": cpus, "mem": 32},
+            "endpoints": [{"name": name, "hostPort": 0}],
+        })
+    };
+    json!({
+        "id": "/p",
+        "containers": [container("one", 0.25), container("two", 0.5)],
+        "scaling": {"kind": "fixed", "instances": rng.below(4)},
+        "scheduling": {
+            "upgrade": of_app["upgradeStrategy"],
+            "unreachableStrategy": of_app["unreachableStrategy"],
+        },
+    })
+}
+
+fn pod_command(sim: &mut Sim, force: bool) -> Command {
+    let pod: AppId = "/p".parse().expect("valid");
+    let is_there = sim.core.state().pod(&pod).is_some();
+    match sim.rng.below(8) {
+        0 if is_there => Command::Delete { app: pod, force },
+        _ if is_there => Command::UpdatePod {
+            pod,
+            body: pod_body(&mut sim.rng),
+            force,
+            dry_run: false,
+        },
+        _ => Command::CreatePod {
+            body: pod_body(&mut sim.rng),
+            force,
+        },
+    }
+}
+
 fn random_command(sim: &mut Sim) -> Command {
     let id = ["/a", "/b/c", "/d"][sim.rng.below(3) as usize];
     let app: AppId = id.parse().expect("valid");
     let force = sim.rng.one_in(2);
-    match sim.rng.below(12) {
+    match sim.rng.below(15) {
+        12.. => pod_command(sim, force),
         10 | 11 => group_command(sim, force),
         0 | 1 => Command::Create {
             body: body(&mut sim.rng, id),

@@ -307,27 +307,25 @@ pub(super) fn host_port(port: &PortDefinition) -> Option<u16> {
     }
 }
 
-/// A list of `tcp` and `udp`, or one of them; tcp unless it says.
+/// A list of names, or one; tcp unless it says. Marathon takes any name and hands it on: what is neither `tcp` nor `udp`
+/// (`http`, say) goes over tcp.
 fn protocol(read: &Fields<'_>, report: &mut Report) -> String {
     let words = match read.get("protocol") {
         Some(Value::String(word)) => word.split(',').map(str::to_owned).collect(),
         Some(_) => read.strings("protocol", report).unwrap_or_default(),
         None => Vec::new(),
     };
-    for word in words
-        .iter()
-        .filter(|word| !["tcp", "udp"].contains(&word.as_str()))
-    {
-        let problem = format!("got {word:?}, must be one of tcp, udp");
+    let is_name = |word: &String| {
+        !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
+    if let Some(word) = words.iter().find(|word| !is_name(word)) {
+        let problem = format!("{word:?} is no name of a protocol, such as tcp, udp or http");
         report.value_problem(read.path_of("protocol"), problem);
     }
-    let has = |name: &str| words.iter().any(|word| word == name);
-    match (has("tcp"), has("udp")) {
-        (true, true) => "udp,tcp",
-        (false, true) => "udp",
-        (true | false, false) => "tcp",
+    if words.is_empty() {
+        return "tcp".to_owned();
     }
-    .to_owned()
+    words.join(",")
 }
 
 /// `healthCheck`, and its command where no shell runs it.
@@ -469,8 +467,12 @@ fn mounts(fields: &Fields<'_>, shared: &Shared<'_>, report: &mut Report) -> Vec<
             report.value_problem(read.path_of("name"), problem);
         }
         let path = read.string("mountPath", report).unwrap_or_default();
-        if !path.starts_with('/') {
-            report.value_problem(read.path_of("mountPath"), "must be an absolute path");
+        let mut parts = path.split('/').skip(usize::from(path.starts_with('/')));
+        if parts.any(|part| matches!(part, "" | "." | "..")) {
+            report.value_problem(
+                read.path_of("mountPath"),
+                "must be an absolute path, or one relative to the sandbox, without \".\" and \"..\"",
+            );
         }
         mounts.push(Mount {
             name,
