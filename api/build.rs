@@ -27,6 +27,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // Seldom there, and half a kilobyte large where it is not.
         .boxed(".mezzo.v1.TaskStatus.usage")
+        // Each stream has room for a message in several places: with the large ones apart, a quarter of a kilobyte each.
+        .boxed(".mezzo.v1.AgentMessage.message.register")
+        .boxed(".mezzo.v1.AgentMessage.message.status")
+        .boxed(".mezzo.v1.AgentMessage.message.pools")
+        .boxed(".mezzo.v1.MasterMessage.message.launch")
+        .boxed(".mezzo.v1.MasterMessage.message.operation")
+        .codec_path("crate::codec::ThriftyCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -462,11 +462,11 @@ impl Actor {
             }
             Effect::SendPools(status) => {
                 let pools = self.core.book().pools();
-                self.send(Message::Pools(proto::agent_message::PoolReport {
+                self.send(Message::Pools(Box::new(proto::agent_message::PoolReport {
                     reserved: pools.pool_list().into_iter().map(Into::into).collect(),
                     volumes: pools.volumes().cloned().map(Into::into).collect(),
                     status: Some((*status).into()),
-                }));
+                })));
             }
             Effect::Append(container, status) => {
                 self.write(
@@ -491,7 +491,7 @@ impl Actor {
                     task = %status.task_id, state = %status.state, update = ?status.update_id, "status"
                 );
                 self.counters.statuses_sent += 1;
-                self.send(Message::Status((*status).into()));
+                self.send(Message::Status(Box::new((*status).into())));
             }
             Effect::Launch {
                 container,

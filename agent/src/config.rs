@@ -111,6 +111,12 @@ pub struct Config {
     pub kill_grace_ms: u64,
     /// Whole time that one pull may take.
     pub pull_deadline_secs: u64,
+    /// All files that one task fetches, as they come and unpacked together, in MiB.
+    pub fetch_max_mb: u64,
+    /// Fetched files that are kept for the next task, in MiB; 0 keeps none.
+    pub fetch_cache_mb: u64,
+    /// Whole time that fetching one file may take.
+    pub fetch_deadline_secs: u64,
     /// Above this use of the disk, in percent, unused images are removed; 100 turns that off.
     pub image_gc_high_percent: u8,
     /// Until no more than this is used.
@@ -237,6 +243,9 @@ impl Default for Config {
             default_pids_limit: 4_096,
             kill_grace_ms: 3_000,
             pull_deadline_secs: 3_600,
+            fetch_max_mb: 10_240,
+            fetch_cache_mb: 2_048,
+            fetch_deadline_secs: 900,
             image_gc_high_percent: 85,
             image_gc_low_percent: 80,
             image_gc_min_age_secs: 120,
@@ -338,6 +347,23 @@ impl Config {
             return wrong(
                 "max_parallel_starts",
                 "0 would start nothing; give at least 1".into(),
+            );
+        }
+        for (field, value, least) in [
+            ("fetch_max_mb", self.fetch_max_mb, 1),
+            ("fetch_cache_mb", self.fetch_cache_mb, 0),
+        ] {
+            if !(least..=1 << 30).contains(&value) {
+                return wrong(
+                    field,
+                    format!("{value} is not within {least} to {}", 1 << 30),
+                );
+            }
+        }
+        if !(1..=86_400).contains(&self.fetch_deadline_secs) {
+            return wrong(
+                "fetch_deadline_secs",
+                format!("{} is not within 1 to 86400", self.fetch_deadline_secs),
             );
         }
         let (low, high) = (self.image_gc_low_percent, self.image_gc_high_percent);

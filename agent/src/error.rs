@@ -87,6 +87,9 @@ pub enum Error {
     /// Images cannot be held.
     #[error("cannot open the image store: {0}")]
     Images(String),
+    /// Nothing can be downloaded here.
+    #[error("cannot prepare downloads: {0}")]
+    Fetch(String),
     /// The master does not want this agent.
     #[error("the master {master} refused this agent: {message}")]
     Refused {

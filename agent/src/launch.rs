@@ -1,9 +1,10 @@
-//! One launch, step by step: ports, image, root file system, files, container. Runs in a task of its own; the order
+//! One launch, step by step: ports, image, root file system, files, container. `fetch`: the files that the task wants. Runs in a task of its own; the order
 //! to do it comes from `task::core`, after the checkpoint is on disk.
 //!
 //! Given up between any two steps and in the middle of a pull; a start that is under way is seen through, because only
 //! then is it known whether something runs.
 
+mod fetch;
 mod hold;
 pub(crate) mod network;
 
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     disk::Disk,
+    fetch::Fetcher,
     node::{
         Attachment, ContainerId, ImageError, Images, Limits, PreparedImage, PullProgress, Runtime,
         START_DEADLINE, StartError,
@@ -54,6 +56,8 @@ pub(crate) struct Launcher {
     pub(crate) devices: Vec<DeviceSet>,
     pub(crate) disk: Arc<Disk>,
     pub(crate) secrets: TaskSecrets,
+    /// Brings the files that tasks want.
+    pub(crate) fetcher: Fetcher,
     /// Of seccomp and AppArmor, which tasks may name.
     pub(crate) profiles: Profiles,
     /// Bounds starts at once; pulls are bounded by the image store.
@@ -172,6 +176,8 @@ impl Launcher {
             })
             .await?;
         }
+        // After the bounds are there: what is fetched counts.
+        self.fetch(&container, &info, &cancelled, &feedback).await?;
         let host_paths = if has_host_paths(&info) {
             let (info, allow) = (info.clone(), self.host_path_allow.clone());
             blocking(move || resolve_host_paths(&info, &allow)).await??

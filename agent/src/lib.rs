@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! master ⇄ master_link ──►  actor  ──► store    (checkpoints and updates, durable before they are told)
-//!              grpc, http ──►  │    ──► launch   (image, snapshot, ports, container)
+//!              grpc, http ──►  │    ──► launch   (image, snapshot, ports, files: fetch, container)
 //!                             core  ──► watch    (waits for the end), health, usage → stats, image_gc
 //! ```
 
@@ -14,6 +14,7 @@ mod actor;
 mod config;
 mod disk;
 mod error;
+mod fetch;
 mod grpc;
 mod health;
 mod http;

@@ -210,7 +210,7 @@ impl Link {
             tasks: inventory.tasks.into_iter().map(Into::into).collect(),
             operations: inventory.operations.into_iter().map(Into::into).collect(),
         };
-        send(&outbound, FromAgent::Register(register)).await?;
+        send(&outbound, FromAgent::Register(Box::new(register))).await?;
 
         let opened =
             tokio::time::timeout(ANSWER_TIMEOUT, client.attach(ReceiverStream::new(messages)))
@@ -297,12 +297,12 @@ impl Link {
                 };
                 return send(outbound, FromAgent::Pong(pong)).await;
             }
-            FromMaster::Launch(launch) => match parse_launch(launch) {
+            FromMaster::Launch(launch) => match parse_launch(*launch) {
                 Ok(event) => event,
                 Err((status, problem)) => {
                     tracing::error!(problem, "the master sent a launch that does not parse");
                     if let Some(status) = status {
-                        send(outbound, FromAgent::Status(*status)).await?;
+                        send(outbound, FromAgent::Status(status)).await?;
                     }
                     return Ok(());
                 }
@@ -312,7 +312,7 @@ impl Link {
                 Err((statuses, problem)) => {
                     tracing::error!(problem, "the master sent a group that does not parse");
                     for status in statuses {
-                        send(outbound, FromAgent::Status(status)).await?;
+                        send(outbound, FromAgent::Status(Box::new(status))).await?;
                     }
                     return Ok(());
                 }
@@ -339,7 +339,7 @@ impl Link {
                 max_grace: drain.max_grace_ms.map(Duration::from_millis),
             },
             FromMaster::Activate(_) => Event::Activate,
-            FromMaster::Operation(operation) => match PoolOperation::try_from(operation) {
+            FromMaster::Operation(operation) => match PoolOperation::try_from(*operation) {
                 Ok(operation) => Event::Operate(Box::new(operation)),
                 Err(problem) => return ignored("operation", &problem.to_string()),
             },

@@ -7,6 +7,7 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -265,4 +266,76 @@ fn credentials_are_made_shown_and_asked_for() {
         .arg(&state_dir));
     let told = refused(&output);
     assert!(told.contains("chmod 600"), "{told}");
+}
+
+#[test]
+fn sighup_reads_the_credentials_again_and_a_watcher_hears_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (rules, state_dir) = (
+        dir.path().join("credentials.toml"),
+        dir.path().join("state"),
+    );
+    let private = |path: &Path, text: &str| {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    let made = |name: &str| {
+        let (line, entry) = mezzo_master::new_credential(name).unwrap();
+        let file = dir.path().join(name);
+        private(&file, &line);
+        let entry = entry.replace("allow = []", "allow = [\"operate\"]");
+        (file.to_str().unwrap().to_owned(), entry)
+    };
+    let ((first, first_entry), (second, second_entry)) = (made("first"), made("second"));
+    private(&rules, &first_entry);
+    let master = Master::start(&state_dir, &["--credentials", rules.to_str().unwrap()]);
+    let mut watcher = Command::new(MEZZO)
+        .args(["--credential", &first, "-o", "json", "master", "events"])
+        .args(["--kind", "role"])
+        .env("MEZZO_MASTER", &master.address)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (told, heard) = std::sync::mpsc::channel();
+    let lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+    let reader = std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let event: Value = serde_json::from_str(&line).unwrap();
+            // The test may have ended.
+            let _ = told.send(event["event"]["role"].as_str().unwrap().to_owned());
+        }
+    });
+    // Until the watcher is there: each change of a weight is told to who watches by then.
+    let begin = Instant::now();
+    let mut n = 0;
+    while heard.try_recv().is_err() {
+        assert!(begin.elapsed() < DEADLINE, "the watcher hears nothing");
+        n += 1;
+        good(&master.mezzo(&[
+            "--credential",
+            &first,
+            "role",
+            "weight",
+            &format!("before-{n}"),
+            "2",
+        ]));
+    }
+    refused(&master.mezzo(&["--credential", &second, "role", "list"]));
+
+    private(&rules, &format!("{first_entry}\n{second_entry}"));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(master.process.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+    let begin = Instant::now();
+    let after = ["--credential", &second, "role", "weight", "after", "3"];
+    while !master.mezzo(&after).status.success() {
+        assert!(
+            begin.elapsed() < DEADLINE,
+            "the new principal is not let in"
+        );
+        sleep(Duration::from_millis(50));
+    }
+    while heard.recv_timeout(DEADLINE).expect("the watcher hears on") != "after" {}
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
+    reader.join().unwrap();
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bench_master launches --agents 5000 --tasks 10000,100000 [--per-accept 20] [--window 3000]
-//! bench_master reads    --agents 5000 --tasks 100000 [--rounds 3]
+//! bench_master reads    --agents 5000 --tasks 150000 [--rounds 3] [--listed 100000]
 //! bench_master failover --agents 40000 --tasks 400000
 //! ```
 //!
@@ -41,8 +41,6 @@ const GATHER: Duration = Duration::from_millis(5);
 const ACKNOWLEDGEMENTS: usize = 500;
 /// Clock ticks per second in `/proc/PID/stat`: the same on every Linux that Rust knows.
 const TICKS: f64 = 100.0;
-/// Tasks of the list that is read while others are launched.
-const LISTED: usize = 100_000;
 /// Between the beginnings of two lists.
 const LIST_EVERY: Duration = Duration::from_secs(10);
 
@@ -50,7 +48,7 @@ const LIST_EVERY: Duration = Duration::from_secs(10);
 enum What {
     /// Tasks until TASK_RUNNING is acknowledged
     Launches(Size),
-    /// The same, with and without somebody who lists 100,000 tasks
+    /// The same, with and without somebody who lists tasks
     Reads(Size),
     /// A master is killed; until the next one knows all agents and tasks again
     Failover(Size),
@@ -75,6 +73,9 @@ struct Size {
     /// Of `reads`: how often, with and without
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Of `reads`: how long the list is
+    #[arg(long, default_value_t = 100_000)]
+    listed: usize,
 }
 
 /// What this program is when it starts itself.
@@ -131,6 +132,8 @@ async fn fleet(master: SocketAddr, agents: usize, resources: Resources) -> Resul
         masters: vec![master.to_string()],
         agents,
         resources,
+        // As many as come at once: agents of a cluster do not wait for each other.
+        registrations: 512,
         // A lost acknowledgement would be seen; slow ones are not to be answered with more work.
         repeat_after: Duration::from_secs(60),
         ..Config::default()
@@ -509,18 +512,18 @@ async fn launches(size: &Size) -> Result<()> {
 
 async fn reads(size: &Size) -> Result<()> {
     let n = size.tasks.first().copied().unwrap_or(0);
-    let mut bench = Bench::start(size, LISTED + n * 2 * size.rounds)?;
-    bench.launch(LISTED, size).await?;
+    let mut bench = Bench::start(size, size.listed + n * 2 * size.rounds)?;
+    bench.launch(size.listed, size).await?;
     for _ in 0..size.rounds {
         let quiet = bench.launch(n, size).await?;
-        let reader = tokio::spawn(lists(bench.address));
+        let reader = tokio::spawn(lists(bench.address, size.listed));
         let read = bench.launch(n, size).await;
         ensure!(!reader.is_finished(), "the list failed");
         reader.abort();
         println!(
             "{}",
             json!({
-                "case": "reads", "agents": size.agents,
+                "case": "reads", "agents": size.agents, "listed": size.listed,
                 "without": quiet.json(), "with": read?.json(),
             })
         );
@@ -529,30 +532,30 @@ async fn reads(size: &Size) -> Result<()> {
 }
 
 /// Lists again and again, until it is aborted.
-async fn lists(master: SocketAddr) {
+async fn lists(master: SocketAddr, n: usize) {
     let mut next = tokio::time::interval(LIST_EVERY);
     loop {
         next.tick().await;
         let started = Instant::now();
-        if let Err(error) = list(master).await {
+        if let Err(error) = list(master, n).await {
             eprintln!("list: {error:#}");
             return;
         }
         let seconds = started.elapsed().as_secs_f64();
         println!(
             "{}",
-            json!({"case": "list", "tasks": LISTED, "seconds": seconds})
+            json!({"case": "list", "tasks": n, "seconds": seconds})
         );
     }
 }
 
-/// The first 100,000 tasks, page by page.
-async fn list(master: SocketAddr) -> Result<()> {
+/// The first tasks, page by page.
+async fn list(master: SocketAddr, wanted: usize) -> Result<()> {
     let mut client = OperatorServiceClient::connect(format!("http://{master}"))
         .await?
         .max_decoding_message_size(64 << 20);
     let (mut n, mut page_token) = (0, String::new());
-    while n < LISTED {
+    while n < wanted {
         let request = proto::ListTasksRequest {
             page_token,
             ..proto::ListTasksRequest::default()
@@ -561,7 +564,7 @@ async fn list(master: SocketAddr) -> Result<()> {
         n += page.tasks.len();
         page_token = page.next_page_token;
         ensure!(
-            n >= LISTED || !page_token.is_empty(),
+            n >= wanted || !page_token.is_empty(),
             "only {n} tasks are listed"
         );
     }

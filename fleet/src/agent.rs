@@ -163,13 +163,13 @@ impl Agent {
                 started_at_ms: held.started_at_ms,
             }
         });
-        message(Out::Register(proto::agent_message::Register {
+        message(Out::Register(Box::new(proto::agent_message::Register {
             agent_id: self.id.clone(),
             info: Some(info.into()),
             boot_id: "simulated".to_owned(),
             tasks: tasks.collect(),
             operations: Vec::new(),
-        }))
+        })))
     }
 
     /// When [`Agent::due`] has something to do.
@@ -246,7 +246,7 @@ impl Agent {
                 }
             }
             In::Activate(_) => self.draining = false,
-            In::Operation(operation) => out.push(refused(operation)),
+            In::Operation(operation) => out.push(refused(*operation)),
             In::TaskMessage(_) | In::AcknowledgeOperation(_) => {}
         }
         Outcome::Send(out)
@@ -289,7 +289,7 @@ impl Agent {
                 held.sent_at_ms = now;
                 add(&self.counts.statuses_sent);
                 add(&self.counts.repeats);
-                out.push(message(Out::Status(status.clone())));
+                out.push(message(Out::Status(Box::new(status.clone()))));
             }
         }
         out
@@ -502,7 +502,7 @@ impl Agent {
         if held.statuses.is_empty() {
             held.sent_at_ms = now;
             add(&self.counts.statuses_sent);
-            out.push(message(Out::Status(status.clone())));
+            out.push(message(Out::Status(Box::new(status.clone()))));
         }
         held.statuses.push_back(status);
         self.n_unacknowledged += 1;
@@ -525,7 +525,7 @@ impl Agent {
         if let Some(next) = held.statuses.front() {
             held.sent_at_ms = now;
             add(&self.counts.statuses_sent);
-            out.push(message(Out::Status(next.clone())));
+            out.push(message(Out::Status(Box::new(next.clone()))));
         } else {
             held.statuses.shrink_to_fit();
             if is_over(held.state) {
@@ -574,11 +574,11 @@ fn refused(operation: proto::PoolOperation) -> AgentMessage {
         message: "a simulated agent has no reservations and no volumes".to_owned(),
         keep: operation.keep,
     };
-    message(Out::Pools(proto::agent_message::PoolReport {
+    message(Out::Pools(Box::new(proto::agent_message::PoolReport {
         status: Some(status),
         reserved: Vec::new(),
         volumes: Vec::new(),
-    }))
+    })))
 }
 
 #[cfg(test)]
@@ -599,7 +599,7 @@ mod tests {
         let scalar = proto::resource::Value::Scalar(proto::Scalar {
             millis: cpus * 1000,
         });
-        In::Launch(Launch {
+        In::Launch(Box::new(Launch {
             framework_id: "f".into(),
             role: "*".into(),
             task: Some(proto::TaskInfo {
@@ -610,7 +610,7 @@ mod tests {
                 }],
                 ..proto::TaskInfo::default()
             }),
-        })
+        }))
     }
 
     fn statuses(outcome: Outcome) -> Vec<proto::TaskStatus> {
@@ -622,7 +622,7 @@ mod tests {
                 let Some(Out::Status(status)) = message.message else {
                     return None;
                 };
-                Some(status)
+                Some(*status)
             })
             .collect()
     }

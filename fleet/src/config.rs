@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mezzo_api::{masters::Masters, model::Resources};
+use mezzo_api::{credential::Credential, masters::Masters, model::Resources};
 use thiserror::Error;
 
 /// Every problem of a description.
@@ -18,6 +18,8 @@ pub struct InvalidConfig {
 pub struct Config {
     /// host:port of every master.
     pub masters: Vec<String>,
+    /// What all agents show to masters that ask for a credential.
+    pub credential: Credential,
     /// How many agents.
     pub agents: usize,
     /// Agents that share a connection; a master takes at most 1,024 streams on one.
@@ -56,6 +58,7 @@ impl Default for Config {
             .with_scalar("disk", mezzo_api::model::Scalar::from_units(100_000));
         Self {
             masters: vec!["127.0.0.1:5050".to_owned()],
+            credential: Credential::default(),
             agents: 10,
             agents_per_connection: 500,
             registrations: 64,

@@ -10,6 +10,7 @@ use std::{
 };
 
 use mezzo_api::{
+    credential::Authorized,
     masters::{self, Masters},
     proto::{AgentMessage, agent_service_client::AgentServiceClient},
 };
@@ -177,6 +178,7 @@ impl Line {
             .await
             .map_err(|_| Status::cancelled("the fleet stops"))?;
         let mut turn = Some(turn);
+        let channel = Authorized::new(channel, self.config.credential.clone());
         let mut client = AgentServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);

@@ -1,10 +1,10 @@
 //! `mezzo-fleet`: simulated agents for a running master, until Ctrl-C, with a line of figures every few seconds.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use mezzo_api::model::Resources;
+use mezzo_api::{credential::Credential, model::Resources};
 use mezzo_fleet::{Config, Counts, Fleet};
 
 /// Simulated agents: they register with a master as true ones do, and run tasks as timers.
@@ -22,6 +22,9 @@ struct Args {
         env = "MEZZO_MASTER"
     )]
     master: Vec<String>,
+    /// A file with `NAME:SECRET`, for a master that asks for a credential
+    #[arg(long, env = "MEZZO_CREDENTIAL", value_name = "FILE")]
+    credential: Option<PathBuf>,
     /// How many agents
     #[arg(long, default_value_t = 10)]
     agents: usize,
@@ -116,6 +119,7 @@ impl Args {
         };
         Ok(Config {
             masters: self.master,
+            credential: Credential::read(self.credential.as_deref())?,
             agents: self.agents,
             resources: self.resources,
             racks: self.racks,

@@ -5,6 +5,7 @@
 //! - `signature`: whose images may run.
 //! - `unpack`: a hostile archive into a directory, as root, without harm.
 //! - `tree`: the files of an unpacked layer as a list, to compare with and to pack again.
+//! - `files`: files and archives that are no layers into a directory; `download`: one file over HTTP.
 //! - `store`: what is here, who holds it, what may go.
 //! - `pull` (its layers: `fetch`), `import`, `pack` (its layer: `pack_layer`), `export`, `push`, `archive`: what people
 //!   do. `tar_write`: what `export` writes (pure).
@@ -16,9 +17,11 @@
 
 mod archive;
 mod digest;
+mod download;
 mod elf;
 mod export;
 mod fetch;
+mod files;
 #[cfg(test)]
 mod fuzz;
 mod import;
@@ -39,7 +42,9 @@ mod unpack;
 mod whiteout;
 
 pub use digest::{Digest, DigestError};
+pub use download::{DownloadBounds, DownloadError, Downloader};
 pub use export::ExportError;
+pub use files::{ArchiveFormat, FileBounds, FileFolder};
 pub use import::{ImportError, ImportOptions, ImportSource};
 pub use manifest::{HistoryEntry, ImageConfig, ManifestError};
 pub use pack::{PackError, PackOptions, PackedImage, pack};

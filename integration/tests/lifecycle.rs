@@ -442,8 +442,12 @@ fn logs_and_sessions_reach_into_a_container() {
         cluster.deploy(&stage.app("sleep", 1))?;
         let running = cluster.wait_running("sleep", 1)?;
         let task = &running[0].task_id;
-        let log = mezzo_integration::process::output(&mut cluster.mezzo(&["task", "log", task]))?;
-        common::check_contains(&log, "sleep 1 starts, pid 1")?;
+        // It runs a moment before it has said so.
+        wait::until("its first words", PATIENCE, || {
+            let log =
+                mezzo_integration::process::output(&mut cluster.mezzo(&["task", "log", task]))?;
+            common::check_contains(&log, "sleep 1 starts, pid 1")
+        })?;
         let words = [
             "task",
             "exec",

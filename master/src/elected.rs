@@ -17,7 +17,7 @@ use mezzo_etcd::{
     election::{self, Candidate, Order, Seat, Standing, Times},
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -42,6 +42,7 @@ pub(crate) async fn run(
     address: Address,
     shutdown: CancellationToken,
     ready: Option<oneshot::Sender<SocketAddr>>,
+    again: &Notify,
 ) -> Result<(), Error> {
     let config = Arc::new(config);
     let metrics = Arc::new(Metrics::new());
@@ -71,8 +72,8 @@ pub(crate) async fn run(
     ));
     let mut reigns = Reigns {
         config: Arc::clone(&config),
-        metrics,
-        guard,
+        metrics: Arc::clone(&metrics),
+        guard: Arc::clone(&guard),
         client,
         address,
         orders: orders.clone(),
@@ -80,7 +81,10 @@ pub(crate) async fn run(
         stop: stop.clone(),
         ending: JoinSet::new(),
     };
-    let result = reigns.run(&mut front).await;
+    let result = tokio::select! {
+        result = reigns.run(&mut front) => result,
+        () = guard.keep_current(again, &metrics) => Ok(()),
+    };
     stop.cancel();
     // The election may have ended by itself.
     let _ = orders.send(Order::Resign).await;

@@ -30,6 +30,8 @@ pub(crate) struct Metrics {
     pub(crate) loop_lag: Histogram,
     pub(crate) cut_off: Counter,
     pub(crate) backups: Counter,
+    credentials_read: Counter,
+    credentials_bad: Counter,
     refused: Counter,
     rate_limited: Counter,
     leader: Gauge,
@@ -47,6 +49,8 @@ impl Metrics {
             loop_lag: seconds(),
             cut_off: Counter::default(),
             backups: Counter::default(),
+            credentials_read: Counter::default(),
+            credentials_bad: Counter::default(),
             refused: Counter::default(),
             rate_limited: Counter::default(),
             leader: Gauge::default(),
@@ -65,6 +69,16 @@ impl Metrics {
             | Denied::Wrong
             | Denied::NotAllowed { .. } => self.refused.inc(),
         };
+    }
+
+    /// The credentials were read again, and could be used or not.
+    pub(crate) fn credentials_read(&self, good: bool) {
+        let counter = if good {
+            &self.credentials_read
+        } else {
+            &self.credentials_bad
+        };
+        counter.inc();
     }
 
     /// From now on this master leads.
@@ -102,6 +116,16 @@ impl Metrics {
             "reigns",
             "How often this process began to lead",
             self.reigns.clone(),
+        );
+        registry.register(
+            "credentials_read",
+            "How often the credentials were read again, as asked by SIGHUP",
+            self.credentials_read.clone(),
+        );
+        registry.register(
+            "credentials_bad",
+            "How often that was refused, and the former ones went on",
+            self.credentials_bad.clone(),
         );
         registry.register(
             "store_seconds",

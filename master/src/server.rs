@@ -14,7 +14,11 @@ use mezzo_api::proto::{
 };
 use mezzo_etcd::Fence;
 use thiserror::Error;
-use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -89,6 +93,20 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     run_and_tell(config, shutdown, None).await
 }
 
+/// As [`run`]; each time `again` is notified the credentials are read again. Streams stay; who is not in the file any more is
+/// refused from the next call on.
+///
+/// # Errors
+///
+/// When it cannot start, or cannot keep what it promised.
+pub async fn run_reloading(
+    config: Config,
+    shutdown: CancellationToken,
+    again: Arc<Notify>,
+) -> Result<(), Error> {
+    run_all(config, shutdown, None, again).await
+}
+
 /// As [`run`]; `ready` gets the address once it listens.
 ///
 /// # Errors
@@ -99,11 +117,20 @@ pub async fn run_and_tell(
     shutdown: CancellationToken,
     ready: Option<oneshot::Sender<SocketAddr>>,
 ) -> Result<(), Error> {
+    run_all(config, shutdown, ready, Arc::default()).await
+}
+
+async fn run_all(
+    config: Config,
+    shutdown: CancellationToken,
+    ready: Option<oneshot::Sender<SocketAddr>>,
+    again: Arc<Notify>,
+) -> Result<(), Error> {
     config.check()?;
     let state_dir = match &config.store {
         StoreAddress::Etcd(address) => {
             let address = address.clone();
-            return elected::run(config, address, shutdown, ready).await;
+            return elected::run(config, address, shutdown, ready, &again).await;
         }
         StoreAddress::StateDir => config.state_dir.clone(),
         StoreAddress::Folder(folder) => folder.clone(),
@@ -111,7 +138,7 @@ pub async fn run_and_tell(
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&state_dir))
         .await
         .map_err(Error::Actor)??;
-    run_on(config, Arc::new(store), shutdown, ready).await
+    run_alone(config, Arc::new(store), shutdown, ready, &again).await
 }
 
 /// As [`run_and_tell`], the only master, on a store of the caller's.
@@ -126,6 +153,16 @@ pub async fn run_on(
     ready: Option<oneshot::Sender<SocketAddr>>,
 ) -> Result<(), Error> {
     config.check()?;
+    run_alone(config, store, shutdown, ready, &Notify::new()).await
+}
+
+async fn run_alone(
+    config: Config,
+    store: Arc<dyn Store>,
+    shutdown: CancellationToken,
+    ready: Option<oneshot::Sender<SocketAddr>>,
+    again: &Notify,
+) -> Result<(), Error> {
     let config = Arc::new(config);
     let metrics = Arc::new(Metrics::new());
     // Ends everything of this master, whether the caller asks or something fails.
@@ -161,6 +198,7 @@ pub async fn run_on(
         ended = reign.ended() => ended,
         ended = front.ended() => ended,
         () = stop.cancelled() => Ok(()),
+        () = guard.keep_current(again, &metrics) => Ok(()),
     };
     stop.cancel();
     let reigned = reign.end(config.shutdown_grace).await;

@@ -64,12 +64,13 @@ fn all_told(text: &str, asked: &BTreeSet<(String, Label)>) -> Result<(), String>
         if lines.is_empty() {
             return Err(format!("no master tells {name}"));
         }
-        for (label, values) in label {
-            for value in values {
-                let wanted = format!("{label}=\"{value}\"");
-                if !lines.iter().any(|line| line.contains(&wanted)) {
-                    return Err(format!("{name}: no {wanted}"));
-                }
+        let Some((label, values)) = label else {
+            continue;
+        };
+        for value in values {
+            let wanted = format!("{label}=\"{value}\"");
+            if !lines.iter().any(|line| line.contains(&wanted)) {
+                return Err(format!("{name}: no {wanted}"));
             }
         }
     }

@@ -171,7 +171,7 @@ async fn an_agent_that_is_marked_gone_leaves_once_it_is_drained() {
         tasks: Vec::new(),
         operations: Vec::new(),
     };
-    let first = proto::agent_message::Message::Register(register);
+    let first = proto::agent_message::Message::Register(Box::new(register));
     let mut back = Agent::open(&master, first).await.unwrap();
     assert!(
         matches!(back.next().await, Ok(Message::Refused(_))),

@@ -180,11 +180,11 @@ async fn a_silent_agent_is_cut_off_and_the_newer_of_two_streams_wins() {
 }
 
 fn register(id: &str) -> agent_message::Message {
-    agent_message::Message::Register(agent_message::Register {
+    agent_message::Message::Register(Box::new(agent_message::Register {
         agent_id: id.to_owned(),
         info: Some(agent_info("node-1", NODE)),
         ..agent_message::Register::default()
-    })
+    }))
 }
 
 #[tokio::test]
@@ -290,7 +290,7 @@ async fn nonsense_ends_the_stream_with_a_word_and_silence_ends_the_connection() 
     let dir = tempfile::tempdir().unwrap();
     let master = Master::start(config(dir.path())).await;
     let pong = agent_message::Message::Pong(agent_message::Pong { sequence: 1 });
-    let nameless = agent_message::Message::Register(agent_message::Register::default());
+    let nameless = agent_message::Message::Register(Box::default());
     let bad_id = register("a/b");
     for first in [pong, nameless, bad_id] {
         let mut agent = Agent::open(&master, first).await.unwrap();

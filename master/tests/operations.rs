@@ -50,7 +50,7 @@ fn volume(size_mb: u64) -> proto::PersistentVolume {
 impl Agent {
     async fn expect_operation(&mut self) -> PoolOperation {
         match self.next().await.unwrap() {
-            master_message::Message::Operation(operation) => operation,
+            master_message::Message::Operation(operation) => *operation,
             other => panic!("expected an operation, got {other:?}"),
         }
     }
@@ -89,7 +89,8 @@ impl Agent {
             reserved: (!reserved.is_empty()).then_some(pool).into_iter().collect(),
             volumes: volumes.to_vec(),
         };
-        self.say(agent_message::Message::Pools(report)).await;
+        self.say(agent_message::Message::Pools(Box::new(report)))
+            .await;
     }
 }
 
@@ -308,9 +309,12 @@ async fn an_end_is_told_again_until_it_is_acknowledged_and_an_agent_that_never_h
         boot_id: "boot".to_owned(),
         ..agent_message::Register::default()
     };
-    let _agent = Agent::open(&master, agent_message::Message::Register(register))
-        .await
-        .unwrap();
+    let _agent = Agent::open(
+        &master,
+        agent_message::Message::Register(Box::new(register)),
+    )
+    .await
+    .unwrap();
     framework
         .expect_operation("lost", OperationState::OperationDropped)
         .await;

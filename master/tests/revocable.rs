@@ -123,7 +123,9 @@ async fn what_is_lent_is_offered_apart_to_those_who_can_deal_with_it() {
     let mut status = agent.status(&launch, TaskState::TaskKilled, "u1");
     status.reason = Reason::ContainerPreempted.into();
     status.message = "preempted: 12.0 %".into();
-    agent.say(agent_message::Message::Status(status)).await;
+    agent
+        .say(agent_message::Message::Status(Box::new(status)))
+        .await;
     let end = batch.expect_state("right", TaskState::TaskKilled).await;
     assert_eq!(
         (end.reason(), end.message.as_str()),

@@ -7,6 +7,7 @@
 
 mod default;
 mod profile;
+mod shorten;
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -47,15 +48,19 @@ const INSTRUCTION: usize = 8;
 impl Filter {
     /// An array of BPF instructions.
     pub(crate) fn compile(&self) -> Result<Vec<u8>, SeccompError> {
-        let has = |name: &str| self.capabilities.iter().any(|held| held == name);
-        let filter = match &self.profile {
-            None => default::build(&has)?,
-            Some(profile) => profile.build(&has)?,
-        };
-        let program = export(&filter)?;
+        let program = export(&self.rules()?)?;
+        let program = shorten::shorten(&program).unwrap_or(program);
         match program.len() / INSTRUCTION {
             n if n > MOST_INSTRUCTIONS => Err(SeccompError::TooLong(n)),
             _ => Ok(program),
+        }
+    }
+
+    fn rules(&self) -> Result<ScmpFilterContext, SeccompError> {
+        let has = |name: &str| self.capabilities.iter().any(|held| held == name);
+        match &self.profile {
+            None => default::build(&has),
+            Some(profile) => profile.build(&has),
         }
     }
 }

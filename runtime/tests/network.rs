@@ -187,6 +187,11 @@ async fn serve(node: &Node, name: &str, how: &[&str], ports: Vec<PortMap>) -> (A
         .prepare_network(&id(name), NetworkRequest::Bridge { ports })
         .await
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
+    (attachment, begin(node, name, how).await)
+}
+
+/// The server of a container that has its place in the network, once it serves.
+async fn begin(node: &Node, name: &str, how: &[&str]) -> i32 {
     let mut spec = node.spec(&[&["serve"], how].concat());
     spec.network = Network::Prepared;
     let started = node
@@ -195,7 +200,7 @@ async fn serve(node: &Node, name: &str, how: &[&str], ports: Vec<PortMap>) -> (A
         .await
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
     node.await_output(name, "ready").await;
-    (attachment, started.pid)
+    started.pid
 }
 
 async fn end(node: &Node, name: &str) {
@@ -394,10 +399,6 @@ fn a_stream_of_udp_finds_the_next_holder_of_its_port() {
             return;
         };
         node.open().await;
-        if !forgets_streams() {
-            eprintln!("skipped: this kernel takes no filter for what it is to forget");
-            return;
-        }
         let udp = |container_port| PortMap {
             protocol: PortProtocol::Udp,
             host_port: 31_001,
@@ -431,11 +432,65 @@ fn a_stream_of_udp_finds_the_next_holder_of_its_port() {
     });
 }
 
-/// Seen to work on 6.18 and not to on 6.1; Debian's kernels are one or the other side of 6.12.
-fn forgets_streams() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 12)
+/// An address is used again: what was under way to the container that had it before is not for the one that has it now.
+#[test]
+fn a_stream_of_udp_to_a_departed_container_does_not_reach_who_has_its_address_next() {
+    let test = "a_stream_of_udp_to_a_departed_container_does_not_reach_who_has_its_address_next";
+    isolated(test, async {
+        let world = World::new();
+        // Room for one container.
+        let Some(mut node) = node(|network| network.ipv4 = "172.28.0.0/30".parse().unwrap()) else {
+            return;
+        };
+        node.open().await;
+        let socket = within_network(world.pid(), || {
+            let socket = UdpSocket::bind("0.0.0.0:4444").unwrap();
+            socket.connect((MACHINE, 31_001)).unwrap();
+            socket
+        });
+        let answered = |patience: Duration| {
+            socket.set_read_timeout(Some(patience)).unwrap();
+            let _ = socket.send(b"who");
+            let mut bytes = [0; 100];
+            socket.recv(&mut bytes).is_ok()
+        };
+        let mapped = PortMap {
+            protocol: PortProtocol::Udp,
+            host_port: 31_001,
+            container_port: 53,
+        };
+        let (first, _) = serve(&node, "a", &["udp4", "53"], vec![mapped]).await;
+        until("it answers", || answered(Duration::from_millis(5))).await;
+        end(&node, "a").await;
+        // Its address is free a moment after its end.
+        let second = within(async {
+            loop {
+                let request = NetworkRequest::Bridge { ports: vec![] };
+                match node.runtime().prepare_network(&id("b"), request).await {
+                    Err(NetworkError::NoAddress { .. }) => {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    prepared => break prepared.unwrap(),
+                }
+            }
+        })
+        .await;
+        assert_eq!(first.addresses, second.addresses);
+        let pid = begin(&node, "b", &["udp4", "53"]).await;
+        // It does answer those who mean it.
+        let asked = within_network(pid, || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let timeout = Some(Duration::from_secs(20));
+            socket.set_read_timeout(timeout).unwrap();
+            socket.send_to(b"who", "127.0.0.1:53").unwrap();
+            socket.recv(&mut [0; 100]).is_ok()
+        });
+        assert!(asked);
+        for _ in 0..5 {
+            assert!(!answered(SILENCE / 5));
+        }
+        end(&node, "b").await;
+    });
 }
 
 /// CVE-2020-8558: `route_localnet`, without which mapped ports would not answer on 127.0.0.1, must not open the

@@ -207,6 +207,102 @@ async fn bytes_written_to_a_disk_are_told() {
     }
 }
 
+/// Seconds that the long tests take for who has the time, 600 for instance; 3 otherwise.
+fn seconds() -> u64 {
+    let seconds = std::env::var("MEZZO_USAGE_SECS").ok();
+    seconds.map_or(3, |seconds| seconds.parse().unwrap())
+}
+
+/// The number after a word.
+fn after(text: &str, word: &str) -> Option<u64> {
+    let mut words = text.split_whitespace();
+    words.find(|one| *one == word)?;
+    words.next()?.parse().ok()
+}
+
+/// What the kernel has charged to a container: microseconds, bytes at most, processes killed for memory, bytes written.
+fn charged(node: &Node, name: &str) -> (u64, u64, u64, Option<u64>) {
+    let text = |controller: &str, files: &[&str]| node.cgroup_text(controller, name, files);
+    let cpu = text("cpuacct", &["cpuacct.usage", "cpu.stat"]);
+    let cpu_us = match after(&cpu, "usage_usec") {
+        Some(micros) => micros,
+        None => cpu.parse::<u64>().unwrap() / 1000,
+    };
+    let peak = node.cgroup_number(
+        "memory",
+        name,
+        &["memory.max_usage_in_bytes", "memory.peak"],
+    );
+    let events = text("memory", &["memory.oom_control", "memory.events"]);
+    let written = if Node::v2() {
+        let text = text("io", &["io.stat"]);
+        let lines = text.split_whitespace();
+        let numbers = lines.filter_map(|word| word.strip_prefix("wbytes=")?.parse::<u64>().ok());
+        Some(numbers.sum())
+    } else {
+        None
+    };
+    (cpu_us, peak, after(&events, "oom_kill").unwrap(), written)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_figures_of_a_whole_life_are_the_kernels() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    let seconds = seconds();
+    let mut spec = node.with_store(node.spec(&["life", &seconds.to_string(), "/store/file"]));
+    spec.limits.memory_bytes = Some(64 * MIB);
+    let container = id("life");
+    node.runtime().start(&container, spec).await.unwrap();
+    let lived = async {
+        while !node.stdout("life").ends_with('\n') {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let most = Duration::from_secs(60 + 3 * seconds);
+    tokio::time::timeout(most, lived).await.expect("in time");
+    let said = node.stdout("life");
+    if !said.contains("lived") {
+        tell(&format!("skipped: {said}"));
+        return;
+    }
+    let (cpu_us, peak, oom_kills, written) = charged(&node, "life");
+    let stopped = node
+        .runtime()
+        .stop(&container, Duration::ZERO, libc::SIGKILL);
+    let record = within(stopped).await.unwrap();
+    let usage = &record.usage;
+    tell(&format!(
+        "{seconds} s: told {} us, the kernel {cpu_us}; peak {:?}, {peak}; OOM kills {:?}, {oom_kills}; written {:?}, {written:?}, its own count: {said}",
+        usage.cpu_total_us, usage.memory_peak_bytes, usage.oom_kills, usage.io_write_bytes,
+    ));
+    let own = after(&said, "used").unwrap();
+    assert!(own <= usage.cpu_total_us, "{own} {usage:?}");
+    // Beyond that only its burial, which takes some milliseconds where the machine is emulated.
+    assert!(usage.cpu_total_us >= cpu_us);
+    assert!(usage.cpu_total_us - cpu_us <= cpu_us / 100 + 10_000);
+    assert_eq!(usage.memory_peak_bytes, Some(peak));
+    assert!(peak > 32 * MIB && peak <= 64 * MIB, "{peak}");
+    assert_eq!((usage.oom_kills, oom_kills), (Some(1), 1));
+    assert!(record.oom_killed, "{record:?}");
+    match (usage.io_write_bytes, written) {
+        (Some(told), Some(charged)) => {
+            assert_eq!(told, charged);
+            // What the file system writes for itself (journal, tables) is little.
+            let own = after(&said, "wrote").unwrap();
+            assert!(
+                told >= own && (told - own) * 100 <= own + 100 * MIB,
+                "{told}"
+            );
+        }
+        (told, None) => tell(&format!(
+            "version 1 tells of devices that somebody limits: {told:?}"
+        )),
+        (None, Some(_)) => panic!("version 2 always tells it"),
+    }
+}
+
 /// Descriptors of this process on files of the node's cgroups.
 fn descriptors_on(node: &Node) -> usize {
     let group = format!("{}/", node.config.cgroup_parent);

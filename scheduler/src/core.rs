@@ -9,6 +9,7 @@
 //!                                            └──► match offers ──► writes, then calls
 //! ```
 
+mod books;
 pub mod command;
 pub mod groups;
 mod jobs;
@@ -41,8 +42,9 @@ use crate::jobs::JobName;
 use crate::jobs::core::{JobCore, Timing};
 use crate::resident::HoldingId;
 use crate::time::Timestamp;
+use books::Books;
 use record::{Key, Write};
-use state::{AppState, Machine, State};
+use state::{AppState, Instance, Machine, State};
 
 /// The first and the longest pause before a task of which the master said nothing is asked after again.
 const ASK_AGAIN_MS: (u64, u64) = (500, 30_000);
@@ -187,7 +189,8 @@ pub struct Core {
     offers: Vec<Offer>,
     wakes: BTreeSet<(u64, AppId)>,
     wake_of: HashMap<AppId, u64>,
-    kill_sent: HashMap<TaskId, u64>,
+    /// What is counted about the instances of each app, made at the first look at it.
+    books: HashMap<AppId, Books>,
     jobs: JobCore,
     /// Runs of jobs that waited for offers after the turn before.
     job_demand: BTreeSet<(JobName, u64)>,
@@ -237,7 +240,7 @@ impl Core {
             offers: Vec::new(),
             wakes: BTreeSet::new(),
             wake_of: HashMap::new(),
-            kill_sent: HashMap::new(),
+            books: HashMap::new(),
             demand: BTreeMap::new(),
             suppressed: true,
             resident_demand: BTreeMap::new(),
@@ -295,7 +298,7 @@ impl Core {
         self.survey_at = now;
         self.changed = true;
         self.offers.clear();
-        self.kill_sent.clear();
+        self.books.values_mut().for_each(Books::untell);
         // Whatever was waiting asks again, and every sentence is repeated.
         self.demand.clear();
         self.resident_demand.clear();
@@ -331,7 +334,7 @@ impl Core {
         self.changed = true;
         self.offers.clear();
         self.calls.clear();
-        self.kill_sent.clear();
+        self.books.values_mut().for_each(Books::untell);
         self.jobs.line_changed();
     }
 
@@ -483,6 +486,30 @@ impl Core {
         self.touched.insert(id.clone());
         self.changed = true;
         Some(Arc::make_mut(app))
+    }
+
+    /// An instance of an app is new, or has changed: the one way to do that.
+    fn put_instance(&mut self, id: &AppId, instance: Arc<Instance>) {
+        if let Some(books) = self.books.get_mut(id) {
+            books.file(&instance);
+        }
+        self.dirty.insert(Key::Instance(instance.task_id.clone()));
+        if let Some(app) = self.app_mut(id) {
+            app.instances.insert(instance.task_id.clone(), instance);
+        }
+    }
+
+    /// An instance is no more: the one way to say that.
+    fn take_instance(&mut self, id: &AppId, task: &TaskId) -> Option<Arc<Instance>> {
+        if let Some(books) = self.books.get_mut(id) {
+            books.forget(task);
+        }
+        self.dirty.insert(Key::Instance(task.clone()));
+        let instance = self.app_mut(id)?.instances.remove(task)?;
+        for name in instance.names() {
+            self.tasks.remove(name);
+        }
+        Some(instance)
     }
 
     fn wake(&mut self, app: &AppId, at: Option<u64>) {

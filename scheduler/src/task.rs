@@ -79,6 +79,7 @@ pub fn task_info(
                 .collect(),
             network_name: app.container.network_name.clone(),
             network_labels: app.container.network_labels.clone(),
+            fetch: app.fetch.clone(),
         },
         kill_grace: app.kill_grace_ms.map(Duration::from_millis),
         health_check: app

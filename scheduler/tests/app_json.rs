@@ -543,7 +543,25 @@ fn wrong_values_are_named_with_their_path() {
             "/constraints(0)",
         ),
         (json!({"placement": "tight"}), "/placement"),
-        (json!({"fetch": [{"uri": "http://x"}]}), "/fetch"),
+        (json!({"fetch": [{"uri": "http://x"}]}), "/fetch(0)/uri"),
+        (json!({"fetch": [{"extract": true}]}), "/fetch(0)/uri"),
+        (
+            json!({"fetch": [{"uri": "hdfs://n/a.tgz"}]}),
+            "/fetch(0)/uri",
+        ),
+        (
+            json!({"fetch": [{"uri": "http://h/a", "destPath": "../a"}]}),
+            "/fetch(0)/destPath",
+        ),
+        (
+            json!({"fetch": [{"uri": "http://h/a.tar.xz"}]}),
+            "/fetch(0)/extract",
+        ),
+        (json!({"uris": ["relative"]}), "/uris(0)/uri"),
+        (
+            json!({"uris": ["http://h/a"], "fetch": [{"uri": "http://h/a"}]}),
+            "/uris",
+        ),
         (json!({"dependencies": ["/a b"]}), "/dependencies(0)"),
         (json!({"dependencies": ["."]}), "/dependencies(0)"),
         (
@@ -607,8 +625,31 @@ fn wrong_values_are_named_with_their_path() {
 }
 
 #[test]
+fn files_to_fetch_are_read_as_marathon_does_in_both_forms() {
+    let fetched = |extra| {
+        let (app, report) = parse_app(&with(extra), None);
+        assert_eq!(report.errors, []);
+        app.unwrap().to_json()["fetch"].clone()
+    };
+    let whole = json!([{"uri": "https://h/a.tgz", "extract": false, "executable": true, "cache": true, "destPath": "bin/a"}]);
+    assert_eq!(fetched(json!({"fetch": whole})), whole);
+    assert_eq!(
+        fetched(json!({"fetch": [{"uri": "http://h/a.tgz"}]})),
+        json!([{"uri": "http://h/a.tgz", "extract": true, "executable": false, "cache": false}])
+    );
+    // Of the older form, Marathon unpacks what its name says, and nothing else.
+    assert_eq!(
+        fetched(json!({"uris": ["http://h/a.tar.gz", "http://h/a.gz"]})),
+        json!([
+            {"uri": "http://h/a.tar.gz", "extract": true, "executable": false, "cache": false},
+            {"uri": "http://h/a.gz", "extract": false, "executable": false, "cache": false},
+        ])
+    );
+}
+
+#[test]
 fn what_is_not_supported_says_so() {
-    let report = check_app_json(&with(json!({"tty": true, "fetch": [{"uri": "x"}]})));
+    let report = check_app_json(&with(json!({"tty": true, "storeUrls": ["http://h/x"]})));
     assert!(
         report
             .errors

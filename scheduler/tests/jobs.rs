@@ -216,7 +216,7 @@ async fn wrong_jobs_are_refused_with_everything_that_is_wrong() {
         "/schedule",
         "/scheduleTimeZone",
         "/retries",
-        "/uris",
+        "/uris(0)/uri",
         "/concurrencyPolicy",
         "/container/image",
     ] {

@@ -53,7 +53,7 @@ pub enum CallError {
         /// The master's word.
         message: String,
     },
-    /// The master says that the call is wrong: nothing was done, and trying again will not help.
+    /// The master says that the call is wrong, or that its credential is: nothing was done, and trying again will not help.
     #[error("{call}: refused: {message}")]
     Refused {
         /// Which call.
@@ -88,6 +88,7 @@ impl CallError {
             Code::InvalidArgument
             | Code::NotFound
             | Code::PermissionDenied
+            | Code::Unauthenticated
             | Code::Unimplemented => Self::Refused { call, message },
             Code::Ok
             | Code::Cancelled
@@ -98,8 +99,7 @@ impl CallError {
             | Code::OutOfRange
             | Code::Internal
             | Code::Unavailable
-            | Code::DataLoss
-            | Code::Unauthenticated => Self::Failed {
+            | Code::DataLoss => Self::Failed {
                 call,
                 source: Box::new(status),
             },
@@ -139,6 +139,8 @@ mod tests {
             CallError::Stale { .. }
         ));
         assert!(!of(Code::InvalidArgument).is_passing());
+        // Whoever is not known was turned away before anything was done.
+        assert!(!of(Code::Unauthenticated).may_have_happened());
         assert!(of(Code::Unavailable).is_passing() && of(Code::Unavailable).may_have_happened());
         assert_eq!(
             of(Code::InvalidArgument).to_string(),

@@ -203,11 +203,11 @@ impl Task {
 /// ```
 /// use mezzo_framework::{Room, Task, model::Offer};
 ///
-/// # let offer = mezzo_framework::model::Offer {
-/// #     offer_id: "o".parse()?, framework_id: "f".parse()?, agent_id: "a".parse()?, hostname: "h".to_owned(),
-/// #     role: "*".parse()?, resources: "cpus:1;mem:1024;ports:[31000-31009]".parse()?, attributes: Vec::new(),
-/// #     region: String::new(), zone: String::new(), address: String::new(), revocable: false,
-/// # };
+/// # let resources: mezzo_framework::model::Resources = "cpus:1;mem:1024;ports:[31000-31009]".parse()?;
+/// # let offer = Offer::try_from(mezzo_api::proto::Offer {
+/// #     offer_id: "o".to_owned(), framework_id: "f".to_owned(), agent_id: "a".to_owned(), role: "*".to_owned(),
+/// #     resources: resources.into(), ..Default::default()
+/// # })?;
 /// let web = |n: u32| Task::new(format!("web-{n}")).image("web:3").cpus("0.4").mem(128).ports(1);
 /// let mut room = Room::of(&offer); // 1 processor
 /// let infos: Vec<_> = (0..9).map_while(|n| room.place(&web(n)).ok()).collect();

@@ -184,6 +184,9 @@ fn tests(plan: &Plan, steps: &mut Steps, scratch: &Scratch, counts: &mut Counts)
             });
         }
     }
+    if plan.unit && !interrupt::requested() {
+        let _in_the_table = steps.run("examples in the documentation", || examples(plan, counts));
+    }
     if plan.e2e && !interrupt::requested() {
         if let Err(error) = images::build_sleep() {
             let _in_the_table = steps.run("build the sleep program", || Err(error));
@@ -204,6 +207,19 @@ fn tests(plan: &Plan, steps: &mut Steps, scratch: &Scratch, counts: &mut Counts)
             bail!("no test and no test program has {filter:?} in its name")
         });
     }
+}
+
+/// What doc comments show: compiled and run, as whoever reads them would.
+fn examples(plan: &Plan, counts: &mut Counts) -> Result<String> {
+    let mut command = images::cargo();
+    command.args(["test", "--quiet", "--workspace", "--doc"]);
+    command.args(plan.filter.iter().flat_map(|filter| ["--", filter]));
+    let sum = runner::run(&mut command, Show::Failures)?;
+    counts.add(sum);
+    if sum.failed > 0 {
+        bail!("{}", closing_line(sum));
+    }
+    Ok(closing_line(sum))
 }
 
 fn by_package(programs: Vec<TestProgram>) -> BTreeMap<String, Vec<TestProgram>> {

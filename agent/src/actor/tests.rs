@@ -103,6 +103,7 @@ impl Machine {
         let launcher = Launcher {
             disk: Arc::new(disk),
             secrets: crate::node::secrets::TaskSecrets::new(None),
+            fetcher: crate::fetch::Fetcher::open(&config).unwrap(),
             profiles: crate::node::profiles::Profiles::new(None, Vec::new()),
             dns: Vec::new(),
             runtime,
@@ -179,7 +180,7 @@ impl Agent {
                 .unwrap()
                 .unwrap();
             if let Some(Message::Status(status)) = message.message {
-                return status.try_into().unwrap();
+                return (*status).try_into().unwrap();
             }
         }
     }

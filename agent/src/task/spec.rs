@@ -8,8 +8,8 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, CheckKind, FrameworkId, NetworkMode, Reason, TaskInfo, TaskState, VolumeId,
-    VolumeSource,
+    AgentId, CheckKind, FetchSource, FrameworkId, NetworkMode, Reason, TaskInfo, TaskState,
+    VolumeId, VolumeSource,
 };
 
 use super::status::Outcome;
@@ -21,6 +21,8 @@ use crate::node::{
 
 /// Where tasks find their own folder.
 pub(crate) const SANDBOX: &str = "/mnt/mezzo/sandbox";
+/// Where Mesos had it: for tasks that fetch, whose command lines name their files there.
+const SANDBOX_OF_MESOS: &str = "/mnt/mesos/sandbox";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The kernel takes no longer one.
 const MAX_HOSTNAME: usize = 64;
@@ -145,6 +147,20 @@ pub(crate) fn refuse(
             }
         }
     }
+    for (n, uri) in container.fetch.iter().enumerate() {
+        if let Some((field, problem)) = uri.problems().into_iter().next() {
+            return invalid(format!("container.fetch[{n}].{field}: {problem}"));
+        }
+        if let Ok(FetchSource::File(path)) = uri.source()
+            && !host_path_allow
+                .iter()
+                .any(|allowed| Path::new(&path).starts_with(allowed))
+        {
+            return unauthorized(format!(
+                "container.fetch[{n}].uri: {path} is not beneath any path that this agent's operator allows (host_path_allow)"
+            ));
+        }
+    }
     let ports = info.resources.ports();
     for (n, mapping) in container.port_mappings.iter().enumerate() {
         if let Some(port) = mapping.host_port
@@ -236,6 +252,7 @@ pub(crate) fn container(
     env.set("MEZZO_AGENT_ID", place.agent_id.as_str());
     env.set("MEZZO_CONTAINER_ID", place.container.as_str());
     env.set("MEZZO_SANDBOX", SANDBOX);
+    env.set("MESOS_SANDBOX", SANDBOX);
     for (name, value) in &place.env {
         env.set(name, value);
     }
@@ -254,6 +271,13 @@ pub(crate) fn container(
         target: SANDBOX.to_owned(),
         read_only: false,
     });
+    if !wanted.fetch.is_empty() {
+        mounts.push(Mount {
+            source: MountSource::Bind(place.sandbox.clone()),
+            target: SANDBOX_OF_MESOS.to_owned(),
+            read_only: false,
+        });
+    }
     let mut host_paths = place.host_paths.iter();
     for volume in &wanted.volumes {
         let source = match &volume.source {

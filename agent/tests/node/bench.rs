@@ -101,6 +101,11 @@ impl Bench {
             .unwrap();
     }
 
+    /// The program of the tests' image.
+    pub(crate) fn program(&self) -> &'static [u8] {
+        probe()
+    }
+
     /// Starts an agent and waits for its nth registration with this bench's master.
     pub(crate) async fn start(&mut self, registration: usize) {
         self.spawn();
@@ -158,7 +163,7 @@ impl Bench {
             role: "*".into(),
             task: Some(task),
         };
-        self.master.send(FromMaster::Launch(launch)).await;
+        self.master.send(FromMaster::Launch(Box::new(launch))).await;
     }
 
     pub(crate) async fn kill_task(&self, task: &str, grace_ms: Option<u64>) {

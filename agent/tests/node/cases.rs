@@ -3,9 +3,17 @@
 use std::{fs, future::Future, net::TcpListener, pin::Pin};
 
 use crate::bench::{Bench, alive, eventually, processes_of, task};
+use crate::cut_short::{
+    a_change_of_limits_that_is_cut_short_leaves_what_was_before,
+    processors_that_change_hands_while_the_agent_is_killed_end_in_one_hand,
+};
 use crate::disk::{
     a_secret_is_told_to_a_task_and_to_nothing_else,
     what_tasks_take_on_the_disk_is_told_and_too_much_ends_them,
+};
+use crate::fetch::{
+    a_killed_agent_leaves_no_half_fetched_file,
+    what_a_task_fetches_is_in_its_sandbox_before_it_starts,
 };
 use crate::figures::{
     a_storm_of_launches_does_not_hold_up_samples, apps_are_counted_to_the_microsecond,
@@ -99,6 +107,8 @@ cases![
     limits_reach_the_container_or_are_refused_by_name,
     limits_change_while_the_task_runs_and_outlive_the_agent,
     whole_processors_are_one_tasks_alone_also_for_the_next_agent,
+    a_change_of_limits_that_is_cut_short_leaves_what_was_before,
+    processors_that_change_hands_while_the_agent_is_killed_end_in_one_hand,
     devices_are_picked_by_id_given_and_told,
     readiness_is_asked_until_it_passes,
     a_drain_ends_all_tasks_and_takes_none,
@@ -110,6 +120,8 @@ cases![
     a_secret_is_told_to_a_task_and_to_nothing_else,
     a_volume_outlives_its_task_and_the_agent,
     a_task_is_held_by_the_profile_that_it_names,
+    what_a_task_fetches_is_in_its_sandbox_before_it_starts,
+    a_killed_agent_leaves_no_half_fetched_file,
 ];
 
 fn reason(status: &proto::TaskStatus) -> Reason {

@@ -32,11 +32,11 @@ fn read(path: &Path) -> String {
     text.trim().to_owned()
 }
 
-fn pids_max(cgroup: &str) -> String {
+pub(crate) fn pids_max(cgroup: &str) -> String {
     read(&cgroup_file(cgroup, "pids", "pids.max", "pids.max"))
 }
 
-fn memory_max(cgroup: &str) -> String {
+pub(crate) fn memory_max(cgroup: &str) -> String {
     let names = ("memory.limit_in_bytes", "memory.max");
     read(&cgroup_file(cgroup, "memory", names.0, names.1))
 }
@@ -98,7 +98,7 @@ pub(crate) async fn limits_reach_the_container_or_are_refused_by_name(bench: &mu
     }
 }
 
-fn change(task: &str) -> proto::UpdateTaskRequest {
+pub(crate) fn change(task: &str) -> proto::UpdateTaskRequest {
     proto::UpdateTaskRequest {
         task_id: task.into(),
         ..proto::UpdateTaskRequest::default()
@@ -193,7 +193,7 @@ pub(crate) async fn limits_change_while_the_task_runs_and_outlive_the_agent(benc
 }
 
 /// The processors of a process, as the kernel lists them.
-fn processors(pid: u32) -> Vec<u32> {
+pub(crate) fn processors(pid: u32) -> Vec<u32> {
     let status = read(Path::new(&format!("/proc/{pid}/status")));
     let text = status
         .lines()

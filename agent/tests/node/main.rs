@@ -7,7 +7,9 @@
 
 mod bench;
 mod cases;
+mod cut_short;
 mod disk;
+mod fetch;
 mod figures;
 mod files;
 mod groups;

@@ -268,7 +268,7 @@ impl AgentService for Service {
                         // The test's copy is the only one that lasts: dropping it ends the stream.
                         let keep = sender.clone();
                         inner.with(|seen| {
-                            seen.registrations.push(register);
+                            seen.registrations.push(*register);
                             seen.stream = Some(keep);
                         });
                     }
@@ -279,7 +279,7 @@ impl AgentService for Service {
                             update_id: status.update_id.clone(),
                         };
                         let stream = inner.with(|seen| {
-                            seen.statuses.push(status);
+                            seen.statuses.push(*status);
                             seen.stream.clone()
                         });
                         if inner.acknowledges.load(Ordering::Relaxed)
@@ -291,7 +291,7 @@ impl AgentService for Service {
                         }
                     }
                     Some(FromAgent::Usage(_)) => inner.with(|seen| seen.reports += 1),
-                    Some(FromAgent::Pools(report)) => inner.with(|seen| seen.pools.push(report)),
+                    Some(FromAgent::Pools(report)) => inner.with(|seen| seen.pools.push(*report)),
                     Some(FromAgent::Slack(slack)) => inner.with(|seen| seen.slack.push(slack)),
                     Some(FromAgent::Pong(pong)) => {
                         inner.with(|seen| seen.pongs.push(pong.sequence));

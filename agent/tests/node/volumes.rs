@@ -48,7 +48,10 @@ async fn operate(bench: &Bench, id: &str, change: Change) -> proto::OperationSta
             change: Some(change),
         }),
     };
-    bench.master.send(FromMaster::Operation(operation)).await;
+    bench
+        .master
+        .send(FromMaster::Operation(Box::new(operation)))
+        .await;
     bench.master.operation(id).await
 }
 

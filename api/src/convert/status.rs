@@ -100,6 +100,7 @@ enum_both_ways!(
         ContainerLimitationDisk,
         TaskGroupInvalid,
         TaskGroupMemberEnded,
+        FetchFailed,
     }
 );
 

@@ -7,9 +7,9 @@ use super::{
 };
 use crate::{
     model::{
-        CheckKind, ContainerInfo, EnvVar, HealthCheck, MOST_POOLS, MOST_VOLUMES, PersistentVolume,
-        Pool, Pools, ProfileName, Resources, Scalar, SecretEnv, SecretSource, Task, TaskInfo,
-        TaskLimits, Volume, VolumeId, VolumeSource,
+        CheckKind, ContainerInfo, EnvVar, FetchUri, HealthCheck, MOST_FETCHED, MOST_POOLS,
+        MOST_VOLUMES, PersistentVolume, Pool, Pools, ProfileName, Resources, Scalar, SecretEnv,
+        SecretSource, Task, TaskInfo, TaskLimits, Volume, VolumeId, VolumeSource,
     },
     proto,
 };
@@ -184,6 +184,42 @@ impl From<SecretEnv> for proto::SecretEnv {
     }
 }
 
+impl TryFrom<proto::FetchUri> for FetchUri {
+    type Error = Invalid;
+
+    fn try_from(uri: proto::FetchUri) -> Result<Self, Invalid> {
+        let mut problems = Problems::default();
+        let checked = Self {
+            uri: uri.uri,
+            extract: uri.extract,
+            executable: uri.executable,
+            cache: uri.cache,
+            dest_path: some(uri.dest_path),
+        };
+        for (field, problem) in checked.problems() {
+            let field = if field == "destPath" {
+                "dest_path"
+            } else {
+                field
+            };
+            problems.note(field, problem);
+        }
+        problems.finish(Some(checked))
+    }
+}
+
+impl From<FetchUri> for proto::FetchUri {
+    fn from(uri: FetchUri) -> Self {
+        Self {
+            uri: uri.uri,
+            extract: uri.extract,
+            executable: uri.executable,
+            cache: uri.cache,
+            dest_path: uri.dest_path.unwrap_or_default(),
+        }
+    }
+}
+
 impl TryFrom<proto::ContainerInfo> for ContainerInfo {
     type Error = Invalid;
 
@@ -228,6 +264,7 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
             );
         }
         let port_mappings = problems.list("port_mappings", container.port_mappings, 256);
+        let fetch = problems.list("fetch", container.fetch, MOST_FETCHED);
         let network_labels = container.network_labels.into_iter().collect();
         let checked = Self {
             image: container.image,
@@ -249,6 +286,7 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
             network_name: some(container.network_name),
             network_labels,
             secret_env,
+            fetch,
         };
         network::check(&mut problems, &checked);
         problems.finish(Some(checked))
@@ -292,6 +330,7 @@ impl From<ContainerInfo> for proto::ContainerInfo {
             network_name: container.network_name.unwrap_or_default(),
             network_labels: container.network_labels.into_iter().collect(),
             secret_env: container.secret_env.into_iter().map(Into::into).collect(),
+            fetch: container.fetch.into_iter().map(Into::into).collect(),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod agent;
 mod bounds;
+mod fetch;
 mod framework;
 mod group;
 mod ids;
@@ -21,6 +22,7 @@ mod usage;
 
 pub use agent::{AgentInfo, Attribute, AttributeValue, CgroupMode};
 pub use bounds::{Excess, MOST_POOLS, MOST_VOLUMES};
+pub use fetch::{ArchiveKind, FetchSource, FetchUri, MOST_FETCHED};
 pub use framework::{
     AttributeConstraint, Capability, FrameworkInfo, OfferFilter, Predicate, Selector,
 };

@@ -7,9 +7,9 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentId, FrameworkId, NetworkMode, PersistentVolume, Pool, Pools, PortMapping, ProfileName,
-    ReadinessCheck, ReadinessStatus, Resources, RoleName, Scalar, SecretSource, TaskGroup, TaskId,
-    TaskLimits, Undivided, UpdateId, Usage, VolumeId,
+    AgentId, FetchUri, FrameworkId, NetworkMode, PersistentVolume, Pool, Pools, PortMapping,
+    ProfileName, ReadinessCheck, ReadinessStatus, Resources, RoleName, Scalar, SecretSource,
+    TaskGroup, TaskId, TaskLimits, Undivided, UpdateId, Usage, VolumeId,
 };
 
 /// An environment variable.
@@ -106,6 +106,9 @@ pub struct ContainerInfo {
     /// They win over `env`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secret_env: Vec<SecretEnv>,
+    /// Put into the sandbox before it starts, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fetch: Vec<FetchUri>,
 }
 
 /// How health is asked for.
@@ -379,6 +382,8 @@ pub enum Reason {
     TaskGroupInvalid,
     /// Another task of its group ended or could not be started.
     TaskGroupMemberEnded,
+    /// A file for its sandbox could not be had.
+    FetchFailed,
 }
 
 impl Reason {
@@ -411,6 +416,7 @@ impl Reason {
             Self::ContainerLimitationDisk => "REASON_CONTAINER_LIMITATION_DISK",
             Self::TaskGroupInvalid => "REASON_TASK_GROUP_INVALID",
             Self::TaskGroupMemberEnded => "REASON_TASK_GROUP_MEMBER_ENDED",
+            Self::FetchFailed => "REASON_FETCH_FAILED",
         }
     }
 }

@@ -3,12 +3,13 @@
 //! The settings file is TOML with the fields of the server's `Config`. Flags are laid over it before it is checked,
 //! so that a wrong value is refused in the same words wherever it stands.
 
-use std::{fs, io::IsTerminal as _, path::Path, time::Duration};
+use std::{fs, io::IsTerminal as _, path::Path, sync::Arc, time::Duration};
 
 use nix::{sys::signal::Signal, unistd};
 use serde::de::DeserializeOwned;
 use tokio::{
     signal::unix::{Signal as SignalStream, SignalKind, signal},
+    sync::Notify,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -34,8 +35,23 @@ pub(crate) fn master(args: &MasterArgs) -> Result<(), Failure> {
         flags.insert("allow_anonymous".to_owned(), Value::Boolean(true));
     }
     let config: mezzo_master::Config = settings(args.server.config.as_deref(), flags)?;
-    serve("master", &args.server.log, |shutdown| {
-        mezzo_master::run(config, shutdown)
+    serve("master", &args.server.log, |shutdown| async move {
+        let again = Arc::new(Notify::new());
+        match signal(SignalKind::hangup()) {
+            Ok(mut hangup) => tokio::select! {
+                result = mezzo_master::run_reloading(config, shutdown, Arc::clone(&again)) => result,
+                () = async {
+                    while hangup.recv().await.is_some() {
+                        again.notify_one();
+                    }
+                    std::future::pending().await
+                } => Ok(()),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "cannot watch for SIGHUP: credentials are read at the start alone");
+                mezzo_master::run(config, shutdown).await
+            }
+        }
     })
 }
 

@@ -115,7 +115,7 @@ impl State {
         let mut tasks: Vec<TaskStats> = round
             .tasks
             .iter()
-            .map(|task| TaskStats::new(task, &node.hostname))
+            .map(|task| TaskStats::new(task, &node.hostname, &round.groups))
             .collect();
         for task in &mut tasks {
             let key = (id.to_owned(), task.id.clone());

@@ -1,7 +1,7 @@
 //! `mezzo task stats` and `mezzo top` for people: tables, small pictures of the last minutes, one screen.
 
 use super::{Style, Table, Tone, UNKNOWN, bar, bytes, clean, count, number, or_unknown, toned};
-use crate::view::stats::{NodeStats, Point, SortBy, TaskStats, Top};
+use crate::view::stats::{GroupStats, NodeStats, Point, SortBy, TaskStats, Top};
 
 /// Points of a small picture.
 const SPARKS: usize = 16;
@@ -118,8 +118,8 @@ pub(crate) fn tasks(tasks: &[TaskStats], style: Style) -> String {
             },
             per_second(task.io_read_bytes_per_second).into(),
             per_second(task.io_write_bytes_per_second).into(),
-            per_second(task.network_rx_bytes_per_second).into(),
-            per_second(task.network_tx_bytes_per_second).into(),
+            network(task, task.network_rx_bytes_per_second).into(),
+            network(task, task.network_tx_bytes_per_second).into(),
             waits.into(),
             match task.usage.oom_kills {
                 Some(kills) if kills > 0 => toned(Tone::Bad, kills.to_string()),
@@ -127,7 +127,49 @@ pub(crate) fn tasks(tasks: &[TaskStats], style: Style) -> String {
             },
         ]);
     }
-    table.render(style, "")
+    let mut text = table.render(style, "");
+    text.push_str(&groups(tasks, style));
+    text
+}
+
+/// A task's own, or a word that it is told with its group's.
+fn network(task: &TaskStats, rate: Option<u64>) -> String {
+    if task.group.is_some() && rate.is_none() {
+        "group".to_owned()
+    } else {
+        per_second(rate)
+    }
+}
+
+/// What groups have together, once for each; nothing where there is none.
+fn groups(tasks: &[TaskStats], style: Style) -> String {
+    let mut groups: Vec<(&GroupStats, &TaskStats)> = tasks
+        .iter()
+        .filter_map(|task| Some((task.group.as_ref()?, task)))
+        .collect();
+    let key = |(group, task): &(&GroupStats, &TaskStats)| {
+        let of = (task.node.clone(), task.framework_id.clone());
+        (group.id.clone(), of)
+    };
+    groups.sort_by_key(key);
+    groups.dedup_by_key(|group| key(group));
+    if groups.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["GROUP", "NODE", "TASKS", ">RECEIVED", ">SENT", ">IN ALL"]);
+    for (group, task) in groups {
+        let total = [group.network_rx_bytes, group.network_tx_bytes];
+        let total = total.map(|total| or_unknown(total, bytes));
+        table.row([
+            group.id.as_str().into(),
+            task.node.as_str().into(),
+            group.tasks.join(", ").into(),
+            per_second(group.network_rx_bytes_per_second).into(),
+            per_second(group.network_tx_bytes_per_second).into(),
+            total.join(" / ").into(),
+        ]);
+    }
+    format!("\n{}", table.render(style, ""))
 }
 
 /// The part of `top` above the tasks.
@@ -275,6 +317,30 @@ mod tests {
         insta::assert_snapshot!(tasks(&[task("web.1", 0.25)], PLAIN), @r"
         TASK   NODE  CPUS  OF LIMIT  THROTTLED  LATELY    MEMORY  OF LIMIT      PEAK  PIDS     DISK  OF LIMIT  READ    WRITTEN  RECEIVED  SENT  WAITS C/M/I  OOM
         web.1  n1    0.25      25 %       12 %  ▁ ▆█    16.0 MiB      25 %  20.0 MiB     3  8.0 MiB      25 %     -  2.0 KiB/s         -     -            -    0
+        ");
+    }
+
+    #[test]
+    fn the_network_of_a_group_is_told_once() {
+        let member = |id: &str| TaskStats {
+            group: Some(GroupStats {
+                id: "pod".into(),
+                tasks: vec!["one".into(), "two".into()],
+                network_rx_bytes: Some(3 << 20),
+                network_tx_bytes: Some(5 << 10),
+                network_rx_bytes_per_second: Some(2048),
+                network_tx_bytes_per_second: Some(0),
+            }),
+            ..task(id, 0.25)
+        };
+        insta::assert_snapshot!(tasks(&[member("one"), member("two"), task("web.1", 0.25)], PLAIN), @r"
+        TASK   NODE  CPUS  OF LIMIT  THROTTLED  LATELY    MEMORY  OF LIMIT      PEAK  PIDS     DISK  OF LIMIT  READ    WRITTEN  RECEIVED   SENT  WAITS C/M/I  OOM
+        one    n1    0.25      25 %       12 %  ▁ ▆█    16.0 MiB      25 %  20.0 MiB     3  8.0 MiB      25 %     -  2.0 KiB/s     group  group            -    0
+        two    n1    0.25      25 %       12 %  ▁ ▆█    16.0 MiB      25 %  20.0 MiB     3  8.0 MiB      25 %     -  2.0 KiB/s     group  group            -    0
+        web.1  n1    0.25      25 %       12 %  ▁ ▆█    16.0 MiB      25 %  20.0 MiB     3  8.0 MiB      25 %     -  2.0 KiB/s         -      -            -    0
+
+        GROUP  NODE  TASKS      RECEIVED  SENT             IN ALL
+        pod    n1    one, two  2.0 KiB/s     0  3.0 MiB / 5.0 KiB
         ");
     }
 

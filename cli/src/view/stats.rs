@@ -31,9 +31,40 @@ pub(crate) struct TaskStats {
     pub(crate) cpu_pressure_percent: Option<f64>,
     pub(crate) memory_pressure_percent: Option<f64>,
     pub(crate) io_pressure_percent: Option<f64>,
+    /// The same for all tasks of a group that has a network of its own; `null` for others.
+    pub(crate) group: Option<GroupStats>,
     pub(crate) usage: Usage,
     /// Oldest first.
     pub(crate) history: Vec<Point>,
+}
+
+/// What the tasks of a group have together, because nobody can tell their shares: their network.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct GroupStats {
+    pub(crate) id: String,
+    /// Those that run.
+    pub(crate) tasks: Vec<String>,
+    pub(crate) network_rx_bytes: Option<u64>,
+    pub(crate) network_tx_bytes: Option<u64>,
+    pub(crate) network_rx_bytes_per_second: Option<u64>,
+    pub(crate) network_tx_bytes_per_second: Option<u64>,
+}
+
+impl GroupStats {
+    /// `None` for a group without figures: it is on the machine's network.
+    pub(crate) fn new(stats: &proto::GroupStats) -> Option<Self> {
+        let rates = stats.rates.unwrap_or_default();
+        let usage = stats.usage?;
+        usage.network_rx_bytes?;
+        Some(Self {
+            id: stats.group_id.clone(),
+            tasks: stats.task_ids.clone(),
+            network_rx_bytes: usage.network_rx_bytes,
+            network_tx_bytes: usage.network_tx_bytes,
+            network_rx_bytes_per_second: rates.network_rx_bytes,
+            network_tx_bytes_per_second: rates.network_tx_bytes,
+        })
+    }
 }
 
 /// One point of a task's history.
@@ -47,7 +78,11 @@ pub(crate) struct Point {
 }
 
 impl TaskStats {
-    pub(crate) fn new(stats: &proto::TaskStats, node: &str) -> Self {
+    /// `groups` are those of its node.
+    pub(crate) fn new(stats: &proto::TaskStats, node: &str, groups: &[proto::GroupStats]) -> Self {
+        let group = groups.iter().find(|group| {
+            group.framework_id == stats.framework_id && group.task_ids.contains(&stats.task_id)
+        });
         let rates = stats.rates.unwrap_or_default();
         Self {
             id: stats.task_id.clone(),
@@ -69,6 +104,7 @@ impl TaskStats {
             cpu_pressure_percent: rates.cpu_pressure_permille.map(percent),
             memory_pressure_percent: rates.memory_pressure_permille.map(percent),
             io_pressure_percent: rates.io_pressure_permille.map(percent),
+            group: group.and_then(GroupStats::new),
             usage: stats.usage.as_ref().map(Usage::from).unwrap_or_default(),
             history: stats.history.iter().map(Point::from).collect(),
         }
@@ -195,6 +231,35 @@ impl SortBy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_network_of_a_group_is_its_own_tasks_and_nobody_elses() {
+        let group = |network_rx_bytes| proto::GroupStats {
+            framework_id: "f".into(),
+            group_id: "pod".into(),
+            task_ids: vec!["one".into(), "two".into()],
+            usage: Some(proto::Usage {
+                network_rx_bytes,
+                ..proto::Usage::default()
+            }),
+            rates: None,
+        };
+        let task = |framework: &str, id: &str, groups: &[proto::GroupStats]| {
+            let stats = proto::TaskStats {
+                framework_id: framework.into(),
+                task_id: id.into(),
+                ..proto::TaskStats::default()
+            };
+            let group = TaskStats::new(&stats, "n1", groups).group;
+            group.map(|group| (group.id, group.network_rx_bytes))
+        };
+        let with = [group(Some(7))];
+        assert_eq!(task("f", "two", &with), Some(("pod".into(), Some(7))));
+        assert_eq!(task("f", "three", &with), None);
+        assert_eq!(task("g", "two", &with), None);
+        // On the machine's network.
+        assert_eq!(task("f", "two", &[group(None)]), None);
+    }
 
     #[test]
     fn the_most_comes_first_and_what_is_unknown_last() {

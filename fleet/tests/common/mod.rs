@@ -15,6 +15,21 @@ use tokio_util::sync::CancellationToken;
 /// For everything: a busy machine is no failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// One with short times.
+pub fn config(state_dir: &Path, listen: SocketAddr) -> mezzo_master::Config {
+    mezzo_master::Config {
+        listen,
+        state_dir: state_dir.to_owned(),
+        allocation_interval: Duration::from_millis(100),
+        agent_ping_interval: Duration::from_millis(500),
+        agent_ping_timeout: Duration::from_secs(30),
+        agent_timeout: Duration::from_secs(60),
+        framework_heartbeat_interval: Duration::from_secs(1),
+        shutdown_grace: Duration::from_millis(300),
+        ..mezzo_master::Config::default()
+    }
+}
+
 /// A running master.
 pub struct Master {
     pub address: SocketAddr,
@@ -24,17 +39,7 @@ pub struct Master {
 
 impl Master {
     pub async fn start(state_dir: &Path, listen: SocketAddr) -> Self {
-        let config = mezzo_master::Config {
-            listen,
-            state_dir: state_dir.to_owned(),
-            allocation_interval: Duration::from_millis(100),
-            agent_ping_interval: Duration::from_millis(500),
-            agent_ping_timeout: Duration::from_secs(30),
-            agent_timeout: Duration::from_secs(60),
-            framework_heartbeat_interval: Duration::from_secs(1),
-            shutdown_grace: Duration::from_millis(300),
-            ..mezzo_master::Config::default()
-        };
+        let config = config(state_dir, listen);
         let shutdown = CancellationToken::new();
         let (ready, address) = oneshot::channel();
         let run = mezzo_master::run_and_tell(config, shutdown.clone(), Some(ready));

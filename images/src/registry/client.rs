@@ -95,7 +95,7 @@ impl Lazy {
 }
 
 impl Transport {
-    fn new(stall: Duration, pem: Vec<u8>) -> Result<Self, String> {
+    pub(crate) fn new(stall: Duration, pem: Vec<u8>) -> Result<Self, String> {
         let certificates = Certificate::from_pem_bundle(&pem)
             .map_err(|e| format!("it is no PEM ({})", chain(&e)))?;
         if certificates.is_empty() && !pem.is_empty() {
@@ -148,7 +148,7 @@ impl Transport {
     }
 
     /// The client that reaches `url`.
-    pub(super) fn http(&self, url: &Url) -> &reqwest::Client {
+    pub(crate) fn http(&self, url: &Url) -> &reqwest::Client {
         self.get(&self.http, no_downgrade, url)
     }
 

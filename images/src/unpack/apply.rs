@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, futimens, makedev, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
@@ -29,6 +29,8 @@ pub(crate) struct LayerWriter {
     limits: UnpackLimits,
     entries: u64,
     opaque_root: bool,
+    /// Names of whiteouts mean what they say.
+    has_whiteouts: bool,
 }
 
 impl LayerWriter {
@@ -43,7 +45,48 @@ impl LayerWriter {
             limits,
             entries: 0,
             opaque_root: false,
+            has_whiteouts: true,
         })
+    }
+
+    /// Of files that are no layer: a name is only a name.
+    pub(crate) fn of_files(root: OwnedFd, limits: UnpackLimits) -> Result<Self, UnpackError> {
+        Ok(Self {
+            has_whiteouts: false,
+            ..Self::new(root, limits, false)?
+        })
+    }
+
+    /// A new, empty file in the root directory itself, for [`Self::adopt`].
+    pub(crate) fn spool(&mut self, name: &[u8]) -> Result<File, UnpackError> {
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let root = self.directories.root();
+        let file = openat(&root.fd, name, flags, Mode::from_bits_truncate(0o600));
+        file.map(File::from).map_err(|e| failed("create", name, e))
+    }
+
+    /// Moves a file from the root directory to where `entry` says, and gives it the entry's looks.
+    pub(crate) fn adopt(&mut self, from: &[u8], entry: &Entry) -> Result<(), UnpackError> {
+        self.entries += 1;
+        self.check_count()?;
+        let path = LayerPath::parse(&entry.path, &self.limits)?;
+        let Some((directory, name)) = path.split() else {
+            return Err(refused(entry, "it has no name"));
+        };
+        let root = self.directories.root();
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file =
+            openat(&root.fd, from, flags, Mode::empty()).map_err(|e| failed("open", from, e))?;
+        dress(&file, entry, entry.mode, Dressing::FULL)?;
+        let place = Place {
+            parent: self.directories.parent(directory, entry)?,
+            name,
+            path: &path,
+        };
+        self.clear(&place, entry)?;
+        renameat(&root.fd, from, &place.parent.fd, name)
+            .map_err(|e| failed("place", &entry.path, e))
     }
 
     /// Makes what `entry` says, with its data from `tar`.
@@ -63,13 +106,19 @@ impl LayerWriter {
                 .directories
                 .describe(None, &path, entry, Dressing::FULL, false);
         };
-        if directory
-            .split(|byte| *byte == b'/')
-            .any(|part| part.starts_with(b".wh."))
+        if self.has_whiteouts
+            && directory
+                .split(|byte| *byte == b'/')
+                .any(|part| part.starts_with(b".wh."))
         {
             return Err(refused(entry, "a whiteout is used as a directory"));
         }
-        match whiteout::classify(name) {
+        let meaning = if self.has_whiteouts {
+            whiteout::classify(name)
+        } else {
+            Name::Ordinary
+        };
+        match meaning {
             Name::Ordinary => {}
             Name::Ignored => return Ok(()),
             Name::Invalid => {
@@ -139,7 +188,7 @@ impl LayerWriter {
                 mkdirat(&parent.fd, name, mode)
                     .map_err(|e| failed("make directory", &entry.path, e))?;
                 // What was here hid the layers below; the new directory must hide them as well.
-                replaced = true;
+                replaced = self.has_whiteouts;
             }
         }
         self.directories
@@ -232,10 +281,7 @@ impl LayerWriter {
         }
         match self.limits.device_nodes {
             DeviceNodes::Skip => Ok(()),
-            DeviceNodes::Refuse => Err(refused(
-                entry,
-                "device nodes are not allowed in images here",
-            )),
+            DeviceNodes::Refuse => Err(refused(entry, "device nodes are not allowed here")),
             DeviceNodes::Create => {
                 let kind = if entry.kind == Kind::CharDevice {
                     SFlag::S_IFCHR

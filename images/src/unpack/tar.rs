@@ -91,6 +91,20 @@ impl<R: BufRead> TarReader<R> {
         }
     }
 
+    /// In the middle of an entry: the data of one file, and no archive around it.
+    pub(crate) fn of_data(source: R, size: u64) -> Self {
+        Self {
+            data_left: size,
+            at_end: true,
+            ..Self::new(source, UnpackLimits::default())
+        }
+    }
+
+    /// The source, wherever in it the reader is.
+    pub(crate) fn into_inner(self) -> R {
+        self.source
+    }
+
     /// The next entry, after what is left of the one before.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, UnpackError> {
         let mut extensions = Extensions::default();

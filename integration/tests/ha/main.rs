@@ -7,6 +7,7 @@
 
 mod load;
 mod relay;
+mod restore;
 mod schedulers;
 mod tasks;
 mod witness;

@@ -106,6 +106,8 @@ pub struct OfferPlan {
     pub framework: FrameworkId,
     /// For which role.
     pub role: RoleName,
+    /// The same two by their place in the request.
+    pub claimant: usize,
     /// What.
     pub resources: Pools,
 }
@@ -265,6 +267,7 @@ impl Pass<'_> {
                 agent: candidate.agent.clone(),
                 framework: taker.framework.clone(),
                 role: taker.role.clone(),
+                claimant: claimant as usize,
                 resources: given,
             });
             self.rests[at] = Some(left);

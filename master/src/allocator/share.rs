@@ -39,14 +39,12 @@ impl Share {
             let (Ok(held), Ok(total)) = (u128::try_from(held), u128::try_from(total)) else {
                 continue;
             };
-            if total > 0 && held.saturating_mul(of) > most.saturating_mul(total) {
+            if total > 0 && product(held, of) > product(most, total) {
                 (most, of) = (held, total);
             }
         }
-        let above = most
-            .saturating_mul(1 << FRACTION_BITS)
-            .saturating_mul(u128::from(DEFAULT_WEIGHT_MILLIS));
-        Self(above / of.saturating_mul(u128::from(weight_millis.max(1))))
+        let above = product(most, u128::from(DEFAULT_WEIGHT_MILLIS) << FRACTION_BITS);
+        Self(above / product(of, u128::from(weight_millis.max(1))))
     }
 
     /// In millionths, to the nearest.
@@ -55,6 +53,15 @@ impl Share {
         let half = 1 << (FRACTION_BITS - 1);
         let millionths = self.0.saturating_mul(1_000_000).saturating_add(half) >> FRACTION_BITS;
         u64::try_from(millionths).unwrap_or(u64::MAX)
+    }
+}
+
+/// Saturates. Amounts of real clusters need 64 bits, whose product a single instruction makes.
+fn product(a: u128, b: u128) -> u128 {
+    if (a | b) >> 64 == 0 {
+        a * b
+    } else {
+        a.saturating_mul(b)
     }
 }
 

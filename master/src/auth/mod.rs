@@ -8,6 +8,7 @@
 //! A principal is known by `authorization: Bearer NAME:SECRET`. Without a credentials file whoever comes from this machine may do
 //! all and nobody else anything, unless the operator says `allow_anonymous`. With one, each principal may do what its rules
 //! say; a method that has no row in the table of actions is refused, so that a new one is never open by oversight.
+//! The file can be read again while the master runs ([`Guard::reload`]); one that is not good changes nothing.
 //! `policy` (pure) reads the file and decides, `bucket` (pure) counts calls, `action` names what can be allowed, `layer` is the edge.
 
 mod action;
@@ -19,11 +20,12 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
 use thiserror::Error;
+use tokio::sync::Notify;
 use tonic::{Request, Status};
 
 pub(crate) use self::{action::Action, layer::check};
@@ -31,7 +33,7 @@ use self::{
     bucket::{Bucket, Rate},
     policy::Policy,
 };
-use crate::config::Config;
+use crate::{config::Config, metrics::Metrics};
 
 pub use self::policy::{InvalidCredentials, new_credential};
 
@@ -125,8 +127,11 @@ pub(crate) struct Guard {
 enum Mode {
     /// No credentials: who comes from this machine, or everybody.
     Open { everywhere: bool },
-    /// As the file says.
-    Listed(Policy),
+    /// As the file says, or said when it was last read and good.
+    Listed {
+        path: PathBuf,
+        policy: RwLock<Arc<Policy>>,
+    },
 }
 
 /// The credentials cannot be used.
@@ -164,7 +169,10 @@ impl Guard {
     /// Reads the credentials, if there are any.
     pub(crate) fn open(config: &Config) -> Result<Self, CredentialsError> {
         let mode = match &config.credentials {
-            Some(path) => Mode::Listed(read(path)?),
+            Some(path) => Mode::Listed {
+                path: path.clone(),
+                policy: RwLock::new(Arc::new(read(path)?)),
+            },
             None => Mode::Open {
                 everywhere: config.allow_anonymous,
             },
@@ -174,6 +182,55 @@ impl Guard {
             rate: Rate::new(config.calls_per_sec, config.calls_burst),
             buckets: Mutex::default(),
         })
+    }
+
+    fn policy(&self) -> Option<Arc<Policy>> {
+        match &self.mode {
+            Mode::Open { .. } => None,
+            Mode::Listed { policy, .. } => {
+                let policy = policy.read().unwrap_or_else(PoisonError::into_inner);
+                Some(Arc::clone(&policy))
+            }
+        }
+    }
+
+    /// Reads the credentials again: from the next call on they count, all of them at once. `false`: there is no such file.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be used; then the former ones go on.
+    pub(crate) fn reload(&self) -> Result<bool, CredentialsError> {
+        let Mode::Listed { path, policy } = &self.mode else {
+            return Ok(false);
+        };
+        let fresh = Arc::new(read(path)?);
+        *policy.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        // Of principals that are gone nothing stays, and a new rate counts at once.
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.clear();
+        Ok(true)
+    }
+
+    /// Reads the credentials again each time somebody says so. Never ends; can be dropped at any moment.
+    pub(crate) async fn keep_current(self: &Arc<Self>, again: &Notify, metrics: &Metrics) {
+        loop {
+            again.notified().await;
+            let guard = Arc::clone(self);
+            let result = tokio::task::spawn_blocking(move || guard.reload()).await;
+            match result {
+                Ok(Ok(true)) => {
+                    metrics.credentials_read(true);
+                    tracing::info!("the credentials were read again");
+                }
+                Ok(Ok(false)) => tracing::info!("this master has no credentials to read again"),
+                Ok(Err(error)) => {
+                    metrics.credentials_read(false);
+                    let source = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::error!(%error, source, "the former credentials go on");
+                }
+                Err(error) => tracing::error!(%error, "the former credentials go on"),
+            }
+        }
     }
 
     /// Who it is.
@@ -191,7 +248,10 @@ impl Guard {
                     Err(Denied::NotLocal)
                 }
             }
-            Mode::Listed(policy) => policy.authenticate(authorization),
+            Mode::Listed { policy, .. } => {
+                let policy = policy.read().unwrap_or_else(PoisonError::into_inner);
+                policy.authenticate(authorization)
+            }
         }
     }
 
@@ -203,9 +263,8 @@ impl Guard {
         action: Action,
         object: Option<&str>,
     ) -> Result<(), Denied> {
-        let policy = match &self.mode {
-            Mode::Open { .. } => return Ok(()),
-            Mode::Listed(policy) => policy,
+        let Some(policy) = self.policy() else {
+            return Ok(());
         };
         if policy.allows(principal, action, object) {
             return Ok(());
@@ -233,10 +292,7 @@ impl Guard {
 
     /// Counts a call.
     pub(crate) fn admit(&self, principal: &Principal, now_ms: u64) -> Result<(), Denied> {
-        let own = match &self.mode {
-            Mode::Open { .. } => None,
-            Mode::Listed(policy) => policy.rate_of(principal),
-        };
+        let own = self.policy().and_then(|policy| policy.rate_of(principal));
         let Some(rate) = own.or(self.rate) else {
             return Ok(());
         };
@@ -258,7 +314,7 @@ impl Guard {
     pub(crate) fn proves_names(&self) -> bool {
         match self.mode {
             Mode::Open { .. } => false,
-            Mode::Listed(_) => true,
+            Mode::Listed { .. } => true,
         }
     }
 }
@@ -350,5 +406,45 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn credentials_are_read_again_whole_or_not_at_all() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("credentials.toml");
+        let made = |name: &str| {
+            let (line, entry) = new_credential(name).unwrap();
+            (
+                format!("Bearer {line}"),
+                entry.replace("allow = []", "allow = ['read']"),
+            )
+        };
+        let ((first, first_entry), (second, second_entry)) = (made("first"), made("second"));
+        let put = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        put(&first_entry);
+        let config = Config {
+            credentials: Some(path.clone()),
+            ..Config::default()
+        };
+        let guard = Guard::open(&config).unwrap();
+        let known = |line: &str| guard.authenticate(Some(line), None).is_ok();
+        assert!(known(&first) && !known(&second));
+        put(&format!("{first_entry}\n{second_entry}"));
+        // Not before it is said.
+        assert!(!known(&second));
+        assert!(guard.reload().unwrap());
+        assert!(known(&first) && known(&second));
+        put(&format!("{second_entry}\n[[principal]]\nname = 'half'"));
+        guard.reload().unwrap_err();
+        assert!(known(&first) && known(&second), "the former ones go on");
+        put(&second_entry);
+        assert!(guard.reload().unwrap());
+        assert!(!known(&first) && known(&second));
+        assert!(!open(false).reload().unwrap());
     }
 }

@@ -135,7 +135,7 @@ async fn converse(
             "the first message must be Register",
         ));
     };
-    let registration = decode_register(register)?;
+    let registration = decode_register(*register)?;
     let hostname = Some(registration.info.hostname.as_str());
     (context.guard).authorize(principal, Action::AttachAgent, hostname)?;
     tracing::info!(
@@ -228,7 +228,7 @@ fn decode(conn: ConnId, message: AgentMessage) -> Result<Option<Event>, Status> 
         }
         agent_message::Message::Status(status) => {
             let status =
-                TaskStatus::try_from(status).map_err(|invalid| invalid.within("status"))?;
+                TaskStatus::try_from(*status).map_err(|invalid| invalid.within("status"))?;
             let status = Box::new(status);
             Some(Event::AgentStatus { conn, status })
         }
@@ -245,7 +245,7 @@ fn decode(conn: ConnId, message: AgentMessage) -> Result<Option<Event>, Status> 
                 tasks,
             })
         }
-        agent_message::Message::Pools(report) => Some(decode_pools(conn, report)?),
+        agent_message::Message::Pools(report) => Some(decode_pools(conn, *report)?),
         agent_message::Message::Slack(slack) => {
             let total = convert::slack(slack).map_err(|invalid| invalid.within("slack"))?;
             Some(Event::AgentSlack { conn, total })
@@ -291,11 +291,13 @@ fn encode(line: AgentLine, pace: Pace, context: &Context) -> MasterMessage {
         AgentLine::Core(ToAgent::Refused(message)) => {
             Message::Refused(master_message::Refused { message })
         }
-        AgentLine::Core(ToAgent::Launch(task)) => Message::Launch(master_message::Launch {
-            framework_id: task.framework_id.to_string(),
-            role: task.role.to_string(),
-            task: Some((&task.info).into()),
-        }),
+        AgentLine::Core(ToAgent::Launch(task)) => {
+            Message::Launch(Box::new(master_message::Launch {
+                framework_id: task.framework_id.to_string(),
+                role: task.role.to_string(),
+                task: Some((&task.info).into()),
+            }))
+        }
         AgentLine::Core(ToAgent::LaunchGroup(tasks)) => {
             let first = tasks.first();
             Message::LaunchGroup(master_message::LaunchGroup {
@@ -334,7 +336,9 @@ fn encode(line: AgentLine, pace: Pace, context: &Context) -> MasterMessage {
         AgentLine::Core(ToAgent::Drain { max_grace }) => Message::Drain(master_message::Drain {
             max_grace_ms: max_grace.map(to_millis),
         }),
-        AgentLine::Core(ToAgent::Operation(operation)) => Message::Operation((*operation).into()),
+        AgentLine::Core(ToAgent::Operation(operation)) => {
+            Message::Operation(Box::new((*operation).into()))
+        }
         AgentLine::Core(ToAgent::AcknowledgeOperation {
             framework_id,
             operation_id,

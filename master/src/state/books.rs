@@ -24,6 +24,25 @@ pub(super) fn idle(ledger: &Ledger) -> BTreeMap<RoleName, Quantities> {
     idle
 }
 
+/// What is reserved and idle at an agent, before and after a change of its ledger; `None` where that is the same.
+pub(super) type IdleShift = Option<(
+    BTreeMap<RoleName, Quantities>,
+    BTreeMap<RoleName, Quantities>,
+)>;
+
+/// Changes a ledger. What that makes of the sums over reservations is for [`Core::shift_idle_between`].
+#[must_use]
+pub(super) fn change<T>(
+    ledger: &mut Ledger,
+    change: impl FnOnce(&mut Ledger) -> T,
+) -> (T, IdleShift) {
+    let before = (!ledger.total().is_open()).then(|| idle(ledger));
+    let done = change(ledger);
+    let after = (!ledger.total().is_open()).then(|| idle(ledger));
+    let shift = (before != after).then(|| (before.unwrap_or_default(), after.unwrap_or_default()));
+    (done, shift)
+}
+
 impl Core {
     /// Something may be offered at that agent that was not before.
     pub(super) fn reconsider(&mut self, agent_id: &AgentId) {
@@ -50,14 +69,17 @@ impl Core {
         change: impl FnOnce(&mut Ledger) -> T,
     ) -> Option<T> {
         let ledger = self.agents.get_mut(agent_id)?.ledger_mut(supply);
-        let before = (!ledger.total().is_open()).then(|| idle(ledger));
-        let done = change(ledger);
-        let after = (!ledger.total().is_open()).then(|| idle(ledger));
-        if before != after {
-            self.shift_idle(before.unwrap_or_default(), -1);
-            self.shift_idle(after.unwrap_or_default(), 1);
-        }
+        let (done, shift) = self::change(ledger, change);
+        self.shift_idle_between(shift);
         Some(done)
+    }
+
+    /// What is reserved and idle became something else.
+    pub(super) fn shift_idle_between(&mut self, shift: IdleShift) {
+        if let Some((before, after)) = shift {
+            self.shift_idle(before, -1);
+            self.shift_idle(after, 1);
+        }
     }
 
     /// What is reserved and idle comes or goes.

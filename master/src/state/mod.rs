@@ -32,7 +32,6 @@ mod quotas;
 mod refused;
 mod removed;
 mod requests;
-mod table;
 mod tasks;
 mod view;
 
@@ -56,8 +55,8 @@ pub use ledger::{Holder, Ledger};
 pub use lent::Supply;
 pub use losses::LossLimit;
 pub use maintenance::{InverseOffer, WindowProblem, WindowStage, WindowView};
+pub use mezzo_api::table::Table;
 pub use notice::{AgentChange, FrameworkChange, Notice};
-pub use table::Table;
 pub use tasks::{KnownTask, TaskEntry};
 pub use view::{AgentState, AgentView, Counters, FrameworkView, PassRecords, RoleView, Snapshot};
 

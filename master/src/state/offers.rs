@@ -1,7 +1,7 @@
 //! Offers: made by a pass of the allocator, used by accept, given back by decline, taken back by rescind.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
@@ -13,6 +13,7 @@ use mezzo_api::model::{
 use super::{
     ConnId, Core, Effect, KnownTask, Launch, Pass, Pending, Supply, ToAgent, ToFramework, Turn,
     agents::{AgentEntry, AgentLink},
+    books,
     frameworks::{FrameworkEntry, Interest},
     tasks::{TaskEntry, master_status},
 };
@@ -58,9 +59,10 @@ struct Decision {
 }
 
 /// What one pass offers to one framework for one role.
-#[derive(Default)]
 struct Bundle {
     conn: Option<ConnId>,
+    framework_id: FrameworkId,
+    role: RoleName,
     held: Quantities,
     offers: Vec<OfferId>,
 }
@@ -233,60 +235,68 @@ impl Core {
 
     fn make_offers(&mut self, turn: &mut Turn<'_>, supply: Supply, plans: Vec<OfferPlan>) {
         let mut events: BTreeMap<ConnId, Vec<Offer>> = BTreeMap::new();
-        let mut bundles: HashMap<(FrameworkId, RoleName), Bundle> = HashMap::new();
+        let mut bundles: BTreeMap<usize, Bundle> = BTreeMap::new();
         for OfferPlan {
             agent: agent_id,
             framework: framework_id,
             role,
+            claimant,
             resources,
         } in plans
         {
-            let bundle = bundles
-                .entry((framework_id.clone(), role.clone()))
-                .or_insert_with(|| Bundle {
-                    conn: self
-                        .frameworks
-                        .get(&framework_id)
-                        .and_then(FrameworkEntry::conn),
-                    ..Bundle::default()
-                });
+            let bundle = bundles.entry(claimant).or_insert_with(|| Bundle {
+                conn: self
+                    .frameworks
+                    .get(&framework_id)
+                    .and_then(FrameworkEntry::conn),
+                framework_id: framework_id.clone(),
+                role: role.clone(),
+                held: Quantities::default(),
+                offers: Vec::new(),
+            });
             let Some(conn) = bundle.conn else { continue };
-            let offered = self.with_ledger(&agent_id, supply, |ledger| ledger.offer(&resources));
-            let (Some(true), Some(agent)) = (offered, self.agents.get_mut(&agent_id)) else {
+            // One look for all that is to be done there: among ten thousand agents it is what costs most here.
+            let Some(agent) = self.agents.get_mut(&agent_id) else {
                 continue;
             };
-            let offer_id = turn.source.offer_id();
-            bundle.held.add_pools(&resources);
-            bundle.offers.push(offer_id.clone());
-            agent.offers.insert(offer_id.clone());
-            events.entry(conn).or_default().push(Offer {
-                offer_id: offer_id.clone(),
-                framework_id: framework_id.clone(),
-                agent_id: agent_id.clone(),
-                hostname: agent.info.hostname.clone(),
-                role: role.clone(),
-                resources: resources.plain(),
-                reserved: resources.pool_list(),
-                volumes: resources.volumes().cloned().collect(),
-                attributes: agent.info.attributes.clone(),
-                region: agent.info.region.clone(),
-                zone: agent.info.zone.clone(),
-                address: agent.info.address.clone(),
-                revocable: supply == Supply::Revocable,
-            });
-            self.view.touch_agent(&agent_id);
-            let entry = OfferEntry {
-                framework_id,
-                agent_id,
-                role,
-                supply,
-                resources,
-                made_at_ms: turn.now,
-            };
-            self.offers.insert(offer_id, entry);
-            self.counters.offers_made += 1;
+            let ledger = agent.ledger_mut(supply);
+            let (offered, shift) = books::change(ledger, |ledger| ledger.offer(&resources));
+            if offered {
+                let offer_id = turn.source.offer_id();
+                bundle.held.add_pools(&resources);
+                bundle.offers.push(offer_id.clone());
+                agent.offers.insert(offer_id.clone());
+                events.entry(conn).or_default().push(Offer {
+                    offer_id: offer_id.clone(),
+                    framework_id: framework_id.clone(),
+                    agent_id: agent_id.clone(),
+                    hostname: agent.info.hostname.clone(),
+                    role: role.clone(),
+                    resources: resources.plain(),
+                    reserved: resources.pool_list(),
+                    volumes: resources.volumes().cloned().collect(),
+                    attributes: agent.info.attributes.clone(),
+                    region: agent.info.region.clone(),
+                    zone: agent.info.zone.clone(),
+                    address: agent.info.address.clone(),
+                    revocable: supply == Supply::Revocable,
+                });
+                self.view.touch_agent(&agent_id);
+                let entry = OfferEntry {
+                    framework_id,
+                    agent_id,
+                    role,
+                    supply,
+                    resources,
+                    made_at_ms: turn.now,
+                };
+                self.offers.insert(offer_id, entry);
+                self.counters.offers_made += 1;
+            }
+            self.shift_idle_between(shift);
         }
-        for ((framework_id, role), bundle) in bundles {
+        for bundle in bundles.into_values() {
+            let (framework_id, role) = (bundle.framework_id, bundle.role);
             if let Some(framework) = self.frameworks.get_mut(&framework_id) {
                 framework.offers.extend(bundle.offers);
                 framework.offered_mut(supply).merge(&bundle.held);
@@ -296,11 +306,10 @@ impl Core {
             }
         }
         for (conn, offers) in events {
-            for chunk in offers.chunks(OFFERS_PER_EVENT) {
-                turn.push(Effect::ToFramework(
-                    conn,
-                    ToFramework::Offers(chunk.to_vec()),
-                ));
+            let mut offers = offers.into_iter();
+            while offers.len() > 0 {
+                let some = offers.by_ref().take(OFFERS_PER_EVENT).collect();
+                turn.push(Effect::ToFramework(conn, ToFramework::Offers(some)));
             }
         }
     }

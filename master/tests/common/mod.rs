@@ -192,7 +192,8 @@ impl Agent {
             tasks,
             operations: Vec::new(),
         };
-        let mut agent = Self::open(master, agent_message::Message::Register(register)).await?;
+        let mut agent =
+            Self::open(master, agent_message::Message::Register(Box::new(register))).await?;
         match agent.next().await? {
             master_message::Message::Registered(registered) => agent.id = registered.agent_id,
             other => panic!("expected Registered, got {other:?}"),
@@ -266,7 +267,7 @@ impl Agent {
 
     pub async fn expect_launch(&mut self) -> master_message::Launch {
         match self.next().await.unwrap() {
-            master_message::Message::Launch(launch) => launch,
+            master_message::Message::Launch(launch) => *launch,
             other => panic!("expected Launch, got {other:?}"),
         }
     }
@@ -299,7 +300,8 @@ impl Agent {
         update_id: &str,
     ) {
         let status = self.status(launch, state, update_id);
-        self.say(agent_message::Message::Status(status)).await;
+        self.say(agent_message::Message::Status(Box::new(status)))
+            .await;
     }
 
     /// Anything.

@@ -355,16 +355,7 @@ impl Networks {
                 opened = self.ensure().map(|_| ()).map_err(io::Error::other);
             }
             opened.map_err(failed("map its ports"))?;
-            for map in &lease.ports {
-                if map.protocol == PortProtocol::Udp
-                    && let Err(error) = conntrack::forget_udp(map.host_port)
-                {
-                    tracing::warn!(
-                        port = map.host_port, %error,
-                        "earlier streams of UDP to this port may go on to where they went"
-                    );
-                }
-            }
+            conntrack::forget_streams(&lease.ports);
         }
         self.state()
             .namespaces
@@ -461,6 +452,8 @@ impl Networks {
             if let Some(lease) = self.state().leases.get_mut(id) {
                 lease.ports.clear();
             }
+            // Whoever has its address next must not get them.
+            conntrack::forget_streams(&lease.ports);
         }
         if problems.is_empty()
             && let Err(error) = self.leases.remove(id)

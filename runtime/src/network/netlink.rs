@@ -49,6 +49,12 @@ impl Message {
         message
     }
 
+    /// As built so far, header included; length and number are put in when it is sent.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The same message, wanting an answer even when all is well.
     pub(super) fn acknowledged(mut self) -> Self {
         self.flags |= ACK;
@@ -176,10 +182,17 @@ impl Socket {
     /// Asks one question and gives all answers.
     pub(super) fn ask(&mut self, question: &Message) -> Result<Vec<Answer>, Refused> {
         let mut answers = Vec::new();
-        self.exchange(std::slice::from_ref(question), |body| {
-            answers.push(body.to_vec());
-        })?;
+        self.each(question, |body| answers.push(body.to_vec()))?;
         Ok(answers)
+    }
+
+    /// Asks one question and shows each answer as it comes.
+    pub(super) fn each(
+        &mut self,
+        question: &Message,
+        answer: impl FnMut(&[u8]),
+    ) -> Result<(), Refused> {
+        self.exchange(std::slice::from_ref(question), answer)
     }
 
     fn exchange(

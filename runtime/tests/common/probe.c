@@ -118,6 +118,35 @@ int main(int argc, char **argv) {
         puts("stored"); fflush(stdout);
         forever();
     }
+    if (!strcmp(what, "life")) { /* so many seconds of a bit of everything, into a file past the page cache; at last too much memory */
+        int fd = open(argv[3], O_CREAT | O_WRONLY | O_TRUNC | O_DIRECT, 0644);
+        long size = 1 << 20, written = 0;
+        char *block;
+        struct timespec begin, now;
+        if (fd < 0 || posix_memalign((void **)&block, 65536, size)) { say(argv[3], -1); fflush(stdout); forever(); }
+        memset(block, 'x', size);
+        clock_gettime(CLOCK_MONOTONIC, &begin);
+        for (long round = 0;; round++) {
+            long long until = used() + 25000;
+            while (used() < until) for (volatile int i = 0; i < 2000; i++) {}
+            if (round % 10 == 0) {
+                if (pwrite(fd, block, size, 0) != size) { say("write", -1); fflush(stdout); forever(); }
+                written += size;
+                char *eaten = malloc(32 << 20);
+                memset(eaten, 1, 32 << 20);
+                free(eaten);
+            }
+            usleep(75000);
+            clock_gettime(CLOCK_MONOTONIC, &now);
+            if (now.tv_sec - begin.tv_sec >= number) break;
+        }
+        pid_t pid = fork();
+        if (!pid) for (;;) memset(malloc(1 << 20), 1, 1 << 20);
+        int status = 0;
+        waitpid(pid, &status, 0);
+        printf("wrote %ld used %lld signal %d lived\n", written, used(), WTERMSIG(status)); fflush(stdout);
+        forever();
+    }
     if (!strcmp(what, "write")) { /* that many numbered lines, of 100 bytes each */
         for (long i = 0; i < number; i++) printf("%08ld %090d\n", i, 0);
         fprintf(stderr, "err %ld\n", number);

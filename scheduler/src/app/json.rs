@@ -5,7 +5,7 @@
 mod limits;
 mod pod;
 
-use mezzo_api::model::{NetworkMode, Scalar, VolumeSource};
+use mezzo_api::model::{FetchUri, NetworkMode, Scalar, VolumeSource};
 use serde_json::{Map, Value, json};
 
 use super::constraint::Constraint;
@@ -131,7 +131,8 @@ impl App {
         if let Some(residency) = self.residency {
             put("residency", residency.to_json());
         }
-        put("fetch", json!([]));
+        let fetch = self.fetch.iter().map(fetch_json);
+        put("fetch", Value::Array(fetch.collect()));
         Value::Object(out)
     }
 
@@ -206,6 +207,19 @@ impl App {
         }
         out
     }
+}
+
+pub(crate) fn fetch_json(uri: &FetchUri) -> Value {
+    let mut out = json!({
+        "uri": uri.uri,
+        "extract": uri.extract,
+        "executable": uri.executable,
+        "cache": uri.cache,
+    });
+    if let Some(path) = &uri.dest_path {
+        out["destPath"] = path.as_str().into();
+    }
+    out
 }
 
 fn port_json(port: &PortDefinition) -> Value {

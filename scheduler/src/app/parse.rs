@@ -2,9 +2,11 @@
 //!
 //! Pure. What Marathon knows and mezzo does not do yet is refused in so many words, never ignored: an app that deploys
 //! means what its file says. Ports, health checks and volumes are read in `parts`, the container in `container`,
-//! limits in `limits`, readiness checks in `readiness`, residency in `residency`, the environment in `secrets`, pods in `pod`.
+//! files to fetch in `fetch`, limits in `limits`, readiness checks in `readiness`, residency in `residency`, the environment in `secrets`,
+//! pods in `pod`.
 
 mod container;
+pub(crate) mod fetch;
 mod limits;
 mod network;
 mod parts;
@@ -76,12 +78,12 @@ pub(crate) const FIELDS: &[&str] = &[
     "role",
     "secrets",
     "residency",
+    "fetch",
+    "uris",
     // Marathon's that are refused with a word below unless they say nothing.
     "executor",
     "executorResources",
     "tty",
-    "fetch",
-    "uris",
     "storeUrls",
     "check",
     "ipAddress",
@@ -205,6 +207,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         user,
         secrets,
         pod: None,
+        fetch: fetch::read(&fields, report),
     };
     residency::defaults(&fields, &mut app);
     residency::check(&app, report);
@@ -304,9 +307,7 @@ fn refuse_unsupported(fields: &Fields<'_>, report: &mut Report) {
         ("executor", "mezzo runs containers without executors"),
         ("executorResources", ""),
         ("tty", ""),
-        ("fetch", "put the files into the image"),
-        ("uris", "put the files into the image"),
-        ("storeUrls", "put the files into the image"),
+        ("storeUrls", "use fetch"),
         ("check", "use healthChecks"),
     ] {
         fields.unsupported(name, advice, report);

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mezzo_api::model::{
-    NetworkMode, ProfileName, Scalar, SecretEnv, SecretSource, TaskLimits, Volume, VolumeSource,
+    FetchUri, NetworkMode, ProfileName, Scalar, SecretEnv, SecretSource, TaskLimits, Volume,
+    VolumeSource,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -411,6 +412,8 @@ pub struct App {
     /// Its instances are several containers each; then the amounts and ports are the sums of theirs, and what is said of one
     /// task (image, command, health check, limits) is theirs alone.
     pub pod: Option<Box<Pod>>,
+    /// Put into the sandbox before a task starts.
+    pub fetch: Vec<FetchUri>,
 }
 
 impl App {

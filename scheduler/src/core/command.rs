@@ -482,7 +482,7 @@ impl Core {
                 .iter()
                 .map(|instance| instance.task_id.clone())
                 .collect();
-            self.sentence(id, tasks, Sentence::Requested);
+            self.sentence(id, tasks, Sentence::Requested, now);
             if *wipe != Wipe::Nothing {
                 let kept = killed.iter().filter_map(|instance| instance.holding);
                 self.wipe(id, kept.collect());

@@ -2,20 +2,18 @@
 //!
 //! Pure. An instance is in the state, and so durable, in the same turn whose calls launch it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use mezzo_api::model::{AgentId, Offer, Resources, Stack, TaskInfo};
+use mezzo_api::model::{Offer, Resources, Stack, TaskInfo};
 
 use super::jobs::{JobsShare, take_placed};
 use super::members::members;
-use super::record::Key;
 use super::state::{AppState, Condition, Instance, Refusal};
 use super::{Call, Core, Demand, Ids, Purpose};
 use crate::app::AppId;
 use crate::app::spec::Placing;
 use crate::place::lack::REASONS;
-use crate::place::{Ask, Need, Plan, Site, place};
+use crate::place::{Ask, Need, Plan, Site, Tally, place};
 use crate::resident::Holding;
 use crate::task::pod::task_infos;
 use crate::task::task_info;
@@ -152,21 +150,36 @@ impl Core {
                 let spec = &app.active().app;
                 let placing = spec.placing;
                 Need {
-                    app: id,
                     count,
                     n_tasks: spec.pod.as_ref().map_or(1, |pod| pod.containers.len()),
                     ask: Ask::of(spec),
                     constraints: spec.constraints.clone(),
-                    tally: app.tally(),
+                    tally: self.tally(&id, &app),
                     wanted: spec.instances,
                     placing,
                     there: match placing {
-                        Placing::Spread => there(&app, offers),
+                        Placing::Spread => self.there(&id, offers),
                         Placing::BestFit => Vec::new(),
                     },
+                    app: id,
                 }
             })
             .collect()
+    }
+
+    /// [`AppState::tally`], without going through all instances where they are counted.
+    pub(super) fn tally(&self, id: &AppId, app: &AppState) -> Tally {
+        match self.books.get(id) {
+            Some(books) => books.tally().clone(),
+            None => app.tally(),
+        }
+    }
+
+    /// How many instances of the app each offer's machine has.
+    fn there(&self, id: &AppId, offers: &[Offer]) -> Vec<u32> {
+        let books = self.books.get(id);
+        let count = |offer: &Offer| books.map_or(0, |books| books.on(&offer.agent_id));
+        offers.iter().map(count).collect()
     }
 
     /// The tasks of a new instance: one, or of a pod one per container.
@@ -178,7 +191,7 @@ impl Core {
         now: u64,
         ids: &mut dyn Ids,
     ) -> Vec<TaskInfo> {
-        let Some(app) = self.app_mut(id) else {
+        let Some(app) = self.state.apps.get(id) else {
             return Vec::new();
         };
         let version = Arc::clone(app.active());
@@ -216,13 +229,12 @@ impl Core {
             members,
         };
         let instance = Arc::new(instance);
-        app.instances.insert(task_id.clone(), Arc::clone(&instance));
+        self.put_instance(id, Arc::clone(&instance));
         for task in instance.names() {
             self.tasks.insert(task.clone(), id.clone());
         }
         self.state.counters.launched += instance.live_tasks().count() as u64;
         self.tell_launched(instance);
-        self.dirty.insert(Key::Instance(task_id.clone()));
         if let Some(pod) = pod {
             return task_infos(&version, pod, &task_id, offer, &given.ports);
         }
@@ -340,14 +352,4 @@ fn has_grown(before: &Demand, demand: &Demand) -> bool {
             .get(app)
             .is_none_or(|(former, of)| count > former || config != of)
     })
-}
-
-/// How many instances of the app each offer's machine has.
-fn there(app: &AppState, offers: &[Offer]) -> Vec<u32> {
-    let mut by_agent: HashMap<&AgentId, u32> = HashMap::new();
-    for instance in app.instances.values() {
-        *by_agent.entry(&instance.agent_id).or_default() += 1;
-    }
-    let count = |offer: &Offer| by_agent.get(&offer.agent_id).copied().unwrap_or(0);
-    offers.iter().map(count).collect()
 }

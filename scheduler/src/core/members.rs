@@ -86,6 +86,12 @@ impl Instance {
         ended.any(|state| has_ended(state) && state != TaskState::Finished)
     }
 
+    /// It is to be told to end.
+    #[must_use]
+    pub fn is_to_end(&self) -> bool {
+        self.sentence.is_some() || self.is_doomed()
+    }
+
     /// Every name by which statuses may speak of it.
     pub fn names(&self) -> impl Iterator<Item = &TaskId> {
         let members = self.members.iter().map(|member| &member.task_id);
@@ -245,10 +251,7 @@ impl Core {
                 message: cut(&status.message),
             });
         }
-        if let Some(app) = self.app_mut(app_id) {
-            app.instances.insert(instance.clone(), changed);
-        }
-        self.dirty.insert(Key::Instance(instance.clone()));
+        self.put_instance(app_id, changed);
         self.instance_status(app_id, &whole, now);
     }
 

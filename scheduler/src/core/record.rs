@@ -72,6 +72,8 @@ struct AppRecord {
     last_failure: Option<TaskFailure>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_rollback: Option<Rollback>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ended_sick_at: Option<u64>,
 }
 
 /// The bytes of the record, or `None` if the state has nothing under that key.
@@ -86,6 +88,7 @@ pub fn encode(state: &State, key: &Key) -> Option<Vec<u8>> {
                 backoff: app.backoff,
                 last_failure: app.last_failure.clone(),
                 last_rollback: app.last_rollback.clone(),
+                ended_sick_at: app.ended_sick_at,
             })
         }),
         Key::Version(id, version) => state
@@ -201,6 +204,7 @@ pub fn decode(records: impl IntoIterator<Item = (Key, Vec<u8>)>) -> Result<State
         app.backoff = record.backoff;
         app.last_failure = record.last_failure;
         app.last_rollback = record.last_rollback;
+        app.ended_sick_at = record.ended_sick_at;
         state.apps.insert(id, Arc::new(app));
     }
     for instance in instances {

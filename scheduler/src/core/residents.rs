@@ -16,7 +16,7 @@ use super::record::Key;
 use super::state::AppState;
 use super::{Call, Core, Ids, Purpose};
 use crate::app::AppId;
-use crate::place::{Ask, Need, Plan, Refused, place};
+use crate::place::{Ask, Need, Plan, Refused, Tally, place};
 use crate::resident::{Holding, HoldingId, Stage, giving_back, open_of, ranges, relaunch};
 
 /// What is done with one offer.
@@ -40,7 +40,7 @@ impl Core {
         let mut refused = Vec::new();
         let mut wanted = 0;
         for (id, app, count) in hungry {
-            let Need { ask, .. } = &need_of(&id, &app, count);
+            let Need { ask, .. } = &need_of(&id, &app, count, Tally::default());
             let free = app.free_holdings();
             let free: Vec<&Holding> = free.iter().map(|one| &**one).collect();
             let (placed, lacking) =
@@ -59,7 +59,7 @@ impl Core {
                 uses[one.offer].tasks.extend(task);
             }
             let count = missing.min(app.may_make(now));
-            needs.push(need_of(&id, &app, count));
+            needs.push(need_of(&id, &app, count, self.tally(&id, &app)));
         }
         let mut plan = self.place_new(&offers, open, &needs, &mut uses, now, ids);
         wanted = wanted.saturating_sub(u32::try_from(plan.placements.len()).unwrap_or(u32::MAX));
@@ -294,7 +294,7 @@ impl Core {
     }
 }
 
-fn need_of(id: &AppId, app: &AppState, count: u32) -> Need {
+fn need_of(id: &AppId, app: &AppState, count: u32, tally: Tally) -> Need {
     let spec = &app.active().app;
     Need {
         app: id.clone(),
@@ -302,7 +302,7 @@ fn need_of(id: &AppId, app: &AppState, count: u32) -> Need {
         n_tasks: 1,
         ask: Ask::of(spec),
         constraints: spec.constraints.clone(),
-        tally: app.tally(),
+        tally,
         wanted: spec.instances,
         placing: spec.placing,
         there: Vec::new(),

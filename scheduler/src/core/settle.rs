@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use mezzo_api::model::TaskId;
 
+use super::books::Books;
 use super::record::Key;
-use super::state::{AppState, Condition, Queue, REPLACE_BESIDE_MS, Sentence};
+use super::state::{Instance, Queue, Sentence};
 use super::{Call, Core, millis};
-use crate::app::spec::UnreachableStrategy;
 use crate::app::{AppId, AppVersion};
 use crate::deployment::course::Stage;
 use crate::deployment::step::{Progress, wanted};
 use crate::deployment::{ActionKind, DeploymentId, Lock};
-use crate::reconcile::{self, Phase};
+use crate::reconcile;
 
 impl Core {
     pub(super) fn settle(&mut self, now: u64) {
@@ -35,6 +35,7 @@ impl Core {
         self.settle_holdings(id);
         let Some(app) = self.state.apps.get(id) else {
             self.wake(id, None);
+            self.books.remove(id);
             self.waiting.remove(id);
             return;
         };
@@ -44,30 +45,27 @@ impl Core {
         let course = self.state.course_of(id);
         let stage = course.map(|course| course.stage);
         let wanted = wanted(self.state.action_on(id), stage, spec);
-        let mut members = app.members(now);
-        for member in &mut members {
-            // Nothing ends by an old word of its health.
-            let instance = app.instances.get(&member.id);
-            let is_known = self.state.connected
-                && instance.is_some_and(|one| {
-                    !one.live_tasks().any(|task| self.unconfirmed.contains(task))
-                });
-            if member.phase == Phase::FailingLong && !is_known {
-                member.phase = Phase::Failing;
-            }
-            // What takes its place takes what it keeps: there is nothing to be had beside it.
-            if member.phase == Phase::Failing && is_known && spec.residency.is_some() {
-                member.phase = Phase::FailingLong;
-            }
-        }
-        let mut changes = reconcile::changes(&members, wanted, spec.kill_selection);
-        let overdue = self.overdue(&app, now);
+        let books = self.books.entry(id.clone());
+        let books = books.or_insert_with(|| Books::of(&app, now));
+        books.look(&app, now);
+        let (connected, unconfirmed) = (self.state.connected, &self.unconfirmed);
+        // Nothing ends by an old word of its health. And where what takes its place takes what it keeps, there is nothing to
+        // be had beside it.
+        let is_known = |id: &TaskId| {
+            let instance = app.instances.get(id);
+            let unheard = |one: &Instance| one.live_tasks().any(|task| unconfirmed.contains(task));
+            connected && instance.is_some_and(|one| !unheard(one))
+        };
+        let mut roster = books.roster(version.config, is_known, spec.residency.is_some());
+        roster.gap_is_of_sick = app.gap_until().is_some_and(|until| now < until);
+        let mut changes = reconcile::changes(&roster, wanted, spec.kill_selection);
+        let overdue = books.overdue(now, millis(self.settings.launch_timeout));
         if !changes.kill.is_empty() || !overdue.is_empty() {
             let kills = std::mem::take(&mut changes.kill);
             // With a hold on it a change would copy the list of all its instances.
             drop(app);
-            self.sentence(id, kills, Sentence::NotWanted);
-            self.sentence(id, overdue, Sentence::Overdue);
+            self.sentence(id, kills, Sentence::NotWanted, now);
+            self.sentence(id, overdue, Sentence::Overdue, now);
             // Those are members of another sort now: look again.
             self.touched.insert(id.clone());
             return;
@@ -123,142 +121,83 @@ impl Core {
                 app.reached = changes.reached;
             }
         }
-        let Some(app) = self.state.apps.get(id).cloned() else {
-            return;
-        };
-        self.send_kills(&app, now);
-        let at = self.next_look(&app, now);
+        self.send_kills(id, now);
+        let at = self.next_look(id, now);
         self.wake(id, at);
     }
 
-    fn overdue(&self, app: &AppState, now: u64) -> Vec<TaskId> {
-        let limit = millis(self.settings.launch_timeout);
-        app.instances
-            .values()
-            .filter(|instance| {
-                instance.sentence.is_none()
-                    && matches!(
-                        instance.condition,
-                        Condition::Provisioned | Condition::Staging | Condition::Starting
-                    )
-                    && now >= instance.progress_at.saturating_add(limit)
-            })
-            .map(|instance| instance.task_id.clone())
-            .collect()
-    }
-
     /// From here on these are to end. Durable before the master hears of it, so that a restart goes on killing.
-    pub(super) fn sentence(&mut self, id: &AppId, tasks: Vec<TaskId>, why: Sentence) {
+    pub(super) fn sentence(&mut self, id: &AppId, tasks: Vec<TaskId>, why: Sentence, now: u64) {
         if tasks.is_empty() {
             return;
         }
-        let Some(app) = self.app_mut(id) else { return };
-        let mut sentenced = Vec::new();
         for task in tasks {
-            if let Some(instance) = app.instances.get_mut(&task)
-                && instance.sentence.is_none()
-            {
-                Arc::make_mut(instance).sentence = Some(why);
-                sentenced.push(task);
+            let instances = self.state.apps.get(id).map(|app| &app.instances);
+            let instance = instances.and_then(|instances| instances.get(&task));
+            if let Some(instance) = instance.filter(|instance| instance.sentence.is_none()) {
+                let mut sentenced = (**instance).clone();
+                sentenced.sentence = Some(why);
+                let is_sick = sentenced.failing_at().is_some_and(|at| now >= at);
+                self.put_instance(id, Arc::new(sentenced));
+                self.state.counters.killed += 1;
+                if is_sick && let Some(app) = self.app_mut(id) {
+                    app.ended_sick_at = Some(now);
+                    self.dirty.insert(Key::App(id.clone()));
+                }
             }
         }
-        self.state.counters.killed += sentenced.len() as u64;
-        self.dirty.extend(sentenced.into_iter().map(Key::Instance));
     }
 
-    fn send_kills(&mut self, app: &AppState, now: u64) {
+    fn send_kills(&mut self, id: &AppId, now: u64) {
+        let (Some(app), Some(books)) = (self.state.apps.get(id), self.books.get_mut(id)) else {
+            return;
+        };
         if !self.state.connected {
             return;
         }
-        let retry = millis(self.settings.kill_retry);
-        for instance in app.instances.values() {
-            let is_to_end = instance.sentence.is_some() || instance.is_doomed();
-            if !is_to_end || matches!(instance.condition, Condition::Unreachable { .. }) {
+        for id in books.kills_due(now, millis(self.settings.kill_retry)) {
+            books.tell(&id, now);
+            let Some(instance) = app.instances.get(&id) else {
                 continue;
-            }
-            let due = self
-                .kill_sent
-                .get(&instance.task_id)
-                .is_none_or(|sent| now >= sent.saturating_add(retry));
-            if due {
-                self.kill_sent.insert(instance.task_id.clone(), now);
-                let kills = instance.live_tasks().map(|task| Call::Kill {
-                    task: task.clone(),
-                    agent: Some(instance.agent_id.clone()),
-                });
-                self.calls.extend(kills);
-            }
+            };
+            let kills = instance.live_tasks().map(|task| Call::Kill {
+                task: task.clone(),
+                agent: Some(instance.agent_id.clone()),
+            });
+            self.calls.extend(kills);
         }
     }
 
     /// When something changes about the app by time alone.
-    fn next_look(&self, app: &AppState, now: u64) -> Option<u64> {
-        let mut at: Option<u64> = None;
-        let mut look = |then: u64| at = Some(at.map_or(then, |at| at.min(then)));
-        let strategy = &app.active().app.upgrade;
-        if let Some(course) = self.state.course_of(&app.current.app.id)
-            && let Some(then) = course.next_look(strategy)
-        {
-            look(then);
-        }
-        if app.queue.is_some() && app.backoff.left_ms(now) > 0 {
-            look(app.backoff.until());
-        }
-        for instance in app.instances.values() {
-            match (instance.condition, instance.sentence) {
-                (Condition::Unreachable { since }, None) => {
-                    if let UnreachableStrategy::After { inactive_ms, .. } =
-                        app.active().app.when_unreachable()
-                    {
-                        let then = since.saturating_add(inactive_ms);
-                        if then > now {
-                            look(then);
-                        }
-                    }
-                }
-                (Condition::Unreachable { .. }, Some(_)) => {}
-                (_, Some(_)) => {
-                    if let Some(sent) = self.kill_sent.get(&instance.task_id) {
-                        look(sent.saturating_add(millis(self.settings.kill_retry)));
-                    }
-                }
-                (Condition::Provisioned | Condition::Staging | Condition::Starting, None) => {
-                    look(
-                        instance
-                            .progress_at
-                            .saturating_add(millis(self.settings.launch_timeout)),
-                    );
-                }
-                (Condition::Running, None) => {
-                    let failing = instance.failing_at();
-                    let later = failing.map(|at| at.saturating_add(REPLACE_BESIDE_MS));
-                    let next = failing.into_iter().chain(later).find(|then| *then > now);
-                    if let Some(then) = next {
-                        look(then);
-                    }
-                }
-                (Condition::Killing, None) if instance.is_doomed() => {
-                    if let Some(sent) = self.kill_sent.get(&instance.task_id) {
-                        look(sent.saturating_add(millis(self.settings.kill_retry)));
-                    }
-                }
-                (Condition::Killing, None) => {}
-            }
-        }
-        at
+    fn next_look(&self, id: &AppId, now: u64) -> Option<u64> {
+        let app = self.state.apps.get(id)?;
+        let course = self.state.course_of(id);
+        let course = course.and_then(|course| course.next_look(&app.active().app.upgrade));
+        let delayed = app.queue.is_some() && app.backoff.left_ms(now) > 0;
+        let backoff = delayed.then(|| app.backoff.until());
+        let instances = self.books.get(id).and_then(|books| {
+            let limit = millis(self.settings.launch_timeout);
+            books.next_look(limit, millis(self.settings.kill_retry))
+        });
+        let gap = app.gap_until().filter(|until| *until > now);
+        [course, backoff, gap, instances]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn advance(&mut self, id: DeploymentId, now: u64) {
         let Some(deployment) = self.state.deployments.get(&id) else {
             return;
         };
-        let mut deployment = (**deployment).clone();
-        let done = deployment.current_actions().to_vec();
         let apps = &self.state.apps;
-        let progress = deployment.advance(|app| apps.get(app).is_none_or(|app| app.reached));
-        if progress == Progress::Busy {
+        let is_done = |app: &AppId| apps.get(app).is_none_or(|app| app.reached);
+        if deployment.is_busy(is_done) {
             return;
         }
+        let mut deployment = (**deployment).clone();
+        let done = deployment.current_actions().to_vec();
+        let progress = deployment.advance(is_done);
         self.tell_step_done(id);
         for action in &done {
             if action.kind == ActionKind::StopApplication {
@@ -331,6 +270,7 @@ impl Core {
         let Some(app) = self.state.apps.remove(id) else {
             return;
         };
+        self.books.remove(id);
         self.count_service_ports(&app.current.app.ports, false);
         self.tell_removed(&app);
         for (task, instance) in &app.instances {

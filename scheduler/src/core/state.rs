@@ -10,9 +10,11 @@ use std::sync::Arc;
 use mezzo_api::model::{
     AgentId, Attribute, FrameworkId, Offer, ReadinessStatus, Resources, TaskId, TaskState,
 };
+use mezzo_api::table::Table;
 use serde::{Deserialize, Serialize};
 
 use super::members::Member as Container;
+use crate::app::constraint::{Constraint, Operator};
 use crate::app::spec::UnreachableStrategy;
 use crate::app::{AppId, AppVersion};
 use crate::backoff::Backoff;
@@ -232,7 +234,7 @@ pub struct AppState {
     /// Its history, the current one included.
     pub versions: BTreeMap<Timestamp, Arc<AppVersion>>,
     /// What runs of it.
-    pub instances: BTreeMap<TaskId, Arc<Instance>>,
+    pub instances: Table<TaskId, Arc<Instance>>,
     /// What its instances keep on machines, one each at a time.
     pub holdings: BTreeMap<HoldingId, Arc<Holding>>,
     /// After failures.
@@ -241,6 +243,8 @@ pub struct AppState {
     pub last_failure: Option<TaskFailure>,
     /// The latest update that was taken back because its time was over, until the next one begins.
     pub last_rollback: Option<Rollback>,
+    /// When an instance last was told to end while it failed its health check for good, Unix milliseconds.
+    pub ended_sick_at: Option<u64>,
     /// Memory only: what waits to be launched.
     pub queue: Option<Queue>,
     /// Memory only: what keeps it from what is wanted; empty when nothing does.
@@ -258,11 +262,12 @@ impl AppState {
         Self {
             versions: BTreeMap::from([(current.version, Arc::clone(&current))]),
             current,
-            instances: BTreeMap::new(),
+            instances: Table::default(),
             holdings: BTreeMap::new(),
             backoff: Backoff::default(),
             last_failure: None,
             last_rollback: None,
+            ended_sick_at: None,
             queue: None,
             waiting_for: String::new(),
             reached: false,
@@ -350,16 +355,21 @@ impl AppState {
             .saturating_sub(u32::try_from(counted).unwrap_or(u32::MAX))
     }
 
+    /// From when on a gap is none that an end for bad health left.
+    #[must_use]
+    pub fn gap_until(&self) -> Option<u64> {
+        Some(self.ended_sick_at?.saturating_add(GAP_MS))
+    }
+
     /// Its instances as the reconciler sees them.
     #[must_use]
     pub fn members(&self, now: u64) -> Vec<Member> {
         let active = self.active();
-        let grouping: Vec<&str> = active.app.grouping().collect();
         self.instances
             .values()
             .map(|instance| Member {
                 id: instance.task_id.clone(),
-                group: instance.group(&grouping),
+                group: instance.group(&active.app.constraints),
                 current: instance.config == active.config,
                 phase: instance.phase(active.app.when_unreachable(), now),
                 staged_at: instance.staged_at,
@@ -471,6 +481,10 @@ pub enum Sentence {
 /// A failing instance waits so long for a replacement beside it; then it is ended to make room for one.
 pub const REPLACE_BESIDE_MS: u64 = 60_000;
 
+/// So long after an instance was ended for its health, what the app has too few counts as the gap that it left: as much less
+/// is ended for its health beside it.
+pub const GAP_MS: u64 = 600_000;
+
 /// One task of an app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
@@ -581,13 +595,41 @@ impl Instance {
         times.is_some_and(|(since, patience)| now >= since.saturating_add(patience))
     }
 
-    /// Where it is, as far as GROUP_BY asks for these fields.
-    fn group(&self, fields: &[&str]) -> Option<String> {
-        let values = fields.iter().map(|field| self.place.get(*field));
+    /// When its phase is another by time alone; of a time before that this says nothing.
+    pub(super) fn next_phase_at(&self, strategy: UnreachableStrategy, now: u64) -> Option<u64> {
+        match (self.condition, self.sentence) {
+            (Condition::Unreachable { since }, None) => match strategy {
+                UnreachableStrategy::Disabled => None,
+                UnreachableStrategy::After { inactive_ms, .. } => {
+                    Some(since.saturating_add(inactive_ms)).filter(|then| *then > now)
+                }
+            },
+            (Condition::Running, None) => {
+                let failing = self.failing_at();
+                let later = failing.map(|at| at.saturating_add(REPLACE_BESIDE_MS));
+                failing.into_iter().chain(later).find(|then| *then > now)
+            }
+            (
+                Condition::Provisioned
+                | Condition::Staging
+                | Condition::Starting
+                | Condition::Killing,
+                None,
+            )
+            | (_, Some(_)) => None,
+        }
+    }
+
+    /// Where it is, as far as GROUP_BY asks for it.
+    pub(super) fn group(&self, constraints: &[Constraint]) -> Option<String> {
+        let grouping = constraints
+            .iter()
+            .filter(|one| matches!(one.operator, Operator::GroupBy(_)));
+        let values = grouping.map(|one| self.place.get(&one.field));
         let values: Vec<&str> = values
             .map(|value| value.map_or("", String::as_str))
             .collect();
-        (!fields.is_empty()).then(|| values.join("\n"))
+        (!values.is_empty()).then(|| values.join("\n"))
     }
 
     /// Runs, and its health check agrees if it has one.

@@ -113,22 +113,17 @@ impl Core {
         let holding = before.holding;
         let started =
             before.condition != Condition::Running && after.condition == Condition::Running;
-        // One that returns is told again that it must go.
-        if matches!(before.condition, Condition::Unreachable { .. }) {
-            self.kill_sent.remove(&status.task_id);
-        }
         let before = Arc::clone(before);
         let after = Arc::new(after);
         self.tell_moved(&before, &after, status);
+        self.put_instance(app_id, after);
         let Some(app) = self.app_mut(app_id) else {
             return;
         };
-        app.instances.insert(status.task_id.clone(), after);
         if started && app.backoff != app.backoff.after_start() {
             app.backoff = app.backoff.after_start();
             self.dirty.insert(Key::App(app_id.clone()));
         }
-        self.dirty.insert(Key::Instance(status.task_id.clone()));
         if matches!(to, Condition::Starting | Condition::Running)
             && let Some(holding) = holding
         {
@@ -137,17 +132,9 @@ impl Core {
     }
 
     fn ended(&mut self, app_id: &AppId, status: &TaskStatus, now: u64) {
-        self.kill_sent.remove(&status.task_id);
-        self.dirty.insert(Key::Instance(status.task_id.clone()));
-        let Some(app) = self.app_mut(app_id) else {
+        let Some(instance) = self.take_instance(app_id, &status.task_id) else {
             return;
         };
-        let Some(instance) = app.instances.remove(&status.task_id) else {
-            return;
-        };
-        for task in instance.names() {
-            self.tasks.remove(task);
-        }
         let Some(app) = self.app_mut(app_id) else {
             return;
         };

@@ -129,6 +129,7 @@ impl Core {
                 self.state.orphans.insert(task, instance);
             }
         }
+        self.books.remove(id);
         self.state.apps.insert(id.clone(), Arc::new(app));
     }
 

@@ -28,16 +28,18 @@ impl Deployment {
             .map_or(&[], |step| step.actions.as_slice())
     }
 
+    /// Whether an action of the step under way is not done.
+    pub(crate) fn is_busy(&self, is_done: impl Fn(&AppId) -> bool) -> bool {
+        let mut actions = self.current_actions().iter();
+        actions.any(|action| !is_done(&action.app))
+    }
+
     /// Moves on if every action of the step under way is done.
     pub fn advance(&mut self, is_done: impl Fn(&AppId) -> bool) -> Progress {
         if self.current >= self.steps.len() {
             return Progress::Finished;
         }
-        if !self
-            .current_actions()
-            .iter()
-            .all(|action| is_done(&action.app))
-        {
+        if self.is_busy(is_done) {
             return Progress::Busy;
         }
         self.current += 1;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::schedule::Schedule;
 use super::spec::{Concurrency, Job, JobContainer, Trigger};
+use crate::app::json::fetch_json;
 use crate::app::read::decimal_to_json;
 use crate::app::spec::Engine;
 
@@ -63,6 +64,8 @@ impl Job {
             .map(|(name, value)| json!({"name": name, "value": value}))
             .collect();
         put("environmentVariables", json!(env));
+        let fetch = self.fetch.iter().map(fetch_json);
+        put("fetch", Value::Array(fetch.collect()));
         Value::Object(map)
     }
 }

@@ -16,7 +16,7 @@ use super::spec::{Concurrency, Job, JobContainer, PPM, Retries, Trigger};
 use super::zone;
 use crate::app::read::{Fields, Report};
 use crate::app::spec::Engine;
-use crate::app::{Volumes, volumes};
+use crate::app::{Volumes, fetch, volumes};
 
 /// The largest amount of a scalar resource, in units.
 const MAX_UNITS: u64 = 1_000_000_000;
@@ -63,12 +63,12 @@ const FIELDS: &[&str] = &[
     "runAsUser",
     "container",
     "environmentVariables",
+    "fetch",
+    "uris",
     // Chronos' that are refused with a word below unless they say nothing.
     "executor",
     "executorFlags",
     "taskInfoData",
-    "uris",
-    "fetch",
     "constraints",
     "dataProcessingJobType",
     "async",
@@ -160,6 +160,7 @@ fn read_job(
         disable_after_failures: small(fields.integer("disableAfterFailures", 0, 1_000_000, report)),
         soft_error: fields.boolean("softError", report).unwrap_or(false),
         high_priority: fields.boolean("highPriority", report).unwrap_or(false),
+        fetch: fetch::read(&fields, report),
         container: read_container(&fields, report)?,
         name: name?,
         trigger: trigger?,
@@ -209,8 +210,6 @@ fn refuse_unsupported(fields: &Fields<'_>, report: &mut Report) {
         ("executor", "mezzo runs containers without executors"),
         ("executorFlags", "mezzo runs containers without executors"),
         ("taskInfoData", "mezzo runs containers without executors"),
-        ("uris", "put the files into the image"),
-        ("fetch", "put the files into the image"),
         ("constraints", ""),
         ("async", "a run ends when its task does"),
     ] {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mezzo_api::model::{NetworkMode, Resources, Scalar, Volume};
+use mezzo_api::model::{FetchUri, NetworkMode, Resources, Scalar, Volume};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::name::JobName;
@@ -149,6 +149,8 @@ pub struct Job {
     pub soft_error: bool,
     /// Its runs get resources before all others.
     pub high_priority: bool,
+    /// Put into the sandbox before a run starts.
+    pub fetch: Vec<FetchUri>,
 }
 
 impl Job {

@@ -39,6 +39,7 @@ pub(super) fn task_info(
             network: container.network,
             network_name: container.network_name.clone(),
             volumes: container.volumes.clone(),
+            fetch: job.fetch.clone(),
             ..ContainerInfo::default()
         },
         kill_grace: None,

@@ -70,7 +70,7 @@ impl Site<'_> {
 }
 
 /// How many instances have which value of each constraint's field.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
     counts: Vec<BTreeMap<String, u32>>,
 }
@@ -98,6 +98,21 @@ impl Tally {
         for (constraint, counts) in constraints.iter().zip(&mut self.counts) {
             if let Some(value) = place.get(&constraint.field) {
                 *counts.entry(value.clone()).or_default() += 1;
+            }
+        }
+    }
+
+    /// One less, that was at `place`.
+    pub(crate) fn remove(&mut self, constraints: &[Constraint], place: &BTreeMap<String, String>) {
+        for (constraint, counts) in constraints.iter().zip(&mut self.counts) {
+            let value = place.get(&constraint.field);
+            if let Some((value, count)) =
+                value.and_then(|value| Some((value, counts.get_mut(value)?)))
+            {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(value);
+                }
             }
         }
     }

@@ -5,91 +5,70 @@
 //! they are. One that has no room for a replacement beside it is ended after a while to make that room, again only as
 //! many at a time.
 
-use mezzo_api::model::TaskId;
-
-use super::{Member, Phase, count};
+use super::roster::{Class, Pick, Roster};
+use super::{Kills, Phase, is_active};
 
 /// The part of an app that is replaced at a time for its health.
 const AT_A_TIME: u32 = 5;
 
 /// Has failed for good.
-pub(super) fn is_failing(member: &Member) -> bool {
-    matches!(member.phase, Phase::Failing | Phase::FailingLong)
+pub(super) fn is_failing(class: &Class) -> bool {
+    matches!(class.phase, Phase::Failing | Phase::FailingLong)
 }
 
-fn at_a_time(n: u32) -> usize {
-    (n / AT_A_TIME).max(1) as usize
+/// How many of `n` are under replacement for their health at a time, at most.
+#[must_use]
+pub fn at_a_time(n: u32) -> u32 {
+    (n / AT_A_TIME).max(1)
 }
 
-/// Those of `members` that are under replacement now: they do not count any more towards the `n` that are wanted.
-pub(super) fn under_replacement(members: &[Member], n: u32) -> Vec<&Member> {
-    let mut failing: Vec<&Member> = members.iter().filter(|member| is_failing(member)).collect();
-    // By age, so that it is the same ones at each look.
-    failing.sort_by(|a, b| {
-        let waited = |member: &Member| member.phase != Phase::FailingLong;
-        waited(a)
-            .cmp(&waited(b))
-            .then(a.staged_at.cmp(&b.staged_at))
-            .then_with(|| a.id.cmp(&b.id))
-    });
-    failing.truncate(at_a_time(n));
+/// Those that are under replacement now: they do not count any more towards the `n` that are wanted. Those that have
+/// waited for long come first, then the elder, so that it is the same ones at each look.
+pub(super) fn under_replacement<'r>(roster: &'r Roster<'_>, n: u32) -> Vec<Pick<'r>> {
+    let mut failing: Vec<Pick<'_>> = roster.each(is_failing).collect();
+    failing.sort_by_key(|pick| (pick.class.phase != Phase::FailingLong, pick.aged));
+    failing.truncate(at_a_time(n) as usize);
     failing
 }
 
-/// Those of `replaced` that may end now. `active` are the others that count.
-pub(super) fn done_with(
-    members: &[Member],
-    active: &[&Member],
-    replaced: &[&Member],
-    n: u32,
-) -> Vec<TaskId> {
-    let not_there_yet = active
-        .iter()
-        .filter(|member| matches!(member.phase, Phase::Launching | Phase::Unhealthy))
-        .count();
-    let there = active.len() + replaced.len();
-    let beyond = there.saturating_sub(n as usize);
-    let mut over: Vec<&Member> = replaced
-        .iter()
-        .take(beyond.saturating_sub(not_there_yet))
-        .copied()
-        .collect();
-    if over.is_empty() {
-        let leaving = count(members, |member| member.phase == Phase::Leaving) as usize;
-        let room = at_a_time(n).saturating_sub(not_there_yet + leaving);
-        let waited = replaced
-            .iter()
-            .filter(|member| member.phase == Phase::FailingLong);
-        over.extend(waited.take(room));
+/// How many more may end for their health without a replacement beside them. A gap that one of them left counts until it is
+/// filled, or nobody can say any more that it did: its replacement may wait for back-off or for offers.
+fn room(roster: &Roster<'_>, n: u32, under_way: u32) -> u32 {
+    let gap = if roster.gap_is_of_sick {
+        n.saturating_sub(roster.count(is_active))
+    } else {
+        0
+    };
+    at_a_time(n).saturating_sub(under_way + gap)
+}
+
+/// Those of `replaced` that may end now.
+pub(super) fn done_with<'r>(roster: &Roster<'_>, replaced: &[Pick<'r>], n: u32) -> Vec<Pick<'r>> {
+    let is_on_its_way = |class: &Class| matches!(class.phase, Phase::Launching | Phase::Unhealthy);
+    let not_there_yet = roster.count(is_on_its_way);
+    let beyond = roster.count(is_active).saturating_sub(n);
+    let over = beyond.saturating_sub(not_there_yet) as usize;
+    if over > 0 && !replaced.is_empty() {
+        return replaced.iter().take(over).copied().collect();
     }
-    over.into_iter().map(|member| member.id.clone()).collect()
+    let leaving = roster.count(|class| class.phase == Phase::Leaving);
+    let room = room(roster, n, not_there_yet + leaving);
+    let waited = replaced
+        .iter()
+        .filter(|pick| pick.class.phase == Phase::FailingLong);
+    waited.take(room as usize).copied().collect()
 }
 
 /// While an update rolls, those of the new that fail for good make room for another try.
-pub(super) fn end_new(members: &[Member], kill: &mut Vec<TaskId>) {
-    let failed = members
-        .iter()
-        .filter(|member| member.current && is_failing(member));
-    end(failed, kill);
+pub(super) fn end_new(roster: &Roster<'_>, kills: &mut Kills) {
+    kills.extend(roster.each(|class| class.current && is_failing(class)));
 }
 
 /// While an update rolls, those of the old that have waited for so long make room for the new, as many at a time as ever.
 /// Not in a trial: that has just as many of the new as it is to have.
-pub(super) fn end_old(members: &[Member], n: u32, kill: &mut Vec<TaskId>) {
-    let under_way = count(members, |member| {
-        matches!(member.phase, Phase::Leaving | Phase::Launching)
-    });
-    let room = at_a_time(n).saturating_sub(under_way as usize);
-    let waited = members
-        .iter()
-        .filter(|member| !member.current && member.phase == Phase::FailingLong);
-    end(waited.take(room), kill);
-}
-
-fn end<'m>(members: impl Iterator<Item = &'m Member>, kill: &mut Vec<TaskId>) {
-    let more: Vec<TaskId> = members
-        .map(|member| member.id.clone())
-        .filter(|id| !kill.contains(id))
-        .collect();
-    kill.extend(more);
+pub(super) fn end_old(roster: &Roster<'_>, n: u32, kills: &mut Kills) {
+    let under_way = roster.count(|class| matches!(class.phase, Phase::Leaving | Phase::Launching));
+    let room = room(roster, n, under_way);
+    let waited = roster.each(|class| !class.current && class.phase == Phase::FailingLong);
+    kills.extend(waited.take(room as usize));
 }

@@ -234,6 +234,7 @@ fn difference(given: &Value, kept: &Value, path: &str) -> Option<String> {
         {
             None
         }
+        _ if given == kept => None,
         _ => Some(path.to_owned()),
     }
 }

@@ -347,6 +347,12 @@ fn pain_07_without_room_beside_it_the_sick_one_makes_room_unless_its_word_is_old
     assert_eq!(gone, [tasks[0].task_id.clone()]);
     let other = killed(&bench.say_more(&tasks[1].task_id, TaskState::Running, confirm));
     assert_eq!(other, [], "one at a time");
+    // Its replacement waits for offers: for a while the gap counts.
+    assert_eq!(killed(&bench.say(&tasks[0].task_id, TaskState::Killed)), []);
+    bench.now += 500_000;
+    assert_eq!(killed(&bench.turn()), []);
+    bench.now += 100_000;
+    assert_eq!(killed(&bench.turn()), [tasks[1].task_id.clone()]);
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mezzo_api::model::{Resources, TaskId, TaskInfo, TaskState};
 
 use super::rules::Planted;
+use super::runs::{roll, storm};
+use super::sick::sick;
 use super::world::{Task, World};
-use super::{roll, storm};
 
 /// More than any of the bugs needs.
 const SEEDS: u64 = 60;
@@ -26,6 +27,8 @@ pub(super) fn add_twins(world: &mut World, n: u32) {
                 ..info.clone()
             },
             state: TaskState::Running,
+            healthy: None,
+            ready: None,
             unacknowledged: VecDeque::new(),
             pools: Default::default(),
         };
@@ -89,4 +92,14 @@ fn a_trial_that_a_restart_forgets_is_found() {
 #[test]
 fn a_deployment_that_does_not_say_what_it_waits_for_is_found() {
     is_found(storm, Planted::Silent, &["does not say what it waits for"]);
+}
+
+#[test]
+fn the_end_of_all_that_fail_their_health_check_is_found() {
+    is_found(sick, Planted::Rash, &["more than its share ends"]);
+}
+
+#[test]
+fn a_sick_one_that_ends_before_its_replacement_runs_is_found() {
+    is_found(sick, Planted::Unreplaced, &["before its replacement runs"]);
 }

@@ -28,6 +28,10 @@ pub(crate) enum Planted {
     TrialForgotten,
     /// Nothing says what a deployment waits for.
     Silent,
+    /// All that fail their health check for good are killed at once, as Marathon did.
+    Rash,
+    /// One that fails its health check for good is to end at once, whether there is another or not.
+    Unreplaced,
 }
 
 /// The capacities that an update keeps to: blue and green has two of everything.
@@ -89,6 +93,35 @@ pub(crate) fn check_update(id: &AppId, before: &AppState, after: &AppState, now:
     );
 }
 
+/// Of an app that nothing is done to: what fails its health check for good is replaced before it ends, unless there was no
+/// room for that for long.
+pub(crate) fn check_replaced(id: &AppId, before: &AppState, after: &AppState, now: u64) {
+    let is_failing = |member: &&Member| member.phase == Phase::Failing;
+    let members = before.members(now);
+    let failing: Vec<&TaskId> = members
+        .iter()
+        .filter(is_failing)
+        .map(|member| &member.id)
+        .collect();
+    let is = after.members(now);
+    let ended = is
+        .iter()
+        .find(|member| member.phase == Phase::Leaving && failing.contains(&&member.id));
+    let run = count(&is, |member| match member.phase {
+        Phase::Unhealthy | Phase::Failing | Phase::FailingLong | Phase::Healthy => true,
+        Phase::Launching
+        | Phase::Unreachable
+        | Phase::Inactive
+        | Phase::Leaving
+        | Phase::Abandoned => false,
+    });
+    let wanted = after.active().app.instances;
+    assert!(
+        ended.is_none() || run >= wanted,
+        "{id}: {ended:?} ends for bad health before its replacement runs: {run} of {wanted} run"
+    );
+}
+
 impl Trials {
     /// After a turn that began in `before`.
     pub(crate) fn check(&mut self, before: &State, after: &State, now: u64, quiet: bool) {
@@ -100,6 +133,9 @@ impl Trials {
                 && was.active().version == app.active().version;
             if same && after.action_on(id) == Some(ActionKind::RestartApplication) && !quiet {
                 check_update(id, was, app, now);
+            }
+            if same && after.action_on(id).is_none() {
+                check_replaced(id, was, app, now);
             }
             self.check_course(id, after, now);
         }

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, Offer, OfferId, Pools, Reason, Resources, RoleName, StatusSource, TaskId,
-    TaskInfo, TaskState, TaskStatus, VolumeSource,
+    AgentId, FrameworkId, Offer, OfferId, Pools, ReadinessStatus, Reason, Resources, RoleName,
+    StatusSource, TaskId, TaskInfo, TaskState, TaskStatus, VolumeSource,
 };
 use mezzo_scheduler::core::state::Machine;
 use mezzo_scheduler::core::{Call, Purpose, Settings};
@@ -90,6 +90,10 @@ pub(crate) struct Task {
     pub(crate) info: TaskInfo,
     pub(crate) pools: Pools,
     pub(crate) state: TaskState,
+    /// Its health check's latest word, where it has one.
+    pub(crate) healthy: Option<bool>,
+    /// Its readiness check's.
+    pub(crate) ready: Option<bool>,
     /// Made by the agent, not yet acknowledged, oldest first.
     pub(crate) unacknowledged: VecDeque<TaskStatus>,
 }
@@ -331,11 +335,15 @@ impl World {
         state: TaskState,
         reason: Reason,
     ) {
-        let status = self.status(task, agent, state, Some(reason));
+        let mut status = self.status(task, agent, state, Some(reason));
+        // Some answers leave the health out.
+        if self.next.is_multiple_of(2) && state == TaskState::Running {
+            status.healthy = self.tasks.get(task).and_then(|task| task.healthy);
+        }
         self.to_core.push_back(Message::Status(Box::new(status)));
     }
 
-    /// The agent moves a task on; the word waits behind earlier ones.
+    /// The agent moves a task on.
     pub(crate) fn move_task(&mut self, id: &TaskId, state: TaskState) {
         let Some(task) = self.tasks.get(id) else {
             return;
@@ -343,13 +351,8 @@ impl World {
         if !task.lives() || task.state == state {
             return;
         }
-        let agent_id = task.info.agent_id.clone();
-        let mut status = self.status(id, Some(agent_id.clone()), state, None);
-        status.source = StatusSource::Agent;
-        status.update_id = Some(format!("update-{}", self.next).parse().expect("valid"));
-        let agent = self.agents.get_mut(&agent_id).expect("tasks are on agents");
-        let task = self.tasks.get_mut(id).expect("just seen");
-        task.state = state;
+        let agent_id = &task.info.agent_id;
+        let agent = self.agents.get_mut(agent_id).expect("tasks are on agents");
         if state.is_terminal() {
             agent.free = agent.free.checked_add(&task.pools).expect("small");
             assert!(
@@ -357,6 +360,53 @@ impl World {
                 "more is free than there is"
             );
         }
+        self.tasks.get_mut(id).expect("just seen").state = state;
+        self.agent_says(id, None);
+    }
+
+    /// The health check of a task that runs passes, or fails.
+    pub(crate) fn check(&mut self, id: &TaskId, healthy: bool) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let is_checked = task.info.health_check.is_some() && task.state == TaskState::Running;
+        if is_checked && task.healthy != Some(healthy) {
+            task.healthy = Some(healthy);
+            self.agent_says(id, Some(Reason::HealthCheckStatusUpdated));
+        }
+    }
+
+    /// The readiness check of a task that runs passes, or fails.
+    pub(crate) fn probe(&mut self, id: &TaskId, ready: bool) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let is_checked = task.info.readiness_check.is_some() && task.state == TaskState::Running;
+        if is_checked && task.ready != Some(ready) {
+            task.ready = Some(ready);
+            self.agent_says(id, None);
+        }
+    }
+
+    /// The agent's word of how a task is; it waits behind earlier ones.
+    fn agent_says(&mut self, id: &TaskId, reason: Option<Reason>) {
+        let task = &self.tasks[id];
+        let (state, healthy, ready) = (task.state, task.healthy, task.ready);
+        let agent_id = task.info.agent_id.clone();
+        let mut status = self.status(id, Some(agent_id.clone()), state, reason);
+        status.source = StatusSource::Agent;
+        status.update_id = Some(format!("update-{}", self.next).parse().expect("valid"));
+        if state == TaskState::Running {
+            status.healthy = healthy;
+            status.readiness = ready.map(|ready| ReadinessStatus {
+                name: "up".to_owned(),
+                ready,
+                last_response: None,
+                problem: String::new(),
+            });
+        }
+        let agent = &self.agents[&agent_id];
+        let task = self.tasks.get_mut(id).expect("just seen");
         task.unacknowledged.push_back(status.clone());
         let group = task.info.group.as_ref().map(|group| group.id.clone());
         if task.unacknowledged.len() == 1 && agent.reachable && self.connected {
@@ -530,6 +580,8 @@ impl World {
                         info,
                         pools,
                         state: TaskState::Staging,
+                        healthy: None,
+                        ready: None,
                         unacknowledged: VecDeque::new(),
                     };
                     self.tasks.insert(id, task);

@@ -5,6 +5,7 @@
 //! its figures as images only.
 
 mod api;
+mod curve;
 
 use std::process::Command;
 

@@ -195,6 +195,7 @@ fn nothing(id: AppId, container: Container) -> App {
         secrets: BTreeMap::new(),
         revocable: false,
         residency: None,
+        fetch: Vec::new(),
         pod: None,
     }
 }

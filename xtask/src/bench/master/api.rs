@@ -13,25 +13,27 @@ use mezzo_integration::paths;
 use serde_json::Value;
 
 use super::super::report::Row;
+use super::curve::{self, Stretch};
 use crate::cargo;
 
-/// The words for the driver.
-fn plan(quick: bool) -> [&'static str; 4] {
-    if quick {
-        [
-            "launches --agents 1000 --tasks 10000,50000",
-            "launches --agents 1000 --tasks 10000 --per-accept 1",
-            "reads --agents 1000 --tasks 50000 --rounds 1",
-            "failover --agents 2000 --tasks 20000",
-        ]
-    } else {
-        [
-            "launches --agents 5000 --tasks 10000,100000,1000000",
-            "launches --agents 5000 --tasks 10000,100000 --per-accept 1",
-            "reads --agents 5000 --tasks 150000 --rounds 5",
-            "failover --agents 40000 --tasks 400000",
-        ]
-    }
+/// Whose processor time is told.
+const PARTS: [&str; 3] = ["master", "fleet", "framework"];
+
+/// All that is measured, or `1 / part` of it: less shows that the bench works, and what a change does, not how large a cluster
+/// may be.
+fn plan(part: u32) -> [String; 4] {
+    let of = |n: u32| n / part;
+    let (agents, tenth) = (of(5_000), of(100_000));
+    let steps: Vec<String> = (1..=10).map(|step| (step * tenth).to_string()).collect();
+    [
+        format!("launches --agents {agents} --tasks {}", steps.join(",")),
+        format!("launches --agents {agents} --tasks {tenth} --per-accept 1"),
+        format!(
+            "reads --agents {agents} --tasks {} --rounds 5 --listed {tenth}",
+            of(150_000)
+        ),
+        format!("failover --agents {} --tasks {}", of(40_000), of(400_000)),
+    ]
 }
 
 pub(super) fn run(quick: bool) -> Result<Vec<Row>> {
@@ -46,7 +48,8 @@ pub(super) fn run(quick: bool) -> Result<Vec<Row>> {
     cargo::run(&words)?;
     let driver = paths::target()?.join("release/examples/bench_master");
     let mut rows: Vec<Row> = Vec::new();
-    for words in plan(quick) {
+    let mut curve = Vec::new();
+    for (at, words) in plan(if quick { 20 } else { 1 }).iter().enumerate() {
         let mut child = Command::new(&driver)
             .args(words.split(' '))
             .stdout(Stdio::piped())
@@ -54,9 +57,14 @@ pub(super) fn run(quick: bool) -> Result<Vec<Row>> {
             .with_context(|| format!("run {}", driver.display()))?;
         let output = child.stdout.take().context("the driver's output")?;
         for line in BufReader::new(output).lines() {
+            let line = line?;
             print!(".");
-            for row in rows_of(&line?)? {
+            for row in rows_of(&line)? {
                 add(&mut rows, row);
+            }
+            // The first of the plan is that of the curve.
+            if at == 0 {
+                curve.extend(stretch_of(&line)?);
             }
         }
         let status = child.wait().context("wait for the driver")?;
@@ -66,7 +74,37 @@ pub(super) fn run(quick: bool) -> Result<Vec<Row>> {
             driver.display()
         );
     }
+    if let Some((time, cpu)) = curve::growth(&curve) {
+        let case = "a launch of the last tenth, in those of the first";
+        rows.push(row(case, "times as long", time));
+        rows.push(row(case, "times the CPU time", cpu));
+    }
+    curve::write(&curve)?;
     Ok(rows)
+}
+
+/// A point of the curve, if the line tells one.
+fn stretch_of(line: &str) -> Result<Option<Stretch>> {
+    let told: Value =
+        serde_json::from_str(line).with_context(|| format!("the driver said {line:?}"))?;
+    if told["case"] != "launches" {
+        return Ok(None);
+    }
+    let number = |pointer: &str| {
+        let value = told.pointer(pointer).and_then(Value::as_f64);
+        value.with_context(|| format!("the driver said {line:?}, without {pointer:?}"))
+    };
+    let tasks = number("/launched/tasks")?;
+    let mut cpu = 0.0;
+    for part in PARTS {
+        cpu += number(&format!("/launched/cpu_seconds/{part}"))?;
+    }
+    Ok(Some(Stretch {
+        total: number("/total")?,
+        tasks,
+        seconds: number("/launched/seconds")?,
+        cpu_micros: cpu * 1e6 / tasks,
+    }))
 }
 
 /// Rounds of one case are one row.
@@ -103,7 +141,7 @@ fn rows_of(line: &str) -> Result<Vec<Row>> {
     // Of everybody, for each task, in microseconds.
     let cpu = |launched: &str| -> Result<f64> {
         let mut sum = 0.0;
-        for part in ["master", "fleet", "framework"] {
+        for part in PARTS {
             sum += number(&format!("{launched}/cpu_seconds/{part}"))?;
         }
         Ok(sum * 1e6 / number(&format!("{launched}/tasks"))?)
@@ -137,11 +175,14 @@ fn rows_of(line: &str) -> Result<Vec<Row>> {
             ]
         }
         Some("reads") => {
-            let case = "launches while somebody lists 100,000 tasks every 10 s";
+            let case = format!(
+                "launches while somebody lists {} tasks every 10 s",
+                told["listed"]
+            );
             let beside = |unit, with, without| Row {
                 peer: "without lists".to_owned(),
                 peer_values: vec![without],
-                ..row(case, unit, with)
+                ..row(&case, unit, with)
             };
             vec![
                 beside(
@@ -153,7 +194,7 @@ fn rows_of(line: &str) -> Result<Vec<Row>> {
             ]
         }
         Some("list") => vec![row(
-            "a list of 100,000 tasks meanwhile",
+            &format!("a list of {} tasks meanwhile", told["tasks"]),
             "s",
             number("/seconds")?,
         )],
@@ -202,9 +243,37 @@ mod tests {
     }
 
     #[test]
+    fn a_line_about_launches_is_a_point_of_the_curve() {
+        let line = format!(r#"{{"case":"launches","total":5000,"launched":{LAUNCHED}}}"#);
+        let point = stretch_of(&line).unwrap().unwrap();
+        assert_eq!(
+            (
+                point.total,
+                point.tasks,
+                point.seconds,
+                point.cpu_micros.round()
+            ),
+            (5000.0, 1000.0, 0.5, 80.0)
+        );
+        assert_eq!(stretch_of(r#"{"case":"agents"}"#).unwrap(), None);
+    }
+
+    #[test]
+    fn a_part_of_the_plan_has_the_shape_of_the_whole() {
+        let [curve, .., failover] = plan(20);
+        assert!(
+            curve.starts_with("launches --agents 250 --tasks 5000,10000,"),
+            "{curve}"
+        );
+        assert!(curve.ends_with(",50000"), "{curve}");
+        assert_eq!(failover, "failover --agents 2000 --tasks 20000");
+    }
+
+    #[test]
     fn rounds_with_and_without_lists_are_one_row() {
-        let line =
-            format!(r#"{{"case":"reads","agents":10,"with":{LAUNCHED},"without":{LAUNCHED}}}"#);
+        let line = format!(
+            r#"{{"case":"reads","agents":10,"listed":5,"with":{LAUNCHED},"without":{LAUNCHED}}}"#
+        );
         let mut rows = Vec::new();
         for row in [rows_of(&line).unwrap(), rows_of(&line).unwrap()].concat() {
             add(&mut rows, row);

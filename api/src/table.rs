@@ -9,7 +9,7 @@
 //!
 //! Pure. Keys given one after the other in ascending order, as most frameworks number their tasks, fill leaves fully.
 
-use std::{borrow::Borrow, fmt, slice, sync::Arc};
+use std::{borrow::Borrow, fmt, ops::Index, slice, sync::Arc};
 
 /// Entries of a leaf.
 const LEAF: usize = 64;
@@ -49,6 +49,23 @@ impl<K, V> Default for Table<K, V> {
 impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for Table<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl<K: PartialEq, V: PartialEq> PartialEq for Table<K, V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.len == other.len && self.iter().eq(other.iter())
+    }
+}
+
+impl<K: Eq, V: Eq> Eq for Table<K, V> {}
+
+impl<'a, K, V> IntoIterator for &'a Table<K, V> {
+    type Item = (&'a K, &'a V);
+    type IntoIter = Iter<'a, K, V>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
     }
 }
 
@@ -143,6 +160,11 @@ impl<K, V> Table<K, V> {
             leaves: [].iter(),
             entries: [].iter(),
         }
+    }
+
+    /// All keys, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.iter().map(|(key, _)| key)
     }
 
     /// All values, by key.
@@ -271,6 +293,15 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
             join(branches, b, BRANCH);
         }
         Some(value)
+    }
+}
+
+impl<K: Ord + Clone + Borrow<Q>, V: Clone, Q: Ord + ?Sized> Index<&Q> for Table<K, V> {
+    type Output = V;
+
+    /// The value of a key that is there.
+    fn index(&self, key: &Q) -> &V {
+        self.get(key).expect("whoever indexes knows the key")
     }
 }
 

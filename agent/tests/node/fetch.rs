@@ -1,0 +1,213 @@
+//! Files that tasks fetch: from a server of the test's own into a real sandbox, and what is told when they do not come.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use mezzo_api::proto::{
+    self, FetchUri, Reason,
+    TaskState::{TaskError, TaskFailed, TaskFinished, TaskKilled, TaskStarting},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use crate::bench::{Bench, eventually, task};
+
+/// Serves these files; of `/slow…` only the half, and then nothing.
+struct Web {
+    address: String,
+    asked: Arc<AtomicU32>,
+}
+
+impl Web {
+    async fn start(files: BTreeMap<&'static str, Vec<u8>>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicU32::new(0));
+        let (count, files) = (Arc::clone(&asked), Arc::new(files));
+        tokio::spawn(async move {
+            while let Ok((mut line, _)) = listener.accept().await {
+                let (count, files) = (Arc::clone(&count), Arc::clone(&files));
+                tokio::spawn(async move {
+                    let mut request = vec![0; 8192];
+                    let length = line.read(&mut request).await.unwrap_or(0);
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let request = String::from_utf8_lossy(&request[..length]).into_owned();
+                    let path = request.split(' ').nth(1).unwrap_or_default();
+                    let Some(body) = files.get(path) else {
+                        let none = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+                        let _ = line.write_all(none.as_bytes()).await;
+                        return;
+                    };
+                    let head = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                        body.len()
+                    );
+                    let _ = line.write_all(head.as_bytes()).await;
+                    if path.starts_with("/slow") {
+                        let _ = line.write_all(&body[..body.len() / 2]).await;
+                        std::future::pending::<()>().await;
+                    }
+                    let _ = line.write_all(body).await;
+                });
+            }
+        });
+        Self { address, asked }
+    }
+
+    fn uri(&self, path: &str) -> FetchUri {
+        FetchUri {
+            uri: format!("{}{path}", self.address),
+            extract: true,
+            ..FetchUri::default()
+        }
+    }
+
+    fn asked(&self) -> u32 {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+/// A task that runs a program of its sandbox.
+fn fetching(id: &str, command: &[&str], fetch: Vec<FetchUri>) -> proto::TaskInfo {
+    let mut info = task(id, &[]);
+    let container = info.container.as_mut().unwrap();
+    container.command = command.iter().map(|part| (*part).to_owned()).collect();
+    container.fetch = fetch;
+    info
+}
+
+/// `tool.tar.gz` with the tests' program as `bin/tool`, and the program itself.
+fn archive(bench: &Bench) -> (Vec<u8>, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("bin")).unwrap();
+    let program = bench.program();
+    let tool = dir.path().join("bin/tool");
+    std::fs::write(&tool, program).unwrap();
+    std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let status = std::process::Command::new("tar")
+        .args(["czf", "tool.tar.gz", "bin"])
+        .current_dir(dir.path())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let packed = std::fs::read(dir.path().join("tool.tar.gz")).unwrap();
+    (packed, program.to_vec())
+}
+
+pub(crate) async fn what_a_task_fetches_is_in_its_sandbox_before_it_starts(bench: &mut Bench) {
+    let (packed, program) = archive(bench);
+    let files = [
+        ("/tool.tar.gz", packed),
+        ("/run?v=1", program),
+        ("/slow", vec![7; 1 << 20]),
+    ];
+    let web = Web::start(files.into()).await;
+    bench.start(1).await;
+
+    // Out of an archive, as another user than root.
+    let mut unpacked = fetching(
+        "unpacked",
+        &["/mnt/mesos/sandbox/bin/tool", "exit", "0"],
+        vec![web.uri("/tool.tar.gz")],
+    );
+    unpacked.container.as_mut().unwrap().user = "1000:1000".into();
+    bench.launch(unpacked).await;
+    let end = bench.master.end("unpacked").await;
+    assert_eq!(end.state(), TaskFinished, "{}", end.message);
+
+    // As a program, in a place of its own, kept for the next task: asked for once.
+    let before = web.asked();
+    for id in ["first", "second"] {
+        let run = FetchUri {
+            executable: true,
+            cache: true,
+            dest_path: "tools/run".into(),
+            ..web.uri("/run?v=1")
+        };
+        let command = ["/mnt/mezzo/sandbox/tools/run", "exit", "7"];
+        bench.launch(fetching(id, &command, vec![run])).await;
+        let end = bench.master.end(id).await;
+        assert_eq!(end.state(), TaskFailed, "{}", end.message);
+        assert_eq!(end.reason(), Reason::CommandExited, "{}", end.message);
+    }
+    assert_eq!(web.asked() - before, 1);
+
+    // What does not come, and what may not.
+    let mut none = web.uri("/none?signature=secret");
+    none.extract = false;
+    bench.launch(fetching("none", &["x"], vec![none])).await;
+    let end = bench.master.end("none").await;
+    assert_eq!(
+        (end.state(), end.reason()),
+        (TaskFailed, Reason::FetchFailed)
+    );
+    assert_eq!(
+        end.message,
+        format!(
+            "fetch failed: {}/none?…: the server answered 404 Not Found",
+            web.address
+        )
+    );
+    let secret = FetchUri {
+        uri: "file:///etc/shadow".into(),
+        ..FetchUri::default()
+    };
+    bench.launch(fetching("secret", &["x"], vec![secret])).await;
+    let end = bench.master.end("secret").await;
+    assert_eq!(
+        (end.state(), end.reason()),
+        (TaskError, Reason::TaskUnauthorized)
+    );
+    assert!(end.message.contains("host_path_allow"), "{}", end.message);
+
+    // One that takes its time says so, and can be killed.
+    let slow = vec![web.uri("/slow")];
+    bench.launch(fetching("slow", &["x"], slow)).await;
+    let told = format!("fetching {}/slow, 50 %", web.address);
+    eventually("how far it is", || {
+        bench.master.statuses().iter().any(|status| {
+            status.task_id == "slow" && status.state() == TaskStarting && status.message == told
+        })
+    })
+    .await;
+    bench.kill_task("slow", None).await;
+    let end = bench.master.end("slow").await;
+    assert_eq!(end.state(), TaskKilled, "{}", end.message);
+}
+
+pub(crate) async fn a_killed_agent_leaves_no_half_fetched_file(bench: &mut Bench) {
+    let (_, program) = archive(bench);
+    let web = Web::start([("/slow", program)].into()).await;
+    bench.start(1).await;
+    let kept = FetchUri {
+        cache: true,
+        executable: true,
+        ..web.uri("/slow")
+    };
+    let command = ["/mnt/mezzo/sandbox/slow", "exit", "0"];
+    bench
+        .launch(fetching("cut", &command, vec![kept.clone()]))
+        .await;
+    let folder = bench.config.state_dir.join("fetch");
+    let names = || -> Vec<String> {
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.collect()
+    };
+    eventually("it is fetching", || {
+        names().iter().any(|name| name.starts_with(".new-"))
+    })
+    .await;
+    bench.kill_agent().await;
+    bench.start(2).await;
+    let end = bench.master.end("cut").await;
+    assert_eq!(end.reason(), Reason::AgentRestarted, "{}", end.message);
+    assert_eq!(names(), [""; 0], "nothing half is left");
+}
