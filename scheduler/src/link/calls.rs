@@ -294,7 +294,7 @@ fn launches(tasks: Vec<TaskInfo>) -> Vec<proto::operation::Operation> {
             list.push(task.into());
         }
     }
-    let single = (!single.is_empty()).then(|| Launch(proto::operation::Launch { tasks: single }));
+    let single = (!single.is_empty()).then_some(Launch(proto::operation::Launch { tasks: single }));
     single
         .into_iter()
         .chain(groups.into_iter().map(LaunchGroup))
