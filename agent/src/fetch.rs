@@ -20,7 +20,7 @@ use std::{
 
 use mezzo_api::model::{ArchiveKind, FetchSource, FetchUri};
 use mezzo_images::{
-    ArchiveFormat, DownloadBounds, DownloadError, Downloader, FileBounds, FileFolder,
+    ArchiveFormat, DownloadBounds, DownloadError, Downloader, FileBounds, FileFolder, UnpackError,
 };
 use nix::libc;
 use tokio::sync::{Semaphore, watch};
@@ -200,12 +200,14 @@ impl Fetcher {
         };
         let done = tokio::time::timeout(self.deadline + GRACE, whole).await;
         let done = done.unwrap_or(Err(DownloadError::Deadline(self.deadline.as_secs())));
-        done.map_err(|error| match error {
-            DownloadError::TooLarge(_) => format!(
-                "more than the {} MiB that all files of a task may take (fetch_max_mb)",
-                self.max_bytes >> 20
-            ),
-            error => chain(&error),
+        done.map_err(|error| {
+            if matches!(error, DownloadError::TooLarge(_)) {
+                return format!(
+                    "more than the {} MiB that all files of a task may take (fetch_max_mb)",
+                    self.max_bytes >> 20
+                );
+            }
+            chain(&error)
         })
     }
 
@@ -256,11 +258,16 @@ fn place(
     let name = uri.name().map_err(|(_, problem)| problem)?;
     let mode = if uri.executable { 0o755 } else { 0o644 };
     let limit = bounds.max_bytes;
-    let cause = |error: mezzo_images::UnpackError| match error {
-        mezzo_images::UnpackError::TooMuch { what, .. } if what.contains("bytes") => format!(
+    let cause = |error: UnpackError| match &error {
+        UnpackError::TooMuch { what, .. } if what.contains("bytes") => format!(
             "with it there are more bytes than all files of a task may take, {limit} are left (fetch_max_mb)"
         ),
-        error => chain(&error),
+        UnpackError::TooMuch { .. }
+        | UnpackError::Malformed(_)
+        | UnpackError::Unsupported { .. }
+        | UnpackError::Refused { .. }
+        | UnpackError::Decompress(_)
+        | UnpackError::Io { .. } => chain(&error),
     };
     let io = |error: std::io::Error| format!("it cannot be read: {error}");
     let mut folder = FileFolder::open(sandbox, bounds).map_err(cause)?;

@@ -2,7 +2,7 @@
 //!
 //! [`Address`] names etcd and a prefix in it. [`Client`] makes the few calls that are needed, each with a deadline, and
 //! goes on to another member when one does not answer. [`election`] decides who leads, by a lease: its core is pure, a
-//! thin shell around it talks to etcd. [`Fence`] tells a leader whether it may still act. [`Ledger`] is what a leader writes
+//! thin shell around it talks to etcd, and a [`Candidacy`] is one server's part in it. [`Fence`] tells a leader whether it may still act. [`Ledger`] is what a leader writes
 //! there, all or nothing, and none but the leader. What is stored, and who is elected for what, this crate does not know.
 //!
 //! The stubs come from a small part of etcd's own protobuf, compiled as our own API is. The crate `etcd-client` needs a
@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod candidacy;
 mod client;
 pub mod election;
 mod fence;
@@ -29,6 +30,7 @@ pub mod proto {
 }
 
 pub use address::{Address, InvalidAddress};
+pub use candidacy::Candidacy;
 pub use client::{Client, Error, prefix_end};
 pub use fence::{Fence, now};
 pub use ledger::{Ledger, LedgerError, Rows, Writes};

@@ -11,6 +11,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import threading
 import time
 import uuid
 
@@ -36,6 +37,24 @@ def generate_stubs(folder):
     if status != 0:
         sys.exit(f"error: {PROTO} does not compile")
     sys.path.insert(0, folder)
+
+
+class Watchdog:
+    """Cancels a stream that says nothing for too long: a master that is frozen or cut off closes none."""
+
+    def __init__(self, stream, seconds):
+        self.stream, self.seconds, self.timer = stream, seconds, None
+        self.heard()
+
+    def heard(self):
+        self.stop()
+        self.timer = threading.Timer(self.seconds, self.stream.cancel)
+        self.timer.daemon = True
+        self.timer.start()
+
+    def stop(self):
+        if self.timer:
+            self.timer.cancel()
 
 
 class Framework:
@@ -75,10 +94,13 @@ class Framework:
         )
         left = max(0.0, deadline - time.monotonic())
         stream = self.stub.Subscribe(self.api.SubscribeRequest(framework=info), timeout=left)
+        watchdog = Watchdog(stream, 30)
         try:
             for event in stream:
+                watchdog.heard()
                 kind = event.WhichOneof("event")
                 if kind == "subscribed":
+                    watchdog.seconds = 3 * max(event.subscribed.heartbeat_interval_ms, 1000) / 1000
                     self.subscribed(event.subscribed)
                 elif kind == "offers":
                     self.use_offers(event.offers.offers)
@@ -88,6 +110,7 @@ class Framework:
                     self.stub.Teardown(self.api.TeardownRequest(caller=self.caller), timeout=10)
                     return self.last
         finally:
+            watchdog.stop()
             stream.cancel()
         raise StreamClosed()
 

@@ -2,7 +2,7 @@
 //! has a task id in its environment. The truth that scaling, recovery and "never twice under one task id" are
 //! checked against.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -32,6 +32,24 @@ pub fn running(parent: &str) -> Vec<Running> {
         .collect();
     found.sort();
     found
+}
+
+/// The first process of each container there, whoever launched it: its id, and when it began in clock ticks after boot.
+pub fn first_processes(parent: &str) -> BTreeSet<(i32, u64)> {
+    let inside = format!("{}/", parent.trim_end_matches('/'));
+    let of = |pid: i32| {
+        let dir = Path::new("/proc").join(pid.to_string());
+        let status = fs::read_to_string(dir.join("status")).ok()?;
+        if !is_first_of_namespace(&status) {
+            return None;
+        }
+        let stat = fs::read_to_string(dir.join("stat")).ok()?;
+        Some((pid, crate::leftovers::start_time(&stat)?))
+    };
+    crate::leftovers::process_ids()
+        .filter(|&pid| cgroup_of(pid).is_ok_and(|group| group.starts_with(&inside)))
+        .filter_map(of)
+        .collect()
 }
 
 /// An error if a task id runs in two containers at this moment.

@@ -10,16 +10,15 @@
 //! stop. Then it acts no more before the lease goes back, so that the next leader finds nobody else. What is left of a
 //! reign that was deposed (streams whose peers do not read) goes beside: this master may be elected again meanwhile.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use mezzo_etcd::{
-    Address, Client, Fence,
-    election::{self, Candidate, Order, Seat, Standing, Times},
+    Address, Candidacy, Client, Fence,
+    election::{Candidate, Seat},
 };
 use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Notify, oneshot},
     task::JoinSet,
-    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -32,9 +31,6 @@ use crate::{
     server::{Error, Reign},
     store::{EtcdStore, StoreError},
 };
-
-/// For a graceful leader to give its lease back. Otherwise the lease runs out.
-const RESIGN: Duration = Duration::from_secs(3);
 
 /// Runs until `shutdown`.
 pub(crate) async fn run(
@@ -60,24 +56,14 @@ pub(crate) async fn run(
         // Whoever asked may have gone.
         let _ = ready.send(listens);
     }
-    let (orders, to_election) = mpsc::channel(4);
-    let (told, standing) = watch::channel(Standing::Following(None));
-    let mut election = tokio::spawn(election::run(
-        client.clone(),
-        address.clone(),
-        me,
-        Times::of_lease(config.lease_secs),
-        to_election,
-        told,
-    ));
+    let candidacy = Candidacy::stand(client.clone(), address.clone(), me, config.lease_secs);
     let mut reigns = Reigns {
         config: Arc::clone(&config),
         metrics: Arc::clone(&metrics),
         guard: Arc::clone(&guard),
         client,
         address,
-        orders: orders.clone(),
-        standing,
+        candidacy,
         stop: stop.clone(),
         ending: JoinSet::new(),
     };
@@ -86,13 +72,9 @@ pub(crate) async fn run(
         () = guard.keep_current(again, &metrics) => Ok(()),
     };
     stop.cancel();
-    // The election may have ended by itself.
-    let _ = orders.send(Order::Resign).await;
-    if timeout(RESIGN, &mut election).await.is_err() {
-        tracing::warn!("the lease could not be given back in time; it runs out");
-        election.abort();
-    }
-    reigns.ended().await;
+    reigns.candidacy.resign().await;
+    // What is left of former reigns; each has its grace period.
+    while reigns.ending.join_next().await.is_some() {}
     let closed = front.close(config.shutdown_grace).await;
     tracing::info!(address = %listens, "master stopped");
     result.and(closed)
@@ -104,26 +86,23 @@ struct Reigns {
     guard: Arc<Guard>,
     client: Client,
     address: Address,
-    orders: mpsc::Sender<Order>,
-    standing: watch::Receiver<Standing>,
+    candidacy: Candidacy,
     stop: CancellationToken,
     /// Reigns that are over and close their streams.
     ending: JoinSet<()>,
 }
 
 impl Reigns {
-    /// Until nothing of former reigns is left; each has its grace period.
-    async fn ended(&mut self) {
-        while self.ending.join_next().await.is_some() {}
-    }
-
     async fn run(&mut self, front: &mut Front) -> Result<(), Error> {
         let duty = front.duty();
         loop {
+            let follow = |leader| {
+                duty.send_replace(Duty::StandBy(leader));
+            };
             let elected = tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
                 ended = front.ended() => return ended,
-                elected = elected(&mut self.standing, &duty) => elected,
+                elected = self.candidacy.elected(follow) => elected,
             };
             let Some((seat, fence)) = elected else {
                 return Ok(());
@@ -134,18 +113,13 @@ impl Reigns {
                 Ok(()) => {}
                 Err(Error::Store(StoreError::Deposed)) => {
                     tracing::warn!(term = seat.term, "deposed");
-                    // The election may know it already.
-                    let _ = self.orders.send(Order::Deposed).await;
+                    self.candidacy.deposed().await;
                 }
                 Err(error) => return Err(error),
             }
-            let other = |standing: &Standing| match standing {
-                Standing::Leading(now, _) => *now != seat,
-                Standing::Following(_) => true,
-            };
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
-                gone = self.standing.wait_for(other) => if gone.is_err() { return Ok(()) },
+                () = self.candidacy.unseated(seat) => {}
             }
         }
     }
@@ -170,14 +144,10 @@ impl Reigns {
         .await?;
         let duty = front.duty();
         duty.send_replace(Duty::Lead(reign.router(), fence));
-        let over = |standing: &Standing| match standing {
-            Standing::Leading(now, _) => *now != seat,
-            Standing::Following(_) => true,
-        };
         let ended = tokio::select! {
             ended = reign.ended() => Some(ended),
             // The election's end is the end of this, too.
-            _ = self.standing.wait_for(over) => None,
+            () = self.candidacy.unseated(seat) => None,
             () = stop.cancelled() => None,
             ended = front.ended() => Some(ended),
         };
@@ -196,21 +166,5 @@ impl Reigns {
             }
         });
         Ok(())
-    }
-}
-
-/// Waits for a seat, and tells the front meanwhile who leads. `None`: there is no election any more.
-async fn elected(
-    standing: &mut watch::Receiver<Standing>,
-    duty: &watch::Sender<Duty>,
-) -> Option<(Seat, Fence)> {
-    loop {
-        match standing.borrow_and_update().clone() {
-            Standing::Leading(seat, fence) => return Some((seat, fence)),
-            Standing::Following(leader) => {
-                duty.send_replace(Duty::StandBy(leader));
-            }
-        }
-        standing.changed().await.ok()?;
     }
 }

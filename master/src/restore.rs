@@ -6,15 +6,9 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use mezzo_etcd::{
-    Client,
-    election::{self, Candidate, Order, Standing, Times},
-};
+use mezzo_etcd::{Candidacy, Client, election::Candidate};
 use thiserror::Error;
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
-};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::{
@@ -24,8 +18,6 @@ use crate::{
 
 /// For the seat, when nobody leads.
 const SEAT: Duration = Duration::from_secs(10);
-/// To give it back.
-const RESIGN: Duration = Duration::from_secs(3);
 
 /// Why nothing was restored.
 #[derive(Debug, Error)]
@@ -73,45 +65,25 @@ pub async fn restore(
         StoreAddress::Etcd(address) => {
             let address = address.clone();
             let client = Client::new(&address)?;
-            let (orders, to_election) = mpsc::channel(4);
-            let (told, mut standing) = watch::channel(Standing::Following(None));
             let me = Candidate {
                 id: Uuid::now_v7().to_string(),
                 address: "restore".to_owned(),
             };
-            let mut election = tokio::spawn(election::run(
-                client.clone(),
-                address.clone(),
-                me,
-                Times::of_lease(config.lease_secs),
-                to_election,
-                told,
-            ));
-            let leads = |standing: &Standing| matches!(standing, Standing::Leading(..));
-            let seat = match timeout(SEAT, standing.wait_for(leads)).await {
-                Ok(Ok(now)) => match &*now {
-                    Standing::Leading(seat, fence) => Some((*seat, fence.clone())),
-                    Standing::Following(_) => None,
-                },
-                Ok(Err(_)) | Err(_) => None,
-            };
+            let mut candidacy =
+                Candidacy::stand(client.clone(), address.clone(), me, config.lease_secs);
+            let seat = timeout(SEAT, candidacy.elected(|_| {})).await;
             let result = match seat {
-                Some((seat, fence)) => {
+                Ok(Some((seat, fence))) => {
                     let store = EtcdStore::new(client, address, seat, fence);
                     put(&store, backup, replace).await
                 }
-                None => Err(RestoreError::Led {
-                    leader: match &*standing.borrow() {
-                        Standing::Following(Some(leader)) => leader.address.clone(),
-                        Standing::Following(None) | Standing::Leading(..) => "unknown".to_owned(),
-                    },
+                Ok(None) | Err(_) => Err(RestoreError::Led {
+                    leader: candidacy
+                        .leader()
+                        .map_or_else(|| "unknown".to_owned(), |leader| leader.address),
                 }),
             };
-            // The election may have ended by itself.
-            let _ = orders.send(Order::Resign).await;
-            if timeout(RESIGN, &mut election).await.is_err() {
-                election.abort();
-            }
+            candidacy.resign().await;
             result
         }
     }

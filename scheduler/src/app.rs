@@ -17,7 +17,7 @@ pub mod version;
 
 pub use id::{AppId, InvalidAppId};
 pub use merge::merge;
-pub(crate) use parse::{Volumes, dependencies, fetch, memory, volumes};
+pub(crate) use parse::{Volumes, dependencies, fetch, memory, secrets, volumes};
 pub use parse::{
     check_app_json, check_pod_json, is_pod_json, parse_app, parse_app_or_pod, parse_pod,
 };

@@ -10,15 +10,11 @@
 //! stream of the former leader, and answers nothing more that came over it. So what a deposed scheduler had under way
 //! comes before the new one asks how its tasks are, or not at all.
 
-use std::time::Duration;
-
 use mezzo_api::credential::Credential;
 use mezzo_api::masters::Masters;
-use mezzo_etcd::election::{self, Candidate, Order, Seat, Standing, Times};
-use mezzo_etcd::{Address, Client, Fence};
-use tokio::sync::{mpsc, watch};
+use mezzo_etcd::election::{Candidate, Seat};
+use mezzo_etcd::{Address, Candidacy, Client, Fence};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -26,9 +22,6 @@ use crate::config::Config;
 use crate::front::{Bound, Duty, Front};
 use crate::server::{DRAIN, Error, Reign, drain};
 use crate::store::{EtcdStore, Keep, StoreError};
-
-/// For a graceful leader to give its lease back. Otherwise the lease runs out.
-const RESIGN: Duration = Duration::from_secs(3);
 
 /// Runs until `shutdown`.
 pub(crate) async fn run(
@@ -46,34 +39,20 @@ pub(crate) async fn run(
     };
     let mut front = bound.open(&config.state_dir, &me.address, Duty::Follow(None))?;
     tracing::info!(address = %listens, advertised = me.address, store = %address, "scheduler listens and follows");
-    let (orders, to_election) = mpsc::channel(4);
-    let (told, standing) = watch::channel(Standing::Following(None));
-    let mut election = JoinSet::new();
-    election.spawn(election::run(
-        client.clone(),
-        address.clone(),
-        me.clone(),
-        Times::of_lease(config.lease_secs),
-        to_election,
-        told,
-    ));
+    let own = me.address.clone();
+    let candidacy = Candidacy::stand(client.clone(), address.clone(), me, config.lease_secs);
     let mut reigns = Reigns {
         config,
         line,
-        me: me.address,
+        me: own,
         client,
         address,
-        orders: orders.clone(),
-        standing,
+        candidacy,
         shutdown,
         ending: JoinSet::new(),
     };
     let result = reigns.run(&mut front).await;
-    // It may have ended by itself.
-    let _ = orders.send(Order::Resign).await;
-    if timeout(RESIGN, election.join_next()).await.is_err() {
-        tracing::warn!("the lease could not be given back in time; it runs out");
-    }
+    reigns.candidacy.resign().await;
     while reigns.ending.join_next().await.is_some() {}
     let closed = front.close(DRAIN).await;
     tracing::info!(address = %listens, "scheduler ends");
@@ -86,8 +65,7 @@ struct Reigns {
     me: String,
     client: Client,
     address: Address,
-    orders: mpsc::Sender<Order>,
-    standing: watch::Receiver<Standing>,
+    candidacy: Candidacy,
     shutdown: CancellationToken,
     /// Reigns that are over and stop.
     ending: JoinSet<()>,
@@ -97,10 +75,13 @@ impl Reigns {
     async fn run(&mut self, front: &mut Front) -> Result<(), Error> {
         let duty = front.duty();
         loop {
+            let follow = |leader| {
+                duty.send_replace(Duty::Follow(leader));
+            };
             let elected = tokio::select! {
                 () = self.shutdown.cancelled() => return Ok(()),
                 ended = front.ended() => return ended,
-                elected = elected(&mut self.standing, &duty) => elected,
+                elected = self.candidacy.elected(follow) => elected,
             };
             let Some((seat, fence)) = elected else {
                 return Ok(());
@@ -109,14 +90,13 @@ impl Reigns {
                 Ok(()) => {}
                 Err(Error::Store(StoreError::Deposed)) => {
                     tracing::warn!(term = seat.term, "deposed");
-                    // The election may know it already.
-                    let _ = self.orders.send(Order::Deposed).await;
+                    self.candidacy.deposed().await;
                 }
                 Err(error) => return Err(error),
             }
             tokio::select! {
                 () = self.shutdown.cancelled() => return Ok(()),
-                () = unseated(&mut self.standing, seat) => {}
+                () = self.candidacy.unseated(seat) => {}
             }
         }
     }
@@ -132,14 +112,14 @@ impl Reigns {
             (Keep::Etcd(store.into()), state),
             &self.me,
             fence.clone(),
-            Some(self.orders.clone()),
+            Some(self.candidacy.orders()),
         );
         let duty = front.duty();
         duty.send_replace(Duty::Lead(reign.router(), fence));
         let ended = tokio::select! {
             ended = reign.ended() => Some(ended),
             // The election's end is the end of this, too.
-            () = unseated(&mut self.standing, seat) => None,
+            () = self.candidacy.unseated(seat) => None,
             () = self.shutdown.cancelled() => Some(drain(front, &mut reign).await),
             ended = front.ended() => Some(ended),
         };
@@ -156,31 +136,5 @@ impl Reigns {
             }
         });
         Ok(())
-    }
-}
-
-/// Until this seat is another's or nobody's, or there is no election any more.
-async fn unseated(standing: &mut watch::Receiver<Standing>, seat: Seat) {
-    let over = |standing: &Standing| match standing {
-        Standing::Leading(now, _) => *now != seat,
-        Standing::Following(_) => true,
-    };
-    // Whether it was taken, or the election has ended, comes to the same.
-    drop(standing.wait_for(over).await);
-}
-
-/// Waits for a seat, and tells the front meanwhile who leads. `None`: there is no election any more.
-async fn elected(
-    standing: &mut watch::Receiver<Standing>,
-    duty: &watch::Sender<Duty>,
-) -> Option<(Seat, Fence)> {
-    loop {
-        match standing.borrow_and_update().clone() {
-            Standing::Leading(seat, fence) => return Some((seat, fence)),
-            Standing::Following(leader) => {
-                duty.send_replace(Duty::Follow(leader));
-            }
-        }
-        standing.changed().await.ok()?;
     }
 }

@@ -33,6 +33,7 @@ use tokio::sync::mpsc;
 use crate::driver::{Handle, ORIGIN};
 use crate::events::Origin;
 use crate::events::hub::Hub;
+use crate::forwarded;
 pub(crate) use answer::{error, json_answer};
 
 /// A hundred times what an app file has.
@@ -145,14 +146,14 @@ pub(crate) fn router(context: Context) -> Router {
 /// Around each request: who it is from, for the events that it leads to; and the headers that all answers have.
 async fn around(
     State(context): State<Context>,
-    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,
 ) -> Response {
     let uri = request.uri().path().to_owned();
+    let client = forwarded::client(request.headers(), peer.ip());
     let answer = next.run(request);
     let mut response = if uri.starts_with("/v2/apps") || uri.starts_with("/v2/pods") {
-        let client = client.ip();
         ORIGIN.scope(Origin { client, uri }, answer).await
     } else {
         answer.await

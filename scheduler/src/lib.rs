@@ -7,7 +7,7 @@
 //!   [`resident`] (what instances keep on machines), [`deployment`] (plans), [`backoff`], [`task`], [`events`], and
 //!   [`core`], which puts them together;
 //! * edges: `driver` (the one owner of the core, its event loop), `link` to the master, [`store`] (redb, or etcd), `http`
-//!   (REST over published snapshots), `front` and `proxy` (who answers on the socket), `server` (puts them together),
+//!   (REST over published snapshots), `front`, `proxy` and `forwarded` (who answers on the socket), `server` (puts them together),
 //!   `elected` (does so when this one leads).
 
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ pub mod deployment;
 mod driver;
 mod elected;
 pub mod events;
+mod forwarded;
 mod front;
 pub mod group;
 mod http;

@@ -253,6 +253,7 @@ mod tests {
             reserved: Vec::new(),
             volumes: Vec::new(),
             revocable: false,
+            unavailability: None,
         }
     }
 

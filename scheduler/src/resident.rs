@@ -19,6 +19,7 @@ use mezzo_api::model::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::app::spec::is_in_sandbox;
 use crate::app::{App, AppId};
 use crate::place::{Ask, Lack};
 
@@ -168,15 +169,27 @@ impl Holding {
         }
     }
 
-    /// Where its volumes are mounted.
-    pub fn mounts(&self) -> impl Iterator<Item = Volume> {
-        self.volumes.iter().map(|held| Volume {
-            container_path: match held.container_path.starts_with('/') {
-                true => held.container_path.clone(),
-                false => format!("{SANDBOX}/{}", held.container_path),
-            },
-            read_only: false,
-            source: VolumeSource::Persistent(held.volume.id.clone()),
+    /// Where its volumes are mounted: each at its own path, and where `app` has one of them by its name in the sandbox.
+    pub fn mounts(&self, app: &App) -> impl Iterator<Item = Volume> {
+        self.volumes.iter().flat_map(move |held| {
+            let source = VolumeSource::Persistent(held.volume.id.clone());
+            let own = Volume {
+                container_path: match held.container_path.starts_with('/') {
+                    true => held.container_path.clone(),
+                    false => format!("{SANDBOX}/{}", held.container_path),
+                },
+                read_only: false,
+                source: source.clone(),
+            };
+            let by_name = VolumeSource::HostPath(held.container_path.clone());
+            let volumes = app.container.volumes.iter();
+            let again = volumes
+                .filter(move |volume| is_in_sandbox(volume) && volume.source == by_name)
+                .map(move |volume| Volume {
+                    source: source.clone(),
+                    ..volume.clone()
+                });
+            std::iter::once(own).chain(again)
         })
     }
 

@@ -233,6 +233,9 @@ fn last_failure(app: &AppState) -> Option<String> {
 
 /// What the readiness checks of instances that run say, as long as they do not pass.
 fn not_ready(app: &AppState) -> Option<String> {
+    if !app.asks_readiness() {
+        return None;
+    }
     let waiting: Vec<_> = app
         .instances
         .values()

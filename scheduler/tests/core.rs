@@ -112,6 +112,7 @@ impl Bench {
             reserved: Vec::new(),
             volumes: Vec::new(),
             revocable: false,
+            unavailability: None,
         }
     }
 

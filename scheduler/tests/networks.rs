@@ -59,6 +59,7 @@ fn task(app: App, ports: &[u16]) -> TaskInfo {
         reserved: Vec::new(),
         volumes: Vec::new(),
         revocable: false,
+        unavailability: None,
     };
     let id = "web.1".parse().unwrap();
     task_info(&version, &id, &offer, ports, Default::default())

@@ -103,7 +103,7 @@ fn uri(address: impl Into<String>) -> FetchUri {
 fn message(error: FetchError) -> String {
     match error {
         FetchError::Failed(message) => message,
-        other => panic!("{other:?}"),
+        other @ (FetchError::Cancelled | FetchError::NotAllowed(_)) => panic!("{other:?}"),
     }
 }
 

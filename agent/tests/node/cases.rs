@@ -29,8 +29,10 @@ use crate::groups::{
     a_killed_agent_leaves_groups_whole_or_ends_them, members_of_a_group_share_and_end_together,
 };
 use crate::guest::{
+    a_persistent_volume_has_a_quota_of_its_own_in_a_guest,
     a_project_quota_refuses_and_counts_in_a_guest,
     a_revocable_task_is_squeezed_and_then_killed_in_a_guest,
+    what_a_group_has_together_is_bounded_in_a_guest,
     who_waits_for_a_processor_is_helped_in_a_guest,
 };
 use crate::inside::{
@@ -75,6 +77,8 @@ macro_rules! cases {
 }
 
 cases![
+    a_persistent_volume_has_a_quota_of_its_own_in_a_guest,
+    what_a_group_has_together_is_bounded_in_a_guest,
     a_project_quota_refuses_and_counts_in_a_guest,
     a_revocable_task_is_squeezed_and_then_killed_in_a_guest,
     who_waits_for_a_processor_is_helped_in_a_guest,

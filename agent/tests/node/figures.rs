@@ -214,40 +214,45 @@ pub(crate) async fn many_idle_tasks_cost_little(bench: &mut Bench) {
         bench.master.status(&format!("idle-{n}"), TaskRunning).await;
     }
     let started = begun.elapsed();
-    let mut client = bench.client().await;
-    let all = proto::GetStatsRequest::default();
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while client
-        .get_stats(all.clone())
-        .await
-        .unwrap()
-        .into_inner()
-        .tasks
-        .len()
-        < count
-    {
-        assert!(std::time::Instant::now() < deadline, "not all were sampled");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    all_sampled(bench, count).await;
     if wanted.is_none() {
         return;
     }
-    tokio::time::sleep(Duration::from_secs(15)).await;
-    let before = cpu_ms(bench.agent_pid());
-    let begun = std::time::Instant::now();
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    let used = cpu_ms(bench.agent_pid()) - before;
-    let node = client
-        .get_stats(all)
-        .await
-        .unwrap()
-        .into_inner()
-        .node
-        .unwrap();
-    println!(
-        "{count} tasks started in {started:?}; at rest the agent used {used} ms in {:?}: {:.2} % of a core; memory {:?}",
-        begun.elapsed(),
-        used as f64 / begun.elapsed().as_millis() as f64 * 100.0,
-        node.agent_memory_bytes
-    );
+    println!("{count} tasks started in {started:?}");
+    // The same tasks under agents that lend what these do not use, and under agents that do not, in turn.
+    for round in 0..4 {
+        let lends = round % 2 == 1;
+        bench.kill_agent().await;
+        bench.config.oversubscribe = lends;
+        bench.start(round + 2).await;
+        all_sampled(bench, count).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let before = cpu_ms(bench.agent_pid());
+        let begun = std::time::Instant::now();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let used = cpu_ms(bench.agent_pid()) - before;
+        let node = all_sampled(bench, count).await;
+        println!(
+            "at rest the agent used {used} ms in {:?}: {:.2} % of a core; memory {:?}{}",
+            begun.elapsed(),
+            used as f64 / begun.elapsed().as_millis() as f64 * 100.0,
+            node.agent_memory_bytes,
+            if lends { "; it lends" } else { "" }
+        );
+    }
+}
+
+/// Waits until there is a sample of each of so many tasks.
+async fn all_sampled(bench: &Bench, count: usize) -> proto::NodeUsage {
+    let mut client = bench.client().await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let request = proto::GetStatsRequest::default();
+        let round = client.get_stats(request).await.unwrap().into_inner();
+        if round.tasks.len() >= count {
+            return round.node.unwrap();
+        }
+        assert!(std::time::Instant::now() < deadline, "not all were sampled");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }

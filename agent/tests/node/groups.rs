@@ -22,7 +22,7 @@ fn volume(name: &str, path: &str) -> proto::Volume {
 }
 
 /// In a network of the group's own, with its volumes.
-fn member(id: &str, args: &[&str]) -> proto::TaskInfo {
+pub(crate) fn member(id: &str, args: &[&str]) -> proto::TaskInfo {
     let mut task = task(id, args);
     let container = task.container.as_mut().unwrap();
     container.network = proto::NetworkMode::None.into();
@@ -30,7 +30,7 @@ fn member(id: &str, args: &[&str]) -> proto::TaskInfo {
     task
 }
 
-async fn launch(
+pub(crate) async fn launch(
     bench: &Bench,
     group: &str,
     init: Vec<proto::TaskInfo>,

@@ -4,7 +4,7 @@
 use mezzo_agent::Oversubscription;
 use mezzo_api::proto::{
     self, Reason,
-    TaskState::{TaskKilled, TaskRunning},
+    TaskState::{TaskFailed, TaskKilled, TaskRunning},
     copy_entry::Kind,
 };
 use nix::sys::signal::{Signal, kill};
@@ -13,7 +13,9 @@ use crate::{
     bench::{Bench, alive, eventually, task},
     disk::{takes, with_disk},
     files::{copy_to, data, entry},
-    lend::{cgroup_file, holding, lends, pid, quota, revocable},
+    groups,
+    lend::{cgroup_file, cgroup_file_of, holding, lends, pid, quota, revocable},
+    volumes::{make_data, with_data},
 };
 
 /// Whether this machine promises to have all that is needed; where it does not, the test is skipped.
@@ -177,14 +179,37 @@ pub(crate) async fn who_waits_for_a_processor_is_helped_in_a_guest(bench: &mut B
     }
 }
 
-pub(crate) async fn a_project_quota_refuses_and_counts_in_a_guest(bench: &mut Bench) {
-    if !is_guest("a_project_quota_refuses_and_counts") {
-        return;
-    }
+/// The state folder is on a file system with project quotas.
+fn assert_quotas(bench: &Bench) {
     std::fs::create_dir_all(&bench.config.state_dir).unwrap();
     let ids = (1 << 20, 1 << 21);
     let projects = mezzo_runtime::disk::Projects::open(&bench.config.state_dir, ids, 0);
     projects.unwrap_or_else(|error| panic!("the guest was to have them: {error}"));
+}
+
+/// What the probe says when the quota refuses it more of a file.
+fn refused(path: &str) -> String {
+    let is_xfs = std::env::var("MEZZO_TEST_GUEST").is_ok_and(|kind| kind == "xfs");
+    let words = if is_xfs {
+        "No space left on device"
+    } else {
+        "Disk quota exceeded"
+    };
+    format!("{path}: {words}\n")
+}
+
+/// What a container has written to a stream so far.
+fn said(bench: &Bench, container: &proto::ContainerStatus, stream: &str) -> String {
+    let log = bench.config.state_dir.join("runtime/containers");
+    let log = log.join(&container.container_id).join(stream);
+    std::fs::read_to_string(log).unwrap_or_default()
+}
+
+pub(crate) async fn a_project_quota_refuses_and_counts_in_a_guest(bench: &mut Bench) {
+    if !is_guest("a_project_quota_refuses_and_counts") {
+        return;
+    }
+    assert_quotas(bench);
     bench.config.disk_interval_ms = 100;
     bench.start(1).await;
     // The sandbox first; the root file system has what is left.
@@ -192,11 +217,11 @@ pub(crate) async fn a_project_quota_refuses_and_counts_in_a_guest(bench: &mut Be
     bench.launch(with_disk(task("fills", &fill), 10)).await;
     let container = bench.master.status("fills", TaskRunning).await.container;
     let container = container.unwrap();
-    let log = bench.config.state_dir.join("runtime/containers");
-    let log = log.join(&container.container_id);
-    let said = |stream: &str| std::fs::read_to_string(log.join(stream)).unwrap_or_default();
-    eventually("full", || said("stdout").contains("full")).await;
-    assert_eq!(said("stderr"), "/bin/file: Disk quota exceeded\n");
+    eventually("full", || {
+        said(bench, &container, "stdout").contains("full")
+    })
+    .await;
+    assert_eq!(said(bench, &container, "stderr"), refused("/bin/file"));
     let stats = takes(bench, "fills", 9).await;
     assert_eq!(stats.disk_limit_bytes, Some(10 << 20));
     // The logs count beside it.
@@ -206,9 +231,13 @@ pub(crate) async fn a_project_quota_refuses_and_counts_in_a_guest(bench: &mut Be
     let big = vec![7; 4 << 20];
     let mut parts = vec![entry("more", Kind::FileSize(big.len() as u64))];
     parts.extend(big.chunks(256 << 10).map(data));
-    let refused = copy_to(bench, "fills", "/mnt/mezzo/sandbox", parts).await;
-    let refused = refused.unwrap_err();
-    assert!(refused.message().contains("quota"), "{refused}");
+    let answer = copy_to(bench, "fills", "/mnt/mezzo/sandbox", parts).await;
+    let answer = answer.unwrap_err();
+    let words = ["quota", "space"];
+    assert!(
+        words.iter().any(|word| answer.message().contains(word)),
+        "{answer}"
+    );
     // The next agent counts on. Nobody is killed for what was refused.
     bench.kill_agent().await;
     bench.start(2).await;
@@ -223,4 +252,124 @@ pub(crate) async fn a_project_quota_refuses_and_counts_in_a_guest(bench: &mut Be
     let end = bench.master.end("fills").await;
     assert_eq!(end.state(), TaskKilled, "{}", end.message);
     assert!(end.usage.unwrap().disk_bytes >= Some(9 << 20));
+}
+
+/// The lengths of the files in the only persistent volume.
+fn in_volume(bench: &Bench) -> u64 {
+    let mut volumes = std::fs::read_dir(bench.config.state_dir.join("volumes")).unwrap();
+    let files = std::fs::read_dir(volumes.next().unwrap().unwrap().path()).unwrap();
+    files
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .sum()
+}
+
+pub(crate) async fn a_persistent_volume_has_a_quota_of_its_own_in_a_guest(bench: &mut Bench) {
+    if !is_guest("a_persistent_volume_has_a_quota_of_its_own") {
+        return;
+    }
+    assert_quotas(bench);
+    bench.config.resources = Some("cpus:4;mem:2048;disk:64".parse().unwrap());
+    bench.config.disk_interval_ms = 100;
+    bench.start(1).await;
+    // 8 MiB; the task's own 4 MiB are beside it.
+    make_data(bench).await;
+    let fill = ["fill", "9", "/data/file"];
+    let first = with_data(with_disk(task("first", &fill), 4));
+    bench.launch(first).await;
+    let first = bench.master.status("first", TaskRunning).await;
+    let first = first.container.unwrap();
+    eventually("full", || said(bench, &first, "stdout").contains("full")).await;
+    assert_eq!(said(bench, &first, "stderr"), refused("/data/file"));
+    let held = in_volume(bench);
+    assert!((7 << 20..=8 << 20).contains(&held), "{held}");
+    // Nobody is killed for what was refused, by this agent or the next; what is in the volume is not the task's.
+    bench.kill_agent().await;
+    bench.start(2).await;
+    takes(bench, "first", 0).await;
+    assert!(alive(first.pid), "it runs on");
+    bench.kill_task("first", Some(0)).await;
+    let end = bench.master.end("first").await;
+    assert_eq!(end.state(), TaskKilled, "{}", end.message);
+    assert!(end.usage.unwrap().disk_bytes < Some(4 << 20));
+    // The next one finds the volume as full, and its own bound beside it.
+    let fill = ["fill", "2", "/data/more", "/mnt/mezzo/sandbox/file"];
+    let second = with_data(with_disk(task("second", &fill), 4));
+    bench.launch(second).await;
+    let second = bench.master.status("second", TaskRunning).await;
+    let second = second.container.unwrap();
+    eventually("full", || said(bench, &second, "stdout").contains("full")).await;
+    assert_eq!(said(bench, &second, "stderr"), refused("/data/more"));
+    takes(bench, "second", 2).await;
+    assert!(in_volume(bench) <= 8 << 20);
+    assert!(alive(second.pid), "it runs on");
+}
+
+pub(crate) async fn what_a_group_has_together_is_bounded_in_a_guest(bench: &mut Bench) {
+    if !is_guest("what_a_group_has_together_is_bounded") {
+        return;
+    }
+    assert_quotas(bench);
+    // What holds at first is the quota alone: nobody measures.
+    bench.config.disk_interval_ms = 3_600_000;
+    bench.start(1).await;
+    let member = |id: &str, args: &[&str], disk, memory_mb, pids| {
+        let mut member = with_disk(groups::member(id, args), disk);
+        member.memory_limit_mb = Some(memory_mb);
+        member.pids_limit = Some(pids);
+        member.cpu_limit = Some(proto::Scalar { millis: 500 });
+        member
+    };
+    let tasks = vec![
+        member("fills", &["fill", "12", "/disk/file"], 6, 48, 30),
+        member("other", &["sleep"], 4, 64, 40),
+    ];
+    groups::launch(bench, "pod", vec![], tasks).await;
+    let other = bench.master.status("other", TaskRunning).await;
+    let other = other.container.unwrap();
+    let fills = bench.master.status("fills", TaskRunning).await;
+    let fills = fills.container.unwrap();
+    // The control group above both: the sum of what each may use, and the holder's.
+    let group = fills.cgroup_path.rsplit_once('/').unwrap().0;
+    assert_eq!(
+        Some(group),
+        other.cgroup_path.rsplit_once('/').map(|of| of.0)
+    );
+    for (file, all, own) in [
+        ("memory.max", (112 + 16) << 20, 48 << 20),
+        ("pids.max", 70 + 8, 30),
+    ] {
+        let read = |cgroup| cgroup_file_of(cgroup, file).unwrap();
+        assert_eq!(read(&fills.cgroup_path), own.to_string(), "{file}");
+        assert_eq!(read(group), all.to_string(), "{file}");
+    }
+    let cpu = |cgroup| cgroup_file_of(cgroup, "cpu.max").unwrap();
+    assert_eq!(cpu(&fills.cgroup_path), "50000 100000");
+    assert_eq!(cpu(group), "100000 100000");
+
+    // Its volume takes what both hold of the disk, and no more.
+    eventually("full", || said(bench, &fills, "stdout").contains("full")).await;
+    assert_eq!(said(bench, &fills, "stderr"), refused("/disk/file"));
+    let mut groups = std::fs::read_dir(bench.config.state_dir.join("groups")).unwrap();
+    let file = groups.next().unwrap().unwrap().path().join("disk/file");
+    let held = file.metadata().unwrap().len();
+    assert!((9 << 20..=10 << 20).contains(&held), "{held}");
+    assert!(alive(fills.pid) && alive(other.pid));
+    // With what the members have beside it that is too much, for an agent that looks.
+    bench.kill_agent().await;
+    bench.config.disk_interval_ms = 100;
+    bench.start(2).await;
+    for id in ["fills", "other"] {
+        let end = bench.master.status(id, TaskFailed).await;
+        assert_eq!(
+            end.reason(),
+            Reason::ContainerLimitationDisk,
+            "{}",
+            end.message
+        );
+        assert!(
+            end.message.contains("their limit together is 10.0 MiB"),
+            "{}",
+            end.message
+        );
+    }
 }

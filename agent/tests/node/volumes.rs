@@ -28,7 +28,7 @@ fn data() -> PersistentVolume {
 }
 
 /// As the master fills it in.
-fn with_data(mut info: proto::TaskInfo) -> proto::TaskInfo {
+pub(crate) fn with_data(mut info: proto::TaskInfo) -> proto::TaskInfo {
     let container = info.container.as_mut().unwrap();
     container.volumes.push(proto::Volume {
         container_path: "/data".into(),
@@ -55,10 +55,8 @@ async fn operate(bench: &Bench, id: &str, change: Change) -> proto::OperationSta
     bench.master.operation(id).await
 }
 
-pub(crate) async fn a_volume_outlives_its_task_and_the_agent(bench: &mut Bench) {
-    bench.config.resources = Some("cpus:4;mem:2048;disk:64".parse().unwrap());
-    bench.config.disk_interval_ms = 100;
-    bench.start(1).await;
+/// Reserves 16 MiB of the disk and makes the volume of half of it.
+pub(crate) async fn make_data(bench: &Bench) {
     let reserve = Change::Reserve(Reserve {
         resources: vec![proto::Resource {
             name: "disk".into(),
@@ -86,6 +84,13 @@ pub(crate) async fn a_volume_outlives_its_task_and_the_agent(bench: &mut Bench) 
         "{}",
         done.message
     );
+}
+
+pub(crate) async fn a_volume_outlives_its_task_and_the_agent(bench: &mut Bench) {
+    bench.config.resources = Some("cpus:4;mem:2048;disk:64".parse().unwrap());
+    bench.config.disk_interval_ms = 100;
+    bench.start(1).await;
+    make_data(bench).await;
 
     // By another user than root, in the container's own users: the folder is for whoever the task is.
     let mut writer = with_data(task("writer", &["put", "/data/kept"]));

@@ -6,7 +6,7 @@ use super::{Invalid, Problems};
 use crate::{
     model::{
         Attribute, AttributeValue, Filters, MOST_POOLS, MOST_VOLUMES, Offer, Ranges, Resources,
-        Scalar, Value,
+        Scalar, Unavailability, Value,
     },
     proto,
 };
@@ -203,6 +203,22 @@ impl TryFrom<proto::Offer> for Offer {
         let attributes = problems.list("attributes", offer.attributes, 256);
         let reserved = problems.list("reserved", offer.reserved, MOST_POOLS);
         let volumes = problems.list("volumes", offer.volumes, MOST_VOLUMES);
+        let unavailability = match offer.unavailability {
+            Some(planned) => {
+                let window = problems.take("unavailability.window", planned.window.parse());
+                // A window that cannot be read is a problem, not no window.
+                let known = window.map(|window| {
+                    Box::new(Unavailability {
+                        window,
+                        starts_at_ms: planned.starts_at_ms,
+                        drains_at_ms: planned.drains_at_ms,
+                        ends_at_ms: planned.ends_at_ms,
+                    })
+                });
+                Some(known)
+            }
+            None => None,
+        };
         let value = (|| {
             Some(Self {
                 offer_id: offer_id?,
@@ -218,6 +234,10 @@ impl TryFrom<proto::Offer> for Offer {
                 reserved,
                 volumes,
                 revocable: offer.revocable,
+                unavailability: match unavailability {
+                    Some(planned) => Some(planned?),
+                    None => None,
+                },
             })
         })();
         problems.finish(value)
@@ -240,6 +260,12 @@ impl From<Offer> for proto::Offer {
             reserved: offer.reserved.into_iter().map(Into::into).collect(),
             volumes: offer.volumes.into_iter().map(Into::into).collect(),
             revocable: offer.revocable,
+            unavailability: offer.unavailability.map(|planned| proto::Unavailability {
+                window: planned.window.to_string(),
+                starts_at_ms: planned.starts_at_ms,
+                drains_at_ms: planned.drains_at_ms,
+                ends_at_ms: planned.ends_at_ms,
+            }),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Invalid, Problems};
+use super::{Invalid, Problems, revocable::NOT_IN_A_GROUP};
 use crate::{
     model::{GroupId, GroupPolicy, SharedVolume, TaskGroup, TaskInfo, VolumeSource},
     proto,
@@ -145,6 +145,10 @@ pub fn members(launch: proto::operation::LaunchGroup) -> Result<Vec<TaskInfo>, I
             if task.group.is_some() {
                 let field = format!("{field}[{n}].group");
                 problems.note(&field, "is the master's to fill in");
+            }
+            // Which each by itself may be.
+            if task.revocable {
+                problems.note(&format!("{field}[{n}].revocable"), NOT_IN_A_GROUP);
             }
         }
     }
@@ -290,6 +294,14 @@ mod tests {
         check(
             |group| group.tasks[0].group = Some(proto::TaskGroup::default()),
             "tasks[0].group",
+        );
+        check(
+            |group| {
+                let resources = "cpus:1;mem:64".parse::<crate::model::Resources>();
+                group.tasks[1].resources = resources.unwrap().into();
+                group.tasks[1].revocable = true;
+            },
+            "tasks[1].revocable: a task of a group cannot be revocable",
         );
         check(
             |group| {

@@ -12,6 +12,9 @@ use crate::{
 /// The names of what can be lent.
 pub const REVOCABLE: [&str; 2] = ["cpus", "mem"];
 
+/// Why a task of a group is refused: the machine would take back one of them, and with it all.
+pub(super) const NOT_IN_A_GROUP: &str = "a task of a group cannot be revocable, because they start and end together and none can be taken back alone: launch it by itself, or without `revocable`";
+
 /// Resources that an agent lends, checked.
 ///
 /// # Errors
@@ -61,8 +64,7 @@ pub fn revocable_problems(task: &TaskInfo) -> Vec<Problem> {
         note("reserved", message.to_owned());
     }
     if task.group.is_some() {
-        let message = "a task of a group cannot be revocable";
-        note("revocable", message.to_owned());
+        note("revocable", NOT_IN_A_GROUP.to_owned());
     }
     problems
 }

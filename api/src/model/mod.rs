@@ -36,7 +36,7 @@ pub use limits::{
     Rlimit, TaskLimits,
 };
 pub use network::{NetworkMode, PortMapping, PortProtocol};
-pub use offer::{Filters, Offer};
+pub use offer::{Filters, Offer, Unavailability};
 pub use operation::{OperationState, OperationStatus, PoolOperation};
 pub use pools::{ChangeProblem, Conversion, PoolChange, Pools, Undivided};
 pub use readiness::{ReadinessCheck, ReadinessProtocol, ReadinessResponse, ReadinessStatus};

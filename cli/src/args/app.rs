@@ -65,6 +65,13 @@ Examples:
         after_help = "Example:\n  mezzo app remove sleep --wait"
     )]
     Remove(ChangeArgs),
+    /// End instances with persistent volumes and give back what they kept: new ones begin empty
+    #[command(after_help = "\
+Examples:
+  mezzo app wipe db --yes                       all instances, and all that any of the app's kept
+  mezzo app wipe db --host node-1 --yes         those of a node
+  mezzo app wipe db db.instance-5c3f… --yes     one, by its task's id")]
+    Wipe(WipeArgs),
     /// List the versions that can be rolled back to, newest first
     #[command(after_help = "Example:\n  mezzo app versions sleep")]
     Versions(AppArg),
@@ -166,6 +173,23 @@ pub(crate) struct ChangeArgs {
     pub(crate) id: String,
     #[command(flatten)]
     pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WipeArgs {
+    /// The app's id
+    pub(crate) id: String,
+    /// Only this task
+    pub(crate) task: Option<String>,
+    /// Only instances on this host
+    #[arg(long, conflicts_with = "task")]
+    pub(crate) host: Option<String>,
+    /// Yes, what is in their volumes is lost
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Also while a deployment of the app is under way
+    #[arg(short, long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

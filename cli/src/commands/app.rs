@@ -4,6 +4,7 @@ mod diff;
 mod edit;
 mod logs;
 mod why;
+mod wipe;
 
 use std::{fs, io::Read as _, path::Path};
 
@@ -85,6 +86,7 @@ pub(crate) async fn run(context: &Context, command: AppCommand) -> Result<(), Fa
             )
             .await
         }
+        AppCommand::Wipe(args) => wipe::run(context, &scheduler, &args).await,
         AppCommand::Versions(args) => {
             versions(context, &scheduler, &request::app_id(&args.id)?).await
         }

@@ -1,34 +1,28 @@
 //! A whole framework in one file: runs one task on a mezzo cluster to its end, and tells how it ended and what it used.
 //!
-//! What every framework does is here, in the order of the file: subscribe (and again when the stream breaks), take an
-//! offer that is large enough, decline the others, launch, acknowledge each status, reconcile after a reconnect, and
-//! tear down at the end. It works on the generated messages alone, as a program in any other language would.
+//! The crate `mezzo-framework` subscribes, and again when the stream breaks or another master leads. Here is what is left to
+//! an author, in the order of the file: take an offer that is large enough, decline the others, launch, acknowledge each
+//! status, ask after a reconnect what became of the task, and tear down at the end. (The same on the generated messages
+//! alone, for any language: `examples/python-framework`.)
 //!
 //! Driven by one loop in `run`; nothing is spawned. `integration/tests/frameworks.rs` runs it against a live cluster.
 
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, Result};
 use clap::Parser;
-use mezzo_api::proto::event::{Event as What, Heartbeat, Offers, Subscribed};
-use mezzo_api::proto::framework_service_client::FrameworkServiceClient;
-use mezzo_api::proto::operation::{Launch, Operation as Kind};
-use mezzo_api::proto::{
-    AcceptRequest, AcknowledgeRequest, Caller, ContainerInfo, DeclineRequest, Event, ExitInfo,
-    Filters, FrameworkInfo, NetworkMode, Offer, Operation, ReconcileRequest, Resource, Scalar,
-    SubscribeRequest, TaskInfo, TaskState, TaskStatus, TeardownRequest, Usage, exit_info,
-    reconcile_request, resource,
+use mezzo_framework::model::{AgentId, Exit, Offer, Scalar, TaskState, TaskStatus};
+use mezzo_framework::{
+    CallError, Calls, Event, Framework, REFUSE_LONG, Reconciliation, Room, Task,
 };
-use tonic::transport::Channel;
 
-const RECONNECT_AFTER: Duration = Duration::from_millis(500);
 /// How long the master keeps our task while we are away.
 const FAILOVER: Duration = Duration::from_secs(60);
-/// Offers that we have no use for: not again for this long.
-const REFUSE: Duration = Duration::from_secs(600);
+/// How often is looked whether a question is due again.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Runs one task to its end and prints its exit code and what it used.
 #[derive(Debug, Parser)]
@@ -36,18 +30,23 @@ const REFUSE: Duration = Duration::from_secs(600);
     after_help = "Example:\n  example-rust-framework --image 127.0.0.1:5000/sleep:1 -- 1 --exit-code 7"
 )]
 struct Args {
-    /// host:port of the master
-    #[arg(long, default_value = "127.0.0.1:5050", env = "MEZZO_MASTER")]
-    master: String,
+    /// host:port of every master, with commas between them
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "127.0.0.1:5050",
+        env = "MEZZO_MASTER"
+    )]
+    master: Vec<String>,
     /// The image to run
     #[arg(long)]
     image: String,
     /// Processors, in thousandths
     #[arg(long, default_value_t = 100)]
-    cpu_millis: i64,
+    cpu_millis: u32,
     /// MiB of memory
     #[arg(long, default_value_t = 32)]
-    memory: i64,
+    memory: u32,
     /// Give up after this many seconds
     #[arg(long, default_value_t = 300)]
     deadline: u64,
@@ -83,265 +82,164 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Follows one stream after the other until the task has ended.
-async fn run(args: Args) -> anyhow::Result<TaskStatus> {
-    let endpoint = format!("http://{}", args.master);
-    let channel = Channel::from_shared(endpoint).context("--master is no host:port")?;
-    let mut framework = Framework::new(FrameworkServiceClient::new(channel.connect_lazy()), args);
+/// Follows events until the task has ended and the framework is torn down.
+async fn run(args: Args) -> Result<TaskStatus> {
+    let mut framework = Framework::builder("example-rust-framework")
+        .masters(args.master.clone())
+        .failover_timeout(FAILOVER)
+        .spawn()?;
+    let mut author = Author::new(framework.calls(), args);
+    let mut clock = tokio::time::interval(TICK);
     loop {
-        match framework.follow_stream().await {
-            Ok(ended) => return Ok(ended),
-            // Connecting again helps against a master that is away, not against one that says no.
-            Err(status) if is_refusal(status.code()) => {
-                bail!("the master refused: {}", status.message())
+        tokio::select! {
+            event = framework.next() => {
+                let event = event.context("the subscription ended")??;
+                author.handle(event).await?;
             }
-            Err(status) => {
-                eprintln!("the stream broke ({}), connecting again", status.message());
-                tokio::time::sleep(RECONNECT_AFTER).await;
-            }
+            _ = clock.tick() => author.ask().await?,
+        }
+        if let Some(ended) = author.ended.clone()
+            && settled(author.calls.teardown().await)?
+        {
+            framework.close().await;
+            return Ok(ended);
         }
     }
 }
 
-fn is_refusal(code: tonic::Code) -> bool {
-    matches!(
-        code,
-        tonic::Code::InvalidArgument | tonic::Code::NotFound | tonic::Code::PermissionDenied
-    )
+/// Whether a call was done. One that may succeed on another subscription is told, and no error.
+fn settled(result: Result<(), CallError>) -> Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_passing() => {
+            eprintln!("{:#}", anyhow::Error::from(error));
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
-struct Framework {
-    client: FrameworkServiceClient<Channel>,
-    args: Args,
-    /// Empty until the master has named us.
-    caller: Caller,
-    /// Chosen once: a task id is never used twice.
-    task_id: String,
+struct Author {
+    calls: Calls,
+    task: Task,
     /// The agent that our task was launched on.
-    launched_on: Option<String>,
+    launched_on: Option<AgentId>,
+    /// What we ask for after a reconnect.
+    open: Reconciliation,
     /// The last status of our task.
     ended: Option<TaskStatus>,
 }
 
-impl Framework {
-    fn new(client: FrameworkServiceClient<Channel>, args: Args) -> Self {
-        let task_id = format!("example-{}", uuid::Uuid::new_v4());
+impl Author {
+    fn new(calls: Calls, args: Args) -> Self {
+        // Chosen once: a task id is never used twice.
+        let task = Task::new(format!("example-{}", uuid::Uuid::new_v4()))
+            .name("example")
+            .image(&args.image)
+            .args(args.args)
+            .cpus(&Scalar::from_millis(args.cpu_millis.into()).to_string())
+            .mem(args.memory);
         Self {
-            client,
-            args,
-            caller: Caller::default(),
-            task_id,
+            calls,
+            task,
             launched_on: None,
+            open: Reconciliation::default(),
             ended: None,
         }
     }
 
-    /// Subscribes and handles events until our task has ended (`Ok`) or the stream breaks (`Err`).
-    async fn follow_stream(&mut self) -> Result<TaskStatus, tonic::Status> {
-        let framework = FrameworkInfo {
-            framework_id: self.caller.framework_id.clone(),
-            name: "example-rust-framework".to_owned(),
-            failover_timeout_ms: FAILOVER.as_millis() as u64,
-            ..FrameworkInfo::default()
-        };
-        let request = SubscribeRequest {
-            framework: Some(framework),
-            suppressed_roles: Vec::new(),
-        };
-        let mut events = self.client.subscribe(request).await?.into_inner();
-        let mut silence_allowed = Duration::from_secs(30);
-        loop {
-            let next = tokio::time::timeout(silence_allowed, events.message()).await;
-            let next = next.map_err(|_| tonic::Status::unavailable("no heartbeat"))??;
-            let Some(Event { event: Some(what) }) = next else {
-                return Err(tonic::Status::unavailable("the master closed the stream"));
-            };
-            match what {
-                What::Subscribed(subscribed) => {
-                    silence_allowed =
-                        Duration::from_millis(subscribed.heartbeat_interval_ms.max(1000) * 3);
-                    self.subscribed(subscribed).await?;
+    async fn handle(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Subscribed { framework_id, .. } => {
+                println!("subscribed as {framework_id}");
+                // What happened to our task while we were away? The answer comes as an update.
+                if let (Some(agent), None) = (&self.launched_on, &self.ended) {
+                    let task = self.task.id().parse()?;
+                    self.open = Reconciliation::of([(task, Some(agent.clone()))]);
                 }
-                What::Offers(Offers { offers }) => self.use_offers(offers).await?,
-                What::Update(status) => self.updated(status).await?,
-                // A withdrawn offer is one we have answered already, or a launch of ours will be answered by an update.
-                What::Rescind(_)
-                | What::AgentLost(_)
-                | What::InverseOffers(_)
-                | What::RescindInverseOffer(_)
-                | What::Operation(_)
-                | What::Heartbeat(Heartbeat {}) => {}
+                self.ask().await
             }
-            if let Some(ended) = self.ended.clone() {
-                // While we are subscribed: a call without a stream is refused.
-                let caller = Some(self.caller.clone());
-                self.client.teardown(TeardownRequest { caller }).await?;
-                return Ok(ended);
+            Event::Disconnected { why } => {
+                eprintln!("the stream broke ({why}), connecting again");
+                Ok(())
             }
+            Event::Offers(offers) => self.use_offers(&offers).await,
+            Event::Update(status) => self.updated(*status).await,
+            // A withdrawn offer is one we have answered already, or a launch of ours will be answered by an update.
+            Event::Rescinded(_)
+            | Event::Operation(_)
+            | Event::AgentLost(_)
+            | Event::InverseOffers(_)
+            | Event::InverseRescinded(_) => Ok(()),
         }
     }
 
-    async fn subscribed(&mut self, subscribed: Subscribed) -> Result<(), tonic::Status> {
-        println!("subscribed as {}", subscribed.framework_id);
-        self.caller = Caller {
-            framework_id: subscribed.framework_id,
-            stream_id: subscribed.stream_id,
-        };
-        // What happened to our task while we were away? The answer comes as an update.
-        if let (Some(agent_id), None) = (self.launched_on.clone(), &self.ended) {
-            let task = reconcile_request::TaskKey {
-                task_id: self.task_id.clone(),
-                agent_id,
-            };
-            let request = ReconcileRequest {
-                caller: Some(self.caller.clone()),
-                tasks: vec![task],
-            };
-            self.client.reconcile(request).await?;
+    /// Again and again until there is an answer: a master that has just begun to lead has none.
+    async fn ask(&mut self) -> Result<()> {
+        let due = self.open.due(Instant::now());
+        if !due.is_empty() {
+            settled(self.calls.reconcile(due).await)?;
         }
         Ok(())
     }
 
     /// Launches on the first offer that is large enough; declines everything else.
-    async fn use_offers(&mut self, offers: Vec<Offer>) -> Result<(), tonic::Status> {
+    async fn use_offers(&mut self, offers: &[Offer]) -> Result<()> {
         let mut unused = Vec::new();
         for offer in offers {
-            let fits = has(&offer, "cpus", self.args.cpu_millis)
-                && has(&offer, "mem", self.args.memory * 1000);
-            if fits && self.launched_on.is_none() {
-                // Noted before the call: if the answer gets lost, reconciliation tells whether the launch did.
-                self.launched_on = Some(offer.agent_id.clone());
-                println!("launches {} on {}", self.task_id, offer.hostname);
-                let launch = Launch {
-                    tasks: vec![self.task(offer.agent_id)],
-                };
-                let request = AcceptRequest {
-                    caller: Some(self.caller.clone()),
-                    offer_ids: vec![offer.offer_id],
-                    operations: vec![Operation {
-                        operation: Some(Kind::Launch(launch)),
-                        ..Operation::default()
-                    }],
-                    filters: Some(refuse()),
-                };
-                self.client.accept(request).await?;
-            } else {
-                unused.push(offer.offer_id);
+            let info = match self.launched_on {
+                None => Room::of(offer).place(&self.task).ok(),
+                Some(_) => None,
+            };
+            let Some(info) = info else {
+                unused.push(offer);
+                continue;
+            };
+            // Noted before the call: if the answer gets lost, reconciliation tells whether the launch did.
+            self.launched_on = Some(offer.agent_id.clone());
+            println!("launches {} on {}", self.task.id(), offer.hostname);
+            let launched = self.calls.launch(offer, vec![info], REFUSE_LONG).await;
+            if let Err(error) = &launched
+                && !error.may_have_happened()
+            {
+                self.launched_on = None;
             }
+            settled(launched)?;
         }
-        if !unused.is_empty() {
-            let caller = Some(self.caller.clone());
-            self.client
-                .decline(DeclineRequest {
-                    caller,
-                    offer_ids: unused,
-                    filters: Some(refuse()),
-                })
-                .await?;
-        }
+        settled(self.calls.decline(unused, REFUSE_LONG).await)?;
         Ok(())
     }
 
     /// Acknowledges, or the agent would send it again and again.
-    async fn updated(&mut self, status: TaskStatus) -> Result<(), tonic::Status> {
-        println!("{} {}", status.state().as_str_name(), status.message);
-        if !status.update_id.is_empty() {
-            let request = AcknowledgeRequest {
-                caller: Some(self.caller.clone()),
-                agent_id: status.agent_id.clone(),
-                task_id: status.task_id.clone(),
-                update_id: status.update_id.clone(),
-                ..AcknowledgeRequest::default()
-            };
-            self.client.acknowledge(request).await?;
-        }
-        if status.task_id == self.task_id && has_ended(status.state()) && self.ended.is_none() {
+    async fn updated(&mut self, status: TaskStatus) -> Result<()> {
+        println!("{} {}", status.state, status.message);
+        settled(self.calls.acknowledge(&status).await)?;
+        self.open.answered(&status);
+        // Unknown, of a task that we know to have launched: the launch never arrived.
+        let over = status.state.is_terminal() || status.state == TaskState::Unknown;
+        if over && self.ended.is_none() && status.task_id.as_str() == self.task.id() {
             self.ended = Some(status);
         }
         Ok(())
     }
-
-    fn task(&self, agent_id: String) -> TaskInfo {
-        let container = ContainerInfo {
-            image: self.args.image.clone(),
-            args: self.args.args.clone(),
-            network: NetworkMode::Host.into(),
-            ..ContainerInfo::default()
-        };
-        TaskInfo {
-            task_id: self.task_id.clone(),
-            name: "example".to_owned(),
-            agent_id,
-            resources: vec![
-                scalar("cpus", self.args.cpu_millis),
-                scalar("mem", self.args.memory * 1000),
-            ],
-            container: Some(container),
-            ..TaskInfo::default()
-        }
-    }
-}
-
-fn refuse() -> Filters {
-    Filters {
-        refuse_ms: Some(REFUSE.as_millis() as u64),
-    }
-}
-
-fn scalar(name: &str, millis: i64) -> Resource {
-    Resource {
-        name: name.to_owned(),
-        value: Some(resource::Value::Scalar(Scalar { millis })),
-    }
-}
-
-fn has(offer: &Offer, name: &str, millis: i64) -> bool {
-    offer.resources.iter().any(|r| {
-        r.name == name && matches!(r.value, Some(resource::Value::Scalar(Scalar { millis: here })) if here >= millis)
-    })
-}
-
-fn has_ended(state: TaskState) -> bool {
-    match state {
-        TaskState::TaskFinished
-        | TaskState::TaskFailed
-        | TaskState::TaskKilled
-        | TaskState::TaskError
-        | TaskState::TaskDropped
-        | TaskState::TaskGone
-        // Of a task that we know to have launched: the launch never arrived.
-        | TaskState::TaskUnknown => true,
-        TaskState::Unspecified
-        | TaskState::TaskStaging
-        | TaskState::TaskStarting
-        | TaskState::TaskRunning
-        | TaskState::TaskKilling
-        | TaskState::TaskUnreachable => false,
-    }
 }
 
 fn describe(ended: &TaskStatus) -> String {
-    let how = match &ended.exit {
-        Some(ExitInfo {
-            how: Some(exit_info::How::Code(code)),
-            ..
-        }) => format!("exit code {code}"),
-        Some(ExitInfo {
-            how: Some(exit_info::How::Signal(signal)),
-            ..
-        }) => format!("killed by signal {signal}"),
-        Some(_) | None => format!("did not run: {}", ended.message),
+    let how = match ended.exit.as_ref().map(|info| &info.exit) {
+        Some(Some(Exit::Code(code))) => format!("exit code {code}"),
+        Some(Some(Exit::Signal(signal))) => format!("killed by signal {signal}"),
+        Some(None) | None => format!("did not run: {}", ended.message),
     };
-    let Usage {
-        cpu_total_us,
-        memory_peak_bytes,
-        ..
-    } = ended.usage.as_deref().copied().unwrap_or_default();
-    let seconds = cpu_total_us.map_or("unknown".to_owned(), |us| {
-        format!("{:.3} s", us as f64 / 1e6)
-    });
-    let peak = memory_peak_bytes.map_or("unknown".to_owned(), |bytes| {
-        format!("{} KiB", bytes / 1024)
-    });
+    let usage = ended.usage.as_deref();
+    let seconds = usage
+        .and_then(|usage| usage.cpu_total_us)
+        .map_or("unknown".to_owned(), |us| {
+            format!("{:.3} s", us as f64 / 1e6)
+        });
+    let peak = usage
+        .and_then(|usage| usage.memory_peak_bytes)
+        .map_or("unknown".to_owned(), |bytes| {
+            format!("{} KiB", bytes / 1024)
+        });
     format!("{how}; final usage: cpu {seconds}, memory peak {peak}")
 }

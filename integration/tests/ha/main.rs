@@ -5,6 +5,7 @@
 //! The witness follows every key in etcd, revision by revision, and trusts no master; the agents tell who launched what.
 //! `MEZZO_HA_ROUNDS` is how many blows there are (50 take about ten minutes); the times to a new leader are printed.
 
+mod agent;
 mod load;
 mod relay;
 mod restore;

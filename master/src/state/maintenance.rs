@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mezzo_api::model::{AgentId, FrameworkId, OfferId, WindowName};
+use mezzo_api::model::{AgentId, FrameworkId, OfferId, Unavailability, WindowName};
 
 use super::{
     ConnId, Core, Effect, Notice, Refusal, ToAgent, ToFramework, Turn, agents::AgentEntry,
@@ -139,6 +139,8 @@ pub(super) struct Windows {
     by_name: BTreeMap<WindowName, WindowEntry>,
     /// Nothing of these is offered.
     closed: BTreeSet<AgentId>,
+    /// When each agent that is in a window is out of service: what offers tell.
+    planned: BTreeMap<AgentId, Unavailability>,
 }
 
 impl Windows {
@@ -149,6 +151,7 @@ impl Windows {
             if stage != WindowStage::Scheduled {
                 windows.closed.extend(record.agents.iter().cloned());
             }
+            windows.plan(&record);
             // What the stage asks for is done on the first tick.
             let entry = WindowEntry {
                 stage: WindowStage::Scheduled,
@@ -163,6 +166,24 @@ impl Windows {
     /// Whether nothing of that agent is offered.
     pub(super) fn is_closed(&self, agent_id: &AgentId) -> bool {
         !self.closed.is_empty() && self.closed.contains(agent_id) && !planted(Bug::OfferedInWindow)
+    }
+
+    /// From now on offers of its agents tell of it.
+    fn plan(&mut self, record: &WindowRecord) {
+        let planned = Unavailability {
+            window: record.name.clone(),
+            starts_at_ms: record.starts_at_ms,
+            drains_at_ms: record.drains_at_ms,
+            ends_at_ms: record.ends_at_ms,
+        };
+        let agents = record.agents.iter();
+        self.planned
+            .extend(agents.map(|id| (id.clone(), planned.clone())));
+    }
+
+    /// What an offer of that agent tells.
+    pub(super) fn planned(&self, agent_id: &AgentId) -> Option<Box<Unavailability>> {
+        self.planned.get(agent_id).cloned().map(Box::new)
     }
 
     /// The window that an agent is in.
@@ -217,6 +238,8 @@ impl Core {
             name: record.name.clone(),
             stage: Some(stage),
         });
+        self.windows.plan(&record);
+        self.offer_anew(turn, &record.agents);
         let entry = WindowEntry {
             stage: WindowStage::Scheduled,
             asked: BTreeMap::new(),
@@ -293,6 +316,7 @@ impl Core {
         };
         self.withdraw_inverse_offers(turn, entry.asked);
         self.reopen(turn, &entry.record.agents, &entry.record.drained);
+        self.offer_anew(turn, &entry.record.agents);
         turn.push(Effect::Store(Change::PutWindow {
             name: name.clone(),
             window: None,
@@ -304,6 +328,14 @@ impl Core {
         });
     }
 
+    /// What is offered of these tells of a plan that is none any more, or not of the one that is.
+    fn offer_anew(&mut self, turn: &mut Turn<'_>, agents: &BTreeSet<AgentId>) {
+        for id in agents {
+            self.rescind_agent_offers(turn, id);
+            self.reconsider(id);
+        }
+    }
+
     /// These are in no window any more; those that a window drained are in service again.
     fn reopen(
         &mut self,
@@ -313,6 +345,7 @@ impl Core {
     ) {
         for id in agents {
             self.windows.closed.remove(id);
+            self.windows.planned.remove(id);
             if drained.contains(id) {
                 self.end_drain(turn, id);
             }
@@ -529,6 +562,7 @@ impl Core {
             return;
         };
         self.windows.closed.remove(agent_id);
+        self.windows.planned.remove(agent_id);
         let Some(entry) = self.windows.by_name.get_mut(&name) else {
             return;
         };
@@ -547,6 +581,7 @@ impl Core {
         } else {
             self.store_window(turn, &name);
         }
+        self.offer_anew(turn, &BTreeSet::from([agent_id.clone()]));
     }
 
     /// An operator drains it: it stays drained when its window ends.
@@ -593,6 +628,11 @@ impl Core {
                 return Err(format!("agent {} is offered in its window", offer.agent_id));
             }
         }
+        let agents = self.windows.by_name.values();
+        let n_agents: usize = agents.map(|entry| entry.record.agents.len()).sum();
+        if self.windows.planned.len() != n_agents {
+            return Err("offers tell of windows that are none".to_owned());
+        }
         for entry in self.windows.by_name.values() {
             let stage = WindowStage::at(&entry.record, now);
             if entry.stage != stage {
@@ -605,6 +645,11 @@ impl Core {
                 };
                 if (stage == WindowStage::Draining) && agent.drain.is_none() {
                     return Err(format!("agent {id} is not drained in its window"));
+                }
+                if self.windows.planned.get(id).map(|planned| &planned.window)
+                    != Some(&entry.record.name)
+                {
+                    return Err(format!("offers of agent {id} do not tell of its window"));
                 }
                 if self.windows.closed.contains(id) != (stage != WindowStage::Scheduled) {
                     return Err(format!("agent {id} is closed or not against its window"));

@@ -341,6 +341,67 @@ fn a_window_vacates_then_drains_then_gives_back() {
 }
 
 #[test]
+fn offers_tell_what_is_planned_and_are_made_anew_when_that_changes() {
+    let mut bench = Bench::new(None);
+    bench.attach(1, "a");
+    bench.attach(2, "b");
+    bench.subscribe(3, None);
+    bench.tick(1100);
+    assert!(
+        bench
+            .offers()
+            .iter()
+            .all(|offer| offer.unavailability.is_none())
+    );
+    // By agent, what is told of it.
+    let told = |bench: &mut Bench, now| {
+        bench.tick(now);
+        let offers = bench.offers().into_iter();
+        let told = offers.map(|offer| (offer.agent_id.to_string(), offer.unavailability));
+        told.collect::<Vec<_>>()
+    };
+    let planned = |drains_at_ms, ends_at_ms| {
+        Some(Box::new(Unavailability {
+            window: "w".parse().unwrap(),
+            starts_at_ms: 50_000,
+            drains_at_ms,
+            ends_at_ms,
+        }))
+    };
+    let rescinded = |bench: &mut Bench| {
+        let rescinds = |event: &ToFramework| matches!(event, ToFramework::Rescind(_));
+        bench
+            .to_frameworks
+            .iter()
+            .filter(|event| rescinds(event))
+            .count()
+    };
+    let record = window("w", &["a"], 50_000, 60_000, Some(70_000));
+    bench.operate(schedule(&record)).unwrap();
+    assert_eq!(rescinded(&mut bench), 1, "that of b tells what is true");
+    let again = told(&mut bench, 1200);
+    assert_eq!(again, [("a".to_owned(), planned(60_000, Some(70_000)))]);
+
+    // Planned otherwise.
+    bench
+        .operate(schedule(&window("w", &["a"], 50_000, 65_000, None)))
+        .unwrap();
+    let again = told(&mut bench, 1300);
+    assert_eq!(again, [("a".to_owned(), planned(65_000, None))]);
+    // A new master knows it, too; and nothing is told of what was cancelled.
+    bench
+        .operate(Operation::CancelWindow("w".parse().unwrap()))
+        .unwrap();
+    assert_eq!(told(&mut bench, 1400), [("a".to_owned(), None)]);
+    let restored = Windows::restore(vec![record], 1500);
+    assert_eq!(
+        restored.planned(&"a".parse().unwrap()),
+        planned(60_000, Some(70_000))
+    );
+    assert_eq!(restored.planned(&"b".parse().unwrap()), None);
+}
+
+#[test]
 fn what_an_operator_did_stays_done() {
     let mut bench = Bench::new(None);
     for (conn, id) in [(1, "a"), (2, "b"), (3, "c")] {

@@ -280,6 +280,7 @@ impl Core {
                     zone: agent.info.zone.clone(),
                     address: agent.info.address.clone(),
                     revocable: supply == Supply::Revocable,
+                    unavailability: self.windows.planned(&agent_id),
                 });
                 self.view.touch_agent(&agent_id);
                 let entry = OfferEntry {

@@ -5,7 +5,9 @@
 mod limits;
 mod pod;
 
-use mezzo_api::model::{FetchUri, NetworkMode, Scalar, VolumeSource};
+use std::collections::BTreeMap;
+
+use mezzo_api::model::{FetchUri, NetworkMode, Scalar, SecretSource, VolumeSource};
 use serde_json::{Map, Value, json};
 
 use super::constraint::Constraint;
@@ -116,10 +118,7 @@ impl App {
             put("user", user.as_str().into());
         }
         if !self.secrets.is_empty() {
-            let secrets = self.secrets.iter();
-            let secrets =
-                secrets.map(|(name, source)| (name.clone(), json!({"source": source.as_str()})));
-            put("secrets", Value::Object(secrets.collect()));
+            put("secrets", secrets_json(&self.secrets));
         }
         put("acceptedResourceRoles", json!(["*"]));
         let constraints = self.constraints.iter().map(Constraint::to_json);
@@ -207,6 +206,12 @@ impl App {
         }
         out
     }
+}
+
+pub(crate) fn secrets_json(secrets: &BTreeMap<String, SecretSource>) -> Value {
+    let secrets = secrets.iter();
+    let secrets = secrets.map(|(name, source)| (name.clone(), json!({"source": source.as_str()})));
+    Value::Object(secrets.collect())
 }
 
 pub(crate) fn fetch_json(uri: &FetchUri) -> Value {

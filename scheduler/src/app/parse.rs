@@ -13,7 +13,7 @@ mod parts;
 pub(crate) mod pod;
 mod readiness;
 mod residency;
-mod secrets;
+pub(crate) mod secrets;
 mod upgrade;
 
 use std::collections::BTreeSet;
@@ -151,7 +151,11 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         .integer("instances", 0, MAX_INSTANCES, report)
         .unwrap_or(1);
     let (env, secret_env) = read_env(&fields, "env", report);
-    check_secrets(&fields, container.as_ref(), &secret_env, report);
+    let files = container.as_ref().map(|c| c.secret_volumes.as_slice());
+    let variables = secret_env
+        .iter()
+        .map(|(variable, name)| (format!("/env/{variable}/secret"), name));
+    check_secrets(&fields, "app", files.unwrap_or_default(), variables, report);
     let labels = fields.string_map("labels", report).unwrap_or_default();
     let ports = network::ports(&fields, &network, report);
     let require_ports = fields.boolean("requirePorts", report).unwrap_or(false);

@@ -434,9 +434,9 @@ impl App {
                 source: VolumeSource::Secret(self.secrets.get(name)?.clone()),
             })
         });
-        self.container
-            .volumes
-            .iter()
+        let of_machine = self.container.volumes.iter();
+        of_machine
+            .filter(|volume| !is_in_sandbox(volume))
             .cloned()
             .chain(secrets)
             .collect()
@@ -509,6 +509,11 @@ impl App {
         scaled.instances = self.instances;
         *self == scaled
     }
+}
+
+/// A `hostPath` that is relative: the place where a persistent volume is mounted in the sandbox, as in Marathon.
+pub(crate) fn is_in_sandbox(volume: &Volume) -> bool {
+    matches!(&volume.source, VolumeSource::HostPath(path) if !path.starts_with('/'))
 }
 
 impl Serialize for App {

@@ -456,10 +456,10 @@ mod tests {
                 let changed = match step {
                     Step::Launch => Some(instance(i, app.active().config.millis(), now)),
                     Step::Move(at, to, healthy) => nth(at).map(|mut one| {
-                        one.condition = match to {
-                            Condition::Unreachable { .. } => Condition::Unreachable { since: now },
-                            other => other,
-                        };
+                        one.condition = to;
+                        if let Condition::Unreachable { since } = &mut one.condition {
+                            *since = now;
+                        }
                         one.healthy = healthy;
                         one.unhealthy_since = (healthy == Some(false)).then_some(now);
                         one.progress_at = now;

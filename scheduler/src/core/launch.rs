@@ -241,7 +241,7 @@ impl Core {
         let mut task = task_info(&version, &task_id, offer, &given.ports, given.resources);
         if let Some((holding, stack)) = &given.holding {
             task.reserved.push(holding.pool(stack));
-            task.container.volumes.extend(holding.mounts());
+            task.container.volumes.extend(holding.mounts(&version.app));
         }
         vec![task]
     }

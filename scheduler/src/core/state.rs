@@ -361,6 +361,14 @@ impl AppState {
         Some(self.ended_sick_at?.saturating_add(GAP_MS))
     }
 
+    /// Whether instances of it may have a readiness check; those of versions that are not kept any more left aside. Whoever
+    /// shows what they say need not go through all of them where there are none.
+    #[must_use]
+    pub fn asks_readiness(&self) -> bool {
+        let mut versions = self.versions.values();
+        versions.any(|version| version.app.readiness_check.is_some())
+    }
+
     /// Its instances as the reconciler sees them.
     #[must_use]
     pub fn members(&self, now: u64) -> Vec<Member> {

@@ -55,7 +55,7 @@ pub const GAP: &str = "event_stream_gap";
 /// Who asked for a change, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// Whose connection it came over.
+    /// Whose connection it came over; of a request that a follower handed on, the follower's client.
     pub client: IpAddr,
     /// The path of the request.
     pub uri: String,

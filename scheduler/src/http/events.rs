@@ -24,6 +24,7 @@ use crate::events::event::GAP;
 use crate::events::hub::{Lost, Reader};
 use crate::events::ring::{EventId, Gap};
 use crate::events::{EVENT_TYPES, to_json};
+use crate::forwarded;
 use crate::time::Timestamp;
 
 /// A comment is sent when nothing else was for so long, so that nobody between takes the line for dead.
@@ -33,7 +34,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) async fn stream(
     State(context): State<Context>,
-    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Query(pairs): Query<Vec<(String, String)>>,
     headers: HeaderMap,
 ) -> Response {
@@ -56,7 +57,10 @@ pub(super) async fn stream(
         .iter()
         .filter(|name| !EVENT_TYPES.contains(&name.as_str()))
         .collect();
-    let (reader, lost) = match context.hub.attach(client.ip(), last) {
+    let (reader, lost) = match context
+        .hub
+        .attach(forwarded::client(&headers, peer.ip()), last)
+    {
         Ok(attached) => attached,
         Err(full) => return error(StatusCode::SERVICE_UNAVAILABLE, &full.to_string()),
     };

@@ -102,6 +102,9 @@ pub(crate) fn version(version: &AppVersion) -> Value {
 
 /// The latest result of each readiness check, as deployments and apps show them.
 fn readiness(app: &AppState) -> Value {
+    if !app.asks_readiness() {
+        return Value::Array(Vec::new());
+    }
     let results = app.instances.values().filter_map(|instance| {
         let last = instance.readiness.as_ref()?;
         let mut out = json!({

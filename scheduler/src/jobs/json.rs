@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::schedule::Schedule;
 use super::spec::{Concurrency, Job, JobContainer, Trigger};
-use crate::app::json::fetch_json;
+use crate::app::json::{fetch_json, secrets_json};
 use crate::app::read::decimal_to_json;
 use crate::app::spec::Engine;
 
@@ -62,10 +62,18 @@ impl Job {
         let env = self.env.iter();
         let env: Vec<Value> = env
             .map(|(name, value)| json!({"name": name, "value": value}))
+            .chain(
+                self.secret_env
+                    .iter()
+                    .map(|(name, secret)| json!({"name": name, "secret": secret})),
+            )
             .collect();
         put("environmentVariables", json!(env));
         let fetch = self.fetch.iter().map(fetch_json);
         put("fetch", Value::Array(fetch.collect()));
+        if !self.secrets.is_empty() {
+            put("secrets", secrets_json(&self.secrets));
+        }
         Value::Object(map)
     }
 }
@@ -89,6 +97,11 @@ fn container(container: &JobContainer) -> Value {
             | VolumeSource::Group(_)
             | VolumeSource::Persistent(_) => None,
         });
+    let secrets = container
+        .secret_volumes
+        .iter()
+        .map(|(path, secret)| json!({"containerPath": path, "secret": secret}));
+    let volumes = volumes.chain(secrets);
     let mut value = json!({
         "type": match container.engine {
             Engine::Docker => "DOCKER",
@@ -108,4 +121,63 @@ fn container(container: &JobContainer) -> Value {
         value["networkInfos"] = json!([{"name": name}]);
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::parse::{Kind, parse_job};
+
+    fn job(fields: &Value) -> Value {
+        let mut job = json!({"name": "j", "container": {"image": "x:1"}});
+        for (name, value) in fields.as_object().into_iter().flatten() {
+            job[name] = value.clone();
+        }
+        job
+    }
+
+    #[test]
+    fn secrets_and_files_of_a_job_reach_its_tasks_and_are_written_back() {
+        let given = job(&json!({
+            "container": {"image": "x:1", "volumes": [{"containerPath": "/run/key", "secret": "key"}]},
+            "environmentVariables": [{"name": "A", "value": "1"}, {"name": "TOKEN", "secret": "token"}],
+            "secrets": {"key": {"source": "team/key"}, "token": {"source": "team/token"}},
+            "fetch": [{"uri": "http://h/a.tgz", "cache": true}],
+        }));
+        let (read, report) = parse_job(&given, None, Kind::Any, 0);
+        assert_eq!(report.errors, []);
+        let read = read.expect("a job without errors");
+        let again = parse_job(&read.to_json(), None, Kind::Any, 0).0;
+        assert_eq!(again.as_ref(), Some(&read));
+        let variables = read.secret_variables();
+        assert_eq!(variables.len(), 1);
+        assert_eq!(
+            (&*variables[0].name, variables[0].secret.as_str()),
+            ("TOKEN", "team/token")
+        );
+        let files = read.volumes();
+        assert_eq!(
+            files[0].source,
+            VolumeSource::Secret("team/key".parse().expect("valid"))
+        );
+        assert!(read.fetch[0].cache && read.fetch[0].extract);
+    }
+
+    #[test]
+    fn a_secret_that_the_job_does_not_have_is_named_where_it_is_used() {
+        let given = job(&json!({
+            "container": {"image": "x:1", "volumes": [{"containerPath": "/run/key", "secret": "key"}]},
+            "environmentVariables": [{"name": "TOKEN", "secret": "token"}, {"name": "B", "value": "", "secret": "key"}],
+        }));
+        let report = parse_job(&given, None, Kind::Any, 0).1;
+        let paths: Vec<&str> = report.errors.iter().map(|problem| &*problem.path).collect();
+        assert_eq!(
+            paths,
+            [
+                "/environmentVariables(1)/secret",
+                "/environmentVariables/TOKEN",
+                "/container/volumes"
+            ]
+        );
+    }
 }

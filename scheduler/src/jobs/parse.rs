@@ -16,7 +16,7 @@ use super::spec::{Concurrency, Job, JobContainer, PPM, Retries, Trigger};
 use super::zone;
 use crate::app::read::{Fields, Report};
 use crate::app::spec::Engine;
-use crate::app::{Volumes, fetch, volumes};
+use crate::app::{Volumes, fetch, secrets, volumes};
 
 /// The largest amount of a scalar resource, in units.
 const MAX_UNITS: u64 = 1_000_000_000;
@@ -65,6 +65,7 @@ const FIELDS: &[&str] = &[
     "environmentVariables",
     "fetch",
     "uris",
+    "secrets",
     // Chronos' that are refused with a word below unless they say nothing.
     "executor",
     "executorFlags",
@@ -138,6 +139,13 @@ fn read_job(
         read.and_then(|millis| i64::try_from(millis).ok())
             .map_or(Scalar::from_millis(default), Scalar::from_millis)
     };
+    let container = read_container(&fields, report);
+    let (env, secret_env) = read_env(&fields, report);
+    let files = container.as_ref().map(|c| c.secret_volumes.as_slice());
+    let variables = secret_env
+        .iter()
+        .map(|(variable, name)| (format!("/environmentVariables/{variable}"), name));
+    secrets::check_secrets(&fields, "job", files.unwrap_or_default(), variables, report);
     let job = Job {
         description: text("description", report),
         owner: text("owner", report),
@@ -145,7 +153,8 @@ fn read_job(
         command: text("command", report),
         arguments: fields.strings("arguments", report).unwrap_or_default(),
         shell,
-        env: read_env(&fields, report),
+        env,
+        secrets: secrets::read_secrets(&fields, report),
         user: text("runAsUser", report),
         cpus: amount("cpus", 100, report),
         mem: amount("mem", 128_000, report),
@@ -161,7 +170,8 @@ fn read_job(
         soft_error: fields.boolean("softError", report).unwrap_or(false),
         high_priority: fields.boolean("highPriority", report).unwrap_or(false),
         fetch: fetch::read(&fields, report),
-        container: read_container(&fields, report)?,
+        container: container?,
+        secret_env,
         name: name?,
         trigger: trigger?,
         time_zone,
@@ -369,14 +379,17 @@ fn read_catch_up(fields: &Fields<'_>, report: &mut Report) -> u64 {
     }
 }
 
-/// `[{"name": …, "value": …}]`.
-fn read_env(fields: &Fields<'_>, report: &mut Report) -> BTreeMap<String, String> {
-    let mut env = BTreeMap::new();
+/// `[{"name": …, "value": …}]`: plain variables; with `secret` instead of `value`, mezzo's own, those with secrets.
+fn read_env(
+    fields: &Fields<'_>,
+    report: &mut Report,
+) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+    let (mut env, mut secret_env) = (BTreeMap::new(), BTreeMap::new());
     for (path, item) in fields
         .list("environmentVariables", report)
         .unwrap_or_default()
     {
-        let Some(read) = Fields::open(item, path, &["name", "value"], report) else {
+        let Some(read) = Fields::open(item, path, &["name", "value", "secret"], report) else {
             continue;
         };
         let name = read.string("name", report).unwrap_or_default();
@@ -386,14 +399,23 @@ fn read_env(fields: &Fields<'_>, report: &mut Report) -> BTreeMap<String, String
                 "a variable's name must not be empty or contain `=`",
             );
         }
-        if env
-            .insert(name, read.string("value", report).unwrap_or_default())
-            .is_some()
-        {
+        if env.contains_key(&name) || secret_env.contains_key(&name) {
             report.value_problem(read.path_of("name"), "is there twice");
         }
+        match (read.string("value", report), read.string("secret", report)) {
+            (Some(_), Some(_)) => report.value_problem(
+                read.path_of("secret"),
+                "exclude each other: value and secret",
+            ),
+            (None, Some(secret)) => {
+                secret_env.insert(name, secret);
+            }
+            (value, None) => {
+                env.insert(name, value.unwrap_or_default());
+            }
+        }
     }
-    env
+    (env, secret_env)
 }
 
 fn read_container(fields: &Fields<'_>, report: &mut Report) -> Option<JobContainer> {
@@ -440,9 +462,6 @@ fn read_container(fields: &Fields<'_>, report: &mut Report) -> Option<JobContain
             "not supported: jobs with persistent volumes; their runs may be at once, on any machine",
         );
     }
-    if !secrets.is_empty() {
-        report.value_problem("/container/volumes", "not supported yet: jobs with secrets");
-    }
     Some(JobContainer {
         engine,
         image,
@@ -450,6 +469,7 @@ fn read_container(fields: &Fields<'_>, report: &mut Report) -> Option<JobContain
         network,
         network_name,
         volumes,
+        secret_volumes: secrets,
     })
 }
 

@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mezzo_api::model::{FetchUri, NetworkMode, Resources, Scalar, Volume};
+use mezzo_api::model::{
+    FetchUri, NetworkMode, Resources, Scalar, SecretEnv, SecretSource, Volume, VolumeSource,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::name::JobName;
@@ -98,6 +100,8 @@ pub struct JobContainer {
     pub network_name: Option<String>,
     /// Host paths.
     pub volumes: Vec<Volume>,
+    /// Files with secrets: where, and the name that the job gives the secret.
+    pub secret_volumes: Vec<(String, String)>,
 }
 
 /// A job.
@@ -125,6 +129,10 @@ pub struct Job {
     pub container: JobContainer,
     /// For the process.
     pub env: BTreeMap<String, String>,
+    /// Variables with secrets, and the names that the job gives these.
+    pub secret_env: BTreeMap<String, String>,
+    /// Where secrets come from, by the names that the job gives them.
+    pub secrets: BTreeMap<String, SecretSource>,
     /// In the container; empty: the image's.
     pub user: String,
     /// Per run.
@@ -161,6 +169,34 @@ impl Job {
             .with_scalar("cpus", self.cpus)
             .with_scalar("mem", self.mem)
             .with_scalar("disk", self.disk)
+    }
+
+    /// The volumes of its tasks, those with secrets too.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<Volume> {
+        let secrets = self.container.secret_volumes.iter();
+        let secrets = secrets.filter_map(|(path, name)| {
+            Some(Volume {
+                container_path: path.clone(),
+                read_only: true,
+                source: VolumeSource::Secret(self.secrets.get(name)?.clone()),
+            })
+        });
+        let host = self.container.volumes.iter().cloned();
+        host.chain(secrets).collect()
+    }
+
+    /// The variables of its tasks that hold secrets.
+    #[must_use]
+    pub fn secret_variables(&self) -> Vec<SecretEnv> {
+        let variables = self.secret_env.iter();
+        let variables = variables.filter_map(|(variable, name)| {
+            Some(SecretEnv {
+                name: variable.clone(),
+                secret: self.secrets.get(name)?.clone(),
+            })
+        });
+        variables.collect()
     }
 
     /// What it waits for, if for others.

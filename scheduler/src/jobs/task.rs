@@ -38,7 +38,8 @@ pub(super) fn task_info(
             user: (!job.user.is_empty()).then(|| job.user.clone()),
             network: container.network,
             network_name: container.network_name.clone(),
-            volumes: container.volumes.clone(),
+            volumes: job.volumes(),
+            secret_env: job.secret_variables(),
             fetch: job.fetch.clone(),
             ..ContainerInfo::default()
         },

@@ -36,6 +36,7 @@ fn offer(pools: &Pools) -> Offer {
         zone: String::new(),
         address: String::new(),
         revocable: false,
+        unavailability: None,
     }
 }
 
@@ -48,6 +49,44 @@ fn apply(pools: &Pools, changes: &[PoolChange]) -> Pools {
         let conversion = pools.conversion(change).expect("it is there");
         pools.converted(&conversion).expect("just looked")
     })
+}
+
+#[test]
+fn a_volume_is_also_mounted_where_the_app_names_it_by_its_place_in_the_sandbox() {
+    let body = json!({
+        "id": "/db",
+        "container": {"docker": {"image": "mysql"}, "volumes": [
+            {"containerPath": "mysqldata", "mode": "RW", "persistent": {"type": "root", "size": 10}},
+            {"containerPath": "/var/lib/mysql", "hostPath": "mysqldata", "mode": "RW"},
+            {"containerPath": "/srv", "hostPath": "/srv", "mode": "RO"},
+        ]},
+    });
+    let app = parse_app(&body, None).0.expect("a good app");
+    let written = parse_app(&app.to_json(), None).0;
+    assert_eq!(written.as_ref(), Some(&app));
+    let offer = offer(&Pools::default());
+    let id = HoldingId(Uuid::from_u128(1));
+    let holding = Holding::new(id, &app, &role(), &offer, 0).expect("a role");
+    let id = holding.volumes[0].volume.id.clone();
+    let mounts: Vec<(String, bool)> = holding
+        .mounts(&app)
+        .map(|mount| {
+            let is_it = mount.source == VolumeSource::Persistent(id.clone());
+            (mount.container_path, is_it)
+        })
+        .collect();
+    let at = |path: &str| (path.to_owned(), true);
+    assert_eq!(
+        mounts,
+        [at("/mnt/mezzo/sandbox/mysqldata"), at("/var/lib/mysql")]
+    );
+    // What is the machine's stays the machine's.
+    let paths: Vec<String> = app
+        .volumes()
+        .into_iter()
+        .map(|v| v.container_path)
+        .collect();
+    assert_eq!(paths, ["/srv"]);
 }
 
 proptest! {

@@ -216,6 +216,7 @@ impl World {
             reserved: Vec::new(),
             volumes: Vec::new(),
             revocable: false,
+            unavailability: None,
         };
         self.send(Inner::Offers(proto::event::Offers {
             offers: vec![offer],

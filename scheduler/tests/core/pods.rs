@@ -338,9 +338,12 @@ fn a_scheduler_that_begins_anew_knows_every_container() {
     let framework = "framework".parse().expect("valid");
     bench.core.subscribed(&framework, bench.now);
     let effects = bench.turn();
-    let asked = effects.calls.iter().find_map(|call| match call {
-        Call::Reconcile { tasks } if !tasks.is_empty() => Some(tasks.clone()),
-        _ => None,
+    let asked = effects.calls.iter().find_map(|call| {
+        if let Call::Reconcile { tasks } = call {
+            (!tasks.is_empty()).then(|| tasks.clone())
+        } else {
+            None
+        }
     });
     let asked: Vec<TaskId> = asked
         .expect("asked")

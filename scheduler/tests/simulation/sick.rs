@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use mezzo_api::model::{TaskId, TaskState};
+use mezzo_api::model::{Reason, TaskId, TaskState};
 use mezzo_scheduler::app::AppId;
 use mezzo_scheduler::core::Call;
 use mezzo_scheduler::core::command::Command;
@@ -15,6 +15,32 @@ use super::rules::Planted;
 use super::runs::Told;
 use super::sim::{Faults, Sim};
 use super::world::World;
+
+impl World {
+    /// The health check of a task that runs passes, or fails.
+    pub(crate) fn check(&mut self, id: &TaskId, healthy: bool) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let is_checked = task.info.health_check.is_some() && task.state == TaskState::Running;
+        if is_checked && task.healthy != Some(healthy) {
+            task.healthy = Some(healthy);
+            self.agent_says(id, Some(Reason::HealthCheckStatusUpdated));
+        }
+    }
+
+    /// The readiness check of a task that runs passes, or fails.
+    pub(crate) fn probe(&mut self, id: &TaskId, ready: bool) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let is_checked = task.info.readiness_check.is_some() && task.state == TaskState::Running;
+        if is_checked && task.ready != Some(ready) {
+            task.ready = Some(ready);
+            self.agent_says(id, None);
+        }
+    }
+}
 
 /// With checks; of a size that leaves room for replacements, or hardly any.
 fn checked(sim: &mut Sim, id: &str, n: u64) -> Value {

@@ -270,6 +270,7 @@ impl World {
                     reserved: part.pool_list(),
                     volumes: part.volumes().cloned().collect(),
                     revocable: false,
+                    unavailability: None,
                 });
                 agent.offers.push(Offered {
                     id: offer_id,
@@ -364,32 +365,8 @@ impl World {
         self.agent_says(id, None);
     }
 
-    /// The health check of a task that runs passes, or fails.
-    pub(crate) fn check(&mut self, id: &TaskId, healthy: bool) {
-        let Some(task) = self.tasks.get_mut(id) else {
-            return;
-        };
-        let is_checked = task.info.health_check.is_some() && task.state == TaskState::Running;
-        if is_checked && task.healthy != Some(healthy) {
-            task.healthy = Some(healthy);
-            self.agent_says(id, Some(Reason::HealthCheckStatusUpdated));
-        }
-    }
-
-    /// The readiness check of a task that runs passes, or fails.
-    pub(crate) fn probe(&mut self, id: &TaskId, ready: bool) {
-        let Some(task) = self.tasks.get_mut(id) else {
-            return;
-        };
-        let is_checked = task.info.readiness_check.is_some() && task.state == TaskState::Running;
-        if is_checked && task.ready != Some(ready) {
-            task.ready = Some(ready);
-            self.agent_says(id, None);
-        }
-    }
-
     /// The agent's word of how a task is; it waits behind earlier ones.
-    fn agent_says(&mut self, id: &TaskId, reason: Option<Reason>) {
+    pub(crate) fn agent_says(&mut self, id: &TaskId, reason: Option<Reason>) {
         let task = &self.tasks[id];
         let (state, healthy, ready) = (task.state, task.healthy, task.ready);
         let agent_id = task.info.agent_id.clone();

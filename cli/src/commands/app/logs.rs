@@ -1,7 +1,8 @@
 //! `mezzo app logs`: what all instances of an app write, line by line, each behind its instance's short name.
 //!
 //! One task per instance reads from its node and sends whole lines through a bounded channel; this side prints them. With
-//! `--follow` instances that come later are found by looking again.
+//! `--follow` instances that come later are found by looking again. One that is listed and not made yet is waited for, and so
+//! is its log: neither is worth a word.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -30,6 +31,42 @@ const LONGEST_LINE: usize = 64 << 10;
 /// Colours of the prefixes, that of failures left out.
 const COLOURS: [u8; 6] = [36, 32, 33, 35, 34, 96];
 
+/// The log of an instance that runs is there within this; a node that is away is not waited for longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An instance that was seen.
+struct Instance {
+    /// In the order of their coming, for the colour.
+    place: usize,
+    reading: Reading,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// Not yet.
+    Wanted,
+    /// Tried since then, without a line so far.
+    Tried(Instant),
+    /// A reader has it, and tried since then.
+    Silent(Instant),
+    /// Lines have come, or nothing will.
+    Settled,
+}
+
+impl Reading {
+    /// After a failure: `None` when it is tried again without a word.
+    fn failed(self, follow: bool, now: Instant) -> Option<Self> {
+        match self {
+            Self::Tried(since) | Self::Silent(since)
+                if follow && now.saturating_duration_since(since) < PATIENCE =>
+            {
+                Some(Self::Tried(since))
+            }
+            Self::Wanted | Self::Tried(_) | Self::Silent(_) | Self::Settled => None,
+        }
+    }
+}
+
 /// From one of the readers.
 enum News {
     Line(String, Vec<u8>),
@@ -46,25 +83,40 @@ pub(super) async fn run(
     let mut master = context.master().await?;
     let (to_lines, mut lines) = mpsc::channel(LINES);
     let mut readers = JoinSet::new();
-    let mut known: BTreeMap<String, usize> = BTreeMap::new();
+    let mut known: BTreeMap<String, Instance> = BTreeMap::new();
     let mut is_first = true;
     let mut look_at = Instant::now();
     loop {
         if look_at <= Instant::now() && (is_first || args.follow) {
-            for (name, host) in instances(scheduler, &id).await? {
-                if known.contains_key(&name) {
-                    continue;
-                }
-                known.insert(name.clone(), known.len());
-                let tail = if is_first { args.tail } else { None };
-                let (node, request) = match open(&mut master, &name, tail, args.follow).await {
-                    Ok(opened) => opened,
-                    Err(failure) => {
-                        say(&format!("{} on {}: {failure}", short(&name), clean(&host)));
-                        continue;
-                    }
+            for seen in instances(scheduler, &id).await? {
+                let place = known.len();
+                let instance = known.entry(seen.task.clone()).or_insert(Instance {
+                    place,
+                    reading: Reading::Wanted,
+                });
+                let now = Instant::now();
+                let since = match instance.reading {
+                    // Its log begins when it runs.
+                    Reading::Wanted if args.follow && !seen.is_made => continue,
+                    Reading::Wanted => now,
+                    Reading::Tried(since) => since,
+                    Reading::Silent(_) | Reading::Settled => continue,
                 };
-                readers.spawn(read(node, request, name, to_lines.clone()));
+                let tail = if is_first { args.tail } else { None };
+                match open(&mut master, &seen.task, tail, args.follow).await {
+                    Ok((node, request)) => {
+                        instance.reading = Reading::Silent(since);
+                        readers.spawn(read(node, request, seen.task, to_lines.clone()));
+                    }
+                    Err(failure) => {
+                        let again = Reading::Tried(since).failed(args.follow, now);
+                        instance.reading = again.unwrap_or(Reading::Settled);
+                        if again.is_none() {
+                            let (name, host) = (short(&seen.task), clean(&seen.host));
+                            say(&format!("{name} on {host}: {failure}"));
+                        }
+                    }
+                }
             }
             if is_first && known.is_empty() && !args.follow {
                 say(&format!("{id}: no instance"));
@@ -74,7 +126,7 @@ pub(super) async fn run(
         }
         tokio::select! {
             biased;
-            Some(news) = lines.recv() => show(context, &known, news)?,
+            Some(news) = lines.recv() => show(context, &mut known, args.follow, news)?,
             ended = readers.join_next(), if !readers.is_empty() => {
                 // A reader does not panic and nobody aborts it.
                 let _ = ended;
@@ -84,26 +136,38 @@ pub(super) async fn run(
         }
         if !args.follow && readers.is_empty() {
             while let Ok(news) = lines.try_recv() {
-                show(context, &known, news)?;
+                show(context, &mut known, args.follow, news)?;
             }
             return Ok(());
         }
     }
 }
 
-/// The app's tasks and their hosts.
-async fn instances(scheduler: &Scheduler, id: &str) -> Result<Vec<(String, String)>, Failure> {
+/// One of the app's tasks.
+struct Seen {
+    task: String,
+    host: String,
+    /// Its node has made it, or has begun to end it.
+    is_made: bool,
+}
+
+async fn instances(scheduler: &Scheduler, id: &str) -> Result<Vec<Seen>, Failure> {
     let answer = scheduler
         .get(&format!("/v2/apps{id}/tasks"))
         .await
         .map_err(|failure| no_app(failure, id))?;
     let text =
         |task: &Value, field: &str| task.get(field).and_then(Value::as_str).map(str::to_owned);
+    let seen = |task: &Value| {
+        let state = text(task, "state").unwrap_or_default();
+        Some(Seen {
+            task: text(task, "id")?,
+            host: text(task, "host").unwrap_or_default(),
+            is_made: !matches!(&*state, "TASK_STAGING" | "TASK_STARTING"),
+        })
+    };
     let tasks = app::raw_list(&answer, "tasks");
-    Ok(tasks
-        .iter()
-        .filter_map(|one| Some((text(one, "id")?, text(one, "host").unwrap_or_default())))
-        .collect())
+    Ok(tasks.iter().filter_map(seen).collect())
 }
 
 async fn open(
@@ -184,21 +248,35 @@ fn short(task: &str) -> String {
     clean(unique).chars().take(8).collect()
 }
 
-fn show(context: &Context, known: &BTreeMap<String, usize>, news: News) -> Result<(), Failure> {
-    let (name, text) = match news {
-        News::Line(name, line) => (name, String::from_utf8_lossy(&line).into_owned()),
-        News::Lost(name, failure) => {
-            say(&format!("{}: {failure}", short(&name)));
-            return Ok(());
+fn show(
+    context: &Context,
+    known: &mut BTreeMap<String, Instance>,
+    follow: bool,
+    news: News,
+) -> Result<(), Failure> {
+    match news {
+        News::Line(name, line_of) => {
+            let mut place = 0;
+            if let Some(instance) = known.get_mut(&name) {
+                instance.reading = Reading::Settled;
+                place = instance.place;
+            }
+            let text = String::from_utf8_lossy(&line_of);
+            let colour = context.output.style.colour;
+            print(&line(&short(&name), place, &text, colour))
         }
-    };
-    let place = known.get(&name).copied().unwrap_or(0);
-    print(&line(
-        &short(&name),
-        place,
-        &text,
-        context.output.style.colour,
-    ))
+        News::Lost(name, failure) => {
+            let again = known.get_mut(&name).and_then(|instance| {
+                let again = instance.reading.failed(follow, Instant::now());
+                instance.reading = again.unwrap_or(Reading::Settled);
+                again
+            });
+            if again.is_none() {
+                say(&format!("{}: {failure}", short(&name)));
+            }
+            Ok(())
+        }
+    }
 }
 
 fn line(prefix: &str, place: usize, text: &str, colour: bool) -> String {
@@ -224,6 +302,18 @@ mod tests {
         let mut long = vec![b'x'; LONGEST_LINE + 1];
         assert_eq!(whole_lines(&mut long).len(), 1);
         assert_eq!(long.len(), 1);
+    }
+
+    #[test]
+    fn a_log_that_is_not_there_yet_is_tried_again_for_a_while_and_only_when_followed() {
+        let now = Instant::now();
+        let later = now + PATIENCE;
+        let tried = Reading::Tried(now);
+        assert_eq!(Reading::Silent(now).failed(true, now), Some(tried));
+        assert_eq!(tried.failed(true, now), Some(tried));
+        assert_eq!(tried.failed(true, later), None);
+        assert_eq!(tried.failed(false, now), None);
+        assert_eq!(Reading::Settled.failed(true, now), None);
     }
 
     #[test]

@@ -250,6 +250,7 @@ pub(crate) struct Volumes {
 /// `container.volumes`.
 pub(crate) fn volumes(container: &Fields<'_>, report: &mut Report) -> Volumes {
     let mut volumes = Volumes::default();
+    let mut in_sandbox = Vec::new();
     for (path, item) in container.list("volumes", report).unwrap_or_default() {
         let known = [
             "containerPath",
@@ -295,7 +296,7 @@ pub(crate) fn volumes(container: &Fields<'_>, report: &mut Report) -> Volumes {
             continue;
         };
         if !host_path.starts_with('/') {
-            report.value_problem(read.path_of("hostPath"), "must be an absolute path");
+            in_sandbox.push((read.path_of("hostPath"), host_path.clone()));
         }
         volumes.host.push(Volume {
             container_path,
@@ -304,6 +305,15 @@ pub(crate) fn volumes(container: &Fields<'_>, report: &mut Report) -> Volumes {
                 .unwrap_or(false),
             source: VolumeSource::HostPath(host_path),
         });
+    }
+    for (path, wanted) in in_sandbox {
+        let mut persistent = volumes.persistent.iter();
+        if !persistent.any(|mount| mount.container_path == wanted) {
+            report.value_problem(
+                path,
+                "must be an absolute path, or the relative containerPath of one of the persistent volumes",
+            );
+        }
     }
     volumes
 }

@@ -1,4 +1,4 @@
-//! Environment and secrets of an app.
+//! Environment and secrets of an app; the secrets of a job, too.
 //!
 //! Pure.
 
@@ -8,7 +8,6 @@ use mezzo_api::model::{InvalidId, SecretSource};
 use serde_json::Value;
 
 use crate::app::read::{Fields, Report, expected};
-use crate::app::spec::Container;
 
 /// `env`, or whichever field `name` is: plain variables, and those with secrets.
 pub(super) fn read_env(
@@ -58,11 +57,12 @@ pub(super) fn read_env(
     (env, secrets)
 }
 
-/// Every secret that is used is one of the app's.
-pub(super) fn check_secrets(
+/// Every secret that is used is one of `secrets`: in variables, by the path of each, and in files. `what` has them.
+pub(crate) fn check_secrets<'a>(
     fields: &Fields<'_>,
-    container: Option<&Container>,
-    env: &BTreeMap<String, String>,
+    what: &str,
+    files: &[(String, String)],
+    variables: impl Iterator<Item = (String, &'a String)>,
     report: &mut Report,
 ) {
     let known = |name: &String| {
@@ -70,18 +70,18 @@ pub(super) fn check_secrets(
         secrets.is_some_and(|secrets| secrets.get(name).is_some())
     };
     let unknown = |name: &String| {
-        format!("the app has no secret {name:?}; add it to /secrets with its source")
+        format!("the {what} has no secret {name:?}; add it to /secrets with its source")
     };
-    for (variable, name) in env.iter().filter(|(_, name)| !known(name)) {
-        report.value_problem(format!("/env/{variable}/secret"), unknown(name));
+    for (path, name) in variables.filter(|(_, name)| !known(name)) {
+        report.value_problem(path, unknown(name));
     }
-    let volumes = container.map_or(&[][..], |container| &container.secret_volumes);
-    for (path, name) in volumes.iter().filter(|(_, name)| !known(name)) {
+    for (path, name) in files.iter().filter(|(_, name)| !known(name)) {
         report.value_problem("/container/volumes", format!("{path}: {}", unknown(name)));
     }
 }
 
-pub(super) fn read_secrets(
+/// `secrets`: where each comes from.
+pub(crate) fn read_secrets(
     fields: &Fields<'_>,
     report: &mut Report,
 ) -> BTreeMap<String, SecretSource> {

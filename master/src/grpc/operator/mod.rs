@@ -1,22 +1,18 @@
 //! The front for operators: reads from the published snapshot, the few writes through the core.
 //!
 //! Lists are ordered by id and paged by the last id seen (`paging`), so that a page is right whatever came or went meanwhile.
+//! What they show is in `agents`, `tasks` and `cluster`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Bound,
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+mod agents;
+mod cluster;
+mod tasks;
+
+use std::{pin::Pin, time::Duration};
 
 use futures::Stream;
 
 use mezzo_api::{
-    model::{
-        AgentId, AgentInfo, AttributeValue, FrameworkId, NodeUsage, OperationId, OperationState,
-        PoolChange, RoleName, TaskId, TaskState,
-    },
+    model::{AgentId, FrameworkId, OperationId, OperationState, PoolChange, RoleName},
     proto::{self, operator_service_server::OperatorService},
 };
 use tonic::{Request, Response, Status};
@@ -31,13 +27,13 @@ use super::{
 };
 use crate::{
     actor::Context,
-    allocator::{DEFAULT_WEIGHT_MILLIS, Quantities, Share, quota},
+    allocator::quota,
     auth::Action,
-    state::{
-        AgentState, AgentView, DrainStage, Event, FrameworkView, KnownTask, Operation, Snapshot,
-    },
+    state::{Event, Operation},
     store::backup,
 };
+
+pub(super) use agents::agent_state;
 
 /// Of a backup, in one message.
 const BACKUP_CHUNK: usize = 1 << 20;
@@ -77,7 +73,7 @@ impl OperatorService for OperatorFront {
         _request: Request<proto::GetClusterRequest>,
     ) -> Result<Response<proto::Cluster>, Status> {
         let snapshot = self.context.snapshot();
-        Ok(Response::new(cluster(&snapshot, &self.context)))
+        Ok(Response::new(cluster::cluster(&snapshot, &self.context)))
     }
 
     async fn list_agents(
@@ -87,11 +83,11 @@ impl OperatorService for OperatorFront {
         let mut request = request.into_inner();
         let (token, size) = page_of(&mut request.page_token, &mut request.page_size);
         let pages = Pages::new("agents", &request, size);
-        let wanted = AgentFilter::new(request)?;
+        let wanted = agents::AgentFilter::new(request)?;
         let snapshot = self.context.snapshot();
         let (page, next) = pages.page(&snapshot.agents, &token, |view| wanted.admits(view))?;
         Ok(Response::new(proto::ListAgentsResponse {
-            agents: page.into_iter().map(|view| agent(view)).collect(),
+            agents: page.into_iter().map(|view| agents::told(view)).collect(),
             next_page_token: next,
         }))
     }
@@ -100,54 +96,9 @@ impl OperatorService for OperatorFront {
         &self,
         request: Request<proto::GetAgentRequest>,
     ) -> Result<Response<proto::Agent>, Status> {
-        let wanted = request.into_inner().agent;
-        if wanted.is_empty() {
-            return Err(invalid(
-                "agent",
-                "is empty: an id, a prefix of one, or a hostname is needed",
-            ));
-        }
         let snapshot = self.context.snapshot();
-        let exact = snapshot
-            .agents
-            .values()
-            .find(|view| view.agent_id.as_str() == wanted);
-        let matches: Vec<_> = match exact {
-            Some(view) => vec![view],
-            None => {
-                let fits = |view: &&Arc<AgentView>| {
-                    view.agent_id.as_str().starts_with(&wanted) || view.info.hostname == wanted
-                };
-                snapshot.agents.values().filter(fits).collect()
-            }
-        };
-        // A machine that registered anew left its former id behind.
-        let connected: Vec<_> = matches
-            .iter()
-            .copied()
-            .filter(|view| view.state == AgentState::Connected)
-            .collect();
-        match (matches.as_slice(), connected.as_slice()) {
-            ([view], _) | (_, [view]) => Ok(Response::new(agent(view))),
-            ([], _) => Err(Status::not_found(format!(
-                "no agent has the id, prefix or hostname {wanted:?}"
-            ))),
-            (several, _) => {
-                let ids: Vec<_> = several
-                    .iter()
-                    .take(5)
-                    .map(|view| view.agent_id.as_str())
-                    .collect();
-                Err(invalid(
-                    "agent",
-                    format!(
-                        "{wanted:?} fits {} agents: {}",
-                        several.len(),
-                        ids.join(", ")
-                    ),
-                ))
-            }
-        }
+        let found = agents::find(&snapshot, &request.into_inner().agent)?;
+        Ok(Response::new(agents::told(found)))
     }
 
     async fn list_frameworks(
@@ -169,7 +120,7 @@ impl OperatorService for OperatorFront {
         Ok(Response::new(proto::ListFrameworksResponse {
             frameworks: page
                 .into_iter()
-                .map(|view| framework(view, &snapshot.total))
+                .map(|view| cluster::framework(view, &snapshot.total))
                 .collect(),
             next_page_token: next,
         }))
@@ -182,22 +133,12 @@ impl OperatorService for OperatorFront {
         let mut request = request.into_inner();
         let (token, size) = page_of(&mut request.page_token, &mut request.page_size);
         let pages = Pages::new("tasks", &request, size);
-        let wanted = TaskFilter {
-            states: states("states", &request.states)?,
-            role: parse_optional("role", request.role)?,
-            framework_id: parse_optional("framework_id", request.framework_id)?,
-            agent_id: parse_optional("agent_id", request.agent_id)?,
-            task_id: parse_optional("task_id", request.task_id)?,
-            include_ended: request.include_ended,
-        };
-        let after = pages.after(&token, |key| {
-            let (framework, task) = key.split_once('/')?;
-            Some((framework.parse().ok()?, task.parse().ok()?))
-        })?;
+        let wanted = tasks::TaskFilter::new(request)?;
+        let after = pages.after(&token, tasks::after)?;
         let snapshot = self.context.snapshot();
-        let (tasks, next) = tasks(&snapshot, &wanted, after, pages.size());
+        let (page, next) = tasks::list(&snapshot, &wanted, after, pages.size());
         Ok(Response::new(proto::ListTasksResponse {
-            tasks: tasks.into_iter().map(|task| told(&task)).collect(),
+            tasks: page.into_iter().map(|task| tasks::told(&task)).collect(),
             next_page_token: next
                 .map(|(framework, task)| pages.token(&format!("{framework}/{task}")))
                 .unwrap_or_default(),
@@ -474,69 +415,6 @@ fn page_of(token: &mut String, size: &mut u32) -> (String, u32) {
     (std::mem::take(token), std::mem::take(size))
 }
 
-fn states(field: &str, asked: &[i32]) -> Result<BTreeSet<TaskState>, Status> {
-    let read = |(i, number): (usize, &i32)| {
-        let known = proto::TaskState::try_from(*number).ok();
-        let known = known.and_then(|state| TaskState::try_from(state).ok());
-        known.ok_or_else(|| invalid(&format!("{field}[{i}]"), "is no state"))
-    };
-    asked.iter().enumerate().map(read).collect()
-}
-
-/// Which agents to list.
-struct AgentFilter {
-    /// Empty: any.
-    states: BTreeSet<AgentState>,
-    hostname: String,
-    /// A name, and a value if that counts.
-    attribute: Option<(String, Option<String>)>,
-    draining: Option<bool>,
-}
-
-impl AgentFilter {
-    fn new(request: proto::ListAgentsRequest) -> Result<Self, Status> {
-        let mut states = BTreeSet::new();
-        for (i, number) in request.states.iter().enumerate() {
-            states.insert(match proto::AgentState::try_from(*number) {
-                Ok(proto::AgentState::AgentConnected) => AgentState::Connected,
-                Ok(proto::AgentState::AgentDisconnected) => AgentState::Disconnected,
-                Ok(proto::AgentState::AgentUnreachable) => AgentState::Unreachable,
-                Ok(proto::AgentState::AgentRecovering) => AgentState::Recovering,
-                Ok(proto::AgentState::Unspecified) | Err(_) => {
-                    return Err(invalid(&format!("states[{i}]"), "is no state"));
-                }
-            });
-        }
-        let attribute = match request.attribute.split_once('=') {
-            Some((name, value)) => Some((name.to_owned(), Some(value.to_owned()))),
-            None if request.attribute.is_empty() => None,
-            None => Some((request.attribute, None)),
-        };
-        Ok(Self {
-            states,
-            hostname: request.hostname,
-            attribute,
-            draining: request.draining,
-        })
-    }
-
-    fn admits(&self, view: &AgentView) -> bool {
-        let has = |(name, value): &(String, Option<String>)| {
-            view.info.attributes.iter().any(|attribute| {
-                let text = match &attribute.value {
-                    AttributeValue::Scalar(scalar) => scalar.to_string(),
-                    AttributeValue::Text(text) => text.clone(),
-                };
-                attribute.name == *name && value.as_ref().is_none_or(|value| *value == text)
-            })
-        };
-        (self.states.is_empty() || self.states.contains(&view.state))
-            && (self.hostname.is_empty() || view.info.hostname == self.hostname)
-            && self.attribute.as_ref().is_none_or(has)
-            && self.draining.is_none_or(|is| view.drain.is_some() == is)
-    }
-}
-
 /// Wherever it is known by now: an id of this master's.
 fn new_operation_id() -> OperationId {
     Uuid::now_v7()
@@ -545,260 +423,6 @@ fn new_operation_id() -> OperationId {
         .expect("a UUID is a valid id")
 }
 
-struct TaskFilter {
-    framework_id: Option<FrameworkId>,
-    agent_id: Option<AgentId>,
-    task_id: Option<TaskId>,
-    include_ended: bool,
-    /// Empty: any.
-    states: BTreeSet<TaskState>,
-    role: Option<RoleName>,
-}
-
-type TaskKey = (FrameworkId, TaskId);
-
-fn tasks(
-    snapshot: &Snapshot,
-    wanted: &TaskFilter,
-    after: Option<TaskKey>,
-    size: usize,
-) -> (Vec<Arc<KnownTask>>, Option<TaskKey>) {
-    let mut found: Vec<Arc<KnownTask>> = Vec::new();
-    let from = after
-        .as_ref()
-        .map(|(framework, _)| framework)
-        .or(wanted.framework_id.as_ref());
-    let start = from.map_or(Bound::Unbounded, Bound::Included);
-    for (framework_id, view) in snapshot
-        .frameworks
-        .range::<FrameworkId, _>((start, Bound::Unbounded))
-    {
-        if wanted
-            .framework_id
-            .as_ref()
-            .is_some_and(|id| id != framework_id)
-        {
-            continue;
-        }
-        let past = after
-            .as_ref()
-            .filter(|(framework, _)| framework == framework_id)
-            .map(|(_, task)| task);
-        let active = view.tasks.after(past);
-        let mut active = active.map(|(id, entry)| (id, &entry.task)).peekable();
-        let mut ended = view.ended.after(past).peekable();
-        loop {
-            // Two sorted lists as one; a task that runs hides an ended one of the same id.
-            let task = match (active.peek(), ended.peek()) {
-                (Some((a, _)), Some((e, _))) if e < a => ended.next(),
-                (Some((a, _)), Some((e, _))) => {
-                    if a == e {
-                        ended.next();
-                    }
-                    active.next()
-                }
-                (Some(_), None) => active.next(),
-                (None, Some(_)) => ended.next(),
-                (None, None) => break,
-            };
-            let Some((task_id, task)) = task else { break };
-            let fits = (wanted.include_ended || !task.status.state.is_terminal())
-                && wanted
-                    .agent_id
-                    .as_ref()
-                    .is_none_or(|id| task.info.agent_id == *id)
-                && wanted.task_id.as_ref().is_none_or(|id| id == task_id)
-                && (wanted.states.is_empty() || wanted.states.contains(&task.status.state))
-                && wanted.role.as_ref().is_none_or(|role| task.role == *role);
-            if !fits {
-                continue;
-            }
-            if found.len() == size {
-                let last = found
-                    .last()
-                    .map(|task| (task.framework_id.clone(), task.info.task_id.clone()));
-                return (found, last);
-            }
-            found.push(Arc::clone(task));
-        }
-    }
-    (found, None)
-}
-
-fn told(task: &KnownTask) -> proto::Task {
-    proto::Task {
-        info: Some((&task.info).into()),
-        framework_id: task.framework_id.to_string(),
-        role: task.role.to_string(),
-        status: Some(task.status.clone().into()),
-        started_at_ms: task.started_at_ms,
-    }
-}
-
-fn cluster(snapshot: &Snapshot, context: &Context) -> proto::Cluster {
-    let (mut total, mut allocated, mut offered) = (
-        Quantities::default(),
-        Quantities::default(),
-        Quantities::default(),
-    );
-    let mut lent: Option<[Quantities; 3]> = None;
-    let mut used = NodeUsage::default();
-    let (mut connected, mut away) = (0, 0);
-    for view in snapshot.agents.values() {
-        match view.state {
-            AgentState::Connected => {
-                connected += 1;
-                if let Some(usage) = &view.usage {
-                    add_usage(&mut used, usage);
-                }
-            }
-            AgentState::Disconnected | AgentState::Unreachable | AgentState::Recovering => {
-                away += 1
-            }
-        }
-        match view.state {
-            AgentState::Connected | AgentState::Disconnected => {
-                total.add(&view.info.resources);
-                allocated.add_pools(&view.allocated);
-                offered.add_pools(&view.offered);
-                if let Some((total, allocated, offered)) = &view.lent {
-                    let sums = lent.get_or_insert_default();
-                    for (sum, more) in sums.iter_mut().zip([total, allocated, offered]) {
-                        sum.add(more);
-                    }
-                }
-            }
-            AgentState::Unreachable | AgentState::Recovering => {}
-        }
-    }
-    let mut states: BTreeMap<&'static str, u32> = BTreeMap::new();
-    let tasks = snapshot
-        .frameworks
-        .values()
-        .flat_map(|view| view.tasks.values());
-    for state in tasks
-        .map(|entry| entry.state)
-        .filter(|state| !state.is_terminal())
-    {
-        *states.entry(state.name()).or_default() += 1;
-    }
-    let frameworks = snapshot
-        .frameworks
-        .values()
-        .filter(|view| view.connected)
-        .count();
-    proto::Cluster {
-        term: context.term,
-        master_id: context.master_id.to_string(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_at_ms: context.started_at_ms,
-        agents_connected: connected,
-        agents_disconnected: away,
-        frameworks_connected: count(frameworks),
-        frameworks_disconnected: count(snapshot.frameworks.len() - frameworks),
-        total: total.to_resources().into(),
-        allocated: allocated.to_resources().into(),
-        offered: offered.to_resources().into(),
-        used: Some(used.into()),
-        tasks_by_state: states
-            .into_iter()
-            .map(|(name, n)| (name.to_owned(), n))
-            .collect(),
-        revocable: lent.map(|[total, allocated, offered]| proto::RevocableResources {
-            total: total.to_resources().into(),
-            allocated: allocated.to_resources().into(),
-            offered: offered.to_resources().into(),
-        }),
-    }
-}
-
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-fn add_usage(sum: &mut NodeUsage, usage: &NodeUsage) {
-    let add = |sum: &mut Option<u64>, more: Option<u64>| {
-        if let Some(more) = more {
-            *sum = Some(sum.unwrap_or(0).saturating_add(more));
-        }
-    };
-    sum.sampled_at_ms = sum.sampled_at_ms.max(usage.sampled_at_ms);
-    add(&mut sum.cpu_millis, usage.cpu_millis);
-    add(&mut sum.memory_total_bytes, usage.memory_total_bytes);
-    add(&mut sum.memory_used_bytes, usage.memory_used_bytes);
-    add(&mut sum.disk_total_bytes, usage.disk_total_bytes);
-    add(&mut sum.disk_used_bytes, usage.disk_used_bytes);
-    add(&mut sum.agent_memory_bytes, usage.agent_memory_bytes);
-    add(&mut sum.agent_cpu_total_us, usage.agent_cpu_total_us);
-}
-
-pub(super) fn agent_state(state: AgentState) -> proto::AgentState {
-    match state {
-        AgentState::Connected => proto::AgentState::AgentConnected,
-        AgentState::Disconnected => proto::AgentState::AgentDisconnected,
-        AgentState::Unreachable => proto::AgentState::AgentUnreachable,
-        AgentState::Recovering => proto::AgentState::AgentRecovering,
-    }
-}
-
-fn agent(view: &AgentView) -> proto::Agent {
-    let state = agent_state(view.state);
-    proto::Agent {
-        agent_id: view.agent_id.to_string(),
-        info: Some(AgentInfo::clone(&view.info).into()),
-        state: state.into(),
-        registered_at_ms: view.registered_at_ms,
-        allocated: view.allocated.flat().into(),
-        offered: view.offered.flat().into(),
-        allocated_reserved: view
-            .allocated
-            .pool_list()
-            .into_iter()
-            .map(Into::into)
-            .collect(),
-        usage: view.usage.clone().map(Into::into),
-        tasks: count(view.n_tasks),
-        loss_waits_since_ms: view.loss_waits_since_ms,
-        maintenance: (view.window.as_ref()).map_or_else(String::new, ToString::to_string),
-        drain: view.drain.map(|(stage, drain)| proto::Drain {
-            state: match stage {
-                DrainStage::Draining => proto::DrainState::Draining,
-                DrainStage::Drained => proto::DrainState::Drained,
-            }
-            .into(),
-            since_ms: drain.since_ms,
-            deadline_at_ms: drain.deadline_at_ms,
-            mark_gone: drain.mark_gone,
-        }),
-        revocable: view.lent.as_ref().map(|(total, allocated, offered)| {
-            proto::RevocableResources {
-                total: total.into(),
-                allocated: allocated.into(),
-                offered: offered.into(),
-            }
-        }),
-    }
-}
-
-fn framework(view: &FrameworkView, total: &Quantities) -> proto::Framework {
-    let mut held = view.allocated.clone();
-    held.merge(&view.offered);
-    proto::Framework {
-        info: Some(view.info.clone().into()),
-        connected: view.connected,
-        registered_at_ms: view.registered_at_ms,
-        allocated: view.allocated.to_resources().into(),
-        offered: view.offered.to_resources().into(),
-        tasks: count(
-            view.tasks
-                .values()
-                .filter(|entry| !entry.state.is_terminal())
-                .count(),
-        ),
-        dominant_share_ppm: Share::dominant(&held, total, DEFAULT_WEIGHT_MILLIS)
-            .parts_per_million(),
-        suppressed_roles: view.suppressed.iter().map(ToString::to_string).collect(),
-        revocable_allocated: view.lent.0.to_resources().into(),
-        revocable_offered: view.lent.1.to_resources().into(),
-    }
 }

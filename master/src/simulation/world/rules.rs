@@ -1,0 +1,85 @@
+//! What must hold after every step, and when the world has come to rest.
+
+use std::collections::BTreeMap;
+
+use super::World;
+
+impl World {
+    pub(super) fn rest(&self) -> Result<(), String> {
+        for author in self.authors.iter().filter(|author| !author.gone) {
+            if let Some((task_id, _)) = author.unfinished().first() {
+                return Err(format!("author {} still waits for {task_id}", author.name));
+            }
+            if let Some((id, _)) = author.unsettled().first() {
+                return Err(format!(
+                    "author {} still waits for operation {id}",
+                    author.name
+                ));
+            }
+        }
+        for machine in self.machines.iter().filter(|machine| !machine.refused) {
+            if let Some(((framework_id, task_id), process)) = machine.processes.iter().next() {
+                return Err(format!(
+                    "machine {} still has {task_id} of {framework_id}: {process:?}",
+                    machine.name
+                ));
+            }
+        }
+        let ledgers: BTreeMap<_, _> = self.core.ledgers().collect();
+        for machine in self.machines.iter().filter(|machine| !machine.refused) {
+            let Some(ledger) = machine.id.as_ref().and_then(|id| ledgers.get(id)) else {
+                continue;
+            };
+            if *ledger.total() != machine.pools {
+                return Err(format!(
+                    "machine {} has {}, the master believes {}",
+                    machine.name,
+                    machine.pools,
+                    ledger.total()
+                ));
+            }
+        }
+        for (id, ledger) in self.core.ledgers().chain(self.core.lent_ledgers()) {
+            if !ledger.allocated().is_empty() {
+                return Err(format!(
+                    "agent {id} still has {} booked",
+                    ledger.allocated()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.core.audit()?;
+        self.core.audit_windows(self.now)?;
+        for (holder, state) in self.core.task_states() {
+            let told = self.replica.get(&holder);
+            if told != Some(&state) {
+                return Err(format!("{holder:?} is {state}, watchers believe {told:?}"));
+            }
+        }
+        let ledgers: BTreeMap<_, _> = self.core.ledgers().collect();
+        let lent: BTreeMap<_, _> = self.core.lent_ledgers().collect();
+        for machine in self
+            .machines
+            .iter()
+            .filter(|machine| machine.registered && !machine.refused)
+        {
+            let id = machine.id.as_ref();
+            let Some((ledger, lent)) = id.and_then(|id| ledgers.get(id).zip(lent.get(id))) else {
+                continue;
+            };
+            for (holder, info) in machine.running() {
+                let ledger = if info.revocable { lent } else { ledger };
+                if !ledger.holds(holder) {
+                    return Err(format!(
+                        "machine {} runs {holder:?}, the master books nothing",
+                        machine.name
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
