@@ -10,6 +10,7 @@ pub(crate) mod group;
 pub(crate) mod image;
 pub(crate) mod job;
 pub(crate) mod operating;
+pub(crate) mod pod;
 pub(crate) mod server;
 pub(crate) mod task;
 pub(crate) mod volume;
@@ -118,6 +119,9 @@ pub(crate) enum Command {
     /// Groups of apps that are deployed, scaled and removed together
     #[command(subcommand)]
     Group(group::GroupCommand),
+    /// Deploy and look after pods: containers that run together on one node
+    #[command(subcommand)]
+    Pod(pod::PodCommand),
     /// Make images and look after the local image store
     #[command(subcommand)]
     Image(image::ImageCommand),

@@ -12,6 +12,7 @@ pub(crate) mod image;
 pub(crate) mod job;
 mod manual;
 pub(crate) mod operating;
+pub(crate) mod pod;
 pub(crate) mod serve;
 mod stats;
 pub(crate) mod status;
@@ -93,6 +94,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Deployment(command) => client(deployment::run(&context, command)),
         Command::Events(args) => client(events::run(&context, &args)),
         Command::Group(command) => client(group::run(&context, command)),
+        Command::Pod(command) => client(pod::run(&context, command)),
         Command::Image(command) => image::run(&context, command, pack_to),
         Command::Status(_) => client(status::run(&context)),
         Command::Top(args) => client(stats::run_top(&context, &args)),

@@ -8,6 +8,7 @@ pub(crate) mod cluster;
 pub(crate) mod event;
 pub(crate) mod job;
 pub(crate) mod operating;
+pub(crate) mod pod;
 pub(crate) mod sharing;
 pub(crate) mod stats;
 pub(crate) mod status;

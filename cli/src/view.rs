@@ -4,6 +4,7 @@
 //! Unix milliseconds, sizes are bytes, what is unknown is `null` and never zero.
 
 pub(crate) mod app;
+pub(crate) mod pod;
 pub(crate) mod problems;
 pub(crate) mod sharing;
 pub(crate) mod stats;

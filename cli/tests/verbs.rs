@@ -146,6 +146,87 @@ fn an_app_is_added_from_standard_input() {
     );
 }
 
+const POD: &str = r#"{"id": "shop", "containers": [{"name": "web", "image": {"kind": "DOCKER", "id": "web:1"}}]}"#;
+
+#[test]
+fn a_pod_is_added_waited_for_and_shown_with_its_containers() {
+    let server = Scripted::start(&[
+        ("POST", "/v2/pods", 201, r#"{"id":"/shop"}"#),
+        (
+            "GET",
+            "/v2/deployments",
+            200,
+            r#"[{"id":"d1","affectedApps":[],"affectedPods":["/shop"]}]"#,
+        ),
+        ("GET", "/v2/deployments", 200, "[]"),
+        (
+            "GET",
+            "/v2/pods/shop::status",
+            200,
+            r#"{"id":"/shop","status":"STABLE","spec":{"scaling":{"instances":1}},"instances":[
+                {"id":"shop.instance-1","status":"STABLE","agentHostname":"n1","containers":[
+                    {"name":"web","status":"TASK_RUNNING"}]}]}"#,
+        ),
+    ]);
+    let output = server.mezzo_with(&["pod", "add", "--wait", "-"], POD);
+    assert_eq!(
+        (output.status.code(), stdout(&output)),
+        (Some(0), "/shop: running\n"),
+        "{}",
+        stderr(&output)
+    );
+    let output = server.mezzo(&["pod", "status", "shop"]);
+    let text = stdout(&output);
+    assert!(text.contains("stable, 1 of 1 stable"), "{text}");
+    assert!(text.contains("web") && text.contains("running"), "{text}");
+}
+
+#[test]
+fn a_pod_file_that_is_wrong_never_leaves_this_machine_and_is_no_app() {
+    let server = Scripted::start(&[]);
+    let wrong = POD.replace("\"image\"", "\"imgae\"");
+    let output = server.mezzo_with(&["pod", "add", "-"], &wrong);
+    assert_eq!(output.status.code(), Some(2));
+    let text = stderr(&output);
+    assert!(text.contains("did you mean `image`?"), "{text}");
+    let output = server.mezzo_with(&["app", "add", "-"], POD);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("mezzo pod add"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(server.asked().is_empty());
+}
+
+#[test]
+fn a_pod_that_is_gone_is_waited_for_until_its_containers_have_ended() {
+    let server = Scripted::start(&[
+        ("DELETE", "/v2/pods/shop", 202, ""),
+        ("GET", "/v2/pods/shop::status", 404, r#"{"message":"no"}"#),
+        (
+            "GET",
+            "/v2/deployments",
+            200,
+            r#"[{"id":"d1","affectedPods":["/shop"]}]"#,
+        ),
+        (
+            "GET",
+            "/v2/deployments",
+            200,
+            r#"[{"id":"d1","affectedPods":["/shop"]}]"#,
+        ),
+        ("GET", "/v2/deployments", 200, "[]"),
+    ]);
+    let output = server.mezzo(&["pod", "remove", "shop", "--wait"]);
+    assert_eq!(
+        (output.status.code(), stdout(&output)),
+        (Some(0), "/shop: removed\n"),
+        "{}",
+        stderr(&output)
+    );
+}
+
 #[test]
 fn waiting_ends_when_the_deployment_is_over_and_everything_runs() {
     let server = Scripted::start(&[

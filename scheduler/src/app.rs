@@ -1,13 +1,14 @@
 //! Apps as people describe them: Marathon's AppDefinition, read from JSON, checked, and written back.
 //!
 //! [`spec`] has the checked type, [`parse`] makes it from JSON and collects every problem, [`json`] writes it, [`mod@merge`]
-//! overlays an update, [`constraint`], [`readiness`] and [`residency`] are parts of it, [`version`] one entry of an app's history. All pure.
+//! overlays an update, [`constraint`], [`readiness`], [`residency`] and [`pod`] are parts of it, [`version`] one entry of an app's history. All pure.
 
 pub mod constraint;
 pub mod id;
 pub mod json;
 pub mod merge;
 pub mod parse;
+pub mod pod;
 pub mod read;
 pub mod readiness;
 pub mod residency;
@@ -17,7 +18,9 @@ pub mod version;
 pub use id::{AppId, InvalidAppId};
 pub use merge::merge;
 pub(crate) use parse::{Volumes, dependencies, fetch, memory, secrets, volumes};
-pub use parse::{check_app_json, parse_app};
+pub use parse::{
+    check_app_json, check_pod_json, is_pod_json, parse_app, parse_app_or_pod, parse_pod,
+};
 pub use read::{Problem, ProblemKind, Report, Unknown};
 pub use spec::App;
 pub use version::AppVersion;

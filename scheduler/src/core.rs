@@ -14,7 +14,9 @@ pub mod command;
 pub mod groups;
 mod jobs;
 mod launch;
+pub mod members;
 mod order;
+mod pods;
 pub mod record;
 mod residents;
 mod settle;
@@ -257,7 +259,7 @@ impl Core {
             state,
         };
         for (id, app) in &core.state.apps {
-            for task in app.instances.keys() {
+            for task in app.instances.values().flat_map(|one| one.names()) {
                 core.tasks.insert(task.clone(), id.clone());
             }
             for version in app.versions.keys() {
@@ -472,7 +474,7 @@ impl Core {
         let apps = self.state.apps.values();
         apps.flat_map(|app| app.instances.values())
             .chain(self.state.orphans.values())
-            .map(|instance| (&instance.task_id, &instance.agent_id))
+            .flat_map(|instance| instance.live_tasks().map(|task| (task, &instance.agent_id)))
             .chain(self.jobs.tasks())
             .map(|(task, agent)| (task.clone(), agent.clone()))
             .collect()
@@ -502,9 +504,12 @@ impl Core {
         if let Some(books) = self.books.get_mut(id) {
             books.forget(task);
         }
-        self.tasks.remove(task);
         self.dirty.insert(Key::Instance(task.clone()));
-        self.app_mut(id)?.instances.remove(task)
+        let instance = self.app_mut(id)?.instances.remove(task)?;
+        for name in instance.names() {
+            self.tasks.remove(name);
+        }
+        Some(instance)
     }
 
     fn wake(&mut self, app: &AppId, at: Option<u64>) {

@@ -8,7 +8,7 @@ pub mod graph;
 pub mod plan;
 pub mod step;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use course::Course;
@@ -91,6 +91,9 @@ pub struct Deployment {
     /// Of the apps whose step has begun and that chose a trial or a deadline.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub courses: BTreeMap<AppId, Course>,
+    /// Those of its apps that are pods.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub pods: BTreeSet<AppId>,
     /// It takes another one back: no trials, and no deadline at which it would be taken back itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_rollback: bool,

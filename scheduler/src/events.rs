@@ -10,7 +10,7 @@
 
 pub mod event;
 pub(crate) mod hub;
-mod json;
+pub(crate) mod json;
 pub mod ring;
 
 pub use event::{EVENT_TYPES, Event, EventKind, Origin};

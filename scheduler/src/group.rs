@@ -31,7 +31,7 @@ pub struct Group {
 pub struct GroupVersion {
     /// Unique among all versions.
     pub version: Timestamp,
-    /// Every app below.
+    /// Every app and pod below.
     pub apps: Vec<App>,
     /// The group and every group below that has a record, with their dependencies.
     pub groups: BTreeMap<GroupId, BTreeSet<AppId>>,

@@ -1,7 +1,7 @@
 //! Marathon's REST API, and that of jobs.
 //!
 //! Edge, thin: reads render the published snapshot ([`render`], pure), writes become commands for the driver. Ids of
-//! apps have slashes, so what follows `/v2/apps/` is split by hand: a known suffix wins.
+//! apps and pods have slashes, so what follows `/v2/apps/` and `/v2/pods/` is split by hand: a known suffix wins.
 
 mod answer;
 mod apps;
@@ -11,6 +11,7 @@ mod groups;
 mod info;
 mod jobs;
 mod plans;
+mod pods;
 mod queue;
 pub(crate) mod render;
 mod routes;
@@ -25,7 +26,7 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{MethodRouter, any, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use mezzo_etcd::election::Order;
 use tokio::sync::mpsc;
 
@@ -98,8 +99,14 @@ const MOUNTS: &[Mount] = &[
     ("/v2/tasks", || get(tasks::list)),
     ("/v2/tasks/delete", || post(tasks::delete_many)),
     ("/v2/events", || get(events::stream)),
-    ("/v2/pods", || any(pods)),
-    ("/v2/pods/{*path}", || any(pods)),
+    ("/v2/pods", all_pods),
+    ("/v2/pods/", all_pods),
+    ("/v2/pods::status", || get(pods::all_status)),
+    ("/v2/pods/{*path}", || {
+        get(pods::get_below)
+            .put(pods::put)
+            .delete(pods::delete_below)
+    }),
     ("/v2/plugins", || get(info::plugins)),
 ];
 
@@ -108,6 +115,10 @@ fn all_apps() -> MethodRouter<Context> {
         .post(apps::create)
         .put(apps::put_all)
         .patch(apps::patch_all)
+}
+
+fn all_pods() -> MethodRouter<Context> {
+    get(pods::list).post(pods::create)
 }
 
 fn all_groups() -> MethodRouter<Context> {
@@ -142,7 +153,7 @@ async fn around(
     let uri = request.uri().path().to_owned();
     let client = forwarded::client(request.headers(), peer.ip());
     let answer = next.run(request);
-    let mut response = if uri.starts_with("/v2/apps") {
+    let mut response = if uri.starts_with("/v2/apps") || uri.starts_with("/v2/pods") {
         ORIGIN.scope(Origin { client, uri }, answer).await
     } else {
         answer.await
@@ -158,15 +169,6 @@ async fn around(
             "no-cache, no-store, must-revalidate",
         ));
     response
-}
-
-/// Refused in so many words, whatever is asked: nobody is to take a pod for deployed.
-async fn pods() -> Response {
-    error(
-        axum::http::StatusCode::NOT_IMPLEMENTED,
-        "pods are not supported by this scheduler: deploy the containers as apps, or launch them as a task group \
-         with a framework of your own (docs/groups.md)",
-    )
 }
 
 async fn unknown_route(uri: axum::http::Uri) -> Response {

@@ -36,7 +36,7 @@ pub mod task;
 pub mod time;
 pub mod why;
 
-pub use app::{Report, Unknown, check_app_json};
+pub use app::{Report, Unknown, check_app_json, check_pod_json, is_pod_json};
 pub use config::{Config, InvalidConfig, StoreAddress};
 pub use group::check_group_json;
 pub use jobs::check_job_json;

@@ -28,6 +28,8 @@ pub struct Need {
     pub app: AppId,
     /// How many.
     pub count: u32,
+    /// The tasks that each is: of a pod one per container.
+    pub n_tasks: usize,
     /// What each takes.
     pub ask: Ask,
     /// Where they may be.
@@ -259,6 +261,7 @@ mod tests {
         Need {
             app: "/a".parse().expect("valid"),
             count,
+            n_tasks: 1,
             ask: Ask {
                 revocable: false,
                 scalars: Resources::new()

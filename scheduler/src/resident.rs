@@ -28,7 +28,7 @@ const LABEL: &str = "instance";
 /// The label with the app, for people.
 const APP_LABEL: &str = "app";
 /// Where relative paths lie: Mesos' sandbox.
-const SANDBOX: &str = "/mnt/mezzo/sandbox";
+pub(crate) const SANDBOX: &str = "/mnt/mezzo/sandbox";
 
 /// Names a holding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -31,11 +31,11 @@ const JOBS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("jobs");
 /// By `NAME:NUMBER`.
 const JOB_RUNS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("job_runs");
 /// Of the records; see [`crate::core::record`].
-const FORMAT: &[u8] = b"3";
+const FORMAT: &[u8] = b"4";
 /// The same, as etcd has it.
-const FORMAT_NUMBER: u32 = 3;
+const FORMAT_NUMBER: u32 = 4;
 /// Those that are read; the file is of [`FORMAT`] once it is open.
-const OLDER: &[&[u8]] = &[b"1", b"2"];
+const OLDER: &[&[u8]] = &[b"1", b"2", b"3"];
 
 /// What can go wrong with the state directory.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ pub enum StoreError {
         problem: String,
     },
     /// The file is of a later mezzo.
-    #[error("the state file {} has format {found}, this mezzo knows 3: use the newer mezzo again", path.display())]
+    #[error("the state file {} has format {found}, this mezzo knows 4: use the newer mezzo again", path.display())]
     Newer {
         /// Which.
         path: PathBuf,
@@ -402,7 +402,13 @@ mod tests {
     #[test]
     fn older_formats_are_read_and_a_newer_one_refused() {
         let directory = tempfile::tempdir().expect("a directory");
-        for (format, known) in [(&b"1"[..], true), (b"2", true), (b"3", true), (b"4", false)] {
+        for (format, known) in [
+            (&b"1"[..], true),
+            (b"2", true),
+            (b"3", true),
+            (b"4", true),
+            (b"5", false),
+        ] {
             let path = directory.path().join("scheduler.redb");
             let database = Database::create(path).expect("opens");
             let transaction = database.begin_write().expect("begins");

@@ -1,7 +1,9 @@
 //! Turns an app version and a place into the task that the master is asked to launch.
 //!
 //! Pure. The environment is Marathon's: PORT, PORT0…, PORTS, HOST, MARATHON_APP_…, MESOS_TASK_ID; what the app itself
-//! sets wins.
+//! sets wins. Of a pod's instance the tasks are several: [`pod`].
+
+pub mod pod;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -71,11 +73,7 @@ pub fn task_info(
                 .map(|(definition, assigned)| PortMapping {
                     container_port: assigned.inside,
                     host_port: assigned.host,
-                    protocol: match definition.protocol.as_str() {
-                        "udp" => PortProtocol::Udp,
-                        "udp,tcp" => PortProtocol::TcpUdp,
-                        _ => PortProtocol::Tcp,
-                    },
+                    protocol: protocol(&definition.protocol),
                     name: definition.name.clone().unwrap_or_default(),
                 })
                 .collect(),
@@ -102,6 +100,17 @@ pub fn task_info(
             .readiness_check
             .as_ref()
             .and_then(|check| check.for_task(app, ports)),
+    }
+}
+
+/// Whatever is not udp goes over tcp.
+fn protocol(names: &str) -> PortProtocol {
+    let is_udp = |name: &str| name.eq_ignore_ascii_case("udp");
+    let (udp, others): (Vec<&str>, Vec<&str>) = names.split(',').partition(|name| is_udp(name));
+    match (udp.is_empty(), others.is_empty()) {
+        (true, _) => PortProtocol::Tcp,
+        (false, true) => PortProtocol::Udp,
+        (false, false) => PortProtocol::TcpUdp,
     }
 }
 

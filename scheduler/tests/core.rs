@@ -8,6 +8,8 @@ mod groups;
 mod pains;
 #[path = "core/placement.rs"]
 mod placement;
+#[path = "core/pods.rs"]
+mod pods;
 #[path = "core/readiness.rs"]
 mod readiness;
 #[path = "core/residents.rs"]

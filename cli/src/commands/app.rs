@@ -410,6 +410,11 @@ pub(super) fn read_file(path: &Path) -> Result<Value, Failure> {
 
 /// Refuses what the scheduler would refuse, and also fields that it would ignore.
 fn check(name: &str, app: &Value) -> Result<(), Failure> {
+    if mezzo_scheduler::is_pod_json(app) {
+        return Err(Failure::usage(format!(
+            "{name} describes a pod: `mezzo pod add {name}`, or `mezzo pod update {name}`"
+        )));
+    }
     complaints(name, "app", &mezzo_scheduler::check_app_json(app))
 }
 

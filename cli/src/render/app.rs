@@ -221,7 +221,13 @@ fn deployment_table(deployments: &[Deployment]) -> Table {
         table.row([
             deployment.id.as_str().into(),
             format!("{}/{}", deployment.current_step, deployment.total_steps).into(),
-            deployment.affected_apps.join(", ").into(),
+            [
+                deployment.affected_apps.as_slice(),
+                &deployment.affected_pods,
+            ]
+            .concat()
+            .join(", ")
+            .into(),
             actions.join(", ").into(),
             deployment.reason.clone().unwrap_or_default().into(),
         ]);

@@ -97,6 +97,7 @@ pub(crate) struct Deployment {
     pub(crate) id: String,
     pub(crate) version: String,
     pub(crate) affected_apps: Vec<String>,
+    pub(crate) affected_pods: Vec<String>,
     pub(crate) current_step: u64,
     pub(crate) total_steps: u64,
     pub(crate) current_actions: Vec<Action>,
@@ -118,6 +119,7 @@ pub(crate) struct Action {
     pub(crate) action: String,
     #[serde(alias = "type")]
     pub(crate) kind: Option<String>,
+    #[serde(alias = "pod")]
     pub(crate) app: String,
 }
 
@@ -128,6 +130,7 @@ pub(crate) struct QueueItem {
     pub(crate) count: u64,
     pub(crate) delay: Delay,
     pub(crate) since: String,
+    #[serde(alias = "pod")]
     pub(crate) app: DeploymentId,
     pub(crate) processed_offers_summary: OffersSummary,
     pub(crate) last_unused_offers: Vec<UnusedOffer>,

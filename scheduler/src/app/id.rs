@@ -54,6 +54,14 @@ impl AppId {
             .expect("an app id holds only a-z, 0-9, `.`, `-` and `/`, and is short")
     }
 
+    /// The name of an instance of a pod; its tasks' ids begin with it.
+    #[must_use]
+    pub fn instance_id(&self, unique: Uuid) -> TaskId {
+        format!("{}.instance-{unique}", self.safe_path())
+            .parse()
+            .expect("an app id holds only a-z, 0-9, `.`, `-` and `/`, and is short")
+    }
+
     /// Whether the app lies below the group `prefix` (an absolute path), or is it.
     #[must_use]
     pub fn is_within(&self, prefix: &str) -> bool {

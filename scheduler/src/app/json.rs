@@ -1,8 +1,9 @@
-//! Writes an app as Marathon does.
+//! Writes an app as Marathon does; a pod in `pod`.
 //!
 //! Pure. What is written here is accepted by [`super::parse`] and means the same; a property test says so.
 
 mod limits;
+mod pod;
 
 use std::collections::BTreeMap;
 
@@ -32,6 +33,9 @@ impl App {
     /// The app as an object, without what only the server knows (versions, tasks).
     #[must_use]
     pub fn to_json(&self) -> Value {
+        if let Some(pod) = &self.pod {
+            return pod::pod(self, pod);
+        }
         let mut out = Map::new();
         let mut put = |name: &str, value: Value| {
             out.insert(name.to_owned(), value);
@@ -106,19 +110,7 @@ impl App {
             }
             .into(),
         );
-        put(
-            "unreachableStrategy",
-            match self.unreachable {
-                UnreachableStrategy::Disabled => "disabled".into(),
-                UnreachableStrategy::After {
-                    inactive_ms,
-                    expunge_ms,
-                } => json!({
-                    "inactiveAfterSeconds": seconds(inactive_ms),
-                    "expungeAfterSeconds": seconds(expunge_ms),
-                }),
-            },
-        );
+        put("unreachableStrategy", unreachable_json(self.unreachable));
         if let Some(limits) = limits::limits(self) {
             put("resourceLimits", limits);
         }
@@ -299,6 +291,19 @@ pub(crate) fn health_check(check: &AppHealthCheck) -> Value {
         check.max_consecutive_failures.into(),
     );
     Value::Object(out)
+}
+
+fn unreachable_json(strategy: UnreachableStrategy) -> Value {
+    match strategy {
+        UnreachableStrategy::Disabled => "disabled".into(),
+        UnreachableStrategy::After {
+            inactive_ms,
+            expunge_ms,
+        } => json!({
+            "inactiveAfterSeconds": seconds(inactive_ms),
+            "expungeAfterSeconds": seconds(expunge_ms),
+        }),
+    }
 }
 
 /// What nobody chose is left out, so that Marathon's clients see Marathon's two fields.

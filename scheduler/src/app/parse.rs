@@ -2,13 +2,15 @@
 //!
 //! Pure. What Marathon knows and mezzo does not do yet is refused in so many words, never ignored: an app that deploys
 //! means what its file says. Ports, health checks and volumes are read in `parts`, the container in `container`,
-//! files to fetch in `fetch`, limits in `limits`, readiness checks in `readiness`, residency in `residency`, the environment in `secrets`.
+//! files to fetch in `fetch`, limits in `limits`, readiness checks in `readiness`, residency in `residency`, the environment in `secrets`,
+//! pods in `pod`.
 
 mod container;
 pub(crate) mod fetch;
 mod limits;
 mod network;
 mod parts;
+pub(crate) mod pod;
 mod readiness;
 mod residency;
 pub(crate) mod secrets;
@@ -21,6 +23,7 @@ use serde_json::Value;
 
 pub(crate) use limits::memory;
 pub(crate) use parts::{Volumes, volumes};
+pub use pod::{check_pod_json, is_pod_json, parse_app_or_pod, parse_pod};
 use secrets::{check_secrets, read_env, read_secrets};
 
 use super::AppId;
@@ -147,7 +150,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
     let instances = fields
         .integer("instances", 0, MAX_INSTANCES, report)
         .unwrap_or(1);
-    let (env, secret_env) = read_env(&fields, report);
+    let (env, secret_env) = read_env(&fields, "env", report);
     let files = container.as_ref().map(|c| c.secret_volumes.as_slice());
     let variables = secret_env
         .iter()
@@ -158,19 +161,10 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
     let require_ports = fields.boolean("requirePorts", report).unwrap_or(false);
     let health_check = read_health_check(&fields, ports.len(), report);
     let readiness_check = readiness::check(&fields, &ports, report);
-    let upgrade = upgrade::read(&fields, report);
+    let upgrade = upgrade::read(&fields, "upgradeStrategy", report);
     let backoff = read_backoff(&fields, report);
     let kill_grace_ms = fields.decimal("taskKillGracePeriodSeconds", 3, 0, MAX_SECONDS_MS, report);
-    let kill_selection = fields
-        .choice(
-            "killSelection",
-            &[
-                ("YOUNGEST_FIRST", KillSelection::YoungestFirst),
-                ("OLDEST_FIRST", KillSelection::OldestFirst),
-            ],
-            report,
-        )
-        .unwrap_or_default();
+    let kill_selection = kill_selection(&fields, report);
     let constraints = constraint::read(&fields, report);
     let placements = [("spread", Placing::Spread), ("bestFit", Placing::BestFit)];
     let placing = fields
@@ -216,6 +210,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         limits: limits.more,
         user,
         secrets,
+        pod: None,
         fetch: fetch::read(&fields, report),
     };
     residency::defaults(&fields, &mut app);
@@ -223,6 +218,16 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
     upgrade::check(&app, report);
     check_revocable(&app, report);
     Some(app)
+}
+
+fn kill_selection(fields: &Fields<'_>, report: &mut Report) -> KillSelection {
+    let words = [
+        ("YOUNGEST_FIRST", KillSelection::YoungestFirst),
+        ("OLDEST_FIRST", KillSelection::OldestFirst),
+    ];
+    fields
+        .choice("killSelection", &words, report)
+        .unwrap_or_default()
 }
 
 /// What is lent is processors and memory, and can be taken back.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::AppId;
 use super::constraint::{Constraint, Operator};
+use super::pod::Pod;
 use super::readiness::AppReadinessCheck;
 use super::residency::{PersistentMount, Residency};
 
@@ -408,6 +409,9 @@ pub struct App {
     pub revocable: bool,
     /// Its instances keep what they have on a machine; exactly where it has persistent volumes.
     pub residency: Option<Residency>,
+    /// Its instances are several containers each; then the amounts and ports are the sums of theirs, and what is said of one
+    /// task (image, command, health check, limits) is theirs alone.
+    pub pod: Option<Box<Pod>>,
     /// Put into the sandbox before a task starts.
     pub fetch: Vec<FetchUri>,
 }
@@ -522,7 +526,7 @@ impl Serialize for App {
 impl<'de> Deserialize<'de> for App {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
-        let (app, report) = super::parse_app(&value, None);
+        let (app, report) = super::parse_app_or_pod(&value);
         app.ok_or_else(|| {
             let problems: Vec<String> = report
                 .errors

@@ -166,7 +166,7 @@ impl Books {
             next_at: instance.next_phase_at(self.rules.unreachable, self.as_of),
             progress_at: (phase == Phase::Launching).then_some(instance.progress_at),
             told: match told_before {
-                _ if instance.sentence.is_none() || away => Told::No,
+                _ if !instance.is_to_end() || away => Told::No,
                 Told::No => Told::Due,
                 told @ (Told::Due | Told::At(_)) => told,
             },

@@ -14,7 +14,7 @@ use super::order::{Order, Target};
 use super::record::Key;
 use super::state::{AppState, Instance, Sentence};
 use super::{Core, Ids, tell};
-use crate::app::{App, AppId, Report, Unknown, merge, parse_app};
+use crate::app::{App, AppId, Report, Unknown, merge, parse_app, parse_pod};
 use crate::backoff::Backoff;
 use crate::deployment::{DeploymentId, Step};
 use crate::group::GroupId;
@@ -39,6 +39,24 @@ pub enum Command {
         body: Value,
         /// Over a deployment that has its id locked.
         force: bool,
+    },
+    /// A new pod.
+    CreatePod {
+        /// The pod.
+        body: Value,
+        /// Over a deployment that has its id locked.
+        force: bool,
+    },
+    /// A pod as it is to be from now on, as a whole.
+    UpdatePod {
+        /// Which.
+        pod: AppId,
+        /// The pod.
+        body: Value,
+        /// Over deployments under way.
+        force: bool,
+        /// Only say what would be done.
+        dry_run: bool,
     },
     /// New fields for apps.
     Update {
@@ -128,6 +146,8 @@ pub enum Reply {
     Planned {
         /// In order.
         steps: Vec<Step>,
+        /// Those of its apps that are pods.
+        pods: BTreeSet<AppId>,
         /// Fields that have no effect.
         unknown: Vec<Unknown>,
     },
@@ -148,6 +168,12 @@ pub enum Refusal {
     /// There is no such app.
     #[error("App '{0}' does not exist")]
     NoApp(AppId),
+    /// POST of a pod that is there.
+    #[error("Pod \"{0}\" already exists")]
+    PodExists(AppId),
+    /// There is no such pod.
+    #[error("Pod '{0}' does not exist")]
+    NoPod(AppId),
     /// The app never had that version.
     #[error("App '{0}' does not have the version {1}")]
     NoVersion(AppId, Timestamp),
@@ -226,7 +252,16 @@ impl Core {
         ids: &mut dyn Ids,
     ) -> Result<Reply, Refusal> {
         match command {
-            Command::Create { body, force } => self.create(&body, force, now, ids),
+            Command::Create { body, force } => self.create(parse_app(&body, None), force, now, ids),
+            Command::CreatePod { body, force } => {
+                self.create(parse_pod(&body, None), force, now, ids)
+            }
+            Command::UpdatePod {
+                pod,
+                body,
+                force,
+                dry_run,
+            } => self.update_pod(&pod, &body, (force, dry_run), now, ids),
             Command::Update {
                 updates,
                 partial,
@@ -292,19 +327,23 @@ impl Core {
             .ok_or_else(|| Refusal::NoApp(id.clone()))
     }
 
+    /// An app or a pod, as it was read.
     fn create(
         &mut self,
-        body: &Value,
+        (app, report): (Option<App>, Report),
         force: bool,
         now: u64,
         ids: &mut dyn Ids,
     ) -> Result<Reply, Refusal> {
-        let (app, report) = parse_app(body, None);
         let Some(app) = app else {
             return Err(Refusal::Invalid(report));
         };
-        if self.state.visible_app(&app.id).is_some() {
-            return Err(Refusal::Exists(app.id));
+        if let Some(known) = self.state.visible_app(&app.id) {
+            return Err(if known.is_pod() {
+                Refusal::PodExists(app.id)
+            } else {
+                Refusal::Exists(app.id)
+            });
         }
         let order = Order {
             unknown: report.unknown,
@@ -373,6 +412,11 @@ impl Core {
             }
             return Ok(parse_app(&update.body, Some(&id)));
         };
+        if current.is_pod() {
+            let mut report = Report::default();
+            report.value_problem("/id", format!("{id} is a pod: change it by /v2/pods{id}"));
+            return Ok((None, report));
+        }
         if let Some(version) = only_version(&update.body) {
             let found = version
                 .parse::<Timestamp>()

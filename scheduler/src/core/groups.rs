@@ -1,6 +1,6 @@
 //! Commands about groups: made, changed, scaled, rolled back and removed as a whole, as one deployment.
 //!
-//! Pure. What an update does not name stays; apps and groups that it lists replace all that lie directly in the group.
+//! Pure. What an update does not name stays; apps, pods and groups that it lists replace all that lie directly in the group.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -114,15 +114,16 @@ impl Core {
     /// The group as `update` says, what it does not name as it is.
     fn lay_over(&self, update: &Update, order: &mut Order) {
         let id = &update.id;
-        if let Some(apps) = &update.apps {
-            let listed: BTreeSet<&AppId> = apps.iter().map(|app| &app.id).collect();
-            let direct = self
-                .state
-                .apps_within(id)
-                .filter(|(app, _)| app.parent() == id.as_str() && !listed.contains(app));
+        for (are_pods, list) in [(false, &update.apps), (true, &update.pods)] {
+            let Some(list) = list else { continue };
+            let listed: BTreeSet<&AppId> = list.iter().map(|app| &app.id).collect();
+            let direct = self.state.apps_within(id).filter(|(app, state)| {
+                let here = app.parent() == id.as_str() && state.is_pod() == are_pods;
+                here && !listed.contains(app)
+            });
             let gone = direct.map(|(app, _)| Target::gone(app.clone()));
             order.targets.extend(gone);
-            order.targets.extend(apps.iter().cloned().map(Target::app));
+            order.targets.extend(list.iter().cloned().map(Target::app));
         }
         if let Some(groups) = &update.groups {
             let listed: BTreeSet<&GroupId> = groups.iter().map(|group| &group.id).collect();

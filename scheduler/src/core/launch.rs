@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mezzo_api::model::{Offer, Resources, Stack, TaskInfo};
 
 use super::jobs::{JobsShare, take_placed};
+use super::members::members;
 use super::state::{AppState, Condition, Instance, Refusal};
 use super::{Call, Core, Demand, Ids, Purpose};
 use crate::app::AppId;
@@ -14,6 +15,7 @@ use crate::app::spec::Placing;
 use crate::place::lack::REASONS;
 use crate::place::{Ask, Need, Plan, Site, Tally, place};
 use crate::resident::Holding;
+use crate::task::pod::task_infos;
 use crate::task::task_info;
 
 /// Launched by one call at most, so that the message stays below gRPC's limit.
@@ -61,7 +63,7 @@ impl Core {
         let mut plan = place(&offers, &needs, self.salt);
         let mut per_offer = vec![0usize; offers.len()];
         plan.placements.retain(|placement| {
-            per_offer[placement.offer] += 1;
+            per_offer[placement.offer] += needs[placement.need].n_tasks;
             per_offer[placement.offer] <= MAX_TASKS_PER_ACCEPT
         });
         let mut tasks: Vec<Vec<TaskInfo>> = vec![Vec::new(); offers.len()];
@@ -73,12 +75,10 @@ impl Core {
                 resources: placement.resources.clone(),
                 holding: None,
             };
-            if let Some(task) = self.provision(app, offer, given, now, ids) {
-                tasks[placement.offer].push(task);
-            }
+            tasks[placement.offer].extend(self.provision(app, offer, given, now, ids));
         }
         self.note_refusals(&offers, &needs, &plan, now);
-        let placed: usize = tasks.iter().map(Vec::len).sum();
+        let placed = plan.placements.len();
         let wanted: u64 = needs.iter().map(|need| u64::from(need.count)).sum();
         if !jobs_first {
             take_placed(&mut offers, &plan);
@@ -151,6 +151,7 @@ impl Core {
                 let placing = spec.placing;
                 Need {
                     count,
+                    n_tasks: spec.pod.as_ref().map_or(1, |pod| pod.containers.len()),
                     ask: Ask::of(spec),
                     constraints: spec.constraints.clone(),
                     tally: self.tally(&id, &app),
@@ -181,6 +182,7 @@ impl Core {
         offers.iter().map(count).collect()
     }
 
+    /// The tasks of a new instance: one, or of a pod one per container.
     pub(super) fn provision(
         &mut self,
         id: &AppId,
@@ -188,9 +190,17 @@ impl Core {
         given: Given,
         now: u64,
         ids: &mut dyn Ids,
-    ) -> Option<TaskInfo> {
-        let version = Arc::clone(self.state.apps.get(id)?.active());
-        let task_id = id.task_id(ids.unique());
+    ) -> Vec<TaskInfo> {
+        let Some(app) = self.state.apps.get(id) else {
+            return Vec::new();
+        };
+        let version = Arc::clone(app.active());
+        let pod = version.app.pod.as_deref();
+        let task_id = match pod {
+            None => id.task_id(ids.unique()),
+            Some(_) => id.instance_id(ids.unique()),
+        };
+        let members = pod.map_or_else(Vec::new, |pod| members(pod, &task_id, now));
         let instance = Instance {
             task_id: task_id.clone(),
             app: id.clone(),
@@ -202,7 +212,8 @@ impl Core {
             ports: given.ports.clone(),
             holding: given.holding.as_ref().map(|(holding, _)| holding.id),
             addresses: Vec::new(),
-            checked: version.app.health_check.is_some(),
+            checked: version.app.health_check.is_some()
+                || members.iter().any(|member| member.checked),
             staged_at: now,
             started_at: None,
             condition: Condition::Provisioned,
@@ -215,18 +226,24 @@ impl Core {
             late: false,
             progress_at: now,
             message: String::new(),
+            members,
         };
         let instance = Arc::new(instance);
         self.put_instance(id, Arc::clone(&instance));
+        for task in instance.names() {
+            self.tasks.insert(task.clone(), id.clone());
+        }
+        self.state.counters.launched += instance.live_tasks().count() as u64;
         self.tell_launched(instance);
-        self.tasks.insert(task_id.clone(), id.clone());
-        self.state.counters.launched += 1;
+        if let Some(pod) = pod {
+            return task_infos(&version, pod, &task_id, offer, &given.ports);
+        }
         let mut task = task_info(&version, &task_id, offer, &given.ports, given.resources);
         if let Some((holding, stack)) = &given.holding {
             task.reserved.push(holding.pool(stack));
             task.container.volumes.extend(holding.mounts(&version.app));
         }
-        Some(task)
+        vec![task]
     }
 
     pub(super) fn note_refusals(

@@ -108,6 +108,7 @@ impl Core {
             let plan = plan(DeploymentId(uuid::Uuid::nil()), version, &changes, &levels);
             return Ok(Reply::Planned {
                 steps: plan.steps,
+                pods: plan.pods,
                 unknown: order.unknown,
             });
         }
@@ -235,7 +236,7 @@ impl Core {
         }
     }
 
-    /// No path names both an app and a group.
+    /// No path names both an app and a group, or an app and a pod.
     fn refuse_conflicts(&self, order: &Order) -> Result<(), Refusal> {
         let targets = by_id(&order.targets);
         let is_app = |path: &str| match targets.get(path) {
@@ -256,6 +257,19 @@ impl Core {
             has_apps || made
         };
         let mut report = Report::default();
+        for to in order.targets.iter().filter_map(|target| target.to.as_ref()) {
+            let known = self.state.apps.get(&to.id);
+            let goes = known.is_none_or(|known| known.is_pod() == to.pod.is_some());
+            if !goes {
+                let (is, wanted) = if to.pod.is_some() {
+                    ("an app", "a pod")
+                } else {
+                    ("a pod", "an app")
+                };
+                let problem = format!("{} is {is}: remove it before it can be {wanted}", to.id);
+                report.value_problem("/id", problem);
+            }
+        }
         let mut conflict = |path: &str| {
             report.value_problem(
                 "/id",

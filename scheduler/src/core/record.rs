@@ -1,8 +1,8 @@
 //! The durable form of the state: one JSON record per key, so that a turn writes only what it changed.
 //!
-//! Pure. Format 3, which has the master's term and what resident instances keep beside all that format 2 has, as that has
+//! Pure. Format 4, which has pods and the containers of their instances beside all that format 3 has. That has the master's term and what resident instances keep beside all that format 2 has, as that has
 //! groups beside format 1. An older scheduler refuses a newer format; this one reads the older ones, of which every record
-//! means the same, and from then on writes format 3.
+//! means the same, and from then on writes format 4.
 //! Unknown fields are ignored, missing new ones must have a serde default.
 
 use std::collections::BTreeMap;

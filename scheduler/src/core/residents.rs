@@ -90,7 +90,7 @@ impl Core {
             ports,
             holding: Some((kept, stack.clone())),
         };
-        self.provision(id, offer, given, now, ids)
+        self.provision(id, offer, given, now, ids).pop()
     }
 
     /// Makes new holdings of what offers have open, and launches on them.
@@ -299,6 +299,7 @@ fn need_of(id: &AppId, app: &AppState, count: u32, tally: Tally) -> Need {
     Need {
         app: id.clone(),
         count,
+        n_tasks: 1,
         ask: Ask::of(spec),
         constraints: spec.constraints.clone(),
         tally,

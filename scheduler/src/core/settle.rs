@@ -8,7 +8,7 @@ use mezzo_api::model::TaskId;
 
 use super::books::Books;
 use super::record::Key;
-use super::state::{Queue, Sentence};
+use super::state::{Instance, Queue, Sentence};
 use super::{Call, Core, millis};
 use crate::app::{AppId, AppVersion};
 use crate::deployment::course::Stage;
@@ -51,7 +51,11 @@ impl Core {
         let (connected, unconfirmed) = (self.state.connected, &self.unconfirmed);
         // Nothing ends by an old word of its health. And where what takes its place takes what it keeps, there is nothing to
         // be had beside it.
-        let is_known = |task: &TaskId| connected && !unconfirmed.contains(task);
+        let is_known = |id: &TaskId| {
+            let instance = app.instances.get(id);
+            let unheard = |one: &Instance| one.live_tasks().any(|task| unconfirmed.contains(task));
+            connected && instance.is_some_and(|one| !unheard(one))
+        };
         let mut roster = books.roster(version.config, is_known, spec.residency.is_some());
         roster.gap_is_of_sick = app.gap_until().is_some_and(|until| now < until);
         let mut changes = reconcile::changes(&roster, wanted, spec.kill_selection);
@@ -151,13 +155,16 @@ impl Core {
         if !self.state.connected {
             return;
         }
-        for task in books.kills_due(now, millis(self.settings.kill_retry)) {
-            books.tell(&task, now);
-            let agent = app.instances.get(&task);
-            self.calls.push(Call::Kill {
-                agent: agent.map(|instance| instance.agent_id.clone()),
-                task,
+        for id in books.kills_due(now, millis(self.settings.kill_retry)) {
+            books.tell(&id, now);
+            let Some(instance) = app.instances.get(&id) else {
+                continue;
+            };
+            let kills = instance.live_tasks().map(|task| Call::Kill {
+                task: task.clone(),
+                agent: Some(instance.agent_id.clone()),
             });
+            self.calls.extend(kills);
         }
     }
 
@@ -267,7 +274,9 @@ impl Core {
         self.count_service_ports(&app.current.app.ports, false);
         self.tell_removed(&app);
         for (task, instance) in &app.instances {
-            self.tasks.remove(task);
+            for name in instance.names() {
+                self.tasks.remove(name);
+            }
             self.state
                 .orphans
                 .insert(task.clone(), Arc::clone(instance));

@@ -13,6 +13,7 @@ use mezzo_api::model::{
 use mezzo_api::table::Table;
 use serde::{Deserialize, Serialize};
 
+use super::members::Member as Container;
 use crate::app::constraint::{Constraint, Operator};
 use crate::app::spec::UnreachableStrategy;
 use crate::app::{AppId, AppVersion};
@@ -147,15 +148,27 @@ impl State {
             .collect()
     }
 
-    /// The apps that exist for people: one that is being removed is gone for them.
+    /// The apps and pods that exist for people: one that is being removed is gone for them.
     pub fn visible_apps(&self) -> impl Iterator<Item = (&AppId, &Arc<AppState>)> {
         self.apps.iter().filter(|(id, _)| !self.is_stopping(id))
     }
 
-    /// An app that exists for people.
+    /// An app or a pod that exists for people.
     #[must_use]
     pub fn visible_app(&self, id: &AppId) -> Option<&Arc<AppState>> {
         self.apps.get(id).filter(|_| !self.is_stopping(id))
+    }
+
+    /// An app, not a pod, that exists for people.
+    #[must_use]
+    pub fn app(&self, id: &AppId) -> Option<&Arc<AppState>> {
+        self.visible_app(id).filter(|app| !app.is_pod())
+    }
+
+    /// A pod that exists for people.
+    #[must_use]
+    pub fn pod(&self, id: &AppId) -> Option<&Arc<AppState>> {
+        self.visible_app(id).filter(|app| app.is_pod())
     }
 
     /// Whether the app is on its way out.
@@ -260,6 +273,12 @@ impl AppState {
             reached: false,
             held: None,
         }
+    }
+
+    /// Whether its instances are several containers each.
+    #[must_use]
+    pub fn is_pod(&self) -> bool {
+        self.current.app.pod.is_some()
     }
 
     /// What its instances are meant to be now.
@@ -530,6 +549,9 @@ pub struct Instance {
     pub progress_at: u64,
     /// The agent's latest words.
     pub message: String,
+    /// Of a pod: its containers. The instance stands by how these do, and `task_id` is no task but its own name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Container>,
 }
 
 impl Instance {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mezzo_api::model::{AgentId, Reason, TaskId, TaskState, TaskStatus};
 
+use super::members::instance_of;
 use super::record::Key;
 use super::state::{Condition, Instance, TaskFailure};
 use super::{Call, Core};
@@ -38,7 +39,13 @@ impl Core {
             Some(app) if self.has_instance(&app, &status.task_id) => {
                 self.instance_status(&app, status, now)
             }
-            Some(_) | None => self.stray_status(status),
+            Some(app) => match instance_of(&status.task_id) {
+                Some(instance) if self.has_instance(&app, &instance) => {
+                    self.member_status(&app, &instance, status, now);
+                }
+                Some(_) | None => self.stray_status(status),
+            },
+            None => self.stray_status(status),
         }
     }
 
@@ -59,9 +66,7 @@ impl Core {
             | TaskState::Dropped
             | TaskState::Gone
             | TaskState::Unknown => {
-                if self.state.orphans.remove(&status.task_id).is_some() {
-                    self.dirty.insert(Key::Instance(status.task_id.clone()));
-                }
+                self.orphan_status(status);
                 self.tell_unknown_end(status);
             }
             TaskState::Staging | TaskState::Starting | TaskState::Running => {
@@ -74,7 +79,7 @@ impl Core {
         }
     }
 
-    fn instance_status(&mut self, app: &AppId, status: &TaskStatus, now: u64) {
+    pub(super) fn instance_status(&mut self, app: &AppId, status: &TaskStatus, now: u64) {
         match status.state {
             TaskState::Staging => self.moved(app, status, Condition::Staging, now),
             TaskState::Starting => self.moved(app, status, Condition::Starting, now),
@@ -276,6 +281,6 @@ fn failure(instance: &Instance, status: &TaskStatus, now: u64) -> TaskFailure {
 }
 
 /// Messages come from outside and are kept: not more than a screenful.
-fn cut(message: &str) -> String {
+pub(super) fn cut(message: &str) -> String {
     message.chars().take(2000).collect()
 }

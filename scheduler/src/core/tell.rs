@@ -23,7 +23,9 @@ pub(super) fn about(command: &Command) -> Option<GroupId> {
         Some(GroupId::of(&id.parse::<AppId>().ok()?))
     };
     match command {
-        Command::Create { body, .. } => of_body(body),
+        Command::Create { body, .. } | Command::CreatePod { body, .. } => of_body(body),
+        Command::UpdatePod { dry_run: true, .. } => None,
+        Command::UpdatePod { pod, .. } => Some(GroupId::of(pod)),
         Command::Update { dry_run: true, .. } => None,
         Command::Update { updates, .. } => match updates.as_slice() {
             [one] => one
@@ -84,11 +86,20 @@ impl Core {
         let Some(deployment) = self.state.deployments.get(id).cloned() else {
             return;
         };
-        for app in deployment.apps() {
-            if let Some(state) = self.state.apps.get(app) {
+        for (app, before) in &deployment.original {
+            let Some(state) = self.state.apps.get(app) else {
+                continue;
+            };
+            let origin = origin.clone();
+            if !state.is_pod() {
                 let app = Arc::clone(&state.current);
-                let origin = origin.clone();
                 self.tell(EventKind::ApiPost { origin, app });
+            } else if self.state.is_stopping(app) {
+                self.tell(EventKind::PodDeleted { origin });
+            } else if before.is_none() {
+                self.tell(EventKind::PodCreated { origin });
+            } else {
+                self.tell(EventKind::PodUpdated { origin });
             }
         }
     }
@@ -139,8 +150,11 @@ impl Core {
     ) {
         let stands_elsewhere = condition(before) != condition(after);
         let is_said = stands_elsewhere || before.message != after.message;
-        if is_said || before.addresses != after.addresses {
+        // Of a pod's instance each container's task tells its own.
+        let is_task = after.members.is_empty();
+        if is_task && (is_said || before.addresses != after.addresses) {
             self.tell(EventKind::StatusUpdate {
+                task: after.task_id.clone(),
                 instance: Arc::clone(after),
                 state: status.state,
                 message: after.message.clone(),
@@ -181,11 +195,14 @@ impl Core {
         status: &TaskStatus,
         failing: bool,
     ) {
-        self.tell(EventKind::StatusUpdate {
-            instance: Arc::clone(instance),
-            state: status.state,
-            message: status.message.chars().take(2000).collect(),
-        });
+        if instance.members.is_empty() {
+            self.tell(EventKind::StatusUpdate {
+                task: instance.task_id.clone(),
+                instance: Arc::clone(instance),
+                state: status.state,
+                message: status.message.chars().take(2000).collect(),
+            });
+        }
         if failing || status.reason == Some(Reason::HealthCheckStatusUpdated) {
             let reason: String = status.message.chars().take(2000).collect();
             self.tell(EventKind::UnhealthyTaskKill {

@@ -28,10 +28,13 @@ impl Core {
     ) -> Arc<AppVersion> {
         let state = self.state.apps.get(&app.id).cloned();
         let before = state.as_ref().map(|state| &state.current);
-        self.assign_service_ports(
-            &mut app.ports,
-            before.map(|before| before.app.ports.as_slice()),
-        );
+        // Endpoints of pods have none, as in Marathon.
+        if app.pod.is_none() {
+            self.assign_service_ports(
+                &mut app.ports,
+                before.map(|before| before.app.ports.as_slice()),
+            );
+        }
         let Some(before) = before else {
             return Arc::new(AppVersion {
                 version,
@@ -118,7 +121,9 @@ impl Core {
         let orphans = std::mem::take(&mut self.state.orphans);
         for (task, instance) in orphans {
             if instance.app == *id {
-                self.tasks.insert(task.clone(), id.clone());
+                for name in instance.names() {
+                    self.tasks.insert(name.clone(), id.clone());
+                }
                 app.instances.insert(task, instance);
             } else {
                 self.state.orphans.insert(task, instance);

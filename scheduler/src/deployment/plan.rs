@@ -63,6 +63,14 @@ pub fn plan(
         original,
         groups: BTreeMap::new(),
         courses: BTreeMap::new(),
+        pods: changes
+            .iter()
+            .filter(|change| {
+                let version = change.to.as_ref().or(change.from.as_ref());
+                version.is_some_and(|version| version.app.pod.is_some())
+            })
+            .map(|change| change.app.clone())
+            .collect(),
         is_rollback: false,
     }
 }

@@ -17,10 +17,12 @@ use crate::time::Timestamp;
 /// Every event type of Marathon that mezzo tells, and mezzo's own [`GAP`].
 ///
 /// Not among them, because there is nothing here that they could tell of: `subscribe_event` and `unsubscribe_event`
-/// (HTTP callbacks, which Marathon itself gave up in 1.5), `framework_message_event`, and `pod_created_event`,
-/// `pod_updated_event`, `pod_deleted_event`.
+/// (HTTP callbacks, which Marathon itself gave up in 1.5) and `framework_message_event`.
 pub const EVENT_TYPES: &[&str] = &[
     "api_post_event",
+    "pod_created_event",
+    "pod_updated_event",
+    "pod_deleted_event",
     "status_update_event",
     "instance_changed_event",
     "instance_health_changed_event",
@@ -78,9 +80,26 @@ pub enum EventKind {
         /// The app as it is to be.
         app: Arc<AppVersion>,
     },
+    /// A request made a pod.
+    PodCreated {
+        /// Whose.
+        origin: Origin,
+    },
+    /// A request changed a pod.
+    PodUpdated {
+        /// Whose.
+        origin: Origin,
+    },
+    /// A request removed a pod.
+    PodDeleted {
+        /// Whose.
+        origin: Origin,
+    },
     /// An agent or the master said something new of a task.
     StatusUpdate {
-        /// The task after it.
+        /// Which: the instance, or one of a pod's containers.
+        task: TaskId,
+        /// The instance after it.
         instance: Arc<Instance>,
         /// What was said.
         state: TaskState,
@@ -196,6 +215,9 @@ impl EventKind {
     pub fn name(&self) -> &'static str {
         match self {
             Self::ApiPost { .. } => "api_post_event",
+            Self::PodCreated { .. } => "pod_created_event",
+            Self::PodUpdated { .. } => "pod_updated_event",
+            Self::PodDeleted { .. } => "pod_deleted_event",
             Self::StatusUpdate { .. } => "status_update_event",
             Self::InstanceChanged { .. } => "instance_changed_event",
             Self::InstanceHealthChanged { .. } => "instance_health_changed_event",

@@ -31,13 +31,20 @@ fn fields(kind: &EventKind, master: &str) -> Map<String, Value> {
             "uri": origin.uri,
             "appDefinition": render::version(app),
         }),
+        EventKind::PodCreated { origin }
+        | EventKind::PodUpdated { origin }
+        | EventKind::PodDeleted { origin } => json!({
+            "clientIp": origin.client.to_string(),
+            "uri": origin.uri,
+        }),
         EventKind::StatusUpdate {
+            task,
             instance,
             state,
             message,
         } => json!({
             "slaveId": instance.agent_id.as_str(),
-            "taskId": instance.task_id.as_str(),
+            "taskId": task.as_str(),
             "taskStatus": state.name(),
             "message": message,
             "appId": instance.app.as_str(),
@@ -139,12 +146,14 @@ fn fields(kind: &EventKind, master: &str) -> Map<String, Value> {
 }
 
 fn plan(deployment: &Deployment) -> Value {
+    let (apps, pods) = render::affected(deployment);
+    let steps = deployment.steps.iter();
     json!({
         "id": deployment.id.to_string(),
         "version": deployment.version.to_string(),
-        "affectedApps": deployment.apps().map(|app| app.as_str()).collect::<Vec<&str>>(),
-        "affectedPods": [],
-        "steps": deployment.steps.iter().map(render::step).collect::<Vec<Value>>(),
+        "affectedApps": apps,
+        "affectedPods": pods,
+        "steps": steps.map(|step| render::step(step, &deployment.pods)).collect::<Vec<Value>>(),
     })
 }
 
@@ -157,7 +166,7 @@ fn current_step(deployment: &Deployment) -> Value {
             json!({
                 "action": action.kind.name(),
                 "type": action.kind.name(),
-                "app": action.app.as_str(),
+                render::kind(&deployment.pods, &action.app): action.app.as_str(),
             })
         })
         .collect();

@@ -1,4 +1,4 @@
-//! Reads a group from JSON: apps and groups below it, their ids resolved, every problem with its path.
+//! Reads a group from JSON: apps, pods and groups below it, their ids resolved, every problem with its path.
 //!
 //! Pure. What is not given stays as it is: that is for the core, which knows what is there.
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::GroupId;
 use crate::app::read::Fields;
 use crate::app::spec::PPM;
-use crate::app::{App, AppId, Report, dependencies, parse_app};
+use crate::app::{App, AppId, Report, dependencies, parse_app, parse_pod};
 use crate::time::Timestamp;
 
 /// Groups inside groups, at most.
@@ -37,6 +37,8 @@ pub struct Update {
     pub id: GroupId,
     /// Exactly these apps lie in it directly.
     pub apps: Option<Vec<App>>,
+    /// Exactly these pods lie in it directly.
+    pub pods: Option<Vec<App>>,
     /// Exactly these groups lie in it directly.
     pub groups: Option<Vec<Update>>,
     /// On what it depends.
@@ -80,13 +82,6 @@ fn read(
     }
     let fields = Fields::open(value, path, FIELDS, report)?;
     let id = read_id(&fields, wanted, parent, report)?;
-    if fields
-        .get("pods")
-        .and_then(Value::as_array)
-        .is_some_and(|pods| !pods.is_empty())
-    {
-        report.value_problem(fields.path_of("pods"), "not supported yet: pods");
-    }
     if fields.boolean("enforceRole", report) == Some(true) {
         report.value_problem(
             fields.path_of("enforceRole"),
@@ -96,7 +91,13 @@ fn read(
     let apps = fields.list("apps", report).map(|items| {
         items
             .into_iter()
-            .filter_map(|(path, item)| read_app(item, &id, &path, report))
+            .filter_map(|(path, item)| read_app(item, &id, &path, parse_app, report))
+            .collect::<Vec<App>>()
+    });
+    let pods = fields.list("pods", report).map(|items| {
+        items
+            .into_iter()
+            .filter_map(|(path, item)| read_app(item, &id, &path, parse_pod, report))
             .collect::<Vec<App>>()
     });
     let groups = fields.list("groups", report).map(|items| {
@@ -105,14 +106,15 @@ fn read(
             .filter_map(|(path, item)| read(item, None, Some(&id), path, depth + 1, report))
             .collect::<Vec<Update>>()
     });
-    refuse_doubles(&fields, apps.as_deref(), groups.as_deref(), report);
+    let parts = [apps.as_deref(), pods.as_deref()];
+    refuse_doubles(&fields, parts, groups.as_deref(), report);
     let dependencies = fields
         .get("dependencies")
         .is_some()
         .then(|| dependencies(&fields, id.as_str(), report));
     let scale_by = fields.decimal("scaleBy", 6, 0, MAX_SCALE, report);
     // The version that a GET shows beside the rest says nothing new.
-    let others = apps.is_some() || groups.is_some() || dependencies.is_some();
+    let others = apps.is_some() || pods.is_some() || groups.is_some() || dependencies.is_some();
     let version = match fields.string("version", report) {
         Some(text) if !others && scale_by.is_none() => match text.parse() {
             Ok(version) => Some(version),
@@ -139,6 +141,7 @@ fn read(
     Some(Update {
         id,
         apps,
+        pods,
         groups,
         dependencies,
         scale_by,
@@ -180,8 +183,14 @@ fn read_id(
     Some(id)
 }
 
-/// An app inside a group: its id begins at the group.
-fn read_app(item: &Value, group: &GroupId, path: &str, report: &mut Report) -> Option<App> {
+/// An app or a pod inside a group: its id begins at the group.
+fn read_app(
+    item: &Value,
+    group: &GroupId,
+    path: &str,
+    parse: impl Fn(&Value, Option<&AppId>) -> (Option<App>, Report),
+    report: &mut Report,
+) -> Option<App> {
     let mut item = item.clone();
     if let Some(text) = item.get("id").and_then(Value::as_str)
         && let Ok(id) = AppId::resolve(text, group.as_str())
@@ -194,7 +203,7 @@ fn read_app(item: &Value, group: &GroupId, path: &str, report: &mut Report) -> O
         }
         item["id"] = id.as_str().into();
     }
-    let (app, found) = parse_app(&item, None);
+    let (app, found) = parse(&item, None);
     let placed = |at: &str| {
         if at == "/" {
             path.to_owned()
@@ -220,11 +229,12 @@ fn read_app(item: &Value, group: &GroupId, path: &str, report: &mut Report) -> O
 /// No two parts of a group have one name.
 fn refuse_doubles(
     fields: &Fields<'_>,
-    apps: Option<&[App]>,
+    apps: [Option<&[App]>; 2],
     groups: Option<&[Update]>,
     report: &mut Report,
 ) {
-    let apps = apps.unwrap_or_default().iter().map(|app| app.id.as_str());
+    let apps = apps.into_iter().flatten().flatten();
+    let apps = apps.map(|app| app.id.as_str());
     let groups = groups.unwrap_or_default().iter();
     let mut seen = BTreeSet::new();
     for name in apps.chain(groups.map(|group| group.id.as_str())) {

@@ -49,10 +49,12 @@ pub(super) async fn command(
 pub(super) fn refused(refusal: &Refusal) -> Response {
     let message = refusal.to_string();
     match refusal {
-        Refusal::Exists(_) | Refusal::GroupExists(_) | Refusal::NoTrial(_) => {
-            error(StatusCode::CONFLICT, &message)
-        }
+        Refusal::Exists(_)
+        | Refusal::PodExists(_)
+        | Refusal::GroupExists(_)
+        | Refusal::NoTrial(_) => error(StatusCode::CONFLICT, &message),
         Refusal::NoApp(_)
+        | Refusal::NoPod(_)
         | Refusal::NoVersion(..)
         | Refusal::NoGroup(_)
         | Refusal::NoGroupVersion(..)
@@ -136,8 +138,14 @@ pub(super) fn body(bytes: &[u8]) -> Result<Value, Box<Response>> {
 
 /// A deployment's answer: `{version, deploymentId}` or a body of the caller's, with the header either way.
 pub(super) fn deployed(status: StatusCode, reply: &Reply, body: Option<Value>) -> Response {
-    if let Reply::Planned { steps, unknown } = reply {
-        let body = json!({"steps": steps.iter().map(super::render::step).collect::<Vec<_>>()});
+    if let Reply::Planned {
+        steps,
+        pods,
+        unknown,
+    } = reply
+    {
+        let steps = steps.iter().map(|step| super::render::step(step, pods));
+        let body = json!({"steps": steps.collect::<Vec<_>>()});
         return with_warnings(json_answer(StatusCode::OK, &body), unknown);
     }
     let Reply::Deployed {

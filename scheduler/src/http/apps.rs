@@ -64,7 +64,7 @@ pub(super) async fn list(State(context): State<Context>, Query(pairs): Pairs) ->
     let mut text = "{\"apps\":[".to_owned();
     let wanted = state
         .visible_apps()
-        .filter(|(_, app)| is_wanted(&params, app));
+        .filter(|(_, app)| !app.is_pod() && is_wanted(&params, app));
     for (i, (_, app)) in wanted.enumerate() {
         if i > 0 {
             text.push(',');
@@ -188,7 +188,7 @@ async fn update(
         Ok(body) => body,
         Err(response) => return *response,
     };
-    let is_new = context.handle.state().visible_app(&id).is_none();
+    let is_new = context.handle.state().app(&id).is_none();
     let command = Command::Update {
         updates: vec![Update {
             app: Some(id),
@@ -223,7 +223,7 @@ pub(super) async fn get_below(
     let params = Params(pairs);
     let state = context.handle.state();
     match below {
-        Below::App(id) => match state.visible_app(&id) {
+        Below::App(id) => match state.app(&id) {
             Some(app) => json_answer(
                 StatusCode::OK,
                 &json!({"app": render::app(&state, app, Embed::ALL)}),
@@ -234,17 +234,17 @@ pub(super) async fn get_below(
             let embed = Embed::of(&params);
             let apps: Vec<Value> = state
                 .visible_apps()
-                .filter(|(id, _)| id.is_within(&prefix))
+                .filter(|(id, app)| !app.is_pod() && id.is_within(&prefix))
                 .map(|(_, app)| render::app(&state, app, embed))
                 .collect();
             json_answer(StatusCode::OK, &json!({ "*": apps }))
         }
-        Below::Tasks(id) => match state.visible_app(&id) {
+        Below::Tasks(id) => match state.app(&id) {
             Some(app) => tasks::of_app(app, &headers),
             None => no_app(&id),
         },
         Below::Task(id, task) => {
-            let Some(app) = state.visible_app(&id) else {
+            let Some(app) = state.app(&id) else {
                 return no_app(&id);
             };
             match app.instances.get(task.as_str()) {
@@ -255,7 +255,7 @@ pub(super) async fn get_below(
                 ),
             }
         }
-        Below::Versions(id) => match state.visible_app(&id) {
+        Below::Versions(id) => match state.app(&id) {
             Some(app) => {
                 let versions: Vec<String> = app
                     .versions
@@ -268,7 +268,7 @@ pub(super) async fn get_below(
             None => no_app(&id),
         },
         Below::Version(id, version) => {
-            let Some(app) = state.visible_app(&id) else {
+            let Some(app) = state.app(&id) else {
                 return no_app(&id);
             };
             let found = version
@@ -302,6 +302,9 @@ pub(super) async fn post_below(
         }
         Err(response) => return *response,
     };
+    if context.handle.state().pod(&app).is_some() {
+        return no_app(&app);
+    }
     let force = Params(pairs).flag("force", false);
     match answer::command(&context.handle, Command::Restart { app, force }).await {
         Ok(reply) => deployed(StatusCode::OK, &reply, None),
@@ -320,6 +323,7 @@ pub(super) async fn delete_below(
     };
     let params = Params(pairs);
     match below {
+        Below::App(id) if context.handle.state().pod(&id).is_some() => no_app(&id),
         Below::App(app) => {
             let force = params.flag("force", true);
             match answer::command(&context.handle, Command::Delete { app, force }).await {
@@ -329,7 +333,7 @@ pub(super) async fn delete_below(
         }
         Below::Tasks(id) => {
             let state = context.handle.state();
-            let Some(app) = state.visible_app(&id) else {
+            let Some(app) = state.app(&id) else {
                 return no_app(&id);
             };
             let host = params.get("host");
@@ -348,7 +352,7 @@ pub(super) async fn delete_below(
         }
         Below::Task(id, task) => {
             let state = context.handle.state();
-            let Some(app) = state.visible_app(&id) else {
+            let Some(app) = state.app(&id) else {
                 return no_app(&id);
             };
             match app.instances.get(task.as_str()) {

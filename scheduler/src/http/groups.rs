@@ -45,6 +45,7 @@ fn below(path: &str) -> Result<Below, Box<Response>> {
 #[derive(Debug, Clone, Copy)]
 struct Parts {
     apps: bool,
+    pods: bool,
     groups: bool,
     embed: Embed,
 }
@@ -64,6 +65,7 @@ impl Parts {
         });
         Self {
             apps: nothing_said || has(&["apps"]) || of_apps,
+            pods: nothing_said || has(&["pods"]),
             groups: nothing_said || has(&["groups"]),
             embed: Embed::of(params),
         }
@@ -130,16 +132,21 @@ fn group(state: &Snapshot, id: &GroupId, parts: Parts) -> Value {
         "dependencies": record.map(|record| &record.dependencies).cloned().unwrap_or_default(),
         "version": version.to_string(),
         "enforceRole": false,
-        "pods": [],
     });
-    if parts.apps {
-        let direct = state
+    let direct = |are_pods: bool| {
+        state
             .apps_within(id)
-            .filter(|(app, _)| app.parent() == id.as_str());
-        let apps: Vec<Value> = direct
-            .map(|(_, app)| render::app(state, app, parts.embed))
-            .collect();
-        out["apps"] = apps.into();
+            .filter(|(app, _)| app.parent() == id.as_str())
+            .map(|(_, app)| app)
+            .filter(move |app| app.is_pod() == are_pods)
+    };
+    if parts.apps {
+        let apps = direct(false).map(|app| render::app(state, app, parts.embed));
+        out["apps"] = apps.collect::<Vec<Value>>().into();
+    }
+    if parts.pods {
+        let pods = direct(true).map(|pod| render::version(&pod.current));
+        out["pods"] = pods.collect::<Vec<Value>>().into();
     }
     if parts.groups {
         let groups = state.groups_in(id);
@@ -152,14 +159,16 @@ fn group(state: &Snapshot, id: &GroupId, parts: Parts) -> Value {
     out
 }
 
-/// A group as it was: every app of it in one list under the group that it lay in.
+/// A group as it was: every app and pod of it in a list under the group that it lay in.
 fn past(id: &GroupId, version: &GroupVersion) -> Value {
-    let apps: Vec<Value> = version
-        .apps
-        .iter()
-        .filter(|app| app.id.parent() == id.as_str())
-        .map(crate::app::App::to_json)
-        .collect();
+    let direct = |are_pods: bool| -> Vec<Value> {
+        version
+            .apps
+            .iter()
+            .filter(|app| app.id.parent() == id.as_str() && app.pod.is_some() == are_pods)
+            .map(crate::app::App::to_json)
+            .collect()
+    };
     let of_apps = version.apps.iter().map(|app| GroupId::of(&app.id));
     let children: std::collections::BTreeSet<GroupId> = of_apps
         .chain(version.groups.keys().cloned())
@@ -168,8 +177,8 @@ fn past(id: &GroupId, version: &GroupVersion) -> Value {
         .collect();
     json!({
         "id": id.as_str(),
-        "apps": apps,
-        "pods": [],
+        "apps": direct(false),
+        "pods": direct(true),
         "groups": children.iter().map(|child| past(child, version)).collect::<Vec<_>>(),
         "dependencies": version.groups.get(id).cloned().unwrap_or_default(),
         "version": version.version.to_string(),

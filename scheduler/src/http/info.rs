@@ -116,7 +116,18 @@ pub(super) async fn metrics(State(context): State<Context>) -> Response {
         "apps",
         "gauge",
         "Apps.",
-        count(state.visible_apps().count()),
+        count(
+            state
+                .visible_apps()
+                .filter(|(_, app)| !app.is_pod())
+                .count(),
+        ),
+    );
+    put(
+        "pods",
+        "gauge",
+        "Pods.",
+        count(state.visible_apps().filter(|(_, app)| app.is_pod()).count()),
     );
     put(
         "deployments",

@@ -64,8 +64,9 @@ fn entry(state: &Snapshot, app: &AppState, with_offers: bool, now: u64) -> Optio
     let queue = app.queue.as_ref()?;
     let left = app.backoff.left_ms(now);
     let last = queue.refusals.iter().map(|refusal| refusal.at).max();
+    let kind = if app.is_pod() { "pod" } else { "app" };
     let mut out = json!({
-        "app": render::version(&app.current),
+        kind: render::version(&app.current),
         "count": queue.count,
         "since": Timestamp::from_millis(queue.since).to_string(),
         "delay": {"timeLeftSeconds": seconds(left), "overdue": left == 0},

@@ -2,13 +2,16 @@
 //!
 //! Pure.
 
+mod pod;
 mod task;
+
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::filter::Embed;
-use crate::app::AppVersion;
+use crate::app::{AppId, AppVersion};
 use crate::core::state::{AppState, Condition, Instance, State, TaskFailure};
 use crate::deployment::{Deployment, Step};
 use crate::why;
@@ -17,6 +20,8 @@ use crate::why;
 pub(crate) fn app(state: &State, app: &AppState, embed: Embed) -> Value {
     serde_json::from_str(&app_text(state, app, embed)).unwrap_or_default()
 }
+
+pub(crate) use pod::{instance as pod_instance, status as pod_status};
 
 /// What is shown of an app beside its definition.
 #[derive(Serialize)]
@@ -75,11 +80,15 @@ pub(crate) fn app_text(state: &State, app: &AppState, embed: Embed) -> String {
     [definition, ",", beside].concat()
 }
 
-/// One version of an app, without tasks.
+/// One version of an app or a pod, without tasks.
 pub(crate) fn version(version: &AppVersion) -> Value {
     let mut out = version.app.to_json();
     if let Some(fields) = out.as_object_mut() {
         fields.insert("version".into(), version.version.to_string().into());
+        // Marathon's pods have none.
+        if version.app.pod.is_some() {
+            return out;
+        }
         fields.insert(
             "versionInfo".into(),
             json!({
@@ -175,14 +184,30 @@ fn task_failure(app: &AppState, failure: &TaskFailure) -> Value {
     })
 }
 
-/// One step of a plan.
-pub(crate) fn step(step: &Step) -> Value {
+/// One step of a plan in which these are pods.
+pub(crate) fn step(step: &Step, pods: &BTreeSet<AppId>) -> Value {
     let actions: Vec<Value> = step
         .actions
         .iter()
-        .map(|action| json!({"action": action.kind.name(), "app": action.app.as_str()}))
+        .map(|action| json!({"action": action.kind.name(), kind(pods, &action.app): action.app.as_str()}))
         .collect();
     json!({ "actions": actions })
+}
+
+/// The field that names what an action is about.
+pub(crate) fn kind(pods: &BTreeSet<AppId>, id: &AppId) -> &'static str {
+    if pods.contains(id) { "pod" } else { "app" }
+}
+
+/// The apps and the pods of a plan.
+pub(crate) fn affected(deployment: &Deployment) -> (Vec<&str>, Vec<&str>) {
+    let (pods, apps): (Vec<&AppId>, Vec<&AppId>) = deployment
+        .apps()
+        .partition(|id| deployment.pods.contains(*id));
+    (
+        apps.into_iter().map(AppId::as_str).collect(),
+        pods.into_iter().map(AppId::as_str).collect(),
+    )
 }
 
 /// A deployment under way, with what it waits for.
@@ -197,7 +222,7 @@ pub(crate) fn deployment(state: &State, deployment: &Deployment, now: u64) -> Va
                 .map(|app| why::waiting_for(state, app, now));
             json!({
                 "action": action.kind.name(),
-                "app": action.app.as_str(),
+                kind(&deployment.pods, &action.app): action.app.as_str(),
                 "readinessCheckResults": state.apps.get(&action.app).map_or_else(|| json!([]), |app| readiness(app)),
                 "waitingFor": waiting.unwrap_or_default(),
             })
@@ -210,15 +235,18 @@ pub(crate) fn deployment(state: &State, deployment: &Deployment, now: u64) -> Va
                 .get("waitingFor")?
                 .as_str()
                 .filter(|text| !text.is_empty())?;
-            Some(format!("{}: {text}", action.get("app")?.as_str()?))
+            let id = action.get("app").or_else(|| action.get("pod"))?;
+            Some(format!("{}: {text}", id.as_str()?))
         })
         .collect();
-    let steps: Vec<Value> = deployment.steps.iter().map(step).collect();
+    let steps = deployment.steps.iter();
+    let steps: Vec<Value> = steps.map(|one| step(one, &deployment.pods)).collect();
+    let (apps, pods) = affected(deployment);
     json!({
         "id": deployment.id.to_string(),
         "version": deployment.version.to_string(),
-        "affectedApps": deployment.apps().map(|app| app.as_str()).collect::<Vec<&str>>(),
-        "affectedPods": [],
+        "affectedApps": apps,
+        "affectedPods": pods,
         "steps": steps,
         "currentActions": actions,
         "currentStep": deployment.current + 1,

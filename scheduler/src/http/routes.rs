@@ -137,7 +137,6 @@ const FAILURES: &[(u16, &str)] = &[
         422,
         "The fields cannot be so: `details` has every problem with its path.",
     ),
-    (501, "Not supported."),
     (
         503,
         "The scheduler did not answer in time, or has no room for more.",
@@ -247,10 +246,19 @@ const OPERATIONS: &[Operation] = &[
     op("delete", "/v2/queue/{appId}/delay", "resetDelay", "Launch again at once", NONE, B0, 204, Nothing, MISSING),
     // Events.
     get("/v2/events", "events", "What happens, as server-sent events", &["event_type", "plan-format", "lastEventId"], Events, &[400, 405, 503]),
+    // Pods.
+    get("/v2/pods", "listPods", "All pods", NONE, Gives::Json("Pods"), NEVER),
+    op("post", "/v2/pods", "createPod", "Deploy a new pod", FORCE, Json("Pod"), 201, Gives::Json("Pod"), CHANGE),
+    get("/v2/pods::status", "listPodStatus", "All pods with their instances and containers (also /v2/pods/::status)", NONE, Gives::Json("PodStatuses"), NEVER),
+    get("/v2/pods/{podId}", "getPod", "One pod", NONE, Gives::Json("Pod"), MISSING),
+    op("put", "/v2/pods/{podId}", "putPod", "Change a pod: what is not given gets its default", &["force", "dryRun"], Json("Pod"), 200, Gives::Json("Pod"), CHANGE),
+    op("delete", "/v2/pods/{podId}", "deletePod", "Stop a pod and forget it", FORCE, B0, 202, Nothing, DEPLOY),
+    get("/v2/pods/{podId}::status", "getPodStatus", "A pod with its instances and containers", NONE, Gives::Json("PodStatus"), MISSING),
+    get("/v2/pods/{podId}::versions", "listPodVersions", "The versions of a pod, newest first", NONE, Gives::Json("VersionList"), MISSING),
+    get("/v2/pods/{podId}::versions/{version}", "getPodVersion", "A pod as it was", NONE, Gives::Json("Pod"), MISSING),
+    op("delete", "/v2/pods/{podId}::instances", "killPodInstances", "Kill these instances; others take their place", NONE, Json("InstanceIds"), 200, Gives::Json("PodInstances"), &[400, 404, 503]),
+    op("delete", "/v2/pods/{podId}::instances/{instanceId}", "killPodInstance", "Kill one instance; another takes its place", NONE, B0, 200, Gives::Json("PodInstance"), &[404, 503]),
     // What Marathon has and mezzo does not.
-    get("/v2/pods", "listPods", "Not supported", NONE, Nothing, &[501]),
-    op("post", "/v2/pods", "createPod", "Not supported", NONE, Json("Empty"), 201, Nothing, &[501]),
-    get("/v2/pods/{podId}", "getPod", "Not supported", NONE, Nothing, &[501]),
     get("/v2/plugins", "listPlugins", "There are none", NONE, Gives::Json("Plugins"), NEVER),
     // The server.
     get("/v2/info", "getInfo", "Who this is", NONE, Gives::Json("Info"), NEVER),

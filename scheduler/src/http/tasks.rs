@@ -32,11 +32,16 @@ pub(super) async fn list(
             })
     };
     if wants_text(&headers) {
-        let lines: String = state.visible_apps().map(|(_, app)| text(app)).collect();
+        let lines: String = state
+            .visible_apps()
+            .filter(|(_, app)| !app.is_pod())
+            .map(|(_, app)| text(app))
+            .collect();
         return plain(lines);
     }
     let tasks: Vec<Value> = state
         .visible_apps()
+        .filter(|(_, app)| !app.is_pod())
         .flat_map(|(_, app)| {
             app.instances
                 .values()

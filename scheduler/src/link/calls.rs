@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use mezzo_api::credential::Authorized;
-use mezzo_api::model::{AgentId, PoolChange, Resources, RoleName, TaskId};
+use mezzo_api::model::{AgentId, PoolChange, Resources, RoleName, TaskId, TaskInfo};
 use mezzo_api::proto;
 use mezzo_api::proto::acknowledge_request::Update;
 use mezzo_api::proto::framework_service_client::FrameworkServiceClient;
 use mezzo_api::proto::operation::Operation::{
-    CreateVolume, DestroyVolume, Launch, Reserve, Unreserve,
+    CreateVolume, DestroyVolume, Launch, LaunchGroup, Reserve, Unreserve,
 };
 use mezzo_api::proto::operator_service_client::OperatorServiceClient;
 use mezzo_etcd::Fence;
@@ -102,16 +102,13 @@ impl Performer {
                     .iter()
                     .map(|task| (task.task_id.clone(), task.agent_id.clone()))
                     .collect();
-                let launch = proto::operation::Launch {
-                    tasks: tasks.into_iter().map(Into::into).collect(),
-                };
                 let request = proto::AcceptRequest {
                     caller,
                     offer_ids: vec![offer.to_string()],
                     operations: changes
                         .into_iter()
                         .map(change)
-                        .chain((!ids.is_empty()).then_some(Launch(launch)))
+                        .chain(launches(tasks))
                         .map(|operation| proto::Operation {
                             operation: Some(operation),
                             ..proto::Operation::default()
@@ -266,6 +263,41 @@ fn held(info: &proto::AgentInfo) -> BTreeSet<HoldingId> {
     let stacks = pools.chain(info.volumes.iter().map(|volume| &volume.stack));
     stacks
         .filter_map(|stack| HoldingId::of_labels(&stack.last()?.labels))
+        .collect()
+}
+
+/// Tasks of groups go as these groups, whose members the core puts next to each other; all others together.
+fn launches(tasks: Vec<TaskInfo>) -> Vec<proto::operation::Operation> {
+    let mut single = Vec::new();
+    let mut groups: Vec<proto::operation::LaunchGroup> = Vec::new();
+    for mut task in tasks {
+        let Some(group) = task.group.take() else {
+            single.push(task.into());
+            continue;
+        };
+        let id = group.id.to_string();
+        if groups.last().is_none_or(|last| last.group_id != id) {
+            groups.push(proto::operation::LaunchGroup {
+                group_id: id,
+                init_tasks: Vec::new(),
+                tasks: Vec::new(),
+                policy: proto::GroupPolicy::from(group.policy).into(),
+                volumes: group.volumes.into_iter().map(Into::into).collect(),
+            });
+        }
+        if let Some(last) = groups.last_mut() {
+            let list = if group.init {
+                &mut last.init_tasks
+            } else {
+                &mut last.tasks
+            };
+            list.push(task.into());
+        }
+    }
+    let single = (!single.is_empty()).then_some(Launch(proto::operation::Launch { tasks: single }));
+    single
+        .into_iter()
+        .chain(groups.into_iter().map(LaunchGroup))
         .collect()
 }
 

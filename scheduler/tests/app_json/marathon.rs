@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use mezzo_scheduler::app::{merge, parse_app};
+use mezzo_scheduler::app::{merge, parse_app, parse_pod};
 use mezzo_scheduler::check_group_json;
 use serde_json::{Value, json};
 
@@ -273,6 +273,34 @@ fn read_app(value: &Value) -> Outcome {
     }
 }
 
+/// The pod is read and written again; containers without an image get one.
+fn pod(value: &Value) -> Outcome {
+    let mut value = value.clone();
+    let mut added = false;
+    for container in value["containers"].as_array_mut().into_iter().flatten() {
+        if container.is_object() && container.get("image").is_none_or(Value::is_null) {
+            container["image"] = json!({"kind": "DOCKER", "id": "any:1"});
+            added = true;
+        }
+    }
+    let (read, report) = parse_pod(&value, None);
+    let Some(read) = read else {
+        let problems = report
+            .errors
+            .iter()
+            .map(|problem| format!("pod: {}: {}", problem.path, problem.message));
+        return Outcome::Refused(problems.collect::<Vec<String>>().join("; "));
+    };
+    if let Some(unknown) = report.unknown.first() {
+        return Outcome::Differs(format!("pod: {}: unknown", unknown.path));
+    }
+    match difference(&value, &read.to_json(), "") {
+        Some(path) => Outcome::Differs(format!("pod: {path}")),
+        None if added => Outcome::SameWithImage,
+        None => Outcome::Same,
+    }
+}
+
 /// Every app in it, and it as a whole.
 fn group(value: &Value) -> Outcome {
     fn with_images(value: &mut Value, added: &mut bool) {
@@ -315,7 +343,7 @@ fn outcome(kind: Kind, value: &Value) -> Option<Outcome> {
             Some(app(&whole))
         }
         Kind::Group => Some(group(value)),
-        Kind::Pod => Some(Outcome::Refused("pods".to_owned())),
+        Kind::Pod => Some(pod(value)),
         Kind::Event => {
             let name = value["eventType"].as_str().unwrap_or_default();
             let told = mezzo_scheduler::events::EVENT_TYPES.contains(&name);

@@ -370,11 +370,17 @@ impl FrameworkService for Master {
             .take_if(|(id, _)| request.offer_ids == [id.clone()])
             .is_some();
         for operation in request.operations {
-            let Some(proto::operation::Operation::Launch(launch)) = operation.operation else {
-                continue;
+            let tasks: Vec<TaskInfo> = match operation.operation {
+                Some(proto::operation::Operation::Launch(launch)) => {
+                    let tasks = launch.tasks.into_iter().map(TaskInfo::try_from);
+                    tasks.collect::<Result<_, _>>().map_err(Status::from)?
+                }
+                Some(proto::operation::Operation::LaunchGroup(group)) => {
+                    mezzo_api::convert::group_members(group).map_err(Status::from)?
+                }
+                Some(_) | None => continue,
             };
-            for task in launch.tasks {
-                let info = TaskInfo::try_from(task).map_err(Status::from)?;
+            for info in tasks {
                 if valid {
                     world.launch(info);
                 } else {

@@ -4,6 +4,9 @@
 //! document names all there are, and an operation without a row fails the test. What differs from Marathon on purpose
 //! is in docs/marathon-compatibility.md.
 
+#[path = "contract/pods.rs"]
+mod pods;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
@@ -458,12 +461,6 @@ fn the_rest() -> Vec<Row> {
         row("abdicate", "DELETE /v2/leader", 409).has("/message", any()),
         row("getOpenApi", "GET /openapi.json", 200).has("/openapi", json!("3.1.0")),
         row("listPlugins", "GET /v2/plugins", 200).has("/plugins", json!([])),
-        row("listPods", "GET /v2/pods", 501).has("/message", any()),
-        row("listPods", "HEAD /v2/pods", 501),
-        row("createPod", "POST /v2/pods", 501)
-            .body(json!({"id": "/pod"}))
-            .has("/message", any()),
-        row("getPod", "GET /v2/pods/pod::status", 501).has("/message", any()),
         // Answers that are streams are looked at in events.rs.
         row("events", "GET /v2/events", 405).has("/message", any()),
         row("listJobs", "GET /v1/jobs", 200).has("/jobs", json!([])),
@@ -549,6 +546,7 @@ async fn every_route_keeps_its_contract() {
         .chain(tasks())
         .chain(groups())
         .chain(deployments())
+        .chain(pods::rows())
         .chain(the_rest());
     let mut kept: BTreeMap<&str, String> = BTreeMap::new();
     let mut covered = BTreeSet::new();

@@ -139,10 +139,10 @@ async fn only_the_types_that_are_asked_for_are_told() {
     let running = Master::start(NODE).await;
     let directory = tempfile::tempdir().expect("a directory");
     let scheduler = Scheduler::start(directory.path(), running.address).await;
-    let query = "?event_type=deployment_success&event_type=status_update_event&event_type=pod_created_event";
+    let query = "?event_type=deployment_success&event_type=status_update_event&event_type=framework_message_event";
     let mut events = Events::open(scheduler.address, query, None).await;
     assert!(
-        events.headers["warning"].contains("pod_created_event"),
+        events.headers["warning"].contains("framework_message_event"),
         "{:?}",
         events.headers
     );

@@ -1,4 +1,4 @@
-//! What people ask for, drawn from the seed: apps, residents, groups, and changes of them.
+//! What people ask for, drawn from the seed: apps, pods, residents, groups, and changes of them.
 
 use mezzo_api::model::TaskId;
 use mezzo_scheduler::app::AppId;
@@ -45,11 +45,53 @@ pub(crate) fn body(rng: &mut Rng, id: &str) -> Value {
     })
 }
 
+/// A pod of two containers.
+fn pod_body(rng: &mut Rng) -> Value {
+    let of_app = body(rng, "/p");
+    let image = format!("image:{}", rng.below(3));
+    let container = |name: &str, cpus: f64| {
+        json!({
+            "name": name,
+            "image": {"id": image},
+            "resources": {"cpus": cpus, "mem": 32},
+            "endpoints": [{"name": name, "hostPort": 0}],
+        })
+    };
+    json!({
+        "id": "/p",
+        "containers": [container("one", 0.25), container("two", 0.5)],
+        "scaling": {"kind": "fixed", "instances": rng.below(4)},
+        "scheduling": {
+            "upgrade": of_app["upgradeStrategy"],
+            "unreachableStrategy": of_app["unreachableStrategy"],
+        },
+    })
+}
+
+fn pod_command(sim: &mut Sim, force: bool) -> Command {
+    let pod: AppId = "/p".parse().expect("valid");
+    let is_there = sim.core.state().pod(&pod).is_some();
+    match sim.rng.below(8) {
+        0 if is_there => Command::Delete { app: pod, force },
+        _ if is_there => Command::UpdatePod {
+            pod,
+            body: pod_body(&mut sim.rng),
+            force,
+            dry_run: false,
+        },
+        _ => Command::CreatePod {
+            body: pod_body(&mut sim.rng),
+            force,
+        },
+    }
+}
+
 pub(crate) fn random_command(sim: &mut Sim) -> Command {
     let id = ["/a", "/b/c", "/d"][sim.rng.below(3) as usize];
     let app: AppId = id.parse().expect("valid");
     let force = sim.rng.one_in(2);
-    match sim.rng.below(12) {
+    match sim.rng.below(15) {
+        12.. => pod_command(sim, force),
         10 | 11 => group_command(sim, force),
         0 | 1 => Command::Create {
             body: body(&mut sim.rng, id),

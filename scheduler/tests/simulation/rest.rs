@@ -6,6 +6,7 @@ use mezzo_api::model::{PoolChange, TaskId, TaskState};
 use mezzo_scheduler::app::AppId;
 use mezzo_scheduler::core::Call;
 use mezzo_scheduler::core::record::decode;
+use mezzo_scheduler::core::state::AppState;
 use mezzo_scheduler::resident::Stage;
 
 use super::sim::{Faults, Sim};
@@ -79,13 +80,16 @@ impl Sim {
 
     pub(crate) fn is_as_wanted(&self) -> bool {
         let state = self.core.state();
-        let mut running: BTreeMap<AppId, BTreeSet<&TaskId>> = BTreeMap::new();
+        let mut running: BTreeMap<AppId, BTreeSet<TaskId>> = BTreeMap::new();
         for (id, task) in &self.world.tasks {
-            let Some(app) = state
-                .apps
-                .values()
-                .find(|app| app.instances.contains_key(id))
-            else {
+            // Of a pod's instance each container is a task.
+            let of = |app: &AppState| {
+                let mut all = app.instances.values();
+                let one = all.find(|one| one.names().any(|name| name == id))?;
+                Some(one.task_id.clone())
+            };
+            let found = state.apps.values().find_map(|app| Some((app, of(app)?)));
+            let Some((app, instance)) = found else {
                 return false;
             };
             if task.state != TaskState::Running {
@@ -94,7 +98,12 @@ impl Sim {
             running
                 .entry(app.current.app.id.clone())
                 .or_default()
-                .insert(id);
+                .insert(instance);
+        }
+        let lives = |id: &TaskId| self.world.tasks.contains_key(id);
+        let mut instances = state.apps.values().flat_map(|app| app.instances.values());
+        if !instances.all(|one| one.live_tasks().all(lives)) {
+            return false;
         }
         let kept: BTreeSet<_> = state
             .apps

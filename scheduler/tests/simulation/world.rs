@@ -172,10 +172,21 @@ impl World {
             agent.recovering = true;
             agent.refused.clear();
         }
+        // A group reaches its agent as a whole or not at all.
+        let there: std::collections::BTreeSet<_> = self
+            .tasks
+            .values()
+            .filter(|task| task.state != TaskState::Staging)
+            .filter_map(|task| Some(task.info.group.as_ref()?.id.clone()))
+            .collect();
+        let arrived = |task: &Task| {
+            let group = task.info.group.as_ref();
+            group.is_some_and(|group| there.contains(&group.id))
+        };
         let lost: Vec<TaskId> = self
             .tasks
             .iter()
-            .filter(|(_, task)| task.state == TaskState::Staging)
+            .filter(|(_, task)| task.state == TaskState::Staging && !arrived(task))
             .map(|(id, _)| id.clone())
             .collect();
         for id in lost {
@@ -374,8 +385,29 @@ impl World {
         let agent = &self.agents[&agent_id];
         let task = self.tasks.get_mut(id).expect("just seen");
         task.unacknowledged.push_back(status.clone());
+        let group = task.info.group.as_ref().map(|group| group.id.clone());
         if task.unacknowledged.len() == 1 && agent.reachable && self.connected {
             self.to_core.push_back(Message::Status(Box::new(status)));
+        }
+        if let Some(group) = group
+            && state.is_terminal()
+            && state != TaskState::Finished
+        {
+            self.end_group(&group);
+        }
+    }
+
+    /// The agent's policy: one member's end is the others' end.
+    fn end_group(&mut self, group: &mezzo_api::model::GroupId) {
+        let members: Vec<TaskId> = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.lives())
+            .filter(|(_, task)| task.info.group.as_ref().is_some_and(|of| of.id == *group))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for member in members {
+            self.move_task(&member, TaskState::Killing);
         }
     }
 

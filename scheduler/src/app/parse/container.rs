@@ -102,7 +102,7 @@ pub(super) fn container(
 }
 
 /// `linuxInfo.seccomp`: the name of a profile.
-fn seccomp_profile(container: &Fields<'_>, report: &mut Report) -> Option<ProfileName> {
+pub(super) fn seccomp_profile(container: &Fields<'_>, report: &mut Report) -> Option<ProfileName> {
     let value = container.get("linuxInfo")?;
     let known = ["seccomp", "ipcInfo"];
     let info = Fields::open(value, container.path_of("linuxInfo"), &known, report)?;
@@ -123,7 +123,7 @@ fn seccomp_profile(container: &Fields<'_>, report: &mut Report) -> Option<Profil
 }
 
 /// `pullConfig`: the name of the secret with the credentials. Whether there is such a secret is seen in the app.
-fn pull_secret(docker: &Fields<'_>, report: &mut Report) -> Option<String> {
+pub(super) fn pull_secret(docker: &Fields<'_>, report: &mut Report) -> Option<String> {
     let value = docker.get("pullConfig")?;
     let config = Fields::open(value, docker.path_of("pullConfig"), &["secret"], report)?;
     let path = config.path_of("secret");

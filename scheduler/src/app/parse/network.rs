@@ -82,7 +82,7 @@ pub(super) fn read(fields: &Fields<'_>, report: &mut Report) -> Network {
 }
 
 /// `networks`: none said, or one.
-fn networks(fields: &Fields<'_>, report: &mut Report) -> Option<Network> {
+pub(super) fn networks(fields: &Fields<'_>, report: &mut Report) -> Option<Network> {
     let mut found = None;
     for (path, item) in fields.list("networks", report).unwrap_or_default() {
         let Some(network) = Fields::open(item, path.clone(), &["mode", "name", "labels"], report)

@@ -9,21 +9,23 @@ use serde_json::Value;
 
 use crate::app::read::{Fields, Report, expected};
 
-/// `env`: plain variables, and those with secrets.
+/// `env`, or whichever field `name` is: plain variables, and those with secrets.
 pub(super) fn read_env(
     fields: &Fields<'_>,
+    name: &str,
     report: &mut Report,
 ) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
-    let Some(value) = fields.get("env") else {
+    let at = fields.path_of(name);
+    let Some(value) = fields.get(name) else {
         return Default::default();
     };
     let Some(map) = value.as_object() else {
-        report.type_problem("/env", expected("an object", value));
+        report.type_problem(at, expected("an object", value));
         return Default::default();
     };
     let (mut env, mut secrets) = (BTreeMap::new(), BTreeMap::new());
     for (name, value) in map {
-        let path = format!("/env/{name}");
+        let path = format!("{at}/{name}");
         if name.is_empty() || name.contains(['=', '\0']) {
             report.value_problem(&path, "a variable's name must not be empty or contain `=`");
         }

@@ -14,12 +14,13 @@ const FIELDS: [&str; 5] = [
     "rollbackAfterSeconds",
 ];
 
-pub(super) fn read(fields: &Fields<'_>, report: &mut Report) -> UpgradeStrategy {
+/// `name` is the field that has it.
+pub(super) fn read(fields: &Fields<'_>, name: &str, report: &mut Report) -> UpgradeStrategy {
     let default = UpgradeStrategy::default();
-    let Some(value) = fields.get("upgradeStrategy") else {
+    let Some(value) = fields.get(name) else {
         return default;
     };
-    let Some(read) = Fields::open(value, fields.path_of("upgradeStrategy"), &FIELDS, report) else {
+    let Some(read) = Fields::open(value, fields.path_of(name), &FIELDS, report) else {
         return default;
     };
     UpgradeStrategy {

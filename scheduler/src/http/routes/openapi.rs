@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Body, FAILURES, Gives, OPERATIONS, Operation, QUERY};
-use crate::app::parse::FIELDS;
+use crate::app::parse::{FIELDS, pod};
 use crate::events::EVENT_TYPES;
 
 /// The whole document, OpenAPI 3.1.
@@ -39,7 +39,7 @@ pub(crate) fn document() -> Value {
 fn path_item(path: &str) -> Value {
     let parameters: Vec<Value> = path
         .split('/')
-        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        .filter_map(|part| Some(part.strip_prefix('{')?.split_once('}')?.0))
         .map(|name| {
             json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})
         })
@@ -86,7 +86,7 @@ fn one(operation: &Operation) -> Value {
 fn tag(path: &str) -> &str {
     let mut parts = path.split('/').skip(1);
     match (parts.next(), parts.next()) {
-        (Some("v1" | "v2"), Some(what)) => what,
+        (Some("v1" | "v2"), Some(what)) => what.split("::").next().unwrap_or(what),
         _ => "server",
     }
 }
@@ -159,7 +159,7 @@ fn schemas() -> Value {
             "steps": {"type": "array", "description": "Of a dry run.", "items": reference("Step")},
         },
     });
-    json!({
+    let mut schemas = json!({
         "App": {"type": "object", "description": "Marathon's AppDefinition: docs/apps.md.", "properties": app},
         "Apps": list("apps", "App"),
         "OneApp": {"type": "object", "properties": {"app": reference("App")}},
@@ -194,7 +194,7 @@ fn schemas() -> Value {
             "id": {"type": "string"},
             "apps": {"type": "array", "items": reference("App")},
             "groups": {"type": "array", "items": reference("Group")},
-            "pods": {"type": "array", "items": {"type": "object"}},
+            "pods": {"type": "array", "items": reference("Pod")},
             "dependencies": {"type": "array", "items": {"type": "string"}},
             "version": {"type": "string", "format": "date-time"},
             "scaleBy": {"type": "number"},
@@ -230,7 +230,53 @@ fn schemas() -> Value {
         "TasksOrDeployed": {"anyOf": [reference("Tasks"), reference("Deployed")]},
         "VersionList": {"type": "array", "items": {"type": "string", "format": "date-time"}},
         "Versions": {"type": "object", "properties": {"versions": reference("VersionList")}},
+    });
+    if let (Some(schemas), Value::Object(pods)) = (schemas.as_object_mut(), pod_schemas()) {
+        schemas.extend(pods);
+    }
+    schemas
+}
+
+fn pod_schemas() -> Value {
+    let pod: Map<String, Value> = pod::FIELDS
+        .iter()
+        .map(|name| ((*name).to_owned(), pod_field(name)))
+        .collect();
+    json!({
+        "InstanceIds": {"type": "array", "items": {"type": "string"}},
+        "Pod": {"type": "object", "required": ["id", "containers"], "description": "Marathon's pod: docs/pods.md.", "properties": pod},
+        "PodInstance": {"type": "object", "properties": {
+            "id": {"type": "string"},
+            "status": {"type": "string", "enum": ["PENDING", "STAGING", "STABLE", "DEGRADED", "TERMINAL"]},
+            "statusSince": {"type": "string", "format": "date-time"},
+            "agentHostname": {"type": "string"},
+            "containers": {"type": "array", "items": {"type": "object"}},
+        }},
+        "PodInstances": {"type": "array", "items": reference("PodInstance")},
+        "PodStatus": {"type": "object", "properties": {
+            "id": {"type": "string"},
+            "spec": reference("Pod"),
+            "status": {"type": "string", "enum": ["DEGRADED", "STABLE"]},
+            "statusSince": {"type": "string", "format": "date-time"},
+            "message": {"type": "string"},
+            "instances": reference("PodInstances"),
+            "terminationHistory": {"type": "array", "items": {"type": "object"}},
+        }},
+        "PodStatuses": {"type": "array", "items": reference("PodStatus")},
+        "Pods": {"type": "array", "items": reference("Pod")},
     })
+}
+
+/// The same of a pod's.
+fn pod_field(name: &str) -> Value {
+    match name {
+        "id" | "user" | "role" | "version" => json!({"type": "string"}),
+        "containers" | "volumes" | "networks" => {
+            json!({"type": "array", "items": {"type": "object"}})
+        }
+        "legacySharedCgroups" => json!({"type": "boolean"}),
+        _ => json!({"type": "object"}),
+    }
 }
 
 /// The type of an app's field, where it is a plain one.
