@@ -409,6 +409,7 @@ mod tests {
             late: false,
             progress_at: staged_at,
             message: String::new(),
+            members: Vec::new(),
         }
     }
 
