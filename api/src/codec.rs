@@ -2,7 +2,7 @@
 //!
 //! gRPC's usual buffers are 8 KiB in each direction of each call. A master holds a stream for every agent, and on nearly all of
 //! them nothing passes but a ping: here a stream that says little holds little. What is large still goes in pieces of up to
-//! [`PIECE`], and what waits together goes together.
+//! 32 KiB, and what waits together goes together.
 
 use std::marker::PhantomData;
 
