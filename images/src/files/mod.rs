@@ -310,4 +310,4 @@ fn now() -> Time {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -59,7 +59,7 @@ fn tar(entries: &[(u8, &str, &str, u32, &[u8])]) -> Vec<u8> {
 }
 
 /// A zip file with these members: name, mode of a Unix, data, deflated.
-fn zip(members: &[(&str, u32, &[u8], bool)]) -> Vec<u8> {
+pub(crate) fn zip(members: &[(&str, u32, &[u8], bool)]) -> Vec<u8> {
     let (mut bytes, mut directory) = (Vec::new(), Vec::new());
     for (name, mode, data, deflated) in members {
         let offset = u32::try_from(bytes.len()).unwrap();

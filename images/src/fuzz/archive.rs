@@ -61,7 +61,7 @@ const NAMES: [&str; 25] = [
 ];
 
 /// `OUT` in a name is where the world outside is.
-fn names(outside: &str) -> Vec<String> {
+pub(super) fn names(outside: &str) -> Vec<String> {
     NAMES
         .iter()
         .map(|name| name.replace("OUT", outside))
@@ -385,7 +385,7 @@ impl Target for UnpackTarget {
 }
 
 /// How many files and directories there are below a folder.
-fn walk(root: &std::path::Path) -> u64 {
+pub(super) fn walk(root: &std::path::Path) -> u64 {
     let mut todo = vec![root.to_path_buf()];
     let mut found = 0;
     while let Some(path) = todo.pop() {

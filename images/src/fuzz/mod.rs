@@ -3,7 +3,7 @@
 //!
 //! - `driver`: the loop: choose, mutate, run, keep what behaves anew; a failure is minimised and saved.
 //! - `mutate`: changes to bytes, to JSON, and to archives (with checksums that stay right, so that inputs get deep).
-//! - `text`, `registry`, `archive`, `stream`: the targets, each with its seeds and what must always hold.
+//! - `text`, `registry`, `archive`, `files`, `stream`: the targets, each with its seeds and what must always hold.
 //!
 //! Works on stable Rust: instead of counters in the compiled code, a target tells how an input behaved (which error,
 //! which kinds of entries), and inputs that behave like none before join the corpus. `cargo test` gives every target
@@ -12,6 +12,7 @@
 
 mod archive;
 mod driver;
+mod files;
 mod mutate;
 mod registry;
 mod stream;
@@ -52,5 +53,6 @@ targets! {
     target_credentials: registry::CredentialsTarget, 1_000;
     target_tar: archive::TarTarget, 2_000;
     target_unpack: archive::UnpackTarget, 300;
+    target_zip: files::ZipTarget, 1_000;
     target_stream: stream::StreamTarget, 200;
 }
