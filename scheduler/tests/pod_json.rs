@@ -62,6 +62,7 @@ fn everything() -> Value {
                 "labels": {"role": "front"},
                 "lifecycle": {"killGracePeriodSeconds": 7},
                 "linuxInfo": {"seccomp": {"profileName": "tight"}},
+                "artifacts": [{"uri": "http://h/site.tgz", "cache": true, "destPath": "site"}],
             },
             {
                 "name": "log",
@@ -251,9 +252,9 @@ fn what_cannot_be_is_said_with_its_path() {
             "no name of a protocol",
         ),
         (
-            with(json!({"artifacts": [{"uri": "http://x"}]})),
-            "/containers(0)/artifacts",
-            "not supported",
+            with(json!({"artifacts": [{"uri": "http://h/a.tar.xz"}]})),
+            "/containers(0)/artifacts(0)/extract",
+            ".xz",
         ),
         (
             with(json!({"resources": {"cpus": 0}})),

@@ -5,7 +5,7 @@
 use mezzo_api::model::NetworkMode;
 use serde_json::{Map, Value, json};
 
-use super::{limits, scalar, seconds, unreachable_json, upgrade_json};
+use super::{fetch_json, limits, scalar, seconds, unreachable_json, upgrade_json};
 use crate::app::pod::{Mount, Pod, PodContainer, PodVolume};
 use crate::app::read::decimal_to_json;
 use crate::app::spec::{
@@ -155,6 +155,7 @@ fn container(one: &PodContainer) -> Value {
         put("healthCheck", health_check(check, one));
     }
     put("volumeMounts", one.mounts.iter().map(mount).collect());
+    put("artifacts", spec.fetch.iter().map(fetch_json).collect());
     put("labels", json!(spec.labels));
     if let Some(grace) = spec.kill_grace_ms {
         put(

@@ -1,4 +1,4 @@
-//! `fetch`, and the older `uris`: files that an agent puts into the sandbox before the task starts.
+//! `fetch`, the older `uris`, and a pod's `artifacts`: files that an agent puts into the sandbox before the task starts.
 //!
 //! Pure. What can be fetched, and what can be unpacked, is said by [`FetchUri::problems`], for agents and for other
 //! frameworks as well.
@@ -13,10 +13,10 @@ const UNPACKED: &[&str] = &[
     ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".zip",
 ];
 
-/// All of them, in order.
-pub(crate) fn read(fields: &Fields<'_>, report: &mut Report) -> Vec<FetchUri> {
+/// A list of files under the name that apps and jobs, or pods, have for it.
+pub(crate) fn list(fields: &Fields<'_>, field: &str, report: &mut Report) -> Vec<FetchUri> {
     let mut wanted = Vec::new();
-    for (path, item) in fields.list("fetch", report).unwrap_or_default() {
+    for (path, item) in fields.list(field, report).unwrap_or_default() {
         let Some(read) = Fields::open(item, path.clone(), KNOWN, report) else {
             continue;
         };
@@ -38,14 +38,28 @@ pub(crate) fn read(fields: &Fields<'_>, report: &mut Report) -> Vec<FetchUri> {
         note(&uri, &path, report);
         wanted.push(uri);
     }
-    let old = fields.list("uris", report).unwrap_or_default();
-    if !old.is_empty() && !wanted.is_empty() {
+    check_number(&wanted, fields.path_of(field), report);
+    wanted
+}
+
+/// What an app or a job has of either, in order.
+pub(crate) fn read(fields: &Fields<'_>, report: &mut Report) -> Vec<FetchUri> {
+    let (wanted, old) = (list(fields, "fetch", report), uris(fields, report));
+    if old.is_empty() {
+        return wanted;
+    }
+    if !wanted.is_empty() {
         report.value_problem(
             "/uris",
             "exclude each other: uris and fetch; give the latter",
         );
     }
-    for (path, item) in old {
+    old
+}
+
+fn uris(fields: &Fields<'_>, report: &mut Report) -> Vec<FetchUri> {
+    let mut wanted = Vec::new();
+    for (path, item) in fields.list("uris", report).unwrap_or_default() {
         let Some(text) = item.as_str() else {
             report.type_problem(path, expected("a string", item));
             continue;
@@ -60,16 +74,18 @@ pub(crate) fn read(fields: &Fields<'_>, report: &mut Report) -> Vec<FetchUri> {
         note(&uri, &path, report);
         wanted.push(uri);
     }
-    if wanted.len() > MOST_FETCHED {
-        report.value_problem(
-            fields.path_of("fetch"),
-            format!(
-                "has {} entries; at most {MOST_FETCHED} are allowed",
-                wanted.len()
-            ),
-        );
-    }
+    check_number(&wanted, fields.path_of("uris"), report);
     wanted
+}
+
+fn check_number(wanted: &[FetchUri], path: String, report: &mut Report) {
+    if wanted.len() > MOST_FETCHED {
+        let problem = format!(
+            "has {} entries; at most {MOST_FETCHED} are allowed",
+            wanted.len()
+        );
+        report.value_problem(path, problem);
+    }
 }
 
 fn note(uri: &FetchUri, path: &str, report: &mut Report) {

@@ -6,7 +6,7 @@ use mezzo_api::model::{NetworkMode, Scalar};
 use serde_json::Value;
 
 use super::super::container::{pull_secret, seccomp_profile};
-use super::super::{MAX_SECONDS_MS, MAX_UNITS, limits, read_env};
+use super::super::{MAX_SECONDS_MS, MAX_UNITS, fetch, limits, read_env};
 use super::{MAX_NAMES, Shared, name, no_container, nothing};
 use crate::app::pod::{Mount, PodContainer};
 use crate::app::read::{Fields, Report, expected};
@@ -28,8 +28,8 @@ const FIELDS: [&str; 17] = [
     "labels",
     "lifecycle",
     "linuxInfo",
-    // Refused with a word unless they say nothing.
     "artifacts",
+    // Refused with a word unless they say nothing.
     "check",
     "tty",
     "readinessCheck",
@@ -46,7 +46,6 @@ pub(super) fn read(
 ) -> Option<PodContainer> {
     let fields = Fields::open(value, path, &FIELDS, report)?;
     for (field, advice) in [
-        ("artifacts", "put the files into the image"),
         ("check", "use healthCheck"),
         ("tty", ""),
         ("readinessCheck", "use healthCheck"),
@@ -89,6 +88,7 @@ pub(super) fn read(
         mem_limit: limits.mem,
         pids_limit: limits.pids,
         limits: limits.more,
+        fetch: fetch::list(&fields, "artifacts", report),
         user: fields
             .string("user", report)
             .filter(|user| !user.is_empty()),
