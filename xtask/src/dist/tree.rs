@@ -14,6 +14,8 @@ use super::{Build, write};
 const UNITS: &str = "usr/lib/systemd/system";
 const DOCUMENTS: &str = "usr/share/doc/mezzo";
 
+/// What the units run beside the program itself.
+const HELPERS: [&str; 2] = ["mezzo-reload", "mezzo-tasks"];
 /// Completion scripts, each where Debian's packages of the shells look.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "usr/share/bash-completion/completions/mezzo"),
@@ -51,11 +53,10 @@ pub(super) fn lay_out(build: &Build, program: &Path, root: &Path) -> Result<Stri
         let from = packaging.join("config").join(&name);
         install(&from, &root.join("etc/mezzo").join(&name), 0o644)?;
     }
-    install(
-        &packaging.join("mezzo-tasks"),
-        &root.join("usr/lib/mezzo/mezzo-tasks"),
-        0o755,
-    )?;
+    for name in HELPERS {
+        let to = root.join("usr/lib/mezzo").join(name);
+        install(&packaging.join(name), &to, 0o755)?;
+    }
     // Whoever made it first would make it for themselves alone, and the servers have different users.
     make_parents(&root.join("var/lib/mezzo/master"))?;
     let pages = manual_pages(&installed, &root.join("usr/share/man/man1"))?;
@@ -235,15 +236,27 @@ mod tests {
                 .expect("a command");
             let words: Vec<&str> = start.split(' ').collect();
             match words.as_slice() {
-                ["/usr/lib/mezzo/mezzo-tasks", "hold"] => {
-                    assert!(packaging().join("mezzo-tasks").is_file());
-                }
+                ["/usr/lib/mezzo/mezzo-tasks", "hold"] => {}
                 ["/usr/bin/mezzo", verb, "--config", settings] => {
                     assert_eq!(unit, format!("mezzo-{verb}.service"));
                     let name = settings.strip_prefix("/etc/mezzo/").expect("our folder");
                     assert!(packaging().join("config").join(name).is_file(), "{name}");
                 }
                 other => panic!("{unit} starts {other:?}"),
+            }
+            // Nothing else of the machine's is needed for whatever a unit runs.
+            let commands = text.lines().filter_map(|line| {
+                let (name, command) = line.split_once('=')?;
+                name.starts_with("Exec").then_some(command)
+            });
+            for command in commands {
+                let program = command.split(' ').next().unwrap_or_default();
+                let helper = program.strip_prefix("/usr/lib/mezzo/");
+                assert!(
+                    program == "/usr/bin/mezzo"
+                        || helper.is_some_and(|name| HELPERS.contains(&name)),
+                    "{unit} runs {program}"
+                );
             }
         }
     }
