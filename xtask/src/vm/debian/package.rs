@@ -83,11 +83,26 @@ pub(super) fn play(steps: &mut Steps, guest: &Guest) -> Result<()> {
         restart(guest, "systemctl restart mezzo-agent", &["mezzo-agent"])?;
         same(guest, &before)
     })?;
+    steps.run("reload the master: the same process", || reload(guest))?;
     steps.run("upgrade the package: the same processes", || {
         restart(guest, &format!("dpkg -i {NEW}"), &SERVERS)?;
         same(guest, &before)
     })?;
     steps.run("remove the package: nothing is left", || remove(guest))
+}
+
+fn reload(guest: &Guest) -> Result<String> {
+    let main = || guest.sh("systemctl show -P MainPID,NRestarts mezzo-master | xargs");
+    let before = main()?;
+    guest.sh("systemctl reload mezzo-master && systemctl is-active mezzo-master")?;
+    // It answers, so it took the signal and did not die of it.
+    guest.sh("mezzo node list")?;
+    let after = main()?;
+    ensure!(
+        before == after,
+        "process and restarts: {before}, then {after}"
+    );
+    Ok(format!("process {}", after.trim()))
 }
 
 /// A command that may take as long as anything here.
