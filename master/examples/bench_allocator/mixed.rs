@@ -169,5 +169,9 @@ fn answer(bench: &mut Bench, offer: &Offer, wish: &mut Wish, first_id: usize) ->
         },
     };
     bench.call(&offer.framework_id, call)?;
+    if wish.left == 0 {
+        // Or those that want nothing more, whose share is the smallest, would be offered everything again and again.
+        bench.call(&offer.framework_id, Call::Suppress(Vec::new()))?;
+    }
     Ok(n_launched)
 }
