@@ -78,6 +78,8 @@ impl Member {
 pub enum Wanted {
     /// So many, of any configuration.
     Scale(u32),
+    /// At least so many: those beyond stay, as what comes next has to choose among them.
+    AtLeast(u32),
     /// So many of the current configuration, none of another, within bounds on the way.
     Restart(u32, UpgradeStrategy),
     /// The first so many, and of the current configuration at first only as many as the second number.
@@ -149,7 +151,8 @@ pub fn resident_bounds(n: u32, strategy: UpgradeStrategy, existing: u32) -> Boun
 #[must_use]
 pub fn changes<'r>(roster: &'r Roster<'r>, wanted: Wanted, selection: KillSelection) -> Changes {
     match wanted {
-        Wanted::Scale(n) => scale(roster, n, selection),
+        Wanted::Scale(n) => scale(roster, n, Some(selection)),
+        Wanted::AtLeast(n) => scale(roster, n, None),
         Wanted::Trial(n, tried, strategy) => {
             let bounds = bounds(n, strategy, roster.count(is_there));
             trial(roster, n, tried, bounds, selection)
@@ -204,16 +207,18 @@ impl Kills {
     }
 }
 
-fn scale(roster: &Roster<'_>, n: u32, selection: KillSelection) -> Changes {
+/// Without a selection none is too many.
+fn scale(roster: &Roster<'_>, n: u32, selection: Option<KillSelection>) -> Changes {
     let replaced = failing::under_replacement(roster, n);
     let n_replaced = u32::try_from(replaced.len()).unwrap_or(u32::MAX);
     let n_active = roster.count(is_active).saturating_sub(n_replaced);
     let healthy = roster.count(|class| class.phase == Phase::Healthy);
     let leaving = roster.count(|class| class.phase == Phase::Leaving);
-    let surplus = n_active.saturating_sub(n);
+    let surplus = selection.map_or(0, |_| n_active.saturating_sub(n));
     let mut kills = Kills::default();
     kills.extend(failing::done_with(roster, &replaced, n));
     let except: HashSet<&TaskId> = replaced.iter().map(|pick| &pick.aged.1).collect();
+    let selection = selection.unwrap_or_default();
     kills.extend(victims(roster, is_active, &except, surplus, selection));
     let kill = kills.ids;
     let launch = n.saturating_sub(n_active);

@@ -14,7 +14,7 @@ use crate::app::{AppId, AppVersion};
 use crate::deployment::course::Stage;
 use crate::deployment::step::{Progress, wanted};
 use crate::deployment::{ActionKind, DeploymentId, Lock};
-use crate::reconcile;
+use crate::reconcile::{self, Wanted};
 
 impl Core {
     pub(super) fn settle(&mut self, now: u64) {
@@ -44,7 +44,13 @@ impl Core {
         let spec = &version.app;
         let course = self.state.course_of(id);
         let stage = course.map(|course| course.stage);
-        let wanted = wanted(self.state.action_on(id), stage, spec);
+        let wanted = if self.state.is_pending(id) {
+            // An update that another deployment took the place of may have old and new ones beside each other: which of
+            // them go, and when, is for this one's step to say.
+            Wanted::AtLeast(spec.instances)
+        } else {
+            wanted(self.state.action_on(id), stage, spec)
+        };
         let books = self.books.entry(id.clone());
         let books = books.or_insert_with(|| Books::of(&app, now));
         books.look(&app, now);

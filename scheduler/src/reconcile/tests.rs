@@ -89,6 +89,26 @@ fn scaling_down_takes_the_youngest_but_staging_ones_first() {
 }
 
 #[test]
+fn while_a_step_is_awaited_none_is_too_many_and_none_too_few() {
+    // Blue and green, taken over by another deployment before the new ones run.
+    let mut members = vec![member(0, false, Phase::Healthy)];
+    members.extend((1..5).map(|i| member(i, true, Phase::Launching)));
+    let selection = KillSelection::YoungestFirst;
+    assert_eq!(changes(&members, Wanted::Scale(4), selection).kill.len(), 1);
+    let got = changes(&members, Wanted::AtLeast(4), selection);
+    assert_eq!((got.kill.len(), got.launch), (0, 0));
+    let got = changes(&members[..3], Wanted::AtLeast(4), selection);
+    assert_eq!((got.kill.len(), got.launch), (0, 1));
+    // What fails for good is still replaced.
+    let mut sick: Vec<Member> = (0..4).map(|i| member(i, true, Phase::Healthy)).collect();
+    sick[0].phase = Phase::Failing;
+    assert_eq!(changes(&sick, Wanted::AtLeast(4), selection).launch, 1);
+    sick.push(member(4, true, Phase::Healthy));
+    let got = changes(&sick, Wanted::AtLeast(4), selection);
+    assert_eq!((got.kill.len(), got.launch), (1, 0));
+}
+
+#[test]
 fn scaling_down_restores_an_even_spread_before_it_looks_at_age() {
     let mut members: Vec<Member> = (0..6).map(|i| member(i, true, Phase::Healthy)).collect();
     for (i, group) in ["a", "a", "a", "a", "b", "b"].into_iter().enumerate() {
