@@ -6,6 +6,8 @@
 //!           program (`program`) ─► says "ready", waits for "go" ─► seccomp filter, execve
 //! ```
 //!
+//! Where users are the host's and nothing is shared, the creator is the first process: one fork less, and an end.
+//!
 //! Both change the working directory, the dumpable flag and `oom_score_adj` of their process and leave a few hundred KiB
 //! of memory touched: so never the keeper itself. libcontainer's builder, which would do all of it, is not used: its own
 //! two processes, its cgroup manager and its files of state cost more than half of a start (docs/benchmarks.md).
@@ -75,19 +77,36 @@ pub(crate) const READY: u8 = b'R';
 /// A container whose first process makes itself ready.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Created {
-    /// The first process, a child of the keeper.
-    pub(crate) pid: i32,
+    /// The first process, a child of the keeper; `None` if it is the one that tells this.
+    pub(crate) pid: Option<i32>,
     /// Who its program runs as.
     pub(crate) user: ResolvedUser,
     /// The limits, to be set when it is ready: what they slow down is to be the program, not its start.
     pub(crate) limits: Vec<FirstWrite>,
 }
 
-/// The creator: makes what must be made from outside and forks the container's first process.
-pub(crate) fn create(
-    request: &StartRequest,
-    mut creation: Creation<'_>,
-) -> Result<Created, StartFailure> {
+/// The creator's life, which goes on as that of the first process where there is no other.
+pub(crate) fn create(request: &StartRequest, creation: Creation<'_>) -> ! {
+    let answer = creation.answer;
+    let created = make(request, creation);
+    tell(answer, &created);
+    sys::exit_now(i32::from(created.is_err()))
+}
+
+fn tell(answer: RawFd, created: &Result<Created, StartFailure>) {
+    if let Ok(bytes) = serde_json::to_vec(created) {
+        sys::write_raw(answer, &bytes);
+    }
+}
+
+/// Makes what must be made from outside, and the container's first process.
+fn make(request: &StartRequest, mut creation: Creation<'_>) -> Result<Created, StartFailure> {
+    let _ = nix::sys::prctl::set_name(c"mezzo-creator");
+    let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
+    // It may have died before.
+    if sys::is_hung_up(creation.gate.go.as_raw_fd()) {
+        return Err(StartFailure::internal("the keeper is gone"));
+    }
     let cgroup = |error: io::Error| StartFailure::Cgroup {
         reason: error.to_string(),
     };
@@ -188,25 +207,29 @@ pub(crate) fn create(
         nix::sched::setns(&users.namespace, nix::sched::CloneFlags::CLONE_NEWUSER)
             .map_err(|error| StartFailure::internal(format!("entering the users: {error}")))?;
     }
+    // A holder's limits are the group's, and itself it takes next to nothing.
+    let limited = match &spec.group {
+        Some(GroupPart::Holder) => cgroup_above(&request.cgroup),
+        Some(GroupPart::Member { .. }) | None => &request.cgroup,
+    };
+    let dir = |controller: &str| hierarchies.controller_dir(controller, limited);
+    let created = |pid, user| Created {
+        pid,
+        user,
+        limits: settings::first_writes(&dir, hierarchies.mode, limits),
+    };
+    let kind = Kind {
+        own_users: users.is_some(),
+        in_group: holder.is_some(),
+        holds: spec.group == Some(GroupPart::Holder),
+    };
+    if request.is_made_by_itself() {
+        tell(creation.answer, &Ok(created(None, user)));
+        first_process(oci, &given, &stage, word, kind, creation);
+    }
     match sys::fork_sibling(libc::CLONE_NEWPID).map_err(StartFailure::internal)? {
-        Forked::Parent(pid) => {
-            // A holder's limits are the group's, and itself it takes next to nothing.
-            let limited = match &spec.group {
-                Some(GroupPart::Holder) => cgroup_above(&request.cgroup),
-                Some(GroupPart::Member { .. }) | None => &request.cgroup,
-            };
-            let dir = |controller: &str| hierarchies.controller_dir(controller, limited);
-            let limits = settings::first_writes(&dir, hierarchies.mode, limits);
-            Ok(Created { pid, user, limits })
-        }
-        Forked::Child => {
-            let kind = Kind {
-                own_users: users.is_some(),
-                in_group: holder.is_some(),
-                holds: spec.group == Some(GroupPart::Holder),
-            };
-            first_process(oci, &given, &stage, word, kind, creation)
-        }
+        Forked::Parent(pid) => Ok(created(Some(pid), user)),
+        Forked::Child => first_process(oci, &given, &stage, word, kind, creation),
     }
 }
 

@@ -197,12 +197,7 @@ fn start(
                 gate,
                 answer: answer_writer.as_raw_fd(),
             };
-            let creating = create_in_child(keeper, request, creation);
-            let code = i32::from(creating.is_err());
-            if let Ok(bytes) = serde_json::to_vec(&creating) {
-                let _ = (&answer_writer).write_all(&bytes);
-            }
-            sys::exit_now(code)
+            container::create(request, creation)
         }
         Forked::Parent(creator) => creator,
     };
@@ -219,12 +214,18 @@ fn start(
                 "the process that creates the container died without a word",
             ))
         });
-    let _ = waitpid(Pid::from_raw(creator), None);
     let created = created?;
+    let pid = match created.pid {
+        None => creator,
+        Some(pid) => {
+            let _ = waitpid(Pid::from_raw(creator), None);
+            pid
+        }
+    };
     // While it makes itself ready: all that has to be there when it is. A child of ours that we have not waited for: the
     // number cannot have been used again.
-    let pidfd = sys::pidfd_open(created.pid).map_err(io("opening the container's process"))?;
-    let process = ProcessRef::of(created.pid).map_err(io("looking up the container's process"))?;
+    let pidfd = sys::pidfd_open(pid).map_err(io("opening the container's process"))?;
+    let process = ProcessRef::of(pid).map_err(io("looking up the container's process"))?;
     let refused = |error: settings::ChangeError| StartFailure::Cgroup {
         reason: error.to_string(),
     };
@@ -233,7 +234,7 @@ fn start(
     let traffic = match request.group {
         // What the group's network carries is the holder's to count: nobody can tell the members apart.
         Some(GroupRequest { holder: Some(_) }) => None,
-        Some(GroupRequest { holder: None }) | None => TrafficReader::open(created.pid),
+        Some(GroupRequest { holder: None }) | None => TrafficReader::open(pid),
     };
 
     match first_word(&status, deadline, outputs)?.ok_or_else(timed_out)? {
@@ -246,7 +247,7 @@ fn start(
         started_at_ms: process::now_ms(),
         // Everything is made, the processes that made it are gone, and the one that is left waits for our word: the
         // figure stands still.
-        start_cost: usage::start_cost(&host.hierarchies, &request.cgroup, created.pid),
+        start_cost: usage::start_cost(&host.hierarchies, &request.cgroup, pid),
         user: Some(created.user),
     };
     // On disk before the program's first instruction: whoever comes later knows that it may have run.
@@ -273,24 +274,15 @@ fn fork_creator(hierarchies: &Hierarchies, request: &StartRequest) -> Result<For
         hierarchies.create_for_group(group).map_err(failed)?;
     }
     hierarchies.create_for_container(cgroup).map_err(failed)?;
-    match hierarchies.open_unified(cgroup).map_err(failed)? {
-        Some(unified) => sys::fork_into_cgroup(unified.as_fd()).map_err(failed),
-        None => sys::fork_single_threaded()
-            .map_err(|error| StartFailure::internal(format!("forking: {error}"))),
-    }
-}
-
-fn create_in_child(
-    keeper: ProcessRef,
-    request: &StartRequest,
-    creation: Creation<'_>,
-) -> Result<Created, StartFailure> {
-    let _ = nix::sys::prctl::set_name(c"mezzo-creator");
-    let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
-    if nix::unistd::getppid().as_raw() != keeper.pid {
-        return Err(StartFailure::internal("the keeper is gone"));
-    }
-    container::create(request, creation)
+    let unified = hierarchies.open_unified(cgroup).map_err(failed)?;
+    let namespaces = match request.is_made_by_itself() {
+        true => libc::CLONE_NEWPID,
+        false => 0,
+    };
+    sys::fork_into(unified.as_ref().map(AsFd::as_fd), namespaces).map_err(|error| match unified {
+        Some(_) => failed(error),
+        None => StartFailure::internal(format!("forking: {error}")),
+    })
 }
 
 /// What the container's first process says of itself first.

@@ -49,9 +49,19 @@ pub(crate) struct StartRequest {
     /// If it has a part in a group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) group: Option<GroupRequest>,
+    /// Whether its users are its own.
+    pub(crate) own_users: bool,
     /// Whether it is to have a network namespace with nothing but loopback.
     pub(crate) alone: bool,
     pub(crate) timeout_ms: u64,
+}
+
+impl StartRequest {
+    /// Whether the container's first process is the one that makes it: a pid namespace belongs to the users in which it
+    /// was made, and what is made outside of a container's own users needs somebody outside.
+    pub(crate) fn is_made_by_itself(&self) -> bool {
+        !self.own_users && self.group.is_none()
+    }
 }
 
 /// What a start must know of a group.

@@ -146,6 +146,7 @@ impl Entry {
             log: self.log,
             seccomp: self.seccomp.clone(),
             secrets: false,
+            own_users: self.user_range.is_some(),
             alone: self.alone,
             group: self.group.as_ref().map(|_| GroupRequest {
                 holder: self.holder,

@@ -30,16 +30,23 @@ pub(crate) fn fork_single_threaded() -> io::Result<Forked> {
     }
 }
 
-/// Forks a child that begins in the cgroup of version 2 behind `cgroup`: a process that is moved there later waits for
-/// a grace period of RCU, milliseconds. Only for a process with one thread.
-pub(crate) fn fork_into_cgroup(cgroup: BorrowedFd<'_>) -> io::Result<Forked> {
+/// Forks a child that begins in the cgroup of version 2 behind `cgroup`, if there is one, and with new namespaces as these
+/// flags (CLONE_NEW*) say: a process that is moved into a cgroup later waits for a grace period of RCU, milliseconds. Only
+/// for a process with one thread.
+pub(crate) fn fork_into(
+    cgroup: Option<BorrowedFd<'_>>,
+    namespaces: libc::c_int,
+) -> io::Result<Forked> {
     // libc's own constant is too narrow for it.
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     // SAFETY: all zero is a valid `clone_args`: no flags, no stack of its own, nothing written anywhere.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = CLONE_INTO_CGROUP;
+    args.flags = u64::try_from(namespaces).map_err(io::Error::other)?;
     args.exit_signal = libc::SIGCHLD as u64;
-    args.cgroup = u64::try_from(cgroup.as_raw_fd()).map_err(io::Error::other)?;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::try_from(cgroup.as_raw_fd()).map_err(io::Error::other)?;
+    }
     // SAFETY: without a stack and without shared memory this is a fork, in a process with one thread as in
     // `fork_single_threaded`. The raw call leaves out the C library's handlers for forks, of which we have none.
     match unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) } {

@@ -22,11 +22,7 @@ pub(super) fn fork(hierarchies: &Hierarchies, cgroup: &str) -> Result<Forked, St
     let unified = hierarchies
         .open_unified(cgroup)
         .map_err(|_| StartFailure::NotRunning)?;
-    let forked = match unified {
-        Some(unified) => sys::fork_into_cgroup(unified.as_fd()),
-        None => sys::fork_single_threaded(),
-    };
-    forked.map_err(|error| {
+    sys::fork_into(unified.as_ref().map(AsFd::as_fd), 0).map_err(|error| {
         StartFailure::internal(format!("forking into the container's cgroup: {error}"))
     })
 }
