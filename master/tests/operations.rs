@@ -12,6 +12,9 @@
 
 mod common;
 
+#[path = "operations/shared.rs"]
+mod shared;
+
 use std::time::Duration;
 
 use common::{Agent, Framework, Master, agent_info, config, framework_info, resources, task};
@@ -44,6 +47,7 @@ fn volume(size_mb: u64) -> proto::PersistentVolume {
         stack: vec![reservation("eng")],
         size_mb,
         principal: String::new(),
+        shared: false,
     }
 }
 

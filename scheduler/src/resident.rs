@@ -128,6 +128,7 @@ impl Holding {
                 stack: stack.clone(),
                 size_mb: mount.size_mb,
                 principal: String::new(),
+                shared: false,
             },
         });
         Some(Self {

@@ -203,19 +203,19 @@ pub struct TaskInfo {
 }
 
 impl TaskInfo {
-    /// What it takes, by whose that is: its resources, and the volumes that it writes. Volumes that it only reads can be
-    /// read by others meanwhile and are not taken.
+    /// What it takes, by whose that is: its resources, the volumes that it writes, and those that are shared. Others that
+    /// it only reads can be read by more tasks meanwhile and are not taken.
     ///
     /// # Errors
     ///
     /// When more is said to be reserved than it takes.
     pub fn pools(&self) -> Result<Pools, Undivided> {
         let taken = Pools::divided(&self.resources, &self.reserved, &[])?;
-        let written = self
+        let had = self
             .persistent
             .iter()
-            .filter(|volume| self.writes(&volume.id));
-        Ok(written.fold(taken, |taken, volume| taken.with_volume(volume.clone())))
+            .filter(|volume| volume.shared || self.writes(&volume.id));
+        Ok(had.fold(taken, |taken, volume| taken.with_volume(volume.clone())))
     }
 
     /// Whether it may write to that volume.

@@ -30,7 +30,7 @@ impl Core {
                     return;
                 }
             };
-            if let Some(less) = left.checked_sub(&part) {
+            if let Some(less) = left.without(&part) {
                 left = less;
             }
             parts.push(part);

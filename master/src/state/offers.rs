@@ -7,7 +7,7 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, Offer, OfferId, Pools, Reason, RoleName, TaskInfo, TaskState,
+    AgentId, FrameworkId, Offer, OfferId, Pools, Reason, RoleName, TaskInfo, TaskState, VolumeKey,
 };
 
 use super::{
@@ -201,6 +201,7 @@ impl Core {
                             key: state.key,
                             held: state.held(supply),
                             epoch: state.epoch,
+                            shares: entry.shares() || planted(Bug::SharedToAnybody),
                             constraints: (entry.constraints.get(role))
                                 .filter(|_| !planted(Bug::FilterIgnored)),
                         })
@@ -263,7 +264,7 @@ impl Core {
             let (offered, shift) = books::change(ledger, |ledger| ledger.offer(&resources));
             if offered {
                 let offer_id = turn.source.offer_id();
-                bundle.held.add_pools(&resources);
+                bundle.held.add_pools(&resources.exclusive());
                 bundle.offers.push(offer_id.clone());
                 agent.offers.insert(offer_id.clone());
                 events.entry(conn).or_default().push(Offer {
@@ -493,7 +494,7 @@ impl Core {
         let task_id = info.task_id.clone();
         let holder = (framework_id.clone(), task_id.clone());
         self.charge(framework_id, &hand.role, hand.supply, part);
-        if let Some(left) = hand.left.checked_sub(part) {
+        if let Some(left) = hand.left.without(part) {
             hand.left = left;
         }
         let mut status = master_status(
@@ -587,7 +588,8 @@ impl Core {
         refuse: Duration,
     ) {
         self.reconsider(agent_id);
-        if refuse.is_zero() || left.is_empty() {
+        // A shared volume is left whenever it was offered: that says nothing.
+        if refuse.is_zero() || left.exclusive().is_empty() {
             return;
         }
         let until_ms = turn.now.saturating_add(to_millis(refuse));
@@ -638,6 +640,27 @@ impl Core {
             .filter(|id| {
                 let offer = self.offers.get(*id);
                 offer.is_some_and(|offer| offer.supply == supply)
+            })
+            .cloned()
+            .collect();
+        for offer_id in offers {
+            self.rescind(turn, &offer_id);
+        }
+    }
+
+    /// Those that have a volume which ends.
+    pub(super) fn rescind_offers_with(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        key: &VolumeKey,
+    ) {
+        let entry = self.agents.get(agent_id);
+        let offers = entry.into_iter().flat_map(|entry| &entry.offers);
+        let offers: Vec<OfferId> = offers
+            .filter(|id| {
+                let offer = self.offers.get(*id);
+                offer.is_some_and(|offer| offer.resources.volume(key).is_some())
             })
             .cloned()
             .collect();

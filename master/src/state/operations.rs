@@ -15,7 +15,7 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, FrameworkId, OperationId, OperationState, OperationStatus,
+    AgentId, AgentInfo, Capability, FrameworkId, OperationId, OperationState, OperationStatus,
     PersistentVolume, Pool, PoolChange, PoolOperation, Pools, Reservation, ReservationKind,
     TaskInfo, VolumeKey, VolumeSource,
 };
@@ -26,7 +26,10 @@ use super::{
     frameworks::FrameworkEntry,
     offers::Hand,
 };
-use crate::store::{AgentRecord, Change};
+use crate::{
+    planted::{Bug, planted},
+    store::{AgentRecord, Change},
+};
 
 /// Of a framework, under way or not acknowledged.
 const MOST_OPERATIONS: usize = 10_000;
@@ -130,12 +133,15 @@ impl Core {
         for id in named {
             let Some(volume) = left.volume_for(&hand.role, id.as_str()) else {
                 return Err(format!(
-                    "the offers hold no persistent volume {id}: there is none for role {} on agent {}, or a task writes to it",
-                    hand.role, hand.agent_id
+                    "the offers hold no persistent volume {id}: there is none for role {} on agent {}, a task writes to it, \
+                     or it is shared and the framework has not the capability {}",
+                    hand.role,
+                    hand.agent_id,
+                    Capability::SharedResources.name()
                 ));
             };
             let users = self.users_of(&hand.agent_id, &volume.key());
-            if info.writes(&id) && !users.is_empty() {
+            if !volume.shared && info.writes(&id) && !users.is_empty() {
                 return Err(format!(
                     "volume {} is read by {}: it is written by one task alone",
                     volume.key(),
@@ -185,9 +191,15 @@ impl Core {
         }
         let full = framework.operations.len() >= MOST_OPERATIONS;
         let principal = framework.info.principal.clone();
+        let shares = framework.shares();
         let done = if full {
             Err(format!(
                 "{MOST_OPERATIONS} operations are under way or not acknowledged"
+            ))
+        } else if !shares && matches!(&change, PoolChange::Create(volume) if volume.shared) {
+            Err(format!(
+                "a shared volume needs a framework with the capability {}",
+                Capability::SharedResources.name()
             ))
         } else {
             sign(&mut change, &principal, hand)
@@ -241,6 +253,7 @@ impl Core {
         if let Some(Err(problem)) = agent.map(|agent| agent.ledger.total().room_for(&conversion)) {
             return Err(problem.to_string());
         }
+        self.take_back_what_ends(turn, &hand.agent_id, change);
         let left = hand.left.converted(&conversion);
         let booked = self.with_ledger(&hand.agent_id, Supply::Ordinary, |ledger| {
             ledger.convert(&conversion)
@@ -269,12 +282,30 @@ impl Core {
                 Err(format!("volume {} exists already", volume.key()))
             }
             PoolChange::Destroy(key) => match self.users_of(agent_id, key) {
-                users if users.is_empty() => Ok(()),
+                users if users.is_empty() || planted(Bug::UsersForgotten) => Ok(()),
                 users => Err(format!("volume {key} is in use by {}", named_tasks(&users))),
             },
             PoolChange::Create(_) | PoolChange::Reserve { .. } | PoolChange::Unreserve { .. } => {
                 Ok(())
             }
+        }
+    }
+
+    /// A shared volume is free while others are offered it, too; nobody has one in use here.
+    fn take_back_what_ends(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        change: &PoolChange,
+    ) {
+        match change {
+            PoolChange::Destroy(key) if !planted(Bug::EndedAndOffered) => {
+                self.rescind_offers_with(turn, agent_id, key);
+            }
+            PoolChange::Destroy(_)
+            | PoolChange::Create(_)
+            | PoolChange::Reserve { .. }
+            | PoolChange::Unreserve { .. } => {}
         }
     }
 
@@ -314,6 +345,7 @@ impl Core {
             let agent = core.agents.get(agent_id);
             agent.is_some_and(|agent| agent.ledger.free().contains(&conversion.consumed))
         };
+        self.take_back_what_ends(turn, agent_id, &change);
         if !is_free(self) {
             self.rescind_offers_of(turn, agent_id, Supply::Ordinary);
         }

@@ -57,6 +57,10 @@ impl Core {
             if self.book.pools().volume(&key) != Some(volume) {
                 return refused(format!("there is no such volume {key} here"));
             }
+            // However many have it: its end is what cannot be meanwhile.
+            if volume.shared {
+                continue;
+            }
             let users = self.users_of(&key);
             if !users.is_empty() && info.writes(&volume.id) {
                 return refused(format!(
@@ -111,7 +115,7 @@ impl Core {
             let held = entry.info.pools();
             free = held
                 .ok()
-                .and_then(|held| free.checked_sub(&held))
+                .and_then(|held| free.without(&held))
                 .unwrap_or_default();
         }
         free

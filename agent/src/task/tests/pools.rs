@@ -18,6 +18,7 @@ fn data() -> PersistentVolume {
         stack: eng(),
         size_mb: 10,
         principal: String::new(),
+        shared: false,
     }
 }
 
@@ -158,6 +159,61 @@ fn readers_share_a_volume_and_keep_writers_away() {
     assert_eq!(state("w"), TaskState::Error);
     let told = bench.operate("o3", PoolChange::Destroy(volume_key()));
     assert!(told.message.contains("r1, r2"), "{}", told.message);
+}
+
+#[test]
+fn a_shared_volume_is_had_by_many_at_once_and_ends_only_without_them() {
+    let corpus = || PersistentVolume {
+        id: "corpus".parse().unwrap(),
+        shared: true,
+        ..data()
+    };
+    let on_it = |id: &str, read_only: bool| {
+        let mut info = with_data(id, read_only);
+        info.container.volumes[0].source = VolumeSource::Persistent(corpus().id);
+        info.persistent = vec![corpus()];
+        info
+    };
+    let mut bench = Bench::with_volume();
+    let told = bench.operate("o3", PoolChange::Create(corpus()));
+    assert_eq!(told.state, OperationState::Finished);
+    for (id, read_only) in [("w1", false), ("r", true), ("w2", false)] {
+        bench.launch_task(on_it(id, read_only));
+        let entry = bench.core.find(id).unwrap();
+        assert!(
+            !entry.latest.state.is_terminal(),
+            "{id}: {:?}",
+            entry.latest
+        );
+        // What else is reserved there is as free as it was.
+        let more = format!("o-{id}");
+        let unreserve = PoolChange::Unreserve {
+            stack: eng(),
+            resources: "disk:1".parse().unwrap(),
+        };
+        assert_eq!(
+            bench.operate(&more, unreserve).state,
+            OperationState::Finished
+        );
+    }
+    for (n, left) in ["w1", "r", "w2"].into_iter().enumerate() {
+        let told = bench.operate(&format!("d{n}"), PoolChange::Destroy(corpus().key()));
+        assert_eq!(told.state, OperationState::Failed);
+        assert!(told.message.contains(left), "{}", told.message);
+        bench.started(left);
+        bench.exited(left, ContainerExit::Code(0));
+    }
+    let told = bench.operate("d", PoolChange::Destroy(corpus().key()));
+    assert_eq!(told.state, OperationState::Finished);
+    // A launch that was on its way is told that it came too late.
+    bench.launch_task(on_it("late", false));
+    let entry = bench.core.find("late").unwrap();
+    assert_eq!(entry.latest.state, TaskState::Error);
+    assert!(
+        entry.latest.message.contains("no such volume"),
+        "{:?}",
+        entry.latest
+    );
 }
 
 #[test]
