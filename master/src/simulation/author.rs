@@ -387,12 +387,15 @@ impl Author {
         while dice.one_in(3) {
             changes.push(self.change(&first, dice));
         }
-        if let (Some(volume), Some(info)) = (first.volumes.first(), infos.first_mut()) {
-            info.container.volumes.push(Volume {
-                container_path: "/data".to_owned(),
-                read_only: dice.one_in(3),
-                source: VolumeSource::Persistent(volume.id.clone()),
-            });
+        // Two of a group may have one, two tasks may not.
+        for info in infos.iter_mut().take(1 + dice.below(2)) {
+            if let Some(volume) = first.volumes.first() {
+                info.container.volumes.push(Volume {
+                    container_path: "/data".to_owned(),
+                    read_only: dice.one_in(3),
+                    source: VolumeSource::Persistent(volume.id.clone()),
+                });
+            }
         }
         // No description of a revocable group gets past the border.
         let ordinary = infos.iter().all(|info| !info.revocable);
@@ -422,6 +425,7 @@ fn as_group(mut infos: Vec<TaskInfo>, number: usize) -> Vec<TaskInfo> {
             init: false,
             policy: GroupPolicy::KillGroup,
             volumes: Vec::new(),
+            shares: Vec::new(),
         });
     }
     infos

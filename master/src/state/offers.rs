@@ -15,6 +15,7 @@ use super::{
     agents::{AgentEntry, AgentLink},
     books,
     frameworks::{FrameworkEntry, Interest},
+    operations::Beside,
     tasks::{TaskEntry, master_status},
 };
 use crate::planted::{Bug, planted};
@@ -441,7 +442,7 @@ impl Core {
         }
         let part = match &info.group {
             Some(_) => Err("`group` is the master's to fill in: use LaunchGroup".to_owned()),
-            None => self.part_for(&mut info, hand, &hand.left),
+            None => self.part_for(&mut info, hand, &hand.left, &mut Beside::default()),
         };
         let resources = match part {
             Ok(part) => part,

@@ -64,6 +64,7 @@ pub fn task_infos(
             init: false,
             policy: GroupPolicy::KillGroup,
             volumes: pod.shared_volumes(),
+            shares: Vec::new(),
         });
         tasks.push(task);
     }
