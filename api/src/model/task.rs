@@ -211,11 +211,11 @@ impl TaskInfo {
     /// When more is said to be reserved than it takes.
     pub fn pools(&self) -> Result<Pools, Undivided> {
         let taken = Pools::divided(&self.resources, &self.reserved, &[])?;
-        let had = self
+        let held = self
             .persistent
             .iter()
-            .filter(|volume| volume.shared || self.writes(&volume.id));
-        Ok(had.fold(taken, |taken, volume| taken.with_volume(volume.clone())))
+            .filter(|volume| volume.shared || self.holds(&volume.id));
+        Ok(held.fold(taken, |taken, volume| taken.with_volume(volume.clone())))
     }
 
     /// Whether it may write to that volume.
@@ -223,6 +223,13 @@ impl TaskInfo {
     pub fn writes(&self, id: &VolumeId) -> bool {
         let mut mounts = self.container.volumes.iter();
         mounts.any(|mount| !mount.read_only && mount.source == VolumeSource::Persistent(id.clone()))
+    }
+
+    /// Whether that volume counts with it: it writes to it, and no other member of its group holds it.
+    #[must_use]
+    pub fn holds(&self, id: &VolumeId) -> bool {
+        let shares = self.group.iter().flat_map(|group| &group.shares);
+        self.writes(id) && !shares.into_iter().any(|shared| shared == id)
     }
 }
 

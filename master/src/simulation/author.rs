@@ -426,7 +426,12 @@ impl Author {
             volume = Some(corpus);
         }
         if let Some(volume) = volume {
-            let n_users = if volume.shared { infos.len() } else { 1 };
+            // Two of a group may have one that is not shared, two tasks may not.
+            let n_users = if volume.shared {
+                infos.len()
+            } else {
+                1 + dice.below(2)
+            };
             for info in infos.iter_mut().take(n_users) {
                 info.container.volumes.push(Volume {
                     container_path: "/data".to_owned(),
@@ -463,6 +468,7 @@ fn as_group(mut infos: Vec<TaskInfo>, number: usize) -> Vec<TaskInfo> {
             init: false,
             policy: GroupPolicy::KillGroup,
             volumes: Vec::new(),
+            shares: Vec::new(),
         });
     }
     infos

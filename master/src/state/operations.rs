@@ -17,7 +17,7 @@ use std::{
 use mezzo_api::model::{
     AgentId, AgentInfo, Capability, FrameworkId, OperationId, OperationState, OperationStatus,
     PersistentVolume, Pool, PoolChange, PoolOperation, Pools, Reservation, ReservationKind,
-    TaskInfo, VolumeKey, VolumeSource,
+    TaskInfo, VolumeId, VolumeKey, VolumeSource,
 };
 
 use super::{
@@ -45,6 +45,12 @@ pub(super) struct Asked {
     order: VecDeque<OperationId>,
 }
 
+/// The persistent volumes that members of a group hold which were looked at before: the others share them.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    held: BTreeMap<VolumeId, PersistentVolume>,
+}
+
 impl Asked {
     pub(super) fn shared(&self) -> Arc<BTreeMap<OperationId, OperationStatus>> {
         Arc::clone(&self.statuses)
@@ -70,6 +76,7 @@ impl Core {
         info: &mut TaskInfo,
         hand: &Hand,
         left: &Pools,
+        beside: &mut Beside,
     ) -> Result<Pools, String> {
         if info.agent_id != hand.agent_id {
             return Err(format!(
@@ -94,7 +101,7 @@ impl Core {
                 "`resources` is empty: a task must take something from the offers".to_owned(),
             );
         }
-        self.name_volumes(info, hand, left)?;
+        self.name_volumes(info, hand, left, beside)?;
         if info.reserved.is_empty() {
             match left.pick(&info.resources) {
                 Some(picked) => info.reserved = picked.pool_list(),
@@ -116,7 +123,14 @@ impl Core {
         }
     }
 
-    fn name_volumes(&self, info: &mut TaskInfo, hand: &Hand, left: &Pools) -> Result<(), String> {
+    /// Fills in which volumes a task mounts, and which of them another member of its group holds.
+    fn name_volumes(
+        &self,
+        info: &mut TaskInfo,
+        hand: &Hand,
+        left: &Pools,
+        beside: &mut Beside,
+    ) -> Result<(), String> {
         info.persistent.clear();
         let named: BTreeSet<_> = info
             .container
@@ -131,6 +145,14 @@ impl Core {
             })
             .collect();
         for id in named {
+            let writes = info.writes(&id);
+            if let Some(held) = beside.held.get(&id) {
+                info.persistent.push(held.clone());
+                if let Some(group) = info.group.as_mut().filter(|_| writes) {
+                    group.shares.push(id);
+                }
+                continue;
+            }
             let Some(volume) = left.volume_for(&hand.role, id.as_str()) else {
                 return Err(format!(
                     "the offers hold no persistent volume {id}: there is none for role {} on agent {}, a task writes to it, \
@@ -140,36 +162,56 @@ impl Core {
                     Capability::SharedResources.name()
                 ));
             };
-            let users = self.users_of(&hand.agent_id, &volume.key());
-            if !volume.shared && info.writes(&id) && !users.is_empty() {
+            // However many have it.
+            if volume.shared {
+                info.persistent.push(volume.clone());
+                continue;
+            }
+            let (users, writers) = self.users_of(&hand.agent_id, &volume.key());
+            if writes && !users.is_empty() {
                 return Err(format!(
                     "volume {} is read by {}: it is written by one task alone",
                     volume.key(),
                     named_tasks(&users)
                 ));
             }
+            // Who held it has ended, another member of its group has not.
+            if !writers.is_empty() {
+                return Err(format!(
+                    "volume {} is written by {}",
+                    volume.key(),
+                    named_tasks(&writers)
+                ));
+            }
+            if writes {
+                beside.held.insert(id, volume.clone());
+            }
             info.persistent.push(volume.clone());
         }
         Ok(())
     }
 
-    /// The tasks that mount a volume.
-    fn users_of(&self, agent_id: &AgentId, key: &VolumeKey) -> Vec<String> {
+    /// The tasks that mount a volume, and those of them that write to it.
+    fn users_of(&self, agent_id: &AgentId, key: &VolumeKey) -> (Vec<String>, Vec<String>) {
+        let (mut users, mut writers) = (Vec::new(), Vec::new());
         let Some(agent) = self.agents.get(agent_id) else {
-            return Vec::new();
+            return (users, writers);
         };
-        let holders = agent.ledger.holders().map(|(holder, _)| holder);
-        holders
-            .filter(|(framework, task)| {
-                let entry = self.frameworks.get(framework);
-                let entry = entry.and_then(|entry| entry.tasks.get(task));
-                entry.is_some_and(|entry| {
-                    let mut mounted = entry.task.info.persistent.iter();
-                    mounted.any(|volume| volume.key() == *key)
-                })
-            })
-            .map(|(_, task)| task.to_string())
-            .collect()
+        for ((framework, task), _) in agent.ledger.holders() {
+            let entry = self.frameworks.get(framework);
+            let Some(entry) = entry.and_then(|entry| entry.tasks.get(task)) else {
+                continue;
+            };
+            let info = &entry.task.info;
+            if !info.persistent.iter().any(|volume| volume.key() == *key) {
+                continue;
+            }
+            users.push(task.to_string());
+            if info.writes(&key.id) {
+                writers.push(task.to_string());
+            }
+        }
+        (users, writers)
     }
 
     /// One operation of an accept, on what the offers hold at this point.
@@ -281,7 +323,7 @@ impl Core {
             PoolChange::Create(volume) if agent.ledger.total().volume(&volume.key()).is_some() => {
                 Err(format!("volume {} exists already", volume.key()))
             }
-            PoolChange::Destroy(key) => match self.users_of(agent_id, key) {
+            PoolChange::Destroy(key) => match self.users_of(agent_id, key).0 {
                 users if users.is_empty() || planted(Bug::UsersForgotten) => Ok(()),
                 users => Err(format!("volume {key} is in use by {}", named_tasks(&users))),
             },

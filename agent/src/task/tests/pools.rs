@@ -1,8 +1,8 @@
 //! Reservations and volumes: written before they are told, kept from what tasks use.
 
 use mezzo_api::model::{
-    OperationState, OperationStatus, PersistentVolume, PoolChange, PoolOperation, Reservation,
-    Stack, Volume, VolumeKey, VolumeSource,
+    GroupPolicy, OperationState, OperationStatus, PersistentVolume, PoolChange, PoolOperation,
+    Reservation, Stack, TaskGroup, Volume, VolumeKey, VolumeSource,
 };
 
 use super::*;
@@ -245,4 +245,44 @@ fn a_task_that_writes_more_than_the_size_of_its_volume_is_killed() {
         "{}",
         killing.message
     );
+}
+
+#[test]
+fn members_of_a_group_write_to_one_volume_and_whoever_is_left_of_them_keeps_others_away() {
+    let mut bench = Bench::with_volume();
+    let members: Vec<TaskInfo> = (0..2)
+        .map(|position| {
+            let mut info = with_data(&format!("m{position}"), false);
+            info.group = Some(TaskGroup {
+                id: "pod".parse().unwrap(),
+                n_members: 2,
+                position,
+                init: false,
+                policy: GroupPolicy::KillGroup,
+                volumes: vec![],
+                // The first holds it.
+                shares: (position > 0).then(|| data().id).into_iter().collect(),
+            });
+            info
+        })
+        .collect();
+    bench.launch_group(members);
+    let state = |bench: &Bench, id: &str| bench.core.find(id).unwrap().latest.state;
+    for id in ["m0", "m1"] {
+        assert!(!state(&bench, id).is_terminal(), "{id}");
+        bench.started(id);
+    }
+    bench.exited("m0", ContainerExit::Code(0));
+    assert_eq!(state(&bench, "m0"), TaskState::Finished);
+    for (id, read_only) in [("w", false), ("r", true)] {
+        bench.launch_task(with_data(id, read_only));
+        let latest = &bench.core.find(id).unwrap().latest;
+        assert_eq!(latest.state, TaskState::Error, "{id}");
+        assert!(latest.message.contains("task m1"), "{}", latest.message);
+    }
+    let told = bench.operate("o3", PoolChange::Destroy(volume_key()));
+    assert!(told.message.contains("task m1"), "{}", told.message);
+    bench.exited("m1", ContainerExit::Code(0));
+    bench.launch_task(with_data("next", false));
+    assert!(!state(&bench, "next").is_terminal());
 }
