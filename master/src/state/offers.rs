@@ -3,13 +3,14 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, OfferId, Pools, Reason, RoleName, TaskInfo, TaskState,
+    AgentId, FrameworkId, OfferId, Pools, Reason, RoleName, TaskInfo, TaskState, VolumeKey,
 };
 
 use super::{
     ConnId, Core, Effect, KnownTask, Launch, Supply, ToAgent, ToFramework, Turn,
     agents::AgentEntry,
     frameworks::FrameworkEntry,
+    operations::Beside,
     tasks::{TaskEntry, master_status},
 };
 use crate::config::to_millis;
@@ -162,7 +163,7 @@ impl Core {
         }
         let part = match &info.group {
             Some(_) => Err("`group` is the master's to fill in: use LaunchGroup".to_owned()),
-            None => self.part_for(&mut info, hand, &hand.left),
+            None => self.part_for(&mut info, hand, &hand.left, &mut Beside::default()),
         };
         let resources = match part {
             Ok(part) => part,
@@ -214,7 +215,7 @@ impl Core {
         let task_id = info.task_id.clone();
         let holder = (framework_id.clone(), task_id.clone());
         self.charge(framework_id, &hand.role, hand.supply, part);
-        if let Some(left) = hand.left.checked_sub(part) {
+        if let Some(left) = hand.left.without(part) {
             hand.left = left;
         }
         let mut status = master_status(
@@ -308,7 +309,8 @@ impl Core {
         refuse: Duration,
     ) {
         self.reconsider(agent_id);
-        if refuse.is_zero() || left.is_empty() {
+        // A shared volume is left whenever it was offered: that says nothing.
+        if refuse.is_zero() || left.exclusive().is_empty() {
             return;
         }
         let until_ms = turn.now.saturating_add(to_millis(refuse));
@@ -359,6 +361,27 @@ impl Core {
             .filter(|id| {
                 let offer = self.offers.get(*id);
                 offer.is_some_and(|offer| offer.supply == supply)
+            })
+            .cloned()
+            .collect();
+        for offer_id in offers {
+            self.rescind(turn, &offer_id);
+        }
+    }
+
+    /// Those that have a volume which ends.
+    pub(super) fn rescind_offers_with(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        key: &VolumeKey,
+    ) {
+        let entry = self.agents.get(agent_id);
+        let offers = entry.into_iter().flat_map(|entry| &entry.offers);
+        let offers: Vec<OfferId> = offers
+            .filter(|id| {
+                let offer = self.offers.get(*id);
+                offer.is_some_and(|offer| offer.resources.volume(key).is_some())
             })
             .cloned()
             .collect();

@@ -189,6 +189,7 @@ impl Core {
                             key: state.key,
                             held: state.held(supply),
                             epoch: state.epoch,
+                            shares: entry.shares() || planted(Bug::SharedToAnybody),
                             constraints: (entry.constraints.get(role))
                                 .filter(|_| !planted(Bug::FilterIgnored)),
                         })
@@ -269,7 +270,7 @@ impl Core {
                 continue;
             }
             let offer_id = turn.source.offer_id();
-            bundle.held.add_pools(&resources);
+            bundle.held.add_pools(&resources.exclusive());
             bundle.offers.push(offer_id.clone());
             agent.offers.insert(offer_id.clone());
             letters.entry(conn).or_default().push(MadeOffer {
