@@ -33,6 +33,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .boxed(".mezzo.v1.AgentMessage.message.pools")
         .boxed(".mezzo.v1.MasterMessage.message.launch")
         .boxed(".mezzo.v1.MasterMessage.message.operation")
+        // A master writes its tasks straight from its books.
+        .extern_path(
+            ".mezzo.v1.ListTasksResponse",
+            "crate::convert::ListTasksResponse",
+        )
         .codec_path("crate::codec::ThriftyCodec")
         .compile_fds(descriptors)?;
     Ok(())

@@ -256,6 +256,7 @@ impl OperatorService for Scripted {
         Ok(Response::new(proto::ListTasksResponse {
             tasks,
             next_page_token,
+            ..proto::ListTasksResponse::default()
         }))
     }
 

@@ -118,25 +118,27 @@ impl From<Resources> for Vec<proto::Resource> {
 
 impl From<&Resources> for Vec<proto::Resource> {
     fn from(resources: &Resources) -> Self {
-        resources
-            .iter()
-            .map(|(name, value)| proto::Resource {
-                name: name.to_owned(),
-                value: Some(match value {
-                    Value::Scalar(s) => proto::resource::Value::Scalar((*s).into()),
-                    Value::Ranges(r) => proto::resource::Value::Ranges(proto::Ranges {
-                        ranges: r
-                            .as_slice()
-                            .iter()
-                            .map(|&(begin, end)| proto::Range { begin, end })
-                            .collect(),
-                    }),
-                    Value::Set(s) => proto::resource::Value::Set(proto::Set {
-                        items: s.iter().cloned().collect(),
-                    }),
-                }),
-            })
-            .collect()
+        let entries = resources.iter();
+        entries.map(|(name, value)| resource(name, value)).collect()
+    }
+}
+
+pub(super) fn resource(name: &str, value: &Value) -> proto::Resource {
+    proto::Resource {
+        name: name.to_owned(),
+        value: Some(match value {
+            Value::Scalar(s) => proto::resource::Value::Scalar((*s).into()),
+            Value::Ranges(r) => proto::resource::Value::Ranges(proto::Ranges {
+                ranges: r
+                    .as_slice()
+                    .iter()
+                    .map(|&(begin, end)| proto::Range { begin, end })
+                    .collect(),
+            }),
+            Value::Set(s) => proto::resource::Value::Set(proto::Set {
+                items: s.iter().cloned().collect(),
+            }),
+        }),
     }
 }
 

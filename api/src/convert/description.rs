@@ -27,7 +27,7 @@ pub struct Description {
     /// Those of them that it may write to.
     written: Vec<VolumeId>,
     /// What is not above, encoded.
-    rest: Arc<[u8]>,
+    pub(super) rest: Arc<[u8]>,
 }
 
 impl Description {

@@ -9,6 +9,7 @@ mod description;
 mod framework;
 mod group;
 mod limits;
+mod listed;
 mod network;
 mod operation;
 mod readiness;
@@ -23,6 +24,7 @@ use std::fmt;
 pub use description::Description;
 pub use group::members as group_members;
 pub use limits::limit_problems;
+pub use listed::{EncodedTasks, ListTasksResponse, ListedTask, TaskWriter};
 pub use revocable::{REVOCABLE, revocable_problems, slack};
 use thiserror::Error;
 

@@ -26,15 +26,15 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, Attribute, AttributeValue, CgroupMode, FrameworkId, FrameworkInfo, Offer,
-    OfferId, OperationId, Scalar, StreamId,
+    AgentId, AgentInfo, Attribute, AttributeValue, CgroupMode, FrameworkId, FrameworkInfo, OfferId,
+    OperationId, Scalar, StreamId,
 };
 use mezzo_master::{
     Config,
     allocator::Quota,
     state::{
-        Call, Caller, ConnId, Core, Effect, Event, Operation, Pass, Registration, Settings, Source,
-        ToFramework,
+        Call, Caller, ConnId, Core, Effect, Event, MadeOffer, Operation, Pass, Registration,
+        Settings, Source, ToFramework,
     },
     store::Saved,
 };
@@ -293,7 +293,7 @@ impl Bench {
     }
 }
 
-fn offered(effects: &[Effect]) -> impl Iterator<Item = &Offer> {
+fn offered(effects: &[Effect]) -> impl Iterator<Item = &MadeOffer> {
     let offers = effects.iter().filter_map(|effect| {
         if let Effect::ToFramework(_, ToFramework::Offers(offers)) = effect {
             Some(offers)

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use mezzo_api::{
-    model::{FrameworkId, FrameworkInfo, Offer, Resources, TaskInfo},
+    model::{FrameworkId, FrameworkInfo, Resources, TaskInfo},
     proto,
 };
-use mezzo_master::state::{Call, Event, Launch, Pass};
+use mezzo_master::state::{Call, Event, Launch, MadeOffer, Pass};
 
 use super::{Bench, Result, Times, ZERO, framework, offered, registration};
 
@@ -134,8 +134,8 @@ pub(super) fn run() -> Result<Run> {
 }
 
 /// Launches what fits; the rest of the offer is free again, and not refused. Says how many tasks that were.
-fn answer(bench: &mut Bench, offer: &Offer, wish: &mut Wish, first_id: usize) -> Result<usize> {
-    let mut room = offer.resources.clone();
+fn answer(bench: &mut Bench, offer: &MadeOffer, wish: &mut Wish, first_id: usize) -> Result<usize> {
+    let mut room = offer.resources.plain();
     let mut launches = Vec::new();
     while launches.len() < wish.at_once.min(wish.left)
         && let Some(rest) = room.checked_sub(&wish.resources)

@@ -106,7 +106,9 @@ pub struct Request<'a> {
 /// What an agent has free, or a part of it, for one framework.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OfferPlan {
-    /// Whose resources.
+    /// Whose resources, by its place in the request.
+    pub candidate: usize,
+    /// The same.
     pub agent: AgentId,
     /// To whom.
     pub framework: FrameworkId,
@@ -270,6 +272,7 @@ impl Pass<'_> {
             self.book(leaf, claimant, &given);
             self.outcome.tallies[claimant as usize].offered += 1;
             self.outcome.plans.push(OfferPlan {
+                candidate: at,
                 agent: candidate.agent.clone(),
                 framework: taker.framework.clone(),
                 role: taker.role.clone(),

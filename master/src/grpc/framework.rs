@@ -8,7 +8,7 @@ use std::{pin::Pin, time::Duration};
 use futures::{Stream, StreamExt as _};
 use mezzo_api::{
     convert::Invalid,
-    model::{Filters, FrameworkInfo, OperationStatus, PoolChange, RoleName, TaskInfo},
+    model::{Filters, FrameworkInfo, Offer, OperationStatus, PoolChange, RoleName, TaskInfo},
     proto::{self, event, framework_service_server::FrameworkService, operation},
 };
 use tokio::time::{MissedTickBehavior, interval};
@@ -493,7 +493,10 @@ fn encode(line: FrameworkLine, context: &Context) -> proto::Event {
             term: context.term,
         }),
         FrameworkLine::Core(ToFramework::Offers(offers)) => Event::Offers(event::Offers {
-            offers: offers.into_iter().map(Into::into).collect(),
+            offers: offers
+                .into_iter()
+                .map(|made| Offer::from(made).into())
+                .collect(),
         }),
         FrameworkLine::Core(ToFramework::Rescind(offer_id)) => Event::Rescind(event::Rescind {
             offer_id: offer_id.to_string(),

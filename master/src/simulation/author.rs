@@ -134,7 +134,7 @@ impl Author {
                 (self.id, self.stream_id) = (Some(framework_id), Some(stream_id));
             }
             ToFramework::Offers(offers) => {
-                for offer in offers {
+                for offer in offers.into_iter().map(Offer::from) {
                     let wanted = ["machine-0", "machine-2"].contains(&&*offer.hostname);
                     if self.machines.is_some() && !wanted {
                         return Err(format!(

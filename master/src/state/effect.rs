@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use mezzo_api::model::{
-    AgentId, ChangeProblem, FrameworkId, Offer, OfferId, OperationId, OperationStatus,
-    PoolOperation, RoleName, StreamId, TaskId, TaskStatus, UpdateId, WindowName,
+    AgentId, AgentInfo, ChangeProblem, FrameworkId, Offer, OfferId, OperationId, OperationStatus,
+    PoolOperation, Pools, RoleName, StreamId, TaskId, TaskStatus, Unavailability, UpdateId,
+    WindowName,
 };
 use thiserror::Error;
 
@@ -102,7 +103,7 @@ pub enum ToFramework {
         stream_id: StreamId,
     },
     /// Free resources.
-    Offers(Vec<Offer>),
+    Offers(Vec<MadeOffer>),
     /// No longer there.
     Rescind(OfferId),
     /// A task's state.
@@ -115,6 +116,49 @@ pub enum ToFramework {
     InverseOffers(Vec<InverseOffer>),
     /// Not asked any more.
     RescindInverseOffer(OfferId),
+}
+
+/// Free resources of one agent for one framework, made of what the books have. A pass makes ten thousand of them while
+/// everybody waits: whoever sends one makes the [`Offer`] of it, with all its texts.
+#[derive(Debug, Clone)]
+pub struct MadeOffer {
+    /// To accept or decline it.
+    pub offer_id: OfferId,
+    /// To whom.
+    pub framework_id: FrameworkId,
+    /// Whose resources.
+    pub agent_id: AgentId,
+    /// For which role.
+    pub role: RoleName,
+    /// What.
+    pub resources: Pools,
+    /// The agent.
+    pub info: Arc<AgentInfo>,
+    /// Only for revocable tasks.
+    pub revocable: bool,
+    /// Work is planned on the machine.
+    pub unavailability: Option<Box<Unavailability>>,
+}
+
+impl From<MadeOffer> for Offer {
+    fn from(made: MadeOffer) -> Self {
+        Self {
+            offer_id: made.offer_id,
+            framework_id: made.framework_id,
+            agent_id: made.agent_id,
+            hostname: made.info.hostname.clone(),
+            role: made.role,
+            resources: made.resources.plain(),
+            reserved: made.resources.pool_list(),
+            volumes: made.resources.volumes().cloned().collect(),
+            attributes: made.info.attributes.clone(),
+            region: made.info.region.clone(),
+            zone: made.info.zone.clone(),
+            address: made.info.address.clone(),
+            revocable: made.revocable,
+            unavailability: made.unavailability,
+        }
+    }
 }
 
 /// Why the master ends a stream.

@@ -161,7 +161,7 @@ impl Bench {
         let mut offers = Vec::new();
         for event in self.to_frameworks.drain(..) {
             if let ToFramework::Offers(more) = event {
-                offers.extend(more);
+                offers.extend(more.into_iter().map(mezzo_api::model::Offer::from));
             }
         }
         offers

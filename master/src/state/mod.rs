@@ -49,7 +49,7 @@ use crate::{
 };
 
 pub use drain::DrainStage;
-pub use effect::{Effect, Ending, Refusal, ToAgent, ToFramework};
+pub use effect::{Effect, Ending, MadeOffer, Refusal, ToAgent, ToFramework};
 pub use event::{
     Acknowledgement, Call, Caller, ConnId, Event, Launch, Operation, Pass, Registration,
 };

@@ -136,12 +136,13 @@ impl OperatorService for OperatorFront {
         let wanted = tasks::TaskFilter::new(request)?;
         let after = pages.after(&token, tasks::after)?;
         let snapshot = self.context.snapshot();
-        let (page, next) = tasks::list(&snapshot, &wanted, after, pages.size());
+        let (encoded, next) = tasks::list(&snapshot, &wanted, after, pages.size());
         Ok(Response::new(proto::ListTasksResponse {
-            tasks: page.into_iter().map(|task| tasks::told(&task)).collect(),
+            tasks: Vec::new(),
             next_page_token: next
                 .map(|(framework, task)| pages.token(&format!("{framework}/{task}")))
                 .unwrap_or_default(),
+            encoded,
         }))
     }
 

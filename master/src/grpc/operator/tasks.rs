@@ -1,8 +1,9 @@
 //! Tasks, as operators filter and read them: by framework and id, those that run and those that ended as one list.
 
-use std::{collections::BTreeSet, ops::Bound, sync::Arc};
+use std::{collections::BTreeSet, ops::Bound};
 
 use mezzo_api::{
+    convert::{EncodedTasks, ListedTask, TaskWriter},
     model::{AgentId, FrameworkId, RoleName, TaskId, TaskState},
     proto,
 };
@@ -50,8 +51,10 @@ pub(super) fn list(
     wanted: &TaskFilter,
     after: Option<TaskKey>,
     size: usize,
-) -> (Vec<Arc<KnownTask>>, Option<TaskKey>) {
-    let mut found: Vec<Arc<KnownTask>> = Vec::new();
+) -> (EncodedTasks, Option<TaskKey>) {
+    let mut page = TaskWriter::default();
+    let mut n_found = 0;
+    let mut last: Option<&KnownTask> = None;
     let from = after
         .as_ref()
         .map(|(framework, _)| framework)
@@ -101,25 +104,24 @@ pub(super) fn list(
             if !fits {
                 continue;
             }
-            if found.len() == size {
-                let last = found
-                    .last()
-                    .map(|task| (task.framework_id.clone(), task.info.task_id.clone()));
-                return (found, last);
+            if n_found == size {
+                let key = |task: &KnownTask| (task.framework_id.clone(), task.info.task_id.clone());
+                return (page.finish(), last.map(key));
             }
-            found.push(Arc::clone(task));
+            page.push(told(task));
+            n_found += 1;
+            last = Some(task);
         }
     }
-    (found, None)
+    (page.finish(), None)
 }
 
-/// One task on the wire.
-pub(super) fn told(task: &KnownTask) -> proto::Task {
-    proto::Task {
-        info: Some((&task.info).into()),
-        framework_id: task.framework_id.to_string(),
-        role: task.role.to_string(),
-        status: Some(task.status.clone().into()),
+fn told(task: &KnownTask) -> ListedTask<'_> {
+    ListedTask {
+        info: &task.info,
+        framework_id: &task.framework_id,
+        role: &task.role,
+        status: &task.status,
         started_at_ms: task.started_at_ms,
     }
 }

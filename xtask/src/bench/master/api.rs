@@ -1,7 +1,7 @@
 //! A real master, simulated agents and a framework over gRPC: how fast launches go as tasks become many, what lists cost them
 //! meanwhile, what the master's memory holds, how long a new master needs to know everything.
 //!
-//! The driver (`fleet/examples/bench_master.rs`) starts all parts as processes of their own and prints a line of JSON for each
+//! The driver (`fleet/examples/bench_master`) starts all parts as processes of their own and prints a line of JSON for each
 //! measurement; here lines become rows. Rates depend on who shares the processors: the processor time of each part
 //! is told beside them.
 
@@ -146,6 +146,10 @@ fn rows_of(line: &str) -> Result<Vec<Row>> {
         }
         Ok(sum * 1e6 / number(&format!("{launched}/tasks"))?)
     };
+    let master = |launched: &str| -> Result<f64> {
+        let seconds = number(&format!("{launched}/cpu_seconds/master"))?;
+        Ok(seconds * 1e6 / number(&format!("{launched}/tasks"))?)
+    };
     let rows = match told["case"].as_str() {
         Some("agents") => vec![row(
             &format!("memory of the master, {} agents", told["agents"]),
@@ -157,7 +161,6 @@ fn rows_of(line: &str) -> Result<Vec<Row>> {
                 "launches up to {} tasks on {} agents, {} in each accept",
                 told["total"], told["agents"], told["per_accept"]
             );
-            let master = number("/launched/cpu_seconds/master")? * 1e6 / number("/launched/tasks")?;
             vec![
                 row(&case, "per s", number("/launched/per_second")?),
                 row(
@@ -166,7 +169,7 @@ fn rows_of(line: &str) -> Result<Vec<Row>> {
                     number("/launched/p99_ms")?,
                 ),
                 row(&case, "CPU µs per launch, all", cpu("/launched")?),
-                row(&case, "CPU µs per launch, master", master),
+                row(&case, "CPU µs per launch, master", master("/launched")?),
                 row(
                     &format!("memory of the master, {} tasks", told["total"]),
                     "KiB per task",
@@ -191,6 +194,13 @@ fn rows_of(line: &str) -> Result<Vec<Row>> {
                     number("/without/per_second")?,
                 ),
                 beside("CPU µs per launch, all", cpu("/with")?, cpu("/without")?),
+                beside(
+                    "CPU µs per launch, master",
+                    master("/with")?,
+                    master("/without")?,
+                ),
+                // Not among the above: it is nobody's who launches.
+                row(&case, "CPU s, who lists", number("/reader_cpu_seconds")?),
             ]
         }
         Some("list") => vec![row(
@@ -272,13 +282,13 @@ mod tests {
     #[test]
     fn rounds_with_and_without_lists_are_one_row() {
         let line = format!(
-            r#"{{"case":"reads","agents":10,"listed":5,"with":{LAUNCHED},"without":{LAUNCHED}}}"#
+            r#"{{"case":"reads","agents":10,"listed":5,"with":{LAUNCHED},"without":{LAUNCHED},"reader_cpu_seconds":0.5}}"#
         );
         let mut rows = Vec::new();
         for row in [rows_of(&line).unwrap(), rows_of(&line).unwrap()].concat() {
             add(&mut rows, row);
         }
-        assert_eq!(rows.len(), 2);
+        assert_eq!(rows.len(), 4);
         assert_eq!((rows[0].ours.len(), rows[0].peer_values.len()), (2, 2));
         rows_of("nothing").unwrap_err();
         rows_of(r#"{"case":"list"}"#).unwrap_err();

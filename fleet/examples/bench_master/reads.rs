@@ -1,0 +1,36 @@
+//! Launches with and without somebody who lists.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::{Size, launches::Bench, process::Process};
+
+pub(super) async fn run(size: &Size) -> Result<()> {
+    let n = size.tasks.first().copied().unwrap_or(0);
+    let mut bench = Bench::start(size, size.listed + n * 2 * size.rounds)?;
+    bench.launch(size.listed, size).await?;
+    for _ in 0..size.rounds {
+        let quiet = bench.launch(n, size).await?;
+        let (master, listed) = (bench.address.to_string(), size.listed.to_string());
+        let mut reader = Process::start(&["list".to_owned(), master, listed])?;
+        let read = bench.launch(n, size).await?;
+        let cpu = reader.cpu()?;
+        // Those that were over in time.
+        let lists = reader.ask("lists")?;
+        ensure!(lists["failed"].is_null(), "list: {}", lists["failed"]);
+        for seconds in lists["seconds"].as_array().into_iter().flatten() {
+            println!(
+                "{}",
+                json!({"case": "list", "tasks": size.listed, "seconds": seconds})
+            );
+        }
+        println!(
+            "{}",
+            json!({
+                "case": "reads", "agents": size.agents, "listed": size.listed,
+                "without": quiet.json(), "with": read.json(), "reader_cpu_seconds": cpu,
+            })
+        );
+    }
+    Ok(())
+}
