@@ -71,10 +71,14 @@ fn any_change(pools: &Pools, dice: &mut Dice) -> PoolChange {
                 stack,
                 size_mb,
                 principal: String::new(),
-                shared: size_mb % 2 == 0,
+                shared: size_mb.is_multiple_of(2),
             })
         }
-        (3, _) => PoolChange::Destroy(VolumeKey { role, id }),
+        (3, _) => {
+            let there: Vec<_> = pools.volumes().map(PersistentVolume::key).collect();
+            let key = there.get(dice.below(there.len() + 1)).cloned();
+            PoolChange::Destroy(key.unwrap_or(VolumeKey { role, id }))
+        }
         (_, from) => PoolChange::Reserve {
             from,
             with: Reservation::dynamic(role, ""),

@@ -6,7 +6,7 @@ use mezzo_api::proto;
 use mezzo_master::store::{EmbeddedStore, Store as _, backup};
 
 use super::{NODE, set_weight};
-use crate::common::{Agent, Framework, Master, config};
+use crate::common::{Agent, Framework, Master, config, framework_info};
 
 async fn read_backup(master: &Master) -> Vec<u8> {
     let mut stream = master
