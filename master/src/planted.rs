@@ -24,8 +24,6 @@ pub(crate) enum Bug {
     LentToAnybody,
     /// Shared volumes are offered to those who cannot deal with them.
     SharedToAnybody,
-    /// Volumes end although tasks mount them.
-    UsersForgotten,
     /// Offers of a shared volume outlive it.
     EndedAndOffered,
     /// A quota is in force and not in the store.

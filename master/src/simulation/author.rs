@@ -59,7 +59,7 @@ impl Author {
                 .unwrap(),
             machines: dice.one_in(3).then_some("machine-[02]"),
             borrows: dice.one_in(2),
-            shares: name % 2 == 0,
+            shares: name.is_multiple_of(2),
             failover_timeout: Duration::from_secs([5, 60, 3600][dice.below(3)]),
             offers: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -208,6 +208,8 @@ impl Author {
         let pools = offer.reserved.iter().fold(Pools::default(), |pools, pool| {
             pools.with_reserved(&pool.stack, pool.resources.clone())
         });
+        let volumes = offer.volumes.iter().cloned();
+        let pools = volumes.fold(pools, Pools::with_volume);
         let mut change = any_change(&pools, dice);
         if let (PoolChange::Reserve { with, .. }, false) = (&mut change, dice.one_in(5)) {
             with.role = self.role.clone();

@@ -324,7 +324,7 @@ impl Core {
                 Err(format!("volume {} exists already", volume.key()))
             }
             PoolChange::Destroy(key) => match self.users_of(agent_id, key).0 {
-                users if users.is_empty() || planted(Bug::UsersForgotten) => Ok(()),
+                users if users.is_empty() => Ok(()),
                 users => Err(format!("volume {key} is in use by {}", named_tasks(&users))),
             },
             PoolChange::Create(_) | PoolChange::Reserve { .. } | PoolChange::Unreserve { .. } => {

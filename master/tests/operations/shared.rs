@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mezzo_api::proto::{self, OperationState, TaskState, operation::Operation};
 
-use super::{reservation, reserve, volume};
+use super::{reserve, volume};
 use crate::common::{Agent, Framework, Master, config, framework_info, resources, task};
 
 async fn member(master: &Master, name: &str, shares: bool) -> Framework {
@@ -86,11 +86,7 @@ async fn a_shared_volume_is_offered_while_it_is_in_use_and_ends_only_without_its
     for launched in [&one, &two] {
         assert_eq!(launched.task.as_ref().unwrap().persistent, volumes);
     }
-    let done = OperationState::OperationFinished;
-    agent.answer(&reserved, done, "", "disk:50", &[]).await;
-    first.expect_operation("o2", done).await;
-    agent.answer(&created, done, "", "", volumes).await;
-    first.expect_operation("o3", done).await;
+    // Before the agent has answered, as everything.
     let again = loop {
         let offers = first.expect_offers().await;
         if offers[0].resources == resources("cpus:3;mem:448;disk:50") {
@@ -98,6 +94,11 @@ async fn a_shared_volume_is_offered_while_it_is_in_use_and_ends_only_without_its
         }
     };
     assert_eq!(again[0].volumes, volumes, "in use by two");
+    let done = OperationState::OperationFinished;
+    agent.answer(&reserved, done, "", "disk:50", &[]).await;
+    first.expect_operation("o2", done).await;
+    agent.answer(&created, done, "", "", volumes).await;
+    first.expect_operation("o3", done).await;
 
     // For all of the role that can deal with it.
     first.decline(&again, Duration::from_secs(3600)).await;
