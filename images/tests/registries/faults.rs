@@ -135,11 +135,10 @@ async fn a_registry_that_says_nothing_is_given_up() {
         ..config(&folder.path().join("store"))
     });
     let store = store.await.unwrap();
-    let begin = Instant::now();
-    let error = store
-        .pull(&fake.reference("x"), PullPolicy::Always, None)
-        .await
-        .unwrap_err();
+    let reference = fake.reference("x");
+    let pull = store.pull(&reference, PullPolicy::Always, None);
+    let given_up = tokio::time::timeout(Duration::from_secs(60), pull).await;
+    let error = given_up.expect("it is given up").unwrap_err();
     assert!(
         matches!(
             error,
@@ -147,7 +146,6 @@ async fn a_registry_that_says_nothing_is_given_up() {
         ),
         "{error}"
     );
-    assert!(begin.elapsed() < Duration::from_secs(10));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,7 +199,7 @@ async fn a_pull_that_nobody_waits_for_ends_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("store");
     let config = mezzo_images::StoreConfig {
-        stall_timeout: Duration::from_secs(60),
+        stall_timeout: Duration::from_secs(600),
         ..config(&root)
     };
     let store = ImageStore::open(config).await.unwrap();
@@ -210,7 +208,7 @@ async fn a_pull_that_nobody_waits_for_ends_and_leaves_nothing() {
         let (store, reference) = (store.clone(), reference.clone());
         async move { store.pull(&reference, PullPolicy::Always, None).await }
     });
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while fake.hung.load(std::sync::atomic::Ordering::SeqCst) == 0 {
         assert!(
             Instant::now() < deadline,
