@@ -464,30 +464,23 @@ fn deployments_are_named_by_their_beginning() {
     );
 }
 
-/// A port of loopback where nobody listens.
-fn nobody() -> String {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string()
-}
+/// Nobody listens there, and nobody is given it.
+const NOBODY: &str = "127.0.0.1:1";
 
 #[test]
 fn a_server_that_is_not_there_is_one_line_with_its_address_and_the_fix() {
-    let address = nobody();
     for words in [&["app", "list"][..], &["deployment", "list"]] {
         let words: Vec<&str> = words
             .iter()
             .copied()
-            .chain(["--scheduler", &address])
+            .chain(["--scheduler", NOBODY])
             .collect();
         let output = mezzo(&words);
         assert_eq!(output.status.code(), Some(4), "{words:?}");
         let text = stderr(&output);
         assert!(
             text.starts_with(&format!(
-                "mezzo: cannot reach the scheduler at http://{address}: Connection refused"
+                "mezzo: cannot reach the scheduler at http://{NOBODY}: Connection refused"
             )),
             "{text}"
         );
@@ -504,17 +497,13 @@ fn a_server_that_is_not_there_is_one_line_with_its_address_and_the_fix() {
         &["role", "list"],
         &["task", "log", "x"],
     ] {
-        let words: Vec<&str> = words
-            .iter()
-            .copied()
-            .chain(["--master", &address])
-            .collect();
+        let words: Vec<&str> = words.iter().copied().chain(["--master", NOBODY]).collect();
         let output = mezzo(&words);
         assert_eq!(output.status.code(), Some(4), "{words:?}");
         let text = stderr(&output);
         assert!(
             text.starts_with(&format!(
-                "mezzo: cannot reach the master at {address}: Connection refused"
+                "mezzo: cannot reach the master at {NOBODY}: Connection refused"
             )),
             "{text}"
         );

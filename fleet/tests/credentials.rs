@@ -28,9 +28,12 @@ fn made(name: &str, allow: &str) -> (Credential, String) {
     (Credential::parse(&line).unwrap(), entry)
 }
 
+/// Whole or not at all: the master may still be reading the one before.
 fn put(path: &Path, entries: &[&str]) {
-    fs::write(path, entries.join("\n")).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    let new = path.with_extension("new");
+    fs::write(&new, entries.join("\n")).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::rename(&new, path).unwrap();
 }
 
 async fn look(address: &str, credential: &Credential) -> Code {

@@ -10,6 +10,8 @@ use crate::{images, leftovers, paths, ports, process, wait};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+/// How long it may take to come up, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// How long one layer may take on its way to the registry.
 const UPLOAD: Duration = Duration::from_secs(300);
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -82,7 +84,7 @@ impl Registry {
         command.env("OTEL_TRACES_EXPORTER", "none");
         let mut process = process::Managed::spawn("the registry", &mut command, &self.log)?;
         let rest = Rest::new(&self.address);
-        wait::until("the registry to answer", Duration::from_secs(20), || {
+        wait::until("the registry to answer", PATIENCE, || {
             process.check_running()?;
             rest.get("/v2/")?.ok()
         })?;

@@ -7,7 +7,6 @@ mod common;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{Stage, all, on_stage};
@@ -104,7 +103,7 @@ fn kill_a_container(cluster: &Cluster) -> Result<Option<String>> {
     };
     kill(Pid::from_raw(victim.pid), Signal::SIGKILL)
         .with_context(|| format!("kill {}", victim.pid))?;
-    wait::until("a killed container to end", Duration::from_secs(10), || {
+    wait::until("a killed container to end", PATIENCE, || {
         let still = cluster
             .containers(APP)
             .iter()

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use common::{Stage, on_stage};
@@ -21,13 +21,13 @@ const CLIENTS: usize = 3;
 /// Between two requests of one client: the servers are to be busy, not the machine.
 const PAUSE: Duration = Duration::from_millis(5);
 /// A server goes on for so long after it was told to stop: much longer than it takes to ask where to go and to go there.
-const LINGER_MS: u32 = 3000;
+const LINGER: Duration = Duration::from_secs(6);
 
 fn server(stage: &Stage, version: &str) -> Value {
     let mut app = stage.app("web", INSTANCES);
     let image = stage.registry.reference(&format!("sleep:{version}"));
     app["container"]["docker"]["image"] = json!(image);
-    app["args"] = json!(["--serve", "--linger-ms", LINGER_MS.to_string()]);
+    app["args"] = json!(["--serve", "--linger-ms", LINGER.as_millis().to_string()]);
     app["portDefinitions"] = json!([{"port": 0, "name": "http"}]);
     app["healthChecks"] = json!([{
         "protocol": "MESOS_HTTP", "path": "/", "portIndex": 0,
@@ -74,15 +74,21 @@ impl Seen {
         while !self.stop.load(Ordering::Relaxed) {
             thread::sleep(PAUSE);
             let n = self.n_requests.fetch_add(1, Ordering::Relaxed);
-            let request = || -> Result<String> {
+            let request = || -> Result<Option<String>> {
+                let asked = Instant::now();
                 let addresses = addresses(rest)?;
                 ensure!(!addresses.is_empty(), "nothing is healthy");
+                // A client that was held up for so long by a busy machine asks again: it would go where nobody is any more.
+                if asked.elapsed() > LINGER / 3 {
+                    return Ok(None);
+                }
                 let turn = usize::try_from(n)? % addresses.len();
                 let answer = Rest::new(&addresses[turn]).get("/")?.ok()?;
-                Ok(answer.text)
+                Ok(Some(answer.text))
             };
             match request() {
-                Ok(version) => {
+                Ok(None) => {}
+                Ok(Some(version)) => {
                     let mut versions = self.versions.lock().unwrap_or_else(|e| e.into_inner());
                     versions.insert(version.trim().to_owned());
                 }

@@ -14,12 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Agent, Framework, Master, config, task};
+use common::{Agent, DEADLINE, Framework, Master, config, task};
 use mezzo_api::proto::TaskState;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// For a loaded machine; a metric that nobody tells fails after it.
-const PATIENCE: Duration = Duration::from_secs(10);
 const RULES: &str = "../packaging/alerts/mezzo.rules.yml";
 
 async fn metrics(master: &Master) -> String {
@@ -95,7 +93,7 @@ async fn alerts_speak_of_metrics_that_exist() {
     let asked = asked(&rules);
     assert!(asked.len() > 10, "{asked:?}");
     // Metrics are told from the published snapshot, which follows what happened.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DEADLINE;
     while let Err(lack) = all_told(&metrics(&master).await, &asked) {
         assert!(Instant::now() < deadline, "{lack}");
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -9,7 +9,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Agent, Framework, Master, config, task};
+use common::{Agent, DEADLINE, Framework, Master, config, task};
 use mezzo_api::proto::{self, DrainState, TaskState, master_message::Message};
 use tonic::Code;
 
@@ -46,7 +46,7 @@ async fn seen(master: &Master, agent_id: &str) -> Result<proto::Agent, tonic::St
 
 /// Polls until the agent's drain stands so.
 async fn stage(master: &Master, agent_id: &str, wanted: Option<DrainState>) -> proto::Agent {
-    let polled = tokio::time::timeout(Duration::from_secs(20), async {
+    let polled = tokio::time::timeout(DEADLINE, async {
         loop {
             let agent = seen(master, agent_id).await.expect("it is known");
             if agent.drain.as_ref().map(proto::Drain::state) == wanted {
@@ -155,7 +155,7 @@ async fn an_agent_that_is_marked_gone_leaves_once_it_is_drained() {
             }
         }
     }
-    let gone = tokio::time::timeout(Duration::from_secs(20), async {
+    let gone = tokio::time::timeout(DEADLINE, async {
         loop {
             match seen(&master, &id).await {
                 Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,

@@ -68,7 +68,11 @@ async fn after_a_restart_the_master_knows_agents_frameworks_and_tasks_again_and_
 #[tokio::test]
 async fn an_agent_that_vanishes_costs_its_offers_at_once_and_its_tasks_become_unreachable_later() {
     let dir = tempfile::tempdir().unwrap();
-    let master = Master::start(config(dir.path())).await;
+    let master = Master::start(Config {
+        agent_timeout: Duration::from_secs(3),
+        ..config(dir.path())
+    })
+    .await;
     let mut agent = Agent::attach(&master, "node-1", NODE).await;
     let mut framework = Framework::subscribe(&master, "test").await;
     let offers = framework.expect_offers().await;
@@ -138,7 +142,11 @@ async fn an_agent_that_vanishes_costs_its_offers_at_once_and_its_tasks_become_un
 #[tokio::test]
 async fn a_silent_agent_is_cut_off_and_the_newer_of_two_streams_wins() {
     let dir = tempfile::tempdir().unwrap();
-    let master = Master::start(config(dir.path())).await;
+    let master = Master::start(Config {
+        agent_ping_timeout: Duration::from_secs(3),
+        ..config(dir.path())
+    })
+    .await;
     let mut first = Agent::attach(&master, "node-1", NODE).await;
     let mut second = Agent::reattach(&master, &first.id, "node-1", NODE, Vec::new())
         .await
@@ -310,6 +318,14 @@ async fn nonsense_ends_the_stream_with_a_word_and_silence_ends_the_connection() 
         Code::InvalidArgument
     );
 
+    assert_eq!(master.cluster().await.agents_connected, 0);
+    master.stop().await;
+
+    let master = Master::start(Config {
+        greeting_timeout: Duration::from_millis(500),
+        ..config(dir.path())
+    })
+    .await;
     // One says nothing, one half a greeting, one HTTP that is none: all are gone after the deadline.
     for said in [
         &b""[..],
@@ -322,7 +338,6 @@ async fn nonsense_ends_the_stream_with_a_word_and_silence_ends_the_connection() 
         let closed = timeout(DEADLINE, stream.read_to_end(&mut answer)).await;
         assert!(closed.is_ok(), "still open after {said:?}");
     }
-    assert_eq!(master.cluster().await.agents_connected, 0);
     master.stop().await;
 }
 

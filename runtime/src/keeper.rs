@@ -1,11 +1,11 @@
 //! The keeper: one small process per container, forked (not exec'd) from the launcher so that it shares its
-//! pages. It owns the container's output pipes and log files, waits for the end, and writes the exit record
+//! pages. It owns the container's output pipes and log files, waits for the end, and puts the exit record on disk
 //! before it removes the cgroup. It outlives the agent; if it dies, the kernel kills the container.
 //!
 //! ```text
 //! forked ─► creator ─► first process ready ─► limits, record ─► go ─► Started ─► poll: output, the container's end
 //!              │              │                                                      ─► last usage, exit record,
-//!              │              │                                                         cgroup removed ─► gone
+//!              │              │                                                         cgroup removed, durable ─► gone
 //!              └──────────────┴► failed: everything killed and removed, exit record "start failed" ─► Failed ─► gone
 //! ```
 
@@ -38,6 +38,10 @@ use crate::traffic::TrafficReader;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long killed processes may take to be gone, and a cgroup to become empty.
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a keeper tries to write the record of the end, five times a second.
+const RECORD_ATTEMPTS: u32 = 50;
+/// More than enough for two system calls and the words of their errors.
+const SETTLING_STACK: usize = 64 << 10;
 
 /// Everything a keeper is given by the launcher.
 pub(crate) struct KeeperInput {
@@ -468,16 +472,45 @@ fn watch(
         finished_at_ms,
         usage,
     };
-    // A full disk may take it later; without a record the container would be reported as lost.
-    let written = (0..50).any(|attempt| {
-        if attempt > 0 {
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        request.dir.write_exit(&exit_record).is_ok()
-    });
-    release(request, hierarchies);
+    let written = record_and_release(request, hierarchies, &exit_record);
     drop(lifeline);
     i32::from(!written)
+}
+
+/// Puts the record on disk, then removes the cgroup while the disk makes it durable. However long one of the two takes,
+/// it does not hold up the other.
+fn record_and_release(
+    request: &StartRequest,
+    hierarchies: &Hierarchies,
+    record: &ExitRecord,
+) -> bool {
+    let unsettled = insist(|| request.dir.put_exit(record));
+    let settled = std::thread::scope(|scope| {
+        // The only thread beside the first one that a keeper ever has: it forks no more.
+        let settling = unsettled.as_ref().map(|unsettled| {
+            std::thread::Builder::new()
+                .stack_size(SETTLING_STACK)
+                .spawn_scoped(scope, || unsettled.settle())
+        });
+        release(request, hierarchies);
+        match settling {
+            None => false,
+            Some(Ok(settling)) => settling.join().is_ok_and(|settled| settled.is_ok()),
+            // No thread to be had: one after the other, then.
+            Some(Err(_)) => false,
+        }
+    });
+    settled || insist(|| request.dir.write_exit(record)).is_some()
+}
+
+/// A full disk may take it later; without a record the container would be reported as lost.
+fn insist<T>(attempt: impl Fn() -> std::io::Result<T>) -> Option<T> {
+    (0..RECORD_ATTEMPTS).find_map(|n| {
+        if n > 0 {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        attempt().ok()
+    })
 }
 
 fn drain_once(outputs: &mut [Output; 2], timeout: Duration) {

@@ -7,12 +7,13 @@
 //!     lock                     held by the keeper, from before it is forked until it is gone; in it, which process that
 //!                              is, and before the program begins which process the container is
 //!     spec.json                written before anything is started; replaced when limits change
-//!     exit.json                how it ended, written before the cgroup goes
+//!     exit.json                how it ended (see `exit`); on disk before the cgroup goes, and durable before it is told
 //!     stdout stdout.1 stderr …
 //!     exec-<pid>/              a socket while a program is being executed in the container
 //! <state>/removing/            what is being deleted
 //! ```
 
+mod exit;
 pub(crate) mod versions;
 
 use std::fs::{self, File, OpenOptions};
@@ -26,7 +27,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::id::ContainerId;
-use crate::model::{ContainerSpec, ExitRecord, Limits, Stream};
+use crate::model::{ContainerSpec, Limits, Stream};
 use crate::process::ProcessRef;
 use crate::user::ResolvedUser;
 use crate::users::UserRange;
@@ -84,13 +85,6 @@ pub(crate) struct StartCost {
     pub(crate) total_us: u64,
     /// Of that, what its first process used.
     pub(crate) own_us: u64,
-}
-
-/// The exit record as it is on disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ExitFile {
-    pub(crate) version: u32,
-    pub(crate) record: ExitRecord,
 }
 
 /// Paths below a state directory.
@@ -185,18 +179,6 @@ impl ContainerDir {
             }
         }
         Ok(None)
-    }
-
-    pub(crate) fn read_exit(&self) -> io::Result<Option<ExitRecord>> {
-        Ok(read_record::<ExitFile>(&self.path.join("exit.json"))?.map(|file| file.record))
-    }
-
-    pub(crate) fn write_exit(&self, record: &ExitRecord) -> io::Result<()> {
-        let file = ExitFile {
-            version: RECORD_VERSION,
-            record: record.clone(),
-        };
-        write_record(&self.path, "exit.json", &file, Durability::Power)
     }
 }
 

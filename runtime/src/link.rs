@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -23,6 +24,9 @@ use crate::sys;
 
 /// Longest wait for a launcher to take a request.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest wait for the kernel to let go of the pages of the program's copy.
+const SEAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Starts launchers and talks to the present one.
 #[derive(Debug)]
@@ -188,8 +192,25 @@ fn sealed_copy(mut source: File) -> io::Result<File> {
         | SealFlag::F_SEAL_SHRINK
         | SealFlag::F_SEAL_GROW
         | SealFlag::F_SEAL_WRITE;
-    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
+    seal(&copy, seals, Instant::now() + SEAL_TIMEOUT)?;
     Ok(copy)
+}
+
+/// Adds seals. The kernel refuses the one against writing while anything else holds one of the file's pages, which it does
+/// itself for a while when it moves memory or writes it back: tried again until the deadline.
+fn seal(file: &File, seals: SealFlag, deadline: Instant) -> io::Result<()> {
+    loop {
+        match fcntl(file, FcntlArg::F_ADD_SEALS(seals)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EBUSY) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => {
+                let text = format!("its copy in memory cannot be sealed: {}", error.desc());
+                return Err(io::Error::new(io::Error::from(error).kind(), text));
+            }
+        }
+    }
 }
 
 /// Two connected sockets that keep messages apart.
@@ -230,4 +251,44 @@ pub(crate) async fn receive<T: DeserializeOwned>(
     };
     let message = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
     Ok(Some((message, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use nix::fcntl::{SpliceFFlags, splice};
+
+    use super::*;
+
+    /// A file in memory of which a pipe holds a page.
+    fn held() -> (File, io::PipeReader) {
+        let mut file = File::from(memfd_create("mezzo-test", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        file.write_all(&[1; 4096]).unwrap();
+        file.rewind().unwrap();
+        let (reader, writer) = io::pipe().unwrap();
+        let flags = SpliceFFlags::empty();
+        assert_eq!(
+            splice(&file, None, &writer, None, 4096, flags),
+            Ok(4096),
+            "a page goes into the pipe"
+        );
+        (file, reader)
+    }
+
+    #[test]
+    fn a_copy_is_sealed_once_nobody_holds_its_pages() {
+        let (file, mut reader) = held();
+        let error = seal(&file, SealFlag::F_SEAL_WRITE, Instant::now()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+        assert!(error.to_string().contains("sealed"), "{error}");
+        let letting_go = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(500));
+            reader.read_exact(&mut [0; 4096]).unwrap();
+            reader
+        });
+        seal(&file, SealFlag::F_SEAL_WRITE, Instant::now() + SEAL_TIMEOUT).unwrap();
+        assert!((&file).write(&[2]).is_err());
+        letting_go.join().unwrap();
+    }
 }

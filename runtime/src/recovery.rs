@@ -14,6 +14,8 @@ pub(crate) struct Found {
     pub(crate) spec: Option<SpecRecord>,
     pub(crate) keeper: Option<KeeperRecord>,
     pub(crate) exit: Option<ExitRecord>,
+    /// One that was put and not settled (`layout::exit`).
+    pub(crate) unsettled: Option<ExitRecord>,
     pub(crate) lock_held: bool,
 }
 
@@ -24,6 +26,8 @@ pub(crate) enum Recovery {
     Adopt,
     /// It has ended and its end is on record.
     Ended(Box<ExitRecord>),
+    /// The same, but its keeper died before the record was durable: settle it, then remove what is left.
+    Settle(Box<ExitRecord>),
     /// It has not ended by itself: kill what is left of it, then record this end.
     Close(Exit),
     /// Nothing was ever started: the directory was made and no more.
@@ -41,6 +45,11 @@ pub(crate) fn classify(found: &Found, boot_id: &str) -> Recovery {
             lock_held: true, ..
         } => Recovery::Adopt,
         Found { spec: None, .. } => Recovery::Discard,
+        // Also of another boot: if it is whole it is true, and may have been told.
+        Found {
+            unsettled: Some(record),
+            ..
+        } => Recovery::Settle(Box::new(record.clone())),
         Found {
             spec: Some(spec), ..
         } if spec.boot_id != boot_id => Recovery::Close(Exit::LostAtReboot),
@@ -78,6 +87,7 @@ mod tests {
             spec: Some(spec),
             keeper: None,
             exit: None,
+            unsettled: None,
             lock_held: false,
         }
     }
@@ -176,6 +186,35 @@ mod tests {
                 Recovery::Ended(Box::new(exit().unwrap()))
             );
         }
+    }
+
+    #[test]
+    fn a_record_is_settled_once_its_keeper_can_not_do_it_any_more() {
+        let put = Found {
+            unsettled: exit(),
+            keeper: keeper(true),
+            ..found()
+        };
+        let keeper_lives = Found {
+            lock_held: true,
+            ..put.clone()
+        };
+        assert_eq!(classify(&keeper_lives, "this"), Recovery::Adopt);
+        for boot in ["this", "other"] {
+            assert_eq!(
+                classify(&put, boot),
+                Recovery::Settle(Box::new(exit().unwrap()))
+            );
+        }
+        // A name that a crash between the two has left behind is nothing against the record itself.
+        let both = Found {
+            exit: exit(),
+            ..put
+        };
+        assert_eq!(
+            classify(&both, "this"),
+            Recovery::Ended(Box::new(exit().unwrap()))
+        );
     }
 
     #[test]

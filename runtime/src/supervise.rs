@@ -297,12 +297,32 @@ async fn wait_for_end(entry: Arc<Entry>, hierarchies: Arc<Hierarchies>, keeper: 
 fn close_books(entry: &Entry, hierarchies: &Hierarchies) -> io::Result<ExitRecord> {
     match entry.dir.read_exit()? {
         Some(record) => {
+            // It may have been killed behind its record.
+            if hierarchies.is_there(&entry.cgroup) {
+                keeper::release(&entry.start_request(Duration::ZERO), hierarchies);
+            }
             // Before anybody is told: whoever gets the container's ports next must find them free.
             entry.release_network();
             Ok(record)
         }
-        None => close(entry, hierarchies, Exit::KeeperLost),
+        None => match entry.dir.read_unsettled_exit() {
+            Some(record) => settle(entry, hierarchies, record),
+            None => close(entry, hierarchies, Exit::KeeperLost),
+        },
     }
+}
+
+/// What a keeper does last, for one that died before: makes the record of the end durable and removes what is left.
+pub(crate) fn settle(
+    entry: &Entry,
+    hierarchies: &Hierarchies,
+    record: ExitRecord,
+) -> io::Result<ExitRecord> {
+    entry.dir.write_exit(&record)?;
+    hierarchies.kill(&entry.cgroup, KILL_TIMEOUT);
+    keeper::release(&entry.start_request(Duration::ZERO), hierarchies);
+    entry.release_network();
+    Ok(record)
 }
 
 /// Kills what is left of a container that has no keeper, records its end, and removes what it leaves behind.
@@ -347,10 +367,7 @@ pub(crate) fn close(
         finished_at_ms: process::now_ms(),
         usage,
     };
-    entry.dir.write_exit(&record)?;
-    keeper::release(&entry.start_request(Duration::ZERO), hierarchies);
-    entry.release_network();
-    Ok(record)
+    settle(entry, hierarchies, record)
 }
 
 /// What a holder has for its members, by name.

@@ -21,8 +21,8 @@ pub(crate) enum Forked {
 
 /// Forks. Only for the launcher and what descends from it, which have one thread.
 pub(crate) fn fork_single_threaded() -> io::Result<Forked> {
-    // SAFETY: launcher, keepers and helpers never start a thread, so no lock of libc or of the allocator can be
-    // held by somebody else at this moment, and the child may go on to run ordinary code.
+    // SAFETY: launcher and helpers never start a thread, a keeper only after its last fork, so no lock of libc or of the
+    // allocator can be held by somebody else at this moment, and the child may go on to run ordinary code.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Forked::Child),

@@ -7,6 +7,7 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use common::{Node, alive, id, kill, until, within};
 use mezzo_runtime::{ContainerState, Exit};
@@ -264,6 +265,84 @@ async fn another_launcher_is_started_when_one_dies() {
         Some(launcher.unsigned_abs())
     );
     assert!(alive(before.pid) && alive(before.keeper_pid));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_is_known_before_the_cgroup_is_gone_whoever_is_killed() {
+    let Some(mut node) = Node::new().await else {
+        return;
+    };
+    for round in 0..8 {
+        let (at_record, watched) = (round % 2 == 0, round % 4 < 2);
+        let name = format!("short-{round}");
+        let dir = node.config.state_dir.join("containers").join(&name);
+        let started = node
+            .runtime()
+            .start(&id(&name), node.spec(&["sleep"]))
+            .await
+            .unwrap();
+        if !watched {
+            node.close();
+        }
+        kill(started.pid);
+        // Without a pause: the keeper is to be met at its work, as early as its record may be there or when its first
+        // cgroup is gone. Wherever it is met, what must hold does.
+        let cgroup = node.cgroup_dir("memory", &name);
+        let (settled, put) = (dir.join("exit.json"), dir.join(".exit.json.new"));
+        let deadline = Instant::now() + common::TIMEOUT;
+        while if at_record {
+            !put.exists() && !settled.exists()
+        } else {
+            cgroup.exists()
+        } {
+            assert!(Instant::now() < deadline, "the keeper does not do its work");
+        }
+        // The first of the two may be there and not be written yet.
+        let known = !at_record || settled.exists();
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(started.keeper_pid),
+            nix::sys::signal::Signal::SIGKILL,
+        );
+        if !watched {
+            until("the keeper is gone", || !alive(started.keeper_pid)).await;
+            node.open().await;
+        }
+        let record = within(node.runtime().wait(&id(&name))).await.unwrap();
+        let lost = !known && record.exit == Exit::KeeperLost;
+        assert!(
+            lost || record.exit == Exit::Signal(libc::SIGKILL),
+            "{record:?}"
+        );
+        assert_eq!(record.started_at_ms, started.started_at_ms);
+        assert!(record.usage.cpu_total_us > 0, "{record:?}");
+        assert!(!cgroup.exists());
+        assert!(settled.exists() && !put.exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_a_keeper_left_behind_is_settled_and_what_it_left_is_removed() {
+    let Some(mut node) = Node::new().await else {
+        return;
+    };
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    for (name, boot_id) in [("here", boot.trim()), ("rebooted", "00000000-another")] {
+        node.run(name, node.spec(&["exit", "4"])).await;
+        node.close();
+        let dir = node.config.state_dir.join("containers").join(name);
+        // As it dies between its record and the removal of the cgroup.
+        fs::rename(dir.join("exit.json"), dir.join(".exit.json.new")).unwrap();
+        let text = fs::read_to_string(dir.join("spec.json")).unwrap();
+        fs::write(dir.join("spec.json"), text.replace(boot.trim(), boot_id)).unwrap();
+        let cgroup = node.cgroup_dir("memory", name);
+        fs::create_dir(&cgroup).unwrap();
+        node.open().await;
+        let record = within(node.runtime().wait(&id(name))).await.unwrap();
+        assert_eq!(record.exit, Exit::Code(4), "{name}");
+        assert!(record.usage.cpu_total_us > 0, "{record:?}");
+        assert!(!cgroup.exists());
+        assert!(dir.join("exit.json").exists() && !dir.join(".exit.json.new").exists());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

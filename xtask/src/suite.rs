@@ -301,7 +301,7 @@ fn clean_up(before: &Snapshot, scratch: Scratch) -> Result<String> {
     let others = leftovers::check(
         before,
         &Scope::any_mezzo(&scratch.e2e),
-        Duration::from_secs(15),
+        Duration::from_secs(60),
     )?;
     if !left.is_empty() {
         bail!("tests left files behind in TMPDIR: {}", left.join(", "));

@@ -6,7 +6,12 @@
     reason = "helpers of tests; a panic is the test's failure"
 )]
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
 
 use mezzo_fleet::Fleet;
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
@@ -55,7 +60,7 @@ impl Master {
     }
 
     pub async fn any(state_dir: &Path) -> Self {
-        Self::start(state_dir, "127.0.0.1:0".parse().unwrap()).await
+        Self::start(state_dir, free()).await
     }
 
     /// Ends it, and begins another one at the same address with the same state.
@@ -72,6 +77,20 @@ impl Master {
             .unwrap()
             .unwrap()
             .unwrap();
+    }
+}
+
+/// An address of loopback where nobody listens, never the same one twice in this process. From below the ports that the
+/// kernel gives to outgoing connections: while a master is away, one of those that look for it would be given its own.
+fn free() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = std::process::id() as u16 % 900;
+    loop {
+        let port = 10_000 + start * 10 + NEXT.fetch_add(1, Ordering::Relaxed) % 1000;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
     }
 }
 

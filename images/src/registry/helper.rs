@@ -199,14 +199,20 @@ mod tests {
         let file = folder.path().join("pid");
         // The child holds the output open: it would have us wait although its parent is gone.
         let script = format!("sleep 1000 & echo $! > {}", file.display());
-        let error = shell(&script, Duration::from_secs(2)).await.unwrap_err();
-        assert!(error.contains("did not answer within 2 s"), "{error}");
-        let child: i32 = std::fs::read_to_string(&file)
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap();
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        // Longer each time, until the child was there within the time.
+        let mut seconds = 0;
+        let child = loop {
+            seconds += 1;
+            let patience = Duration::from_secs(seconds);
+            let error = shell(&script, patience).await.unwrap_err();
+            let wanted = format!("did not answer within {seconds} s");
+            assert!(error.contains(&wanted), "{error}");
+            let told = std::fs::read_to_string(&file).unwrap_or_default();
+            if let Ok(child) = told.trim().parse::<i32>() {
+                break child;
+            }
+        };
+        let deadline = std::time::Instant::now() + DEADLINE;
         let runs = || {
             let stat = std::fs::read_to_string(format!("/proc/{child}/stat"));
             stat.is_ok_and(|stat| !stat.contains(") Z "))

@@ -1,6 +1,7 @@
 //! Mirrors that work, lack things, are down or lie, and registries with a CA of their own.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::common::faulty::{body, full, layer_path, nothing_left, simple};
 use crate::common::tls::{Ca, TlsFront};
@@ -49,10 +50,8 @@ async fn pulled(registries: RegistriesConfig, reference: &Reference) -> PullProg
     *seen.borrow()
 }
 
-fn dead() -> String {
-    let fake = Fake::start(|_| not_found());
-    fake.host.clone()
-}
+/// Port 1 of loopback: nobody listens, and nobody is given it.
+const DEAD: &str = "127.0.0.1:1";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_is_asked_before_the_registry_and_by_the_registrys_name() {
@@ -80,16 +79,16 @@ async fn a_mirror_that_is_down_is_passed_over_and_left_alone_for_a_while() {
         return;
     }
     let registry = Fake::serving(&[&simple()]);
-    let gone = dead();
-    pulled(mirrored(&registry.host, &[&gone]), &registry.reference("x")).await;
+    pulled(mirrored(&registry.host, &[DEAD]), &registry.reference("x")).await;
     // One that hangs is given up as well; the second pull does not ask it again.
     let hanging = Fake::start(|_| Answer::Hang);
     let folder = tempfile::tempdir().unwrap();
-    let store = store(
-        folder.path(),
-        mirrored(&registry.host, &[&hanging.host, &gone]),
-    )
-    .await;
+    let config = StoreConfig {
+        registries: mirrored(&registry.host, &[&hanging.host, DEAD]),
+        stall_timeout: Duration::from_secs(2),
+        ..config(folder.path())
+    };
+    let store = ImageStore::open(config).await.unwrap();
     for _ in 0..2 {
         store
             .pull(&registry.reference("x"), PullPolicy::Always, None)

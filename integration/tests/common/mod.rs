@@ -81,7 +81,7 @@ pub(crate) fn on_stage(name: &str, act: impl FnOnce(&mut Stage) -> Result<()>) {
         stopped?;
         Ok(stage.dir.clone())
     }));
-    let left = leftovers::check(&before, &scope(name), Duration::from_secs(15));
+    let left = leftovers::check(&before, &scope(name), Duration::from_secs(60));
     match played {
         Err(panic) => panic::resume_unwind(panic),
         // The folder with the logs stays.

@@ -255,7 +255,7 @@ fn a_true_agent_and_the_tutorials_framework_follow_the_leader() -> Result<()> {
     if acted.is_err() {
         leftovers::sweep(&cluster);
     }
-    let left = leftovers::check(&before, &scope, Duration::from_secs(15));
+    let left = leftovers::check(&before, &scope, Duration::from_secs(60));
     acted?;
     left.map(drop)
 }

@@ -188,14 +188,10 @@ fn a_leader_is_followed_by_another_and_nothing_is_lost_or_done_twice() -> Result
     let checked = played.check(&seen.terms)?;
     tell(&times, promised.n, &seen, &checked);
     println!("{} subscriptions of the framework", played.n_subscriptions);
-    let mut all: Vec<Duration> = times.iter().map(|(_, time)| *time).collect();
-    all.sort();
-    let half = all.get(all.len() / 2).copied().unwrap_or_default();
-    ensure!(half < PROMISED, "half of the changes took {half:?} or more");
-    // Who runs more rounds than the usual measures, on a machine that can keep the time.
-    let most = all.last().copied().unwrap_or_default();
+    // Who says how many rounds measures, on a machine that can keep the time.
+    let most = times.iter().map(|(_, time)| *time).max();
     ensure!(
-        rounds()?.is_none() || most < PROMISED,
+        rounds()?.is_none() || most < Some(PROMISED),
         "a change of leader took {most:?}"
     );
     Ok(())

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use mezzo_api::proto::UpdateWeightsRequest;
@@ -30,8 +30,6 @@ const ROLES: usize = 400;
 const WRITES: u64 = 10;
 /// From this write on the journal counts.
 const COUNTS: u64 = 5;
-/// Of one look at etcd.
-const LOOK: Duration = Duration::from_secs(2);
 
 struct Master {
     address: String,
@@ -167,7 +165,7 @@ fn head(
         key: address.key("head").into(),
         ..RangeRequest::default()
     };
-    let answer = runtime.block_on(client.range(request, LOOK))?;
+    let answer = runtime.block_on(client.range(request, PATIENCE))?;
     let value = &answer.kvs.first().context("no head")?.value;
     let text = String::from_utf8_lossy(value);
     let (term, number) = text.split_once('-').context("no term")?;

@@ -25,7 +25,7 @@ const SILENCE: Duration = Duration::from_secs(4);
 const DRAIN: Duration = Duration::from_secs(120);
 /// What a leader sent right before its time was over may still be under way, and be read late on a busy machine. One that
 /// thaws does so later than that.
-const UNDER_WAY_MS: u64 = 2500;
+const UNDER_WAY_MS: u64 = 3500;
 
 pub(crate) struct Tasks {
     pub(crate) n_ran: Arc<AtomicU64>,

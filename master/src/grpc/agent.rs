@@ -64,6 +64,32 @@ impl Pace {
     }
 }
 
+/// How long an agent has been silent, as far as this master listened: while it stood still itself (on a machine that is
+/// suspended, or busy with others), it could hear nobody, and what was said meanwhile is read after the next look. Pure.
+#[derive(Debug)]
+struct Silence {
+    lasted: Duration,
+    looked: Instant,
+}
+
+impl Silence {
+    fn from(now: Instant) -> Self {
+        Self {
+            lasted: Duration::ZERO,
+            looked: now,
+        }
+    }
+
+    /// How long it has lasted by now. Looks come at the pace of pings; of a longer time without one no more counts than two
+    /// of them.
+    fn look(&mut self, now: Instant, pace: Pace) -> Duration {
+        let passed = now.saturating_duration_since(self.looked);
+        self.lasted += passed.min(pace.interval * 2);
+        self.looked = now;
+        self.lasted
+    }
+}
+
 /// What goes to an agent: the core's words, and the front's own pings.
 #[derive(Debug)]
 pub(crate) enum AgentLine {
@@ -157,13 +183,13 @@ async fn converse(
 
     let mut pings = interval(pace.interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut sequence, mut heard, mut first) = (0, Instant::now(), true);
+    let (mut sequence, mut silence, mut first) = (0, Silence::from(Instant::now()), true);
     let mut ended = pin!(outbox.ended());
     loop {
         tokio::select! {
             message = inbound.message() => {
                 let Some(message) = message? else { return Ok(()) };
-                heard = Instant::now();
+                silence = Silence::from(Instant::now());
                 if first {
                     first = false;
                     context.send(Event::AgentHeard { conn }).await;
@@ -173,7 +199,7 @@ async fn converse(
                 }
             }
             _ = pings.tick() => {
-                if heard.elapsed() > pace.timeout {
+                if silence.look(Instant::now(), pace) > pace.timeout {
                     return Err(Status::deadline_exceeded(format!("nothing heard for {:?}", pace.timeout)));
                 }
                 sequence += 1;
@@ -361,6 +387,25 @@ fn encode(line: AgentLine, pace: Pace, context: &Context) -> MasterMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_master_that_stood_still_blames_no_agent_for_it() {
+        let second = Duration::from_secs(1);
+        let pace = Pace {
+            interval: second,
+            timeout: second * 5,
+        };
+        let begin = Instant::now();
+        let mut silence = Silence::from(begin);
+        for n in 1..=3 {
+            assert_eq!(silence.look(begin + second * n, pace), second * n);
+        }
+        // A minute without a look.
+        let back = begin + second * 63;
+        assert_eq!(silence.look(back, pace), second * 5);
+        // Who really is silent is found out soon enough.
+        assert!(silence.look(back + second, pace) > pace.timeout);
+    }
 
     #[test]
     fn a_large_cluster_is_pinged_more_slowly() {

@@ -353,6 +353,11 @@ impl Hierarchies {
             .try_for_each(|dir| remove_dir(dir, deadline))
     }
 
+    /// Whether [`Self::remove`] has not been through with the cgroup.
+    pub(crate) fn is_there(&self, cgroup: &str) -> bool {
+        self.dirs(cgroup).last().is_some_and(|dir| dir.exists())
+    }
+
     /// The names of the cgroups directly below `cgroup`, in any hierarchy.
     pub(crate) fn children(&self, cgroup: &str) -> Vec<String> {
         let mut names: Vec<String> = self

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use super::exit::UNSETTLED;
 use super::{Layout, MAX_RECORD_BYTES, RECORD_VERSION, read_bounded};
 
 /// A record that this program does not know how to read.
@@ -18,7 +19,7 @@ pub(crate) struct Newer {
 pub(crate) fn newer(layout: &Layout) -> io::Result<Option<Newer>> {
     let mut paths = Vec::new();
     for entry in listed(&layout.containers())? {
-        for name in ["spec.json", "keeper.json", "exit.json"] {
+        for name in ["spec.json", "keeper.json", "exit.json", UNSETTLED] {
             paths.push(entry.join(name));
         }
     }
@@ -48,7 +49,8 @@ fn listed(dir: &std::path::Path) -> io::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{ExitFile, KeeperRecord, SpecRecord};
+    use crate::layout::exit::ExitFile;
+    use crate::layout::{KeeperRecord, SpecRecord};
     use crate::model::Exit;
 
     fn layout() -> (tempfile::TempDir, Layout) {
@@ -71,7 +73,11 @@ mod tests {
             fs::write(path, text).unwrap();
         }
         assert_eq!(newer(&layout).unwrap(), None);
-        for name in ["containers/b/exit.json", "network/leases/b.json"] {
+        for name in [
+            "containers/b/exit.json",
+            "containers/b/.exit.json.new",
+            "network/leases/b.json",
+        ] {
             let path = dir.path().join(name);
             fs::write(&path, r#"{"version":7,"new":[]}"#).unwrap();
             let version = 7;

@@ -16,8 +16,12 @@ use nix::sys::time::TimeVal;
 /// Longest wait for an answer of the kernel.
 const TIMEOUT_SECS: i64 = 10;
 const HEADER: usize = 16;
+/// How often all there is is asked for while it keeps changing.
+const ATTEMPTS: usize = 10;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+/// In an answer: what was asked for changed meanwhile, and some of it may be left out.
+const DUMP_TORN: u16 = 0x10;
 const NLA_F_NESTED: u16 = 0x8000;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
@@ -179,10 +183,19 @@ impl Socket {
         self.exchange(messages, |_| {}).map(|_| ())
     }
 
-    /// Asks one question and gives all answers.
+    /// Asks one question and gives all answers. Where the kernel says that what it tells has changed while it told it, it is
+    /// asked again; one that never has the time tells what it can.
     pub(super) fn ask(&mut self, question: &Message) -> Result<Vec<Answer>, Refused> {
         let mut answers = Vec::new();
-        self.each(question, |body| answers.push(body.to_vec()))?;
+        for _ in 0..ATTEMPTS {
+            answers.clear();
+            let told = self.exchange(std::slice::from_ref(question), |body| {
+                answers.push(body.to_vec());
+            })?;
+            if told == Told::Whole {
+                break;
+            }
+        }
         Ok(answers)
     }
 
@@ -193,13 +206,15 @@ impl Socket {
         answer: impl FnMut(&[u8]),
     ) -> Result<(), Refused> {
         self.exchange(std::slice::from_ref(question), answer)
+            .map(|_| ())
     }
 
     fn exchange(
         &mut self,
         messages: &[Message],
         mut answer: impl FnMut(&[u8]),
-    ) -> Result<(), Refused> {
+    ) -> Result<Told, Refused> {
+        let mut told = Told::Whole;
         let first = self.sequence;
         let mut packet = Vec::with_capacity(messages.iter().map(|m| m.bytes.len()).sum());
         let mut open = 0_usize;
@@ -228,6 +243,7 @@ impl Socket {
             };
             let mut rest = &buffer[..length];
             while let Some((kind, sequence, body, after)) = split_message(rest) {
+                told = told.and(rest);
                 rest = after;
                 // What is left over of an exchange that ended with a refusal.
                 let index = sequence.wrapping_sub(first) as usize;
@@ -252,7 +268,29 @@ impl Socket {
                 }
             }
         }
-        Ok(())
+        Ok(told)
+    }
+}
+
+/// Whether answers are of one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Whole,
+    /// Something changed between them.
+    Torn,
+}
+
+impl Told {
+    /// With the message that `packet` begins with. Pure.
+    fn and(self, packet: &[u8]) -> Self {
+        let flags = packet
+            .first_chunk::<8>()
+            .map_or(0, |header| u16::from_ne_bytes([header[6], header[7]]));
+        if flags & DUMP_TORN == 0 {
+            self
+        } else {
+            Self::Torn
+        }
     }
 }
 
@@ -306,6 +344,20 @@ mod tests {
         }
         assert_eq!(attributes(&[255; 64], 0).count(), 0);
         assert_eq!(attributes(&[0; 64], 0).count(), 0);
+    }
+
+    #[test]
+    fn answers_are_torn_when_one_of_them_is() {
+        let whole = Message::new(16, DUMP, &[]);
+        let torn = Message::new(16, DUMP_TORN, &[]);
+        let told = |messages: &[&Message]| {
+            let packets = messages.iter().map(|message| &message.bytes);
+            packets.fold(Told::Whole, |told, packet| told.and(packet))
+        };
+        assert_eq!(told(&[]), Told::Whole);
+        assert_eq!(told(&[&whole, &whole]), Told::Whole);
+        assert_eq!(told(&[&torn, &whole]), Told::Torn);
+        assert_eq!(Told::Whole.and(&[0; 7]), Told::Whole);
     }
 
     #[test]

@@ -185,6 +185,18 @@ pub(super) async fn recover_one(inner: &Arc<Inner>, id: &ContainerId) -> io::Res
                 }
                 return Ok(());
             }
+            (Recovery::Settle(record), Some(spec)) => {
+                let (entry, hierarchies) = (entry(spec), Arc::clone(&inner.hierarchies));
+                let settling = Arc::clone(&entry);
+                let settled = tokio::task::spawn_blocking(move || {
+                    supervise::settle(&settling, &hierarchies, *record)
+                });
+                let record = settled.await.map_err(io::Error::other)??;
+                entry
+                    .state
+                    .send_replace(EntryState::Exited(Arc::new(record)));
+                return Ok(());
+            }
             (Recovery::Close(exit), Some(spec)) => {
                 tracing::warn!(container = %id, ?exit, "container did not survive");
                 let (entry, hierarchies) = (entry(spec), Arc::clone(&inner.hierarchies));
@@ -215,7 +227,7 @@ pub(super) async fn recover_one(inner: &Arc<Inner>, id: &ContainerId) -> io::Res
             // The first runtime is gone between making the directory and writing into it, and its request, with
             // the lock, is not on its way: the lock is free in a moment.
             (Recovery::Adopt, None) => {}
-            (Recovery::Ended(_) | Recovery::Close(_), None) => {
+            (Recovery::Ended(_) | Recovery::Settle(_) | Recovery::Close(_), None) => {
                 return Err(io::Error::other("an exit record without a specification"));
             }
         }
@@ -240,6 +252,7 @@ fn look_at(dir: &layout::ContainerDir) -> io::Result<Found> {
     Ok(Found {
         spec: dir.read_spec()?,
         keeper: dir.read_keeper()?,
+        unsettled: dir.read_unsettled_exit(),
         exit: dir.read_exit()?,
         lock_held,
     })

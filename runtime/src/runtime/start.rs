@@ -153,7 +153,8 @@ async fn begin_again(inner: &Arc<Inner>, entry: &Arc<Entry>) -> Option<fs::File>
             .dir
             .read_keeper()?
             .is_some_and(|record| record.running.is_some());
-        if !nobody || executed || entry.dir.read_exit()?.is_some() {
+        let ended = entry.dir.read_exit()?.or(entry.dir.read_unsettled_exit());
+        if !nobody || executed || ended.is_some() {
             return Ok(None);
         }
         if !inner.hierarchies.kill(&entry.cgroup, KILL_TIMEOUT) {

@@ -1,4 +1,4 @@
-//! Apps with persistent volumes: launches on what instances keep, makes it where there is none yet, gives back what nobody wants
+//! Apps and pods with persistent volumes: launches on what instances keep, makes it where there is none yet, gives back what nobody wants
 //! any more.
 //!
 //! Pure. Offers of the role for residents come here and to nobody else. What a machine keeps is looked at as it
@@ -55,8 +55,8 @@ impl Core {
             }));
             for one in placed {
                 let offer = &offers[one.offer];
-                let task = self.resume(&id, one.holding, offer, &one.stack, one.ports, now, ids);
-                uses[one.offer].tasks.extend(task);
+                let tasks = self.resume(&id, one.holding, offer, &one.stack, one.ports, now, ids);
+                uses[one.offer].tasks.extend(tasks);
             }
             let count = missing.min(app.may_make(now));
             needs.push(need_of(&id, &app, count, self.tally(&id, &app)));
@@ -68,7 +68,7 @@ impl Core {
         self.answer(offers, uses, wanted > 0);
     }
 
-    /// A task on what an instance before it kept.
+    /// The tasks of an instance on what one before it kept.
     #[expect(clippy::too_many_arguments, reason = "all of it is one placement")]
     fn resume(
         &mut self,
@@ -79,9 +79,11 @@ impl Core {
         ports: Vec<u16>,
         now: u64,
         ids: &mut dyn Ids,
-    ) -> Option<TaskInfo> {
-        let app = self.app_mut(id)?;
-        let kept = app.holdings.get_mut(&holding)?;
+    ) -> Vec<TaskInfo> {
+        let app = self.app_mut(id);
+        let Some(kept) = app.and_then(|app| app.holdings.get_mut(&holding)) else {
+            return Vec::new();
+        };
         Arc::make_mut(kept).used_at = now;
         let kept = Arc::clone(kept);
         self.dirty.insert(Key::Holding(id.clone(), holding));
@@ -90,7 +92,7 @@ impl Core {
             ports,
             holding: Some((kept, stack.clone())),
         };
-        self.provision(id, offer, given, now, ids).pop()
+        self.provision(id, offer, given, now, ids)
     }
 
     /// Makes new holdings of what offers have open, and launches on them.
@@ -115,7 +117,7 @@ impl Core {
         let role = self.settings.resident_role.clone();
         plan.placements.retain(|placement| {
             let using = &mut uses[placement.offer];
-            if using.tasks.len() >= MAX_TASKS_PER_ACCEPT {
+            if using.tasks.len() + needs[placement.need].n_tasks > MAX_TASKS_PER_ACCEPT {
                 return false;
             }
             let offer = &offers[placement.offer];
@@ -299,7 +301,7 @@ fn need_of(id: &AppId, app: &AppState, count: u32, tally: Tally) -> Need {
     Need {
         app: id.clone(),
         count,
-        n_tasks: 1,
+        n_tasks: spec.n_tasks(),
         ask: Ask::of(spec),
         constraints: spec.constraints.clone(),
         tally,

@@ -207,6 +207,12 @@ async fn what_happens_to_the_line_and_to_deployments_that_are_stopped_is_told() 
     let running = Master::start(NODE).await;
     let directory = tempfile::tempdir().expect("a directory");
     let scheduler = Scheduler::start(directory.path(), running.address).await;
+    // Else its first subscription could be the one that comes after the line was cut.
+    scheduler
+        .wait("/healthz", "a master", |value| {
+            value["connectedToMaster"] == true
+        })
+        .await;
     let mut events = Events::open(scheduler.address, "", None).await;
     let mut app = sleep_app();
     app["container"]["docker"]["image"] = json!("stuck:1");

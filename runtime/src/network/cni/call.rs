@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
@@ -15,6 +15,8 @@ use crate::sys;
 
 /// Longest time that one call may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a plug-in that is being written is waited for.
+const BEING_WRITTEN: Duration = Duration::from_secs(5);
 /// Most bytes that are read of what a plug-in writes.
 const MAX_OUTPUT: u64 = 1 << 20;
 
@@ -81,8 +83,8 @@ impl Call<'_> {
             problem,
         };
         let program = self.bin_dir.join(name);
-        let child = std::process::Command::new(&program)
-            .env("CNI_COMMAND", command.name())
+        let mut call = std::process::Command::new(&program);
+        call.env("CNI_COMMAND", command.name())
             .env("CNI_CONTAINERID", self.container.as_str())
             .env("CNI_NETNS", self.namespace.unwrap_or(Path::new("")))
             .env("CNI_IFNAME", self.interface)
@@ -91,14 +93,13 @@ impl Call<'_> {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .map_err(|error| {
-                failed(format!(
-                    "{} cannot be executed (network.cni_bin_dir): {error}",
-                    program.display()
-                ))
-            })?;
+            .process_group(0);
+        let child = once_written(|| call.spawn()).map_err(|error| {
+            failed(format!(
+                "{} cannot be executed (network.cni_bin_dir): {error}",
+                program.display()
+            ))
+        })?;
         let text = input.to_string();
         let (status, stdout, stderr) = communicate(child, text.as_bytes(), timeout)
             .map_err(|error| failed(error.to_string()))?;
@@ -111,6 +112,23 @@ impl Call<'_> {
                 .filter(Value::is_object)
                 .ok_or_else(|| failed("its answer is no JSON object".to_owned())),
             Command::Check | Command::Delete => Ok(Value::Null),
+        }
+    }
+}
+
+/// Starts a program that may have been put there just now. The kernel refuses one that anybody has open for writing: who
+/// writes it, or a process that was forked meanwhile and has not yet executed its own program. Both pass.
+fn once_written(mut start: impl FnMut() -> io::Result<Child>) -> io::Result<Child> {
+    let deadline = Instant::now() + BEING_WRITTEN;
+    loop {
+        match start() {
+            Err(error)
+                if error.kind() == io::ErrorKind::ExecutableFileBusy
+                    && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            started => return started,
         }
     }
 }
@@ -251,23 +269,51 @@ mod tests {
         assert!(error.contains("no JSON object"), "{error}");
     }
 
+    /// Until a process is gone or a zombie: a signal that was sent has not always arrived.
+    fn ends(pid: &str) {
+        let stat = format!("/proc/{}/stat", pid.trim());
+        let deadline = Instant::now() + LONG;
+        while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            assert!(Instant::now() < deadline, "{pid} runs on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     #[test]
     fn one_that_does_not_end_is_killed_with_what_it_started() {
         let dir = tempfile::tempdir().unwrap();
         let mark = dir.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", mark.display());
-        let error = answer(Command::Add, &script, Duration::from_secs(2)).unwrap_err();
-        assert!(error.contains("killed"), "{error}");
-        // What it wrote down is there if it came so far within the time.
-        if let Ok(pid) = fs::read_to_string(mark) {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
-            assert!(stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z ")));
-        }
+        // Longer each time, until it came so far within the time.
+        let pid = (1..).find_map(|seconds| {
+            let time = Duration::from_secs(seconds);
+            let error = answer(Command::Add, &script, time).unwrap_err();
+            assert!(error.contains("killed"), "{error}");
+            fs::read_to_string(&mark).ok().filter(|pid| !pid.is_empty())
+        });
+        ends(&pid.unwrap());
         // One that leaves something behind that holds the pipes does not hold us.
         let script = r#"sleep 1000 & echo '{"ips":[]}'"#;
         assert_eq!(answer(Command::Add, script, LONG), Ok(json!({"ips": []})));
         // More than anybody reads.
         let flood = "head -c 3000000 /dev/zero; exit 1";
         assert!(answer(Command::Add, flood, LONG).is_err());
+    }
+    #[test]
+    fn one_that_is_being_written_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("test");
+        fs::copy("/bin/true", &program).unwrap();
+        let mut writer = Some(fs::File::options().append(true).open(&program).unwrap());
+        let mut refused = Vec::new();
+        let started = once_written(|| {
+            let started = std::process::Command::new(&program).spawn();
+            // From the first refusal on nobody writes any more.
+            writer.take();
+            refused.extend(started.as_ref().err().map(io::Error::kind));
+            started
+        });
+        assert!(started.unwrap().wait().unwrap().success());
+        assert_eq!(refused[0], io::ErrorKind::ExecutableFileBusy);
     }
 }
