@@ -161,6 +161,26 @@ fn the_best_variant_that_the_host_can_run_is_picked() {
     assert_eq!(pick(("arm64", v8), &[("arm64", Some("odd"))]), Some(0));
 }
 
+/// CVE-2022-23648 and the like: what an image wants of the machine beside its program is not even read.
+#[test]
+fn an_images_volumes_hooks_and_checks_are_not_read() {
+    let read = |more: Value| {
+        let mut config = json!({"Entrypoint": ["/bin/x"], "User": "1000"});
+        let own = config.as_object_mut().unwrap();
+        own.extend(more.as_object().unwrap().clone());
+        let text = json!({"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": []}, "config": config});
+        parse_config(text.to_string().as_bytes()).unwrap().config
+    };
+    let wants = json!({
+        "Volumes": {"/../../etc": {}, "/proc/1/root": {}},
+        "OnBuild": ["RUN x"],
+        "Healthcheck": {"Test": ["CMD-SHELL", "x"]},
+        "Shell": ["/bin/sh"],
+        "Annotations": {"run.oci.hooks": "x"},
+    });
+    assert_eq!(read(wants), read(json!({})));
+}
+
 #[test]
 fn a_config_with_nulls_reads_as_empty() {
     let text = json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": null},

@@ -2,12 +2,15 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use common::{open, skip_unless_root};
 use mezzo_images::{PackError, PackOptions, pack};
+use nix::fcntl::AT_FDCWD;
 
 fn options(source: &Path) -> PackOptions {
     PackOptions {
@@ -113,15 +116,79 @@ fn a_symlink_is_packed_as_one_and_never_followed() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root");
     std::fs::create_dir(&root).unwrap();
-    std::fs::write(folder.path().join("secret"), vec![b's'; 1 << 20]).unwrap();
+    std::fs::write(folder.path().join("secret"), noise()).unwrap();
     symlink("../secret", root.join("link")).unwrap();
-    symlink("/", root.join("all")).unwrap();
+    symlink("..", root.join("all")).unwrap();
     let packed = pack(&options(&root)).unwrap();
     assert!(
         packed.size() < 4096,
         "something behind a link was packed: {} bytes",
         packed.size()
     );
+}
+
+/// 1 MiB that no compression makes small: an image that holds it shows it by its size.
+fn noise() -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.take(1 << 17).flatten().collect()
+}
+
+/// Ends the thread beside, also when an assertion fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// CVE-2023-0778: what was a file or a directory when it was looked at is a link when it is opened.
+#[test]
+fn a_link_that_is_swapped_in_during_the_walk_is_never_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, outside) = (folder.path().join("root"), folder.path().join("outside"));
+    for dir in [&outside, &root, &root.join("tree")] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    std::fs::write(outside.join("secret"), noise()).unwrap();
+    std::fs::write(root.join("file"), "harmless").unwrap();
+    std::fs::write(root.join("tree/secret"), "harmless").unwrap();
+    let links = folder.path().join("links");
+    std::fs::create_dir(&links).unwrap();
+    symlink("../outside", links.join("tree")).unwrap();
+    symlink("../outside/secret", links.join("file")).unwrap();
+    let done = AtomicBool::new(false);
+    // What came of it: images, or that something changed under the packer's hands.
+    let mut outcomes = BTreeSet::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let how = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+            while !done.load(Ordering::Relaxed) {
+                for name in ["tree", "file"] {
+                    let (one, other) = (root.join(name), links.join(name));
+                    nix::fcntl::renameat2(AT_FDCWD, &one, AT_FDCWD, &other, how).unwrap();
+                }
+            }
+        });
+        let _stopped_at_last = Stop(&done);
+        let most = Instant::now() + Duration::from_secs(120);
+        let mut n_packed = 0;
+        // Files and links must have been seen, or nothing was tried.
+        while n_packed < 300 || outcomes.len() < 2 {
+            assert!(Instant::now() < most, "{n_packed}: {outcomes:?}");
+            let packed = pack(&options(&root)).ok();
+            let size = packed.as_ref().map_or(0, |packed| packed.size());
+            assert!(size < 64 << 10, "what is outside was packed: {size} bytes");
+            outcomes.insert(packed.map(|packed| packed.digest().to_string()));
+            n_packed += 1;
+        }
+    });
 }
 
 #[test]

@@ -465,6 +465,7 @@ fn the_documents_name_tests_that_are_there() {
     }
     for (document, at_least) in [
         ("docs/security.md", 60),
+        ("docs/image-safety.md", 40),
         ("README.md", 10),
         ("docs/marathon-compatibility.md", 3),
     ] {

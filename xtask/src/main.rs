@@ -82,6 +82,7 @@ Examples:
   cargo xtask vm runtime            runs all tests of the runtime crate in one
   cargo xtask vm runtime oom        those whose names contain `oom`
   cargo xtask vm node in_a_guest    those of the agent that need cgroup v2 and project quotas
+  cargo xtask vm node --xfs quota   those of quotas, on XFS
   cargo xtask vm debian             boots one with systemd; the first time makes its disk, which takes a minute or two")]
     Vm(vm::VmArgs),
     /// Build a Debian package and an archive, with units, settings, manual pages and completions, in target/dist

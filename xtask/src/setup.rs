@@ -71,11 +71,12 @@ const VAGRANT: [Package; 3] = [
 ];
 /// An emulator, what goes into its guests, and what prepares their modules and disks. The guests' kernel is only
 /// unpacked below `target/vm`.
-const VM: [Package; 4] = [
+const VM: [Package; 5] = [
     package("qemu-system-x86", Sign::Program("qemu-system-x86_64")),
     package("busybox-static", Sign::Program("busybox")),
     package("kmod", Sign::Program("kmod")),
     package("e2fsprogs", Sign::Program("mke2fs")),
+    package("xfsprogs", Sign::Program("mkfs.xfs")),
 ];
 /// All but the first are on every Debian that has a compiler.
 const PACKAGE: [Package; 4] = [

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use mezzo_integration::leftovers::{self, Scope, Snapshot};
 use mezzo_integration::vm::cluster::Programs;
-use mezzo_integration::vm::{Accel, Bench, Exit, Guest, GuestSpec, Run};
+use mezzo_integration::vm::{Accel, Bench, DataDisk, Exit, Guest, GuestSpec, Run};
 use mezzo_integration::{images, interrupt, paths, process, registry};
 
 use debian::DebianArgs;
@@ -66,6 +66,9 @@ enum What {
         /// Processors of the guest
         #[arg(long, default_value_t = 2)]
         cpus: u32,
+        /// The disk has XFS instead of ext4
+        #[arg(long)]
+        xfs: bool,
     },
     /// A three-machine cluster: deploy, pull an agent's power, see its tasks elsewhere
     Smoke,
@@ -120,8 +123,12 @@ pub(crate) fn run(args: &VmArgs) -> Result<()> {
             };
             runtime(&bench, &mut steps, filter.as_deref(), *cpus, prefix).and_then(all_passed)
         }
-        What::Node { filter, cpus } => {
-            node::run(&bench, &mut steps, filter.as_deref(), *cpus).and_then(all_passed)
+        What::Node { filter, cpus, xfs } => {
+            let data = match xfs {
+                true => DataDisk::XfsProjects,
+                false => DataDisk::Ext4Projects,
+            };
+            node::run(&bench, &mut steps, filter.as_deref(), *cpus, data).and_then(all_passed)
         }
         What::Smoke => smoke::run(&bench, &mut steps),
         What::Faults { filter, sampled } => {
@@ -162,13 +169,18 @@ pub(crate) fn suite(steps: &mut Steps, all: bool, counts: &mut Counts) {
     };
     let choice = if all { Choice::All } else { Choice::Sampled };
     type Part<'a> = &'a dyn Fn(&mut Steps) -> Result<Counts>;
-    let parts: [(&str, Part<'_>); 6] = [
+    let parts: [(&str, Part<'_>); 7] = [
         ("smoke", &|steps| smoke::run(&bench, steps).map(|()| ONE)),
         ("faults", &|steps| faults::run(&bench, steps, choice)),
         ("limits", &|steps| limits::run(&bench, steps).map(|()| ONE)),
         ("runtime", &|steps| runtime(&bench, steps, None, 2, &[])),
         ("node", &|steps| {
-            node::run(&bench, steps, Some(node::ONLY_IN_GUESTS), 2)
+            let (only, data) = (node::ONLY_IN_GUESTS, DataDisk::Ext4Projects);
+            node::run(&bench, steps, Some(only), 2, data)
+        }),
+        ("quotas of XFS", &|steps| {
+            let (only, data) = (node::OF_QUOTAS, DataDisk::XfsProjects);
+            node::run(&bench, steps, Some(only), 2, data)
         }),
         ("package", &|steps| {
             installation(&bench, steps).map(|()| ONE)

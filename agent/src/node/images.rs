@@ -128,14 +128,7 @@ impl Images for ImageFolder {
                 .map_err(|error| ImageError::Unavailable(chain(&error)))?;
             Ok(PreparedImage {
                 digest: image.manifest_digest.to_string(),
-                config: ImageConfig {
-                    entrypoint: image.config.entrypoint,
-                    cmd: image.config.cmd,
-                    env: image.config.env,
-                    working_dir: image.config.working_dir,
-                    user: image.config.user,
-                    stop_signal: image.config.stop_signal,
-                },
+                config: image.config.into(),
                 snapshot: Snapshot {
                     lowers: snapshot.lowers,
                     upper: snapshot.upper,
@@ -201,6 +194,33 @@ impl Images for ImageFolder {
             .await
             .map_err(|error| ImageError::Unavailable(error.to_string()))?
             .map_err(|error| ImageError::Unavailable(chain(&error)))
+    }
+}
+
+/// Each field is named: one that is new has to be thought of here. Labels are the maker's free text, and lead nowhere
+/// (CVE-2026-53488).
+impl From<mezzo_images::ImageConfig> for ImageConfig {
+    fn from(config: mezzo_images::ImageConfig) -> Self {
+        let mezzo_images::ImageConfig {
+            entrypoint,
+            cmd,
+            env,
+            working_dir,
+            user,
+            stop_signal,
+            labels: _,
+            exposed_ports: _,
+            architecture: _,
+            os: _,
+        } = config;
+        Self {
+            entrypoint,
+            cmd,
+            env,
+            working_dir,
+            user,
+            stop_signal,
+        }
     }
 }
 

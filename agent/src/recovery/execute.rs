@@ -274,6 +274,7 @@ fn entry(folder: &Recovered, settings: &Settings, phase: Phase) -> Entry {
         started_at_ms: running.map(|status| status.timestamp_ms),
         usage: latest.usage.as_deref().cloned(),
         disk_bytes: latest.usage.as_ref().and_then(|usage| usage.disk_bytes),
+        disk_that_counts: 0,
         healthy: latest.healthy,
         readiness: latest.readiness.clone(),
         grant: checkpoint.grant.clone(),

@@ -3,7 +3,7 @@
 //! The bound is the task's `disk` resource, as in Mesos: what it holds of the machine's disk is for its writable layer,
 //! its sandbox and its logs together. A task without `disk` has no bound. A persistent volume has its size, for itself.
 
-use mezzo_api::model::{TaskInfo, VolumeId};
+use mezzo_api::model::{TaskId, TaskInfo, VolumeId};
 
 use super::status::mebibytes;
 
@@ -18,6 +18,13 @@ pub(crate) struct DiskUse {
     pub(crate) beside: u64,
     /// The persistent volumes that it writes, for themselves.
     pub(crate) volumes: Vec<VolumeUse>,
+}
+
+impl DiskUse {
+    /// What counts against the bound.
+    pub(crate) fn that_counts(&self) -> u64 {
+        self.bytes.saturating_sub(self.beside)
+    }
 }
 
 /// What is in a persistent volume.
@@ -53,20 +60,93 @@ pub(crate) fn sum<'a>(infos: impl Iterator<Item = &'a TaskInfo>) -> Option<u64> 
         .try_fold(0_u64, |sum, one| Some(sum.saturating_add(one?)))
 }
 
-/// Why the tasks of a group must end that take this much with the group's volumes; `None`: they need not.
-pub(crate) fn group_breach(used: &DiskUse, limit: Option<u64>) -> Option<String> {
-    let may = mebibytes(limit?);
-    if used.bytes > limit? {
+/// Where the file system bounds the volumes of a group: what it keeps for each member's own folders, so that nobody is killed
+/// for the empty folders of its root file system after a write to a volume was refused that it may have coped with.
+const OWN_FOLDERS: u64 = 256 << 10;
+
+/// What a quota lets the volumes of a group take: what its members hold together, less a little for their own folders.
+pub(crate) fn volumes_limit<'a>(infos: impl Iterator<Item = &'a TaskInfo> + Clone) -> Option<u64> {
+    let all = sum(infos.clone())?;
+    let n_members = u64::try_from(infos.count()).unwrap_or(u64::MAX);
+    Some(all - OWN_FOLDERS.saturating_mul(n_members).min(all / 4))
+}
+
+/// What a group has on the disk: its volumes, and what is each member's own.
+#[derive(Debug)]
+pub(crate) struct GroupUse<'a> {
+    /// The volumes by name, and where some member has each.
+    pub(crate) volumes: Vec<(&'a str, Option<&'a str>)>,
+    /// What is in them.
+    pub(crate) held: &'a DiskUse,
+    /// The members that are alive, with what each takes that counts.
+    pub(crate) members: Vec<(&'a TaskId, u64)>,
+}
+
+impl GroupUse<'_> {
+    fn bytes(&self) -> u64 {
+        let own = self.members.iter().map(|(_, bytes)| *bytes);
+        own.fold(self.held.bytes, u64::saturating_add)
+    }
+
+    fn volumes(&self) -> String {
+        let named = self.volumes.iter().map(|(name, path)| match path {
+            Some(path) => format!("{name} (at {path})"),
+            None => (*name).to_owned(),
+        });
+        let word = match self.volumes.len() {
+            1 => "volume",
+            _ => "volumes",
+        };
+        format!("{word} {}", named.collect::<Vec<_>>().join(" and "))
+    }
+
+    /// What takes most comes first.
+    fn parts(&self) -> String {
+        let mut parts: Vec<(u64, String)> = Vec::new();
+        parts.extend((!self.volumes.is_empty()).then(|| (self.held.bytes, self.volumes())));
+        let members = self.members.iter();
+        parts.extend(members.map(|(id, bytes)| (*bytes, format!("task {id}"))));
+        parts.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let beyond = parts.len().saturating_sub(PARTS_TOLD);
+        parts.truncate(PARTS_TOLD);
+        let mut told: Vec<String> = parts
+            .iter()
+            .map(|(bytes, what)| format!("{what} {}", mebibytes(*bytes)))
+            .collect();
+        told.extend((beyond > 0).then(|| format!("{beyond} more")));
+        told.join(", ")
+    }
+}
+
+/// More would make a message that nobody reads.
+const PARTS_TOLD: usize = 4;
+
+/// Why the tasks of a group must end that take this much with the group's volumes; `None`: they need not. It says what takes
+/// how much of it.
+pub(crate) fn group_breach(used: &GroupUse<'_>, limit: Option<u64>) -> Option<String> {
+    let limit = limit?;
+    let all = used.bytes();
+    if all > limit {
+        let (all, may) = apart(all, limit);
         return Some(format!(
-            "the tasks of its group and the group's volumes take {} of the disk, their limit together is {may}",
-            mebibytes(used.bytes)
+            "its group takes {all} of the disk, the limit of its tasks together is {may}: {}",
+            used.parts()
         ));
     }
-    match used.counted {
-        Counted::All => None,
-        Counted::TooMany | Counted::TooDeep => Some(format!(
-            "the volumes of its group have more files, or deeper directories, than can be counted, so the limit of {may} cannot be held"
-        )),
+    uncounted(
+        used.held.counted,
+        &format!("its group's {}", used.volumes()),
+        &mebibytes(limit),
+    )
+}
+
+/// Two numbers of bytes that are not the same, as text that is not the same.
+fn apart(one: u64, other: u64) -> (String, String) {
+    let told = (mebibytes(one), mebibytes(other));
+    if told.0 == told.1 {
+        (format!("{one} bytes"), format!("{other} bytes"))
+    } else {
+        told
     }
 }
 
@@ -75,14 +155,13 @@ pub(crate) fn group_breach(used: &DiskUse, limit: Option<u64>) -> Option<String>
 /// could be hidden there.
 pub(crate) fn breach(used: &DiskUse, limit: Option<u64>) -> Option<String> {
     let limit = limit?;
-    let may = mebibytes(limit);
-    if used.bytes.saturating_sub(used.beside) > limit {
+    if used.that_counts() > limit {
+        let (all, may) = apart(used.bytes, limit);
         return Some(format!(
-            "its writable layer, sandbox and logs take {} of the disk, its limit is {may}",
-            mebibytes(used.bytes)
+            "its writable layer, sandbox and logs take {all} of the disk, its limit is {may}"
         ));
     }
-    uncounted(used.counted, "it", &may)
+    uncounted(used.counted, "it", &mebibytes(limit))
 }
 
 /// Why a task that writes these volumes must end: one holds more than its size. The size is the volume's, not the
@@ -94,11 +173,8 @@ pub(crate) fn volume_breach(used: &DiskUse, info: &TaskInfo) -> Option<String> {
         let size = size_mb.saturating_mul(1 << 20);
         let what = format!("its persistent volume {}", volume.id);
         if volume.bytes > size {
-            let has = mebibytes(volume.bytes);
-            return Some(format!(
-                "{what} holds {has}, its size is {}",
-                mebibytes(size)
-            ));
+            let (has, size) = apart(volume.bytes, size);
+            return Some(format!("{what} holds {has}, its size is {size}"));
         }
         uncounted(volume.counted, &what, &mebibytes(size))
     })
@@ -161,6 +237,83 @@ mod tests {
         for counted in [Counted::TooMany, Counted::TooDeep] {
             assert!(breach(&used(1, counted), Some(10 << 20)).is_some());
         }
+    }
+
+    /// What fills the disk is named first, whatever little the others have: that is what somebody has to look at.
+    #[test]
+    fn what_takes_most_of_a_groups_disk_is_named_first() {
+        let held = |bytes, counted| DiskUse {
+            bytes,
+            counted,
+            beside: 0,
+            volumes: Vec::new(),
+        };
+        let (web, logs): (TaskId, TaskId) = ("web".parse().unwrap(), "logs".parse().unwrap());
+        let may = Some(10 << 20);
+        let told = |held: &DiskUse, members: [u64; 2]| {
+            let used = GroupUse {
+                volumes: vec![("cache", Some("/var/cache")), ("spare", None)],
+                held,
+                members: vec![(&web, members[0]), (&logs, members[1])],
+            };
+            group_breach(&used, may)
+        };
+        let full = held(10 << 20, Counted::All);
+        assert_eq!(told(&full, [0, 0]), None);
+        assert_eq!(
+            told(&full, [0, 1 << 20]).unwrap(),
+            "its group takes 11.0 MiB of the disk, the limit of its tasks together is 10.0 MiB: \
+             volumes cache (at /var/cache) and spare 10.0 MiB, task logs 1.0 MiB, task web 0.0 MiB"
+        );
+        // Little too much is not told as nothing.
+        let message = told(&full, [4096, 0]).unwrap();
+        let (all, limit) = ("takes 10489856 bytes", "is 10485760 bytes");
+        assert!(
+            message.contains(all) && message.contains(limit),
+            "{message}"
+        );
+        let message = told(&held(0, Counted::All), [1 << 20, 10 << 20]).unwrap();
+        assert!(
+            message.contains(": task logs 10.0 MiB, task web"),
+            "{message}"
+        );
+        let message = told(&held(1, Counted::TooDeep), [0, 0]).unwrap();
+        assert!(message.contains("its group's volumes cache"), "{message}");
+    }
+
+    #[test]
+    fn of_many_members_those_with_most_are_named() {
+        let ids: Vec<TaskId> = (0..64).map(|n| format!("t-{n}").parse().unwrap()).collect();
+        let held = DiskUse {
+            bytes: 0,
+            counted: Counted::All,
+            beside: 0,
+            volumes: Vec::new(),
+        };
+        let used = GroupUse {
+            volumes: Vec::new(),
+            held: &held,
+            members: ids.iter().zip((1_u64..).map(|n| n << 20)).collect(),
+        };
+        let message = group_breach(&used, Some(10 << 20)).unwrap();
+        let end = ": task t-63 64.0 MiB, task t-62 63.0 MiB, task t-61 62.0 MiB, task t-60 61.0 MiB, 60 more";
+        assert!(message.ends_with(end), "{message}");
+    }
+
+    #[test]
+    fn a_quota_of_volumes_leaves_a_little_for_each_members_own_folders() {
+        let with = |disks: &[&str]| {
+            let tasks = disks.iter().map(|disk| {
+                let mut task = a_task("t");
+                task.resources = disk.parse().unwrap();
+                task
+            });
+            let tasks: Vec<TaskInfo> = tasks.collect();
+            volumes_limit(tasks.iter())
+        };
+        assert_eq!(with(&["disk:6", "disk:4"]), Some((10 << 20) - (512 << 10)));
+        assert_eq!(with(&["disk:0.5", "disk:0.5"]), Some(768 << 10));
+        assert_eq!(with(&["disk:6", "cpus:1"]), None);
     }
 
     #[test]

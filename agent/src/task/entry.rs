@@ -93,6 +93,8 @@ pub(crate) struct Entry {
     pub(crate) usage: Option<Usage>,
     /// What it took on the disk when that was last measured.
     pub(crate) disk_bytes: Option<u64>,
+    /// So much of that counts against a bound.
+    pub(crate) disk_that_counts: u64,
     /// The last result of the health checks.
     pub(crate) healthy: Option<bool>,
     /// The last result of the readiness check.

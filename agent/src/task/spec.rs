@@ -511,6 +511,31 @@ mod tests {
         assert_eq!(error.state, TaskState::Error);
     }
 
+    /// CVE-2026-53488: an image's label among those that the agent steers by.
+    #[test]
+    fn what_the_agent_keeps_with_a_container_is_not_the_images_to_say() {
+        let labels = ["mezzo.task", "mezzo.group", "mezzo.stop_signal", "other"];
+        let hostile = mezzo_images::ImageConfig {
+            entrypoint: vec!["/x".into()],
+            labels: labels.map(|name| (name.into(), "forged".into())).into(),
+            ..mezzo_images::ImageConfig::default()
+        };
+        let prepared = PreparedImage {
+            config: hostile.into(),
+            ..image(&[], &[])
+        };
+        let kept = container(&a_task("t"), &prepared, &place()).unwrap().labels;
+        let kept: Vec<_> = kept
+            .iter()
+            .map(|(name, value)| (&**name, &**value))
+            .collect();
+        let of_task = [("mezzo.framework", "f"), ("mezzo.task", "t")];
+        let of_image = (IMAGE_DIGEST_LABEL, "sha256:0");
+        assert_eq!(kept.len(), 3, "{kept:?}");
+        assert!(of_task.iter().all(|one| kept.contains(one)), "{kept:?}");
+        assert!(kept.contains(&of_image), "{kept:?}");
+    }
+
     #[test]
     fn the_agents_variables_win_over_the_tasks_and_those_over_the_images() {
         let mut task = a_task("t");

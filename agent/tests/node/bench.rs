@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 
 use crate::master::Master;
 
-const DEADLINE: Duration = Duration::from_secs(40);
+const DEADLINE: Duration = Duration::from_secs(100);
 pub(crate) const FRAMEWORK: &str = "framework-1";
 
 pub(crate) struct Bench {
@@ -211,7 +211,7 @@ impl Bench {
             loop {
                 match mezzo_agent::purge(&config) {
                     // The launcher of the agent just killed may hold its lock for a moment.
-                    Err(_) if begin.elapsed() < Duration::from_secs(10) => {
+                    Err(_) if begin.elapsed() < DEADLINE => {
                         std::thread::sleep(Duration::from_millis(50));
                     }
                     other => return other,
@@ -259,6 +259,13 @@ pub(crate) fn task(id: &str, args: &[&str]) -> proto::TaskInfo {
         }),
         ..proto::TaskInfo::default()
     }
+}
+
+/// What a container has written to a stream so far.
+pub(crate) fn said(bench: &Bench, container: &proto::ContainerStatus, stream: &str) -> String {
+    let log = bench.config.state_dir.join("runtime/containers");
+    let log = log.join(&container.container_id).join(stream);
+    fs::read_to_string(log).unwrap_or_default()
 }
 
 /// A process is there.

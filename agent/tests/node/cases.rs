@@ -2,7 +2,7 @@
 
 use std::{fs, future::Future, net::TcpListener, pin::Pin};
 
-use crate::bench::{Bench, alive, eventually, processes_of, task};
+use crate::bench::{Bench, alive, eventually, processes_of, said, task};
 use crate::cut_short::{
     a_change_of_limits_that_is_cut_short_leaves_what_was_before,
     processors_that_change_hands_while_the_agent_is_killed_end_in_one_hand,
@@ -25,6 +25,7 @@ use crate::files::{
     files_go_in_and_come_out_and_no_link_leads_out,
 };
 use crate::groups::{
+    a_group_that_fills_its_volume_is_told_so,
     a_group_with_a_member_that_cannot_start_runs_not_at_all,
     a_killed_agent_leaves_groups_whole_or_ends_them, members_of_a_group_share_and_end_together,
 };
@@ -32,13 +33,13 @@ use crate::guest::{
     a_persistent_volume_has_a_quota_of_its_own_in_a_guest,
     a_project_quota_refuses_and_counts_in_a_guest,
     a_revocable_task_is_squeezed_and_then_killed_in_a_guest,
-    what_a_group_has_together_is_bounded_in_a_guest,
+    what_a_group_has_together_is_bounded_by_a_quota_in_a_guest,
     who_waits_for_a_processor_is_helped_in_a_guest,
 };
 use crate::inside::{
     a_message_reaches_a_task, logs_are_read_and_followed, programs_run_beside_a_task,
 };
-use crate::lend::what_is_not_used_is_lent_and_taken_back_when_it_is_needed;
+use crate::lend::{pid, what_is_not_used_is_lent_and_taken_back_when_it_is_needed};
 use crate::life::{
     a_drain_ends_all_tasks_and_takes_none, readiness_is_asked_until_it_passes,
     records_of_another_version_and_too_little_to_offer_are_told_before_anything_is_touched,
@@ -51,6 +52,8 @@ use crate::limits::{
 };
 use crate::volumes::a_volume_outlives_its_task_and_the_agent;
 use crate::walls::a_task_is_held_by_the_profile_that_it_names;
+use nix::sys::signal::{Signal, kill};
+
 use mezzo_api::proto::{
     self, Reason,
     TaskState::{
@@ -78,7 +81,7 @@ macro_rules! cases {
 
 cases![
     a_persistent_volume_has_a_quota_of_its_own_in_a_guest,
-    what_a_group_has_together_is_bounded_in_a_guest,
+    what_a_group_has_together_is_bounded_by_a_quota_in_a_guest,
     a_project_quota_refuses_and_counts_in_a_guest,
     a_revocable_task_is_squeezed_and_then_killed_in_a_guest,
     who_waits_for_a_processor_is_helped_in_a_guest,
@@ -119,6 +122,7 @@ cases![
     records_of_another_version_and_too_little_to_offer_are_told_before_anything_is_touched,
     what_tasks_take_on_the_disk_is_told_and_too_much_ends_them,
     members_of_a_group_share_and_end_together,
+    a_group_that_fills_its_volume_is_told_so,
     a_group_with_a_member_that_cannot_start_runs_not_at_all,
     a_killed_agent_leaves_groups_whole_or_ends_them,
     a_secret_is_told_to_a_task_and_to_nothing_else,
@@ -132,9 +136,19 @@ fn reason(status: &proto::TaskStatus) -> Reason {
     status.reason()
 }
 
+/// Has a task end that waits until it is let go, with exit code 0.
+async fn let_go(bench: &Bench, container: &proto::ContainerStatus) {
+    // Before it is ready it does not hear, being the first process of its namespace.
+    eventually("ready", || {
+        said(bench, container, "stdout").contains("ready")
+    })
+    .await;
+    kill(pid(container), Signal::SIGUSR1).unwrap();
+}
+
 async fn a_task_runs_is_measured_and_ends(bench: &mut Bench) {
     bench.start(1).await;
-    bench.launch(task("short", &["sleep", "1"])).await;
+    bench.launch(task("short", &["until"])).await;
     let running = bench.master.status("short", TaskRunning).await;
     let container = running.container.expect("a running task has a container");
     assert!(
@@ -159,6 +173,7 @@ async fn a_task_runs_is_measured_and_ends(bench: &mut Bench) {
         .unwrap()
         .into_inner();
     assert!(node.connected_to_master && node.tasks.len() == 1 && node.agent_id == "agent-1");
+    let_go(bench, &container).await;
     let end = bench.master.end("short").await;
     assert_eq!(
         (end.state(), reason(&end)),
@@ -180,7 +195,7 @@ async fn a_task_runs_is_measured_and_ends(bench: &mut Bench) {
 async fn tasks_outlive_the_agent_and_no_end_is_lost(bench: &mut Bench) {
     bench.start(1).await;
     bench.launch(task("stays", &["sleep"])).await;
-    bench.launch(task("ends", &["sleep", "1"])).await;
+    bench.launch(task("ends", &["until"])).await;
     let stays = bench
         .master
         .status("stays", TaskRunning)
@@ -194,6 +209,7 @@ async fn tasks_outlive_the_agent_and_no_end_is_lost(bench: &mut Bench) {
         .container
         .unwrap();
     bench.kill_agent().await;
+    let_go(bench, &ends).await;
     eventually("ended", || !alive(ends.pid)).await;
     assert!(alive(stays.pid), "containers outlive the agent");
     bench.start(2).await;

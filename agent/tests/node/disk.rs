@@ -4,6 +4,7 @@ use mezzo_api::proto::{
     self, Reason,
     TaskState::{TaskFailed, TaskRunning},
 };
+use mezzo_runtime::disk::Projects;
 use std::fs;
 use std::path::Path;
 
@@ -20,8 +21,19 @@ pub(crate) fn with_disk(mut task: proto::TaskInfo, mb: i64) -> proto::TaskInfo {
     task
 }
 
-/// Waits until that much is told of a task's disk.
+/// Whether the state folder is on a file system with project quotas.
+pub(crate) fn has_quotas(bench: &Bench) -> bool {
+    fs::create_dir_all(&bench.config.state_dir).unwrap();
+    Projects::open(&bench.config.state_dir, (1 << 20, 1 << 21), 0).is_ok()
+}
+
+/// Waits until that many MiB are told of a task's disk.
 pub(crate) async fn takes(bench: &Bench, task: &str, mb: u64) -> proto::TaskStats {
+    takes_bytes(bench, task, mb << 20).await
+}
+
+/// The same in bytes.
+pub(crate) async fn takes_bytes(bench: &Bench, task: &str, bytes: u64) -> proto::TaskStats {
     let mut client = bench.client().await;
     let request = proto::GetStatsRequest {
         task_ids: vec![task.into()],
@@ -31,7 +43,7 @@ pub(crate) async fn takes(bench: &Bench, task: &str, mb: u64) -> proto::TaskStat
         loop {
             let round = client.get_stats(request.clone()).await.unwrap();
             for stats in round.into_inner().tasks {
-                if stats.usage.unwrap().disk_bytes >= Some(mb << 20) {
+                if stats.usage.unwrap().disk_bytes >= Some(bytes) {
                     return stats;
                 }
             }
@@ -40,7 +52,7 @@ pub(crate) async fn takes(bench: &Bench, task: &str, mb: u64) -> proto::TaskStat
     };
     tokio::time::timeout(std::time::Duration::from_secs(60), waiting)
         .await
-        .unwrap_or_else(|_| panic!("{task} does not take {mb} MiB"))
+        .unwrap_or_else(|_| panic!("{task} does not take {bytes} bytes"))
 }
 
 pub(crate) async fn what_tasks_take_on_the_disk_is_told_and_too_much_ends_them(bench: &mut Bench) {

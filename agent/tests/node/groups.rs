@@ -10,6 +10,7 @@ use mezzo_api::proto::{
 
 use crate::{
     bench::{Bench, FRAMEWORK, alive, eventually, processes_of, task},
+    disk::{has_quotas, with_disk},
     lend::cgroup_file_of,
 };
 
@@ -104,6 +105,37 @@ async fn told_group(bench: &Bench) -> proto::GroupStats {
     tokio::time::timeout(Duration::from_secs(40), waiting)
         .await
         .expect("the group is told")
+}
+
+/// Where the file system does not refuse it (guests with project quotas: `guest.rs`).
+pub(crate) async fn a_group_that_fills_its_volume_is_told_so(bench: &mut Bench) {
+    if has_quotas(bench) {
+        println!("skipped: a_group_that_fills_its_volume_is_told_so: a quota refuses it here");
+        return;
+    }
+    bench.config.disk_interval_ms = 100;
+    bench.start(1).await;
+    let tasks = vec![
+        with_disk(member("fills", &["fill", "12", "/disk/file"]), 6),
+        with_disk(member("other", &["sleep"]), 4),
+    ];
+    launch(bench, "pod", vec![], tasks).await;
+    for id in ["fills", "other"] {
+        let end = bench.master.end(id).await;
+        let told = (end.state(), end.reason());
+        let wanted = (TaskFailed, Reason::ContainerLimitationDisk);
+        assert_eq!(told, wanted, "{}", end.message);
+        for part in [
+            "the limit of its tasks together is 10.0 MiB: volume disk (at /disk) 1",
+            ", task fills 0.",
+        ] {
+            assert!(end.message.contains(part), "{part}: {}", end.message);
+        }
+    }
+    eventually("nothing of the group is left", || {
+        left_of_groups(bench).is_empty()
+    })
+    .await;
 }
 
 pub(crate) async fn members_of_a_group_share_and_end_together(bench: &mut Bench) {

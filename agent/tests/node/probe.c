@@ -66,6 +66,12 @@ int main(int argc, char **argv) {
             if (!spins) usleep(10000);
         }
     }
+    if (!strcmp(what, "until")) { /* waits for SIGUSR1, and ends well */
+        signal(SIGUSR1, wake);
+        puts("ready"); fflush(stdout);
+        while (!spins) usleep(10000);
+        return 0;
+    }
     if (!strcmp(what, "spin")) for (;;) __asm__ volatile("");
     if (!strcmp(what, "count")) { /* lines, then wait */
         for (long i = 0; i < number; i++) printf("line %ld\n", i);

@@ -52,7 +52,7 @@ impl Registry {
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            let deadline = Instant::now() + Duration::from_secs(10);
+            let deadline = Instant::now() + Duration::from_secs(60);
             while Instant::now() < deadline && child.try_wait().unwrap().is_none() {
                 if TcpStream::connect(&host).is_ok() {
                     return Some(Self {

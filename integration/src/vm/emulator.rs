@@ -14,8 +14,8 @@ use super::bench::Bench;
 use super::line::Line;
 use super::net::Plug;
 use super::package::sbin;
-use super::spec::{GuestFile, GuestSpec, System};
-use super::{debian, initramfs, protocol, qmp};
+use super::spec::{DataDisk, GuestFile, GuestSpec, System};
+use super::{debian, protocol, qmp};
 use crate::leftovers;
 use crate::process::{self, Managed};
 
@@ -60,7 +60,7 @@ pub(super) fn make_disks(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<
         debian::make_disk(bench, dir)?;
     }
     match spec.disk_mb {
-        Some(size_mb) => make_disk(&dir.join(DATA), size_mb, spec.project_quotas),
+        Some(size_mb) => make_disk(&dir.join(DATA), size_mb, spec.data),
         None => Ok(()),
     }
 }
@@ -92,10 +92,11 @@ pub(super) fn start(bench: &Bench, spec: &GuestSpec, dir: &Path) -> Result<Power
     command
         .args(["-kernel", KERNEL])
         .args(["-initrd", INITRAMFS]);
-    let mut words = vec![KERNEL_WORDS, spec.system.kernel_words()];
-    if spec.project_quotas {
-        words.push(initramfs::PROJECT_QUOTAS);
-    }
+    let words = [
+        KERNEL_WORDS,
+        spec.system.kernel_words(),
+        spec.data.kernel_words(),
+    ];
     let words = words.join(" ");
     command.args(["-append", words.trim_end()]);
     // A guest that is switched on again goes on with its console.
@@ -160,16 +161,13 @@ fn write_payload(files: &[GuestFile], path: &Path) -> Result<()> {
     archive.finish().map(drop)
 }
 
-fn make_disk(path: &Path, size_mb: u64, project_quotas: bool) -> Result<()> {
+fn make_disk(path: &Path, size_mb: u64, data: DataDisk) -> Result<()> {
     let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
     file.set_len(size_mb << 20)
         .with_context(|| format!("size {}", path.display()))?;
-    let mut mkfs = Command::new(sbin("mkfs.ext4"));
-    mkfs.args(["-q", "-F"]);
-    if project_quotas {
-        mkfs.args(["-O", "quota,project"]);
-    }
-    process::output(mkfs.arg(path)).map(drop)
+    let (program, options) = data.mkfs().split_first().context("a disk without mkfs")?;
+    let mut mkfs = Command::new(sbin(program));
+    process::output(mkfs.args(options).arg(path)).map(drop)
 }
 
 /// The path of a socket may have 107 bytes, checkouts lie deep: the way through our own descriptor is short.

@@ -33,6 +33,7 @@ for word in $($B cat /proc/cmdline); do
     case $word in mezzo.root=*) . /debian "${word#mezzo.root=}" ;; esac
 done
 load containers
+case " $($B cat /proc/cmdline) " in *" mezzo.data=xfs,"*) load xfs ;; esac
 $B mount -t tmpfs -o mode=755,size=90% root /new
 $B cp -a /bin /etc /lib /lib64 /sbin /usr /new/ 2>/dev/null
 cd /new
@@ -84,9 +85,6 @@ StandardError=journal+console
 TasksMax=infinity
 ";
 
-/// On the kernel's command line: the file system for data is mounted with project quotas. Micro guests only.
-pub(super) const PROJECT_QUOTAS: &str = "mezzo.prjquota";
-
 /// As systemd would have it: one shared tree of mounts, cgroup v2, a loopback interface.
 const BOOT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -101,9 +99,11 @@ ln -sf /proc/self/fd /dev/fd
 hostname guest
 ip link set lo up
 if [ -b /dev/vdb ]; then
-    options=defaults
-    case " $(cat /proc/cmdline) " in *" mezzo.prjquota "*) options=prjquota ;; esac
-    mkdir -p /data && mount -t ext4 -o $options /dev/vdb /data
+    data=ext4,defaults
+    for word in $(cat /proc/cmdline); do
+        case $word in mezzo.data=*) data=${word#mezzo.data=} ;; esac
+    done
+    mkdir -p /data && mount -t "${data%%,*}" -o "${data#*,}" /dev/vdb /data
 fi
 "#;
 
@@ -174,7 +174,13 @@ fn assemble(kernel: &Kernel, guest_program: &Path) -> Result<Vec<u8>> {
     let devices = modules::load_order(&dep, &modules::DEVICES)?;
     let mut containers = modules::load_order(&dep, &modules::CONTAINERS)?;
     containers.retain(|file| !devices.contains(file));
-    for (list, files) in [("devices", devices), ("containers", containers)] {
+    let mut xfs = modules::load_order(&dep, &modules::XFS)?;
+    xfs.retain(|file| !devices.contains(file) && !containers.contains(file));
+    for (list, files) in [
+        ("devices", devices),
+        ("containers", containers),
+        ("xfs", xfs),
+    ] {
         let mut order = String::new();
         for file in files {
             let name = file.rsplit('/').next().unwrap_or(&file);

@@ -36,4 +36,4 @@ pub use elf::with_libraries;
 pub use guest::{Guest, Job};
 pub use net::{Network, Nic, Weather, address};
 pub use protocol::Exit;
-pub use spec::{Ended, GuestFile, GuestSpec, Run, System};
+pub use spec::{DataDisk, Ended, GuestFile, GuestSpec, Run, System};

@@ -32,6 +32,9 @@ pub(super) const CONTAINERS: [&str; 15] = [
     "fuse",
 ];
 
+/// For a file system for data that is not ext4, which the kernel has built in.
+pub(super) const XFS: [&str; 1] = ["xfs"];
+
 /// The files (as `modules.dep` names them) of the wanted modules and of all that they need, each after what it needs.
 pub(super) fn load_order(modules_dep: &str, wanted: &[&str]) -> Result<Vec<String>> {
     let mut needs: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -49,6 +49,37 @@ impl System {
     }
 }
 
+/// The file system for data. Those with quotas are for micro guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataDisk {
+    /// ext4.
+    Plain,
+    /// ext4 that counts and bounds projects (`prjquota`).
+    Ext4Projects,
+    /// XFS that does.
+    XfsProjects,
+}
+
+impl DataDisk {
+    /// What makes it on a file, without the file.
+    pub(super) fn mkfs(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain => &["mkfs.ext4", "-q", "-F"],
+            Self::Ext4Projects => &["mkfs.ext4", "-q", "-F", "-O", "quota,project"],
+            Self::XfsProjects => &["mkfs.xfs", "-q", "-f"],
+        }
+    }
+
+    /// On the kernel's command line, for the scripts that mount it.
+    pub(super) fn kernel_words(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Ext4Projects => "mezzo.data=ext4,prjquota",
+            Self::XfsProjects => "mezzo.data=xfs,prjquota",
+        }
+    }
+}
+
 /// What a guest is made of.
 #[derive(Debug, Clone)]
 pub struct GuestSpec {
@@ -62,10 +93,10 @@ pub struct GuestSpec {
     pub cpus: u32,
     /// What is there when it is up.
     pub files: Vec<GuestFile>,
-    /// An empty ext4 file system on a block device of its own, mounted at `/data`.
+    /// An empty file system on a block device of its own, mounted at `/data`.
     pub disk_mb: Option<u64>,
-    /// That file system counts and bounds projects (`prjquota`).
-    pub project_quotas: bool,
+    /// Which.
+    pub data: DataDisk,
     /// Its interface to a network, configured when it is up.
     pub nic: Option<Nic>,
 }
@@ -80,7 +111,7 @@ impl GuestSpec {
             cpus: 1,
             files: Vec::new(),
             disk_mb: None,
-            project_quotas: false,
+            data: DataDisk::Plain,
             nic: None,
         }
     }

@@ -2,7 +2,7 @@
 //! cgroup v2 with pressure per task, and a state folder on a file system with project quotas.
 
 use anyhow::{Result, ensure};
-use mezzo_integration::vm::Bench;
+use mezzo_integration::vm::{Bench, DataDisk};
 
 use super::{Scratch, add_probe, guest_of_tests, run_tests};
 use crate::cargo;
@@ -11,8 +11,10 @@ use crate::steps::Steps;
 
 /// Part of the names of those tests that elsewhere say that they are skipped.
 pub(super) const ONLY_IN_GUESTS: &str = "in_a_guest";
-/// Tells them that nothing is to be skipped.
-const IN_GUEST: (&str, &str) = ("MEZZO_TEST_GUEST", "1");
+/// The same of those that ask the file system for quotas.
+pub(super) const OF_QUOTAS: &str = "quota";
+/// Tells them that nothing is to be skipped, and on which file system they are.
+const IN_GUEST: &str = "MEZZO_TEST_GUEST";
 
 /// Runs the command.
 pub(super) fn run(
@@ -20,6 +22,7 @@ pub(super) fn run(
     steps: &mut Steps,
     filter: Option<&str>,
     cpus: u32,
+    data: DataDisk,
 ) -> Result<Counts> {
     let mut tests = Vec::new();
     steps.run("build the agent and its tests", || {
@@ -30,9 +33,13 @@ pub(super) fn run(
     })?;
     let scratch = Scratch::create()?;
     let mut spec = guest_of_tests("node", &tests, cpus)?;
-    spec.project_quotas = true;
+    spec.data = data;
     add_probe(&mut spec, &scratch, "agent/tests/node/probe.c")?;
     let words: Vec<&str> = filter.into_iter().collect();
-    let env = format!("{}={}", IN_GUEST.0, IN_GUEST.1);
+    let kind = match data {
+        DataDisk::Plain | DataDisk::Ext4Projects => "ext4",
+        DataDisk::XfsProjects => "xfs",
+    };
+    let env = format!("{IN_GUEST}={kind}");
     run_tests(bench, steps, spec, &tests, (&["/bin/env", &env], &words))
 }

@@ -33,6 +33,7 @@ impl Core {
             return;
         };
         entry.disk_bytes = Some(used.bytes);
+        entry.disk_that_counts = used.that_counts();
         if let Some(usage) = &mut entry.usage {
             usage.disk_bytes = Some(used.bytes);
         }

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mezzo_api::model::{FrameworkId, RoleName, TaskInfo, TaskState};
+use mezzo_api::model::{FrameworkId, RoleName, TaskInfo, TaskState, VolumeSource};
 
 use super::Core;
 use crate::{
     node::{Attachment, ContainerId, NetworkRequest},
     task::{
         Context, TaskKey,
-        disk::{self, DiskUse},
+        disk::{self, DiskUse, GroupUse},
         entry::{Entry, Gate, Next, Phase as TaskPhase},
         event::Effect,
         group::{self, Group, HeldGroup, Holding, Member, Phase, Stands, Step},
@@ -117,10 +117,24 @@ impl Core {
         };
         let entries = group.members.iter().filter_map(|key| self.tasks.get(key));
         let alive = entries.clone().filter(|entry| entry.is_alive());
-        let own = alive.filter_map(|entry| entry.disk_bytes);
-        let all = DiskUse {
-            bytes: own.fold(volumes.bytes, u64::saturating_add),
-            ..volumes
+        let on_disk = group.info.volumes.iter();
+        let on_disk = on_disk.filter(|volume| volume.tmpfs_bytes.is_none());
+        let place = |name: &str| {
+            let all = entries.clone();
+            let mut mounts = all.flat_map(|entry| &entry.info.container.volumes);
+            let mount = mounts.find(
+                |mount| matches!(&mount.source, VolumeSource::Group(mounted) if mounted == name),
+            );
+            mount.map(|mount| mount.container_path.as_str())
+        };
+        let all = GroupUse {
+            volumes: on_disk
+                .map(|volume| (volume.name.as_str(), place(&volume.name)))
+                .collect(),
+            held: &volumes,
+            members: alive
+                .map(|entry| (&entry.key.task, entry.disk_that_counts))
+                .collect(),
         };
         let limit = disk::sum(entries.map(|entry| &entry.info));
         if let Some(message) = disk::group_breach(&all, limit) {
@@ -257,7 +271,7 @@ impl Core {
                 ports: ports.collect(),
             }),
             limits: group::sum(&limits),
-            disk_bytes: disk::sum(entries.iter().map(|entry| &entry.info)),
+            disk_bytes: disk::volumes_limit(entries.iter().map(|entry| &entry.info)),
             host_users: entries.iter().any(|entry| {
                 let container = &entry.info.container;
                 container.privileged || container.host_users || !entry.grant.devices.is_empty()

@@ -98,6 +98,7 @@ impl Core {
                 started_at_ms: None,
                 usage: None,
                 disk_bytes: None,
+                disk_that_counts: 0,
                 healthy: None,
                 readiness: None,
                 grant,

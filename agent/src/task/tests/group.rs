@@ -1,6 +1,9 @@
 //! Groups in the core: all or nothing, init tasks first, one end that is everybody's, a restart in between.
 
-use mezzo_api::model::{GroupPolicy, NetworkMode, PortMapping, PortProtocol, TaskGroup};
+use mezzo_api::model::{
+    GroupPolicy, NetworkMode, PortMapping, PortProtocol, SharedVolume, TaskGroup, Volume,
+    VolumeSource,
+};
 
 use super::*;
 use crate::node::Attachment;
@@ -296,6 +299,17 @@ fn a_groups_volumes_count_to_what_its_tasks_hold_of_the_disk() {
         let mut bench = Bench::with_total("cpus:1;mem:1024;disk:100");
         let mut infos = members(&["one", "two"], GroupPolicy::Keep);
         for (info, disk) in infos.iter_mut().zip(disks) {
+            if let Some(group) = &mut info.group {
+                group.volumes = vec![SharedVolume {
+                    name: "cache".to_owned(),
+                    tmpfs_bytes: None,
+                }];
+            }
+            info.container.volumes = vec![Volume {
+                container_path: "/var/cache".to_owned(),
+                read_only: false,
+                source: VolumeSource::Group("cache".to_owned()),
+            }];
             info.resources = format!("cpus:0.1;mem:32{disk}").parse().unwrap();
         }
         bench.launch_group(infos);
@@ -318,11 +332,22 @@ fn a_groups_volumes_count_to_what_its_tasks_hold_of_the_disk() {
         let (state, reason, message) = bench.latest(id);
         let killed = (TaskState::Killing, Some(Reason::ContainerLimitationDisk));
         assert_eq!((state, reason), killed, "{id}: {message}");
-        assert!(
-            message.contains("31.0 MiB") && message.contains("30.0 MiB"),
-            "{message}"
-        );
+        let why = "its group takes 31.0 MiB of the disk, the limit of its tasks together is 30.0 MiB: \
+            volume cache (at /var/cache) 22.0 MiB, task one 9.0 MiB, task two 0.0 MiB";
+        assert!(message.contains(why), "{message}");
     }
+    // Logs that are beside a quota do not count here either.
+    let mut bench = begin([";disk:10", ";disk:20"]);
+    let (holder, one) = (bench.holder("one"), bench.container("one"));
+    let used = DiskUse {
+        bytes: 9 << 20,
+        counted: Counted::All,
+        volumes: Vec::new(),
+        beside: 1 << 20,
+    };
+    bench.event(Event::Disk(vec![(one, used)]));
+    takes(&mut bench, &holder, 22);
+    assert_eq!(bench.latest("one").0, TaskState::Running);
     // One without a bound leaves all without.
     let mut bench = begin([";disk:10", ""]);
     let holder = bench.holder("one");
