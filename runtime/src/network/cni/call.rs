@@ -299,6 +299,7 @@ mod tests {
         let flood = "head -c 3000000 /dev/zero; exit 1";
         assert!(answer(Command::Add, flood, LONG).is_err());
     }
+
     #[test]
     fn one_that_is_being_written_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
