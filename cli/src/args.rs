@@ -4,6 +4,7 @@
 //! `request.rs`, so that its errors read the same wherever the value comes from. One file per family of verbs.
 
 pub(crate) mod app;
+pub(crate) mod change;
 pub(crate) mod cluster;
 pub(crate) mod events;
 pub(crate) mod group;

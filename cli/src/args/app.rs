@@ -1,9 +1,8 @@
 //! `mezzo app …` and `mezzo deployment …`: verbs that talk to the scheduler.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 
+use super::change::{AddArgs, Change, ChangeArgs, Planned, ScaleArgs};
 use super::events::AppEventsArgs;
 
 #[derive(Debug, Subcommand)]
@@ -91,39 +90,6 @@ pub(crate) struct AppArg {
     pub(crate) id: String,
 }
 
-/// How a change is made and waited for.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Change {
-    /// Return when the change is complete; show progress until then
-    #[arg(short, long)]
-    pub(crate) wait: bool,
-    /// Give up waiting after this long (the change goes on)
-    #[arg(long, value_name = "DURATION", default_value = "10m")]
-    pub(crate) timeout: String,
-    /// Cancel a deployment of the same app that is still under way
-    #[arg(short, long)]
-    pub(crate) force: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AddArgs {
-    /// App files; `-` reads standard input; `.yaml` and `.yml` are YAML
-    #[arg(required = true, value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
-    #[command(flatten)]
-    pub(crate) change: Change,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ScaleArgs {
-    /// The app's id
-    pub(crate) id: String,
-    /// How many instances it shall have
-    pub(crate) instances: u32,
-    #[command(flatten)]
-    pub(crate) change: Change,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
     /// An app file (`-`: standard input), or an app's id with at least one of the flags below
@@ -138,11 +104,8 @@ pub(crate) struct UpdateArgs {
     /// An environment variable; others stay
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<String>,
-    /// Only show what would be done, step by step
-    #[arg(long)]
-    pub(crate) plan: bool,
     #[command(flatten)]
-    pub(crate) change: Change,
+    pub(crate) how: Planned,
 }
 
 #[derive(Debug, Args)]
@@ -165,14 +128,6 @@ pub(crate) struct LogsArgs {
     /// Only the last lines of each instance
     #[arg(short = 'n', long, value_name = "LINES")]
     pub(crate) tail: Option<u64>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ChangeArgs {
-    /// The app's id
-    pub(crate) id: String,
-    #[command(flatten)]
-    pub(crate) change: Change,
 }
 
 #[derive(Debug, Args)]

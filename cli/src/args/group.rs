@@ -1,12 +1,14 @@
-//! `mezzo group …`: verbs for groups of apps.
+//! `mezzo group …`: verbs for groups of apps and pods.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::change::Planned;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum GroupCommand {
-    /// List the apps of a group and of those in it
+    /// List the apps and pods of a group and of those in it
     #[command(
         visible_alias = "ls",
         after_help = "Examples:\n  mezzo group list\n  mezzo group list /shop"
@@ -36,30 +38,13 @@ pub(crate) struct ListArgs {
     pub(crate) id: String,
 }
 
-/// How a change is made.
-#[derive(Debug, Args)]
-pub(crate) struct Change {
-    /// Only show what would be done, step by step
-    #[arg(long)]
-    pub(crate) plan: bool,
-    /// Cancel deployments of the same apps that are still under way
-    #[arg(short, long)]
-    pub(crate) force: bool,
-    /// Return when the change is complete; show progress until then
-    #[arg(short, long)]
-    pub(crate) wait: bool,
-    /// Give up waiting after this long (the change goes on)
-    #[arg(long, value_name = "DURATION", default_value = "10m")]
-    pub(crate) timeout: String,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArgs {
     /// A group file; `-` reads standard input; `.yaml` and `.yml` are YAML
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     #[command(flatten)]
-    pub(crate) change: Change,
+    pub(crate) how: Planned,
 }
 
 #[derive(Debug, Args)]
@@ -69,7 +54,7 @@ pub(crate) struct ScaleArgs {
     /// How many times as many instances each app shall have
     pub(crate) factor: f64,
     #[command(flatten)]
-    pub(crate) change: Change,
+    pub(crate) how: Planned,
 }
 
 #[derive(Debug, Args)]
@@ -77,5 +62,5 @@ pub(crate) struct RemoveArgs {
     /// The group's path
     pub(crate) id: String,
     #[command(flatten)]
-    pub(crate) change: Change,
+    pub(crate) how: Planned,
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::app::Change;
+use super::change::{AddArgs, ChangeArgs, Planned, ScaleArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PodCommand {
@@ -20,6 +20,9 @@ pub(crate) enum PodCommand {
     /// Show one pod: its settings, as a file that `mezzo pod update` takes
     #[command(after_help = "Example:\n  mezzo pod show shop > shop.json")]
     Show(PodArg),
+    /// Say why a pod is not as it should be: what waits, and which offers were refused for what
+    #[command(after_help = "Example:\n  mezzo pod why shop")]
+    Why(PodArg),
     /// Make a pod as a JSON or YAML file says, as a whole
     #[command(after_help = "Example:\n  mezzo pod update shop.json --wait")]
     Update(UpdateArgs),
@@ -31,7 +34,7 @@ pub(crate) enum PodCommand {
         visible_alias = "rm",
         after_help = "Example:\n  mezzo pod remove shop --wait"
     )]
-    Remove(RemoveArgs),
+    Remove(ChangeArgs),
     /// Show how a pod's instances and containers stand, and what it waits for
     #[command(
         after_help = "Examples:\n  mezzo pod status shop\n  mezzo pod status shop --wait --timeout 1m"
@@ -42,6 +45,12 @@ pub(crate) enum PodCommand {
 Example:
   mezzo pod kill shop shop.instance-b6ff5fa5-7714-11e7-a55c-5ecf1c4671f6")]
     Kill(KillArgs),
+    /// End instances of a pod with persistent volumes and give back what they kept; new ones begin empty
+    #[command(after_help = "\
+Examples:
+  mezzo pod wipe db --yes                       all instances, and all that any of the pod's kept
+  mezzo pod wipe db db.instance-5c3f… --yes     one")]
+    Wipe(WipeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -51,42 +60,12 @@ pub(crate) struct PodArg {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct AddArgs {
-    /// Pod files; `-` reads standard input; `.yaml` and `.yml` are YAML
-    #[arg(required = true, value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
-    #[command(flatten)]
-    pub(crate) change: Change,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct UpdateArgs {
     /// A pod file; `-` reads standard input
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Only show what would be done, step by step
-    #[arg(long)]
-    pub(crate) plan: bool,
     #[command(flatten)]
-    pub(crate) change: Change,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ScaleArgs {
-    /// The pod's id
-    pub(crate) id: String,
-    /// How many instances it shall have
-    pub(crate) instances: u32,
-    #[command(flatten)]
-    pub(crate) change: Change,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RemoveArgs {
-    /// The pod's id
-    pub(crate) id: String,
-    #[command(flatten)]
-    pub(crate) change: Change,
+    pub(crate) how: Planned,
 }
 
 #[derive(Debug, Args)]
@@ -107,4 +86,15 @@ pub(crate) struct KillArgs {
     pub(crate) id: String,
     /// An instance's id from `mezzo pod status`
     pub(crate) instance: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WipeArgs {
+    /// The pod's id
+    pub(crate) id: String,
+    /// An instance's id from `mezzo pod status`; without it all of them, and what none of them uses
+    pub(crate) instance: Option<String>,
+    /// Yes, what is in their volumes is lost
+    #[arg(long)]
+    pub(crate) yes: bool,
 }

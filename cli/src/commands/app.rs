@@ -4,7 +4,7 @@ mod diff;
 mod edit;
 mod logs;
 mod why;
-mod wipe;
+pub(super) mod wipe;
 
 use std::{fs, io::Read as _, path::Path};
 
@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::{Context, wait};
 use crate::{
-    args::app::{AddArgs, AppCommand, Change, ChangeArgs, RollbackArgs, UpdateArgs},
+    args::app::{AppCommand, RollbackArgs, UpdateArgs},
+    args::change::{AddArgs, Change, ChangeArgs},
     client::scheduler::Scheduler,
     failure::Failure,
     render::{self, clean},
@@ -249,8 +250,8 @@ async fn update(
         get(scheduler, &id).await?;
         (id, body)
     };
-    if args.plan {
-        let path = format!("/v2/apps{id}?dryRun=true&force={}", args.change.force);
+    if args.how.plan {
+        let path = format!("/v2/apps{id}?dryRun=true&force={}", args.how.change.force);
         let answer = scheduler
             .send(Method::PUT, &path, false, Some(&body))
             .await?;
@@ -265,7 +266,7 @@ async fn update(
         &id,
         "",
         Some(&body),
-        &args.change,
+        &args.how.change,
         &format!("{id}: updating"),
     )
     .await

@@ -1,4 +1,6 @@
-//! `mezzo group …`: groups of apps, through the scheduler's REST API.
+//! `mezzo group …`: groups of apps and pods, through the scheduler's REST API.
+
+use std::collections::BTreeSet;
 
 use mezzo_scheduler::group::GroupId;
 use reqwest::Method;
@@ -7,11 +9,15 @@ use serde_json::{Value, json};
 use super::app::read_file;
 use super::{Context, wait};
 use crate::{
-    args::group::{Change, GroupCommand},
+    args::{change::Planned, group::GroupCommand},
     client::scheduler::Scheduler,
     failure::Failure,
-    render, request,
-    view::app::{self, App},
+    render::{self, Style},
+    request,
+    view::{
+        app::{self, App},
+        pod::PodStatus,
+    },
 };
 
 pub(crate) async fn run(context: &Context, command: GroupCommand) -> Result<(), Failure> {
@@ -25,18 +31,18 @@ pub(crate) async fn run(context: &Context, command: GroupCommand) -> Result<(), 
             let id = body.get("id").and_then(Value::as_str).unwrap_or("/");
             let id = group_id(id)?;
             let how = (Method::PUT, "applying");
-            change(context, &scheduler, how, &id, Some(&body), &args.change).await
+            change(context, &scheduler, how, &id, Some(&body), &args.how).await
         }
         GroupCommand::Scale(args) => {
             let id = group_id(&args.id)?;
             let body = json!({"scaleBy": args.factor});
             let how = (Method::PUT, "scaling");
-            change(context, &scheduler, how, &id, Some(&body), &args.change).await
+            change(context, &scheduler, how, &id, Some(&body), &args.how).await
         }
         GroupCommand::Remove(args) => {
             let id = group_id(&args.id)?;
             let how = (Method::DELETE, "removing");
-            change(context, &scheduler, how, &id, None, &args.change).await
+            change(context, &scheduler, how, &id, None, &args.how).await
         }
     }
 }
@@ -49,16 +55,44 @@ fn group_id(text: &str) -> Result<GroupId, Failure> {
 
 async fn list(context: &Context, scheduler: &Scheduler, id: &GroupId) -> Result<(), Failure> {
     let answer = scheduler.get(&format!("/v2/groups{}", below(id))).await?;
-    context.output.emit(&answer, |style| {
-        let mut apps: Vec<App> = Vec::new();
-        let mut groups = vec![&answer];
-        while let Some(group) = groups.pop() {
-            apps.extend(app::list::<App>(group, "apps"));
-            groups.extend(app::raw_list(group, "groups"));
-        }
-        apps.sort_by(|a, b| a.id.cmp(&b.id));
-        render::app::list(&apps, style)
-    })
+    let mut apps: Vec<App> = Vec::new();
+    let mut of_pods: BTreeSet<&str> = BTreeSet::new();
+    let mut groups = vec![&answer];
+    while let Some(group) = groups.pop() {
+        apps.extend(app::list::<App>(group, "apps"));
+        let pods = app::raw_list(group, "pods").iter();
+        of_pods.extend(pods.filter_map(|pod| pod.get("id").and_then(Value::as_str)));
+        groups.extend(app::raw_list(group, "groups"));
+    }
+    apps.sort_by(|a, b| a.id.cmp(&b.id));
+    // A group has what its pods are to be, not how they stand.
+    let stand = match of_pods.is_empty() {
+        true => Value::Null,
+        false => scheduler.get("/v2/pods/::status").await?,
+    };
+    let pods: Vec<PodStatus> = stand
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(PodStatus::of)
+        .filter(|pod| of_pods.contains(pod.id.as_str()))
+        .collect();
+    context
+        .output
+        .emit(&answer, |style| both(&apps, &pods, style))
+}
+
+/// Apps, and below them pods; of what there is none, nothing is said where there is something of the other.
+fn both(apps: &[App], pods: &[PodStatus], style: Style) -> String {
+    match (apps.is_empty(), pods.is_empty()) {
+        (_, true) => render::app::list(apps, style),
+        (true, false) => render::pod::list(pods, style),
+        (false, false) => format!(
+            "{}\n{}",
+            render::app::list(apps, style),
+            render::pod::list(pods, style)
+        ),
+    }
 }
 
 /// What follows `/v2/groups`.
@@ -76,17 +110,17 @@ async fn change(
     (method, verb): (Method, &str),
     id: &GroupId,
     body: Option<&Value>,
-    how: &Change,
+    Planned { plan, change: how }: &Planned,
 ) -> Result<(), Failure> {
     let timeout = request::duration("--timeout", &how.timeout)?;
     let path = format!(
         "/v2/groups{}?force={}&dryRun={}",
         below(id),
         how.force,
-        how.plan
+        plan
     );
     let answer = scheduler.send(method, &path, false, body).await?;
-    if how.plan {
+    if *plan {
         return context
             .output
             .emit(&answer, |style| render::app::plan(&answer, style));

@@ -1,5 +1,8 @@
 //! `mezzo pod …`: pods, through the scheduler's REST API.
 
+mod why;
+mod wipe;
+
 use std::time::Duration;
 
 use reqwest::Method;
@@ -9,8 +12,8 @@ use tokio::time::Instant;
 use super::Context;
 use super::app::{complaints, prefix, read_file};
 use crate::{
-    args::app::Change,
-    args::pod::{AddArgs, PodCommand, ScaleArgs, UpdateArgs},
+    args::change::{AddArgs, Change, ScaleArgs},
+    args::pod::{PodCommand, UpdateArgs},
     client::scheduler::Scheduler,
     failure::Failure,
     output::Progress,
@@ -67,6 +70,11 @@ pub(crate) async fn run(context: &Context, command: PodCommand) -> Result<(), Fa
                 render::pod::status(&PodStatus::of(&status), style)
             })
         }
+        PodCommand::Why(args) => {
+            let id = request::app_id(&args.id)?;
+            why::run(context, &scheduler, &id).await
+        }
+        PodCommand::Wipe(args) => wipe::run(context, &scheduler, &args).await,
         PodCommand::Kill(args) => {
             let id = request::app_id(&args.id)?;
             let path = format!(
@@ -133,8 +141,8 @@ async fn update(
     check(&name, &body)?;
     let id = body.get("id").and_then(Value::as_str).unwrap_or_default();
     let id = request::app_id(id)?;
-    if args.plan {
-        let path = format!("/v2/pods{id}?dryRun=true&force={}", args.change.force);
+    if args.how.plan {
+        let path = format!("/v2/pods{id}?dryRun=true&force={}", args.how.change.force);
         let answer = scheduler
             .send(Method::PUT, &path, false, Some(&body))
             .await
@@ -143,7 +151,7 @@ async fn update(
             .output
             .emit(&answer, |style| render::app::plan(&answer, style));
     }
-    put(context, scheduler, &id, &body, &args.change, "updating").await
+    put(context, scheduler, &id, &body, &args.how.change, "updating").await
 }
 
 async fn scale(context: &Context, scheduler: &Scheduler, args: &ScaleArgs) -> Result<(), Failure> {
@@ -261,8 +269,11 @@ async fn look(scheduler: &Scheduler, id: &str) -> Result<(PodStatus, bool), Fail
 async fn is_busy(scheduler: &Scheduler, id: &str) -> Result<bool, Failure> {
     let answer = scheduler.get("/v2/deployments").await?;
     let all = app::raw_list(&answer, "deployments");
-    Ok(all.iter().any(|one| {
-        let pods = one.get("affectedPods").and_then(Value::as_array);
-        pods.is_some_and(|pods| pods.iter().any(|pod| pod.as_str() == Some(id)))
-    }))
+    Ok(all.iter().any(|one| affects(one, id)))
+}
+
+/// Whether a deployment has to do with the pod.
+fn affects(deployment: &Value, id: &str) -> bool {
+    let pods = deployment.get("affectedPods").and_then(Value::as_array);
+    pods.is_some_and(|pods| pods.iter().any(|pod| pod.as_str() == Some(id)))
 }

@@ -76,6 +76,24 @@ pub(crate) fn status(pod: &PodStatus, style: Style) -> String {
     if !pod.instances.is_empty() {
         text.push_str(&section(style, "instances", &table.render(style, "  ")));
     }
+    let mut kept = Table::new(&["VOLUME", "INSTANCE", "NODE", "ID"]);
+    for instance in &pod.instances {
+        for volume in &instance.local_volumes {
+            kept.row([
+                volume.container_path.as_str().into(),
+                instance.id.as_str().into(),
+                instance.agent_hostname.as_str().into(),
+                volume.persistence_id.as_str().into(),
+            ]);
+        }
+    }
+    if pod
+        .instances
+        .iter()
+        .any(|one| !one.local_volumes.is_empty())
+    {
+        text.push_str(&section(style, "kept volumes", &kept.render(style, "  ")));
+    }
     if let Some(last) = pod.termination_history.last() {
         let line = format!(
             "  {} at {}: {}\n",
@@ -150,6 +168,7 @@ mod tests {
                      "endpoints": [{"name": "http", "allocatedHostPort": 31000, "healthy": true}]},
                     {"name": "log", "status": "TASK_FAILED", "message": "exit code 1"},
                 ],
+                "localVolumes": [{"containerPath": "data", "persistenceId": "shop.0.5c3f"}],
             }],
             "terminationHistory": [
                 {"instanceID": "shop.instance-0", "terminatedAt": "t", "message": "log: exit code 1"},
@@ -168,10 +187,15 @@ mod tests {
             "http:31000 good",
             "failed: exit code 1",
             "shop.instance-0 at t: log: exit code 1",
+            "data    shop.instance-1  node1  shop.0.5c3f",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert_eq!(text.matches("shop.instance-1").count(), 1, "{text}");
+        assert_eq!(
+            text.matches("shop.instance-1").count(),
+            2,
+            "once with its containers, once with what it keeps: {text}"
+        );
     }
 
     #[test]

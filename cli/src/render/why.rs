@@ -1,10 +1,22 @@
-//! Why an app is not as it should be, for people.
+//! Why an app or a pod is not as it should be, for people.
 
 use super::{Style, Table, facts, section};
 use crate::view::{
     app::{App, Deployment, QueueItem},
+    pod::PodStatus,
     problems::{failure_text, why_it_waits},
 };
+
+/// Who is asked about.
+struct Subject {
+    /// What it is, and its id.
+    name: (&'static str, String),
+    /// How many of its instances are as they should be.
+    good: (&'static str, u64),
+    wanted: u64,
+    /// The latest.
+    failure: Option<String>,
+}
 
 /// `mezzo app why`.
 pub(crate) fn why(
@@ -13,11 +25,49 @@ pub(crate) fn why(
     deployment: Option<&Deployment>,
     style: Style,
 ) -> String {
+    let subject = Subject {
+        name: ("app", app.id.clone()),
+        good: ("running", app.tasks_running),
+        wanted: app.instances,
+        failure: app.last_task_failure.as_ref().map(failure_text),
+    };
+    tell(subject, waiting, deployment, style)
+}
+
+/// `mezzo pod why`.
+pub(crate) fn why_pod(
+    pod: &PodStatus,
+    waiting: Option<&QueueItem>,
+    deployment: Option<&Deployment>,
+    style: Style,
+) -> String {
+    let last = pod.termination_history.last();
+    let subject = Subject {
+        name: ("pod", pod.id.clone()),
+        good: ("stable", pod.stable() as u64),
+        wanted: pod.spec.scaling.instances as u64,
+        failure: last.map(|last| format!("{} at {}", last.message, last.terminated_at)),
+    };
+    tell(subject, waiting, deployment, style)
+}
+
+fn tell(
+    subject: Subject,
+    waiting: Option<&QueueItem>,
+    deployment: Option<&Deployment>,
+    style: Style,
+) -> String {
+    let Subject {
+        name,
+        good,
+        wanted,
+        failure,
+    } = subject;
     let count = |item: &QueueItem| {
         let seen = item.processed_offers_summary.processed_offers_count;
         format!(
-            "{} of {} to be launched since {}, {seen} offers seen",
-            item.count, app.instances, item.since
+            "{} of {wanted} to be launched since {}, {seen} offers seen",
+            item.count, item.since
         )
     };
     let deploys = deployment.map(|deployment| {
@@ -27,15 +77,11 @@ pub(crate) fn why(
             deployment.id, deployment.current_step, deployment.total_steps
         )
     });
-    let failure = app.last_task_failure.as_ref().map(failure_text);
     let mut text = facts(
         style,
         &[
-            ("app", app.id.clone()),
-            (
-                "running",
-                format!("{} of {}", app.tasks_running, app.instances),
-            ),
+            name,
+            (good.0, format!("{} of {wanted}", good.1)),
             (
                 "waiting",
                 waiting.map_or_else(|| "nothing waits to be launched".to_owned(), count),
@@ -102,6 +148,26 @@ mod tests {
         app      /web
         running  3 of 3
         waiting  nothing waits to be launched
+        ");
+    }
+
+    #[test]
+    fn a_pod_is_told_as_an_app_is() {
+        let pod = PodStatus::of(&json!({
+            "id": "/shop", "spec": {"scaling": {"instances": 2}},
+            "instances": [{"status": "STABLE"}],
+            "terminationHistory": [{"message": "log: exit code 1", "terminatedAt": "t0"}],
+        }));
+        let item: QueueItem = one(&json!({
+            "pod": {"id": "/shop"}, "count": 1, "since": "t1", "waitingFor": "no offer was enough",
+            "processedOffersSummary": {"processedOffersCount": 3},
+        }));
+        insta::assert_snapshot!(why_pod(&pod, Some(&item), None, PLAIN), @r"
+        pod           /shop
+        stable        1 of 2
+        waiting       1 of 2 to be launched since t1, 3 offers seen
+        because       no offer was enough
+        last failure  log: exit code 1 at t0
         ");
     }
 }

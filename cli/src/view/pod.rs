@@ -39,6 +39,16 @@ pub(crate) struct Instance {
     pub(crate) status: String,
     pub(crate) agent_hostname: String,
     pub(crate) containers: Vec<Container>,
+    pub(crate) local_volumes: Vec<LocalVolume>,
+}
+
+/// A volume that an instance keeps.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct LocalVolume {
+    /// Its name in the pod.
+    pub(crate) container_path: String,
+    pub(crate) persistence_id: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

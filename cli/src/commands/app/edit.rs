@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::super::{Context, now_ms};
 use super::diff::definition;
 use super::{change, check, get, read_file};
-use crate::{args::app::ChangeArgs, client::scheduler::Scheduler, failure::Failure, request};
+use crate::{args::change::ChangeArgs, client::scheduler::Scheduler, failure::Failure, request};
 
 pub(super) async fn run(
     context: &Context,

@@ -67,7 +67,7 @@ fn path(id: &str, args: &WipeArgs) -> String {
 }
 
 /// As a part of a path, or the value of a query.
-fn encoded(text: &str) -> String {
+pub(crate) fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => {
