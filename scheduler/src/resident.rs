@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use mezzo_api::model::{
-    AgentId, Offer, PersistentVolume, Pool, PoolChange, Ranges, Reservation, Resources, RoleName,
-    Stack, Volume, VolumeSource,
+    AgentId, Offer, PersistentVolume, Pool, PoolChange, Pools, Ranges, Reservation, Resources,
+    RoleName, Stack, Volume, VolumeSource,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -248,15 +248,6 @@ pub fn giving_back(id: HoldingId, offer: &Offer) -> Vec<PoolChange> {
     changes
 }
 
-/// What of an offer is open to all: of that new reservations are made, and ports taken.
-#[must_use]
-pub fn open_of(offer: &Offer) -> Resources {
-    let plain = offer.reserved.iter().filter(|pool| pool.stack.is_plain());
-    plain.fold(offer.resources.clone(), |open, pool| {
-        open.checked_sub(&pool.resources).unwrap_or_default()
-    })
-}
-
 /// One task on a holding that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relaunch {
@@ -270,7 +261,8 @@ pub struct Relaunch {
     pub ports: Vec<u16>,
 }
 
-/// Puts at most `count` tasks on `holdings`, in their order, and takes the ports they need from `open`. Beside them: what
+/// Puts at most `count` tasks on `holdings`, in their order, and takes the ports they need from what is `left` open to
+/// all. Beside them: what
 /// offers of the right machines lack.
 #[must_use]
 pub fn relaunch(
@@ -278,7 +270,7 @@ pub fn relaunch(
     count: usize,
     ask: &Ask,
     offers: &[Offer],
-    open: &mut [Resources],
+    left: &mut [Pools],
     salt: u64,
 ) -> (Vec<Relaunch>, Vec<(usize, Vec<Lack>)>) {
     let (mut placed, mut lacking) = (Vec::new(), Vec::new());
@@ -299,17 +291,18 @@ pub fn relaunch(
                     continue;
                 }
             };
-            let ports = ask.ports_only().lacks(&open[index]);
-            let chosen = ask.choose_ports(&open[index].ports(), salt.wrapping_add(index as u64));
+            let open = left[index].open();
+            let ports = ask.ports_only().lacks(open);
+            let chosen = ask.choose_ports(&open.ports(), salt.wrapping_add(index as u64));
             let (true, Some(ports)) = (ports.is_empty(), chosen) else {
                 lacking.push((index, ports));
                 continue;
             };
             let less = Resources::new().with_ranges("ports", ranges(&ports));
-            let Some(rest) = open[index].checked_sub(&less) else {
+            let Some(rest) = open.checked_sub(&less) else {
                 continue;
             };
-            open[index] = rest;
+            left[index] = left[index].clone().with_open(rest);
             taken.insert(holding.id);
             placed.push(Relaunch {
                 holding: holding.id,

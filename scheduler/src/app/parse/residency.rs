@@ -2,8 +2,11 @@
 //!
 //! Pure. The rules and their words are Marathon's.
 
+use mezzo_api::model::RoleName;
+
 use crate::app::read::{Fields, Report};
 use crate::app::residency::{PersistentMount, Residency, TaskLost};
+use crate::app::role::Accepts;
 use crate::app::spec::{App, PPM, UnreachableStrategy, UpgradeStrategy};
 
 use super::MAX_SECONDS_MS;
@@ -108,6 +111,9 @@ pub(super) fn defaults(fields: &Fields<'_>, app: &mut App) {
     if fields.get("unreachableStrategy").is_none() {
         app.unreachable = UnreachableStrategy::Disabled;
     }
+    if fields.get("acceptedResourceRoles").is_none() && app.role != RoleName::any() {
+        app.accepts = Accepts::Unreserved;
+    }
 }
 
 /// What speaks against an app with volumes, or with a residency and none.
@@ -132,6 +138,12 @@ pub(super) fn check(app: &App, report: &mut Report) {
         report.value_problem(
             "/unreachableStrategy",
             "unreachableStrategy must be disabled for resident tasks",
+        );
+    }
+    if app.role != RoleName::any() && app.accepts != Accepts::Unreserved {
+        report.value_problem(
+            "/acceptedResourceRoles",
+            "A resident app must have `acceptedResourceRoles = [\"*\"]`: what it keeps is reserved for it out of what is open to all",
         );
     }
     if app.revocable {
