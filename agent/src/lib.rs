@@ -39,5 +39,5 @@ pub use config::{Config, NetworkSettings};
 pub use error::Error;
 pub use purge::purge;
 pub use resources::devices::DeviceSet;
-pub use server::{Ready, run, run_with};
+pub use server::{Ready, run, run_reloading, run_with};
 pub use slack::settings::Oversubscription;

@@ -18,7 +18,7 @@ use mezzo_api::{
 };
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, oneshot},
+    sync::{Notify, Semaphore, oneshot},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -65,11 +65,29 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     run_with(config, shutdown, None).await
 }
 
+/// The same; each time `again` is notified the credential is read again. The stream stays.
+pub async fn run_reloading(
+    config: Config,
+    shutdown: CancellationToken,
+    again: Arc<Notify>,
+) -> Result<(), Error> {
+    run_all(config, shutdown, None, again).await
+}
+
 /// The same, telling when it listens. The address is also in `<state_dir>/address`.
 pub async fn run_with(
     config: Config,
     shutdown: CancellationToken,
     ready: Option<Ready>,
+) -> Result<(), Error> {
+    run_all(config, shutdown, ready, Arc::default()).await
+}
+
+async fn run_all(
+    config: Config,
+    shutdown: CancellationToken,
+    ready: Option<Ready>,
+    again: Arc<Notify>,
 ) -> Result<(), Error> {
     config.check()?;
     let _lock = lock(&config.state_dir)?;
@@ -92,7 +110,7 @@ pub async fn run_with(
         Arc::new(runtime),
         Arc::new(images),
         shutdown,
-        ready,
+        (ready, again),
     )
     .await
 }
@@ -212,7 +230,7 @@ pub(crate) async fn serve(
     runtime: Arc<dyn Runtime>,
     images: Arc<dyn Images>,
     shutdown: CancellationToken,
-    ready: Option<Ready>,
+    (ready, again): (Option<Ready>, Arc<Notify>),
 ) -> Result<(), Error> {
     let local = listener.local_addr().map_err(|source| Error::Listen {
         address: config.listen.clone(),
@@ -289,9 +307,18 @@ pub(crate) async fn serve(
         actor.run(recovered, commands, token, on_shutdown).await;
         Ok(())
     });
+    let credential = Credential::read(config.credential.as_deref())?;
+    let (kept, token) = (credential.clone(), stop.clone());
+    parts.spawn(async move {
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = kept.keep_current(&again) => {}
+        }
+        Ok(())
+    });
     let link = Link {
         masters: config.masters()?,
-        credential: Credential::read(config.credential.as_deref())?,
+        credential,
         term: Term::load(config.state_dir.join("master-term"))?,
         handle: handle.clone(),
         info: info.clone(),

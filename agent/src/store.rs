@@ -27,8 +27,22 @@ use crate::{
 const MAX_CHECKPOINT: u64 = 4 << 20;
 const MAX_LOG: u64 = 64 << 20;
 
-/// What this agent writes for reservations and volumes, and reads.
-const BOOK_VERSION: u32 = 1;
+/// What this agent reads for reservations and volumes. It writes the oldest that says all:
+///
+/// | version | has for the first time |
+/// |---|---|
+/// | 1 | reservations, volumes, ends of changes |
+/// | 2 | volumes that are shared, which an older agent would give to one task alone, and then forget that they are |
+const BOOK_VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
+
+fn book_version(saved: &Saved) -> u32 {
+    let mut volumes = saved.volumes.iter();
+    if volumes.any(|kept| kept.volume.shared) {
+        2
+    } else {
+        1
+    }
+}
 
 #[derive(Serialize, Deserialize)]
 struct Versioned {
@@ -124,10 +138,12 @@ impl Store {
         }
         let text = read_bounded(&self.book, MAX_CHECKPOINT * 4).map_err(failed)?;
         let parsed: Versioned = serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))?;
-        if parsed.version != BOOK_VERSION {
+        if !BOOK_VERSIONS.contains(&parsed.version) {
             return Err(failed(format!(
-                "it has version {}, this agent reads {BOOK_VERSION}",
-                parsed.version
+                "it has version {}, this agent reads {} to {}",
+                parsed.version,
+                BOOK_VERSIONS.start(),
+                BOOK_VERSIONS.end()
             )));
         }
         let names = parsed.saved.volumes.iter().map(|kept| &kept.folder);
@@ -152,7 +168,7 @@ impl Store {
             File::open(&self.volumes)?.sync_all()?;
         }
         let text = serde_json::to_vec(&Versioned {
-            version: BOOK_VERSION,
+            version: book_version(saved),
             saved: saved.clone(),
         })
         .map_err(io::Error::other)?;
@@ -507,6 +523,38 @@ mod tests {
             4
         );
         assert_eq!(fs::read_dir(dir.path().join("tasks")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_reserved_says_which_agents_can_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let path = dir.path().join("reservations.json");
+        let saved = |shared: bool| -> Saved {
+            serde_json::from_value(serde_json::json!({"volumes": [{
+                "volume": {
+                    "id": "data",
+                    "stack": [{"role": "eng", "kind": "dynamic"}],
+                    "size_mb": 1,
+                    "shared": shared,
+                },
+                "folder": "v-0a",
+            }]}))
+            .unwrap()
+        };
+        for (shared, version) in [(false, 1), (true, 2)] {
+            store.write_book(&saved(shared), None).unwrap();
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.contains(&format!("\"version\":{version}")), "{text}");
+            assert_eq!(store.load_book().unwrap(), saved(shared));
+        }
+        let newer = fs::read_to_string(&path).unwrap();
+        fs::write(&path, newer.replace("\"version\":2", "\"version\":3")).unwrap();
+        let told = store.load_book().unwrap_err().to_string();
+        assert!(
+            told.contains("it has version 3, this agent reads 1 to 2"),
+            "{told}"
+        );
     }
 
     #[test]

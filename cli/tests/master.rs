@@ -339,3 +339,85 @@ fn sighup_reads_the_credentials_again_and_a_watcher_hears_on() {
     watcher.wait().unwrap();
     reader.join().unwrap();
 }
+
+/// A scheduler of this binary; killed with `kill -9` when dropped.
+struct Scheduler(Child);
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        // It may have been killed already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_scheduler_shows_what_its_credential_file_says_when_it_is_told_to_read_it_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let private = |name: &str, content: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (line, entry) = mezzo_master::new_credential("apps").unwrap();
+    let rules = private("rules", &entry.replace("allow = []", "allow = [\"*\"]"));
+    let good_one = private("good", &line);
+    let state_dir = dir.path().join("master");
+    fs::create_dir(&state_dir).unwrap();
+    let master = Master::start(&state_dir, &["--credentials", &rules]);
+    let shown = private("shown", "apps:an-older-secret\n");
+    let settings = private("scheduler.toml", &format!("credential = \"{shown}\"\n"));
+    let mut process = Command::new(MEZZO)
+        .args([
+            "scheduler",
+            "--listen",
+            "127.0.0.1:0",
+            "--config",
+            &settings,
+        ])
+        .arg("--state-dir")
+        .arg(dir.path().join("scheduler"))
+        .env("MEZZO_MASTER", &master.address)
+        .env("NO_COLOR", "1")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(process.stderr.take().unwrap()).lines();
+    let scheduler = Scheduler(process);
+    let (told, heard) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            // The test may have ended.
+            let _ = told.send(line);
+        }
+    });
+    let says = |what: &str| {
+        loop {
+            let line = heard.recv_timeout(DEADLINE).expect(what);
+            if line.contains(what) {
+                return line;
+            }
+        }
+    };
+    let again = || {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(scheduler.0.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+    };
+    says("no subscription to the master");
+    // A bad file is named, and the former one goes on: there is still something to be refused.
+    private("shown", "half a line");
+    again();
+    let line_of_log = says("the former credential goes on");
+    assert!(line_of_log.contains("is not one line"), "{line_of_log}");
+    private("shown", &line);
+    again();
+    says("the credential was read again");
+    says("subscribed");
+    let list = ["--credential", &good_one, "framework", "list", "-o", "json"];
+    let frameworks: Vec<Value> = serde_json::from_str(&good(&master.mezzo(&list))).unwrap();
+    assert_eq!(frameworks.len(), 1, "{frameworks:?}");
+    drop(scheduler);
+    reader.join().unwrap();
+}

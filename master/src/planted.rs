@@ -22,6 +22,12 @@ pub(crate) enum Bug {
     LimitIgnored,
     /// What is lent is offered to those who cannot deal with it.
     LentToAnybody,
+    /// Shared volumes are offered to those who cannot deal with them.
+    SharedToAnybody,
+    /// Volumes end although tasks mount them.
+    UsersForgotten,
+    /// Offers of a shared volume outlive it.
+    EndedAndOffered,
     /// A quota is in force and not in the store.
     QuotaNotStored,
     /// Acknowledgements do not reach the agent.

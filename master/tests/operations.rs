@@ -12,6 +12,9 @@
 
 mod common;
 
+#[path = "operations/shared.rs"]
+mod shared;
+
 use std::time::Duration;
 
 use common::{Agent, Framework, Master, agent_info, config, framework_info, resources, task};
@@ -44,6 +47,7 @@ fn volume(size_mb: u64) -> proto::PersistentVolume {
         stack: vec![reservation("eng")],
         size_mb,
         principal: String::new(),
+        shared: false,
     }
 }
 
@@ -123,6 +127,16 @@ impl Framework {
     /// What was offered while a change was under way is passed over.
     async fn expect_offer_of(&mut self, what: &str) {
         while self.expect_offers().await[0].resources != resources(what) {}
+    }
+
+    /// Offers without are passed over.
+    async fn expect_offers_with_a_volume(&mut self) -> Vec<proto::Offer> {
+        loop {
+            let offers = self.expect_offers().await;
+            if offers.iter().any(|offer| !offer.volumes.is_empty()) {
+                return offers;
+            }
+        }
     }
 
     async fn expect_operation(&mut self, id: &str, state: OperationState) -> String {
@@ -266,6 +280,81 @@ async fn one_accept_reserves_makes_a_volume_and_launches_a_task_on_it() {
     };
     assert_eq!(there.volume.as_ref(), Some(&volumes[0]));
     assert_eq!(there.users[0].task_id, "db");
+}
+
+#[tokio::test]
+async fn members_of_a_group_write_to_one_volume_which_counts_once_and_is_theirs_to_the_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let master = Master::start(config(dir.path())).await;
+    let mut agent = Agent::attach(&master, "node-1", "cpus:2;mem:256;disk:100").await;
+    let mut team = team(&master, "").await.unwrap();
+    let with_volume = |id: &str, read_only: bool| {
+        let mut info = task(id, &agent.id, "cpus:0.5;mem:64");
+        info.container.as_mut().unwrap().volumes = vec![proto::Volume {
+            container_path: "/data".to_owned(),
+            read_only,
+            source: Some(proto::volume::Source::PersistentVolume("orders".to_owned())),
+        }];
+        info
+    };
+    let members = ["db", "backup", "viewer"].map(|id| with_volume(id, id == "viewer"));
+    let (writer, reader) = (with_volume("writer", false), with_volume("reader", true));
+    let offers = team.expect_offers().await;
+    let create = proto::CreateVolume {
+        volume: Some(volume(50)),
+    };
+    let group = proto::operation::LaunchGroup {
+        group_id: "pod".to_owned(),
+        tasks: members.to_vec(),
+        ..proto::operation::LaunchGroup::default()
+    };
+    let wanted = vec![
+        ("", Operation::Reserve(reserve("disk:50"))),
+        ("", Operation::CreateVolume(create)),
+        ("", Operation::LaunchGroup(group)),
+    ];
+    team.perform(&offers, wanted).await;
+    agent.expect_operation().await;
+    agent.expect_operation().await;
+    let launched = agent.expect_group().await;
+    let shares: Vec<_> = launched
+        .tasks
+        .iter()
+        .map(|task| {
+            assert_eq!(task.persistent.len(), 1, "{}", task.task_id);
+            task.group.as_ref().unwrap().shares.clone()
+        })
+        .collect();
+    let shared = vec!["orders".to_owned()];
+    assert_eq!(shares, [vec![], shared, vec![]], "the first holds it");
+    master
+        .wait_for("the volume in the books, once", |cluster| {
+            cluster.allocated == resources("cpus:1.5;mem:192;disk:50")
+        })
+        .await;
+
+    // Who held it has ended: what is left of the group has it still, whoever asks.
+    let of = |id: &str| {
+        let tasks = &launched.tasks;
+        let found = tasks.iter().find(|task| task.task_id == id).unwrap();
+        master_message::Launch {
+            framework_id: launched.framework_id.clone(),
+            role: launched.role.clone(),
+            task: Some(found.clone()),
+        }
+    };
+    agent.report(&of("db"), TaskState::TaskFinished, "u1").await;
+    team.expect_state("db", TaskState::TaskFinished).await;
+    for (info, why) in [(writer, "read by"), (reader, "written by")] {
+        let id = info.task_id.clone();
+        let offers = team.expect_offers_with_a_volume().await;
+        let launch = proto::operation::Launch { tasks: vec![info] };
+        team.perform(&offers, vec![("", Operation::Launch(launch))])
+            .await;
+        let error = team.expect_state(&id, TaskState::TaskError).await;
+        assert!(error.message.contains(why), "{}", error.message);
+        assert!(error.message.contains("backup"), "{}", error.message);
+    }
 }
 
 #[tokio::test]

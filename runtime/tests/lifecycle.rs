@@ -32,6 +32,27 @@ async fn exit_codes_and_signals_are_reported() {
     );
 }
 
+/// What shells make of a SIGKILL, and one that is not the kernel's: nothing of it says that memory was short.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_end_but_the_kernels_is_taken_for_one_by_memory() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    let mut spec = node.spec(&["exit", "137"]);
+    spec.limits.memory_bytes = Some(32 << 20);
+    let record = node.run("shell", spec).await;
+    assert_eq!((record.exit, record.oom_killed), (Exit::Code(137), false));
+    let mut spec = node.spec(&["sleep"]);
+    spec.limits.memory_bytes = Some(32 << 20);
+    let name = id("killed");
+    let started = node.runtime().start(&name, spec).await.unwrap();
+    common::kill(started.pid);
+    let record = within(node.runtime().wait(&name)).await.unwrap();
+    let killed = Exit::Signal(libc::SIGKILL);
+    assert_eq!((record.exit, record.oom_killed), (killed, false));
+    assert_eq!(record.usage.oom_kills, Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_container_is_listed_with_its_process_and_labels() {
     let Some(node) = Node::new().await else {

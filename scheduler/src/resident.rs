@@ -14,11 +14,12 @@ use std::fmt;
 
 use mezzo_api::model::{
     AgentId, Offer, PersistentVolume, Pool, PoolChange, Pools, Ranges, Reservation, Resources,
-    RoleName, Stack, Volume, VolumeSource,
+    RoleName, Stack, TaskInfo, Volume, VolumeSource,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::app::pod::PodContainer;
 use crate::app::spec::is_in_sandbox;
 use crate::app::{App, AppId};
 use crate::place::{Ask, Lack};
@@ -78,7 +79,7 @@ pub enum Stage {
 /// A volume of a holding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldVolume {
-    /// As the app wrote it.
+    /// As the app wrote it; of a pod the volume's name.
     pub container_path: String,
     /// On the agent.
     pub volume: PersistentVolume,
@@ -128,6 +129,7 @@ impl Holding {
                 stack: stack.clone(),
                 size_mb: mount.size_mb,
                 principal: String::new(),
+                shared: false,
             },
         });
         Some(Self {
@@ -166,6 +168,24 @@ impl Holding {
         Pool {
             stack: stack.clone(),
             resources: self.resources.clone(),
+        }
+    }
+
+    /// What of a container of a pod's instance is from it: its amounts, and the volumes that it mounts.
+    pub fn give_to(&self, stack: &Stack, container: &PodContainer, task: &mut TaskInfo) {
+        task.reserved.push(Pool {
+            stack: stack.clone(),
+            resources: Ask::scalars_of(&container.spec),
+        });
+        for mount in &container.mounts {
+            let mut held = self.volumes.iter();
+            if let Some(held) = held.find(|held| held.container_path == mount.name) {
+                task.container.volumes.push(Volume {
+                    container_path: mount.absolute(),
+                    read_only: mount.read_only,
+                    source: VolumeSource::Persistent(held.volume.id.clone()),
+                });
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use mezzo_api::credential::Credential;
 use mezzo_api::masters::Masters;
 use mezzo_etcd::election::Order;
 use mezzo_etcd::{Fence, StoreAddress};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -81,8 +81,32 @@ pub enum Error {
 ///
 /// When the state, the port or the master's address cannot be used, or the disk fails on the way.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    run_reloading(config, shutdown, Arc::default()).await
+}
+
+/// The same; each time `again` is notified the credential is read again. The subscription stays.
+///
+/// # Errors
+///
+/// When the state, the port or the master's address cannot be used, or the disk fails on the way.
+pub async fn run_reloading(
+    config: Config,
+    shutdown: CancellationToken,
+    again: Arc<Notify>,
+) -> Result<(), Error> {
     let masters = config.check()?;
     let credential = Credential::read(config.credential.as_deref())?;
+    tokio::select! {
+        result = run_all(config, (masters, credential.clone()), shutdown) => result,
+        () = credential.keep_current(&again) => Ok(()),
+    }
+}
+
+async fn run_all(
+    config: Config,
+    (masters, credential): (Masters, Credential),
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let directory = match &config.store {
         StoreAddress::Etcd(address) => {
             let address = address.beside("scheduler");

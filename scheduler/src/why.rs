@@ -130,12 +130,16 @@ fn kept_elsewhere(app: &AppState) -> Option<String> {
     let free = app.free_holdings();
     let hosts: BTreeSet<&str> = free.iter().map(|one| one.hostname.as_str()).collect();
     let shown: Vec<&str> = hosts.iter().copied().take(SHOWN).collect();
+    let id = &app.current.app.id;
+    let wipe = match app.is_pod() {
+        true => format!("/v2/pods{id}::instances"),
+        false => format!("/v2/apps{id}/tasks"),
+    };
     (!shown.is_empty()).then(|| {
         format!(
             "no offer since it began to wait of the nodes that have its volumes: {}. To begin anew, with empty ones: \
-             DELETE /v2/apps{}/tasks?wipe=true",
+             DELETE {wipe}?wipe=true",
             shown.join(", "),
-            app.current.app.id
         )
     })
 }

@@ -277,3 +277,41 @@ async fn wrong_jobs_are_refused_with_everything_that_is_wrong() {
     assert_eq!(twice.status, 409, "{}", twice.text);
     scheduler.stop().await;
 }
+
+#[tokio::test]
+async fn a_run_waits_for_a_machine_that_its_constraints_allow_and_says_so() {
+    let running = Master::start(NODE).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let scheduler = Scheduler::start(directory.path(), running.address).await;
+    let mut picky = job("picky");
+    picky["constraints"] = json!([["hostname", "UNLIKE", "node1"]]);
+    let made = scheduler.request("POST", "/v1/jobs", Some(picky)).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    assert!(!made.headers.contains_key("warning"), "{:?}", made.headers);
+    let run = scheduler.request("POST", "/v1/jobs/picky/run", None).await;
+    assert_eq!(run.status, 201, "{}", run.text);
+    let path = "/v1/jobs/picky/runs";
+    let runs = scheduler
+        .wait(path, "a reason", |value| {
+            value["runs"][0]["waitsBecause"]
+                .as_str()
+                .is_some_and(|why| !why.is_empty())
+        })
+        .await;
+    assert_eq!(runs["runs"][0]["state"], "waiting");
+    let why = runs["runs"][0]["waitsBecause"].as_str().expect("a text");
+    assert!(
+        why.contains("node1 (constraint hostname UNLIKE node1: the node has node1)"),
+        "{why}"
+    );
+    assert!(running.master.world().launched.is_empty());
+
+    let mut content = job("content");
+    content["constraints"] = json!([["hostname", "EQUALS", "node1"]]);
+    scheduler.request("POST", "/v1/jobs", Some(content)).await;
+    scheduler
+        .request("POST", "/v1/jobs/content/run", None)
+        .await;
+    run_is(&scheduler, "content", "running").await;
+    scheduler.stop().await;
+}

@@ -1,5 +1,6 @@
 //! Pods as people write them: what is taken and written back with the same meaning, what is refused and in which words.
 
+use mezzo_scheduler::app::spec::UnreachableStrategy;
 use mezzo_scheduler::app::{parse_app_or_pod, parse_pod};
 use serde_json::{Value, json};
 
@@ -76,9 +77,42 @@ fn everything() -> Value {
     }))
 }
 
+/// A pod whose instances keep a volume.
+fn resident(extra: Value) -> Value {
+    let kept = pod(json!({
+        "volumes": [{"name": "p", "persistent": {"size": 100, "type": "root", "constraints": []}}],
+        "containers": [{
+            "name": "web",
+            "image": {"id": "web:1"},
+            "volumeMounts": [{"name": "p", "mountPath": "/p"}],
+        }],
+    }));
+    mezzo_scheduler::app::merge(&kept, &extra)
+}
+
+#[test]
+fn a_pod_with_a_persistent_volume_is_resident_with_marathons_defaults() {
+    let app = parse_pod(&resident(json!({})), None).0.expect("a pod");
+    assert!(app.residency.is_some());
+    assert_eq!(
+        (app.upgrade.minimum_health_ppm, app.upgrade.maximum_over_ppm),
+        (500_000, 0)
+    );
+    assert_eq!(app.unreachable, UnreachableStrategy::Disabled);
+    assert_eq!(app.volumes_mb(), 100);
+    let chosen = json!({"scheduling": {"upgrade": {"minimumHealthCapacity": 1}}});
+    let app = parse_pod(&resident(chosen), None).0.expect("a pod");
+    assert_eq!(
+        (app.upgrade.minimum_health_ppm, app.upgrade.maximum_over_ppm),
+        (1_000_000, 0)
+    );
+    let plain = parse_pod(&pod(json!({})), None).0.expect("a pod");
+    assert!(plain.residency.is_none() && plain.unreachable != UnreachableStrategy::Disabled);
+}
+
 #[test]
 fn a_pod_is_written_as_it_was_read() {
-    for given in [pod(json!({})), everything()] {
+    for given in [pod(json!({})), everything(), resident(json!({}))] {
         let (app, report) = parse_pod(&given, None);
         let app = app.unwrap_or_else(|| panic!("{:#?}", report.errors));
         assert!(report.unknown.is_empty(), "{:?}", report.unknown);
@@ -263,8 +297,40 @@ fn what_cannot_be_is_said_with_its_path() {
         ),
         (
             pod(json!({"volumes": [{"name": "p", "persistent": {"size": 1}}]})),
-            "/volumes(0)/persistent",
+            "/volumes/p",
+            "referenced by at least one container",
+        ),
+        (
+            resident(json!({"volumes": [{"name": "p", "persistent": {"size": 0}}]})),
+            "/volumes(0)/persistent/size",
+            "between",
+        ),
+        (
+            resident(
+                json!({"volumes": [{"name": "p", "persistent": {"size": 1, "type": "mount"}}]}),
+            ),
+            "/volumes(0)/persistent/type",
             "not supported",
+        ),
+        (
+            resident(json!({"volumes": [{"name": "p", "host": "/p", "persistent": {"size": 1}}]})),
+            "/volumes(0)/persistent",
+            "exclude each other: host and persistent",
+        ),
+        (
+            resident(json!({"scheduling": {"upgrade": {"maximumOverCapacity": 0.5}}})),
+            "/scheduling/upgrade/maximumOverCapacity",
+            "must be 0 for a pod with persistent volumes",
+        ),
+        (
+            resident(json!({"scheduling": {"upgrade": {"blueGreen": {}}}})),
+            "/scheduling/upgrade/blueGreen",
+            "updated in place",
+        ),
+        (
+            resident(json!({"scheduling": {"unreachableStrategy": {"inactiveAfterSeconds": 5}}})),
+            "/scheduling/unreachableStrategy",
+            "must be disabled for pods",
         ),
         (
             pod(json!({"environment": {"A": {"secret": "no"}}})),

@@ -77,7 +77,7 @@ impl Builder {
     }
 
     /// What the framework can deal with beyond the ordinary: without [`Capability::RevocableResources`] no offer is
-    /// revocable.
+    /// revocable, without [`Capability::SharedResources`] no offer has a volume that several tasks may have at once.
     #[must_use]
     pub fn capabilities(mut self, capabilities: impl IntoIterator<Item = Capability>) -> Self {
         self.capabilities = capabilities.into_iter().collect();

@@ -7,11 +7,12 @@ use std::{sync::Arc, time::Duration};
 use mezzo_api::{
     credential::Authorized,
     model::{
-        AgentId, FrameworkInfo, Offer, OfferId, OperationId, OperationStatus, RoleName, TaskId,
-        TaskInfo, TaskStatus,
+        AgentId, FrameworkInfo, Offer, OfferId, OperationId, OperationStatus, PoolChange, RoleName,
+        TaskId, TaskInfo, TaskStatus,
     },
     proto::{
         self, acknowledge_request, framework_service_client::FrameworkServiceClient, operation,
+        pool_change::Change,
     },
 };
 use tokio::{sync::watch, time::timeout};
@@ -120,14 +121,34 @@ impl Calls {
         tasks: Vec<TaskInfo>,
         refuse: Duration,
     ) -> Result<(), CallError> {
-        let launch = operation::Launch {
-            tasks: tasks.into_iter().map(Into::into).collect(),
-        };
-        let operation = proto::Operation {
-            operation: Some(operation::Operation::Launch(launch)),
-            operation_id: String::new(),
-        };
-        self.accept([offer.offer_id.clone()], vec![operation], refuse)
+        self.launch_after(offer, Vec::new(), tasks, refuse).await
+    }
+
+    /// The same after changes of what is reserved on the offer's agent and of its volumes, in order: reserve, make a volume,
+    /// launch tasks on it in one call. What became of each change comes as [`crate::Event::Operation`] with its id, until
+    /// it is acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// See [`CallError`].
+    pub async fn launch_after(
+        &self,
+        offer: &Offer,
+        changes: Vec<(OperationId, PoolChange)>,
+        tasks: Vec<TaskInfo>,
+        refuse: Duration,
+    ) -> Result<(), CallError> {
+        let mut operations: Vec<_> = changes.into_iter().map(change_of).collect();
+        if !tasks.is_empty() {
+            let launch = operation::Launch {
+                tasks: tasks.into_iter().map(Into::into).collect(),
+            };
+            operations.push(proto::Operation {
+                operation: Some(operation::Operation::Launch(launch)),
+                operation_id: String::new(),
+            });
+        }
+        self.accept([offer.offer_id.clone()], operations, refuse)
             .await
     }
 
@@ -425,6 +446,22 @@ fn acknowledgement(status: &TaskStatus) -> Option<acknowledge_request::Update> {
         task_id: status.task_id.to_string(),
         update_id: update_id.to_string(),
     })
+}
+
+/// As an accept has it.
+fn change_of((id, change): (OperationId, PoolChange)) -> proto::Operation {
+    let operation = proto::PoolChange::from(change)
+        .change
+        .map(|change| match change {
+            Change::Reserve(reserve) => operation::Operation::Reserve(reserve),
+            Change::Unreserve(unreserve) => operation::Operation::Unreserve(unreserve),
+            Change::CreateVolume(create) => operation::Operation::CreateVolume(create),
+            Change::DestroyVolume(destroy) => operation::Operation::DestroyVolume(destroy),
+        });
+    proto::Operation {
+        operation,
+        operation_id: id.to_string(),
+    }
 }
 
 fn filters(refuse: Duration) -> proto::Filters {

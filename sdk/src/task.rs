@@ -169,6 +169,33 @@ impl Task {
         self
     }
 
+    /// Mounts a persistent volume of the offer ([`Offer::volumes`]), or one that an operation before the launch makes. One
+    /// that is shared can be had by many tasks at once; any other by one task alone.
+    ///
+    /// ```
+    /// # use mezzo_framework::Task;
+    /// let task = Task::new("index-1").volume("/corpus", "corpus");
+    /// ```
+    #[must_use]
+    pub fn volume(self, path: &str, id: &str) -> Self {
+        self.mount(path, id, false)
+    }
+
+    /// The same, to read only. Tasks that only read a volume can have it at once, whether it is shared or not.
+    #[must_use]
+    pub fn volume_read_only(self, path: &str, id: &str) -> Self {
+        self.mount(path, id, true)
+    }
+
+    fn mount(mut self, path: &str, id: &str, read_only: bool) -> Self {
+        self.container.volumes.push(proto::Volume {
+            container_path: path.to_owned(),
+            read_only,
+            source: Some(proto::volume::Source::PersistentVolume(id.to_owned())),
+        });
+        self
+    }
+
     /// Between SIGTERM and SIGKILL.
     #[must_use]
     pub fn kill_grace(mut self, grace: Duration) -> Self {

@@ -239,6 +239,7 @@ mod tests {
             stack: eng(),
             size_mb: 20,
             principal: String::new(),
+            shared: false,
         }));
         book.changed(&create, book.pools(), "v-1").unwrap()
     }

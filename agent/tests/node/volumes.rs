@@ -24,6 +24,7 @@ fn data() -> PersistentVolume {
         stack: eng(),
         size_mb: 8,
         principal: String::new(),
+        shared: false,
     }
 }
 

@@ -82,6 +82,7 @@ fn known(capability: proto::FrameworkCapability) -> Option<Capability> {
     match capability {
         proto::FrameworkCapability::Unspecified => None,
         proto::FrameworkCapability::RevocableResources => Some(Capability::RevocableResources),
+        proto::FrameworkCapability::SharedResources => Some(Capability::SharedResources),
     }
 }
 
@@ -216,6 +217,9 @@ impl From<FrameworkInfo> for proto::FrameworkInfo {
                 .map(|capability| match capability {
                     Capability::RevocableResources => {
                         proto::FrameworkCapability::RevocableResources.into()
+                    }
+                    Capability::SharedResources => {
+                        proto::FrameworkCapability::SharedResources.into()
                     }
                 })
                 .collect(),

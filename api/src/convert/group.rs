@@ -83,6 +83,7 @@ impl TryFrom<proto::TaskGroup> for TaskGroup {
         let id: Option<GroupId> = problems.take("group_id", group.group_id.parse());
         let policy = problems.take("policy", policy(group.policy));
         let volumes = problems.list("volumes", group.volumes, MOST_VOLUMES);
+        let shares = problems.list("shares", group.shares, MOST_VOLUMES);
         if group.position >= group.n_members {
             problems.note(
                 "position",
@@ -96,6 +97,7 @@ impl TryFrom<proto::TaskGroup> for TaskGroup {
             init: group.init,
             policy,
             volumes,
+            shares,
         }))
     }
 }
@@ -109,6 +111,7 @@ impl From<TaskGroup> for proto::TaskGroup {
             init: group.init,
             policy: proto::GroupPolicy::from(group.policy).into(),
             volumes: group.volumes.into_iter().map(Into::into).collect(),
+            shares: group.shares.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -165,6 +168,7 @@ pub fn members(launch: proto::operation::LaunchGroup) -> Result<Vec<TaskInfo>, I
                 init: usize::try_from(position).is_ok_and(|position| position < n_init),
                 policy,
                 volumes: volumes.clone(),
+                shares: Vec::new(),
             });
         }
         tasks

@@ -107,6 +107,7 @@ impl TryFrom<proto::PersistentVolume> for PersistentVolume {
                 stack: stack?,
                 size_mb: volume.size_mb,
                 principal: volume.principal,
+                shared: volume.shared,
             })
         })())
     }
@@ -119,6 +120,7 @@ impl From<PersistentVolume> for proto::PersistentVolume {
             stack: layers(&volume.stack),
             size_mb: volume.size_mb,
             principal: volume.principal,
+            shared: volume.shared,
         }
     }
 }
@@ -137,6 +139,7 @@ mod tests {
             stack: eng.refined(labelled).unwrap(),
             size_mb: 5,
             principal: "ops".into(),
+            shared: true,
         };
         let wire = proto::PersistentVolume::from(volume.clone());
         assert_eq!(PersistentVolume::try_from(wire.clone()), Ok(volume));

@@ -81,6 +81,7 @@ mod tests {
             stack: eng.clone(),
             size_mb: 1,
             principal: "ops".to_owned(),
+            shared: false,
         };
         let pools = Pools::default().with_reserved(&eng, "disk:5".parse().unwrap());
         let almost = (1..MOST_VOLUMES).fold(pools, |pools, n| pools.with_volume(volume(n)));

@@ -44,6 +44,8 @@ pub struct FrameworkInfo {
 pub enum Capability {
     /// Offers of revocable resources.
     RevocableResources,
+    /// Persistent volumes that several tasks may have at once.
+    SharedResources,
 }
 
 impl Capability {
@@ -52,6 +54,7 @@ impl Capability {
     pub const fn name(self) -> &'static str {
         match self {
             Self::RevocableResources => "REVOCABLE_RESOURCES",
+            Self::SharedResources => "SHARED_RESOURCES",
         }
     }
 }

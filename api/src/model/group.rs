@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::GroupId;
+use super::{GroupId, VolumeId};
 
 /// What one member's end means for the others. A member that cannot be started ends the group under either.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,4 +40,7 @@ pub struct TaskGroup {
     /// What members can mount.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<SharedVolume>,
+    /// Persistent volumes that it writes and that another member holds: they count with that one alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<VolumeId>,
 }

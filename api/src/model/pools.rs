@@ -175,6 +175,27 @@ impl Pools {
         })
     }
 
+    /// Without the volumes that several may have at once: what one has of this, nobody else has. Sums over who has what are
+    /// made of this part alone.
+    #[must_use]
+    pub fn exclusive(&self) -> Cow<'_, Self> {
+        if !self.apart().volumes.values().any(|volume| volume.shared) {
+            return Cow::Borrowed(self);
+        }
+        let mut part = self.apart().clone();
+        part.volumes.retain(|_, volume| !volume.shared);
+        Cow::Owned(Self::open_to_all(self.open.clone()).with_apart(part))
+    }
+
+    /// What others can still have when somebody has `other`: all that it does not have, and the volumes that are shared.
+    /// `None` when this does not [contain](Self::contains) it.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Option<Self> {
+        let mut shared = other.volumes().filter(|volume| volume.shared);
+        let is_there = shared.all(|volume| self.volume(&volume.key()) == Some(volume));
+        is_there.then(|| self.checked_sub(&other.exclusive()))?
+    }
+
     /// The part that frameworks of that role may have.
     #[must_use]
     pub fn visible_to(&self, role: &RoleName) -> Cow<'_, Self> {

@@ -246,6 +246,9 @@ pub struct PersistentVolume {
     /// Who made it; empty where nobody said.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub principal: String,
+    /// Any number of tasks may have it at once: nobody's having it takes it from others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 impl PersistentVolume {

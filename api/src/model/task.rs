@@ -203,19 +203,19 @@ pub struct TaskInfo {
 }
 
 impl TaskInfo {
-    /// What it takes, by whose that is: its resources, and the volumes that it writes. Volumes that it only reads can be
-    /// read by others meanwhile and are not taken.
+    /// What it takes, by whose that is: its resources, the volumes that it writes, and those that are shared. Others that
+    /// it only reads can be read by more tasks meanwhile and are not taken.
     ///
     /// # Errors
     ///
     /// When more is said to be reserved than it takes.
     pub fn pools(&self) -> Result<Pools, Undivided> {
         let taken = Pools::divided(&self.resources, &self.reserved, &[])?;
-        let written = self
+        let held = self
             .persistent
             .iter()
-            .filter(|volume| self.writes(&volume.id));
-        Ok(written.fold(taken, |taken, volume| taken.with_volume(volume.clone())))
+            .filter(|volume| volume.shared || self.holds(&volume.id));
+        Ok(held.fold(taken, |taken, volume| taken.with_volume(volume.clone())))
     }
 
     /// Whether it may write to that volume.
@@ -223,6 +223,13 @@ impl TaskInfo {
     pub fn writes(&self, id: &VolumeId) -> bool {
         let mut mounts = self.container.volumes.iter();
         mounts.any(|mount| !mount.read_only && mount.source == VolumeSource::Persistent(id.clone()))
+    }
+
+    /// Whether that volume counts with it: it writes to it, and no other member of its group holds it.
+    #[must_use]
+    pub fn holds(&self, id: &VolumeId) -> bool {
+        let shares = self.group.iter().flat_map(|group| &group.shares);
+        self.writes(id) && !shares.into_iter().any(|shared| shared == id)
     }
 }
 

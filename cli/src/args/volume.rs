@@ -48,7 +48,8 @@ pub(crate) enum VolumeCommand {
     #[command(after_help = "\
 Examples:
   mezzo volume create node-1 orders --role db --size 10G
-  mezzo volume create node-1 orders --role db --size 10G --reserve")]
+  mezzo volume create node-1 orders --role db --size 10G --reserve
+  mezzo volume create node-1 corpus --role db --size 10G --shared")]
     Create(VolumeCreateArgs),
     /// Remove a volume and what is in it, for good; its disk stays reserved
     #[command(after_help = "Example:\n  mezzo volume destroy node-1 orders --role db --yes")]
@@ -77,6 +78,9 @@ pub(crate) struct VolumeCreateArgs {
     /// Reserve the disk first, of what is open to all
     #[arg(long)]
     pub(crate) reserve: bool,
+    /// Any number of tasks may have it at once, those that write too; only frameworks that can deal with it are offered it
+    #[arg(long)]
+    pub(crate) shared: bool,
     /// Who says so, for people
     #[arg(long, default_value = "operator")]
     pub(crate) principal: String,

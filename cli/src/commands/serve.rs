@@ -35,24 +35,33 @@ pub(crate) fn master(args: &MasterArgs) -> Result<(), Failure> {
         flags.insert("allow_anonymous".to_owned(), Value::Boolean(true));
     }
     let config: mezzo_master::Config = settings(args.server.config.as_deref(), flags)?;
-    serve("master", &args.server.log, |shutdown| async move {
-        let again = Arc::new(Notify::new());
-        match signal(SignalKind::hangup()) {
-            Ok(mut hangup) => tokio::select! {
-                result = mezzo_master::run_reloading(config, shutdown, Arc::clone(&again)) => result,
-                () = async {
-                    while hangup.recv().await.is_some() {
-                        again.notify_one();
-                    }
-                    std::future::pending().await
-                } => Ok(()),
-            },
-            Err(error) => {
-                tracing::warn!(%error, "cannot watch for SIGHUP: credentials are read at the start alone");
-                mezzo_master::run(config, shutdown).await
-            }
-        }
+    serve("master", &args.server.log, |shutdown| {
+        reloading(|again| mezzo_master::run_reloading(config, shutdown, again))
     })
+}
+
+/// Runs a server that can read its credentials again, and tells it to with each SIGHUP.
+async fn reloading<F, E>(run: impl FnOnce(Arc<Notify>) -> F) -> Result<(), E>
+where
+    F: Future<Output = Result<(), E>>,
+{
+    let again = Arc::new(Notify::new());
+    let server = run(Arc::clone(&again));
+    match signal(SignalKind::hangup()) {
+        Ok(mut hangup) => tokio::select! {
+            result = server => result,
+            () = async {
+                while hangup.recv().await.is_some() {
+                    again.notify_one();
+                }
+                std::future::pending().await
+            } => Ok(()),
+        },
+        Err(error) => {
+            tracing::warn!(%error, "cannot watch for SIGHUP: credentials are read at the start alone");
+            server.await
+        }
+    }
 }
 
 pub(crate) fn agent(args: &AgentArgs, master: Option<&str>) -> Result<(), Failure> {
@@ -102,7 +111,7 @@ pub(crate) fn agent(args: &AgentArgs, master: Option<&str>) -> Result<(), Failur
     need_host("mezzo agent")?;
     let deadline = config.stop_deadline();
     serve_for("agent", &args.server.log, deadline, |shutdown| {
-        mezzo_agent::run(config, shutdown)
+        reloading(|again| mezzo_agent::run_reloading(config, shutdown, again))
     })
 }
 
@@ -112,7 +121,7 @@ pub(crate) fn scheduler(args: &SchedulerArgs, master: Option<&str>) -> Result<()
     add_place(&mut flags, args.store.as_ref(), args.advertise.as_deref())?;
     let config: mezzo_scheduler::Config = settings(args.server.config.as_deref(), flags)?;
     serve("scheduler", &args.server.log, |shutdown| {
-        mezzo_scheduler::run(config, shutdown)
+        reloading(|again| mezzo_scheduler::run_reloading(config, shutdown, again))
     })
 }
 

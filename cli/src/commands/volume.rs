@@ -135,12 +135,23 @@ async fn create(
             stack,
             size_mb,
             principal: args.principal,
+            shared: args.shared,
         }),
     }));
     master.change_pools(&agent.agent_id, changes).await?;
     context.output.done(
-        &json!({ "node": agent.agent_id, "role": args.role, "volume": args.id, "size_mb": size_mb }),
-        &format!("volume {} made", render::clean(&args.id)),
+        &json!({
+            "node": agent.agent_id,
+            "role": args.role,
+            "volume": args.id,
+            "size_mb": size_mb,
+            "shared": args.shared,
+        }),
+        &format!(
+            "{}volume {} made",
+            if args.shared { "shared " } else { "" },
+            render::clean(&args.id)
+        ),
     )
 }
 

@@ -5,7 +5,7 @@ use crate::view::volume::Volume;
 
 /// `mezzo volume list`.
 pub(crate) fn volumes(volumes: &[Volume], style: Style) -> String {
-    let mut table = Table::new(&["VOLUME", "ROLE", "NODE", ">SIZE", "TASKS"]);
+    let mut table = Table::new(&["VOLUME", "ROLE", "NODE", ">SIZE", "SHARED", "TASKS"]);
     for volume in volumes {
         let tasks: Vec<String> = volume
             .tasks
@@ -22,6 +22,7 @@ pub(crate) fn volumes(volumes: &[Volume], style: Style) -> String {
             volume.role.as_str().into(),
             volume.node.as_str().into(),
             size.into(),
+            if volume.shared { "yes" } else { "no" }.into(),
             if tasks.is_empty() {
                 "-".into()
             } else {
@@ -47,15 +48,32 @@ mod tests {
             agent_id: "a1".into(),
             size_mb: 10 * 1024,
             principal: "operator".into(),
+            shared: false,
             tasks: vec![VolumeTask {
                 task: "report".into(),
                 framework: "f".into(),
                 read_only: true,
             }],
         };
-        insta::assert_snapshot!(volumes(&[volume], PLAIN), @r"
-        VOLUME  ROLE  NODE      SIZE  TASKS
-        orders  db    n1    10.0 GiB  report (reads)
+        let user = |task: &str, read_only| VolumeTask {
+            task: task.into(),
+            framework: "f".into(),
+            read_only,
+        };
+        let corpus = Volume {
+            id: "corpus".into(),
+            shared: true,
+            tasks: vec![
+                user("crawl", false),
+                user("index", false),
+                user("report", true),
+            ],
+            ..volume.clone()
+        };
+        insta::assert_snapshot!(volumes(&[volume, corpus], PLAIN), @r"
+        VOLUME  ROLE  NODE      SIZE  SHARED  TASKS
+        orders  db    n1    10.0 GiB  no      report (reads)
+        corpus  db    n1    10.0 GiB  yes     crawl, index, report (reads)
         ");
     }
 }

@@ -12,6 +12,8 @@ pub(crate) struct Volume {
     pub(crate) agent_id: String,
     pub(crate) size_mb: u64,
     pub(crate) principal: String,
+    /// Any number of tasks may have it at once.
+    pub(crate) shared: bool,
     pub(crate) tasks: Vec<VolumeTask>,
 }
 
@@ -37,6 +39,7 @@ impl From<proto::VolumeOnAgent> for Volume {
             agent_id: on.agent_id,
             size_mb: volume.size_mb,
             principal: volume.principal,
+            shared: volume.shared,
             tasks: on
                 .users
                 .into_iter()

@@ -5,7 +5,7 @@
 //! those to whom it is owed, and no further than that. Then, for each, frameworks are asked in the order of the tree
 //! of roles, and the first from whom nothing hides it gets it, which moves it and its roles back in the order. What is
 //! still owed then is not offered to anybody else. What is reserved goes along to those of its role and below it, and to
-//! nobody else (`reserved`).
+//! nobody else (`reserved`). A shared volume goes along with each part that is given to who may have it.
 //!
 //! For every framework that got nothing a [`Tally`] tells why.
 
@@ -37,11 +37,15 @@ pub struct Minimum {
 }
 
 impl Minimum {
-    /// Whether `free` is worth an offer. What is reserved always is: else nobody could give it back.
+    /// Whether `free` is worth an offer. What is reserved always is: else nobody could give it back. A shared volume is not by
+    /// itself, for it is there after each offer too; it goes along with what is.
     #[must_use]
     pub fn is_met(&self, free: &Pools) -> bool {
         let open = free.open();
-        open.cpus() >= self.cpus || open.mem() >= self.mem || !free.is_open()
+        open.cpus() >= self.cpus
+            || open.mem() >= self.mem
+            || free.reserved().next().is_some()
+            || free.volumes().any(|volume| !volume.shared)
     }
 }
 
@@ -71,6 +75,8 @@ pub struct Claimant<'a> {
     pub held: &'a Quantities,
     /// Filters of another epoch do not count.
     pub epoch: u64,
+    /// It can deal with volumes that several tasks have at once; others never hear of these.
+    pub shares: bool,
     /// Which agents it takes, and how little is too little for it.
     pub constraints: Option<&'a Constraints>,
 }
@@ -258,7 +264,7 @@ impl Pass<'_> {
             let taker = &request.claimants[claimant as usize];
             let left = match &given {
                 Cow::Borrowed(_) => Pools::default(),
-                Cow::Owned(part) => free.checked_sub(part).unwrap_or_default(),
+                Cow::Owned(part) => free.without(part).unwrap_or_default(),
             };
             let given = given.into_owned();
             self.book(leaf, claimant, &given);
@@ -355,7 +361,18 @@ impl Pass<'_> {
             },
             &mut |_, id| {
                 let claimant = &request.claimants[id as usize];
-                let verdict = verdict(claimant, candidate, &part.borrow(), *now_ms);
+                let unshared = if claimant.shares {
+                    None
+                } else {
+                    match part.borrow().exclusive() {
+                        Cow::Owned(less) => Some(less),
+                        Cow::Borrowed(_) => None,
+                    }
+                };
+                let verdict = match &unshared {
+                    Some(less) => verdict(claimant, candidate, less, *now_ms),
+                    None => verdict(claimant, candidate, &part.borrow(), *now_ms),
+                };
                 if let Verdict::Refused { until_ms: until } = verdict {
                     refusals += 1;
                     until_ms = until_ms.min(until);
@@ -363,7 +380,11 @@ impl Pass<'_> {
                 if counts {
                     tallies.borrow_mut()[id as usize].count(&verdict);
                 }
-                matches!(verdict, Verdict::Takes)
+                let takes = matches!(verdict, Verdict::Takes);
+                if let Some(less) = unshared.filter(|_| takes) {
+                    part.replace(Cow::Owned(less));
+                }
+                takes
             },
         );
         if found.is_none()

@@ -1,5 +1,5 @@
 //! What is reserved, within one pass: it counts for its role already, as long as it is idle too. So it costs only the
-//! roles below that one, on the way to who takes it.
+//! roles below that one, on the way to who takes it. A shared volume costs nobody: it counts for its role, once, whoever has it.
 
 use std::borrow::Cow;
 
@@ -27,7 +27,8 @@ pub(super) fn amounts<'p>(
         amounts
     };
     let reserved = pools.reserved().map(move |(s, part)| (s.role(), of(part)));
-    let volumes = pools.volumes().map(move |volume| {
+    let volumes = pools.volumes().filter(|volume| !volume.shared);
+    let volumes = volumes.map(move |volume| {
         let disk = of(&volume.resources());
         (volume.stack.role(), disk)
     });
@@ -72,6 +73,10 @@ pub(super) fn within_limits<'f>(
         part = part.with_reserved(stack, cut);
     }
     for volume in seen.volumes() {
+        if volume.shared {
+            part = part.with_volume(volume.clone());
+            continue;
+        }
         let disk = volume.resources();
         if cut(axes, &disk, &rooms(volume.stack.role(), &used)) == disk {
             take(volume.stack.role(), &disk, &mut used);

@@ -8,8 +8,8 @@ use std::{
 use mezzo_api::model::{
     AgentId, AttributeConstraint, Capability, ContainerInfo, FrameworkId, FrameworkInfo,
     GroupPolicy, Offer, OfferFilter, OfferId, OperationId, OperationState, OperationStatus,
-    PoolChange, Pools, Predicate, RoleName, Selector, StreamId, TaskGroup, TaskId, TaskInfo,
-    TaskState, TaskStatus, Volume, VolumeSource,
+    PersistentVolume, PoolChange, Pools, Predicate, Reservation, RoleName, Selector, Stack,
+    StreamId, TaskGroup, TaskId, TaskInfo, TaskState, TaskStatus, Volume, VolumeSource,
 };
 
 use super::{Dice, any_change};
@@ -29,6 +29,8 @@ pub(super) struct Author {
     machines: Option<&'static str>,
     /// It takes what agents lend, too.
     borrows: bool,
+    /// It can deal with volumes that several tasks have.
+    shares: bool,
     failover_timeout: Duration,
     pub(super) offers: BTreeMap<String, Offer>,
     /// Launched, with the agent and the last state heard.
@@ -57,6 +59,7 @@ impl Author {
                 .unwrap(),
             machines: dice.one_in(3).then_some("machine-[02]"),
             borrows: dice.one_in(2),
+            shares: name % 2 == 0,
             failover_timeout: Duration::from_secs([5, 60, 3600][dice.below(3)]),
             offers: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -99,6 +102,7 @@ impl Author {
                 .borrows
                 .then_some(Capability::RevocableResources)
                 .into_iter()
+                .chain(self.shares.then_some(Capability::SharedResources))
                 .collect(),
         }
     }
@@ -140,6 +144,9 @@ impl Author {
                     }
                     if offer.revocable && !self.borrows {
                         return Err(format!("author {} cannot borrow", self.name));
+                    }
+                    if offer.volumes.iter().any(|volume| volume.shared) && !self.shares {
+                        return Err(format!("author {} cannot share", self.name));
                     }
                     self.offers.insert(offer.offer_id.to_string(), offer);
                 }
@@ -198,8 +205,6 @@ impl Author {
 
     /// A change that it may often make, of what an offer holds.
     fn change(&mut self, offer: &Offer, dice: &mut Dice) -> Launch {
-        self.n_tasks += 1;
-        let id: OperationId = format!("f{}-o{}", self.name, self.n_tasks).parse().unwrap();
         let pools = offer.reserved.iter().fold(Pools::default(), |pools, pool| {
             pools.with_reserved(&pool.stack, pool.resources.clone())
         });
@@ -207,6 +212,32 @@ impl Author {
         if let (PoolChange::Reserve { with, .. }, false) = (&mut change, dice.one_in(5)) {
             with.role = self.role.clone();
         }
+        self.ask(offer, change, dice)
+    }
+
+    /// A volume that several tasks may have, of what is open to all.
+    fn corpus(&mut self, offer: &Offer, dice: &mut Dice) -> (PersistentVolume, [Launch; 2]) {
+        let with = Reservation::dynamic(self.role.clone(), "");
+        let volume = PersistentVolume {
+            id: ["x", "y"][dice.below(2)].parse().unwrap(),
+            stack: Stack::single(with.clone()).unwrap(),
+            size_mb: 10,
+            principal: String::new(),
+            shared: true,
+        };
+        let reserve = PoolChange::Reserve {
+            from: None,
+            with,
+            resources: volume.resources(),
+        };
+        let create = PoolChange::Create(volume.clone());
+        let asked = [reserve, create].map(|change| self.ask(offer, change, dice));
+        (volume, asked)
+    }
+
+    fn ask(&mut self, offer: &Offer, change: PoolChange, dice: &mut Dice) -> Launch {
+        self.n_tasks += 1;
+        let id: OperationId = format!("f{}-o{}", self.name, self.n_tasks).parse().unwrap();
         let keep = !dice.one_in(4);
         if keep {
             self.operations
@@ -387,12 +418,27 @@ impl Author {
         while dice.one_in(3) {
             changes.push(self.change(&first, dice));
         }
-        if let (Some(volume), Some(info)) = (first.volumes.first(), infos.first_mut()) {
-            info.container.volumes.push(Volume {
-                container_path: "/data".to_owned(),
-                read_only: dice.one_in(3),
-                source: VolumeSource::Persistent(volume.id.clone()),
-            });
+        let mut volume = first.volumes.first().cloned();
+        let could = volume.is_none() && !first.revocable && self.role != RoleName::any();
+        if self.shares && could && dice.one_in(3) {
+            let (corpus, asked) = self.corpus(&first, dice);
+            changes.extend(asked);
+            volume = Some(corpus);
+        }
+        if let Some(volume) = volume {
+            // Two of a group may have one that is not shared, two tasks may not.
+            let n_users = if volume.shared {
+                infos.len()
+            } else {
+                1 + dice.below(2)
+            };
+            for info in infos.iter_mut().take(n_users) {
+                info.container.volumes.push(Volume {
+                    container_path: "/data".to_owned(),
+                    read_only: dice.one_in(3),
+                    source: VolumeSource::Persistent(volume.id.clone()),
+                });
+            }
         }
         // No description of a revocable group gets past the border.
         let ordinary = infos.iter().all(|info| !info.revocable);
@@ -422,6 +468,7 @@ fn as_group(mut infos: Vec<TaskInfo>, number: usize) -> Vec<TaskInfo> {
             init: false,
             policy: GroupPolicy::KillGroup,
             volumes: Vec::new(),
+            shares: Vec::new(),
         });
     }
     infos

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, CgroupMode, OperationState, OperationStatus, PoolOperation, Pools,
-    Resources, StatusSource, Task, TaskInfo, TaskState, TaskStatus,
+    AgentId, AgentInfo, CgroupMode, OperationState, OperationStatus, PoolChange, PoolOperation,
+    Pools, Resources, StatusSource, Task, TaskInfo, TaskState, TaskStatus, VolumeKey,
 };
 
 use super::Dice;
@@ -37,6 +37,10 @@ pub(super) struct Machine {
     /// Ends of changes that nobody has acknowledged.
     kept: Vec<OperationStatus>,
     n_changes: u64,
+    /// Tasks that it began on a volume that another one had.
+    pub(super) n_sharing: usize,
+    /// What no master may ask for.
+    pub(super) fault: Option<String>,
     /// To be sent.
     pub(super) answers: Vec<(OperationStatus, Pools)>,
 }
@@ -63,6 +67,8 @@ impl Machine {
             pools: declared,
             kept: Vec::new(),
             n_changes: 0,
+            n_sharing: 0,
+            fault: None,
             answers: Vec::new(),
         }
     }
@@ -204,9 +210,27 @@ impl Machine {
         let first = if self.draining || overbooked {
             TaskState::Dropped
         } else {
+            self.n_sharing += usize::from(self.shares(&holder));
             TaskState::Starting
         };
         self.advance_to(&holder, first, now).into_iter().collect()
+    }
+
+    /// Who mounts that volume now.
+    fn users_of(&self, key: &VolumeKey) -> impl Iterator<Item = &Holder> {
+        let mounts = move |info: &TaskInfo| info.persistent.iter().any(|one| one.key() == *key);
+        let users = self.running().filter(move |(_, info)| mounts(info));
+        users.map(|(holder, _)| holder)
+    }
+
+    /// Whether it has a shared volume that another task has, too.
+    fn shares(&self, holder: &Holder) -> bool {
+        let Some(process) = self.processes.get(holder) else {
+            return false;
+        };
+        let volumes = process.task.info.persistent.iter();
+        let mut keys = volumes.filter(|one| one.shared).map(|one| one.key());
+        keys.any(|key| self.users_of(&key).any(|user| user != holder))
     }
 
     /// What no task holds; nothing where that cannot be.
@@ -216,7 +240,7 @@ impl Machine {
             free = info
                 .pools()
                 .ok()
-                .and_then(|held| free.checked_sub(&held))
+                .and_then(|held| free.without(&held))
                 .unwrap_or_default();
         }
         free
@@ -224,6 +248,15 @@ impl Machine {
 
     fn change(&mut self, operation: PoolOperation) {
         self.n_changes += 1;
+        if let PoolChange::Destroy(key) = &operation.change {
+            let user = self.users_of(key).next().map(|(_, task)| task.clone());
+            if let Some(task) = user {
+                self.fault = Some(format!(
+                    "machine {} is to destroy volume {key}, which {task} mounts",
+                    self.name
+                ));
+            }
+        }
         let conversion = self.free().conversion(&operation.change);
         // Now and then the disk is full.
         let next = conversion

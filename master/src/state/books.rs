@@ -1,10 +1,13 @@
 //! The only ways in which resources change hands.
 //!
 //! Each moves them in three places at once, so that sums over agents, roles and frameworks always agree: the agent's
-//! ledger, the role's sum, the framework's sum for that role. What is reserved and free is in the sum of its role.
+//! ledger, the role's sum, the framework's sum for that role. What is reserved and free is in the sum of its role. So are
+//! volumes that are shared, always and once: who is offered one, or has one, is not charged for it.
 
 use std::collections::BTreeMap;
 
+#[cfg(test)]
+use mezzo_api::model::PersistentVolume;
 use mezzo_api::model::{AgentId, FrameworkId, OfferId, Pools, RoleName};
 
 use super::{
@@ -100,7 +103,8 @@ impl Core {
         supply: Supply,
         pools: &Pools,
     ) {
-        self.charge_sum(framework_id, role, supply, &Quantities::of_pools(pools));
+        let held = Quantities::of_pools(&pools.exclusive());
+        self.charge_sum(framework_id, role, supply, &held);
     }
 
     /// The same, of several things at once.
@@ -130,16 +134,17 @@ impl Core {
         supply: Supply,
         pools: &Pools,
     ) {
+        let pools = pools.exclusive();
         let roles = self.roles_mut(supply);
         if let Some(held) = roles.get_mut(role) {
-            held.sub_pools(pools);
+            held.sub_pools(&pools);
             if *held == super::Quantities::default() {
                 roles.remove(role);
             }
         }
         if let Some(framework) = self.frameworks.get_mut(framework_id) {
             let entry = framework.role_mut(role, Interest::Left);
-            entry.held_mut(supply).sub_pools(pools);
+            entry.held_mut(supply).sub_pools(&pools);
             framework.drop_left_roles();
             self.view.touch_framework(framework_id);
         }
@@ -159,7 +164,7 @@ impl Core {
             framework.offers.remove(offer_id);
             framework
                 .offered_mut(offer.supply)
-                .sub_pools(&offer.resources);
+                .sub_pools(&offer.resources.exclusive());
         }
         self.discharge(
             &offer.framework_id,
@@ -302,8 +307,23 @@ impl Core {
                         offer.role, offer.resources
                     ));
                 }
+                let shared: Vec<_> = (offer.resources.volumes())
+                    .filter(|volume| volume.shared)
+                    .collect();
+                let framework = self.frameworks.get(&offer.framework_id);
+                if !shared.is_empty() && !framework.is_some_and(|entry| entry.shares()) {
+                    return Err(format!(
+                        "offer {offer_id} has a shared volume and is to who cannot deal with it"
+                    ));
+                }
+                let there = agent.ledger.total();
+                let is_gone = |one: &&&PersistentVolume| there.volume(&one.key()) != Some(**one);
+                if let Some(gone) = shared.iter().find(is_gone) {
+                    let key = gone.key();
+                    return Err(format!("offer {offer_id} has volume {key}, which is gone"));
+                }
                 if offer.supply == supply {
-                    let sum = offered.checked_add(&offer.resources);
+                    let sum = offered.checked_add(&offer.resources.exclusive());
                     offered = sum.map_err(|error| error.to_string())?;
                 }
             }
@@ -347,7 +367,7 @@ impl Core {
             let mut offered = Quantities::default();
             for offer in framework.offers.iter().filter_map(|id| self.offers.get(id)) {
                 if offer.supply == supply {
-                    offered.add_pools(&offer.resources);
+                    offered.add_pools(&offer.resources.exclusive());
                 }
             }
             if offered != *framework.offered(supply) {

@@ -544,7 +544,10 @@ impl Core {
             .iter()
             .filter(|id| {
                 self.offers.get(*id).is_some_and(|offer| {
-                    !entry.info.roles.contains(&offer.role) || !entry.takes(offer.supply)
+                    let has_shared = offer.resources.volumes().any(|volume| volume.shared);
+                    !entry.info.roles.contains(&offer.role)
+                        || !entry.takes(offer.supply)
+                        || (has_shared && !entry.shares())
                 })
             })
             .cloned()

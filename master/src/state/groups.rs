@@ -2,7 +2,7 @@
 
 use mezzo_api::model::{FrameworkId, Reason, TaskId, TaskInfo, TaskState};
 
-use super::{Core, Effect, ToAgent, Turn, offers::Hand, tasks::master_status};
+use super::{Core, Effect, ToAgent, Turn, offers::Hand, operations::Beside, tasks::master_status};
 
 impl Core {
     pub(super) fn launch_group(
@@ -21,8 +21,9 @@ impl Core {
         // As if they were taken one after the other, from a copy.
         let mut left = hand.left.clone();
         let mut parts = Vec::new();
+        let mut beside = Beside::default();
         for info in &mut infos {
-            let part = match self.part_for(info, hand, &left) {
+            let part = match self.part_for(info, hand, &left, &mut beside) {
                 Ok(part) => part,
                 Err(problem) => {
                     let problem = format!("task {} of the group: {problem}", info.task_id);
@@ -30,7 +31,7 @@ impl Core {
                     return;
                 }
             };
-            if let Some(less) = left.checked_sub(&part) {
+            if let Some(less) = left.without(&part) {
                 left = less;
             }
             parts.push(part);

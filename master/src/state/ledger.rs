@@ -1,12 +1,17 @@
 //! The books of one agent: every unit of every resource is free, offered or held by a task, exactly once, and of one
 //! reservation or of none.
 //!
+//! Volumes that are shared are the exception: who is offered one, or has one, takes it from nobody. They are always free,
+//! and in none of the other sums; who holds one is known from the holders, and while somebody does, it cannot be destroyed.
+//!
 //! What an agent reports is the truth even where it exceeds what the agent declares (its operator may have lowered
 //! that): then nothing is free there until enough tasks have ended.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
-use mezzo_api::model::{Conversion, FrameworkId, Pools, TaskId};
+use mezzo_api::model::{Conversion, FrameworkId, Pools, TaskId, VolumeKey};
+
+use crate::planted::{Bug, planted};
 
 /// Which task holds something.
 pub type Holder = (FrameworkId, TaskId);
@@ -51,19 +56,35 @@ impl Ledger {
         &self.total
     }
 
-    /// In outstanding offers.
+    /// In outstanding offers, without volumes that are shared.
     #[must_use]
     pub fn offered(&self) -> &Pools {
         &self.offered
     }
 
-    /// Held by tasks.
+    /// Held by tasks, without volumes that are shared.
     #[must_use]
     pub fn allocated(&self) -> &Pools {
         &self.allocated
     }
 
-    /// Neither.
+    /// The same with each shared volume that some task has: once, however many have it.
+    #[must_use]
+    pub fn in_use(&self) -> Cow<'_, Pools> {
+        let shared = self.total.volumes().filter(|volume| volume.shared);
+        let had = shared.filter(|volume| self.is_had(&volume.key()));
+        had.fold(Cow::Borrowed(&self.allocated), |sum, volume| {
+            Cow::Owned(sum.into_owned().with_volume(volume.clone()))
+        })
+    }
+
+    /// Whether some task has that volume.
+    fn is_had(&self, key: &VolumeKey) -> bool {
+        let mut held = self.holders.values();
+        held.any(|pools| pools.volume(key).is_some())
+    }
+
+    /// Neither; with all volumes that are shared.
     #[must_use]
     pub fn free(&self) -> &Pools {
         &self.free
@@ -89,16 +110,18 @@ impl Ledger {
     /// Moves `resources` from free to offered; `false`, and nothing changes, when they are not all free.
     #[must_use]
     pub fn offer(&mut self, resources: &Pools) -> bool {
-        if self.offered.is_empty() && self.free == *resources {
+        let exclusive = resources.exclusive();
+        let is_all = matches!(exclusive, Cow::Borrowed(_)) && self.free == *resources;
+        if self.offered.is_empty() && is_all {
             // All at once, as most offers are: nothing to reckon.
             std::mem::swap(&mut self.free, &mut self.offered);
             self.revision += 1;
             return true;
         }
-        let Some(free) = self.free.checked_sub(resources) else {
+        let Some(free) = self.free.without(resources) else {
             return false;
         };
-        let Ok(offered) = self.offered.checked_add(resources) else {
+        let Ok(offered) = self.offered.checked_add(&exclusive) else {
             return false;
         };
         (self.free, self.offered) = (free, offered);
@@ -108,7 +131,7 @@ impl Ledger {
 
     /// Moves `resources` from offered to free.
     pub fn withdraw(&mut self, resources: &Pools) {
-        if let Some(offered) = self.offered.checked_sub(resources) {
+        if let Some(offered) = self.offered.checked_sub(&resources.exclusive()) {
             self.offered = offered;
         }
         self.balance();
@@ -122,8 +145,8 @@ impl Ledger {
             return false;
         }
         let (Ok(allocated), Some(free)) = (
-            self.allocated.checked_add(resources),
-            self.free.checked_sub(resources),
+            self.allocated.checked_add(&resources.exclusive()),
+            self.free.without(resources),
         ) else {
             return false;
         };
@@ -135,10 +158,11 @@ impl Ledger {
 
     /// Books what an agent says that a task holds, whether it is free or not.
     pub fn admit(&mut self, holder: Holder, resources: &Pools) {
-        match self.allocated.checked_add(resources) {
+        let exclusive = resources.exclusive();
+        match self.allocated.checked_add(&exclusive) {
             Ok(sum)
                 if self.claims == Claims::Disjoint
-                    && sum.checked_sub(resources).as_ref() == Some(&self.allocated) =>
+                    && sum.checked_sub(&exclusive).as_ref() == Some(&self.allocated) =>
             {
                 self.holders.insert(holder, resources.clone());
                 self.allocated = sum;
@@ -155,7 +179,7 @@ impl Ledger {
     /// Frees what a task held, and says what that was.
     pub fn release(&mut self, holder: &Holder) -> Option<Pools> {
         let resources = self.holders.remove(holder)?;
-        match self.allocated.checked_sub(&resources) {
+        match self.allocated.checked_sub(&resources.exclusive()) {
             Some(rest) if self.claims == Claims::Disjoint => self.allocated = rest,
             Some(_) | None => self.recount(),
         }
@@ -163,9 +187,16 @@ impl Ledger {
         Some(resources)
     }
 
-    /// Makes something else of what is free; `false`, and nothing changes, when that is not free.
+    /// Makes something else of what is free; `false`, and nothing changes, when that is not free, or a shared volume that a
+    /// task has. Offers of a shared volume that ends are the caller's to take back before.
     #[must_use]
     pub fn convert(&mut self, conversion: &Conversion) -> bool {
+        let mut ends = conversion.consumed.volumes();
+        if ends.any(|volume| volume.shared && self.is_had(&volume.key()))
+            && !planted(Bug::UsersForgotten)
+        {
+            return false;
+        }
         let (Some(free), Some(total)) = (
             self.free.converted(conversion),
             self.total.converted(conversion),
@@ -214,7 +245,7 @@ impl Ledger {
             .holders
             .values()
             .fold(Pools::default(), |sum, resources| {
-                sum.checked_add(resources).unwrap_or(sum)
+                sum.checked_add(&resources.exclusive()).unwrap_or(sum)
             });
         if self.holders.is_empty() {
             self.claims = Claims::Disjoint;
@@ -233,7 +264,7 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use mezzo_api::model::{PoolChange, Reservation, Resources};
+    use mezzo_api::model::{PersistentVolume, PoolChange, Reservation, Resources, Stack};
     use proptest::prelude::*;
 
     use super::*;
@@ -263,7 +294,110 @@ mod tests {
         assert_eq!(ledger.free(), ledger.total());
     }
 
+    fn corpus() -> PersistentVolume {
+        let eng = Reservation::dynamic("eng".parse().unwrap(), "");
+        PersistentVolume {
+            id: "corpus".parse().unwrap(),
+            stack: Stack::single(eng).unwrap(),
+            size_mb: 8,
+            principal: String::new(),
+            shared: true,
+        }
+    }
+
+    #[test]
+    fn a_shared_volume_is_in_use_once_however_many_have_it_and_ends_only_without_them() {
+        let all = Pools::from("cpus:3".parse::<Resources>().unwrap()).with_volume(corpus());
+        let mut ledger = Ledger::new(all.clone());
+        let part = Pools::from("cpus:1".parse::<Resources>().unwrap()).with_volume(corpus());
+        // In offers to two at once.
+        assert!(ledger.offer(&part) && ledger.offer(&part));
+        assert_eq!(ledger.offered(), &"cpus:2".parse().unwrap());
+        ledger.withdraw(&part);
+        ledger.withdraw(&part);
+        assert!(ledger.take(holder("a"), &part) && ledger.take(holder("b"), &part));
+        assert_eq!(ledger.free(), &part);
+        let in_use = Pools::from("cpus:2".parse::<Resources>().unwrap()).with_volume(corpus());
+        assert_eq!(*ledger.in_use(), in_use);
+        let end = PoolChange::Destroy(corpus().key());
+        let end = ledger.total().conversion(&end).unwrap();
+        assert!(!ledger.convert(&end), "two tasks have it");
+        ledger.release(&holder("a"));
+        assert!(!ledger.convert(&end), "one task has it");
+        ledger.release(&holder("b"));
+        assert!(ledger.in_use().is_empty() && *ledger.free() == all);
+        assert!(ledger.convert(&end) && ledger.is_balanced());
+        assert!(!ledger.take(holder("c"), &part), "it is gone");
+    }
+
     proptest! {
+        /// The same with a volume that is shared: who has it and who is offered it changes no sum, it is there for the next as
+        /// long as it is there at all, and it ends only when nobody has it.
+        #[test]
+        fn a_shared_volume_is_free_for_everybody_until_it_ends(
+            steps in proptest::collection::vec((0..7_u8, 0..4_usize, 0..30_i64, any::<bool>()), 0..60),
+        ) {
+            let all: Pools = "cpus:4".parse().unwrap();
+            let disk: Resources = "disk:8".parse().unwrap();
+            let mut ledger = Ledger::new(all.with_reserved(&corpus().stack, disk));
+            let flat = ledger.total().flat();
+            let mut offers = Vec::new();
+            let mut had: BTreeMap<Holder, bool> = BTreeMap::new();
+            for (step, who, tenths, with) in steps {
+                let there = ledger.total().volume(&corpus().key()).is_some();
+                let mut some: Pools = format!("cpus:{}.{}", tenths / 10, tenths % 10).parse().unwrap();
+                if with {
+                    some = some.with_volume(corpus());
+                }
+                let who = holder(&format!("t{who}"));
+                let is_had = had.values().any(|has| *has);
+                match step {
+                    0 => {
+                        let fits = ledger.free().open().contains(some.open()) && (there || !with);
+                        prop_assert_eq!(ledger.offer(&some), fits);
+                        if fits {
+                            offers.push(some);
+                        }
+                    }
+                    1 => offers.pop().iter().for_each(|offer| ledger.withdraw(offer)),
+                    2 | 3 if !had.contains_key(&who) => {
+                        let fits = ledger.free().open().contains(some.open()) && (there || !with);
+                        prop_assert_eq!(ledger.take(who.clone(), &some), fits);
+                        if fits {
+                            had.insert(who, with);
+                        }
+                    }
+                    4 => {
+                        let change = PoolChange::Create(corpus());
+                        if let Ok(conversion) = ledger.total().conversion(&change) {
+                            prop_assert!(!there && ledger.convert(&conversion));
+                        }
+                    }
+                    5 => {
+                        let change = PoolChange::Destroy(corpus().key());
+                        if let Ok(conversion) = ledger.total().conversion(&change) {
+                            // As the core does.
+                            offers.drain(..).for_each(|offer| ledger.withdraw(&offer));
+                            prop_assert_eq!(ledger.convert(&conversion), there && !is_had);
+                        }
+                    }
+                    _ => {
+                        ledger.release(&who);
+                        had.remove(&who);
+                    }
+                }
+                prop_assert!(ledger.is_balanced(), "{:?}", ledger);
+                let there = ledger.total().volume(&corpus().key()).is_some();
+                prop_assert_eq!(ledger.free().volume(&corpus().key()).is_some(), there);
+                let shown = ledger.in_use().volume(&corpus().key()).is_some();
+                prop_assert_eq!(shown, had.values().any(|has| *has));
+                prop_assert_eq!(ledger.total().flat(), flat.clone());
+            }
+            offers.iter().for_each(|offer| ledger.withdraw(offer));
+            had.keys().for_each(|who| drop(ledger.release(who)));
+            prop_assert_eq!(ledger.free(), ledger.total());
+        }
+
         #[test]
         fn every_unit_is_free_offered_or_held_exactly_once(
             steps in proptest::collection::vec((0..8_u8, 0..4_usize, 1..40_i64, 0..9_u64), 0..60),

@@ -113,6 +113,13 @@ impl FrameworkEntry {
         }
     }
 
+    /// Whether it can deal with volumes that several tasks have at once.
+    pub(super) fn shares(&self) -> bool {
+        self.info
+            .capabilities
+            .contains(&Capability::SharedResources)
+    }
+
     pub(super) fn takes(&self, supply: Supply) -> bool {
         match supply {
             Supply::Ordinary => true,

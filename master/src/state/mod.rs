@@ -2,10 +2,11 @@
 //!
 //! No tokio, no clock, no file, no socket, nothing of the protocol: the actor is the only caller, tests and the
 //! simulation are the others. Ids and randomness come from a [`Source`]. One file per thing: `agents` (attach, time
-//! out, remove), `drain` (out of service and back), `frameworks` (subscribe, expire, tear down), `offers` (accept, decline,
-//! allocation), `operations` (reservations and volumes), `tasks` (status), `table` (where they are), `requests` (kill,
-//! reconcile), `refused`, `quotas`, `lent` (what can be taken back), `books` (who holds what), `maintenance` (planned work
-//! on machines), `losses` (how many may be given up at once), `notice` (what watchers hear), `view` (what readers see).
+//! out, remove), `drain` (out of service and back), `frameworks` (subscribe, expire, tear down), `pass` (what the allocator
+//! is asked, and the offers that come of it), `offers` (accept, decline, rescind), `operations` (reservations and volumes),
+//! `tasks` (status), `requests` (kill, reconcile), `refused`, `quotas`, `lent` (what can be taken back), `books` (who holds
+//! what), `maintenance` (planned work on machines), `losses` (how many may be given up at once), `notice` (what watchers
+//! hear), `view` (what readers see).
 //!
 //! ```text
 //! agent:      Recovering ──► Missing          framework:  Connected ◄──► Disconnected ──► Removed
@@ -28,6 +29,7 @@ mod maintenance;
 mod notice;
 mod offers;
 mod operations;
+mod pass;
 mod quotas;
 mod refused;
 mod removed;

@@ -15,9 +15,9 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, FrameworkId, OperationId, OperationState, OperationStatus,
+    AgentId, AgentInfo, Capability, FrameworkId, OperationId, OperationState, OperationStatus,
     PersistentVolume, Pool, PoolChange, PoolOperation, Pools, Reservation, ReservationKind,
-    TaskInfo, VolumeKey, VolumeSource,
+    TaskInfo, VolumeId, VolumeKey, VolumeSource,
 };
 
 use super::{
@@ -26,7 +26,10 @@ use super::{
     frameworks::FrameworkEntry,
     offers::Hand,
 };
-use crate::store::{AgentRecord, Change};
+use crate::{
+    planted::{Bug, planted},
+    store::{AgentRecord, Change},
+};
 
 /// Of a framework, under way or not acknowledged.
 const MOST_OPERATIONS: usize = 10_000;
@@ -40,6 +43,12 @@ const MOST_NAMED: usize = 5;
 pub(super) struct Asked {
     statuses: Arc<BTreeMap<OperationId, OperationStatus>>,
     order: VecDeque<OperationId>,
+}
+
+/// The persistent volumes that members of a group hold which were looked at before: the others share them.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    held: BTreeMap<VolumeId, PersistentVolume>,
 }
 
 impl Asked {
@@ -67,6 +76,7 @@ impl Core {
         info: &mut TaskInfo,
         hand: &Hand,
         left: &Pools,
+        beside: &mut Beside,
     ) -> Result<Pools, String> {
         if info.agent_id != hand.agent_id {
             return Err(format!(
@@ -91,7 +101,7 @@ impl Core {
                 "`resources` is empty: a task must take something from the offers".to_owned(),
             );
         }
-        self.name_volumes(info, hand, left)?;
+        self.name_volumes(info, hand, left, beside)?;
         if info.reserved.is_empty() {
             match left.pick(&info.resources) {
                 Some(picked) => info.reserved = picked.pool_list(),
@@ -113,7 +123,14 @@ impl Core {
         }
     }
 
-    fn name_volumes(&self, info: &mut TaskInfo, hand: &Hand, left: &Pools) -> Result<(), String> {
+    /// Fills in which volumes a task mounts, and which of them another member of its group holds.
+    fn name_volumes(
+        &self,
+        info: &mut TaskInfo,
+        hand: &Hand,
+        left: &Pools,
+        beside: &mut Beside,
+    ) -> Result<(), String> {
         info.persistent.clear();
         let named: BTreeSet<_> = info
             .container
@@ -128,42 +145,73 @@ impl Core {
             })
             .collect();
         for id in named {
+            let writes = info.writes(&id);
+            if let Some(held) = beside.held.get(&id) {
+                info.persistent.push(held.clone());
+                if let Some(group) = info.group.as_mut().filter(|_| writes) {
+                    group.shares.push(id);
+                }
+                continue;
+            }
             let Some(volume) = left.volume_for(&hand.role, id.as_str()) else {
                 return Err(format!(
-                    "the offers hold no persistent volume {id}: there is none for role {} on agent {}, or a task writes to it",
-                    hand.role, hand.agent_id
+                    "the offers hold no persistent volume {id}: there is none for role {} on agent {}, a task writes to it, \
+                     or it is shared and the framework has not the capability {}",
+                    hand.role,
+                    hand.agent_id,
+                    Capability::SharedResources.name()
                 ));
             };
-            let users = self.users_of(&hand.agent_id, &volume.key());
-            if info.writes(&id) && !users.is_empty() {
+            // However many have it.
+            if volume.shared {
+                info.persistent.push(volume.clone());
+                continue;
+            }
+            let (users, writers) = self.users_of(&hand.agent_id, &volume.key());
+            if writes && !users.is_empty() {
                 return Err(format!(
                     "volume {} is read by {}: it is written by one task alone",
                     volume.key(),
                     named_tasks(&users)
                 ));
             }
+            // Who held it has ended, another member of its group has not.
+            if !writers.is_empty() {
+                return Err(format!(
+                    "volume {} is written by {}",
+                    volume.key(),
+                    named_tasks(&writers)
+                ));
+            }
+            if writes {
+                beside.held.insert(id, volume.clone());
+            }
             info.persistent.push(volume.clone());
         }
         Ok(())
     }
 
-    /// The tasks that mount a volume.
-    fn users_of(&self, agent_id: &AgentId, key: &VolumeKey) -> Vec<String> {
+    /// The tasks that mount a volume, and those of them that write to it.
+    fn users_of(&self, agent_id: &AgentId, key: &VolumeKey) -> (Vec<String>, Vec<String>) {
+        let (mut users, mut writers) = (Vec::new(), Vec::new());
         let Some(agent) = self.agents.get(agent_id) else {
-            return Vec::new();
+            return (users, writers);
         };
-        let holders = agent.ledger.holders().map(|(holder, _)| holder);
-        holders
-            .filter(|(framework, task)| {
-                let entry = self.frameworks.get(framework);
-                let entry = entry.and_then(|entry| entry.tasks.get(task));
-                entry.is_some_and(|entry| {
-                    let mut mounted = entry.task.info.persistent.iter();
-                    mounted.any(|volume| volume.key() == *key)
-                })
-            })
-            .map(|(_, task)| task.to_string())
-            .collect()
+        for ((framework, task), _) in agent.ledger.holders() {
+            let entry = self.frameworks.get(framework);
+            let Some(entry) = entry.and_then(|entry| entry.tasks.get(task)) else {
+                continue;
+            };
+            let info = &entry.task.info;
+            if !info.persistent.iter().any(|volume| volume.key() == *key) {
+                continue;
+            }
+            users.push(task.to_string());
+            if info.writes(&key.id) {
+                writers.push(task.to_string());
+            }
+        }
+        (users, writers)
     }
 
     /// One operation of an accept, on what the offers hold at this point.
@@ -185,9 +233,15 @@ impl Core {
         }
         let full = framework.operations.len() >= MOST_OPERATIONS;
         let principal = framework.info.principal.clone();
+        let shares = framework.shares();
         let done = if full {
             Err(format!(
                 "{MOST_OPERATIONS} operations are under way or not acknowledged"
+            ))
+        } else if !shares && matches!(&change, PoolChange::Create(volume) if volume.shared) {
+            Err(format!(
+                "a shared volume needs a framework with the capability {}",
+                Capability::SharedResources.name()
             ))
         } else {
             sign(&mut change, &principal, hand)
@@ -241,6 +295,7 @@ impl Core {
         if let Some(Err(problem)) = agent.map(|agent| agent.ledger.total().room_for(&conversion)) {
             return Err(problem.to_string());
         }
+        self.take_back_what_ends(turn, &hand.agent_id, change);
         let left = hand.left.converted(&conversion);
         let booked = self.with_ledger(&hand.agent_id, Supply::Ordinary, |ledger| {
             ledger.convert(&conversion)
@@ -268,13 +323,31 @@ impl Core {
             PoolChange::Create(volume) if agent.ledger.total().volume(&volume.key()).is_some() => {
                 Err(format!("volume {} exists already", volume.key()))
             }
-            PoolChange::Destroy(key) => match self.users_of(agent_id, key) {
-                users if users.is_empty() => Ok(()),
+            PoolChange::Destroy(key) => match self.users_of(agent_id, key).0 {
+                users if users.is_empty() || planted(Bug::UsersForgotten) => Ok(()),
                 users => Err(format!("volume {key} is in use by {}", named_tasks(&users))),
             },
             PoolChange::Create(_) | PoolChange::Reserve { .. } | PoolChange::Unreserve { .. } => {
                 Ok(())
             }
+        }
+    }
+
+    /// A shared volume is free while others are offered it, too; nobody has one in use here.
+    fn take_back_what_ends(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+        change: &PoolChange,
+    ) {
+        match change {
+            PoolChange::Destroy(key) if !planted(Bug::EndedAndOffered) => {
+                self.rescind_offers_with(turn, agent_id, key);
+            }
+            PoolChange::Destroy(_)
+            | PoolChange::Create(_)
+            | PoolChange::Reserve { .. }
+            | PoolChange::Unreserve { .. } => {}
         }
     }
 
@@ -314,6 +387,7 @@ impl Core {
             let agent = core.agents.get(agent_id);
             agent.is_some_and(|agent| agent.ledger.free().contains(&conversion.consumed))
         };
+        self.take_back_what_ends(turn, agent_id, &change);
         if !is_free(self) {
             self.rescind_offers_of(turn, agent_id, Supply::Ordinary);
         }

@@ -69,15 +69,16 @@ impl Core {
     fn held_by_tasks(&self) -> BTreeMap<RoleName, Quantities> {
         let mut roles = self.roles.clone();
         for offer in self.offers.values() {
+            let resources = offer.resources.exclusive();
             if let Some(held) = roles.get_mut(&offer.role) {
-                held.sub_pools(&offer.resources);
+                held.sub_pools(&resources);
             }
             // It falls back to those for whom it is reserved.
-            for (stack, resources) in offer.resources.reserved() {
+            for (stack, resources) in resources.reserved() {
                 let held = roles.entry(stack.role().clone()).or_default();
                 held.add(resources);
             }
-            for volume in offer.resources.volumes() {
+            for volume in resources.volumes() {
                 let held = roles.entry(volume.stack.role().clone()).or_default();
                 held.add_volume(volume);
             }

@@ -250,7 +250,7 @@ fn agent_view(core: &Core, id: &AgentId) -> Option<AgentView> {
             AgentLink::Recovering { .. } => AgentState::Recovering,
         },
         registered_at_ms: entry.registered_at_ms,
-        allocated: entry.ledger.allocated().clone(),
+        allocated: entry.ledger.in_use().into_owned(),
         offered: entry.ledger.offered().clone(),
         lent: lent(entry.ledger(Supply::Revocable)),
         usage: entry.usage.clone(),

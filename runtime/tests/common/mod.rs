@@ -17,7 +17,7 @@ use mezzo_runtime::{
 };
 
 /// Longest wait for anything.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The static program, built once per test binary.
 fn probe() -> &'static [u8] {

@@ -147,6 +147,28 @@ int main(int argc, char **argv) {
         printf("wrote %ld used %lld signal %d lived\n", written, used(), WTERMSIG(status)); fflush(stdout);
         forever();
     }
+    if (!strcmp(what, "brief")) { /* a bit of everything within so many milliseconds, too much memory too, and its end */
+        int fd = open(argv[3], O_CREAT | O_WRONLY | O_TRUNC | O_DIRECT, 0644);
+        long size = 1 << 20;
+        char *block;
+        struct timespec begin, now;
+        clock_gettime(CLOCK_MONOTONIC, &begin);
+        if (fd < 0 || posix_memalign((void **)&block, 65536, size)) { say(argv[3], -1); return 1; }
+        memset(block, 'x', size);
+        if (write(fd, block, size) != size) { say("write", -1); return 1; }
+        memset(malloc(8 << 20), 1, 8 << 20);
+        pid_t pid = fork();
+        if (!pid) for (;;) memset(malloc(1 << 20), 1, 1 << 20);
+        int status = 0;
+        waitpid(pid, &status, 0);
+        long long lived;
+        do {
+            clock_gettime(CLOCK_MONOTONIC, &now);
+            lived = (now.tv_sec - begin.tv_sec) * 1000000LL + (now.tv_nsec - begin.tv_nsec) / 1000;
+        } while (lived < number * 1000);
+        printf("lived %lld signal %d\n", lived, WTERMSIG(status));
+        return 0;
+    }
     if (!strcmp(what, "write")) { /* that many numbered lines, of 100 bytes each */
         for (long i = 0; i < number; i++) printf("%08ld %090d\n", i, 0);
         fprintf(stderr, "err %ld\n", number);

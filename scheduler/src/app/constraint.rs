@@ -122,6 +122,16 @@ impl Constraint {
             .into()
     }
 
+    /// As Chronos writes it.
+    #[must_use]
+    pub(crate) fn to_job_json(&self) -> Value {
+        let mut parts = self.to_json();
+        if matches!(self.operator, Operator::Is(_)) {
+            parts[1] = "EQUALS".into();
+        }
+        parts
+    }
+
     /// How many instances may share a value of the field, where that has a bound.
     #[must_use]
     pub fn per_value(&self) -> Option<u32> {
@@ -147,15 +157,31 @@ impl fmt::Display for Constraint {
     }
 }
 
+/// What apps may say.
+const OF_APPS: [&str; 7] = [
+    "UNIQUE", "CLUSTER", "GROUP_BY", "LIKE", "UNLIKE", "MAX_PER", "IS",
+];
+/// What jobs may say, by Chronos' names: their runs know nothing of each other, so nothing but where the machine is.
+const OF_JOBS: [&str; 4] = ["EQUALS", "LIKE", "UNLIKE", "IS"];
+
 /// `constraints` of an app, each a list of two or three strings.
 pub(super) fn read(fields: &Fields<'_>, report: &mut Report) -> Vec<Constraint> {
+    read_all(fields, &OF_APPS, report)
+}
+
+/// The same of a job.
+pub(crate) fn read_of_job(fields: &Fields<'_>, report: &mut Report) -> Vec<Constraint> {
+    read_all(fields, &OF_JOBS, report)
+}
+
+fn read_all(fields: &Fields<'_>, known: &[&str], report: &mut Report) -> Vec<Constraint> {
     let items = fields.list("constraints", report).unwrap_or_default();
     let mut constraints: Vec<Constraint> = Vec::new();
     for (path, item) in items {
         let Some(parts) = strings(item, &path, report) else {
             continue;
         };
-        match constraint(&parts) {
+        match constraint(&parts, known) {
             Ok(constraint) if constraints.contains(&constraint) => {
                 report.value_problem(path, format!("{constraint} is there twice"));
             }
@@ -181,7 +207,7 @@ fn strings(item: &Value, path: &str, report: &mut Report) -> Option<Vec<String>>
     (texts.len() == parts.len()).then_some(texts)
 }
 
-fn constraint(parts: &[String]) -> Result<Constraint, String> {
+fn constraint(parts: &[String], known: &[&str]) -> Result<Constraint, String> {
     let (field, operator, value) = match parts {
         [field, operator] => (field, operator, None),
         [field, operator, value] => (field, operator, Some(value.as_str())),
@@ -199,6 +225,9 @@ fn constraint(parts: &[String]) -> Result<Constraint, String> {
         ));
     }
     let name = operator.to_ascii_uppercase();
+    if !known.contains(&name.as_str()) {
+        return Err(no_operator(operator, known));
+    }
     let number = |what: &str| -> Result<Option<u32>, String> {
         value
             .map(|value| {
@@ -238,15 +267,18 @@ fn constraint(parts: &[String]) -> Result<Constraint, String> {
             Some(0) => return Err("MAX_PER 0 would let no instance run".to_owned()),
             Some(most) => Operator::MaxPer(most),
         },
-        "IS" => Operator::Is(text("IS needs a value")?.to_owned()),
-        _ => {
-            return Err(format!(
-                "Constraint operator must be one of the following: UNIQUE, CLUSTER, GROUP_BY, LIKE, UNLIKE, MAX_PER, IS; got {operator:?}"
-            ));
-        }
+        "IS" | "EQUALS" => Operator::Is(text(&format!("{name} needs a value"))?.to_owned()),
+        _ => return Err(no_operator(operator, known)),
     };
     Ok(Constraint {
         field: field.clone(),
         operator,
     })
+}
+
+fn no_operator(given: &str, known: &[&str]) -> String {
+    format!(
+        "Constraint operator must be one of the following: {}; got {given:?}",
+        known.join(", ")
+    )
 }

@@ -152,11 +152,11 @@ impl App {
             .secret_volumes
             .iter()
             .map(|(path, secret)| json!({"containerPath": path, "secret": secret}));
-        let persistent = container.persistent.iter().map(|mount| {
+        let kept = container.persistent.iter().map(|mount| {
             json!({
                 "containerPath": mount.container_path,
                 "mode": "RW",
-                "persistent": {"type": "root", "size": mount.size_mb, "constraints": []},
+                "persistent": persistent(mount.size_mb),
             })
         });
         let volumes: Vec<Value> = container
@@ -174,7 +174,7 @@ impl App {
                 | VolumeSource::Group(_)
                 | VolumeSource::Persistent(_) => None,
             })
-            .chain(persistent)
+            .chain(kept)
             .chain(secrets)
             .collect();
         let mut out = json!({
@@ -207,6 +207,10 @@ impl App {
         }
         out
     }
+}
+
+fn persistent(size_mb: u64) -> Value {
+    json!({"type": "root", "size": size_mb, "constraints": []})
 }
 
 pub(crate) fn secrets_json(secrets: &BTreeMap<String, SecretSource>) -> Value {

@@ -216,9 +216,8 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         role,
         accepts: accepts.unwrap_or_default(),
     };
-    residency::defaults(&fields, &mut app);
+    residency::defaults(value, "upgradeStrategy", &mut app);
     residency::check(&app, report);
-    upgrade::check(&app, report);
     check_revocable(&app, report);
     Some(app)
 }

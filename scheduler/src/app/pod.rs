@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use mezzo_api::model::{Scalar, SharedVolume, Volume, VolumeSource};
 
 use super::App;
+use super::residency::PersistentMount;
 use crate::resident::SANDBOX;
 
 /// What an [`App`] that is a pod has beyond the rest.
@@ -71,6 +72,8 @@ pub enum PodVolume {
     Host(String),
     /// A file with one of the pod's secrets, by the name that the pod gives it.
     Secret(String),
+    /// So many MiB that the instance keeps for the next one ([`super::residency`]).
+    Persistent(u64),
 }
 
 impl Pod {
@@ -87,7 +90,22 @@ impl Pod {
             .collect()
     }
 
-    /// What the container mounts; files with secrets are told by [`App::volumes`].
+    /// Those that its instances keep, as an app has them; by their names in place of paths.
+    #[must_use]
+    pub fn persistent(&self) -> Vec<PersistentMount> {
+        let volumes = self.volumes.iter();
+        let kept = volumes.filter_map(|(name, volume)| match volume {
+            PodVolume::Persistent(size_mb) => Some(PersistentMount {
+                container_path: name.clone(),
+                size_mb: *size_mb,
+            }),
+            PodVolume::Ephemeral | PodVolume::Host(_) | PodVolume::Secret(_) => None,
+        });
+        kept.collect()
+    }
+
+    /// What the container mounts; files with secrets are told by [`App::volumes`], persistent volumes by what the instance
+    /// keeps.
     #[must_use]
     pub fn mounts_of(&self, container: &PodContainer) -> Vec<Volume> {
         container
@@ -97,7 +115,7 @@ impl Pod {
                 let source = match self.volumes.get(&mount.name)? {
                     PodVolume::Ephemeral => VolumeSource::Group(mount.name.clone()),
                     PodVolume::Host(path) => VolumeSource::HostPath(path.clone()),
-                    PodVolume::Secret(_) => return None,
+                    PodVolume::Secret(_) | PodVolume::Persistent(_) => return None,
                 };
                 Some(Volume {
                     container_path: mount.absolute(),
@@ -153,12 +171,14 @@ impl PodContainer {
             .network_labels
             .clone_from(&of.container.network_labels);
         container.volumes = pod.mounts_of(self);
+        // So that it is known to keep something; where it mounts that is the holding's to say.
+        container.persistent.clone_from(&of.container.persistent);
         let secrets =
             self.mounts
                 .iter()
                 .filter_map(|mount| match pod.volumes.get(&mount.name)? {
                     PodVolume::Secret(secret) => Some((mount.absolute(), secret.clone())),
-                    PodVolume::Ephemeral | PodVolume::Host(_) => None,
+                    PodVolume::Ephemeral | PodVolume::Host(_) | PodVolume::Persistent(_) => None,
                 });
         container.secret_volumes = secrets.collect();
         app

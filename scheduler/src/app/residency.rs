@@ -9,7 +9,7 @@ use super::spec::{App, UnreachableStrategy};
 /// One persistent volume of each instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PersistentMount {
-    /// As the app wrote it: absolute, or relative to the sandbox.
+    /// As the app wrote it: absolute, or relative to the sandbox. Of a pod: the volume's name.
     pub container_path: String,
     /// In MiB.
     pub size_mb: u64,
@@ -104,10 +104,11 @@ impl App {
         }
         let mut problems = Vec::new();
         if self.container.persistent != to.container.persistent {
-            problems.push((
-                "/container/volumes",
-                "Persistent volumes can not be changed!",
-            ));
+            let path = match to.pod.is_some() {
+                true => "/volumes",
+                false => "/container/volumes",
+            };
+            problems.push((path, "Persistent volumes can not be changed!"));
         }
         for (path, differs) in [
             ("/cpus", self.cpus != to.cpus),
@@ -115,6 +116,12 @@ impl App {
             ("/disk", self.disk != to.disk),
             ("/gpus", self.gpus != to.gpus),
         ] {
+            // Of a pod it is the sum of its containers' that stays.
+            let path = if to.pod.is_some() {
+                "/containers"
+            } else {
+                path
+            };
             if differs {
                 problems.push((path, RESOURCES));
             }

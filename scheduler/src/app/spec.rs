@@ -489,6 +489,12 @@ impl App {
             .collect()
     }
 
+    /// How many tasks one instance is.
+    #[must_use]
+    pub fn n_tasks(&self) -> usize {
+        self.pod.as_ref().map_or(1, |pod| pod.containers.len())
+    }
+
     /// The fields by which its instances are to be spread evenly.
     pub fn grouping(&self) -> impl Iterator<Item = &str> {
         self.constraints

@@ -169,7 +169,7 @@ impl Core {
                 let placing = spec.placing;
                 Need {
                     count,
-                    n_tasks: spec.pod.as_ref().map_or(1, |pod| pod.containers.len()),
+                    n_tasks: spec.n_tasks(),
                     ask: Ask::of(spec),
                     accepts: spec.accepts,
                     constraints: spec.constraints.clone(),
@@ -219,7 +219,7 @@ impl Core {
             None => id.task_id(ids.unique()),
             Some(_) => id.instance_id(ids.unique()),
         };
-        let members = pod.map_or_else(Vec::new, |pod| members(pod, &task_id, now));
+        let members = pod.map_or_else(Vec::new, |pod| members(&version.app, pod, &task_id, now));
         let instance = Instance {
             task_id: task_id.clone(),
             app: id.clone(),
@@ -256,7 +256,9 @@ impl Core {
         self.state.counters.launched += instance.live_tasks().count() as u64;
         self.tell_launched(instance);
         if let Some(pod) = pod {
-            let mut tasks = task_infos(&version, pod, &task_id, offer, &given.ports);
+            let holding = given.holding.as_ref();
+            let holding = holding.map(|(holding, stack)| (&**holding, stack));
+            let mut tasks = task_infos(&version, pod, &task_id, offer, &given.ports, holding);
             share_out(&given.resources, &given.reserved, &mut tasks);
             return tasks;
         }

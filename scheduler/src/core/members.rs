@@ -16,8 +16,8 @@ use super::Core;
 use super::record::Key;
 use super::state::Instance;
 use super::status::cut;
-use crate::app::AppId;
 use crate::app::pod::Pod;
+use crate::app::{App, AppId};
 use crate::events::EventKind;
 use crate::events::json::instance_id;
 use crate::task::pod::task_id;
@@ -51,8 +51,8 @@ pub struct Member {
     pub exit_code: Option<i32>,
 }
 
-/// The members of a new instance.
-pub(super) fn members(pod: &Pod, instance: &TaskId, now: u64) -> Vec<Member> {
+/// The members of a new instance of `app`.
+pub(super) fn members(app: &App, pod: &Pod, instance: &TaskId, now: u64) -> Vec<Member> {
     pod.containers
         .iter()
         .map(|container| Member {
@@ -62,7 +62,7 @@ pub(super) fn members(pod: &Pod, instance: &TaskId, now: u64) -> Vec<Member> {
             since: now,
             checked: container.spec.health_check.is_some(),
             healthy: None,
-            patience_ms: container.spec.health_patience_ms(),
+            patience_ms: container.whole(app, pod).health_patience_ms(),
             message: String::new(),
             exit_code: None,
         })
@@ -243,6 +243,12 @@ impl Core {
             ..status.clone()
         };
         let changed = Arc::new(changed);
+        // It may have written, however the others stand.
+        if matches!(status.state, TaskState::Starting | TaskState::Running)
+            && let Some(holding) = changed.holding
+        {
+            self.keep(app_id, holding);
+        }
         if is_said {
             self.tell(EventKind::StatusUpdate {
                 task: status.task_id.clone(),

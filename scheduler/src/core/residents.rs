@@ -1,4 +1,4 @@
-//! Apps with persistent volumes: launches on what instances keep, makes it where there is none yet, gives back what nobody wants
+//! Apps and pods with persistent volumes: launches on what instances keep, makes it where there is none yet, gives back what nobody wants
 //! any more.
 //!
 //! Pure. What is kept is reserved for the role of its app (of one with the role `*`, for which nothing can be reserved, for the
@@ -54,8 +54,8 @@ impl Core {
             }));
             for one in placed {
                 let offer = &hands.offers[one.offer];
-                let task = self.resume(&id, one.holding, offer, &one.stack, one.ports, now, ids);
-                hands.uses[one.offer].tasks.extend(task);
+                let tasks = self.resume(&id, one.holding, offer, &one.stack, one.ports, now, ids);
+                hands.uses[one.offer].tasks.extend(tasks);
             }
             // What it keeps anew is kept for its role of now.
             let is_own = self.launch_role(&app.active().app) == role;
@@ -73,7 +73,7 @@ impl Core {
         wanted > 0
     }
 
-    /// A task on what an instance before it kept.
+    /// The tasks of an instance on what one before it kept.
     #[expect(clippy::too_many_arguments, reason = "all of it is one placement")]
     fn resume(
         &mut self,
@@ -84,9 +84,11 @@ impl Core {
         ports: Vec<u16>,
         now: u64,
         ids: &mut dyn Ids,
-    ) -> Option<TaskInfo> {
-        let app = self.app_mut(id)?;
-        let kept = app.holdings.get_mut(&holding)?;
+    ) -> Vec<TaskInfo> {
+        let app = self.app_mut(id);
+        let Some(kept) = app.and_then(|app| app.holdings.get_mut(&holding)) else {
+            return Vec::new();
+        };
         Arc::make_mut(kept).used_at = now;
         let kept = Arc::clone(kept);
         self.dirty.insert(Key::Holding(id.clone(), holding));
@@ -96,7 +98,7 @@ impl Core {
             ports,
             holding: Some((kept, stack.clone())),
         };
-        self.provision(id, offer, given, now, ids).pop()
+        self.provision(id, offer, given, now, ids)
     }
 
     /// Makes new holdings of what offers have open, and launches on them.
@@ -111,7 +113,7 @@ impl Core {
         let mut plan = place(&hands.offers, &mut hands.left, needs, self.salt);
         plan.placements.retain(|placement| {
             let using = &mut hands.uses[placement.offer];
-            if using.tasks.len() >= MAX_TASKS_PER_ACCEPT {
+            if using.tasks.len() + needs[placement.need].n_tasks > MAX_TASKS_PER_ACCEPT {
                 return false;
             }
             let offer = &hands.offers[placement.offer];
@@ -264,7 +266,7 @@ fn need_of(id: &AppId, app: &AppState, count: u32, tally: Tally) -> Need {
     Need {
         app: id.clone(),
         count,
-        n_tasks: 1,
+        n_tasks: spec.n_tasks(),
         ask: Ask::of(spec),
         accepts: Accepts::Unreserved,
         constraints: spec.constraints.clone(),

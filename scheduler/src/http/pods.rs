@@ -8,6 +8,7 @@ use mezzo_api::model::TaskId;
 use serde_json::Value;
 
 use super::answer::{self, deployed, error, json_answer};
+use super::apps::wipe_theirs;
 use super::filter::Params;
 use super::{Context, render};
 use crate::app::AppId;
@@ -203,11 +204,25 @@ pub(super) async fn delete_below(
     let params = Params(pairs);
     match below {
         Below::Pod(id) => remove(&context, id, &params).await,
-        Below::Instance(id, instance) => kill(&context, &id, &[instance], true).await,
+        Below::Instance(id, instance) => {
+            let wipe = wipe_theirs(&params);
+            kill(&context, &id, &[instance], wipe, true).await
+        }
+        // Without a list: all of them, and what none of them uses (mezzo's own).
+        Below::Instances(id) if bytes.is_empty() && params.flag("wipe", false) => {
+            let state = context.handle.state();
+            let pod = state.pod(&id);
+            let ids = pod
+                .iter()
+                .flat_map(|pod| pod.instances.keys())
+                .map(ToString::to_string)
+                .collect::<Vec<String>>();
+            kill(&context, &id, &ids, Wipe::AllOf(id.clone()), false).await
+        }
         Below::Instances(id) => {
             let ids = answer::body(&bytes).map(serde_json::from_value::<Vec<String>>);
             match ids {
-                Ok(Ok(ids)) => kill(&context, &id, &ids, false).await,
+                Ok(Ok(ids)) => kill(&context, &id, &ids, wipe_theirs(&params), false).await,
                 Ok(Err(problem)) => error(
                     StatusCode::BAD_REQUEST,
                     &format!("expected a list of ids of instances: {problem}"),
@@ -248,7 +263,13 @@ async fn remove(context: &Context, id: AppId, params: &Params) -> Response {
 }
 
 /// `single`: the answer is the one instance, not a list.
-async fn kill(context: &Context, id: &AppId, instances: &[String], single: bool) -> Response {
+async fn kill(
+    context: &Context,
+    id: &AppId,
+    instances: &[String],
+    wipe: Wipe,
+    single: bool,
+) -> Response {
     let state = context.handle.state();
     let Some(pod) = state.pod(id) else {
         return no_pod(id);
@@ -266,7 +287,7 @@ async fn kill(context: &Context, id: &AppId, instances: &[String], single: bool)
     let command = Command::KillTasks {
         tasks,
         scale: false,
-        wipe: Wipe::Nothing,
+        wipe,
         force: false,
     };
     match answer::command(&context.handle, command).await {

@@ -256,8 +256,8 @@ const OPERATIONS: &[Operation] = &[
     get("/v2/pods/{podId}::status", "getPodStatus", "A pod with its instances and containers", NONE, Gives::Json("PodStatus"), MISSING),
     get("/v2/pods/{podId}::versions", "listPodVersions", "The versions of a pod, newest first", NONE, Gives::Json("VersionList"), MISSING),
     get("/v2/pods/{podId}::versions/{version}", "getPodVersion", "A pod as it was", NONE, Gives::Json("Pod"), MISSING),
-    op("delete", "/v2/pods/{podId}::instances", "killPodInstances", "Kill these instances; others take their place", NONE, Json("InstanceIds"), 200, Gives::Json("PodInstances"), &[400, 404, 503]),
-    op("delete", "/v2/pods/{podId}::instances/{instanceId}", "killPodInstance", "Kill one instance; another takes its place", NONE, B0, 200, Gives::Json("PodInstance"), &[404, 503]),
+    op("delete", "/v2/pods/{podId}::instances", "killPodInstances", "Kill these instances; others take their place (with wipe and no list: all, and all that the pod keeps)", &["wipe"], Json("InstanceIds"), 200, Gives::Json("PodInstances"), &[400, 404, 503]),
+    op("delete", "/v2/pods/{podId}::instances/{instanceId}", "killPodInstance", "Kill one instance; another takes its place", &["wipe"], B0, 200, Gives::Json("PodInstance"), &[404, 503]),
     // What Marathon has and mezzo does not.
     get("/v2/plugins", "listPlugins", "There are none", NONE, Gives::Json("Plugins"), NEVER),
     // The server.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::schedule::Schedule;
 use super::spec::{Concurrency, Job, JobContainer, Trigger};
+use crate::app::constraint::Constraint;
 use crate::app::json::{fetch_json, secrets_json};
 use crate::app::read::decimal_to_json;
 use crate::app::spec::Engine;
@@ -71,6 +72,8 @@ impl Job {
         put("environmentVariables", json!(env));
         let fetch = self.fetch.iter().map(fetch_json);
         put("fetch", Value::Array(fetch.collect()));
+        let constraints = self.constraints.iter().map(Constraint::to_job_json);
+        put("constraints", Value::Array(constraints.collect()));
         if !self.secrets.is_empty() {
             put("secrets", secrets_json(&self.secrets));
         }
@@ -161,6 +164,45 @@ mod tests {
             VolumeSource::Secret("team/key".parse().expect("valid"))
         );
         assert!(read.fetch[0].cache && read.fetch[0].extract);
+    }
+
+    #[test]
+    fn constraints_are_chronos_operators_about_the_machine_alone() {
+        let given = json!([
+            ["rack", "EQUALS", "1"],
+            ["os", "UNLIKE", "old.*"],
+            ["hostname", "like", "n[12]"],
+        ]);
+        let read = parse_job(&job(&json!({ "constraints": given })), None, Kind::Any, 0);
+        assert_eq!(read.1.errors, []);
+        let read = read.0.expect("a job without errors");
+        let written = read.to_json();
+        assert_eq!(
+            written["constraints"],
+            json!([
+                ["rack", "EQUALS", "1"],
+                ["os", "UNLIKE", "old.*"],
+                ["hostname", "LIKE", "n[12]"],
+            ])
+        );
+        assert_eq!(parse_job(&written, None, Kind::Any, 0).0, Some(read));
+        for (bad, word) in [
+            (json!(["rack", "UNIQUE"]), "EQUALS, LIKE, UNLIKE"),
+            (json!(["rack", "EQUALS"]), "EQUALS needs a value"),
+            (
+                json!(["rack", "LIKE", "("]),
+                "not a valid regular expression",
+            ),
+            (json!(["rack"]), "2 or 3"),
+            (json!("rack"), "a list of field"),
+        ] {
+            let report = parse_job(&job(&json!({ "constraints": [bad] })), None, Kind::Any, 0).1;
+            let [problem] = &report.errors[..] else {
+                panic!("{bad}: {:?}", report.errors);
+            };
+            assert_eq!(problem.path, "/constraints(0)", "{bad}");
+            assert!(problem.message.contains(word), "{bad}: {}", problem.message);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::task::task_info;
 use crate::app::role::{Accepts, named};
 use crate::core::Ids;
 use crate::core::state::Condition;
-use crate::place::Ask;
+use crate::place::{Ask, Site, Tally};
 use crate::why::lacks_text;
 
 /// Launched on one offer in one turn.
@@ -55,6 +55,8 @@ impl JobCore {
                 ports: Vec::new(),
                 revocable: false,
             };
+            // No run counts for another.
+            let nobody = Tally::new(&job.constraints, []);
             let mut whys = Vec::new();
             // Round the machines, so that they share the work.
             let found = (0..offers.len())
@@ -62,7 +64,9 @@ impl JobCore {
                 // What is lent may be taken back: no job asked for that.
                 .filter(|&i| !offers[i].revocable)
                 .find(|&i| {
-                    let lacks = ask.lacks(&Accepts::Both.amounts(&left[i]));
+                    let mut lacks = ask.lacks(&Accepts::Both.amounts(&left[i]));
+                    let site = Site::from(&offers[i]).values(&job.constraints);
+                    lacks.extend(nobody.refuses(&job.constraints, &site, 1));
                     if !lacks.is_empty() {
                         whys.push(format!("{} ({})", offers[i].hostname, lacks_text(&lacks)));
                     }

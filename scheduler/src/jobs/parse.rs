@@ -16,7 +16,7 @@ use super::spec::{Concurrency, Job, JobContainer, PPM, Retries, Trigger};
 use super::zone;
 use crate::app::read::{Fields, Report};
 use crate::app::spec::Engine;
-use crate::app::{Volumes, fetch, secrets, volumes};
+use crate::app::{Volumes, constraint, fetch, secrets, volumes};
 
 /// The largest amount of a scalar resource, in units.
 const MAX_UNITS: u64 = 1_000_000_000;
@@ -66,11 +66,11 @@ const FIELDS: &[&str] = &[
     "fetch",
     "uris",
     "secrets",
+    "constraints",
     // Chronos' that are refused with a word below unless they say nothing.
     "executor",
     "executorFlags",
     "taskInfoData",
-    "constraints",
     "dataProcessingJobType",
     "async",
     // Answers of the server, accepted back.
@@ -170,6 +170,7 @@ fn read_job(
         soft_error: fields.boolean("softError", report).unwrap_or(false),
         high_priority: fields.boolean("highPriority", report).unwrap_or(false),
         fetch: fetch::read(&fields, report),
+        constraints: constraint::read_of_job(&fields, report),
         container: container?,
         secret_env,
         name: name?,
@@ -220,7 +221,6 @@ fn refuse_unsupported(fields: &Fields<'_>, report: &mut Report) {
         ("executor", "mezzo runs containers without executors"),
         ("executorFlags", "mezzo runs containers without executors"),
         ("taskInfoData", "mezzo runs containers without executors"),
-        ("constraints", ""),
         ("async", "a run ends when its task does"),
     ] {
         fields.unsupported(name, advice, report);

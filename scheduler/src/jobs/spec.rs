@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::name::JobName;
 use super::schedule::Schedule;
+use crate::app::constraint::Constraint;
 use crate::app::spec::Engine;
 
 /// One million: factors are in millionths.
@@ -159,6 +160,8 @@ pub struct Job {
     pub high_priority: bool,
     /// Put into the sandbox before a run starts.
     pub fetch: Vec<FetchUri>,
+    /// On which machines its runs may be; each run for itself.
+    pub constraints: Vec<Constraint>,
 }
 
 impl Job {

@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use mezzo_api::model::{EnvVar, GroupPolicy, Offer, Ranges, TaskGroup, TaskId, TaskInfo};
+use mezzo_api::model::{EnvVar, GroupPolicy, Offer, Ranges, Stack, TaskGroup, TaskId, TaskInfo};
 
 use super::{task_info, variable_name, with_point};
 use crate::app::pod::{Pod, PodContainer};
 use crate::app::{App, AppVersion};
 use crate::place::Ask;
+use crate::resident::Holding;
 
 /// The name of the task that is a container of an instance; also what its task id ends with.
 #[must_use]
@@ -22,7 +23,7 @@ pub fn task_id(instance: &TaskId, container: &str) -> TaskId {
 }
 
 /// The tasks of one instance, in the order of the containers, each with its membership. `ports` are the machine's, in the
-/// order in which the pod asks for them.
+/// order in which the pod asks for them; `holding` is what the instance keeps, by which reservation of the offer.
 #[must_use]
 pub fn task_infos(
     version: &AppVersion,
@@ -30,6 +31,7 @@ pub fn task_infos(
     instance: &TaskId,
     offer: &Offer,
     ports: &[u16],
+    holding: Option<(&Holding, &Stack)>,
 ) -> Vec<TaskInfo> {
     let n_members = u32::try_from(pod.containers.len()).unwrap_or(u32::MAX);
     let endpoints = endpoints(&version.app, ports);
@@ -64,7 +66,11 @@ pub fn task_infos(
             init: false,
             policy: GroupPolicy::KillGroup,
             volumes: pod.shared_volumes(),
+            shares: Vec::new(),
         });
+        if let Some((holding, stack)) = holding {
+            holding.give_to(stack, container, &mut task);
+        }
         tasks.push(task);
     }
     tasks

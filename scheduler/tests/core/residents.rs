@@ -36,8 +36,21 @@ impl Node {
                 let mut task = task.clone();
                 for mount in &task.container.volumes {
                     if let VolumeSource::Persistent(id) = &mount.source {
-                        let volume = self.free.volume_for(&apps(), id.as_str());
-                        task.persistent.push(volume.expect("it is there").clone());
+                        // As the master: what a member before it holds, it shares.
+                        let group = task.group.as_ref().map(|group| &group.id);
+                        let beside = done.1.iter().filter(|one: &&TaskInfo| {
+                            group.is_some() && one.group.as_ref().map(|one| &one.id) == group
+                        });
+                        let mut held = beside.flat_map(|one| &one.persistent);
+                        let held = held.find(|volume| volume.id == *id).cloned();
+                        if let (Some(group), Some(_), false) =
+                            (&mut task.group, &held, mount.read_only)
+                        {
+                            group.shares.push(id.clone());
+                        }
+                        let free = self.free.volume_for(&apps(), id.as_str());
+                        let volume = held.or(free.cloned()).expect("it is there");
+                        task.persistent.push(volume);
                     }
                 }
                 let pools = task.pools().expect("consistent");
@@ -339,4 +352,113 @@ fn pain_14_a_lost_machine_costs_no_data_the_app_says_what_it_waits_for_and_nothi
     let effects = bench.offer_of(&node);
     node.take(&effects);
     assert!(node.free.is_open(), "{}", node.free);
+}
+
+/// Two containers of which each writes to what the instance keeps.
+fn resident_pod(instances: u32) -> Value {
+    let container = |name: &str, mem: u32| {
+        json!({
+            "name": name,
+            "image": {"kind": "DOCKER", "id": "a:1"},
+            "resources": {"cpus": 0.1, "mem": mem},
+            "healthCheck": {"exec": {"command": {"shell": "true"}}},
+            "volumeMounts": [{"name": "data", "mountPath": "data"}],
+        })
+    };
+    json!({
+        "id": "/a",
+        "scaling": {"kind": "fixed", "instances": instances},
+        "volumes": [{"name": "data", "persistent": {"size": 100}}],
+        "containers": [container("db", 64), container("backup", 32)],
+    })
+}
+
+#[test]
+fn a_pods_instance_keeps_its_volume_for_the_next_one_and_all_its_containers_have_it() {
+    let (mut bench, mut node) = (Bench::new(), Node::new());
+    let body = resident_pod(1);
+    bench
+        .command(Command::CreatePod { body, force: false })
+        .expect("a good pod");
+    let calls = bench.turn().calls;
+    assert!(calls.contains(&Call::Revive(apps())));
+    let effects = bench.offer_of(&node);
+    let (changes, first) = node.take(&effects);
+    assert!(matches!(changes[0], PoolChange::Reserve { .. }));
+    assert!(matches!(changes[1], PoolChange::Create(_)));
+    assert_eq!((changes.len(), first.len()), (2, 2));
+    let volume = |task: &TaskInfo| task.container.volumes[0].clone();
+    assert_eq!(volume(&first[0]), volume(&first[1]));
+    assert_eq!(volume(&first[0]).container_path, "/mnt/mezzo/sandbox/data");
+    // All that it reserves is used up by the two: each has its own part of it.
+    assert_eq!(node.free.pool_list(), []);
+    let check = first[0].health_check.as_ref().expect("it has one");
+    assert_eq!(
+        check.max_consecutive_failures, 3,
+        "the agent ends it: no other can be there before"
+    );
+
+    assert_eq!(bench.holdings()[0].stage, Stage::New);
+    // One of them has begun, whatever is heard of the other: there may be something in it.
+    bench.say(&first[1].task_id, TaskState::Starting);
+    assert_eq!(bench.holdings()[0].stage, Stage::Kept);
+    for task in &first {
+        bench.say(&task.task_id, TaskState::Running);
+    }
+    bench.say(&first[0].task_id, TaskState::Failed);
+    bench.say(&first[1].task_id, TaskState::Killed);
+    for task in &first {
+        node.ended(task);
+    }
+    bench.now += 5000;
+    bench.turn();
+    let effects = bench.offer_of(&node);
+    let (changes, second) = node.take(&effects);
+    assert_eq!((changes.len(), second.len()), (0, 2));
+    assert_eq!(volume(&second[1]), volume(&first[1]));
+    assert_ne!(second[0].task_id, first[0].task_id);
+
+    // Its size, and the sums of what its containers take, stay as they are; what one of them runs does not.
+    let mut more = resident_pod(1);
+    more["volumes"][0]["persistent"]["size"] = json!(200);
+    more["containers"][1]["resources"]["mem"] = json!(33);
+    let pod: AppId = "/a".parse().expect("valid");
+    let put = |body| Command::UpdatePod {
+        pod: pod.clone(),
+        body,
+        force: true,
+        dry_run: false,
+    };
+    let Err(Refusal::Invalid(report)) = bench.command(put(more)) else {
+        panic!("it is not refused for what it says");
+    };
+    let paths: Vec<&str> = report.errors.iter().map(|one| one.path.as_str()).collect();
+    assert_eq!(paths, ["/volumes", "/containers"]);
+    let mut other = resident_pod(1);
+    other["containers"][0]["image"]["id"] = json!("a:2");
+    bench.command(put(other)).expect("that is another image");
+
+    // Wiped: what the next one gets is new.
+    let kept = bench.holdings().remove(0);
+    let instance = bench.app().instances.values().next().expect("one");
+    bench
+        .command(Command::KillTasks {
+            tasks: vec![instance.task_id.clone()],
+            scale: false,
+            wipe: Wipe::Theirs,
+            force: false,
+        })
+        .expect("wiped");
+    bench.turn();
+    for task in &second {
+        bench.say(&task.task_id, TaskState::Killed);
+        node.ended(task);
+    }
+    assert!(bench.core.state().releasing.contains_key(&kept.id));
+    bench.told(&[&kept]);
+    let effects = bench.offer_of(&node);
+    let (changes, third) = node.take(&effects);
+    assert!(matches!(changes[0], PoolChange::Destroy(_)), "{changes:?}");
+    assert_eq!(third.len(), 2);
+    assert_ne!(volume(&third[0]), volume(&first[0]));
 }

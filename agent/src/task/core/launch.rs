@@ -39,7 +39,9 @@ impl Core {
             return;
         }
         let container = ContainerId::derive(key.task.as_str(), (ctx.random)() as u64);
-        let refusal = self.refuse(&info).or_else(|| self.refuse_pools(&info));
+        let refusal = self
+            .refuse(&info)
+            .or_else(|| self.refuse_pools(&info, holder.as_ref()));
         let refusal = refusal.or_else(|| self.reserve(&container, &info).err());
         let granted = match &refusal {
             Some(_) => Ok(Grant::default()),

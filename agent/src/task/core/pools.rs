@@ -36,7 +36,12 @@ impl Core {
     }
 
     /// Why a task cannot have what it takes from where it says. What is lent is reserved for nobody.
-    pub(super) fn refuse_pools(&self, info: &TaskInfo) -> Option<Outcome> {
+    /// `holder`: of the task's group, whose members share the volumes that they write.
+    pub(super) fn refuse_pools(
+        &self,
+        info: &TaskInfo,
+        holder: Option<&ContainerId>,
+    ) -> Option<Outcome> {
         if info.revocable {
             return None;
         }
@@ -57,17 +62,24 @@ impl Core {
             if self.book.pools().volume(&key) != Some(volume) {
                 return refused(format!("there is no such volume {key} here"));
             }
-            let users = self.users_of(&key);
+            // However many have it: its end is what cannot be meanwhile.
+            if volume.shared {
+                continue;
+            }
+            let others = |entry: &&Entry| holder.is_none() || entry.holder.as_ref() != holder;
+            let users: Vec<&Entry> = self.users_of(&key).filter(others).collect();
             if !users.is_empty() && info.writes(&volume.id) {
                 return refused(format!(
                     "volume {key} is in use by task {}",
-                    users.join(", ")
+                    names(users.into_iter())
                 ));
             }
-            if free.volume(&key).is_none() {
+            // Whether or not they hold it: who did may have ended before the others of its group.
+            let mut writers = users.iter().copied();
+            if writers.any(|entry| entry.info.writes(&volume.id)) {
                 return refused(format!(
                     "volume {key} is written by task {}",
-                    users.join(", ")
+                    names(users.into_iter())
                 ));
             }
         }
@@ -111,24 +123,18 @@ impl Core {
             let held = entry.info.pools();
             free = held
                 .ok()
-                .and_then(|held| free.checked_sub(&held))
+                .and_then(|held| free.without(&held))
                 .unwrap_or_default();
         }
         free
     }
 
-    fn users_of(&self, key: &VolumeKey) -> Vec<String> {
-        let alive = self
-            .tasks
-            .values()
-            .filter(|entry| entry.ended_at().is_none());
-        alive
-            .filter(|entry| {
-                let mut mounted = entry.info.persistent.iter();
-                mounted.any(|volume| volume.key() == *key)
-            })
-            .map(|entry| entry.key.task.to_string())
-            .collect()
+    /// The tasks that mount a volume and have not ended.
+    fn users_of(&self, key: &VolumeKey) -> impl Iterator<Item = &Entry> {
+        self.tasks.values().filter(move |entry| {
+            let mut mounted = entry.info.persistent.iter();
+            entry.ended_at().is_none() && mounted.any(|volume| volume.key() == *key)
+        })
     }
 
     pub(super) fn operate(
@@ -143,15 +149,15 @@ impl Core {
         }
         let folder = format!("v-{:032x}", (ctx.random)());
         let in_use = match &operation.change {
-            PoolChange::Destroy(key) => self.users_of(key),
+            PoolChange::Destroy(key) => names(self.users_of(key)),
             PoolChange::Reserve { .. } | PoolChange::Unreserve { .. } | PoolChange::Create(_) => {
-                Vec::new()
+                String::new()
             }
         };
         let changed = if in_use.is_empty() {
             self.book.changed(operation, &self.free_pools(), &folder)
         } else {
-            Err(format!("it is in use by task {}", in_use.join(", ")))
+            Err(format!("it is in use by task {in_use}"))
         };
         let (next, told) = match changed {
             Ok(next) => {
@@ -227,4 +233,9 @@ impl Core {
             (Err(_), None) => {}
         }
     }
+}
+
+fn names<'e>(entries: impl Iterator<Item = &'e Entry>) -> String {
+    let names: Vec<&str> = entries.map(|entry| entry.key.task.as_str()).collect();
+    names.join(", ")
 }

@@ -15,6 +15,7 @@ fn members(ids: &[&str], policy: GroupPolicy) -> Vec<TaskInfo> {
         init,
         policy,
         volumes: vec![],
+        shares: vec![],
     };
     (0..)
         .zip(ids)
@@ -26,7 +27,7 @@ fn members(ids: &[&str], policy: GroupPolicy) -> Vec<TaskInfo> {
 }
 
 impl Bench {
-    fn launch_group(&mut self, infos: Vec<TaskInfo>) {
+    pub(super) fn launch_group(&mut self, infos: Vec<TaskInfo>) {
         self.event(Event::LaunchGroup {
             framework: "f".parse().unwrap(),
             role: RoleName::any(),

@@ -1,8 +1,8 @@
 //! Reservations and volumes: written before they are told, kept from what tasks use.
 
 use mezzo_api::model::{
-    OperationState, OperationStatus, PersistentVolume, PoolChange, PoolOperation, Reservation,
-    Stack, Volume, VolumeKey, VolumeSource,
+    GroupPolicy, OperationState, OperationStatus, PersistentVolume, PoolChange, PoolOperation,
+    Reservation, Stack, TaskGroup, Volume, VolumeKey, VolumeSource,
 };
 
 use super::*;
@@ -18,6 +18,7 @@ fn data() -> PersistentVolume {
         stack: eng(),
         size_mb: 10,
         principal: String::new(),
+        shared: false,
     }
 }
 
@@ -161,6 +162,61 @@ fn readers_share_a_volume_and_keep_writers_away() {
 }
 
 #[test]
+fn a_shared_volume_is_had_by_many_at_once_and_ends_only_without_them() {
+    let corpus = || PersistentVolume {
+        id: "corpus".parse().unwrap(),
+        shared: true,
+        ..data()
+    };
+    let on_it = |id: &str, read_only: bool| {
+        let mut info = with_data(id, read_only);
+        info.container.volumes[0].source = VolumeSource::Persistent(corpus().id);
+        info.persistent = vec![corpus()];
+        info
+    };
+    let mut bench = Bench::with_volume();
+    let told = bench.operate("o3", PoolChange::Create(corpus()));
+    assert_eq!(told.state, OperationState::Finished);
+    for (id, read_only) in [("w1", false), ("r", true), ("w2", false)] {
+        bench.launch_task(on_it(id, read_only));
+        let entry = bench.core.find(id).unwrap();
+        assert!(
+            !entry.latest.state.is_terminal(),
+            "{id}: {:?}",
+            entry.latest
+        );
+        // What else is reserved there is as free as it was.
+        let more = format!("o-{id}");
+        let unreserve = PoolChange::Unreserve {
+            stack: eng(),
+            resources: "disk:1".parse().unwrap(),
+        };
+        assert_eq!(
+            bench.operate(&more, unreserve).state,
+            OperationState::Finished
+        );
+    }
+    for (n, left) in ["w1", "r", "w2"].into_iter().enumerate() {
+        let told = bench.operate(&format!("d{n}"), PoolChange::Destroy(corpus().key()));
+        assert_eq!(told.state, OperationState::Failed);
+        assert!(told.message.contains(left), "{}", told.message);
+        bench.started(left);
+        bench.exited(left, ContainerExit::Code(0));
+    }
+    let told = bench.operate("d", PoolChange::Destroy(corpus().key()));
+    assert_eq!(told.state, OperationState::Finished);
+    // A launch that was on its way is told that it came too late.
+    bench.launch_task(on_it("late", false));
+    let entry = bench.core.find("late").unwrap();
+    assert_eq!(entry.latest.state, TaskState::Error);
+    assert!(
+        entry.latest.message.contains("no such volume"),
+        "{:?}",
+        entry.latest
+    );
+}
+
+#[test]
 fn a_task_that_writes_more_than_the_size_of_its_volume_is_killed() {
     let mut bench = Bench::with_volume();
     bench.launch_task(with_data("writer", false));
@@ -189,4 +245,44 @@ fn a_task_that_writes_more_than_the_size_of_its_volume_is_killed() {
         "{}",
         killing.message
     );
+}
+
+#[test]
+fn members_of_a_group_write_to_one_volume_and_whoever_is_left_of_them_keeps_others_away() {
+    let mut bench = Bench::with_volume();
+    let members: Vec<TaskInfo> = (0..2)
+        .map(|position| {
+            let mut info = with_data(&format!("m{position}"), false);
+            info.group = Some(TaskGroup {
+                id: "pod".parse().unwrap(),
+                n_members: 2,
+                position,
+                init: false,
+                policy: GroupPolicy::KillGroup,
+                volumes: vec![],
+                // The first holds it.
+                shares: (position > 0).then(|| data().id).into_iter().collect(),
+            });
+            info
+        })
+        .collect();
+    bench.launch_group(members);
+    let state = |bench: &Bench, id: &str| bench.core.find(id).unwrap().latest.state;
+    for id in ["m0", "m1"] {
+        assert!(!state(&bench, id).is_terminal(), "{id}");
+        bench.started(id);
+    }
+    bench.exited("m0", ContainerExit::Code(0));
+    assert_eq!(state(&bench, "m0"), TaskState::Finished);
+    for (id, read_only) in [("w", false), ("r", true)] {
+        bench.launch_task(with_data(id, read_only));
+        let latest = &bench.core.find(id).unwrap().latest;
+        assert_eq!(latest.state, TaskState::Error, "{id}");
+        assert!(latest.message.contains("task m1"), "{}", latest.message);
+    }
+    let told = bench.operate("o3", PoolChange::Destroy(volume_key()));
+    assert!(told.message.contains("task m1"), "{}", told.message);
+    bench.exited("m1", ContainerExit::Code(0));
+    bench.launch_task(with_data("next", false));
+    assert!(!state(&bench, "next").is_terminal());
 }

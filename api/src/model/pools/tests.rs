@@ -23,6 +23,14 @@ fn volume(role: &str, id: &str, size_mb: u64) -> PersistentVolume {
         stack: Stack::single(dynamic(role)).unwrap(),
         size_mb,
         principal: String::new(),
+        shared: false,
+    }
+}
+
+fn shared(role: &str, id: &str, size_mb: u64) -> PersistentVolume {
+    PersistentVolume {
+        shared: true,
+        ..volume(role, id, size_mb)
     }
 }
 
@@ -82,6 +90,39 @@ fn roles_see_what_is_open_and_what_is_reserved_for_them_or_above() {
     let ops: RoleName = "ops/x".parse().unwrap();
     assert_eq!(have.visible_to(&ops).volumes().count(), 1);
     assert!(have.volume_for(&ops, "data").is_some() && have.volume_for(&ops, "x").is_none());
+}
+
+#[test]
+fn who_has_a_shared_volume_takes_it_from_nobody() {
+    let eng = Stack::single(dynamic("eng")).unwrap();
+    let (corpus, orders) = (shared("eng", "corpus", 5), volume("eng", "orders", 7));
+    let all = pools("cpus:2")
+        .with_reserved(&eng, resources("disk:10"))
+        .with_volume(corpus.clone())
+        .with_volume(orders.clone());
+    assert_eq!(
+        all.exclusive().to_string(),
+        "cpus:2;disk(eng,ops):10;disk(eng,ops)[orders]:7"
+    );
+    let task = pools("cpus:1")
+        .with_volume(corpus.clone())
+        .with_volume(orders);
+    let rest = all.without(&task).unwrap();
+    assert_eq!(
+        rest.to_string(),
+        "cpus:1;disk(eng,ops):10;disk(eng,ops)[corpus]<SHARED>:5"
+    );
+    // Once more for the next, and the same for nothing but it.
+    let next = pools("cpus:1").with_volume(corpus.clone());
+    assert_eq!(rest.without(&next).unwrap().open(), &Resources::new());
+    assert_eq!(rest.without(&task), None, "the other volume is had");
+    // One of another size is not the one that is here.
+    let other = Pools::default().with_volume(shared("eng", "corpus", 6));
+    assert_eq!(all.without(&other), None);
+    // Its end takes it away as any other's.
+    let gone = all.conversion(&PoolChange::Destroy(corpus.key())).unwrap();
+    let after = all.converted(&gone).unwrap();
+    assert_eq!((after.volumes().count(), after.flat()), (1, all.flat()));
 }
 
 #[test]
@@ -155,6 +196,7 @@ proptest! {
                     stack,
                     size_mb: 1,
                     principal: String::new(),
+                    shared: millis % 2 == 0,
                 }),
                 _ => PoolChange::Destroy(VolumeKey {
                     role,

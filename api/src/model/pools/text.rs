@@ -8,7 +8,7 @@ use super::Pools;
 use crate::model::{InvalidResources, Reservation, Resources, RoleName, Stack};
 
 impl fmt::Display for Pools {
-    /// Mesos' notation: `cpus:2;cpus(eng):1;disk(eng)[data]:100`.
+    /// Mesos' notation: `cpus:2;cpus(eng):1;disk(eng)[data]:100;disk(eng)[corpus]<SHARED>:100`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts: Vec<String> = Vec::new();
         if !self.open.is_empty() {
@@ -23,8 +23,11 @@ impl fmt::Display for Pools {
         }
         for volume in self.apart().volumes.values() {
             parts.push(format!(
-                "disk{}[{}]:{}",
-                volume.stack, volume.id, volume.size_mb
+                "disk{}[{}]{}:{}",
+                volume.stack,
+                volume.id,
+                if volume.shared { "<SHARED>" } else { "" },
+                volume.size_mb
             ));
         }
         if parts.is_empty() {

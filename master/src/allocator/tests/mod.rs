@@ -5,7 +5,10 @@ mod scenarios;
 
 use std::collections::BTreeMap;
 
-use mezzo_api::model::{AgentId, AgentInfo, CgroupMode, FrameworkId, Pools, RoleName, Scalar};
+use mezzo_api::model::{
+    AgentId, AgentInfo, CgroupMode, FrameworkId, PersistentVolume, Pools, Reservation, RoleName,
+    Scalar, Stack,
+};
 
 use super::{
     AgentFilters, Candidate, Claimant, ClaimantKey, Constraints, Minimum, Outcome, Quantities,
@@ -31,6 +34,7 @@ pub(super) struct Client {
     pub(super) role: RoleName,
     pub(super) held: Quantities,
     pub(super) wants: bool,
+    pub(super) shares: bool,
     pub(super) constraints: Option<Constraints>,
 }
 
@@ -85,6 +89,20 @@ impl Cluster {
         });
     }
 
+    /// The newest agent has a volume for all tasks of that role.
+    pub(super) fn add_shared(&mut self, role: &str, size_mb: u64) {
+        let volume = PersistentVolume {
+            id: id("corpus"),
+            stack: Stack::single(Reservation::dynamic(id(role), "")).unwrap(),
+            size_mb,
+            principal: String::new(),
+            shared: true,
+        };
+        self.total.add_volume(&volume);
+        let agent = self.agents.last_mut().unwrap();
+        agent.free = agent.free.clone().with_volume(volume);
+    }
+
     pub(super) fn with_clients(mut self, clients: &[(&str, &str)]) -> Self {
         for (framework, role) in clients {
             self.clients.push(Client {
@@ -92,6 +110,7 @@ impl Cluster {
                 role: id(role),
                 held: Quantities::default(),
                 wants: true,
+                shares: false,
                 constraints: None,
             });
         }
@@ -127,6 +146,10 @@ impl Cluster {
         for agent in &self.agents {
             for (stack, idle) in agent.free.reserved() {
                 roles.entry(stack.role().clone()).or_default().add(idle);
+            }
+            for volume in agent.free.volumes() {
+                let role = volume.stack.role().clone();
+                roles.entry(role).or_default().add_volume(volume);
             }
         }
         roles
@@ -165,6 +188,7 @@ impl Cluster {
                     key: Self::key(at),
                     held: &client.held,
                     epoch: 0,
+                    shares: client.shares,
                     constraints: client.constraints.as_ref(),
                 })
                 .collect(),
@@ -192,14 +216,14 @@ impl Cluster {
                 .unwrap();
             agent.free = agent
                 .free
-                .checked_sub(&plan.resources)
+                .without(&plan.resources)
                 .expect("only what is free is offered");
             let client = self
                 .clients
                 .iter_mut()
                 .find(|client| client.framework == plan.framework && client.role == plan.role)
                 .unwrap();
-            client.held.add_pools(&plan.resources);
+            client.held.add_pools(&plan.resources.exclusive());
         }
         outcome
     }

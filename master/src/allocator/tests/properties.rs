@@ -27,6 +27,10 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                     has += &format!(";cpus({}):{reserved};ports({0}):[20-29]", ROLES[role]);
                 }
                 cluster.add_agent(&has);
+                // Every other one that has reserved something has a volume for all of its role, too.
+                if reserved == 2 && ROLES[role] != "*" {
+                    cluster.add_shared(ROLES[role], 100);
+                }
             }
             for (at, (role, cpus, mem, mood)) in clients.into_iter().enumerate() {
                 let held: mezzo_api::model::Resources = id(&format!("cpus:{cpus}.125;mem:{mem}"));
@@ -36,6 +40,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
                     role: id(ROLES[role]),
                     held: Quantities::of(&held),
                     wants: mood > 0,
+                    shares: mood > 2,
                     constraints: None,
                 });
             }
@@ -109,7 +114,21 @@ proptest! {
                 );
             }
             let agent = before.agents.iter().find(|agent| agent.id == plan.agent).unwrap();
+            for volume in agent.free.volumes() {
+                let role = plan.role.as_str();
+                let may = before.clients[at].shares && is_within(role, volume.stack.role().as_str());
+                // With each part that somebody gets who may have it, and with no other.
+                prop_assert_eq!(plan.resources.volume(&volume.key()).is_some(), may);
+                prop_assert!(!plan.resources.exclusive().is_empty());
+            }
             prop_assert!(agent.filters.hides(Cluster::key(at), &plan.resources, 0, 0).is_none());
+        }
+        // It stays where it was, and counts for its role as before, whoever was offered it.
+        for (now, then) in after.agents.iter().zip(&before.agents) {
+            prop_assert!(now.free.volumes().eq(then.free.volumes()));
+        }
+        for role in ROLES {
+            prop_assert_eq!(after.held(role, "disk"), before.held(role, "disk"));
         }
         for name in ["cpus", "mem"] {
             for (role, quota) in &before.quotas {
@@ -131,7 +150,9 @@ proptest! {
         if before.quotas.is_empty() {
             for agent in after.agents.iter().filter(|agent| !agent.free.is_empty()) {
                 let taken = before.clients.iter().enumerate().any(|(at, client)| {
+                    // A shared volume alone is worth no offer.
                     let seen = agent.free.visible_to(&client.role);
+                    let seen = seen.exclusive();
                     let enough = seen.open().cpus() >= Scalar::from_millis(10) || !seen.is_open();
                     enough && client.wants && agent.filters.hides(Cluster::key(at), &seen, 0, 0).is_none()
                 });

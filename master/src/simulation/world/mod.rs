@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mezzo_api::model::{AgentId, FrameworkId, OfferId, OperationId, StreamId, TaskState};
 
-use super::{Dice, author::Author, machine::Machine};
+use super::{Counts, Dice, author::Author, machine::Machine};
 use crate::{
     allocator::Minimum,
     state::{
@@ -68,7 +68,7 @@ pub(super) struct World {
     machines: Vec<Machine>,
     authors: Vec<Author>,
     launched: BTreeSet<Holder>,
-    n_borrowed: usize,
+    counts: Counts,
     /// What a watcher knows of tasks, from notices alone.
     replica: BTreeMap<Holder, TaskState>,
     /// When agents were given up, the newest last.
@@ -119,7 +119,7 @@ impl World {
                 .map(|name| Author::new(name, &mut dice))
                 .collect(),
             launched: BTreeSet::new(),
-            n_borrowed: 0,
+            counts: Counts::default(),
             replica: BTreeMap::new(),
             losses: VecDeque::new(),
             loss_limit,
@@ -128,13 +128,13 @@ impl World {
         }
     }
 
-    /// Of them, on what machines lend.
-    pub(super) fn n_borrowed(&self) -> usize {
-        self.n_borrowed
-    }
-
-    pub(super) fn n_launched(&self) -> usize {
-        self.launched.len()
+    pub(super) fn counts(&self) -> Counts {
+        let sharing = self.machines.iter().map(|machine| machine.n_sharing).sum();
+        Counts {
+            launched: self.launched.len(),
+            sharing,
+            ..self.counts
+        }
     }
 
     /// Lives it all and says what broke; with the last events when it is a replay.
@@ -267,7 +267,7 @@ impl World {
                     };
                     for task in launched {
                         let holder = (task.framework_id.clone(), task.info.task_id.clone());
-                        self.n_borrowed += usize::from(task.info.revocable);
+                        self.counts.borrowed += usize::from(task.info.revocable);
                         if !self.launched.insert(holder.clone()) {
                             return Err(format!("{holder:?} is launched twice"));
                         }

@@ -59,6 +59,13 @@ impl World {
                 return Err(format!("{holder:?} is {state}, watchers believe {told:?}"));
             }
         }
+        if let Some(fault) = self
+            .machines
+            .iter()
+            .find_map(|machine| machine.fault.clone())
+        {
+            return Err(fault);
+        }
         let ledgers: BTreeMap<_, _> = self.core.ledgers().collect();
         let lent: BTreeMap<_, _> = self.core.lent_ledgers().collect();
         for machine in self

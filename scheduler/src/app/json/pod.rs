@@ -5,7 +5,7 @@
 use mezzo_api::model::NetworkMode;
 use serde_json::{Map, Value, json};
 
-use super::{fetch_json, limits, scalar, seconds, unreachable_json, upgrade_json};
+use super::{fetch_json, limits, persistent, scalar, seconds, unreachable_json, upgrade_json};
 use crate::app::pod::{Mount, Pod, PodContainer, PodVolume};
 use crate::app::read::decimal_to_json;
 use crate::app::spec::{
@@ -103,6 +103,9 @@ fn volume((name, volume): (&String, &PodVolume)) -> Value {
         PodVolume::Ephemeral => json!({"name": name}),
         PodVolume::Host(path) => json!({"name": name, "host": path}),
         PodVolume::Secret(secret) => json!({"name": name, "secret": secret}),
+        PodVolume::Persistent(size_mb) => {
+            json!({"name": name, "persistent": persistent(*size_mb)})
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     MAX_INSTANCES, MAX_SECONDS_MS, MAX_UNITS, kill_selection, network, read_env, read_id,
-    read_secrets, read_unreachable, upgrade,
+    read_secrets, read_unreachable, residency, upgrade,
 };
 use crate::app::constraint::{self, Constraint};
 use crate::app::pod::{ExecutorResources, Pod, PodContainer, PodVolume};
@@ -106,7 +106,11 @@ fn read_pod(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         network: network.mode,
         volumes: &volumes,
     };
-    let containers = containers(&fields, &shared, report);
+    let pod = Pod {
+        containers: containers(&fields, &shared, report),
+        volumes,
+        executor_resources,
+    };
     let labels = fields.string_map("labels", report).unwrap_or_default();
     let user = fields
         .string("user", report)
@@ -115,13 +119,14 @@ fn read_pod(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         network: network.mode,
         network_name: network.name,
         network_labels: network.labels,
+        persistent: pod.persistent(),
         ..no_container()
     };
     let sum = |amount: fn(&App) -> Scalar| {
-        let millis = containers.iter().map(|one| amount(&one.spec).millis());
+        let millis = pod.containers.iter().map(|one| amount(&one.spec).millis());
         Scalar::from_millis(millis.fold(0, i64::saturating_add))
     };
-    let app = App {
+    let mut app = App {
         cpus: sum(|app| app.cpus),
         mem: sum(|app| app.mem),
         disk: sum(|app| app.disk),
@@ -134,7 +139,8 @@ fn read_pod(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         secrets,
         // Ports of the machine are the very ones that endpoints name.
         require_ports: true,
-        ports: containers
+        ports: pod
+            .containers
             .iter()
             .flat_map(|one| one.spec.ports.iter().cloned())
             .collect(),
@@ -145,13 +151,12 @@ fn read_pod(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         unreachable: scheduling.unreachable,
         role,
         accepts,
-        pod: Some(Box::new(Pod {
-            containers,
-            volumes,
-            executor_resources,
-        })),
+        pod: Some(Box::new(pod)),
         ..nothing(id, container)
     };
+    let said = fields.get("scheduling").unwrap_or(&Value::Null);
+    residency::defaults(said, "upgrade", &mut app);
+    residency::check_pod(&app, report);
     check_secrets(&app, report);
     Some(app)
 }
@@ -417,28 +422,8 @@ fn volumes(fields: &Fields<'_>, report: &mut Report) -> BTreeMap<String, PodVolu
         let Some(name) = name(&read, report) else {
             continue;
         };
-        if read.get("persistent").is_some() {
-            report.value_problem(
-                read.path_of("persistent"),
-                "not supported yet: a volume of a pod is a host path, a secret, or lasts as long as the instance",
-            );
-        }
-        let volume = match (read.string("host", report), read.string("secret", report)) {
-            (Some(_), Some(_)) => {
-                report.value_problem(
-                    read.path_of("secret"),
-                    "exclude each other: host and secret",
-                );
-                continue;
-            }
-            (Some(host), None) => {
-                if !host.starts_with('/') {
-                    report.value_problem(read.path_of("host"), "must be an absolute path");
-                }
-                PodVolume::Host(host)
-            }
-            (None, Some(secret)) => PodVolume::Secret(secret),
-            (None, None) => PodVolume::Ephemeral,
+        let Some(volume) = volume(&read, report) else {
+            continue;
         };
         if volumes.insert(name.clone(), volume).is_some() {
             let problem = format!("name {name:?} is there twice");
@@ -446,6 +431,32 @@ fn volumes(fields: &Fields<'_>, report: &mut Report) -> BTreeMap<String, PodVolu
         }
     }
     volumes
+}
+
+/// Which of the four kinds it is.
+fn volume(read: &Fields<'_>, report: &mut Report) -> Option<PodVolume> {
+    let kinds = ["host", "secret", "persistent"];
+    let given: Vec<&str> = kinds
+        .into_iter()
+        .filter(|kind| read.get(kind).is_some())
+        .collect();
+    match given.as_slice() {
+        [] => Some(PodVolume::Ephemeral),
+        ["host"] => {
+            let host = read.string("host", report)?;
+            if !host.starts_with('/') {
+                report.value_problem(read.path_of("host"), "must be an absolute path");
+            }
+            Some(PodVolume::Host(host))
+        }
+        ["secret"] => read.string("secret", report).map(PodVolume::Secret),
+        ["persistent"] => residency::size(read, report).map(PodVolume::Persistent),
+        [.., last] => {
+            let problem = format!("exclude each other: {}", given.join(" and "));
+            report.value_problem(read.path_of(last), problem);
+            None
+        }
+    }
 }
 
 /// `name`: 1 to 63 of a-z, 0-9 and, in between, `-`, as Marathon has it for containers, volumes and endpoints.

@@ -1,25 +1,22 @@
-//! `residency`, and what an app with persistent volumes may say beside it.
+//! `residency`, and what an app or a pod with persistent volumes may say beside it.
 //!
 //! Pure. The rules and their words are Marathon's.
 
 use mezzo_api::model::RoleName;
+use serde_json::Value;
 
 use crate::app::read::{Fields, Report};
 use crate::app::residency::{PersistentMount, Residency, TaskLost};
 use crate::app::role::Accepts;
-use crate::app::spec::{App, PPM, UnreachableStrategy, UpgradeStrategy};
+use crate::app::spec::{App, PPM, Trial, UnreachableStrategy};
 
 use super::MAX_SECONDS_MS;
 
 /// MiB of one volume: as much as an app may name of any resource.
 const MAX_SIZE_MB: u64 = 1_000_000_000;
 
-/// One volume with `persistent`.
-pub(super) fn volume(
-    volume: &Fields<'_>,
-    container_path: String,
-    report: &mut Report,
-) -> Option<PersistentMount> {
+/// The size that `persistent` of a volume gives, in MiB.
+pub(super) fn size(volume: &Fields<'_>, report: &mut Report) -> Option<u64> {
     let path = volume.path_of("persistent");
     let known = ["type", "size", "maxSize", "profileName", "constraints"];
     let persistent = Fields::open(volume.get("persistent")?, path, &known, report)?;
@@ -37,7 +34,16 @@ pub(super) fn volume(
     if persistent.get("size").is_none() {
         report.value_problem(persistent.path_of("size"), "is missing: MiB");
     }
-    let size_mb = persistent.integer("size", 1, MAX_SIZE_MB, report)?;
+    persistent.integer("size", 1, MAX_SIZE_MB, report)
+}
+
+/// One volume of an app with `persistent`.
+pub(super) fn volume(
+    volume: &Fields<'_>,
+    container_path: String,
+    report: &mut Report,
+) -> Option<PersistentMount> {
+    let size_mb = size(volume, report)?;
     if volume.get("hostPath").is_some() {
         report.value_problem(
             volume.path_of("hostPath"),
@@ -86,32 +92,28 @@ pub(super) fn residency(fields: &Fields<'_>, report: &mut Report) -> Option<Resi
     })
 }
 
-/// What an app with volumes gets where it says nothing: none more than asked for, and nobody is given up.
-pub(super) fn defaults(fields: &Fields<'_>, app: &mut App) {
+/// What an app or pod with volumes gets where it says nothing: none more than asked for, and nobody is given up. `said` has
+/// its strategies, that of updates in the field `upgrade`.
+pub(super) fn defaults(said: &Value, upgrade: &str, app: &mut App) {
     if app.container.persistent.is_empty() {
         return;
     }
     app.residency.get_or_insert_default();
-    let says = |name: &str| {
-        let strategy = fields.get("upgradeStrategy");
-        strategy.is_some_and(|strategy| strategy.get(name).is_some_and(|value| !value.is_null()))
-    };
-    let given = app.upgrade;
-    app.upgrade = UpgradeStrategy {
-        minimum_health_ppm: match says("minimumHealthCapacity") {
-            true => given.minimum_health_ppm,
-            false => PPM / 2,
-        },
-        maximum_over_ppm: match says("maximumOverCapacity") {
-            true => given.maximum_over_ppm,
-            false => 0,
-        },
-        ..given
-    };
-    if fields.get("unreachableStrategy").is_none() {
+    let is_said = |value: Option<&Value>| value.is_some_and(|value| !value.is_null());
+    let strategy = said.get(upgrade).unwrap_or(&Value::Null);
+    if !is_said(strategy.get("minimumHealthCapacity")) {
+        app.upgrade.minimum_health_ppm = PPM / 2;
+    }
+    if !is_said(strategy.get("maximumOverCapacity")) {
+        app.upgrade.maximum_over_ppm = 0;
+    }
+    if !is_said(said.get("unreachableStrategy")) {
         app.unreachable = UnreachableStrategy::Disabled;
     }
-    if fields.get("acceptedResourceRoles").is_none() && app.role != RoleName::any() {
+    let accepted = said
+        .get("acceptedResourceRoles")
+        .or_else(|| said.pointer("/placement/acceptedResourceRoles"));
+    if !is_said(accepted) && app.role != RoleName::any() {
         app.accepts = Accepts::Unreserved;
     }
 }
@@ -128,30 +130,80 @@ pub(super) fn check(app: &App, report: &mut Report) {
         );
         return;
     }
-    if app.upgrade.maximum_over_ppm != 0 {
-        report.value_problem(
-            "/upgradeStrategy/maximumOverCapacity",
-            "must be 0 for an app with persistent volumes: a new instance takes the volumes of an old one",
-        );
-    }
-    if app.unreachable != UnreachableStrategy::Disabled {
-        report.value_problem(
-            "/unreachableStrategy",
-            "unreachableStrategy must be disabled for resident tasks",
-        );
-    }
-    if app.role != RoleName::any() && app.accepts != Accepts::Unreserved {
-        report.value_problem(
-            "/acceptedResourceRoles",
-            "A resident app must have `acceptedResourceRoles = [\"*\"]`: what it keeps is reserved for it out of what is open to all",
-        );
-    }
+    check_strategies(app, "/upgradeStrategy", "/unreachableStrategy", report);
     if app.revocable {
         report.value_problem(
             "/revocable",
             "an app with persistent volumes cannot be revocable: what it reserves is its own",
         );
     }
+    check_paths(app, report);
+}
+
+/// The same of a pod.
+pub(super) fn check_pod(app: &App, report: &mut Report) {
+    let Some(pod) = app.pod.as_ref().filter(|_| app.residency.is_some()) else {
+        return;
+    };
+    let paths = ["/scheduling/upgrade", "/scheduling/unreachableStrategy"];
+    check_strategies(app, paths[0], paths[1], report);
+    for volume in &app.container.persistent {
+        let name = &volume.container_path;
+        let mut mounts = pod.containers.iter().flat_map(|one| &one.mounts);
+        if !mounts.any(|mount| mount.name == *name) {
+            report.value_problem(
+                format!("/volumes/{name}"),
+                "volume must be referenced by at least one container",
+            );
+        }
+    }
+}
+
+fn check_strategies(app: &App, upgrade: &str, unreachable: &str, report: &mut Report) {
+    let what = if app.pod.is_some() { "a pod" } else { "an app" };
+    if app.upgrade.maximum_over_ppm != 0 {
+        report.value_problem(
+            format!("{upgrade}/maximumOverCapacity"),
+            format!(
+                "must be 0 for {what} with persistent volumes: a new instance takes the volumes of an old one"
+            ),
+        );
+    }
+    if app.unreachable != UnreachableStrategy::Disabled {
+        report.value_problem(
+            unreachable,
+            match app.pod.is_some() {
+                true => "unreachableStrategy must be disabled for pods with persistent volumes",
+                false => "unreachableStrategy must be disabled for resident tasks",
+            },
+        );
+    }
+    if app.role != RoleName::any() && app.accepts != Accepts::Unreserved {
+        let (path, kind) = match app.pod.is_some() {
+            true => ("/scheduling/placement/acceptedResourceRoles", "pod"),
+            false => ("/acceptedResourceRoles", "app"),
+        };
+        report.value_problem(
+            path,
+            format!(
+                "A resident {kind} must have `acceptedResourceRoles = [\"*\"]`: what it keeps is reserved for it out of what is open to all"
+            ),
+        );
+    }
+    let field = match app.upgrade.trial {
+        Trial::None => return,
+        Trial::Canary { .. } => "canary",
+        Trial::BlueGreen { .. } => "blueGreen",
+    };
+    report.value_problem(
+        format!("{upgrade}/{field}"),
+        format!(
+            "{what} with persistent volumes is updated in place: a new instance takes what an old one keeps"
+        ),
+    );
+}
+
+fn check_paths(app: &App, report: &mut Report) {
     let mut paths: Vec<&str> = app
         .container
         .volumes

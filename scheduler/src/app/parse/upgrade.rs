@@ -4,7 +4,7 @@
 
 use super::{MAX_INSTANCES, MAX_SECONDS_MS};
 use crate::app::read::{Fields, Report};
-use crate::app::spec::{App, PPM, Trial, UpgradeStrategy};
+use crate::app::spec::{PPM, Trial, UpgradeStrategy};
 
 const FIELDS: [&str; 5] = [
     "minimumHealthCapacity",
@@ -59,19 +59,4 @@ fn trial(strategy: &Fields<'_>, report: &mut Report) -> Trial {
         );
     }
     canary.or(blue_green).unwrap_or_default()
-}
-
-/// Of an app that keeps something on its nodes there are never two beside each other.
-pub(super) fn check(app: &App, report: &mut Report) {
-    let field = match app.upgrade.trial {
-        Trial::None => return,
-        Trial::Canary { .. } => "canary",
-        Trial::BlueGreen { .. } => "blueGreen",
-    };
-    if app.residency.is_some() {
-        report.value_problem(
-            format!("/upgradeStrategy/{field}"),
-            "an app with persistent volumes is updated in place: a new instance takes what an old one keeps",
-        );
-    }
 }

@@ -14,6 +14,7 @@ use crate::app::spec::{App, AssignedPort};
 use crate::core::members::Member;
 use crate::core::state::{AppState, Condition, Instance, State, TaskFailure};
 use crate::place::Ask;
+use crate::resident::{HeldVolume, Holding};
 use crate::time::Timestamp;
 use crate::why;
 
@@ -81,10 +82,25 @@ pub(crate) fn instance(pod: &AppState, instance: &Instance, now: u64) -> Value {
         "lastUpdated": time(now),
         "lastChanged": time(since),
     });
+    if let Some(holding) = instance.holding.and_then(|id| pod.holdings.get(&id)) {
+        out["role"] = holding.stack.role().as_str().into();
+        let volumes = holding.volumes.iter();
+        out["localVolumes"] = volumes.map(|held| local_volume(holding, held)).collect();
+    }
     if !instance.message.is_empty() {
         out["message"] = instance.message.as_str().into();
     }
     out
+}
+
+/// A volume that an instance keeps, in place of a path by its name in the pod.
+fn local_volume(holding: &Holding, held: &HeldVolume) -> Value {
+    json!({
+        "runSpecId": holding.app.as_str(),
+        "containerPath": held.container_path,
+        "uuid": holding.id.to_string(),
+        "persistenceId": held.volume.id.as_str(),
+    })
 }
 
 /// Marathon's five words for how an instance stands.

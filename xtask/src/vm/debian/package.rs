@@ -83,7 +83,7 @@ pub(super) fn play(steps: &mut Steps, guest: &Guest) -> Result<()> {
         restart(guest, "systemctl restart mezzo-agent", &["mezzo-agent"])?;
         same(guest, &before)
     })?;
-    steps.run("reload the master: the same process", || reload(guest))?;
+    steps.run("reload the servers: the same processes", || reload(guest))?;
     steps.run("upgrade the package: the same processes", || {
         restart(guest, &format!("dpkg -i {NEW}"), &SERVERS)?;
         same(guest, &before)
@@ -92,17 +92,30 @@ pub(super) fn play(steps: &mut Steps, guest: &Guest) -> Result<()> {
 }
 
 fn reload(guest: &Guest) -> Result<String> {
-    let main = || guest.sh("systemctl show -P MainPID,NRestarts mezzo-master | xargs");
-    let before = main()?;
-    guest.sh("systemctl reload mezzo-master && systemctl is-active mezzo-master")?;
-    // It answers, so it took the signal and did not die of it.
-    guest.sh("mezzo node list")?;
-    let after = main()?;
-    ensure!(
-        before == after,
-        "process and restarts: {before}, then {after}"
-    );
-    Ok(format!("process {}", after.trim()))
+    let mut told = Vec::new();
+    for unit in SERVERS {
+        let main = || {
+            guest.sh(&format!(
+                "systemctl show -P MainPID,NRestarts {unit} | xargs"
+            ))
+        };
+        let before = main()?;
+        guest.sh(&format!(
+            "systemctl reload {unit} && systemctl is-active {unit}"
+        ))?;
+        // It says so, so it took the signal and did not die of it.
+        patient(
+            guest,
+            &format!("until journalctl -u {unit} | grep -q 'to read again'; do sleep 0.1; done"),
+        )?;
+        let after = main()?;
+        ensure!(
+            before == after,
+            "{unit}: process and restarts: {before}, then {after}"
+        );
+        told.push(after.trim().to_owned());
+    }
+    Ok(format!("processes {}", told.join(", ")))
 }
 
 /// A command that may take as long as anything here.
