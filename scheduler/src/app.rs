@@ -1,7 +1,7 @@
 //! Apps as people describe them: Marathon's AppDefinition, read from JSON, checked, and written back.
 //!
 //! [`spec`] has the checked type, [`parse`] makes it from JSON and collects every problem, [`json`] writes it, [`mod@merge`]
-//! overlays an update, [`constraint`], [`readiness`], [`residency`] and [`pod`] are parts of it, [`version`] one entry of an app's history. All pure.
+//! overlays an update, [`constraint`], [`readiness`], [`residency`], [`role`] and [`pod`] are parts of it, [`version`] one entry of an app's history. All pure.
 
 pub mod constraint;
 pub mod id;
@@ -12,6 +12,7 @@ pub mod pod;
 pub mod read;
 pub mod readiness;
 pub mod residency;
+pub mod role;
 pub mod spec;
 pub mod version;
 

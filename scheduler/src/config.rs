@@ -39,7 +39,12 @@ pub struct Config {
     pub reconcile_interval_secs: u64,
     /// An offer that is of no use is not wanted again for this long.
     pub decline_secs: u64,
-    /// For which role the machines' resources are reserved that apps with persistent volumes keep; never `*`.
+    /// Of apps that name none, and of jobs: Marathon's `mesos_role`.
+    pub role: RoleName,
+    /// Whether groups that come to be enforce their role.
+    pub new_group_enforce_role: NewGroups,
+    /// For which role the machines' resources are reserved that apps with persistent volumes keep, where they have the role
+    /// `*`; itself never `*`.
     pub resident_role: RoleName,
     /// More deployments at once are refused.
     pub max_running_deployments: usize,
@@ -60,10 +65,23 @@ impl Default for Config {
             task_launch_timeout_secs: 300,
             reconcile_interval_secs: 600,
             decline_secs: 120,
+            role: RoleName::any(),
+            new_group_enforce_role: NewGroups::Off,
             resident_role: crate::core::default_resident_role(),
             max_running_deployments: 10_000,
         }
     }
+}
+
+/// `new_group_enforce_role`, by Marathon's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NewGroups {
+    /// They do not, unless somebody says so.
+    #[default]
+    Off,
+    /// Top-level groups do.
+    Top,
 }
 
 /// Values that cannot work.

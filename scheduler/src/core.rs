@@ -12,6 +12,7 @@
 mod books;
 pub mod command;
 pub mod groups;
+mod interest;
 mod jobs;
 mod launch;
 pub mod members;
@@ -19,6 +20,7 @@ mod order;
 mod pods;
 pub mod record;
 mod residents;
+mod roles;
 mod settle;
 pub mod state;
 mod status;
@@ -38,11 +40,10 @@ use uuid::Uuid;
 use crate::app::AppId;
 use crate::deployment::DeploymentId;
 use crate::events::{Event, EventKind};
-use crate::jobs::JobName;
 use crate::jobs::core::{JobCore, Timing};
-use crate::resident::HoldingId;
 use crate::time::Timestamp;
 use books::Books;
+use interest::Interest;
 use record::{Key, Write};
 use state::{AppState, Instance, Machine, State};
 
@@ -70,8 +71,12 @@ pub struct Settings {
     pub max_deployments: usize,
     /// Versions kept per app.
     pub max_versions: usize,
-    /// For which what instances keep is reserved.
+    /// For which what instances keep is reserved, where their app has the role `*`.
     pub resident_role: RoleName,
+    /// Of apps that name none, and of jobs.
+    pub default_role: RoleName,
+    /// Top-level groups that come to be have their name as the role of all that is in them.
+    pub new_groups_enforce_role: bool,
 }
 
 impl Default for Settings {
@@ -84,6 +89,8 @@ impl Default for Settings {
             max_deployments: 10_000,
             max_versions: 50,
             resident_role: default_resident_role(),
+            default_role: RoleName::any(),
+            new_groups_enforce_role: false,
         }
     }
 }
@@ -91,15 +98,6 @@ impl Default for Settings {
 /// `apps`: nothing can be reserved for everybody.
 pub(crate) fn default_resident_role() -> RoleName {
     "apps".parse().expect("a role is a path of words")
-}
-
-/// What offers are wanted for; each has a role of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// Tasks, of what is open to all: role `*`.
-    Tasks,
-    /// Tasks that keep something: [`Settings::resident_role`].
-    Residents,
 }
 
 /// Something to ask of the master.
@@ -144,11 +142,18 @@ pub enum Call {
         /// Tasks and where they are.
         tasks: Vec<(TaskId, AgentId)>,
     },
-    /// Offers, please.
-    Revive(Purpose),
-    /// No offers for now.
-    Suppress(Purpose),
-    /// What do the machines have in all?
+    /// Offers of this role, please.
+    Revive(RoleName),
+    /// None of it for now.
+    Suppress(RoleName),
+    /// There are to be offers of these roles and of no others.
+    Roles {
+        /// All of them.
+        roles: BTreeSet<RoleName>,
+        /// Those of which there are to be none for now.
+        suppressed: BTreeSet<RoleName>,
+    },
+    /// What do the machines have in all, and why are there the offers that there are?
     Survey,
 }
 
@@ -192,16 +197,10 @@ pub struct Core {
     /// What is counted about the instances of each app, made at the first look at it.
     books: HashMap<AppId, Books>,
     jobs: JobCore,
-    /// Runs of jobs that waited for offers after the turn before.
-    job_demand: BTreeSet<(JobName, u64)>,
-    /// What waited for offers after the turn before.
-    demand: Demand,
-    suppressed: bool,
-    /// The same of apps with persistent volumes.
-    resident_demand: Demand,
-    /// What was to be given back after the turn before.
-    release_demand: BTreeSet<HoldingId>,
-    residents_suppressed: bool,
+    /// What the master was asked for, by role.
+    interests: BTreeMap<RoleName, Interest>,
+    /// In which it is asked for something at all.
+    roles: BTreeSet<RoleName>,
     reconcile_at: u64,
     /// Tasks of which nothing was heard since the subscription began: the master says nothing of those whose agent it
     /// still expects back, so they are asked after again.
@@ -228,7 +227,6 @@ impl Core {
         let mut core = Self {
             settings,
             jobs: JobCore::new(Arc::clone(&state.jobs), timing),
-            job_demand: BTreeSet::new(),
             tasks: HashMap::new(),
             touched: state.apps.keys().cloned().collect(),
             waiting: BTreeSet::new(),
@@ -241,11 +239,8 @@ impl Core {
             wakes: BTreeSet::new(),
             wake_of: HashMap::new(),
             books: HashMap::new(),
-            demand: BTreeMap::new(),
-            suppressed: true,
-            resident_demand: BTreeMap::new(),
-            release_demand: BTreeSet::new(),
-            residents_suppressed: true,
+            interests: BTreeMap::new(),
+            roles: BTreeSet::new(),
             reconcile_at: 0,
             unconfirmed: BTreeSet::new(),
             unconfirmed_before: 0,
@@ -272,6 +267,7 @@ impl Core {
         for deployment in core.state.deployments.values() {
             core.last_version = core.last_version.max(deployment.version);
         }
+        core.roles = core.needed_roles();
         core
     }
 
@@ -279,12 +275,6 @@ impl Core {
     #[must_use]
     pub fn state(&self) -> &State {
         &self.state
-    }
-
-    /// Whether a new subscription should begin without offers; of the role for residents it always does.
-    #[must_use]
-    pub fn is_suppressed(&self) -> bool {
-        self.suppressed
     }
 
     /// The master took the subscription.
@@ -300,13 +290,8 @@ impl Core {
         self.offers.clear();
         self.books.values_mut().for_each(Books::untell);
         // Whatever was waiting asks again, and every sentence is repeated.
-        self.demand.clear();
-        self.resident_demand.clear();
-        self.release_demand.clear();
-        self.job_demand.clear();
+        self.forget_demand();
         self.jobs.line_changed();
-        self.suppressed = false;
-        self.residents_suppressed = true;
         self.touched.extend(self.state.apps.keys().cloned());
         self.reconcile(now);
         self.calls.push(Call::Reconcile { tasks: Vec::new() });
@@ -382,6 +367,7 @@ impl Core {
         self.use_offers(now, ids);
         self.settle(now);
         self.settle_jobs(now);
+        self.tell_roles();
         self.ask_for_offers(now);
         if self.state.connected && now >= self.reconcile_at {
             self.reconcile(now);
@@ -432,6 +418,9 @@ impl Core {
 
     fn reconcile(&mut self, now: u64) {
         self.reconcile_at = now.saturating_add(millis(self.settings.reconcile_interval));
+        if self.state.roles.values().any(|word| word.refused.is_some()) {
+            self.ask_for_roles();
+        }
         let tasks = self.all_tasks();
         self.ask_after(&tasks);
     }

@@ -4,10 +4,11 @@
 //! Edge. Events that wait are taken together: one turn, one transaction. Reads never come here: they look at the
 //! snapshot.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mezzo_api::model::{Reason, StatusSource, TaskState, TaskStatus};
+use mezzo_api::model::{Reason, RoleName, StatusSource, TaskState, TaskStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -100,6 +101,8 @@ pub(crate) struct Driver {
     publish: watch::Sender<Arc<State>>,
     hub: Arc<Hub>,
     calls: Option<mpsc::Sender<Vec<Call>>>,
+    /// The roles of the subscription under way.
+    subscribed_in: BTreeSet<RoleName>,
     published_at: u64,
     /// The state has changed since.
     unpublished: bool,
@@ -143,6 +146,7 @@ impl Driver {
             publish,
             hub,
             calls: None,
+            subscribed_in: BTreeSet::new(),
             published_at: 0,
             unpublished: false,
         };
@@ -245,9 +249,11 @@ impl Driver {
     fn event(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Subscribing(reply) => {
+                self.subscribed_in.clone_from(self.core.roles());
                 let _ = reply.send(Subscription {
                     framework_id: self.core.state().framework_id.clone(),
-                    suppressed: self.core.is_suppressed(),
+                    roles: self.core.roles().clone(),
+                    suppressed: self.core.suppressed_roles(),
                     master_term: self.core.state().master_term,
                 });
             }
@@ -259,6 +265,7 @@ impl Driver {
                 self.calls = Some(calls);
                 self.core.followed(term);
                 self.core.subscribed(&framework, now_ms());
+                self.core.subscribed_in(&self.subscribed_in);
             }
             LinkEvent::Forgotten(problem) => {
                 tracing::warn!(
@@ -280,6 +287,8 @@ impl Driver {
                 self.core.status(&status, now_ms());
             }
             LinkEvent::Machines(machines) => self.core.surveyed(machines),
+            LinkEvent::Explained(reasons) => self.core.roles_explained(reasons),
+            LinkEvent::RolesRefused(refused) => self.core.roles_refused(&refused),
             LinkEvent::Refused(tasks, problem) => {
                 let Some(framework_id) = self.core.state().framework_id.clone() else {
                     return;

@@ -24,6 +24,9 @@ pub struct Group {
     pub version: Timestamp,
     /// Apps and groups that deployments take before anything in it.
     pub dependencies: BTreeSet<AppId>,
+    /// Of a top-level group: new apps and pods in it have its name as their role, and no other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub enforce_role: bool,
 }
 
 /// All that a group was, with everything below it, from `version` on.

@@ -27,9 +27,11 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodRouter, delete, get, post};
+use mezzo_api::model::RoleName;
 use mezzo_etcd::election::Order;
 use tokio::sync::mpsc;
 
+use crate::config::NewGroups;
 use crate::driver::{Handle, ORIGIN};
 use crate::events::Origin;
 use crate::events::hub::Hub;
@@ -54,6 +56,8 @@ pub(crate) struct About {
     pub(crate) master: String,
     pub(crate) address: String,
     pub(crate) failover_timeout_s: u64,
+    pub(crate) role: RoleName,
+    pub(crate) new_group_enforce_role: NewGroups,
     pub(crate) started: Instant,
     /// To the election, where there is one.
     pub(crate) orders: Option<mpsc::Sender<Order>>,

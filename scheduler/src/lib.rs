@@ -37,7 +37,7 @@ pub mod time;
 pub mod why;
 
 pub use app::{Report, Unknown, check_app_json, check_pod_json, is_pod_json};
-pub use config::{Config, InvalidConfig, StoreAddress};
+pub use config::{Config, InvalidConfig, NewGroups, StoreAddress};
 pub use group::check_group_json;
 pub use jobs::check_job_json;
 pub use server::{Error, run, run_reloading};

@@ -7,7 +7,7 @@
 
 mod calls;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mezzo_api::convert::Invalid;
@@ -47,7 +47,8 @@ pub(crate) struct LinkConfig {
     pub(crate) framework_name: String,
     pub(crate) failover_timeout: Duration,
     pub(crate) webui_url: String,
-    pub(crate) resident_role: RoleName,
+    /// Roles that it cannot be without.
+    pub(crate) own_roles: BTreeSet<RoleName>,
     /// Nothing is said to the master once it is closed.
     pub(crate) fence: Fence,
 }
@@ -56,7 +57,9 @@ pub(crate) struct LinkConfig {
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) framework_id: Option<FrameworkId>,
-    pub(crate) suppressed: bool,
+    pub(crate) roles: BTreeSet<RoleName>,
+    /// Those of them in which there are to be no offers yet.
+    pub(crate) suppressed: BTreeSet<RoleName>,
     /// The highest of a master that was followed before.
     pub(crate) master_term: u64,
 }
@@ -80,6 +83,10 @@ pub(crate) enum LinkEvent {
     Rescind(OfferId),
     Status(Box<TaskStatus>),
     Machines(BTreeMap<AgentId, Machine>),
+    /// The master's reasons why there are the offers that there are, by role.
+    Explained(BTreeMap<RoleName, Vec<String>>),
+    /// Which of the roles it may not have, and why.
+    RolesRefused(BTreeMap<RoleName, String>),
     /// These were refused as invalid and will not run.
     Refused(Vec<(TaskId, AgentId)>, String),
     /// The subscription ended.
@@ -176,11 +183,11 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> End
     }
     let known = subscription.framework_id.is_some();
     let term = subscription.master_term;
-    let info = FrameworkInfo {
+    let mut info = FrameworkInfo {
         framework_id: subscription.framework_id,
         name: config.framework_name.clone(),
         user: String::new(),
-        roles: vec![RoleName::any(), config.resident_role.clone()],
+        roles: subscription.roles.iter().cloned().collect(),
         failover_timeout: config.failover_timeout,
         hostname: String::new(),
         principal: String::new(),
@@ -189,26 +196,34 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> End
         offer_filters: BTreeMap::new(),
         capabilities: [Capability::RevocableResources].into(),
     };
-    let request = proto::SubscribeRequest {
-        framework: Some(info.into()),
-        suppressed_roles: subscription
-            .suppressed
-            .then(|| "*".to_owned())
-            .into_iter()
-            .chain([config.resident_role.to_string()])
-            .collect(),
-    };
     let channel = Authorized::new(channel, config.credential.clone());
     let mut client = FrameworkServiceClient::new(channel.clone())
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let stream = match tokio::time::timeout(CONNECT_TIMEOUT * 2, client.subscribe(request)).await {
-        Err(_) => return never("the master did not answer in time".to_owned()),
-        Ok(Err(status)) if known && is_forgotten(&status) => {
-            return forgotten(events, &status).await;
+    // One role that it may not have is no reason to do without all others: those come one by one.
+    let mut later = BTreeSet::new();
+    let stream = loop {
+        let request = proto::SubscribeRequest {
+            framework: Some(info.clone().into()),
+            suppressed_roles: names(&subscription.suppressed),
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT * 2, client.subscribe(request)).await {
+            Err(_) => return never("the master did not answer in time".to_owned()),
+            Ok(Err(status))
+                if status.code() == Code::PermissionDenied
+                    && info.roles.len() > config.own_roles.len() =>
+            {
+                info.roles.retain(|role| config.own_roles.contains(role));
+                later.clone_from(&subscription.roles);
+            }
+            Ok(Err(status)) if known && is_forgotten(&status) => {
+                return forgotten(events, &status).await;
+            }
+            Ok(Err(status)) => {
+                return Ended::Never(status.to_string(), masters::leader_named(&status));
+            }
+            Ok(Ok(response)) => break response.into_inner(),
         }
-        Ok(Err(status)) => return Ended::Never(status.to_string(), masters::leader_named(&status)),
-        Ok(Ok(response)) => response.into_inner(),
     };
     let performer = calls::Performer {
         client,
@@ -216,7 +231,9 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> End
         caller: proto::Caller::default(),
         events: events.clone(),
         fence: config.fence.clone(),
-        resident_role: config.resident_role.clone(),
+        info,
+        own_roles: config.own_roles.clone(),
+        later: (later, subscription.suppressed),
     };
     let ended = follow(stream, performer, known, term).await;
     // The driver learns it even from a subscription that broke before its first event.
@@ -224,6 +241,10 @@ async fn subscribe(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> End
         return Ended::Again;
     }
     ended
+}
+
+fn names(roles: &BTreeSet<RoleName>) -> Vec<String> {
+    roles.iter().map(ToString::to_string).collect()
 }
 
 /// Unknown to the master, or removed by an operator or for its failover timeout: the id is of no use any more.
@@ -281,6 +302,7 @@ async fn follow(
     let (to_calls, calls) = mpsc::channel(CALL_QUEUE);
     let broken = CancellationToken::new();
     let _stop_with_us = broken.clone().drop_guard();
+    performer.info.framework_id = Some(framework_id.clone());
     performer.caller = proto::Caller {
         framework_id: framework_id.to_string(),
         stream_id: subscribed.stream_id,

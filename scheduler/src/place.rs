@@ -11,7 +11,7 @@ pub mod site;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use mezzo_api::model::{Offer, Ranges, Resources};
+use mezzo_api::model::{Offer, Pool, Pools, Ranges, Resources};
 
 pub use ask::{Ask, PortAsk};
 pub use lack::Lack;
@@ -19,6 +19,7 @@ pub use site::{Site, Tally};
 
 use crate::app::AppId;
 use crate::app::constraint::{Constraint, Operator};
+use crate::app::role::{Accepts, named};
 use crate::app::spec::Placing;
 
 /// Instances of one app that wait.
@@ -32,6 +33,8 @@ pub struct Need {
     pub n_tasks: usize,
     /// What each takes.
     pub ask: Ask,
+    /// Which resources of an offer.
+    pub accepts: Accepts,
     /// Where they may be.
     pub constraints: Vec<Constraint>,
     /// How those of the same configuration lie already.
@@ -55,6 +58,8 @@ pub struct Placement {
     pub ports: Vec<u16>,
     /// All it takes.
     pub resources: Resources,
+    /// What of that is from which reservation. One of nothing where it takes nothing of those that the offer has.
+    pub reserved: Vec<Pool>,
 }
 
 /// An offer that could not take one more instance that still waits.
@@ -77,14 +82,21 @@ pub struct Plan {
     pub refused: Vec<Refused>,
 }
 
-/// Places `needs`, in their order, on `offers`.
+/// What tasks may take of an offer without a word of its own: what is open to all, and reservations without labels.
 #[must_use]
-pub fn place(offers: &[Offer], needs: &[Need], salt: u64) -> Plan {
-    let mut free: Vec<Resources> = offers.iter().map(|offer| offer.resources.clone()).collect();
+pub fn room_of(offer: &Offer) -> Pools {
+    let plain = offer.reserved.iter().filter(|pool| pool.stack.is_plain());
+    let plain: Vec<Pool> = plain.cloned().collect();
+    Pools::divided(&offer.resources, &plain, &[]).unwrap_or_default()
+}
+
+/// Places `needs`, in their order, on what is left of `offers`, and takes it from there.
+#[must_use]
+pub fn place(offers: &[Offer], left: &mut [Pools], needs: &[Need], salt: u64) -> Plan {
     let mut plan = Plan::default();
     for (index, need) in needs.iter().enumerate() {
         let salt = salt.wrapping_add(plan.placements.len() as u64);
-        let round = Round::new(need, index, offers, &mut free, salt);
+        let round = Round::new(need, index, offers, left, salt);
         round.run(&mut plan);
     }
     plan
@@ -94,7 +106,8 @@ pub fn place(offers: &[Offer], needs: &[Need], salt: u64) -> Plan {
 struct Round<'a> {
     need: &'a Need,
     index: usize,
-    free: &'a mut [Resources],
+    offers: &'a [Offer],
+    free: &'a mut [Pools],
     /// By offer: the values of the constraints' fields.
     sites: Vec<BTreeMap<String, String>>,
     /// By offer: whether it is of the kind that is asked for. Others are no offers for it, and nothing to complain of.
@@ -111,8 +124,8 @@ impl<'a> Round<'a> {
     fn new(
         need: &'a Need,
         index: usize,
-        offers: &[Offer],
-        free: &'a mut [Resources],
+        offers: &'a [Offer],
+        free: &'a mut [Pools],
         salt: u64,
     ) -> Self {
         let mut there = need.there.clone();
@@ -120,6 +133,7 @@ impl<'a> Round<'a> {
         Self {
             need,
             index,
+            offers,
             free,
             sites: offers
                 .iter()
@@ -188,7 +202,10 @@ impl<'a> Round<'a> {
     fn rank(&self, offer: usize) -> Rank {
         let preference = match self.need.placing {
             Placing::Spread => u64::from(self.there[offer]),
-            Placing::BestFit => self.need.ask.fits(&self.free[offer]),
+            Placing::BestFit => {
+                let have = self.need.accepts.amounts(&self.free[offer]);
+                self.need.ask.fits(&have)
+            }
         };
         let crowd = self.tally.crowd(&self.need.constraints, &self.sites[offer]);
         Reverse((crowd, preference, offer))
@@ -198,24 +215,34 @@ impl<'a> Round<'a> {
     fn put(&mut self, offer: usize) -> Result<Placement, Vec<Lack>> {
         let Need {
             ask,
+            accepts,
             constraints,
             wanted,
             ..
         } = self.need;
         let site = &self.sites[offer];
-        let mut lacks = ask.lacks(&self.free[offer]);
+        let have = accepts.amounts(&self.free[offer]);
+        let mut lacks = ask.lacks(&have);
+        if !lacks.is_empty()
+            && ask
+                .lacks(&Accepts::Both.amounts(&self.free[offer]))
+                .is_empty()
+        {
+            lacks.insert(0, Lack::not_accepted(*accepts, &self.offers[offer].role));
+        }
         lacks.extend(self.tally.refuses(constraints, site, *wanted));
         if !lacks.is_empty() {
             return Err(lacks);
         }
         // What lacks nothing has the ports and the rest.
         let ports = ask
-            .choose_ports(&self.free[offer].ports(), self.salt)
+            .choose_ports(&have.ports(), self.salt)
             .ok_or_else(Vec::new)?;
+        drop(have);
         let ranges = Ranges::new(ports.iter().map(|&port| (u64::from(port), u64::from(port))));
         let resources = ask.scalars.clone().with_ranges("ports", ranges);
-        self.free[offer] = self.free[offer]
-            .checked_sub(&resources)
+        let reserved = accepts
+            .take(&mut self.free[offer], &resources)
             .ok_or_else(Vec::new)?;
         self.tally.add(constraints, site);
         self.there[offer] += 1;
@@ -225,6 +252,7 @@ impl<'a> Round<'a> {
             offer,
             ports,
             resources,
+            reserved: named(reserved, &self.offers[offer]),
         })
     }
 }
@@ -232,8 +260,13 @@ impl<'a> Round<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mezzo_api::model::Scalar;
+    use mezzo_api::model::{Reservation, RoleName, Scalar, Stack};
     use proptest::prelude::*;
+
+    fn place(offers: &[Offer], needs: &[Need], salt: u64) -> Plan {
+        let mut left: Vec<Pools> = offers.iter().map(room_of).collect();
+        super::place(offers, &mut left, needs, salt)
+    }
 
     fn offer(i: usize, cpus: i64, mem: i64, ports: &[(u64, u64)]) -> Offer {
         Offer {
@@ -269,6 +302,7 @@ mod tests {
                     .with_scalar("mem", Scalar::from_units(mem)),
                 ports,
             },
+            accepts: Accepts::Both,
             constraints: Vec::new(),
             tally: Tally::default(),
             wanted: count,
@@ -335,6 +369,45 @@ mod tests {
             assert_eq!(placed, [usize::from(revocable)]);
             assert!(plan.refused.iter().all(|one| one.offer == placed[0]));
         }
+    }
+
+    #[test]
+    fn what_an_app_does_not_accept_is_not_taken_and_told() {
+        let dev: RoleName = "dev".parse().expect("valid");
+        let stack = Stack::single(Reservation::fixed(dev.clone())).expect("a role");
+        let reserved = Resources::new().with_scalar("cpus", Scalar::from_millis(3000));
+        let mut offer = offer(0, 4000, 1000, &[]);
+        offer.role = dev;
+        offer.reserved = vec![Pool {
+            stack,
+            resources: reserved,
+        }];
+        let of = |accepts, count| Need {
+            accepts,
+            ..need(count, 1000, 10, vec![])
+        };
+        let unreserved = Need {
+            count: 1,
+            ..of(Accepts::Unreserved, 1)
+        };
+        let plan = place(&[offer.clone()], &[unreserved, of(Accepts::Both, 4)], 0);
+        let from: Vec<_> = plan
+            .placements
+            .iter()
+            .map(|one| one.reserved[0].resources.scalar("cpus").millis())
+            .collect();
+        // Memory is open to all here; what accepts both takes what is reserved first.
+        assert_eq!(from, [0, 1000, 1000, 1000]);
+        let plan = place(&[offer], &[of(Accepts::Unreserved, 2)], 0);
+        assert_eq!(plan.placements.len(), 1);
+        let lacks: Vec<String> = plan.refused[0].lacks.iter().map(Lack::to_string).collect();
+        assert_eq!(
+            lacks,
+            [
+                "role: the app accepts resources of role * alone, the offer of role dev has others",
+                "cpus: asks for 1, 0 offered"
+            ]
+        );
     }
 
     proptest! {

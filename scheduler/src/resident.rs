@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use mezzo_api::model::{
-    AgentId, Offer, PersistentVolume, Pool, PoolChange, Ranges, Reservation, Resources, RoleName,
-    Stack, TaskInfo, Volume, VolumeSource,
+    AgentId, Offer, PersistentVolume, Pool, PoolChange, Pools, Ranges, Reservation, Resources,
+    RoleName, Stack, TaskInfo, Volume, VolumeSource,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -268,15 +268,6 @@ pub fn giving_back(id: HoldingId, offer: &Offer) -> Vec<PoolChange> {
     changes
 }
 
-/// What of an offer is open to all: of that new reservations are made, and ports taken.
-#[must_use]
-pub fn open_of(offer: &Offer) -> Resources {
-    let plain = offer.reserved.iter().filter(|pool| pool.stack.is_plain());
-    plain.fold(offer.resources.clone(), |open, pool| {
-        open.checked_sub(&pool.resources).unwrap_or_default()
-    })
-}
-
 /// One task on a holding that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relaunch {
@@ -290,7 +281,8 @@ pub struct Relaunch {
     pub ports: Vec<u16>,
 }
 
-/// Puts at most `count` tasks on `holdings`, in their order, and takes the ports they need from `open`. Beside them: what
+/// Puts at most `count` tasks on `holdings`, in their order, and takes the ports they need from what is `left` open to
+/// all. Beside them: what
 /// offers of the right machines lack.
 #[must_use]
 pub fn relaunch(
@@ -298,7 +290,7 @@ pub fn relaunch(
     count: usize,
     ask: &Ask,
     offers: &[Offer],
-    open: &mut [Resources],
+    left: &mut [Pools],
     salt: u64,
 ) -> (Vec<Relaunch>, Vec<(usize, Vec<Lack>)>) {
     let (mut placed, mut lacking) = (Vec::new(), Vec::new());
@@ -319,17 +311,18 @@ pub fn relaunch(
                     continue;
                 }
             };
-            let ports = ask.ports_only().lacks(&open[index]);
-            let chosen = ask.choose_ports(&open[index].ports(), salt.wrapping_add(index as u64));
+            let open = left[index].open();
+            let ports = ask.ports_only().lacks(open);
+            let chosen = ask.choose_ports(&open.ports(), salt.wrapping_add(index as u64));
             let (true, Some(ports)) = (ports.is_empty(), chosen) else {
                 lacking.push((index, ports));
                 continue;
             };
             let less = Resources::new().with_ranges("ports", ranges(&ports));
-            let Some(rest) = open[index].checked_sub(&less) else {
+            let Some(rest) = open.checked_sub(&less) else {
                 continue;
             };
-            open[index] = rest;
+            left[index] = left[index].clone().with_open(rest);
             taken.insert(holding.id);
             placed.push(Relaunch {
                 holding: holding.id,

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::config::{Config, InvalidConfig};
+use crate::config::{Config, InvalidConfig, NewGroups};
 use crate::core::state::State;
 use crate::core::{Core, Settings};
 use crate::driver::{Driver, now_ms};
@@ -194,6 +194,8 @@ impl Reign {
             refuse: Duration::from_secs(config.decline_secs),
             max_deployments: config.max_running_deployments,
             resident_role: config.resident_role.clone(),
+            default_role: config.role.clone(),
+            new_groups_enforce_role: config.new_group_enforce_role == NewGroups::Top,
             ..Settings::default()
         };
         let (to_events, events) = mpsc::channel(EVENT_QUEUE);
@@ -206,6 +208,8 @@ impl Reign {
             master: config.master.clone(),
             address: me.to_owned(),
             failover_timeout_s: config.failover_timeout_secs,
+            role: config.role.clone(),
+            new_group_enforce_role: config.new_group_enforce_role,
             started: Instant::now(),
             orders,
         };
@@ -218,7 +222,7 @@ impl Reign {
             masters,
             credential,
             framework_name: config.framework_name.clone(),
-            resident_role: config.resident_role.clone(),
+            own_roles: [config.role.clone(), config.resident_role.clone()].into(),
             failover_timeout: Duration::from_secs(config.failover_timeout_secs),
             webui_url: format!("http://{me}"),
             fence,

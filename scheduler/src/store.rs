@@ -31,11 +31,11 @@ const JOBS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("jobs");
 /// By `NAME:NUMBER`.
 const JOB_RUNS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("job_runs");
 /// Of the records; see [`crate::core::record`].
-const FORMAT: &[u8] = b"4";
+const FORMAT: &[u8] = b"5";
 /// The same, as etcd has it.
-const FORMAT_NUMBER: u32 = 4;
+const FORMAT_NUMBER: u32 = 5;
 /// Those that are read; the file is of [`FORMAT`] once it is open.
-const OLDER: &[&[u8]] = &[b"1", b"2", b"3"];
+const OLDER: &[&[u8]] = &[b"1", b"2", b"3", b"4"];
 
 /// What can go wrong with the state directory.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ pub enum StoreError {
         problem: String,
     },
     /// The file is of a later mezzo.
-    #[error("the state file {} has format {found}, this mezzo knows 4: use the newer mezzo again", path.display())]
+    #[error("the state file {} has format {found}, this mezzo knows 5: use the newer mezzo again", path.display())]
     Newer {
         /// Which.
         path: PathBuf,
@@ -407,7 +407,8 @@ mod tests {
             (b"2", true),
             (b"3", true),
             (b"4", true),
-            (b"5", false),
+            (b"5", true),
+            (b"6", false),
         ] {
             let path = directory.path().join("scheduler.redb");
             let database = Database::create(path).expect("opens");

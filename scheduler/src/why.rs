@@ -5,11 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use mezzo_api::model::AgentId;
+use mezzo_api::model::{AgentId, RoleName};
 
 use crate::app::App;
 use crate::app::constraint::Operator;
-use crate::core::state::{AppState, Condition, Machine, State};
+use crate::core::state::{AppState, Condition, Machine, Refusal, State};
 use crate::deployment::ActionKind;
 use crate::place::{Ask, Lack, Site, Tally};
 use crate::reconcile::bounds;
@@ -53,21 +53,16 @@ pub fn why_not_launched(state: &State, app: &AppState, now: u64) -> Option<Strin
     {
         return Some(text);
     }
-    if queue.refusals.is_empty() {
-        return Some("no offer since it began to wait: whatever the cluster has is taken or offered to others".to_owned());
+    let of_others = |refusal: &Refusal| matches!(refusal.lacks.as_slice(), [Lack::Role { .. }]);
+    if queue.refusals.iter().all(of_others) {
+        return Some(no_offer(state, spec, &queue.refusals));
     }
     let mut parts: Vec<String> = queue
         .refusals
         .iter()
         .rev()
         .take(SHOWN)
-        .map(|refusal| {
-            format!(
-                "{} ({})",
-                refusal.offer.hostname,
-                lacks_text(&refusal.lacks)
-            )
-        })
+        .map(refusal_text)
         .collect();
     if queue.refusals.len() > SHOWN {
         parts.push(format!("and {} more", queue.refusals.len() - SHOWN));
@@ -81,9 +76,53 @@ pub fn why_not_launched(state: &State, app: &AppState, now: u64) -> Option<Strin
         ),
     };
     Some(format!(
-        "the latest offers were not enough: {}{advice}",
-        parts.join("; ")
+        "the latest offers were not enough: {}{}{advice}",
+        parts.join("; "),
+        at_limit(state, &spec.role)
     ))
+}
+
+/// That the role has no more quota, which also makes offers smaller than they could be.
+fn at_limit(state: &State, role: &RoleName) -> String {
+    let word = state.roles.get(role).into_iter();
+    let mut reasons = word.flat_map(|word| &word.reasons);
+    match reasons.find(|reason| reason.contains("limit")) {
+        Some(reason) => format!(". The master says of role {role}: {reason}"),
+        None => String::new(),
+    }
+}
+
+/// No offer of the app's role came: what the master says of that, and what it offered in other roles.
+fn no_offer(state: &State, spec: &App, others: &[Refusal]) -> String {
+    let role = match spec.role == RoleName::any() {
+        true => String::new(),
+        false => format!(" of role {}", spec.role),
+    };
+    let word = state.roles.get(&spec.role);
+    if let Some(refused) = word.and_then(|word| word.refused.as_ref()) {
+        return format!(
+            "no offer{role}: the master does not let this scheduler have it: {refused}"
+        );
+    }
+    let reasons = word.map_or(&[][..], |word| word.reasons.as_slice());
+    let cause = match reasons {
+        [] => "whatever the cluster has is taken or offered to others".to_owned(),
+        reasons => {
+            let shown: Vec<&str> = reasons.iter().take(SHOWN).map(String::as_str).collect();
+            format!("the master says: {}", shown.join(", "))
+        }
+    };
+    let shown: Vec<String> = others.iter().rev().take(SHOWN).map(refusal_text).collect();
+    let others = match shown.is_empty() {
+        true => String::new(),
+        false => format!(". Offered in other roles: {}", shown.join("; ")),
+    };
+    format!("no offer{role} since it began to wait: {cause}{others}")
+}
+
+fn refusal_text(refusal: &Refusal) -> String {
+    let host = &refusal.offer.hostname;
+    format!("{host} ({})", lacks_text(&refusal.lacks))
 }
 
 /// The machines that instances wait for, because their volumes are there.
@@ -217,7 +256,9 @@ fn has_text(lack: &Lack) -> String {
         } => format!("{name} {offered} of {asked}"),
         Lack::Ports { asked, offered } => format!("{offered} of {asked} ports"),
         Lack::FixedPorts { missing } => format!("not the ports {missing:?}"),
-        Lack::Reservation { .. } | Lack::Constraint { .. } => format!("no place for it ({lack})"),
+        Lack::Role { .. } | Lack::Reservation { .. } | Lack::Constraint { .. } => {
+            format!("no place for it ({lack})")
+        }
     }
 }
 

@@ -497,8 +497,8 @@ fn wrong_values_are_named_with_their_path() {
             "/resourceLimits/cpus",
         ),
         (
-            json!({"acceptedResourceRoles": ["slave_public"]}),
-            "/acceptedResourceRoles(0)",
+            json!({"role": "dev", "acceptedResourceRoles": ["slave_public"]}),
+            "/acceptedResourceRoles",
         ),
         (json!({"constraints": [["hostname"]]}), "/constraints(0)"),
         (

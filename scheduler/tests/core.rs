@@ -14,17 +14,19 @@ mod pods;
 mod readiness;
 #[path = "core/residents.rs"]
 mod residents;
+#[path = "core/roles.rs"]
+mod roles;
 #[path = "core/trials.rs"]
 mod trials;
 
 use mezzo_api::model::{
-    AgentId, Offer, Reason, StatusSource, TaskId, TaskInfo, TaskState, TaskStatus,
+    AgentId, Offer, Reason, RoleName, StatusSource, TaskId, TaskInfo, TaskState, TaskStatus,
 };
 use mezzo_scheduler::app::AppId;
 use mezzo_scheduler::core::command::{Command, Refusal, Reply, Update};
 use mezzo_scheduler::core::record::Key;
 use mezzo_scheduler::core::state::{AppState, Machine, State};
-use mezzo_scheduler::core::{Call, Core, Effects, Ids, Purpose, Settings};
+use mezzo_scheduler::core::{Call, Core, Effects, Ids, Settings};
 use mezzo_scheduler::why;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -48,8 +50,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::of(State::default(), Settings::default())
+    }
+
+    fn of(state: State, settings: Settings) -> Self {
         let mut bench = Self {
-            core: Core::new(State::default(), Settings::default()),
+            core: Core::new(state, settings),
             ids: Counter(0),
             now: 1_000_000,
             offers: 0,
@@ -180,6 +186,7 @@ fn launched(effects: &Effects) -> Vec<TaskInfo> {
             | Call::Reconcile { .. }
             | Call::Revive(_)
             | Call::Suppress(_)
+            | Call::Roles { .. }
             | Call::Survey => None,
         })
         .flatten()
@@ -204,7 +211,7 @@ fn killed(effects: &Effects) -> Vec<TaskId> {
 fn a_task_is_durable_in_the_turn_that_launches_it() {
     let mut bench = Bench::new();
     bench.post(json!({"instances": 3}));
-    assert!(bench.turn().calls.contains(&Call::Revive(Purpose::Tasks)));
+    assert!(bench.turn().calls.contains(&Call::Revive(RoleName::any())));
     let effects = bench.offer("agent-1", NODE);
     let tasks = launched(&effects);
     assert_eq!(tasks.len(), 3);
@@ -217,7 +224,7 @@ fn a_task_is_durable_in_the_turn_that_launches_it() {
     }
     assert_eq!(
         effects.calls.last(),
-        Some(&Call::Suppress(Purpose::Tasks)),
+        Some(&Call::Suppress(RoleName::any())),
         "nothing waits any more"
     );
 }
@@ -365,7 +372,7 @@ fn failures_are_delayed_and_what_was_killed_or_lost_is_not() {
         let task = bench.run(json!({})).remove(0).task_id;
         let effects = bench.say(&task, state);
         assert_eq!(
-            effects.calls.contains(&Call::Revive(Purpose::Tasks)),
+            effects.calls.contains(&Call::Revive(RoleName::any())),
             !delayed,
             "{state}"
         );
@@ -378,7 +385,7 @@ fn failures_are_delayed_and_what_was_killed_or_lost_is_not() {
             assert!(launched(&bench.offer("agent-1", NODE)).is_empty());
             assert_eq!(bench.turn().wake_at, Some(bench.now + 1000));
             bench.now += 1000;
-            assert!(bench.turn().calls.contains(&Call::Revive(Purpose::Tasks)));
+            assert!(bench.turn().calls.contains(&Call::Revive(RoleName::any())));
         }
         assert_eq!(launched(&bench.offer("agent-1", NODE)).len(), 1, "{state}");
     }
@@ -406,7 +413,7 @@ fn a_lost_machine_is_replaced_and_what_returns_late_goes() {
     };
     let effects = bench.say_more(&task, TaskState::Unreachable, lost);
     assert!(
-        !effects.calls.contains(&Call::Revive(Purpose::Tasks)),
+        !effects.calls.contains(&Call::Revive(RoleName::any())),
         "not yet"
     );
     assert_eq!(
@@ -415,7 +422,7 @@ fn a_lost_machine_is_replaced_and_what_returns_late_goes() {
         "to the second, not at the next reconciliation"
     );
     bench.now += 60_000;
-    assert!(bench.turn().calls.contains(&Call::Revive(Purpose::Tasks)));
+    assert!(bench.turn().calls.contains(&Call::Revive(RoleName::any())));
     let replacement = launched(&bench.offer("agent-2", NODE)).remove(0).task_id;
     bench.say(&replacement, TaskState::Running);
     assert_eq!(bench.app().instances.len(), 2);

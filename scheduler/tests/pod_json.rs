@@ -353,7 +353,14 @@ fn what_cannot_be_is_said_with_its_path() {
             "/networks(0)/name",
             "is missing",
         ),
-        (pod(json!({"role": "prod"})), "/role", "not supported"),
+        (pod(json!({"role": "a b"})), "/role", "role"),
+        (
+            pod(
+                json!({"role": "dev", "scheduling": {"placement": {"acceptedResourceRoles": ["ops"]}}}),
+            ),
+            "/scheduling/placement/acceptedResourceRoles",
+            "can only contain * and dev",
+        ),
         (
             pod(
                 json!({"id": format!("/{}", "a".repeat(189)), "containers": [

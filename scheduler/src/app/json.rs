@@ -120,7 +120,8 @@ impl App {
         if !self.secrets.is_empty() {
             put("secrets", secrets_json(&self.secrets));
         }
-        put("acceptedResourceRoles", json!(["*"]));
+        put("role", self.role.as_str().into());
+        put("acceptedResourceRoles", self.accepts.to_json(&self.role));
         let constraints = self.constraints.iter().map(Constraint::to_json);
         put("constraints", Value::Array(constraints.collect()));
         if self.placing == Placing::BestFit {

@@ -29,6 +29,7 @@ use secrets::{check_secrets, read_env, read_secrets};
 use super::AppId;
 use super::constraint;
 use super::read::{Fields, Report};
+use super::role;
 use super::spec::{
     App, AppHealthCheck, BackoffStrategy, KillSelection, Limit, PPM, Placing, Run,
     UnreachableStrategy,
@@ -106,7 +107,7 @@ pub(crate) const FIELDS: &[&str] = &[
 /// What is wrong with an app file, and which of its fields no app has.
 #[must_use]
 pub fn check_app_json(value: &Value) -> Report {
-    parse_app(value, None).1
+    parse_app(&role::guessed(value), None).1
 }
 
 /// Reads an app. `id` is the path of the request, for bodies without an id. The app is there if the report has no errors.
@@ -176,7 +177,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
     let user = fields
         .string("user", report)
         .filter(|user| !user.is_empty());
-    read_roles(&fields, report);
+    let (role, accepts) = role::read(&fields, Some(&fields), report);
     let revocable = fields.boolean("revocable", report).unwrap_or(false);
     let mut app = App {
         revocable,
@@ -212,6 +213,8 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         secrets,
         pod: None,
         fetch: fetch::read(&fields, report),
+        role,
+        accepts: accepts.unwrap_or_default(),
     };
     residency::defaults(value, "upgradeStrategy", &mut app);
     residency::check(&app, report);
@@ -419,28 +422,4 @@ pub(crate) fn dependencies(
         }
     }
     dependencies
-}
-
-fn read_roles(fields: &Fields<'_>, report: &mut Report) {
-    for (i, role) in fields
-        .strings("acceptedResourceRoles", report)
-        .unwrap_or_default()
-        .iter()
-        .enumerate()
-    {
-        if role != "*" {
-            report.value_problem(
-                format!("/acceptedResourceRoles({i})"),
-                format!("role {role:?} is not supported yet: only \"*\""),
-            );
-        }
-    }
-    if let Some(role) = fields.string("role", report)
-        && role != "*"
-    {
-        report.value_problem(
-            "/role",
-            format!("role {role:?} is not supported yet: only \"*\""),
-        );
-    }
 }

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mezzo_api::model::{
-    FetchUri, NetworkMode, ProfileName, Scalar, SecretEnv, SecretSource, TaskLimits, Volume,
-    VolumeSource,
+    FetchUri, NetworkMode, ProfileName, RoleName, Scalar, SecretEnv, SecretSource, TaskLimits,
+    Volume, VolumeSource,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -15,6 +15,7 @@ use super::constraint::{Constraint, Operator};
 use super::pod::Pod;
 use super::readiness::AppReadinessCheck;
 use super::residency::{PersistentMount, Residency};
+use super::role::Accepts;
 
 /// One million: shares and factors are in millionths.
 pub const PPM: u64 = 1_000_000;
@@ -414,6 +415,10 @@ pub struct App {
     pub pod: Option<Box<Pod>>,
     /// Put into the sandbox before a task starts.
     pub fetch: Vec<FetchUri>,
+    /// In whose share it runs.
+    pub role: RoleName,
+    /// Which resources of that role's offers it takes.
+    pub accepts: Accepts,
 }
 
 impl App {

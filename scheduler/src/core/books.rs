@@ -387,6 +387,7 @@ mod tests {
             app: "/a".parse().expect("valid"),
             version: Timestamp::from_millis(config),
             config: Timestamp::from_millis(config),
+            role: Default::default(),
             agent_id: format!("agent-{}", i % 3).parse().expect("valid"),
             hostname: format!("host-{}", i % 3),
             place: BTreeMap::from([

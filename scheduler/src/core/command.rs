@@ -14,6 +14,7 @@ use super::order::{Order, Target};
 use super::record::Key;
 use super::state::{AppState, Instance, Sentence};
 use super::{Core, Ids, tell};
+use crate::app::role::without_old_default;
 use crate::app::{App, AppId, Report, Unknown, merge, parse_app, parse_pod};
 use crate::backoff::Backoff;
 use crate::deployment::{DeploymentId, Step};
@@ -252,8 +253,12 @@ impl Core {
         ids: &mut dyn Ids,
     ) -> Result<Reply, Refusal> {
         match command {
-            Command::Create { body, force } => self.create(parse_app(&body, None), force, now, ids),
+            Command::Create { body, force } => {
+                let body = self.with_role(&body, None);
+                self.create(parse_app(&body, None), force, now, ids)
+            }
             Command::CreatePod { body, force } => {
+                let body = self.with_role(&body, None);
                 self.create(parse_pod(&body, None), force, now, ids)
             }
             Command::UpdatePod {
@@ -315,7 +320,9 @@ impl Core {
             }
             Command::Job(command) => {
                 // What waits may ask for something else now.
-                self.job_demand.clear();
+                if let Some(known) = self.interests.get_mut(&self.settings.default_role) {
+                    known.wants.jobs.clear();
+                }
                 Ok(Reply::Job(self.jobs.command(command, now)?))
             }
         }
@@ -410,7 +417,10 @@ impl Core {
             if !create {
                 return Err(Refusal::NoApp(id));
             }
-            return Ok(parse_app(&update.body, Some(&id)));
+            return Ok(parse_app(
+                &self.with_role(&update.body, Some(&id)),
+                Some(&id),
+            ));
         };
         if current.is_pod() {
             let mut report = Report::default();
@@ -433,9 +443,14 @@ impl Core {
             };
         }
         if !partial {
-            return Ok(parse_app(&update.body, Some(&id)));
+            return Ok(parse_app(
+                &self.with_role(&update.body, Some(&id)),
+                Some(&id),
+            ));
         }
-        let merged = merge(&current.current.app.to_json(), &update.body);
+        let before = &current.current.app;
+        let base = without_old_default(before.to_json(), before.accepts, &update.body);
+        let merged = merge(&base, &update.body);
         Ok(parse_app(&merged, Some(&id)))
     }
 

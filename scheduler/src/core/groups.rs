@@ -8,11 +8,11 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::command::{Refusal, Reply};
-use super::order::{Order, Target};
+use super::order::{GroupWish, Order, Target};
 use super::record::Key;
 use super::{Core, Ids};
 use crate::app::spec::PPM;
-use crate::app::{App, AppId};
+use crate::app::{App, AppId, Report};
 use crate::group::{Group, GroupId, GroupState, GroupVersion, Update};
 use crate::time::Timestamp;
 
@@ -39,6 +39,8 @@ pub enum GroupChange {
     Create(Value),
     /// It is made or changed.
     Update(Value),
+    /// Whether new apps in it must have its name as their role; nothing else changes, and nothing is deployed.
+    EnforceRole(bool),
     /// It goes with everything in it.
     Delete,
 }
@@ -59,6 +61,9 @@ impl Core {
         let mut order = match change {
             GroupChange::Create(body) => self.update_group(&body, id.as_ref(), true)?,
             GroupChange::Update(body) => self.update_group(&body, id.as_ref(), false)?,
+            GroupChange::EnforceRole(enforce) => {
+                return self.set_enforcement(&id.unwrap_or_else(GroupId::root), enforce);
+            }
             GroupChange::Delete => {
                 let id = id.unwrap_or_else(GroupId::root);
                 if !self.state.group_exists(&id) {
@@ -80,7 +85,8 @@ impl Core {
         id: Option<&GroupId>,
         create: bool,
     ) -> Result<Order, Refusal> {
-        let (update, report) = Update::read(body, id);
+        let roles = |app: &AppId, told| self.default_role(app, told);
+        let (update, report) = Update::read(body, id, &roles);
         let Some(update) = update else {
             return Err(Refusal::Invalid(report));
         };
@@ -140,7 +146,14 @@ impl Core {
         let dependencies = update.dependencies.clone().unwrap_or_else(|| {
             before.map_or_else(BTreeSet::new, |group| group.current.dependencies.clone())
         });
-        order.groups.insert(id.clone(), Some(dependencies));
+        let wish = GroupWish {
+            dependencies,
+            enforce_role: id.is_top_level()
+                && update
+                    .enforce_role
+                    .unwrap_or_else(|| self.enforces_role(id)),
+        };
+        order.groups.insert(id.clone(), Some(wish));
     }
 
     fn remove_within(&self, id: &GroupId, order: &mut Order) {
@@ -171,16 +184,20 @@ impl Core {
             .targets
             .extend(found.apps.iter().cloned().map(Target::app));
         let groups = found.groups.iter();
-        order
-            .groups
-            .extend(groups.map(|(group, on)| (group.clone(), Some(on.clone()))));
+        order.groups.extend(groups.map(|(group, on)| {
+            let wish = GroupWish {
+                dependencies: on.clone(),
+                enforce_role: group.is_top_level() && self.enforces_role(group),
+            };
+            (group.clone(), Some(wish))
+        }));
         Ok(())
     }
 
     /// Makes the groups so; gives back what they were.
     pub(super) fn set_groups(
         &mut self,
-        groups: &BTreeMap<GroupId, Option<BTreeSet<AppId>>>,
+        groups: &BTreeMap<GroupId, Option<GroupWish>>,
         version: Timestamp,
     ) -> BTreeMap<GroupId, Option<Group>> {
         let mut before = BTreeMap::new();
@@ -188,10 +205,11 @@ impl Core {
             let known = self.state.groups.get(id).map(|group| group.current.clone());
             before.insert(id.clone(), known);
             match wanted {
-                Some(dependencies) => {
+                Some(wish) => {
                     let current = Group {
                         version,
-                        dependencies: dependencies.clone(),
+                        dependencies: wish.dependencies.clone(),
+                        enforce_role: wish.enforce_role,
                     };
                     self.set_group(id, current);
                 }
@@ -199,6 +217,39 @@ impl Core {
             }
         }
         before
+    }
+
+    fn set_enforcement(&mut self, id: &GroupId, enforce: bool) -> Result<Reply, Refusal> {
+        if !self.state.group_exists(id) {
+            return Err(Refusal::NoGroup(id.clone()));
+        }
+        if enforce && !id.is_top_level() {
+            let mut report = Report::default();
+            let problem = format!(
+                "enforceRole can only be set for top-level groups, and {id} is not top-level"
+            );
+            report.value_problem("/enforceRole", problem);
+            return Err(Refusal::Invalid(report));
+        }
+        let known = self.state.groups.get(id).map(|known| known.current.clone());
+        if known.as_ref().is_some_and(|known| known.enforce_role) == enforce {
+            return Ok(Reply::Done);
+        }
+        let latest = || {
+            let apps = self.state.apps_within(id);
+            apps.map(|(_, app)| app.current.version).max()
+        };
+        let current = known.unwrap_or_else(|| Group {
+            version: latest().unwrap_or_default(),
+            dependencies: BTreeSet::new(),
+            enforce_role: false,
+        });
+        let current = Group {
+            enforce_role: enforce,
+            ..current
+        };
+        self.set_group(id, current);
+        Ok(Reply::Done)
     }
 
     fn set_group(&mut self, id: &GroupId, current: Group) {
@@ -231,6 +282,7 @@ impl Core {
             let current = Group {
                 version: latest,
                 dependencies: BTreeSet::new(),
+                enforce_role: false,
             };
             if !self.state.groups.contains_key(id) {
                 self.set_group(id, current);

@@ -4,17 +4,9 @@
 
 use std::sync::Arc;
 
-use mezzo_api::model::{Offer, Resources, TaskInfo};
-
+use super::launch::Hands;
 use super::{Core, Ids};
-use crate::place::{Need, Plan};
-
-/// What jobs took of the offers of a turn.
-#[derive(Debug, Default)]
-pub(super) struct JobsShare {
-    /// For each offer.
-    pub(super) tasks: Vec<Vec<TaskInfo>>,
-}
+use crate::place::Need;
 
 impl Core {
     /// Brings jobs up to date; what it leads to goes with the turn's.
@@ -45,32 +37,16 @@ impl Core {
         }
     }
 
-    /// Launches runs of jobs on the offers, and takes what they need from these.
-    pub(super) fn place_jobs(
-        &mut self,
-        offers: &mut [Offer],
-        now: u64,
-        ids: &mut dyn Ids,
-    ) -> JobsShare {
+    /// Launches runs of jobs on what is left of the offers.
+    pub(super) fn place_jobs(&mut self, hands: &mut Hands, now: u64, ids: &mut dyn Ids) {
         if self.jobs.demand().is_empty() {
-            return JobsShare::default();
+            return;
         }
-        let mut left: Vec<Resources> = offers.iter().map(|one| one.resources.clone()).collect();
-        let tasks = self.jobs.place(offers, &mut left, self.salt, now, ids);
-        for (offer, left) in offers.iter_mut().zip(left) {
-            offer.resources = left;
-        }
-        self.state.counters.launched += tasks.iter().map(|tasks| tasks.len() as u64).sum::<u64>();
-        JobsShare { tasks }
-    }
-}
-
-/// Takes what apps were given from the offers.
-pub(super) fn take_placed(offers: &mut [Offer], plan: &Plan) {
-    for placement in &plan.placements {
-        let offer = &mut offers[placement.offer];
-        if let Some(left) = offer.resources.checked_sub(&placement.resources) {
-            offer.resources = left;
+        let (offers, left) = (&hands.offers, &mut hands.left);
+        let tasks = self.jobs.place(offers, left, self.salt, now, ids);
+        for (using, tasks) in hands.uses.iter_mut().zip(tasks) {
+            self.state.counters.launched += tasks.len() as u64;
+            using.tasks.extend(tasks);
         }
     }
 }

@@ -1,19 +1,20 @@
-//! Turns offers into tasks, and asks for offers exactly while something waits for them.
+//! Turns offers into tasks.
 //!
-//! Pure. An instance is in the state, and so durable, in the same turn whose calls launch it.
+//! Pure. Offers are of a role, and go to apps of that role and to nobody else. Which are asked for is in `interest`. An instance is in the state, and so durable, in the same turn whose calls launch it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mezzo_api::model::{Offer, Resources, Stack, TaskInfo};
+use mezzo_api::model::{Offer, Pool, PoolChange, Pools, Resources, RoleName, Stack, TaskInfo};
 
-use super::jobs::{JobsShare, take_placed};
 use super::members::members;
 use super::state::{AppState, Condition, Instance, Refusal};
-use super::{Call, Core, Demand, Ids, Purpose};
+use super::{Call, Core, Ids};
 use crate::app::AppId;
+use crate::app::role::Accepts;
 use crate::app::spec::Placing;
 use crate::place::lack::REASONS;
-use crate::place::{Ask, Need, Plan, Site, Tally, place};
+use crate::place::{Ask, Lack, Need, Plan, Site, Tally, place, room_of};
 use crate::resident::Holding;
 use crate::task::pod::task_infos;
 use crate::task::task_info;
@@ -22,18 +23,41 @@ use crate::task::task_info;
 pub(super) const MAX_TASKS_PER_ACCEPT: usize = 1000;
 /// Refusals kept per app.
 const MAX_REFUSALS: usize = 20;
-/// Between two questions for what the machines have, while something waits.
-const SURVEY_INTERVAL_MS: u64 = 10_000;
-/// The same while nothing does.
-const SURVEY_IDLE_MS: u64 = 60_000;
-/// So long something waits before the first of them.
-const SURVEY_AFTER_MS: u64 = 1000;
+/// The same of offers in roles that it does not wait for.
+const MAX_OTHERS: usize = 5;
+
+/// What is done with one offer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Use {
+    pub(super) changes: Vec<PoolChange>,
+    pub(super) tasks: Vec<TaskInfo>,
+}
+
+/// Offers of one role on their way through those who want something of them.
+pub(super) struct Hands {
+    pub(super) offers: Vec<Offer>,
+    /// By offer: what nobody took yet.
+    pub(super) left: Vec<Pools>,
+    pub(super) uses: Vec<Use>,
+}
+
+impl Hands {
+    fn of(offers: Vec<Offer>) -> Self {
+        Self {
+            left: offers.iter().map(room_of).collect(),
+            uses: vec![Use::default(); offers.len()],
+            offers,
+        }
+    }
+}
 
 /// What an instance gets of an offer.
 pub(super) struct Given {
     pub(super) ports: Vec<u16>,
     /// With the ports, without persistent volumes.
     pub(super) resources: Resources,
+    /// What of them is from which reservation for the role; of a holding's not.
+    pub(super) reserved: Vec<Pool>,
     /// Of which holding, by which reservation of the offer.
     pub(super) holding: Option<(Arc<Holding>, Stack)>,
 }
@@ -45,68 +69,87 @@ impl Core {
             return;
         }
         self.salt = self.salt.wrapping_add(7);
-        let role = &self.settings.resident_role;
-        let (residents, offers): (Vec<Offer>, Vec<Offer>) =
-            offers.into_iter().partition(|offer| offer.role == *role);
-        self.use_resident_offers(residents, now, ids);
-        if offers.is_empty() {
-            return;
+        let mut by_role: BTreeMap<RoleName, Vec<Offer>> = BTreeMap::new();
+        for offer in offers {
+            by_role.entry(offer.role.clone()).or_default().push(offer);
         }
-        let needs = self.needs(&offers, now);
+        self.note_other_roles(&by_role, now);
+        for (role, offers) in by_role {
+            let mut hands = Hands::of(offers);
+            self.give_back(&mut hands);
+            let hungry = self.hungry(now);
+            let (residents, others): (Vec<_>, Vec<_>) = hungry
+                .into_iter()
+                .filter(|(_, app, _)| self.offer_roles(app).contains(&role))
+                .partition(|(_, app, _)| app.active().app.residency.is_some());
+            let residents_wait = self.launch_residents(&role, residents, &mut hands, now, ids);
+            let others_wait = self.launch_others(&role, others, &mut hands, now, ids);
+            self.answer(hands, residents_wait || others_wait);
+        }
+    }
+
+    /// Launches what keeps nothing on these offers of its role. Whether something still waits.
+    fn launch_others(
+        &mut self,
+        role: &RoleName,
+        hungry: Vec<(AppId, Arc<AppState>, u32)>,
+        hands: &mut Hands,
+        now: u64,
+        ids: &mut dyn Ids,
+    ) -> bool {
+        let needs = self.needs(hungry, &hands.offers);
+        let of_jobs = *role == self.settings.default_role;
         // Whose first has waited longer goes first; the other takes from what is left.
-        let jobs_first = self.jobs_wait_longer(&needs);
-        let mut jobs = JobsShare::default();
-        let mut offers = offers;
+        let jobs_first = of_jobs && self.jobs_wait_longer(&needs);
         if jobs_first {
-            jobs = self.place_jobs(&mut offers, now, ids);
+            self.place_jobs(hands, now, ids);
         }
-        let mut plan = place(&offers, &needs, self.salt);
-        let mut per_offer = vec![0usize; offers.len()];
+        let mut plan = place(&hands.offers, &mut hands.left, &needs, self.salt);
+        let mut per_offer: Vec<usize> = hands.uses.iter().map(|using| using.tasks.len()).collect();
         plan.placements.retain(|placement| {
             per_offer[placement.offer] += needs[placement.need].n_tasks;
             per_offer[placement.offer] <= MAX_TASKS_PER_ACCEPT
         });
-        let mut tasks: Vec<Vec<TaskInfo>> = vec![Vec::new(); offers.len()];
         for placement in &plan.placements {
-            let offer = &offers[placement.offer];
             let app = &needs[placement.need].app;
             let given = Given {
                 ports: placement.ports.clone(),
                 resources: placement.resources.clone(),
+                reserved: placement.reserved.clone(),
                 holding: None,
             };
-            tasks[placement.offer].extend(self.provision(app, offer, given, now, ids));
+            let offer = &hands.offers[placement.offer];
+            let tasks = self.provision(app, offer, given, now, ids);
+            hands.uses[placement.offer].tasks.extend(tasks);
         }
-        self.note_refusals(&offers, &needs, &plan, now);
-        let placed = plan.placements.len();
+        self.note_refusals(&hands.offers, &needs, &plan, now);
+        if of_jobs && !jobs_first {
+            self.place_jobs(hands, now, ids);
+        }
         let wanted: u64 = needs.iter().map(|need| u64::from(need.count)).sum();
-        if !jobs_first {
-            take_placed(&mut offers, &plan);
-            jobs = self.place_jobs(&mut offers, now, ids);
-        }
-        let unplaced = wanted.saturating_sub(placed as u64) + self.jobs.demand().len() as u64;
-        for (tasks, more) in tasks.iter_mut().zip(jobs.tasks) {
-            tasks.extend(more);
-        }
+        wanted > plan.placements.len() as u64 || (of_jobs && !self.jobs.demand().is_empty())
+    }
+
+    /// Uses what is to be used, and gives back the rest; soon again where it is used and something still waits.
+    fn answer(&mut self, hands: Hands, waits: bool) {
         let refuse = self.settings.refuse;
-        // The rest of a used offer comes back soon while anything still waits.
-        let refuse_rest = if unplaced > 0 {
-            std::time::Duration::ZERO
-        } else {
-            refuse
-        };
         let mut unused = Vec::new();
-        for (offer, tasks) in offers.into_iter().zip(tasks) {
-            if tasks.is_empty() {
+        for (offer, using) in hands.offers.into_iter().zip(hands.uses) {
+            if using.changes.is_empty() && using.tasks.is_empty() {
                 unused.push(offer.offer_id);
                 continue;
             }
             self.state.counters.offers_used += 1;
+            // What only gives back is not repeated at once if an agent does not take it.
+            let again_soon = waits && !using.tasks.is_empty();
             self.calls.push(Call::Accept {
                 offer: offer.offer_id,
-                changes: Vec::new(),
-                tasks,
-                refuse: refuse_rest,
+                changes: using.changes,
+                tasks: using.tasks,
+                refuse: match again_soon {
+                    true => std::time::Duration::ZERO,
+                    false => refuse,
+                },
             });
         }
         if !unused.is_empty() {
@@ -117,34 +160,9 @@ impl Core {
         }
     }
 
-    /// The apps with instances that wait and may be launched now, longest waiting first.
-    pub(super) fn hungry(&self, now: u64, purpose: Purpose) -> Vec<(AppId, Arc<AppState>, u32)> {
-        let mut hungry: Vec<(u64, &AppId, &Arc<AppState>, u32)> = self
-            .waiting
-            .iter()
-            .filter_map(|id| {
-                let app = self.state.apps.get(id)?;
-                let queue = app.queue.as_ref()?;
-                let resident = app.active().app.residency.is_some();
-                let asked = resident == (purpose == Purpose::Residents);
-                (asked && app.backoff.left_ms(now) == 0).then_some((
-                    queue.since,
-                    id,
-                    app,
-                    queue.count,
-                ))
-            })
-            .collect();
-        hungry.sort_by_key(|(since, ..)| *since);
-        hungry
-            .into_iter()
-            .map(|(_, id, app, count)| (id.clone(), Arc::clone(app), count))
-            .collect()
-    }
-
     /// What they need, seen from these offers.
-    fn needs(&self, offers: &[Offer], now: u64) -> Vec<Need> {
-        self.hungry(now, Purpose::Tasks)
+    fn needs(&self, hungry: Vec<(AppId, Arc<AppState>, u32)>, offers: &[Offer]) -> Vec<Need> {
+        hungry
             .into_iter()
             .map(|(id, app, count)| {
                 let spec = &app.active().app;
@@ -153,6 +171,7 @@ impl Core {
                     count,
                     n_tasks: spec.n_tasks(),
                     ask: Ask::of(spec),
+                    accepts: spec.accepts,
                     constraints: spec.constraints.clone(),
                     tally: self.tally(&id, &app),
                     wanted: spec.instances,
@@ -206,6 +225,7 @@ impl Core {
             app: id.clone(),
             version: version.version,
             config: version.config,
+            role: offer.role.clone(),
             agent_id: offer.agent_id.clone(),
             hostname: offer.hostname.clone(),
             place: Site::from(offer).values(&version.app.constraints),
@@ -238,14 +258,51 @@ impl Core {
         if let Some(pod) = pod {
             let holding = given.holding.as_ref();
             let holding = holding.map(|(holding, stack)| (&**holding, stack));
-            return task_infos(&version, pod, &task_id, offer, &given.ports, holding);
+            let mut tasks = task_infos(&version, pod, &task_id, offer, &given.ports, holding);
+            share_out(&given.resources, &given.reserved, &mut tasks);
+            return tasks;
         }
         let mut task = task_info(&version, &task_id, offer, &given.ports, given.resources);
+        task.reserved = given.reserved;
         if let Some((holding, stack)) = &given.holding {
             task.reserved.push(holding.pool(stack));
             task.container.volumes.extend(holding.mounts(&version.app));
         }
         vec![task]
+    }
+
+    /// Offers that came in other roles than those that an app waits for, told as long as nothing weightier is known of the
+    /// machine.
+    fn note_other_roles(&mut self, offers: &BTreeMap<RoleName, Vec<Offer>>, now: u64) {
+        for (id, app, _) in self.hungry(now) {
+            let Some(queue) = &app.queue else { continue };
+            let roles = self.offer_roles(&app);
+            let is_known = |offer: &Offer| {
+                let mut known = queue.refusals.iter().map(|known| &known.offer.agent_id);
+                known.any(|agent| *agent == offer.agent_id)
+            };
+            let others = offers.iter().filter(|(role, _)| !roles.contains(role));
+            let own = self.launch_role(&app.active().app);
+            let new: Vec<Refusal> = others
+                .flat_map(|(role, offers)| offers.iter().map(move |offer| (role, offer)))
+                .filter(|(_, offer)| !is_known(offer))
+                .take(MAX_OTHERS.saturating_sub(queue.refusals.len()))
+                .map(|(role, offer)| Refusal {
+                    at: now,
+                    offer: offer.clone(),
+                    lacks: vec![Lack::other_role(role, own)],
+                })
+                .collect();
+            if new.is_empty() {
+                continue;
+            }
+            if let Some(queue) = self.app_mut(&id).and_then(|app| app.queue.as_mut()) {
+                queue.offers_seen += new.len() as u64;
+                let reason = new[0].lacks[0].marathon_reason();
+                *queue.rejected.entry(reason).or_default() += new.len() as u64;
+                queue.refusals.extend(new);
+            }
+        }
     }
 
     pub(super) fn note_refusals(
@@ -286,72 +343,23 @@ impl Core {
             queue.refusals.drain(..excess);
         }
     }
-
-    /// Revives as soon as more is wanted than before, suppresses when nothing is.
-    pub(super) fn ask_for_offers(&mut self, now: u64) {
-        let demand = self.demand_for(now, Purpose::Tasks);
-        let residents = self.demand_for(now, Purpose::Residents);
-        let releases = self.to_give_back();
-        let jobs = self.jobs.demand().clone();
-        let grew = has_grown(&self.demand, &demand) || !jobs.is_subset(&self.job_demand);
-        let residents_grew = has_grown(&self.resident_demand, &residents)
-            || !releases.is_subset(&self.release_demand);
-        let waited = !self.demand.is_empty()
-            || !self.job_demand.is_empty()
-            || !self.resident_demand.is_empty();
-        let waits = !demand.is_empty() || !jobs.is_empty();
-        let residents_wait = !residents.is_empty() || !releases.is_empty();
-        let any_waits = waits || !residents.is_empty();
-        if !waited && any_waits {
-            self.survey_at = self.survey_at.min(now.saturating_add(SURVEY_AFTER_MS));
-        }
-        if self.state.connected {
-            let mut ask = |purpose, grew: bool, waits: bool, suppressed: bool| {
-                if grew || (suppressed && waits) {
-                    self.calls.push(Call::Revive(purpose));
-                } else if !waits && !suppressed {
-                    self.calls.push(Call::Suppress(purpose));
-                }
-            };
-            ask(Purpose::Tasks, grew, waits, self.suppressed);
-            let suppressed = self.residents_suppressed;
-            ask(
-                Purpose::Residents,
-                residents_grew,
-                residents_wait,
-                suppressed,
-            );
-            if now >= self.survey_at {
-                let busy = any_waits || !self.state.releasing.is_empty();
-                self.survey_at = now.saturating_add(if busy {
-                    SURVEY_INTERVAL_MS
-                } else {
-                    SURVEY_IDLE_MS
-                });
-                self.calls.push(Call::Survey);
-            }
-        }
-        self.suppressed = !waits;
-        self.residents_suppressed = !residents_wait;
-        self.demand = demand;
-        self.resident_demand = residents;
-        self.release_demand = releases;
-        self.job_demand = jobs;
-    }
-
-    /// The same number of another configuration may fit where the former did not.
-    fn demand_for(&self, now: u64, purpose: Purpose) -> Demand {
-        self.hungry(now, purpose)
-            .into_iter()
-            .map(|(id, app, count)| (id, (count, app.active().config)))
-            .collect()
-    }
 }
 
-fn has_grown(before: &Demand, demand: &Demand) -> bool {
-    demand.iter().any(|(app, (count, config))| {
-        before
-            .get(app)
-            .is_none_or(|(former, of)| count > former || config != of)
-    })
+/// Divides what an instance takes of reservations among its tasks.
+fn share_out(total: &Resources, reserved: &[Pool], tasks: &mut [TaskInfo]) {
+    let Some(first) = reserved.first() else {
+        return;
+    };
+    let nothing = Pool {
+        stack: first.stack.clone(),
+        resources: Resources::new(),
+    };
+    let mut left = Pools::divided(total, reserved, &[]).unwrap_or_default();
+    for task in tasks {
+        let taken = Accepts::Both.take(&mut left, &task.resources);
+        task.reserved = taken.unwrap_or_default();
+        if task.reserved.is_empty() {
+            task.reserved.push(nothing.clone());
+        }
+    }
 }

@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use mezzo_api::model::RoleName;
+
 use super::command::{Refusal, Reply};
 use super::record::Key;
 use super::{Core, Ids};
@@ -46,12 +48,21 @@ impl Target {
     }
 }
 
+/// What a group is to be.
+#[derive(Debug, Clone, Default)]
+pub(super) struct GroupWish {
+    /// On what it depends.
+    pub(super) dependencies: BTreeSet<AppId>,
+    /// Of a top-level group: new apps in it have its role.
+    pub(super) enforce_role: bool,
+}
+
 /// Everything that one deployment is to bring.
 #[derive(Default)]
 pub(super) struct Order {
     pub(super) targets: Vec<Target>,
-    /// Groups and what they depend on from now on; `None`: the group goes.
-    pub(super) groups: BTreeMap<GroupId, Option<BTreeSet<AppId>>>,
+    /// Groups as they are to be from now on; `None`: the group goes.
+    pub(super) groups: BTreeMap<GroupId, Option<GroupWish>>,
     /// The group that the command is about: its history gets an entry.
     pub(super) about: Option<GroupId>,
     /// Over deployments under way.
@@ -78,7 +89,7 @@ impl Core {
     /// Makes the targets the current versions of their apps and begins the deployment that takes them there.
     pub(super) fn deploy(
         &mut self,
-        order: Order,
+        mut order: Order,
         now: u64,
         ids: &mut dyn Ids,
     ) -> Result<Reply, Refusal> {
@@ -96,6 +107,8 @@ impl Core {
         }
         self.refuse_conflicts(&order)?;
         self.refuse_resident_changes(&order)?;
+        self.refuse_roles(&order)?;
+        self.enforce_in_new_groups(&mut order);
         if !order.force {
             self.refuse_impossible(&order.targets)?;
         }
@@ -225,8 +238,12 @@ impl Core {
             let Some(known) = self.state.apps.get(&to.id) else {
                 continue;
             };
-            for (path, problem) in known.current.app.resident_changes(to) {
+            let from = &known.current.app;
+            for (path, problem) in from.resident_changes(to) {
                 report.value_problem(path, problem);
+            }
+            if from.residency.is_some() && from.role != to.role && !order.force {
+                report.value_problem("/role", role_change_warning(&from.role, &to.role));
             }
         }
         if report.errors.is_empty() {
@@ -346,7 +363,7 @@ impl Core {
         let mut named: BTreeSet<&AppId> = app.iter().flat_map(|app| &app.dependencies).collect();
         for group in GroupId::of(id).upwards() {
             match order.groups.get(&group) {
-                Some(Some(deps)) => named.extend(deps),
+                Some(Some(wish)) => named.extend(&wish.dependencies),
                 // One that goes is taken apart in the order in which it was put together.
                 Some(None) | None => {
                     let record = self.state.groups.get(&group);
@@ -380,6 +397,15 @@ impl Core {
         on.remove(id);
         on
     }
+}
+
+/// Marathon's words.
+fn role_change_warning(from: &RoleName, to: &RoleName) -> String {
+    format!(
+        "It is not possible to change the role for existing reservations. If you proceed with this change, all existing \
+         instances will continue to run under the previous role, {from}. Only new instances will be allocated with the \
+         new role, {to}. In order to continue, retry your request with ?force=true"
+    )
 }
 
 fn by_id(targets: &[Target]) -> BTreeMap<&str, Option<&App>> {

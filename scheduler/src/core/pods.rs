@@ -23,7 +23,7 @@ impl Core {
         if self.state.pod(pod).is_none() {
             return Err(Refusal::NoPod(pod.clone()));
         }
-        let (to, report) = parse_pod(body, Some(pod));
+        let (to, report) = parse_pod(&self.with_role(body, Some(pod)), Some(pod));
         let Some(to) = to else {
             return Err(Refusal::Invalid(report));
         };

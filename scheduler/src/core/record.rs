@@ -1,8 +1,9 @@
 //! The durable form of the state: one JSON record per key, so that a turn writes only what it changed.
 //!
-//! Pure. Format 4, which has pods and the containers of their instances beside all that format 3 has. That has the master's term and what resident instances keep beside all that format 2 has, as that has
+//! Pure. Format 5, which has roles of apps, instances and groups beside all that format 4 has: where none is said it is `*`, which
+//! everything had before. That has pods and the containers of their instances beside all that format 3 has. That has the master's term and what resident instances keep beside all that format 2 has, as that has
 //! groups beside format 1. An older scheduler refuses a newer format; this one reads the older ones, of which every record
-//! means the same, and from then on writes format 4.
+//! means the same, and from then on writes format 5.
 //! Unknown fields are ignored, missing new ones must have a serde default.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,8 @@
 //! Apps and pods with persistent volumes: launches on what instances keep, makes it where there is none yet, gives back what nobody wants
 //! any more.
 //!
-//! Pure. Offers of the role for residents come here and to nobody else. What a machine keeps is looked at as it
+//! Pure. What is kept is reserved for the role of its app (of one with the role `*`, for which nothing can be reserved, for the
+//! scheduler's role for residents), and offered to that role alone. What a machine keeps is looked at as it
 //! is, in offers and in what the master says of its agents, never as it should be after some call: so it makes no difference
 //! which call was lost. A holding is durable before it is asked for, and forgotten only when the master, asked after that,
 //! no longer knows of it.
@@ -9,42 +10,40 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mezzo_api::model::{Offer, PoolChange, Resources, TaskInfo};
+use mezzo_api::model::{Offer, RoleName, TaskInfo};
 
-use super::launch::{Given, MAX_TASKS_PER_ACCEPT};
+use super::launch::{Given, Hands, MAX_TASKS_PER_ACCEPT};
 use super::record::Key;
 use super::state::AppState;
-use super::{Call, Core, Ids, Purpose};
+use super::{Core, Ids};
 use crate::app::AppId;
+use crate::app::role::Accepts;
 use crate::place::{Ask, Need, Plan, Refused, Tally, place};
-use crate::resident::{Holding, HoldingId, Stage, giving_back, open_of, ranges, relaunch};
-
-/// What is done with one offer.
-#[derive(Debug, Clone, Default)]
-struct Use {
-    changes: Vec<PoolChange>,
-    tasks: Vec<TaskInfo>,
-}
+use crate::resident::{Holding, HoldingId, Stage, giving_back, ranges, relaunch};
 
 impl Core {
-    /// Launches residents on these offers of their role, and gives back what is not wanted any more.
-    pub(super) fn use_resident_offers(&mut self, offers: Vec<Offer>, now: u64, ids: &mut dyn Ids) {
-        if offers.is_empty() {
-            return;
-        }
-        let mut uses = vec![Use::default(); offers.len()];
-        let mut open: Vec<Resources> = offers.iter().map(open_of).collect();
-        self.give_back(&offers, &mut uses);
-        let hungry = self.hungry(now, Purpose::Residents);
+    /// Launches residents on these offers of their role. Whether some still wait.
+    pub(super) fn launch_residents(
+        &mut self,
+        role: &RoleName,
+        hungry: Vec<(AppId, Arc<AppState>, u32)>,
+        hands: &mut Hands,
+        now: u64,
+        ids: &mut dyn Ids,
+    ) -> bool {
         let mut needs = Vec::new();
         let mut refused = Vec::new();
         let mut wanted = 0;
         for (id, app, count) in hungry {
             let Need { ask, .. } = &need_of(&id, &app, count, Tally::default());
             let free = app.free_holdings();
-            let free: Vec<&Holding> = free.iter().map(|one| &**one).collect();
-            let (placed, lacking) =
-                relaunch(&free, count as usize, ask, &offers, &mut open, self.salt);
+            let free: Vec<&Holding> = free
+                .iter()
+                .map(|one| &**one)
+                .filter(|one| one.stack.role() == role)
+                .collect();
+            let (offers, left) = (&hands.offers, &mut hands.left);
+            let (placed, lacking) = relaunch(&free, count as usize, ask, offers, left, self.salt);
             let missing = count.saturating_sub(u32::try_from(placed.len()).unwrap_or(u32::MAX));
             wanted += missing;
             let lacking = lacking.into_iter().filter(|_| missing > 0);
@@ -54,18 +53,24 @@ impl Core {
                 lacks,
             }));
             for one in placed {
-                let offer = &offers[one.offer];
+                let offer = &hands.offers[one.offer];
                 let tasks = self.resume(&id, one.holding, offer, &one.stack, one.ports, now, ids);
-                uses[one.offer].tasks.extend(tasks);
+                hands.uses[one.offer].tasks.extend(tasks);
             }
-            let count = missing.min(app.may_make(now));
+            // What it keeps anew is kept for its role of now.
+            let is_own = self.launch_role(&app.active().app) == role;
+            let count = if is_own {
+                missing.min(app.may_make(now))
+            } else {
+                0
+            };
             needs.push(need_of(&id, &app, count, self.tally(&id, &app)));
         }
-        let mut plan = self.place_new(&offers, open, &needs, &mut uses, now, ids);
+        let mut plan = self.place_new(role, hands, &needs, now, ids);
         wanted = wanted.saturating_sub(u32::try_from(plan.placements.len()).unwrap_or(u32::MAX));
         plan.refused.extend(refused);
-        self.note_refusals(&offers, &needs, &plan, now);
-        self.answer(offers, uses, wanted > 0);
+        self.note_refusals(&hands.offers, &needs, &plan, now);
+        wanted > 0
     }
 
     /// The tasks of an instance on what one before it kept.
@@ -89,6 +94,7 @@ impl Core {
         self.dirty.insert(Key::Holding(id.clone(), holding));
         let given = Given {
             resources: kept.resources.clone().with_ranges("ports", ranges(&ports)),
+            reserved: Vec::new(),
             ports,
             holding: Some((kept, stack.clone())),
         };
@@ -98,35 +104,25 @@ impl Core {
     /// Makes new holdings of what offers have open, and launches on them.
     fn place_new(
         &mut self,
-        offers: &[Offer],
-        open: Vec<Resources>,
+        role: &RoleName,
+        hands: &mut Hands,
         needs: &[Need],
-        uses: &mut [Use],
         now: u64,
         ids: &mut dyn Ids,
     ) -> Plan {
-        let shown: Vec<Offer> = offers
-            .iter()
-            .zip(open)
-            .map(|(offer, open)| Offer {
-                resources: open,
-                ..offer.clone()
-            })
-            .collect();
-        let mut plan = place(&shown, needs, self.salt);
-        let role = self.settings.resident_role.clone();
+        let mut plan = place(&hands.offers, &mut hands.left, needs, self.salt);
         plan.placements.retain(|placement| {
-            let using = &mut uses[placement.offer];
+            let using = &mut hands.uses[placement.offer];
             if using.tasks.len() + needs[placement.need].n_tasks > MAX_TASKS_PER_ACCEPT {
                 return false;
             }
-            let offer = &offers[placement.offer];
+            let offer = &hands.offers[placement.offer];
             let id = &needs[placement.need].app;
             let holding = HoldingId(ids.unique());
             let Some(app) = self.app_mut(id) else {
                 return false;
             };
-            let Some(new) = Holding::new(holding, &app.active().app, &role, offer, now) else {
+            let Some(new) = Holding::new(holding, &app.active().app, role, offer, now) else {
                 return false;
             };
             let new = Arc::new(new);
@@ -139,6 +135,7 @@ impl Core {
                     .resources
                     .clone()
                     .with_ranges("ports", ranges(&placement.ports)),
+                reserved: Vec::new(),
                 ports: placement.ports.clone(),
                 holding: Some((new, stack)),
             };
@@ -150,42 +147,14 @@ impl Core {
         plan
     }
 
-    fn give_back(&self, offers: &[Offer], uses: &mut [Use]) {
+    /// Gives back what is not wanted any more of what these offers have.
+    pub(super) fn give_back(&self, hands: &mut Hands) {
         for holding in self.state.releasing.values() {
-            for (offer, using) in offers.iter().zip(uses.iter_mut()) {
+            for (offer, using) in hands.offers.iter().zip(&mut hands.uses) {
                 if offer.agent_id == holding.agent_id {
                     using.changes.extend(giving_back(holding.id, offer));
                 }
             }
-        }
-    }
-
-    fn answer(&mut self, offers: Vec<Offer>, uses: Vec<Use>, waits: bool) {
-        let refuse = self.settings.refuse;
-        let mut unused = Vec::new();
-        for (offer, using) in offers.into_iter().zip(uses) {
-            if using.changes.is_empty() && using.tasks.is_empty() {
-                unused.push(offer.offer_id);
-                continue;
-            }
-            self.state.counters.offers_used += 1;
-            // What only gives back is not repeated at once if an agent does not take it.
-            let again_soon = waits && !using.tasks.is_empty();
-            self.calls.push(Call::Accept {
-                offer: offer.offer_id,
-                changes: using.changes,
-                tasks: using.tasks,
-                refuse: match again_soon {
-                    true => std::time::Duration::ZERO,
-                    false => refuse,
-                },
-            });
-        }
-        if !unused.is_empty() {
-            self.calls.push(Call::Decline {
-                offers: unused,
-                refuse,
-            });
         }
     }
 
@@ -282,17 +251,13 @@ impl Core {
     }
 
     /// What is to be given back and, as far as the master has told, is there.
-    pub(super) fn to_give_back(&self) -> BTreeSet<HoldingId> {
-        let there = |one: &Holding| {
+    pub(super) fn to_give_back(&self) -> impl Iterator<Item = &Arc<Holding>> {
+        let there = |one: &&Arc<Holding>| {
             let machine = self.state.machines.get(&one.agent_id);
             let held = machine.and_then(|machine| machine.held.as_ref());
             held.is_some_and(|held| held.contains(&one.id))
         };
-        let releasing = self.state.releasing.values();
-        releasing
-            .filter(|one| there(one))
-            .map(|one| one.id)
-            .collect()
+        self.state.releasing.values().filter(there)
     }
 }
 
@@ -303,6 +268,7 @@ fn need_of(id: &AppId, app: &AppState, count: u32, tally: Tally) -> Need {
         count,
         n_tasks: spec.n_tasks(),
         ask: Ask::of(spec),
+        accepts: Accepts::Unreserved,
         constraints: spec.constraints.clone(),
         tally,
         wanted: spec.instances,

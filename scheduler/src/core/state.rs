@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use mezzo_api::model::{
-    AgentId, Attribute, FrameworkId, Offer, ReadinessStatus, Resources, TaskId, TaskState,
+    AgentId, Attribute, FrameworkId, Offer, ReadinessStatus, Resources, RoleName, TaskId, TaskState,
 };
 use mezzo_api::table::Table;
 use serde::{Deserialize, Serialize};
@@ -52,8 +52,19 @@ pub struct State {
     pub connected: bool,
     /// Memory only: machines and all they have, as far as the master has told.
     pub machines: Arc<BTreeMap<AgentId, Machine>>,
+    /// Memory only: what the master says of the roles; none of those that it says nothing of.
+    pub roles: Arc<BTreeMap<RoleName, RoleWord>>,
     /// Memory only.
     pub counters: Counters,
+}
+
+/// What the master says of a role.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RoleWord {
+    /// Why the scheduler may not have it.
+    pub refused: Option<String>,
+    /// Why there are the offers that there are, the weightiest first.
+    pub reasons: Vec<String>,
 }
 
 impl State {
@@ -493,6 +504,10 @@ pub const REPLACE_BESIDE_MS: u64 = 60_000;
 /// is ended for its health beside it.
 pub const GAP_MS: u64 = 600_000;
 
+fn is_everybodys(role: &RoleName) -> bool {
+    *role == RoleName::any()
+}
+
 /// One task of an app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
@@ -504,6 +519,9 @@ pub struct Instance {
     pub version: Timestamp,
     /// The configuration it was launched with.
     pub config: Timestamp,
+    /// Of the offer that it was launched on.
+    #[serde(default, skip_serializing_if = "is_everybodys")]
+    pub role: RoleName,
     /// Where.
     pub agent_id: AgentId,
     /// As people know the machine.

@@ -41,7 +41,7 @@ pub(super) fn about(command: &Command) -> Option<GroupId> {
             GroupChange::Create(body) | GroupChange::Update(body) => {
                 body.get("id")?.as_str()?.parse().ok()
             }
-            GroupChange::Delete => Some(GroupId::root()),
+            GroupChange::Delete | GroupChange::EnforceRole(_) => Some(GroupId::root()),
         }),
         Command::CancelDeployment { .. } | Command::KillTasks { .. } => Some(GroupId::root()),
         Command::Promote { .. } | Command::ResetDelay { .. } | Command::Job(_) => None,

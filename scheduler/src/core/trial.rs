@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::command::{Refusal, Reply};
-use super::order::{Order, Target};
+use super::order::{GroupWish, Order, Target};
 use super::record::Key;
 use super::state::Rollback;
 use super::{Core, Ids};
@@ -117,8 +117,12 @@ impl Core {
             .groups
             .iter()
             .map(|(group, before)| {
-                let dependencies = before.as_ref().map(|before| before.dependencies.clone());
-                (group.clone(), dependencies)
+                let wish = before.as_ref().map(|before| GroupWish {
+                    dependencies: before.dependencies.clone(),
+                    // Whoever said so meanwhile did not mean the deployment.
+                    enforce_role: self.enforces_role(group),
+                });
+                (group.clone(), wish)
             })
             .collect();
         self.drop_deployment(deployment.id);

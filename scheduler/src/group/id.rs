@@ -60,6 +60,18 @@ impl GroupId {
         }
     }
 
+    /// Whether it lies directly in the root: apps in it may have its name as their role.
+    #[must_use]
+    pub fn is_top_level(&self) -> bool {
+        self.0.len() > 1 && self.0.rfind('/') == Some(0)
+    }
+
+    /// The top-level group that `app` lies in; none for those in the root.
+    #[must_use]
+    pub fn top_of(app: &AppId) -> Option<Self> {
+        Self::of(app).upwards().find(Self::is_top_level)
+    }
+
     /// Itself and every group it lies in.
     pub fn upwards(&self) -> impl Iterator<Item = Self> {
         std::iter::successors(Some(self.clone()), Self::parent)

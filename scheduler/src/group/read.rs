@@ -4,10 +4,12 @@
 
 use std::collections::BTreeSet;
 
+use mezzo_api::model::RoleName;
 use serde_json::Value;
 
 use super::GroupId;
 use crate::app::read::Fields;
+use crate::app::role::with_default;
 use crate::app::spec::PPM;
 use crate::app::{App, AppId, Report, dependencies, parse_app, parse_pod};
 use crate::time::Timestamp;
@@ -43,24 +45,42 @@ pub struct Update {
     pub groups: Option<Vec<Update>>,
     /// On what it depends.
     pub dependencies: Option<BTreeSet<AppId>>,
+    /// Of a top-level group: whether apps must have its role.
+    pub enforce_role: Option<bool>,
     /// Instead of all else: every app below has so many times its instances, in millionths.
     pub scale_by: Option<u64>,
     /// Instead of all else: everything below as it was then.
     pub version: Option<Timestamp>,
 }
 
+/// The role of an app or a pod that names none, given what its top-level group is told about enforcing its own, if anything.
+pub type Roles<'r> = dyn Fn(&AppId, Option<bool>) -> RoleName + 'r;
+
+/// What a part of a group has from the top-level group that it lies in.
+#[derive(Clone, Copy)]
+struct Top<'r> {
+    /// The request's word.
+    enforces: Option<bool>,
+    roles: &'r Roles<'r>,
+}
+
 /// What is wrong with a group file, and which of its fields no group has.
 #[must_use]
 pub fn check_group_json(value: &Value) -> Report {
-    Update::read(value, None).1
+    let nobody: &Roles<'_> = &|_, _| RoleName::any();
+    Update::read(value, None, nobody).1
 }
 
 impl Update {
     /// Reads `value`; `id` is the path of the request. The update is there if the report has no errors.
     #[must_use]
-    pub fn read(value: &Value, id: Option<&GroupId>) -> (Option<Self>, Report) {
+    pub fn read(value: &Value, id: Option<&GroupId>, roles: &Roles<'_>) -> (Option<Self>, Report) {
         let mut report = Report::default();
-        let update = read(value, id, None, String::new(), 0, &mut report);
+        let top = Top {
+            enforces: None,
+            roles,
+        };
+        let update = read(value, id, None, String::new(), 0, top, &mut report);
         (update.filter(|_| report.errors.is_empty()), report)
     }
 }
@@ -71,6 +91,7 @@ fn read(
     parent: Option<&GroupId>,
     path: String,
     depth: usize,
+    top: Top<'_>,
     report: &mut Report,
 ) -> Option<Update> {
     if depth > MAX_DEPTH {
@@ -82,28 +103,35 @@ fn read(
     }
     let fields = Fields::open(value, path, FIELDS, report)?;
     let id = read_id(&fields, wanted, parent, report)?;
-    if fields.boolean("enforceRole", report) == Some(true) {
+    let enforce_role = fields.boolean("enforceRole", report);
+    if enforce_role == Some(true) && !id.is_top_level() {
         report.value_problem(
             fields.path_of("enforceRole"),
-            "not supported yet: every app has the role \"*\"",
+            format!("enforceRole can only be set for top-level groups, and {id} is not top-level"),
         );
     }
+    let top = Top {
+        enforces: enforce_role
+            .or(top.enforces)
+            .filter(|_| id != GroupId::root()),
+        ..top
+    };
     let apps = fields.list("apps", report).map(|items| {
         items
             .into_iter()
-            .filter_map(|(path, item)| read_app(item, &id, &path, parse_app, report))
+            .filter_map(|(path, item)| read_app(item, &id, &path, parse_app, &top, report))
             .collect::<Vec<App>>()
     });
     let pods = fields.list("pods", report).map(|items| {
         items
             .into_iter()
-            .filter_map(|(path, item)| read_app(item, &id, &path, parse_pod, report))
+            .filter_map(|(path, item)| read_app(item, &id, &path, parse_pod, &top, report))
             .collect::<Vec<App>>()
     });
     let groups = fields.list("groups", report).map(|items| {
         items
             .into_iter()
-            .filter_map(|(path, item)| read(item, None, Some(&id), path, depth + 1, report))
+            .filter_map(|(path, item)| read(item, None, Some(&id), path, depth + 1, top, report))
             .collect::<Vec<Update>>()
     });
     let parts = [apps.as_deref(), pods.as_deref()];
@@ -139,6 +167,7 @@ fn read(
         );
     }
     Some(Update {
+        enforce_role: enforce_role.filter(|_| id.is_top_level()),
         id,
         apps,
         pods,
@@ -189,6 +218,7 @@ fn read_app(
     group: &GroupId,
     path: &str,
     parse: impl Fn(&Value, Option<&AppId>) -> (Option<App>, Report),
+    top: &Top<'_>,
     report: &mut Report,
 ) -> Option<App> {
     let mut item = item.clone();
@@ -202,6 +232,7 @@ fn read_app(
             );
         }
         item["id"] = id.as_str().into();
+        item = with_default(&item, &(top.roles)(&id, top.enforces));
     }
     let (app, found) = parse(&item, None);
     let placed = |at: &str| {

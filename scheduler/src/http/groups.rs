@@ -131,7 +131,7 @@ fn group(state: &Snapshot, id: &GroupId, parts: Parts) -> Value {
         "id": id.as_str(),
         "dependencies": record.map(|record| &record.dependencies).cloned().unwrap_or_default(),
         "version": version.to_string(),
-        "enforceRole": false,
+        "enforceRole": record.is_some_and(|record| record.enforce_role),
     });
     let direct = |are_pods: bool| {
         state
@@ -249,7 +249,7 @@ pub(super) async fn put(
 }
 
 pub(super) async fn patch_root(State(context): State<Context>, bytes: Bytes) -> Response {
-    enforce_role(&context, &GroupId::root(), &bytes)
+    enforce_role(&context, GroupId::root(), &bytes).await
 }
 
 pub(super) async fn patch(
@@ -258,38 +258,32 @@ pub(super) async fn patch(
     bytes: Bytes,
 ) -> Response {
     match below(&path) {
-        Ok(Below::Group(id)) => enforce_role(&context, &id, &bytes),
+        Ok(Below::Group(id)) => enforce_role(&context, id, &bytes).await,
         Ok(Below::Versions(_) | Below::Version(..)) => only_groups(),
         Err(response) => *response,
     }
 }
 
-/// All that Marathon lets a PATCH change is `enforceRole`. Groups have no role here, so it can only stay off.
-fn enforce_role(context: &Context, id: &GroupId, bytes: &Bytes) -> Response {
+/// All that Marathon lets a PATCH change is `enforceRole`.
+async fn enforce_role(context: &Context, id: GroupId, bytes: &Bytes) -> Response {
     let body = match answer::body(bytes) {
         Ok(body) => body,
         Err(response) => return *response,
     };
-    if !context.handle.state().group_exists(id) {
-        let message = format!("Group '{id}' does not exist");
-        return error(StatusCode::NOT_FOUND, &message);
-    }
-    let refuse = |status: StatusCode, message: &str, problem: &str| {
-        let details = json!([{"path": "/enforceRole", "errors": [problem]}]);
-        json_answer(status, &json!({"message": message, "details": details}))
+    let Some(enforce) = body.get("enforceRole").and_then(Value::as_bool) else {
+        let problem = json!([{"path": "/enforceRole", "errors": ["expected true or false"]}]);
+        let answer = json!({"message": "Invalid JSON", "details": problem});
+        return json_answer(StatusCode::BAD_REQUEST, &answer);
     };
-    match body.get("enforceRole") {
-        Some(Value::Bool(false)) => json_answer(StatusCode::OK, &json!({})),
-        Some(Value::Bool(true)) => refuse(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "Object is not valid",
-            "groups have no role here: it can only be false",
-        ),
-        Some(_) | None => refuse(
-            StatusCode::BAD_REQUEST,
-            "Invalid JSON",
-            "expected true or false",
-        ),
+    let command = GroupCommand {
+        id: Some(id),
+        change: GroupChange::EnforceRole(enforce),
+        force: false,
+        dry_run: false,
+    };
+    match answer::command(&context.handle, Command::Group(command)).await {
+        Ok(_) => json_answer(StatusCode::OK, &json!({})),
+        Err(response) => *response,
     }
 }
 

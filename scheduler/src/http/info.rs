@@ -66,6 +66,8 @@ pub(super) async fn info(State(context): State<Context>) -> Response {
                 "master": about.master,
                 "framework_name": about.framework_name,
                 "failover_timeout": about.failover_timeout_s,
+                "mesos_role": about.role.as_str(),
+                "new_group_enforce_role": about.new_group_enforce_role,
                 "hostname": host,
                 "local_port_min": 10_000,
                 "local_port_max": 20_000,

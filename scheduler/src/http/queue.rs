@@ -70,7 +70,7 @@ fn entry(state: &Snapshot, app: &AppState, with_offers: bool, now: u64) -> Optio
         "count": queue.count,
         "since": Timestamp::from_millis(queue.since).to_string(),
         "delay": {"timeLeftSeconds": seconds(left), "overdue": left == 0},
-        "role": "*",
+        "role": app.current.app.role.as_str(),
         "processedOffersSummary": {
             "processedOffersCount": queue.offers_seen,
             "unusedOffersCount": queue.rejected.values().sum::<u64>(),
@@ -152,6 +152,7 @@ fn offer(offer: &Offer) -> Value {
     json!({
         "id": offer.offer_id.as_str(),
         "hostname": offer.hostname,
+        "allocationRole": offer.role.as_str(),
         "agentId": offer.agent_id.as_str(),
         "region": offer.region,
         "zone": offer.zone,

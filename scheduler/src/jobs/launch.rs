@@ -2,12 +2,13 @@
 //!
 //! Pure. A run's task is in the state, and so durable, in the same turn whose calls launch it.
 
-use mezzo_api::model::{Offer, Resources, TaskInfo};
+use mezzo_api::model::{Offer, Pools, Resources, TaskInfo};
 
 use super::core::JobCore;
 use super::name::JobName;
 use super::state::{Launch, Phase};
 use super::task::task_info;
+use crate::app::role::{Accepts, named};
 use crate::core::Ids;
 use crate::core::state::Condition;
 use crate::place::{Ask, Site, Tally};
@@ -32,7 +33,7 @@ impl JobCore {
     pub(crate) fn place(
         &mut self,
         offers: &[Offer],
-        left: &mut [Resources],
+        left: &mut [Pools],
         salt: u64,
         now: u64,
         ids: &mut dyn Ids,
@@ -63,7 +64,7 @@ impl JobCore {
                 // What is lent may be taken back: no job asked for that.
                 .filter(|&i| !offers[i].revocable)
                 .find(|&i| {
-                    let mut lacks = ask.lacks(&left[i]);
+                    let mut lacks = ask.lacks(&Accepts::Both.amounts(&left[i]));
                     let site = Site::from(&offers[i]).values(&job.constraints);
                     lacks.extend(nobody.refuses(&job.constraints, &site, 1));
                     if !lacks.is_empty() {
@@ -71,15 +72,17 @@ impl JobCore {
                     }
                     lacks.is_empty() && tasks[i].len() < MAX_PER_OFFER
                 });
-            let Some((at, rest)) = found.and_then(|i| Some((i, left[i].checked_sub(&resources)?)))
-            else {
+            let taken =
+                found.and_then(|i| Some((i, Accepts::Both.take(&mut left[i], &resources)?)));
+            let Some((at, reserved)) = taken else {
                 whys.truncate(5);
                 self.note_refusal(&name, number, whys.join("; "));
                 continue;
             };
-            left[at] = rest;
             turn = (at + 1) % n_offers;
-            tasks[at].extend(self.launch(&name, number, &offers[at], resources, now, ids));
+            let reserved = named(reserved, &offers[at]);
+            let task = self.launch(&name, number, &offers[at], resources, now, ids);
+            tasks[at].extend(task.map(|task| TaskInfo { reserved, ..task }));
         }
         tasks
     }

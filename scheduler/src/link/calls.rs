@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use mezzo_api::credential::Authorized;
-use mezzo_api::model::{AgentId, PoolChange, Resources, RoleName, TaskId, TaskInfo};
+use mezzo_api::model::{AgentId, FrameworkInfo, PoolChange, Resources, RoleName, TaskId, TaskInfo};
 use mezzo_api::proto;
 use mezzo_api::proto::acknowledge_request::Update;
 use mezzo_api::proto::framework_service_client::FrameworkServiceClient;
@@ -23,8 +23,8 @@ use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
 use super::{LinkEvent, MAX_MESSAGE};
+use crate::core::Call;
 use crate::core::state::Machine;
-use crate::core::{Call, Purpose};
 use crate::resident::HoldingId;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -40,7 +40,11 @@ pub(super) struct Performer {
     pub(super) channel: Authorized,
     pub(super) caller: proto::Caller,
     pub(super) events: mpsc::Sender<LinkEvent>,
-    pub(super) resident_role: RoleName,
+    /// As it subscribed; with other roles in an update.
+    pub(super) info: FrameworkInfo,
+    pub(super) own_roles: BTreeSet<RoleName>,
+    /// Roles that are still to be asked for, because the master did not give all at once; and those to be suppressed.
+    pub(super) later: (BTreeSet<RoleName>, BTreeSet<RoleName>),
     /// Looked at right before each call.
     pub(super) fence: Fence,
 }
@@ -48,6 +52,12 @@ pub(super) struct Performer {
 impl Performer {
     /// Until the driver hangs up or a call fails; says what failed.
     pub(super) async fn run(self, mut batches: mpsc::Receiver<Vec<Call>>) -> String {
+        let (roles, suppressed) = &self.later;
+        if !roles.is_empty()
+            && let Err(status) = self.have_roles(roles, suppressed).await
+        {
+            return status.to_string();
+        }
         while let Some(batch) = batches.recv().await {
             let (acks, others): (Vec<Call>, Vec<Call>) = batch
                 .into_iter()
@@ -161,20 +171,22 @@ impl Performer {
                     .await
                     .map(drop)
             }
-            Call::Revive(purpose) => {
+            // Of a role that the master did not give there are no offers anyway.
+            Call::Revive(role) => {
                 let request = proto::ReviveRequest {
                     caller,
-                    roles: vec![self.role_for(purpose)],
+                    roles: vec![role.to_string()],
                 };
-                within(client.revive(request)).await.map(drop)
+                harmless("revive", within(client.revive(request)).await)
             }
-            Call::Suppress(purpose) => {
+            Call::Suppress(role) => {
                 let request = proto::SuppressRequest {
                     caller,
-                    roles: vec![self.role_for(purpose)],
+                    roles: vec![role.to_string()],
                 };
-                within(client.suppress(request)).await.map(drop)
+                harmless("suppress", within(client.suppress(request)).await)
             }
+            Call::Roles { roles, suppressed } => self.have_roles(&roles, &suppressed).await,
             Call::Survey => {
                 self.survey().await;
                 Ok(())
@@ -182,11 +194,52 @@ impl Performer {
         }
     }
 
-    fn role_for(&self, purpose: Purpose) -> String {
-        match purpose {
-            Purpose::Tasks => RoleName::any().to_string(),
-            Purpose::Residents => self.resident_role.to_string(),
+    /// Is in these roles from now on; without those that the master does not give, of which it tells the driver.
+    async fn have_roles(
+        &self,
+        roles: &BTreeSet<RoleName>,
+        suppressed: &BTreeSet<RoleName>,
+    ) -> Result<(), Status> {
+        let mut refused = BTreeMap::new();
+        let all = self.update_roles(roles, suppressed).await;
+        if is_denied(&all) {
+            let mut had: BTreeSet<RoleName> =
+                roles.intersection(&self.own_roles).cloned().collect();
+            for role in roles.difference(&self.own_roles) {
+                had.insert(role.clone());
+                match self.update_roles(&had, suppressed).await {
+                    Err(status) if status.code() == Code::PermissionDenied => {
+                        tracing::warn!(%role, error = %status, "the master does not give a role");
+                        had.remove(role);
+                        refused.insert(role.clone(), status.message().to_owned());
+                    }
+                    done => done?,
+                }
+            }
+            self.update_roles(&had, suppressed).await?;
+        } else {
+            all?;
         }
+        let told = self.events.try_send(LinkEvent::RolesRefused(refused));
+        told.map_err(|_| Status::resource_exhausted("the scheduler's event queue is full"))
+    }
+
+    async fn update_roles(
+        &self,
+        roles: &BTreeSet<RoleName>,
+        suppressed: &BTreeSet<RoleName>,
+    ) -> Result<(), Status> {
+        let info = FrameworkInfo {
+            roles: roles.iter().cloned().collect(),
+            ..self.info.clone()
+        };
+        let request = proto::UpdateFrameworkRequest {
+            caller: Some(self.caller.clone()),
+            framework: Some(info.into()),
+            suppressed_roles: super::names(suppressed),
+        };
+        let updated = within(self.client.clone().update_framework(request)).await;
+        updated.map(drop)
     }
 
     async fn acknowledge(&self, updates: Vec<Update>) -> Result<(), Status> {
@@ -244,6 +297,27 @@ impl Performer {
             }
         }
         let _ = self.events.try_send(LinkEvent::Machines(machines));
+        self.explain(client).await;
+    }
+
+    /// As nice to know.
+    async fn explain(&self, mut client: OperatorServiceClient<Authorized>) {
+        let request = proto::ExplainFrameworkRequest {
+            framework_id: self.caller.framework_id.clone(),
+        };
+        match within(client.explain_framework(request)).await {
+            Ok(told) => {
+                let roles = told.into_inner().roles.into_iter();
+                // Of what nothing is wanted nobody asks.
+                let roles = roles.filter(|told| !told.suppressed);
+                let reasons =
+                    roles.filter_map(|told| Some((told.role.parse().ok()?, told.reasons)));
+                let _ = self
+                    .events
+                    .try_send(LinkEvent::Explained(reasons.collect()));
+            }
+            Err(error) => tracing::debug!(%error, "the master does not say why it offers what"),
+        }
     }
 }
 
@@ -334,6 +408,10 @@ async fn within<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, S
             "no answer within {CALL_TIMEOUT:?}"
         ))),
     }
+}
+
+fn is_denied<T>(result: &Result<T, Status>) -> bool {
+    matches!(result, Err(status) if status.code() == Code::PermissionDenied)
 }
 
 /// A complaint about the content of such a call (an offer that is gone, a task that is unknown) changes nothing.

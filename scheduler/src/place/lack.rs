@@ -4,7 +4,9 @@
 
 use std::fmt;
 
-use mezzo_api::model::Scalar;
+use mezzo_api::model::{RoleName, Scalar};
+
+use crate::app::role::Accepts;
 
 /// Marathon's reasons, in the order in which it looks for them; those without a meaning here are told as never met.
 pub const REASONS: [&str; 9] = [
@@ -48,6 +50,11 @@ pub enum Lack {
         /// The first part that is not.
         missing: String,
     },
+    /// It is of the wrong role, or of the right one but not of what the app accepts.
+    Role {
+        /// In words.
+        problem: String,
+    },
     /// It is the wrong machine.
     Constraint {
         /// As the app wrote it.
@@ -58,6 +65,25 @@ pub enum Lack {
 }
 
 impl Lack {
+    /// The offer is of another role than the app's.
+    #[must_use]
+    pub fn other_role(offered: &RoleName, accepted: &RoleName) -> Self {
+        Self::Role {
+            problem: format!("offer of role {offered}, the app accepts {accepted}"),
+        }
+    }
+
+    /// The offer is of the app's role, and what the app accepts of it is not enough.
+    #[must_use]
+    pub fn not_accepted(accepts: Accepts, role: &RoleName) -> Self {
+        let names = accepts.names(role).join(", ");
+        Self::Role {
+            problem: format!(
+                "the app accepts resources of role {names} alone, the offer of role {role} has others"
+            ),
+        }
+    }
+
     /// Marathon's name for the reason, as `/v2/queue` counts it.
     #[must_use]
     pub fn marathon_reason(&self) -> &'static str {
@@ -67,6 +93,7 @@ impl Lack {
             Self::Scalar { name: "disk", .. } => "InsufficientDisk",
             Self::Scalar { .. } => "InsufficientGpus",
             Self::Ports { .. } | Self::FixedPorts { .. } => "InsufficientPorts",
+            Self::Role { .. } => "UnfulfilledRole",
             Self::Reservation { .. } => "NoCorrespondingReservationFound",
             Self::Constraint { .. } => "UnfulfilledConstraint",
         }
@@ -91,6 +118,7 @@ impl fmt::Display for Lack {
             Self::Reservation { missing } => {
                 write!(f, "kept by an instance: {missing} not offered")
             }
+            Self::Role { problem } => write!(f, "role: {problem}"),
             Self::Constraint {
                 constraint,
                 problem,

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::app::parse_app;
+use crate::place::room_of;
 
 fn app(cpus: u32, sizes: &[u32]) -> App {
     let volumes = sizes.iter().enumerate();
@@ -112,7 +113,8 @@ proptest! {
         let made = apply(&pools, &holding.making());
         prop_assert!(holding.found_in(&offer(&made)).is_ok());
         prop_assert_eq!(made.flat(), pools.flat());
-        prop_assert_eq!(open_of(&offer(&made)), made.open().clone());
+        let room = room_of(&offer(&made));
+        prop_assert_eq!(room.open(), made.open());
         let text = serde_json::to_string(&holding).expect("plain");
         prop_assert_eq!(serde_json::from_str::<Holding>(&text).expect("plain"), holding);
         prop_assert_eq!(apply(&made, &giving_back(id, &offer(&made))), pools);
@@ -135,7 +137,7 @@ fn a_task_starts_on_what_is_there_with_ports_of_its_own() {
         })
         .collect();
     let offers = [offer(&pools)];
-    let mut open = vec![open_of(&offers[0])];
+    let mut open = vec![room_of(&offers[0])];
     let all: Vec<&Holding> = holdings.iter().collect();
     let (placed, lacking) = relaunch(&all, 9, &Ask::of(&app), &offers, &mut open, 7);
     let ports: BTreeSet<u16> = placed.iter().flat_map(|one| one.ports.clone()).collect();

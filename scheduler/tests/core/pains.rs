@@ -50,7 +50,7 @@ fn pain_01_ninety_tasks_on_ninety_hosts_take_one_round_of_offers() {
     bench.post(json!({"instances": 90, "constraints": [["hostname", "UNIQUE"]]}));
     let asked = bench.turn();
     assert!(
-        asked.calls.contains(&Call::Revive(Purpose::Tasks)),
+        asked.calls.contains(&Call::Revive(RoleName::any())),
         "at once"
     );
     let offers = (0..100)
@@ -69,11 +69,11 @@ fn pain_01_ninety_tasks_on_ninety_hosts_take_one_round_of_offers() {
     });
     assert_eq!(declined, Some((10, std::time::Duration::from_secs(120))));
     assert!(
-        effects.calls.contains(&Call::Suppress(Purpose::Tasks)),
+        effects.calls.contains(&Call::Suppress(RoleName::any())),
         "nothing is hoarded"
     );
     bench.command(named("/b", json!({}))).expect("taken");
-    assert!(bench.turn().calls.contains(&Call::Revive(Purpose::Tasks)));
+    assert!(bench.turn().calls.contains(&Call::Revive(RoleName::any())));
 }
 
 #[test]
@@ -282,10 +282,10 @@ fn pain_07_what_is_sick_is_replaced_before_it_is_ended_and_a_fifth_at_a_time() {
     // A database that all of them ask is away. Short of three failures nothing happens.
     sick_at_once(&mut bench);
     bench.now += 19_999;
-    assert!(!bench.turn().calls.contains(&Call::Revive(Purpose::Tasks)));
+    assert!(!bench.turn().calls.contains(&Call::Revive(RoleName::any())));
     bench.now += 1;
     let effects = bench.turn();
-    assert!(effects.calls.contains(&Call::Revive(Purpose::Tasks)));
+    assert!(effects.calls.contains(&Call::Revive(RoleName::any())));
     let effects = bench.offer("agent-2", NODE);
     let new = launched(&effects);
     assert_eq!(new.len(), 2, "a fifth");
@@ -365,7 +365,7 @@ fn pain_08_a_lost_agent_is_replaced_at_once_or_to_the_second() {
     let task = bench.run(json!({})).remove(0).task_id;
     let effects = bench.say_more(&task, TaskState::Unreachable, lost);
     assert!(
-        effects.calls.contains(&Call::Revive(Purpose::Tasks)),
+        effects.calls.contains(&Call::Revive(RoleName::any())),
         "by default at once"
     );
     assert_eq!(launched(&bench.offer("agent-2", NODE)).len(), 1);
@@ -381,9 +381,9 @@ fn pain_08_a_lost_agent_is_replaced_at_once_or_to_the_second() {
         "not at the next reconciliation"
     );
     bench.now += 59_999;
-    assert!(!bench.turn().calls.contains(&Call::Revive(Purpose::Tasks)));
+    assert!(!bench.turn().calls.contains(&Call::Revive(RoleName::any())));
     bench.now += 1;
-    assert!(bench.turn().calls.contains(&Call::Revive(Purpose::Tasks)));
+    assert!(bench.turn().calls.contains(&Call::Revive(RoleName::any())));
 }
 
 #[test]
@@ -433,7 +433,7 @@ fn pain_18_a_node_is_drained_without_a_gap() {
         status.reason = Some(Reason::AgentDraining);
     });
     assert!(
-        effects.calls.contains(&Call::Revive(Purpose::Tasks)),
+        effects.calls.contains(&Call::Revive(RoleName::any())),
         "while the old one still ends"
     );
     let three = launched(&bench.offer("agent-3", NODE)).remove(0).task_id;

@@ -117,8 +117,8 @@ impl Bench {
     fn run_resident(&mut self, node: &mut Node, instances: u32) -> Vec<TaskInfo> {
         self.post(resident(instances));
         let calls = self.turn().calls;
-        assert!(calls.contains(&Call::Revive(Purpose::Residents)));
-        assert!(!calls.contains(&Call::Revive(Purpose::Tasks)));
+        assert!(calls.contains(&Call::Revive(apps())));
+        assert!(!calls.contains(&Call::Revive(RoleName::any())));
         let effects = self.offer_of(node);
         let (_, tasks) = node.take(&effects);
         for task in &tasks {
@@ -205,7 +205,7 @@ fn scaling_down_keeps_the_volume_for_the_next_instance_and_wiping_gives_it_back(
         .map(|one| (**one).clone())
         .collect();
     let calls = bench.told(&[&released[0], &bench.holdings()[0]]).calls;
-    assert!(calls.contains(&Call::Revive(Purpose::Residents)));
+    assert!(calls.contains(&Call::Revive(apps())));
     let effects = bench.offer_of(&node);
     let (changes, tasks) = node.take(&effects);
     assert!(tasks.is_empty());
@@ -218,7 +218,7 @@ fn scaling_down_keeps_the_volume_for_the_next_instance_and_wiping_gives_it_back(
     );
     let calls = bench.told(&[&bench.holdings()[0]]).calls;
     assert!(bench.core.state().releasing.is_empty());
-    assert!(calls.contains(&Call::Suppress(Purpose::Residents)));
+    assert!(calls.contains(&Call::Suppress(apps())));
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn a_pods_instance_keeps_its_volume_for_the_next_one_and_all_its_containers_have
         .command(Command::CreatePod { body, force: false })
         .expect("a good pod");
     let calls = bench.turn().calls;
-    assert!(calls.contains(&Call::Revive(Purpose::Residents)));
+    assert!(calls.contains(&Call::Revive(apps())));
     let effects = bench.offer_of(&node);
     let (changes, first) = node.take(&effects);
     assert!(matches!(changes[0], PoolChange::Reserve { .. }));

@@ -145,7 +145,12 @@ impl Sim {
             if !self.world.connected {
                 break;
             }
-            if let Call::Accept { tasks, .. } = &call {
+            if let Call::Accept { offer, tasks, .. } = &call {
+                let role = self.world.role_of(offer);
+                assert!(
+                    role.is_none_or(|role| role.as_str() == "*"),
+                    "jobs have the default role"
+                );
                 for task in tasks {
                     self.check_launch(&task.task_id);
                 }
@@ -192,7 +197,8 @@ impl Sim {
     fn connect(&mut self) {
         if !self.world.connected {
             self.core.disconnected();
-            self.world.connect(self.core.is_suppressed());
+            let suppressed = self.core.suppressed_roles();
+            self.world.connect(self.core.roles(), &suppressed);
             self.core.subscribed(&framework(), self.now);
             self.turn();
         }

@@ -342,8 +342,10 @@ fn groups() -> Vec<Row> {
         row("putRootGroup", "PUT /v2/groups", 200)
             .body(json!({"id": "/lab", "version": "{group}"}))
             .deployed(),
+        row("patchGroup", "PATCH /v2/groups/lab", 200).body(json!({"enforceRole": true})),
+        row("getGroup", "GET /v2/groups/lab", 200).has("/enforceRole", json!(true)),
         row("patchGroup", "PATCH /v2/groups/lab", 200).body(json!({"enforceRole": false})),
-        row("patchGroup", "PATCH /v2/groups/lab", 422)
+        row("patchRootGroup", "PATCH /v2/groups", 422)
             .body(json!({"enforceRole": true}))
             .has("/details/0/path", json!("/enforceRole")),
         row("patchGroup", "PATCH /v2/groups/none", 404).body(json!({"enforceRole": false})),

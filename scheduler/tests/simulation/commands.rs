@@ -34,7 +34,7 @@ pub(crate) fn body(rng: &mut Rng, id: &str) -> Value {
     if rng.one_in(3) {
         upgrade["rollbackAfterSeconds"] = (1 + rng.below(120)).into();
     }
-    json!({
+    let mut body = json!({
         "id": id,
         "cpus": 0.5,
         "mem": 64,
@@ -42,7 +42,28 @@ pub(crate) fn body(rng: &mut Rng, id: &str) -> Value {
         "container": {"docker": {"image": format!("image:{}", rng.below(3))}},
         "upgradeStrategy": upgrade,
         "unreachableStrategy": unreachable,
-    })
+    });
+    // In the group /b.
+    if !matches!(id, "/a" | "/d" | "/p") {
+        put_role(rng, &mut body);
+    }
+    body
+}
+
+fn put_role(rng: &mut Rng, body: &mut Value) {
+    match rng.below(4) {
+        0 => body["role"] = "*".into(),
+        1 | 2 => {
+            body["role"] = "b".into();
+            body["acceptedResourceRoles"] = match rng.below(4) {
+                0 => json!(["*"]),
+                1 => json!(["b"]),
+                2 => json!(["b", "*"]),
+                _ => Value::Null,
+            };
+        }
+        _ => {}
+    }
 }
 
 /// A pod of two containers.
@@ -206,7 +227,8 @@ pub(crate) fn resident_command(sim: &mut Sim) -> Command {
 
 /// `/b` with what depends on what: once so, once the other way round, scaled, or gone.
 fn group_command(sim: &mut Sim, force: bool) -> Command {
-    let change = match sim.rng.below(4) {
+    let change = match sim.rng.below(5) {
+        4 => GroupChange::EnforceRole(sim.rng.one_in(2)),
         0 => GroupChange::Delete,
         1 => GroupChange::Update(json!({"scaleBy": sim.rng.below(4) as f64 / 2.0})),
         which => {

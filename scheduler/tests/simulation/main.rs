@@ -5,13 +5,15 @@
 //! the end exactly the wanted instances run and every deployment is over; no update leaves its bounds by a decision of the
 //! scheduler, and one without failures not at all, in the world itself; a deployment under way says what it waits for; a
 //! trial ends by its time or by a word, never by a restart; what fails its health check is replaced before it ends, and only a
-//! set share of an app at a time. `planted` shows that each of them bites.
+//! set share of an app at a time; what is launched is launched on an offer of its app's role, and takes only what the app accepts.
+//! `planted` shows that each of them bites.
 //! `MEZZO_SIM_SEEDS=FROM..TO` runs other seeds.
 
 mod commands;
 mod planted;
 mod residents;
 mod rest;
+mod roles;
 mod rules;
 mod runs;
 mod sick;

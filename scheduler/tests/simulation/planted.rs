@@ -85,6 +85,15 @@ fn a_kill_that_is_not_made_is_found() {
 }
 
 #[test]
+fn a_launch_in_the_wrong_role_is_found() {
+    is_found(
+        storm,
+        Planted::WrongRole,
+        &["in a role that is not its app's"],
+    );
+}
+
+#[test]
 fn a_trial_that_a_restart_forgets_is_found() {
     is_found(storm, Planted::TrialForgotten, &["before its time"]);
 }

@@ -24,6 +24,8 @@ pub(crate) enum Planted {
     Unwritten,
     /// Kills are not performed.
     Unkilled,
+    /// Offers lose the role that they are of.
+    WrongRole,
     /// A restart forgets that a trial is under way.
     TrialForgotten,
     /// Nothing says what a deployment waits for.

@@ -1,6 +1,8 @@
 //! Whole runs, one for each seed: a storm, and an update that is judged by what runs in the world.
 
-use mezzo_api::model::TaskState;
+use std::collections::BTreeSet;
+
+use mezzo_api::model::{RoleName, TaskState};
 use mezzo_scheduler::app::AppId;
 use mezzo_scheduler::core::command::Command;
 use serde_json::json;
@@ -32,6 +34,11 @@ impl Drop for Told {
 
 /// Everything goes wrong that can, then nothing does any more.
 pub(crate) fn storm(seed: u64, planted: Option<Planted>) {
+    storm_in(seed, planted);
+}
+
+/// The same; gives the roles in which something was launched.
+pub(crate) fn storm_in(seed: u64, planted: Option<Planted>) -> BTreeSet<RoleName> {
     let _told = Told(seed);
     let mut sim = Sim::new(
         seed,
@@ -57,6 +64,7 @@ pub(crate) fn storm(seed: u64, planted: Option<Planted>) {
     }
     sim.quiet(seed);
     sim.check_disk();
+    sim.roles_met
 }
 
 /// An update while scheduler and line break, but no task and no machine does: judged by what runs in the world.

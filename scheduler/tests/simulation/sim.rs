@@ -1,8 +1,8 @@
 //! The core, its disk and its world, moved on step by step; what goes wrong is drawn from the seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use mezzo_api::model::{AgentId, TaskId, TaskState};
+use mezzo_api::model::{AgentId, RoleName, TaskId, TaskState};
 use mezzo_scheduler::core::command::{Command, Refusal};
 use mezzo_scheduler::core::record::{Key, decode};
 use mezzo_scheduler::core::state::State;
@@ -10,6 +10,7 @@ use mezzo_scheduler::core::{Call, Core, Ids, Settings};
 use mezzo_scheduler::deployment::course;
 use uuid::Uuid;
 
+use super::roles;
 use super::rules::{Planted, Trials};
 use super::sick;
 use super::world::{Message, Rng, World, framework};
@@ -45,6 +46,7 @@ pub(crate) struct Sim {
     pub(crate) trials: Trials,
     pub(crate) planted: Option<Planted>,
     pub(crate) is_quiet: bool,
+    pub(crate) roles_met: BTreeSet<RoleName>,
 }
 
 impl Sim {
@@ -64,6 +66,7 @@ impl Sim {
             trials: Trials::default(),
             planted: None,
             is_quiet: false,
+            roles_met: BTreeSet::new(),
         };
         sim.turn();
         sim
@@ -141,6 +144,7 @@ impl Sim {
                 continue;
             }
             self.check_destroyed(&call);
+            roles::check_launched(self, &call);
             self.world.refuse_changes = self.faults.failures && self.rng.one_in(10);
             self.world.perform(call, self.now, prompt);
         }
@@ -148,7 +152,8 @@ impl Sim {
     pub(crate) fn connect(&mut self) {
         if !self.world.connected {
             self.core.disconnected();
-            self.world.connect(self.core.is_suppressed());
+            let suppressed = self.core.suppressed_roles();
+            self.world.connect(self.core.roles(), &suppressed);
             self.core.subscribed(&framework(), self.now);
             self.turn();
         }
@@ -159,7 +164,14 @@ impl Sim {
             return false;
         };
         match message {
-            Message::Offers(offers) => self.core.offered(offers),
+            Message::Offers(mut offers) => {
+                if self.planted == Some(Planted::WrongRole) {
+                    for offer in &mut offers {
+                        offer.role = RoleName::any();
+                    }
+                }
+                self.core.offered(offers);
+            }
             Message::Rescind(offer) => self.core.rescinded(&offer),
             Message::Status(status) => self.core.status(&status, self.now),
             Message::Machines(machines) => self.core.surveyed(machines),

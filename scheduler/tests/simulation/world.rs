@@ -2,14 +2,14 @@
 //!
 //! Everything random comes from one seed, so a failing seed replays exactly.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, Offer, OfferId, Pools, ReadinessStatus, Reason, Resources, RoleName,
-    StatusSource, TaskId, TaskInfo, TaskState, TaskStatus, VolumeSource,
+    AgentId, FrameworkId, Offer, OfferId, Pools, ReadinessStatus, Reason, Reservation, Resources,
+    RoleName, Stack, StatusSource, TaskId, TaskInfo, TaskState, TaskStatus, VolumeSource,
 };
+use mezzo_scheduler::core::Call;
 use mezzo_scheduler::core::state::Machine;
-use mezzo_scheduler::core::{Call, Purpose, Settings};
 use mezzo_scheduler::resident::HoldingId;
 
 /// SplitMix64.
@@ -43,17 +43,15 @@ pub(crate) enum Message {
     Machines(BTreeMap<AgentId, Machine>),
 }
 
-fn role_for(purpose: Purpose) -> RoleName {
-    match purpose {
-        Purpose::Tasks => RoleName::any(),
-        Purpose::Residents => Settings::default().resident_role,
-    }
+/// One of the groups of the apps here, for which a machine has resources reserved.
+pub(crate) fn group_role() -> RoleName {
+    "b".parse().expect("valid")
 }
 
 #[derive(Debug)]
 struct Offered {
     id: OfferId,
-    purpose: Purpose,
+    role: RoleName,
     pools: Pools,
 }
 
@@ -67,7 +65,7 @@ pub(crate) struct Agent {
     recovering: bool,
     offers: Vec<Offered>,
     /// No offer within these resources until then.
-    refused: Vec<(Purpose, Pools, u64)>,
+    refused: Vec<(RoleName, Pools, u64)>,
 }
 
 impl Agent {
@@ -79,9 +77,9 @@ impl Agent {
         })
     }
 
-    fn refuse(&mut self, purpose: Purpose, pools: Pools, until: u64) {
-        self.refused.retain(|(of, ..)| *of != purpose);
-        self.refused.push((purpose, pools, until));
+    fn refuse(&mut self, role: RoleName, pools: Pools, until: u64) {
+        self.refused.retain(|(of, ..)| *of != role);
+        self.refused.push((role, pools, until));
     }
 }
 
@@ -111,8 +109,8 @@ pub(crate) struct World {
     pub(crate) ever: std::collections::BTreeSet<TaskId>,
     pub(crate) connected: bool,
     pub(crate) to_core: VecDeque<Message>,
-    suppressed: bool,
-    residents_suppressed: bool,
+    /// The scheduler's, and whether it wants offers of each.
+    roles: BTreeMap<RoleName, bool>,
     /// Agents refuse the next changes of reservations and volumes.
     pub(crate) refuse_changes: bool,
     /// Whether it is told what the machines have.
@@ -128,11 +126,20 @@ impl World {
     pub(crate) fn new(n_agents: u64) -> Self {
         let agents = (0..n_agents)
             .map(|i| {
-                let total: Resources = "cpus:8;mem:2048;disk:2000;ports:[31000-31040]"
+                let open: Resources = "cpus:8;mem:2048;disk:2000;ports:[31000-31040]"
                     .parse()
                     .expect("valid");
+                let mut free = Pools::open_to_all(open);
+                if i == 0 {
+                    let stack = Stack::single(Reservation::fixed(group_role())).expect("a role");
+                    let part = "cpus:24;mem:6144;ports:[32000-32100]"
+                        .parse()
+                        .expect("valid");
+                    free = free.with_reserved(&stack, part);
+                }
+                let total = free.flat();
                 let agent = Agent {
-                    free: Pools::open_to_all(total.clone()),
+                    free,
                     total,
                     reachable: true,
                     recovering: false,
@@ -148,8 +155,7 @@ impl World {
             ever: Default::default(),
             connected: false,
             to_core: VecDeque::new(),
-            suppressed: true,
-            residents_suppressed: true,
+            roles: BTreeMap::new(),
             refuse_changes: false,
             surveys: true,
             next: 0,
@@ -200,10 +206,10 @@ impl World {
     }
 
     /// The scheduler subscribes; the agents say again what was not acknowledged.
-    pub(crate) fn connect(&mut self, suppressed: bool) {
+    pub(crate) fn connect(&mut self, roles: &BTreeSet<RoleName>, suppressed: &BTreeSet<RoleName>) {
         self.connected = true;
-        self.suppressed = suppressed;
-        self.residents_suppressed = true;
+        self.roles.clear();
+        self.set_roles(roles, suppressed);
         for agent in self.agents.values_mut() {
             agent.refused.clear();
         }
@@ -220,11 +226,25 @@ impl World {
         );
     }
 
-    fn suppressed(&mut self, purpose: Purpose) -> &mut bool {
-        match purpose {
-            Purpose::Tasks => &mut self.suppressed,
-            Purpose::Residents => &mut self.residents_suppressed,
+    /// Offers of roles that it leaves are taken back.
+    fn set_roles(&mut self, roles: &BTreeSet<RoleName>, suppressed: &BTreeSet<RoleName>) {
+        let wants = |role: &RoleName| (role.clone(), !suppressed.contains(role));
+        self.roles = roles.iter().map(wants).collect();
+        for agent in self.agents.values_mut() {
+            let offers = std::mem::take(&mut agent.offers).into_iter();
+            let (kept, left) = offers.partition(|offer: &Offered| roles.contains(&offer.role));
+            agent.offers = kept;
+            let left: Vec<Offered> = left;
+            self.to_core
+                .extend(left.into_iter().map(|offer| Message::Rescind(offer.id)));
         }
+    }
+
+    /// Of which role an offer is.
+    pub(crate) fn role_of(&self, offer: &OfferId) -> Option<&RoleName> {
+        let mut offers = self.agents.values().flat_map(|agent| &agent.offers);
+        let found = offers.find(|held| held.id == *offer)?;
+        Some(&found.role)
     }
 
     /// As the master's allocation pass.
@@ -232,24 +252,20 @@ impl World {
         if !self.connected {
             return;
         }
-        let order = match self.next % 2 {
-            0 => [Purpose::Tasks, Purpose::Residents],
-            _ => [Purpose::Residents, Purpose::Tasks],
-        };
+        let wanted = self.roles.iter().filter(|(_, wanted)| **wanted);
+        let mut order: Vec<RoleName> = wanted.map(|(role, _)| role.clone()).collect();
+        let n_roles = order.len().max(1);
+        order.rotate_left(usize::try_from(self.next).expect("small") % n_roles);
         let mut offers = Vec::new();
-        for purpose in order {
-            if *self.suppressed(purpose) {
-                continue;
-            }
-            let role = role_for(purpose);
+        for role in order {
             for (id, agent) in &mut self.agents {
                 let rest = agent.unoffered();
                 let part = rest.visible_to(&role).into_owned();
                 if !agent.reachable || part.is_empty() {
                     continue;
                 }
-                let hides = |(of, pools, until): &(Purpose, Pools, u64)| {
-                    *of == purpose && now < *until && pools.contains(&part)
+                let hides = |(of, pools, until): &(RoleName, Pools, u64)| {
+                    *of == role && now < *until && pools.contains(&part)
                 };
                 if agent.refused.iter().any(hides) {
                     continue;
@@ -274,7 +290,7 @@ impl World {
                 });
                 agent.offers.push(Offered {
                     id: offer_id,
-                    purpose,
+                    role: role.clone(),
                     pools: part,
                 });
             }
@@ -507,17 +523,13 @@ impl World {
                 };
                 let agent = self.agents.get_mut(&agent_id).expect("there");
                 let Offered {
-                    purpose,
+                    role,
                     pools: mut hand,
                     ..
                 } = agent.offers.remove(at);
                 let refused = std::mem::take(&mut self.refuse_changes) && !changes.is_empty();
                 for change in changes.iter().filter(|_| !refused) {
-                    assert_eq!(
-                        *change.role(),
-                        role_for(purpose),
-                        "changes are for the offer's role"
-                    );
+                    assert_eq!(*change.role(), role, "changes are for the offer's role");
                     let conversion = hand.conversion(change).expect("changes fit the offer");
                     hand = hand.converted(&conversion).expect("just checked");
                     agent.free = agent
@@ -530,7 +542,7 @@ impl World {
                     assert!(self.ever.insert(id.clone()), "task id {id} is used twice");
                     for mount in &info.container.volumes {
                         if let VolumeSource::Persistent(volume) = &mount.source {
-                            let found = hand.volume_for(&role_for(purpose), volume.as_str());
+                            let found = hand.volume_for(&role, volume.as_str());
                             info.persistent.extend(found.cloned());
                         }
                     }
@@ -564,7 +576,7 @@ impl World {
                     self.tasks.insert(id, task);
                 }
                 let agent = self.agents.get_mut(&agent_id).expect("there");
-                agent.refuse(purpose, hand, now + refuse.as_millis() as u64);
+                agent.refuse(role, hand, now + refuse.as_millis() as u64);
             }
             Call::Decline { offers, refuse } => {
                 for agent in self.agents.values_mut() {
@@ -574,7 +586,7 @@ impl World {
                     agent.offers = kept;
                     let gone: Vec<Offered> = gone;
                     for offer in gone {
-                        agent.refuse(offer.purpose, offer.pools, now + refuse.as_millis() as u64);
+                        agent.refuse(offer.role, offer.pools, now + refuse.as_millis() as u64);
                     }
                 }
             }
@@ -652,13 +664,21 @@ impl World {
                     self.master_says(&id, agent, state, Reason::Reconciliation);
                 }
             }
-            Call::Revive(purpose) => {
-                *self.suppressed(purpose) = false;
+            Call::Revive(role) => {
+                let wanted = self.roles.get_mut(&role);
+                *wanted.unwrap_or_else(|| panic!("{role} is revived without being subscribed")) =
+                    true;
                 for agent in self.agents.values_mut() {
-                    agent.refused.retain(|(of, ..)| *of != purpose);
+                    agent.refused.retain(|(of, ..)| *of != role);
                 }
             }
-            Call::Suppress(purpose) => *self.suppressed(purpose) = true,
+            Call::Suppress(role) => {
+                let wanted = self.roles.get_mut(&role);
+                *wanted
+                    .unwrap_or_else(|| panic!("{role} is suppressed without being subscribed")) =
+                    false;
+            }
+            Call::Roles { roles, suppressed } => self.set_roles(&roles, &suppressed),
             Call::Survey if !self.surveys => {}
             Call::Survey => {
                 let machines = self

@@ -46,6 +46,7 @@ pub(super) fn pod(app: &App, pod: &Pod) -> Value {
         json!({"kind": "fixed", "instances": app.instances}),
     );
     put("scheduling", scheduling(app));
+    put("role", app.role.as_str().into());
     if let Some(executor) = pod.executor_resources {
         put(
             "executorResources",
@@ -76,7 +77,7 @@ fn scheduling(app: &App) -> Value {
         "upgrade": upgrade_json(app.upgrade),
         "placement": {
             "constraints": constraints.collect::<Vec<Value>>(),
-            "acceptedResourceRoles": ["*"],
+            "acceptedResourceRoles": app.accepts.to_json(&app.role),
         },
         "killSelection": match app.kill_selection {
             KillSelection::YoungestFirst => "YOUNGEST_FIRST",

@@ -6,7 +6,7 @@ mod container;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mezzo_api::model::{NetworkMode, Scalar};
+use mezzo_api::model::{NetworkMode, RoleName, Scalar};
 use serde_json::{Value, json};
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
 use crate::app::constraint::{self, Constraint};
 use crate::app::pod::{ExecutorResources, Pod, PodContainer, PodVolume};
 use crate::app::read::{Fields, Report, expected};
+use crate::app::role::{self, Accepts};
 use crate::app::spec::{
     App, BackoffStrategy, Container, Engine, KillSelection, PPM, Placing, Run, UnreachableStrategy,
     UpgradeStrategy,
@@ -52,7 +53,7 @@ pub(crate) const FIELDS: &[&str] = &[
 /// What is wrong with a pod file, and which of its fields no pod has.
 #[must_use]
 pub fn check_pod_json(value: &Value) -> Report {
-    parse_pod(value, None).1
+    parse_pod(&role::guessed(value), None).1
 }
 
 /// Whether it describes a pod rather than an app.
@@ -91,12 +92,12 @@ fn read_pod(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
     ] {
         fields.unsupported(name, advice, report);
     }
-    role(&fields, report);
     let network = network::networks(&fields, report).unwrap_or_default();
     let secrets = read_secrets(&fields, report);
     let (env, secret_env) = read_env(&fields, "environment", report);
     let volumes = volumes(&fields, report);
     let scheduling = scheduling(&fields, report);
+    let (role, accepts) = roles(&fields, report);
     let instances = scaling(&fields, report);
     let executor_resources = executor_resources(&fields, report);
     let id = id?;
@@ -148,6 +149,8 @@ fn read_pod(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         kill_selection: scheduling.kill_selection,
         constraints: scheduling.constraints,
         unreachable: scheduling.unreachable,
+        role,
+        accepts,
         pod: Some(Box::new(pod)),
         ..nothing(id, container)
     };
@@ -201,6 +204,8 @@ fn nothing(id: AppId, container: Container) -> App {
         revocable: false,
         residency: None,
         fetch: Vec::new(),
+        role: RoleName::any(),
+        accepts: Accepts::default(),
         pod: None,
     }
 }
@@ -341,6 +346,20 @@ fn backoff(scheduling: &Fields<'_>, report: &mut Report) -> BackoffStrategy {
     }
 }
 
+/// `role`, and what the placement accepts of it; what else is wrong with that is told where the rest is read.
+fn roles(fields: &Fields<'_>, report: &mut Report) -> (RoleName, Accepts) {
+    let placement = fields
+        .get("scheduling")
+        .and_then(|value| value.get("placement"));
+    let path = fields.path_of("scheduling/placement");
+    let known = ["constraints", "acceptedResourceRoles"];
+    let placement = placement.filter(|value| value.is_object());
+    let placement =
+        placement.and_then(|value| Fields::open(value, path, &known, &mut Report::default()));
+    let (role, accepts) = role::read(fields, placement.as_ref(), report);
+    (role, accepts.unwrap_or_default())
+}
+
 /// Constraints are objects here, `{"fieldName", "operator", "value"}`; lists as apps have them are taken, too.
 fn placement(scheduling: &Fields<'_>, report: &mut Report) -> Vec<Constraint> {
     let known = ["constraints", "acceptedResourceRoles"];
@@ -351,19 +370,6 @@ fn placement(scheduling: &Fields<'_>, report: &mut Report) -> Vec<Constraint> {
     else {
         return Vec::new();
     };
-    for (i, role) in read
-        .strings("acceptedResourceRoles", report)
-        .unwrap_or_default()
-        .iter()
-        .enumerate()
-        .filter(|(_, role)| *role != "*")
-    {
-        let at = format!("{}({i})", read.path_of("acceptedResourceRoles"));
-        report.value_problem(
-            at,
-            format!("role {role:?} is not supported yet: only \"*\""),
-        );
-    }
     let items = read.list("constraints", report).unwrap_or_default();
     let as_lists = items.into_iter().map(|(path, item)| {
         if !item.is_object() {
@@ -380,15 +386,6 @@ fn placement(scheduling: &Fields<'_>, report: &mut Report) -> Vec<Constraint> {
     let lists = json!({ "constraints": as_lists.collect::<Vec<Value>>() });
     let lists = Fields::open(&lists, path, &["constraints"], report);
     lists.map_or_else(Vec::new, |lists| constraint::read(&lists, report))
-}
-
-fn role(fields: &Fields<'_>, report: &mut Report) {
-    if let Some(role) = fields.string("role", report)
-        && role != "*"
-    {
-        let problem = format!("role {role:?} is not supported yet: only \"*\"");
-        report.value_problem(fields.path_of("role"), problem);
-    }
 }
 
 fn executor_resources(fields: &Fields<'_>, report: &mut Report) -> Option<ExecutorResources> {

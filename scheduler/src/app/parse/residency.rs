@@ -2,10 +2,12 @@
 //!
 //! Pure. The rules and their words are Marathon's.
 
+use mezzo_api::model::RoleName;
 use serde_json::Value;
 
 use crate::app::read::{Fields, Report};
 use crate::app::residency::{PersistentMount, Residency, TaskLost};
+use crate::app::role::Accepts;
 use crate::app::spec::{App, PPM, Trial, UnreachableStrategy};
 
 use super::MAX_SECONDS_MS;
@@ -108,6 +110,12 @@ pub(super) fn defaults(said: &Value, upgrade: &str, app: &mut App) {
     if !is_said(said.get("unreachableStrategy")) {
         app.unreachable = UnreachableStrategy::Disabled;
     }
+    let accepted = said
+        .get("acceptedResourceRoles")
+        .or_else(|| said.pointer("/placement/acceptedResourceRoles"));
+    if !is_said(accepted) && app.role != RoleName::any() {
+        app.accepts = Accepts::Unreserved;
+    }
 }
 
 /// What speaks against an app with volumes, or with a residency and none.
@@ -168,6 +176,18 @@ fn check_strategies(app: &App, upgrade: &str, unreachable: &str, report: &mut Re
                 true => "unreachableStrategy must be disabled for pods with persistent volumes",
                 false => "unreachableStrategy must be disabled for resident tasks",
             },
+        );
+    }
+    if app.role != RoleName::any() && app.accepts != Accepts::Unreserved {
+        let (path, kind) = match app.pod.is_some() {
+            true => ("/scheduling/placement/acceptedResourceRoles", "pod"),
+            false => ("/acceptedResourceRoles", "app"),
+        };
+        report.value_problem(
+            path,
+            format!(
+                "A resident {kind} must have `acceptedResourceRoles = [\"*\"]`: what it keeps is reserved for it out of what is open to all"
+            ),
         );
     }
     let field = match app.upgrade.trial {

@@ -71,7 +71,7 @@ pub(crate) fn instance(pod: &AppState, instance: &Instance, now: u64) -> Value {
         "conditions": [],
         "agentHostname": instance.hostname,
         "agentId": instance.agent_id.as_str(),
-        "role": "*",
+        "role": instance.role.as_str(),
         "resources": resources(app),
         "networks": [{
             "name": app.container.network_name,

@@ -80,7 +80,7 @@ pub(crate) fn task<'a>(app: &'a AppState, instance: &'a Instance) -> Task<'a> {
                 persistence_id: held.volume.id.as_str(),
             })
             .collect(),
-        role: holding.map_or("*", |holding| holding.stack.role().as_str()),
+        role: instance.role.as_str(),
         health_check_results: alive
             .map(|alive| Health {
                 alive,
