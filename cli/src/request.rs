@@ -166,6 +166,16 @@ pub(crate) fn pairs(flag: &str, texts: &[String]) -> Result<Vec<(String, String)
     texts.iter().map(|text| pair(flag, text)).collect()
 }
 
+/// Gives an app or a pod that names no role this one.
+pub(crate) fn default_role(body: &mut Value, role: Option<&str>) {
+    if let Some(role) = role
+        && let Some(fields) = body.as_object_mut()
+        && fields.get("role").is_none_or(Value::is_null)
+    {
+        fields.insert("role".to_owned(), role.into());
+    }
+}
+
 /// An app's id with its slash: `sleep` and `/sleep` are the same.
 pub(crate) fn app_id(text: &str) -> Result<String, Failure> {
     let wrong = |why: &str| {
@@ -320,6 +330,23 @@ mod tests {
 
     fn refused<T: std::fmt::Debug>(result: Result<T, Failure>) -> String {
         result.expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn a_role_is_given_to_those_that_name_none() {
+        let given = |mut body: Value, role| {
+            default_role(&mut body, role);
+            body
+        };
+        let named = json!({"role": "ops"});
+        assert_eq!(given(named.clone(), Some("dev")), named);
+        assert_eq!(given(json!({}), Some("dev")), json!({"role": "dev"}));
+        assert_eq!(
+            given(json!({"role": null}), Some("dev")),
+            json!({"role": "dev"})
+        );
+        assert_eq!(given(json!({}), None), json!({}));
+        assert_eq!(given(json!([1]), Some("dev")), json!([1]));
     }
 
     #[test]

@@ -182,6 +182,68 @@ fn a_pod_is_added_waited_for_and_shown_with_its_containers() {
 }
 
 #[test]
+fn a_group_is_listed_with_its_pods_and_how_they_stand() {
+    let server = Scripted::start(&[
+        (
+            "GET",
+            "/v2/groups/shop",
+            200,
+            r#"{"id":"/shop","apps":[{"id":"/shop/web","instances":1,"tasksRunning":1}],"pods":[],
+                "groups":[{"id":"/shop/in","apps":[],"pods":[{"id":"/shop/in/store"}],"groups":[]}]}"#,
+        ),
+        (
+            "GET",
+            "/v2/pods/::status",
+            200,
+            r#"[{"id":"/other","status":"STABLE"},
+                {"id":"/shop/in/store","status":"DEGRADED","spec":{"scaling":{"instances":2}},"instances":[]}]"#,
+        ),
+    ]);
+    let output = server.mezzo(&["group", "list", "/shop"]);
+    let text = stdout(&output);
+    let has = |words: &[&str]| {
+        text.lines().any(|line| {
+            line.split_whitespace()
+                .take(words.len())
+                .eq(words.iter().copied())
+        })
+    };
+    assert!(has(&["/shop/web", "1/1"]), "{text}");
+    assert!(has(&["/shop/in/store", "0/2", "degraded"]), "{text}");
+    assert!(!text.contains("/other"), "{text}");
+}
+
+#[test]
+fn why_a_pod_waits_is_told() {
+    let server = Scripted::start(&[
+        (
+            "GET",
+            "/v2/pods/shop::status",
+            200,
+            r#"{"id":"/shop","spec":{"scaling":{"instances":1}},"instances":[]}"#,
+        ),
+        (
+            "GET",
+            "/v2/queue",
+            200,
+            r#"{"queue":[{"app":{"id":"/shop/no"},"count":7},
+                {"pod":{"id":"/shop"},"count":1,"since":"t","waitingFor":"the latest offers were not enough: n1"}]}"#,
+        ),
+        (
+            "GET",
+            "/v2/deployments",
+            200,
+            r#"[{"id":"d1","affectedPods":["/shop"],"currentStep":1,"totalSteps":2}]"#,
+        ),
+    ]);
+    let output = server.mezzo(&["pod", "why", "shop"]);
+    let text = stdout(&output);
+    for part in ["0 of 1", "not enough: n1", "d1 step 1 of 2"] {
+        assert!(text.contains(part), "{part}: {text} {}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_pod_file_that_is_wrong_never_leaves_this_machine_and_is_no_app() {
     let server = Scripted::start(&[]);
     let wrong = POD.replace("\"image\"", "\"imgae\"");

@@ -144,7 +144,8 @@ impl Author {
     }
 
     async fn operation(&mut self, id: &str, wanted: OperationState) -> Result<String> {
-        let status = self.until(&format!("the end of operation {id}"), |author| {
+        let what = format!("the end of operation {id}");
+        let status = self.until(&what, |author| {
             let status = author.operations.get(id)?;
             status.state.is_terminal().then(|| status.clone())
         });

@@ -98,6 +98,9 @@ pub(crate) struct UpdateArgs {
     /// The new image
     #[arg(long, value_name = "REF")]
     pub(crate) image: Option<String>,
+    /// The new role: the scheduler's default one, or the name of the app's top-level group
+    #[arg(long)]
+    pub(crate) role: Option<String>,
     /// A top-level field and its new value as JSON
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     pub(crate) set: Vec<String>,

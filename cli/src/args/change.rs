@@ -34,6 +34,9 @@ pub(crate) struct AddArgs {
     /// Files; `-` reads standard input; `.yaml` and `.yml` are YAML
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+    /// The role of those whose files name none: the scheduler's default one, or their top-level group's name
+    #[arg(long)]
+    pub(crate) role: Option<String>,
     #[command(flatten)]
     pub(crate) change: Change,
 }

@@ -166,4 +166,10 @@ pub(crate) struct SchedulerArgs {
     /// host:port at which others reach this scheduler [default: what it listens on]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) advertise: Option<String>,
+    /// The role of apps that name none, and of jobs [default: *]
+    #[arg(long)]
+    pub(crate) role: Option<String>,
+    /// Whether top-level groups that come to be enforce their name as the role of their apps: off or top [default: off]
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) new_group_enforce_role: Option<String>,
 }

@@ -106,7 +106,8 @@ async fn add(context: &Context, scheduler: &Scheduler, args: &AddArgs) -> Result
             None => apps.push((file, content)),
         }
     }
-    for (file, app) in &apps {
+    for (file, app) in &mut apps {
+        request::default_role(app, args.role.as_deref());
         check(&file.display().to_string(), app)?;
     }
     let mut answers = Vec::new();
@@ -215,11 +216,14 @@ async fn update(
     args: &UpdateArgs,
 ) -> Result<(), Failure> {
     let env = request::pairs("--env", &args.env)?;
-    let set = args
+    let mut set = args
         .set
         .iter()
         .map(|text| request::field(text))
         .collect::<Result<Vec<_>, _>>()?;
+    if let Some(role) = &args.role {
+        set.push(("role".to_owned(), role.as_str().into()));
+    }
     let by_flags = args.image.is_some() || !env.is_empty() || !set.is_empty();
     let (id, body) = if by_flags {
         let id = request::app_id(&args.target)?;
@@ -236,7 +240,7 @@ async fn update(
         let file = Path::new(&args.target);
         if args.target != "-" && !file.exists() && request::app_id(&args.target).is_ok() {
             return Err(Failure::usage(format!(
-                "`{0}` is not a file; to change the app `{0}`, say what with --image, --env or --set",
+                "`{0}` is not a file; to change the app `{0}`, say what with --image, --env, --role or --set",
                 args.target
             )));
         }

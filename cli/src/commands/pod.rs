@@ -96,7 +96,8 @@ async fn add(context: &Context, scheduler: &Scheduler, args: &AddArgs) -> Result
         let name = file.display().to_string();
         let mut content = read_file(file)?;
         let many = content.as_array_mut().map(std::mem::take);
-        for pod in many.unwrap_or_else(|| vec![content]) {
+        for mut pod in many.unwrap_or_else(|| vec![content]) {
+            request::default_role(&mut pod, args.role.as_deref());
             check(&name, &pod)?;
             pods.push((name.clone(), pod));
         }

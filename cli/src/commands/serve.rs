@@ -119,6 +119,14 @@ pub(crate) fn scheduler(args: &SchedulerArgs, master: Option<&str>) -> Result<()
     let mut flags = base(&args.server)?;
     add_master(&mut flags, master)?;
     add_place(&mut flags, args.store.as_ref(), args.advertise.as_deref())?;
+    for (key, value) in [
+        ("role", &args.role),
+        ("new_group_enforce_role", &args.new_group_enforce_role),
+    ] {
+        if let Some(value) = value {
+            flags.insert(key.to_owned(), Value::String(value.clone()));
+        }
+    }
     let config: mezzo_scheduler::Config = settings(args.server.config.as_deref(), flags)?;
     serve("scheduler", &args.server.log, |shutdown| {
         reloading(|again| mezzo_scheduler::run_reloading(config, shutdown, again))

@@ -209,6 +209,12 @@ impl Policy {
             rules: rules("anonymous", &raw.anonymous.allow, &mut problems),
             rate: Rate::new(raw.anonymous.calls_per_sec, raw.anonymous.calls_burst),
         };
+        if problems.is_empty() && named.is_empty() && anonymous.rules.is_empty() {
+            problems.push(
+                "it has no [[principal]], and [anonymous] allows nothing: nobody could do anything; `mezzo master credential NAME` makes a principal"
+                    .to_owned(),
+            );
+        }
         if problems.is_empty() {
             Ok(Self { named, anonymous })
         } else {
@@ -369,6 +375,10 @@ mod tests {
         ] {
             assert!(told.contains(part), "{part} in {told}");
         }
+        // As an editor leaves it for a moment.
+        let nobody = Policy::parse("").unwrap_err().to_string();
+        assert!(nobody.contains("nobody could do anything"), "{nobody}");
+        assert!(Policy::parse("[anonymous]\nallow = ['read']\n").is_ok());
         let unknown = Policy::parse("[[principal]]\nnam = 1\n").unwrap_err();
         assert!(
             matches!(unknown, InvalidCredentials::Syntax(_)),

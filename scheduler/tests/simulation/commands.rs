@@ -89,6 +89,24 @@ fn pod_body(rng: &mut Rng) -> Value {
     })
 }
 
+/// One whose containers all write to what an instance keeps.
+pub(crate) fn resident_pod(instances: u64) -> Value {
+    let container = |name: &str| {
+        json!({
+            "name": name,
+            "image": {"id": "image:0"},
+            "resources": {"cpus": 0.25, "mem": 32},
+            "volumeMounts": [{"name": "data", "mountPath": "data"}],
+        })
+    };
+    json!({
+        "id": "/r",
+        "volumes": [{"name": "data", "persistent": {"size": 100}}],
+        "containers": [container("one"), container("two")],
+        "scaling": {"kind": "fixed", "instances": instances},
+    })
+}
+
 fn pod_command(sim: &mut Sim, force: bool) -> Command {
     let pod: AppId = "/p".parse().expect("valid");
     let is_there = sim.core.state().pod(&pod).is_some();

@@ -1,4 +1,4 @@
-//! Apps whose instances keep a volume each.
+//! Apps and pods whose instances keep a volume each.
 
 use mezzo_api::model::TaskState;
 use mezzo_scheduler::app::AppId;
@@ -6,7 +6,7 @@ use mezzo_scheduler::core::command::Command;
 use mezzo_scheduler::reconcile::resident_bounds;
 use serde_json::json;
 
-use super::commands::resident;
+use super::commands::{resident, resident_pod};
 use super::runs::seeds;
 use super::sim::{Faults, Sim};
 use super::world;
@@ -27,7 +27,14 @@ fn what_residents_keep_outlives_everything_but_their_app() {
         let n = 1 + sim.rng.below(3);
         body["instances"] = json!(n);
         body["residency"] = json!({"taskLostBehavior": "WAIT_FOREVER"});
-        let create = Command::Create { body, force: true };
+        // Of pods as of apps.
+        let create = match sim.rng.one_in(2) {
+            true => Command::Create { body, force: true },
+            false => Command::CreatePod {
+                body: resident_pod(n),
+                force: true,
+            },
+        };
         while !sim.core.state().apps.contains_key(&app) {
             let _ = sim.command(create.clone());
         }

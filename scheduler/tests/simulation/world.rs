@@ -542,8 +542,20 @@ impl World {
                     assert!(self.ever.insert(id.clone()), "task id {id} is used twice");
                     for mount in &info.container.volumes {
                         if let VolumeSource::Persistent(volume) = &mount.source {
+                            // What a member of its group holds, it shares.
+                            let group = info.group.as_mut();
+                            let held = group.and_then(|group| {
+                                let mut beside = self.tasks.values().filter(|task| {
+                                    let of = task.info.group.as_ref();
+                                    of.is_some_and(|of| of.id == group.id)
+                                });
+                                let held = beside.find_map(|task| task.pools.volumes().next());
+                                let held = held.filter(|held| held.id == *volume)?.clone();
+                                group.shares.push(volume.clone());
+                                Some(held)
+                            });
                             let found = hand.volume_for(&role, volume.as_str());
-                            info.persistent.extend(found.cloned());
+                            info.persistent.extend(held.or(found.cloned()));
                         }
                     }
                     let pools = match info.reserved.is_empty() {

@@ -101,6 +101,18 @@ pub(super) fn rows() -> Vec<Row> {
         )
         .body(json!(["{other}"]))
         .has("/0/id", any()),
+        // No list is none, unless all that the pod keeps is meant.
+        row(
+            "killPodInstances",
+            "DELETE /v2/pods/shop/pod::instances",
+            400,
+        ),
+        row(
+            "killPodInstances",
+            "DELETE /v2/pods/shop/pod::instances?wipe=true",
+            200,
+        )
+        .has("/0/id", any()),
         row("getPodStatus", "GET /v2/pods/shop/pod::status", 200)
             .waits()
             .has("/status", json!("STABLE"))
