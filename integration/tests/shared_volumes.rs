@@ -35,25 +35,30 @@ fn corpus() -> Result<PersistentVolume> {
 /// A framework, and what it has heard.
 struct Author {
     framework: Framework,
+    subscribed: bool,
     offers: Vec<Offer>,
     states: BTreeMap<String, TaskState>,
     operations: BTreeMap<String, OperationStatus>,
 }
 
 impl Author {
-    fn subscribe(stage: &Stage, name: &str, shares: bool) -> Result<Self> {
+    async fn subscribe(stage: &Stage, name: &str, shares: bool) -> Result<Self> {
         let framework = Framework::builder(name)
             .masters([stage.cluster.master()])
             .roles(["crawl"])
             .failover_timeout(Duration::from_secs(600))
             .capabilities(shares.then_some(Capability::SharedResources))
             .spawn()?;
-        Ok(Self {
+        let mut author = Self {
             framework,
+            subscribed: false,
             offers: Vec::new(),
             states: BTreeMap::new(),
             operations: BTreeMap::new(),
-        })
+        };
+        let is_subscribed = |author: &mut Self| author.subscribed.then_some(());
+        author.until("its subscription", is_subscribed).await?;
+        Ok(author)
     }
 
     /// Hears and acknowledges until `found` finds something.
@@ -81,10 +86,8 @@ impl Author {
                         self.operations.insert(status.id.to_string(), *status);
                     }
                     Event::Disconnected { why } => bail!("the subscription broke: {why}"),
-                    Event::Subscribed { .. }
-                    | Event::AgentLost(_)
-                    | Event::InverseOffers(_)
-                    | Event::InverseRescinded(_) => {}
+                    Event::Subscribed { .. } => self.subscribed = true,
+                    Event::AgentLost(_) | Event::InverseOffers(_) | Event::InverseRescinded(_) => {}
                 }
             }
         };
@@ -178,7 +181,7 @@ fn check_start(stage: &Stage, task: &str, n: u32) -> Result<()> {
 
 async fn share(stage: &Stage) -> Result<()> {
     let volume = corpus()?;
-    let mut crawler = Author::subscribe(stage, "crawler", true)?;
+    let mut crawler = Author::subscribe(stage, "crawler", true).await?;
     let calls = crawler.framework.calls();
     let reserve = PoolChange::Reserve {
         from: None,
@@ -208,10 +211,12 @@ async fn share(stage: &Stage) -> Result<()> {
     check_start(stage, "second", 2)?;
     // It is not to write, and opens the file for that.
     crawler.state("reader", TaskState::Failed).await?;
-    let log = process::output(&mut stage.cluster.mezzo(&["task", "log", "reader", "--stderr"]))?;
-    check_contains(&log, "Read-only file system")?;
+    // What a task says on standard error comes out there.
+    let log = stage.cluster.mezzo(&["task", "log", "reader", "--stderr"]);
+    let log = { log }.output()?.stderr;
+    check_contains(&String::from_utf8_lossy(&log), "Read-only file system")?;
 
-    let mut indexer = Author::subscribe(stage, "indexer", true)?;
+    let mut indexer = Author::subscribe(stage, "indexer", true).await?;
     indexer
         .on_the_volume(
             Vec::new(),
@@ -222,7 +227,7 @@ async fn share(stage: &Stage) -> Result<()> {
     check_start(stage, "third", 3)?;
 
     // Who cannot deal with it is offered all but that.
-    let mut plain = Author::subscribe(stage, "plain", false)?;
+    let mut plain = Author::subscribe(stage, "plain", false).await?;
     let offer = plain.offer(false).await?;
     ensure!(offer.volumes.is_empty(), "{offer:?}");
     plain.framework.calls().teardown().await?;

@@ -100,7 +100,7 @@ pub(super) fn explanation(
         proto::RoleExplanation {
             role: role.to_string(),
             suppressed: view.suppressed.contains(role),
-            reasons: reasons(view, role, records.last()),
+            reasons: reasons(view, role, records.last(), limits_reached(role, snapshot)),
             passes: records.iter().map(pass).collect(),
         }
     });
@@ -125,7 +125,36 @@ fn pass(record: &PassRecord) -> proto::PassRecord {
     }
 }
 
-fn reasons(view: &FrameworkView, role: &RoleName, last: Option<&PassRecord>) -> Vec<String> {
+/// What a role, or one above it, has no more to get of by its quota: offers then come without it, if they come.
+fn limits_reached(role: &RoleName, snapshot: &Snapshot) -> Vec<String> {
+    let name = role.to_string();
+    let ends = name.match_indices('/').map(|(at, _)| at);
+    let above = ends.chain([name.len()]).filter_map(|end| {
+        let role: RoleName = name[..end].parse().ok()?;
+        snapshot.roles.get(&role)
+    });
+    let reached = above.flat_map(|view| {
+        let limits = view.quota.limits.iter();
+        let reached = limits.filter(|(what, limit)| {
+            let held = view.held_within.get(what);
+            held >= i128::from(limit.millis())
+        });
+        reached.map(|(what, limit)| {
+            format!(
+                "role {} is at its limit of {limit} {what}, offers included",
+                view.name
+            )
+        })
+    });
+    reached.collect()
+}
+
+fn reasons(
+    view: &FrameworkView,
+    role: &RoleName,
+    last: Option<&PassRecord>,
+    limits: Vec<String>,
+) -> Vec<String> {
     let mut reasons = Vec::new();
     if !view.connected {
         reasons.push("it is not connected: offers are made when it subscribes again".to_owned());
@@ -135,6 +164,7 @@ fn reasons(view: &FrameworkView, role: &RoleName, last: Option<&PassRecord>) -> 
         reasons.push("it suppressed offers for this role: it must revive them".to_owned());
         return reasons;
     }
+    reasons.extend(limits);
     let offered = view.offered.to_resources();
     if !offered.is_empty() {
         reasons.push(format!("it has not answered offers of {offered}"));
@@ -256,6 +286,50 @@ mod tests {
                 "2 of 10 agents it has declined: their filters end with their time, or when it revives",
             ]
         );
+    }
+
+    #[test]
+    fn what_a_quota_keeps_from_a_role_is_told_with_the_role_that_has_it() {
+        let mut view = view();
+        view.info.roles = vec!["dev/web".parse().unwrap()];
+        let role = |name: &str, held: &str, limits: &[(&str, i64)]| {
+            let held_within = Quantities::of(&held.parse().unwrap());
+            let limits = limits.iter().map(|(what, amount)| {
+                let millis = Scalar::from_millis(amount * 1000);
+                ((*what).to_owned(), millis)
+            });
+            let view = RoleView {
+                name: name.parse().unwrap(),
+                weight_millis: DEFAULT_WEIGHT_MILLIS,
+                frameworks: Vec::new(),
+                held: Quantities::default(),
+                held_within,
+                quota: Quota {
+                    limits: limits.collect(),
+                    ..Quota::default()
+                },
+            };
+            (view.name.clone(), view)
+        };
+        let roles = [
+            role("dev", "cpus:2;mem:10", &[("cpus", 2), ("mem", 64)]),
+            role("dev/web", "cpus:1", &[("gpus", 0)]),
+            // No role above.
+            role("de", "cpus:1", &[("cpus", 1)]),
+        ];
+        let snapshot = Snapshot {
+            roles: std::sync::Arc::new(roles.into()),
+            ..Snapshot::default()
+        };
+        let told = explanation(&view, &snapshot).roles.remove(0).reasons;
+        assert_eq!(
+            told[..2],
+            [
+                "role dev is at its limit of 2 cpus, offers included",
+                "role dev/web is at its limit of 0 gpus, offers included",
+            ]
+        );
+        assert!(told[2].starts_with("no pass"), "{told:?}");
     }
 
     #[test]
