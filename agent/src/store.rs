@@ -461,7 +461,7 @@ mod tests {
                 "{\"version\":1,\"destroyed\":[\"v-..\"]}",
                 "no name of a volume's folder",
             ),
-            ("{\"version\":2}", "version 2"),
+            ("{\"version\":3}", "version 3"),
             ("{\"version\":1,\"res", "EOF"),
         ] {
             fs::write(&book, bad).unwrap();
