@@ -69,7 +69,11 @@ async fn a_limit_cuts_offers_is_explained_and_outlives_the_master() {
         resources("cpus:1.5;mem:4096;ports:[31000-31009]")
     );
     let told = reasons(&master, &framework, "it has not answered").await;
-    assert!(told[0].contains("cpus:1.5"), "{told:?}");
+    assert_eq!(
+        told[0],
+        "role team is at its limit of 1.5 cpus, offers included"
+    );
+    assert!(told[1].contains("cpus:1.5"), "{told:?}");
 
     let held = operator
         .list_roles(proto::ListRolesRequest::default())

@@ -391,7 +391,7 @@ mod tests {
 
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("credentials.toml");
-        std::fs::write(&path, "").unwrap();
+        std::fs::write(&path, "[anonymous]\nallow = ['read']\n").unwrap();
         let config = Config {
             credentials: Some(path.clone()),
             ..Config::default()
