@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use mezzo_api::{
-    model::{AgentInfo, CgroupMode, FrameworkInfo, StreamId, Task, TaskInfo},
+    model::{AgentInfo, CgroupMode, FrameworkInfo, Task, TaskInfo},
     proto,
 };
 
@@ -12,41 +12,10 @@ use crate::{
     config::Config,
     state::{
         AgentState, Call, Caller, Event, Launch, LossLimit, Operation, Pass, Registration,
-        Settings, Snapshot, Source,
+        Settings, Snapshot, numbers::Numbers,
     },
     store::{Saved, memory::MemoryStore},
 };
-
-#[derive(Debug, Default)]
-struct Numbers(u64);
-
-impl Numbers {
-    fn id<T: std::str::FromStr<Err: std::fmt::Debug>>(&mut self) -> T {
-        self.0 += 1;
-        format!("n{}", self.0).parse().unwrap()
-    }
-}
-
-impl Source for Numbers {
-    fn agent_id(&mut self) -> AgentId {
-        self.id()
-    }
-    fn framework_id(&mut self) -> FrameworkId {
-        self.id()
-    }
-    fn offer_id(&mut self) -> OfferId {
-        self.id()
-    }
-    fn stream_id(&mut self) -> StreamId {
-        self.id()
-    }
-    fn operation_id(&mut self) -> mezzo_api::model::OperationId {
-        self.id()
-    }
-    fn random(&mut self) -> u64 {
-        self.0
-    }
-}
 
 /// A core with its store, its clock, and all that it said.
 struct Bench {

@@ -27,6 +27,8 @@ mod lent;
 mod losses;
 mod maintenance;
 mod notice;
+#[cfg(test)]
+mod numbers;
 mod offers;
 mod operations;
 mod pass;

@@ -9,188 +9,32 @@
 //!               └─────► dropped: the agent came back without it, or was away
 //! ```
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
-};
+mod ends;
+mod parts;
+
+use std::{collections::BTreeSet, sync::Arc};
 
 use mezzo_api::model::{
     AgentId, AgentInfo, Capability, FrameworkId, OperationId, OperationState, OperationStatus,
     PersistentVolume, Pool, PoolChange, PoolOperation, Pools, Reservation, ReservationKind,
-    TaskInfo, VolumeId, VolumeKey, VolumeSource,
+    VolumeKey,
 };
 
 use super::{
-    ConnId, Core, Effect, Refusal, Supply, ToAgent, ToFramework, Turn,
-    agents::{AgentEntry, AgentLink},
-    frameworks::FrameworkEntry,
-    offers::Hand,
+    ConnId, Core, Effect, Refusal, Supply, ToAgent, Turn, agents::AgentLink, offers::Hand,
 };
+use ends::MOST_OPERATIONS;
+pub(super) use {ends::Asked, parts::Beside};
+
 use crate::{
     planted::{Bug, planted},
     store::{AgentRecord, Change},
 };
 
-/// Of a framework, under way or not acknowledged.
-const MOST_OPERATIONS: usize = 10_000;
-/// Answers to operators that are remembered.
-const MOST_ASKED: usize = 1_000;
 /// Names in a sentence.
 const MOST_NAMED: usize = 5;
 
-/// What operators asked for lately.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Asked {
-    statuses: Arc<BTreeMap<OperationId, OperationStatus>>,
-    order: VecDeque<OperationId>,
-}
-
-/// The persistent volumes that members of a group hold which were looked at before: the others share them.
-#[derive(Debug, Default)]
-pub(super) struct Beside {
-    held: BTreeMap<VolumeId, PersistentVolume>,
-}
-
-impl Asked {
-    pub(super) fn shared(&self) -> Arc<BTreeMap<OperationId, OperationStatus>> {
-        Arc::clone(&self.statuses)
-    }
-
-    fn note(&mut self, status: OperationStatus) {
-        let statuses = Arc::make_mut(&mut self.statuses);
-        if statuses.insert(status.id.clone(), status.clone()).is_none() {
-            self.order.push_back(status.id);
-        }
-        while self.order.len() > MOST_ASKED {
-            if let Some(oldest) = self.order.pop_front() {
-                statuses.remove(&oldest);
-            }
-        }
-    }
-}
-
 impl Core {
-    /// What of `left` a task takes. Says in the task which reservations and volumes those are.
-    pub(super) fn part_for(
-        &self,
-        info: &mut TaskInfo,
-        hand: &Hand,
-        left: &Pools,
-        beside: &mut Beside,
-    ) -> Result<Pools, String> {
-        if info.agent_id != hand.agent_id {
-            return Err(format!(
-                "`agent_id` is {}, the offers are of {}",
-                info.agent_id, hand.agent_id
-            ));
-        }
-        if Supply::of(info.revocable) != hand.supply {
-            let problem = match hand.supply {
-                Supply::Ordinary => {
-                    "`revocable` is set, the offers are not revocable: use one with `revocable`"
-                }
-                Supply::Revocable => "the offers are revocable, the task is not: set `revocable`",
-            };
-            return Err(problem.to_owned());
-        }
-        if info.container.image.is_empty() {
-            return Err("`container.image` is empty".to_owned());
-        }
-        if info.resources.is_empty() {
-            return Err(
-                "`resources` is empty: a task must take something from the offers".to_owned(),
-            );
-        }
-        self.name_volumes(info, hand, left, beside)?;
-        if info.reserved.is_empty() {
-            match left.pick(&info.resources) {
-                Some(picked) => info.reserved = picked.pool_list(),
-                None => {
-                    return Err(format!(
-                        "it takes {}, the offers still hold {left}",
-                        info.resources
-                    ));
-                }
-            }
-        }
-        let part = info
-            .pools()
-            .map_err(|error| format!("`reserved`: {error}"))?;
-        if left.contains(&part) {
-            Ok(part)
-        } else {
-            Err(format!("it takes {part}, the offers still hold {left}"))
-        }
-    }
-
-    /// Fills in which volumes a task mounts, and which of them another member of its group holds.
-    fn name_volumes(
-        &self,
-        info: &mut TaskInfo,
-        hand: &Hand,
-        left: &Pools,
-        beside: &mut Beside,
-    ) -> Result<(), String> {
-        info.persistent.clear();
-        let named: BTreeSet<_> = info
-            .container
-            .volumes
-            .iter()
-            .filter_map(|mount| match &mount.source {
-                VolumeSource::Persistent(id) => Some(id.clone()),
-                VolumeSource::HostPath(_)
-                | VolumeSource::Tmpfs(_)
-                | VolumeSource::Secret(_)
-                | VolumeSource::Group(_) => None,
-            })
-            .collect();
-        for id in named {
-            let writes = info.writes(&id);
-            if let Some(held) = beside.held.get(&id) {
-                info.persistent.push(held.clone());
-                if let Some(group) = info.group.as_mut().filter(|_| writes) {
-                    group.shares.push(id);
-                }
-                continue;
-            }
-            let Some(volume) = left.volume_for(&hand.role, id.as_str()) else {
-                return Err(format!(
-                    "the offers hold no persistent volume {id}: there is none for role {} on agent {}, a task writes to it, \
-                     or it is shared and the framework has not the capability {}",
-                    hand.role,
-                    hand.agent_id,
-                    Capability::SharedResources.name()
-                ));
-            };
-            // However many have it.
-            if volume.shared {
-                info.persistent.push(volume.clone());
-                continue;
-            }
-            let (users, writers) = self.users_of(&hand.agent_id, &volume.key());
-            if writes && !users.is_empty() {
-                return Err(format!(
-                    "volume {} is read by {}: it is written by one task alone",
-                    volume.key(),
-                    named_tasks(&users)
-                ));
-            }
-            // Who held it has ended, another member of its group has not.
-            if !writers.is_empty() {
-                return Err(format!(
-                    "volume {} is written by {}",
-                    volume.key(),
-                    named_tasks(&writers)
-                ));
-            }
-            if writes {
-                beside.held.insert(id, volume.clone());
-            }
-            info.persistent.push(volume.clone());
-        }
-        Ok(())
-    }
-
     /// The tasks that mount a volume, and those of them that write to it.
     fn users_of(&self, agent_id: &AgentId, key: &VolumeKey) -> (Vec<String>, Vec<String>) {
         let (mut users, mut writers) = (Vec::new(), Vec::new());
@@ -524,197 +368,6 @@ impl Core {
         if status.keep {
             status.agent_id = Some(agent_id);
             self.settle(turn, status);
-        }
-    }
-
-    /// What a returning agent knows of changes, against what was sent to it. Its registration said what is reserved now.
-    pub(super) fn take_operations(
-        &mut self,
-        turn: &mut Turn<'_>,
-        agent_id: &AgentId,
-        reported: Vec<OperationStatus>,
-    ) {
-        let Some(agent) = self.agents.get_mut(agent_id) else {
-            return;
-        };
-        let sent = std::mem::take(&mut agent.changes);
-        for operation in sent.into_iter().filter(|operation| operation.keep) {
-            let is_it = |status: &&OperationStatus| {
-                operation.id == status.id && operation.framework == status.framework
-            };
-            if reported.iter().any(|status| is_it(&status)) {
-                continue;
-            }
-            self.settle(
-                turn,
-                OperationStatus {
-                    id: operation.id,
-                    framework: operation.framework,
-                    agent_id: Some(agent_id.clone()),
-                    state: OperationState::Dropped,
-                    message: "the agent was away before it had it".to_owned(),
-                    keep: false,
-                },
-            );
-        }
-        for status in reported {
-            let agent_id = Some(agent_id.clone());
-            self.settle(turn, OperationStatus { agent_id, ..status });
-        }
-    }
-
-    /// What was sent to an agent that is gone for good.
-    pub(super) fn drop_changes(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId, why: &str) {
-        let agent = self.agents.get_mut(agent_id);
-        let changes = agent.map(|agent| std::mem::take(&mut agent.changes));
-        for operation in changes.into_iter().flatten().filter(|change| change.keep) {
-            self.settle(
-                turn,
-                OperationStatus {
-                    id: operation.id,
-                    framework: operation.framework,
-                    agent_id: Some(agent_id.clone()),
-                    state: OperationState::Dropped,
-                    message: why.to_owned(),
-                    keep: false,
-                },
-            );
-        }
-    }
-
-    /// An operation whose offers could not be used.
-    pub(super) fn drop_change(
-        &mut self,
-        turn: &mut Turn<'_>,
-        framework_id: &FrameworkId,
-        id: &OperationId,
-        why: &str,
-    ) {
-        let framework = self.frameworks.get(framework_id);
-        let known = framework.and_then(|framework| framework.operations.get(id));
-        let status = known.cloned().unwrap_or_else(|| OperationStatus {
-            id: id.clone(),
-            framework: Some(framework_id.clone()),
-            agent_id: None,
-            state: OperationState::Dropped,
-            message: why.to_owned(),
-            keep: false,
-        });
-        self.settle(turn, status);
-    }
-
-    fn remember_operation(&mut self, status: OperationStatus) {
-        let framework = status.framework.as_ref();
-        if let Some(entry) = framework.and_then(|id| self.frameworks.get_mut(id))
-            && entry.operations.len() < MOST_OPERATIONS
-        {
-            entry.operations.insert(status.id.clone(), status);
-        }
-    }
-
-    /// Tells what became of a change. `keep` is set in the word of an agent that repeats it.
-    fn settle(&mut self, turn: &mut Turn<'_>, status: OperationStatus) {
-        let Some(framework_id) = &status.framework else {
-            self.acknowledge_unkept(turn, &status);
-            self.operations.note(status);
-            return;
-        };
-        match self.frameworks.get(framework_id) {
-            Some(entry) if !entry.is_removed() => {
-                self.remember_operation(status.clone());
-                self.tell_operation(turn, status);
-            }
-            // Nobody is left to acknowledge it.
-            Some(_) | None => self.acknowledge_unkept(turn, &status),
-        }
-    }
-
-    fn acknowledge_unkept(&mut self, turn: &mut Turn<'_>, status: &OperationStatus) {
-        let agent = status.agent_id.as_ref().and_then(|id| self.agents.get(id));
-        if let Some(conn) = agent.and_then(AgentEntry::conn).filter(|_| status.keep) {
-            let message = ToAgent::AcknowledgeOperation {
-                framework_id: status.framework.clone(),
-                operation_id: status.id.clone(),
-            };
-            turn.push(Effect::ToAgent(conn, message));
-        }
-    }
-
-    fn tell_operation(&self, turn: &mut Turn<'_>, status: OperationStatus) {
-        let framework = status.framework.as_ref();
-        let entry = framework.and_then(|id| self.frameworks.get(id));
-        if let Some(conn) = entry.and_then(FrameworkEntry::conn) {
-            let event = ToFramework::Operation(Box::new(status));
-            turn.push(Effect::ToFramework(conn, event));
-        }
-    }
-
-    /// To a framework that subscribed: the ends that it has not acknowledged.
-    pub(super) fn retell_operations(&self, turn: &mut Turn<'_>, framework_id: &FrameworkId) {
-        let Some(entry) = self.frameworks.get(framework_id) else {
-            return;
-        };
-        let ended = entry
-            .operations
-            .values()
-            .filter(|status| status.state.is_terminal());
-        for status in ended.cloned() {
-            self.tell_operation(turn, status);
-        }
-    }
-
-    pub(super) fn acknowledge_operation(
-        &mut self,
-        turn: &mut Turn<'_>,
-        framework_id: &FrameworkId,
-        agent_id: &AgentId,
-        operation_id: &OperationId,
-    ) {
-        if let Some(entry) = self.frameworks.get_mut(framework_id)
-            && let Some(status) = entry.operations.get(operation_id)
-            && status.state.is_terminal()
-        {
-            entry.operations.remove(operation_id);
-        }
-        if let Some(conn) = self.agents.get(agent_id).and_then(AgentEntry::conn) {
-            let message = ToAgent::AcknowledgeOperation {
-                framework_id: Some(framework_id.clone()),
-                operation_id: operation_id.clone(),
-            };
-            turn.push(Effect::ToAgent(conn, message));
-        }
-    }
-
-    pub(super) fn reconcile_operations(
-        &self,
-        turn: &mut Turn<'_>,
-        framework_id: &FrameworkId,
-        asked: &[(OperationId, Option<AgentId>)],
-    ) {
-        let Some(entry) = self.frameworks.get(framework_id) else {
-            return;
-        };
-        if asked.is_empty() {
-            for status in entry.operations.values().cloned() {
-                self.tell_operation(turn, status);
-            }
-            return;
-        }
-        for (id, agent_id) in asked {
-            let known = entry.operations.get(id).cloned();
-            let status = known.unwrap_or_else(|| OperationStatus {
-                id: id.clone(),
-                framework: Some(framework_id.clone()),
-                agent_id: agent_id.clone(),
-                state: if self.may_come_back(agent_id.as_ref()) {
-                    OperationState::Recovering
-                } else {
-                    OperationState::Unknown
-                },
-                message: String::new(),
-                keep: false,
-            });
-            self.tell_operation(turn, status);
         }
     }
 }

@@ -355,48 +355,16 @@ fn add_all<K: Ord, V>(map: &mut BTreeMap<K, V>, entries: Vec<(K, V)>) {
 #[cfg(test)]
 mod tests {
     use mezzo_api::{
-        model::{AgentInfo, CgroupMode, FrameworkInfo, OperationId, Resources, StreamId},
+        model::{AgentInfo, CgroupMode, FrameworkInfo, Resources},
         proto,
     };
 
     use super::*;
     use crate::{
         config::Config,
-        state::{Call, Caller, Event, Registration, Settings, Source},
+        state::{Call, Caller, Event, Registration, Settings, numbers::Numbers},
         store::Saved,
     };
-
-    #[derive(Debug, Default)]
-    struct Numbers(u64);
-
-    impl Numbers {
-        fn id<T: std::str::FromStr<Err: std::fmt::Debug>>(&mut self) -> T {
-            self.0 += 1;
-            format!("n{:04}", self.0).parse().unwrap()
-        }
-    }
-
-    impl Source for Numbers {
-        fn agent_id(&mut self) -> AgentId {
-            self.id()
-        }
-        fn framework_id(&mut self) -> FrameworkId {
-            self.id()
-        }
-        fn offer_id(&mut self) -> OfferId {
-            self.id()
-        }
-        fn stream_id(&mut self) -> StreamId {
-            self.id()
-        }
-        fn operation_id(&mut self) -> OperationId {
-            self.id()
-        }
-        fn random(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(1);
-            self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17)
-        }
-    }
 
     fn size(n: u64) -> Resources {
         format!("cpus:{};mem:{}", n + 1, 64 * (n + 1))
