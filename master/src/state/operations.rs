@@ -8,6 +8,8 @@
 //! asked ──► pending ──► finished, failed            told until acknowledged; an operator reads it in the snapshot
 //!               └─────► dropped: the agent came back without it, or was away
 //! ```
+//!
+//! Here is how a change is asked, checked and sent; `ends` has what becomes of it, `parts` which volumes a task gets.
 
 mod ends;
 mod parts;
