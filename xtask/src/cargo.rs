@@ -47,12 +47,12 @@ pub(crate) fn shown(command: &mut Command) -> Result<()> {
 /// Builds every program and every test, and returns the tests. One call for the whole workspace: then every
 /// dependency has one set of features and is compiled once.
 pub(crate) fn build_tests() -> Result<Vec<TestProgram>> {
-    build_tests_of(&["--workspace"])
+    build(&["build", "--workspace", "--all-targets"])
 }
 
-/// Builds every program and every test of some packages (`-p NAME`), and returns the tests.
-pub(crate) fn build_tests_of(packages: &[&str]) -> Result<Vec<TestProgram>> {
-    build(&[&["build", "--all-targets"], packages].concat())
+/// Builds one program, without optimisation. As [`build_tests`] does it: what they have built is not built again.
+pub(crate) fn build_program(name: &str) -> Result<()> {
+    run(&["build", "--quiet", "--locked", "--workspace", "--bin", name])
 }
 
 /// Builds the unit tests of one package's library by one profile.

@@ -108,11 +108,12 @@ fn make(steps: &mut Steps, profile: Profile) -> Result<Build> {
         Profile::Release => "release",
     };
     steps.run(&format!("build mezzo ({folder})"), || {
-        let mut words = vec!["build", "--locked", "--package", "mezzo"];
-        if profile == Profile::Release {
-            words.push("--release");
+        match profile {
+            Profile::Dev => cargo::build_program("mezzo")?,
+            Profile::Release => {
+                cargo::run(&["build", "--locked", "--package", "mezzo", "--release"])?;
+            }
         }
-        cargo::run(&words)?;
         Ok(String::new())
     })?;
     let program = target.join(folder).join("mezzo");

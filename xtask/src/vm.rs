@@ -219,14 +219,7 @@ const ONE: Counts = Counts {
 
 fn prepare(steps: &mut Steps) -> Result<Bench> {
     steps.run("build the guest's agent", || {
-        cargo::run(&[
-            "build",
-            "--quiet",
-            "-p",
-            "mezzo-integration",
-            "--bin",
-            "mezzo-guest",
-        ])?;
+        cargo::build_program("mezzo-guest")?;
         Ok(String::new())
     })?;
     let mut bench = None;
@@ -287,7 +280,8 @@ fn runtime(
 ) -> Result<Counts> {
     let mut tests = Vec::new();
     steps.run("build the runtime and its tests", || {
-        tests = cargo::build_tests_of(&["-p", "mezzo-runtime"])?;
+        tests = cargo::build_tests()?;
+        tests.retain(|test| test.package == "mezzo-runtime");
         Ok(format!("{} test programs", tests.len()))
     })?;
     let scratch = Scratch::create()?;
@@ -305,15 +299,7 @@ fn e2e(bench: &Bench, steps: &mut Steps, filter: Option<&str>, cpus: u32) -> Res
     let mut sleep = PathBuf::new();
     steps.run("build mezzo and the tests on real containers", || {
         setup::ensure(&[Need::Cluster])?;
-        let packages = [
-            "-p",
-            "mezzo",
-            "-p",
-            "mezzo-integration",
-            "-p",
-            "example-rust-framework",
-        ];
-        tests = cargo::build_tests_of(&packages)?;
+        tests = cargo::build_tests()?;
         tests.retain(|test| test.package == "mezzo-integration" && test.kind == "test");
         sleep = images::build_sleep()?;
         Ok(format!("{} test programs", tests.len()))
@@ -348,7 +334,7 @@ fn programs(steps: &mut Steps) -> Result<Programs> {
     let mut programs = None;
     steps.run("build mezzo and the sleep program", || {
         setup::ensure(&[Need::Cluster])?;
-        cargo::run(&["build", "--quiet", "-p", "mezzo"])?;
+        cargo::build_program("mezzo")?;
         let mezzo = paths::target()?.join("vm/mezzo");
         let mut strip = Command::new("strip");
         process::output(strip.arg("-o").arg(&mezzo).arg(paths::program("mezzo")?))?;

@@ -27,7 +27,7 @@ pub(super) fn run(bench: &Bench, steps: &mut Steps) -> Result<()> {
     let scratch = Scratch::create()?;
     let mut spec = GuestSpec::new("limits");
     steps.run("build mezzo", || {
-        cargo::run(&["build", "-p", "mezzo"])?;
+        cargo::build_program("mezzo")?;
         fill(&mut spec, &scratch)?;
         Ok(String::new())
     })?;

@@ -26,8 +26,8 @@ pub(super) fn run(
 ) -> Result<Counts> {
     let mut tests = Vec::new();
     steps.run("build the agent and its tests", || {
-        tests = cargo::build_tests_of(&["-p", "mezzo-agent"])?;
-        tests.retain(|test| test.kind == "test" && test.target == "node");
+        tests = cargo::build_tests()?;
+        tests.retain(|test| test.package == "mezzo-agent" && test.target == "node");
         ensure!(tests.len() == 1, "cargo built {tests:?}");
         Ok(String::new())
     })?;
