@@ -221,6 +221,7 @@ fn decode_register(register: agent_message::Register) -> Result<Registration, St
     storable("register.info", &info)?;
     let tasks = register.tasks.into_iter().enumerate().map(|(i, task)| {
         Task::try_from(task)
+            .map(Into::into)
             .map_err(|invalid: Invalid| invalid.within(&format!("register.tasks[{i}]")))
     });
     let tasks = tasks.collect::<Result<_, _>>()?;

@@ -95,7 +95,7 @@ impl Machine {
             tasks: self
                 .processes
                 .values()
-                .map(|process| process.task.clone())
+                .map(|process| process.task.clone().into())
                 .collect(),
         }
     }

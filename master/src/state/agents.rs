@@ -3,18 +3,17 @@
 //! Whether a peer still answers is watched by the front, which cuts a silent stream; here only streams begin and end.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
 };
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, NodeUsage, OfferId, PoolOperation, Reason, Resources, Task, TaskState,
-    TaskUsage,
+    AgentId, AgentInfo, NodeUsage, OfferId, PoolOperation, Reason, Resources, TaskState, TaskUsage,
 };
 
 use super::{
-    AgentChange, ConnId, Core, Effect, Ending, Holder, Ledger, Refusal, Registration, Supply,
-    ToAgent, ToFramework, Turn, lent::Lent,
+    AgentChange, ConnId, Core, Effect, Ending, HeldTask, Holder, Ledger, Refusal, Registration,
+    Supply, ToAgent, ToFramework, Turn, lent::Lent,
 };
 use crate::{
     allocator::AgentFilters,
@@ -208,39 +207,41 @@ impl Core {
         turn: &mut Turn<'_>,
         agent_id: &AgentId,
         conn: ConnId,
-        tasks: Vec<Task>,
+        tasks: Vec<HeldTask>,
     ) {
-        let mut reported: BTreeMap<Holder, Task> = tasks
-            .into_iter()
-            .map(|task| ((task.framework_id.clone(), task.info.task_id.clone()), task))
-            .collect();
-        let believed: Vec<Holder> = self
-            .agents
-            .get(agent_id)
-            .map(|entry| entry.tasks.iter().cloned().collect())
-            .unwrap_or_default();
-        for holder in believed {
-            match reported.remove(&holder) {
-                Some(task) => self.task_found(turn, agent_id, &holder, task),
-                None => self.task_not_found(turn, &holder),
+        let entry = self.agents.get(agent_id);
+        let mut missed = entry.map_or_else(BTreeSet::new, |entry| entry.tasks.clone());
+        let mut learnt = Vec::new();
+        for held in tasks {
+            let task = &held.task;
+            let holder = (task.framework_id.clone(), task.info.task_id.clone());
+            if missed.remove(&holder) {
+                self.task_found(turn, agent_id, &holder, held.task.status);
+            } else {
+                learnt.push((holder, held));
             }
         }
-        for (holder, task) in reported {
-            self.task_learnt(turn, agent_id, holder, task);
+        for holder in missed {
+            self.task_not_found(turn, &holder);
         }
-        let here: Vec<Holder> = self
-            .agents
-            .get(agent_id)
-            .map(|entry| entry.tasks.iter().cloned().collect())
-            .unwrap_or_default();
+        for (holder, held) in learnt {
+            self.task_learnt(turn, agent_id, holder, held);
+        }
+        self.repeat_wishes(turn, agent_id, conn);
+    }
+
+    /// Tells an agent that attached what is to end there and does not yet.
+    fn repeat_wishes(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId, conn: ConnId) {
+        let entry = self.agents.get(agent_id);
         let mut shut_down = BTreeSet::new();
-        for holder in here {
+        for holder in entry.iter().flat_map(|entry| &entry.tasks) {
             let Some(framework) = self.frameworks.get_mut(&holder.0) else {
                 continue;
             };
             if framework.is_removed() {
-                if shut_down.insert(holder.0.clone()) {
-                    turn.push(Effect::ToAgent(conn, ToAgent::ShutdownFramework(holder.0)));
+                if shut_down.insert(&holder.0) {
+                    let removed = ToAgent::ShutdownFramework(holder.0.clone());
+                    turn.push(Effect::ToAgent(conn, removed));
                 }
                 continue;
             }
@@ -255,7 +256,7 @@ impl Core {
             if let Some(kill) = entry.kill
                 && !entry.task.status.state.is_terminal()
             {
-                let (framework_id, task_id) = holder;
+                let (framework_id, task_id) = holder.clone();
                 turn.push(Effect::ToAgent(
                     conn,
                     ToAgent::Kill {

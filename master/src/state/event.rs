@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::{allocator::Quota, store::WindowRecord};
+use crate::{allocator::Quota, state::tasks::KnownTask, store::WindowRecord};
 use mezzo_api::model::{
     AgentId, AgentInfo, FrameworkId, FrameworkInfo, NodeUsage, OfferId, OperationId,
-    OperationStatus, PersistentVolume, Pool, PoolChange, Resources, RoleName, StreamId, Task,
-    TaskId, TaskInfo, TaskStatus, TaskUsage, UpdateId, WindowName,
+    OperationStatus, PersistentVolume, Pool, PoolChange, Pools, Resources, RoleName, StreamId,
+    Task, TaskId, TaskInfo, TaskStatus, TaskUsage, UpdateId, WindowName,
 };
 
 /// One connection of an agent or a framework; never used twice by a process.
@@ -106,9 +106,28 @@ pub struct Registration {
     /// Of the running kernel.
     pub boot_id: String,
     /// All that it holds.
-    pub tasks: Vec<Task>,
+    pub tasks: Vec<HeldTask>,
     /// What became of changes that nobody has acknowledged.
     pub operations: Vec<OperationStatus>,
+}
+
+/// A task on an agent that attaches. Far smaller than a [`Task`]: a new leader is given those of the whole cluster at once.
+#[derive(Debug, Clone)]
+pub struct HeldTask {
+    /// As it will be kept, if it was not known.
+    pub task: KnownTask,
+    /// What it takes.
+    pub pools: Pools,
+}
+
+impl From<Task> for HeldTask {
+    fn from(task: Task) -> Self {
+        let pools = task.info.pools();
+        Self {
+            pools: pools.unwrap_or_else(|_| task.info.resources.clone().into()),
+            task: task.into(),
+        }
+    }
 }
 
 /// Who calls, on which subscription.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use mezzo_api::{
-    model::{AgentInfo, CgroupMode, FrameworkInfo, Task, TaskInfo},
+    model::{AgentInfo, CgroupMode, FrameworkInfo, TaskInfo},
     proto,
 };
 
@@ -92,7 +92,7 @@ impl Bench {
             },
             boot_id: String::new(),
             operations: Vec::new(),
-            tasks: Vec::<Task>::new(),
+            tasks: Vec::new(),
         };
         let conn = ConnId(conn);
         self.feed(Event::AgentAttached { conn, registration });

@@ -53,7 +53,7 @@ use crate::{
 pub use drain::DrainStage;
 pub use effect::{Effect, Ending, MadeOffer, Refusal, ToAgent, ToFramework};
 pub use event::{
-    Acknowledgement, Call, Caller, ConnId, Event, Launch, Operation, Pass, Registration,
+    Acknowledgement, Call, Caller, ConnId, Event, HeldTask, Launch, Operation, Pass, Registration,
 };
 pub use ledger::{Holder, Ledger};
 pub use lent::Supply;

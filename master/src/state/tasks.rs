@@ -16,8 +16,8 @@ use mezzo_api::{
 use crate::planted::{Bug, planted};
 
 use super::{
-    Acknowledgement, Core, Effect, Holder, Supply, ToAgent, ToFramework, Turn, agents::AgentEntry,
-    frameworks::FrameworkEntry,
+    Acknowledgement, Core, Effect, HeldTask, Holder, Supply, ToAgent, ToFramework, Turn,
+    agents::AgentEntry, frameworks::FrameworkEntry,
 };
 
 /// A wish to end a task, kept until it has ended.
@@ -387,13 +387,12 @@ impl Core {
         turn: &mut Turn<'_>,
         agent_id: &AgentId,
         holder: &Holder,
-        task: Task,
+        mut status: TaskStatus,
     ) {
         let Some(entry) = self.task(holder) else {
             return;
         };
         let was = entry.task.status.state;
-        let mut status = task.status;
         status.agent_id = Some(agent_id.clone());
         let terminal = status.state.is_terminal();
         // The end itself is told by the agent's own status, which waits for its acknowledgement.
@@ -443,8 +442,9 @@ impl Core {
         turn: &mut Turn<'_>,
         agent_id: &AgentId,
         holder: Holder,
-        mut task: Task,
+        held: HeldTask,
     ) {
+        let HeldTask { mut task, pools } = held;
         task.status.agent_id = Some(agent_id.clone());
         task.info.agent_id = agent_id.clone();
         let terminal = task.status.state.is_terminal();
@@ -464,9 +464,7 @@ impl Core {
         }
         let role = task.role.clone();
         let supply = Supply::of(task.info.revocable);
-        let pools = task.info.pools();
-        let pools = pools.unwrap_or_else(|_| task.info.resources.clone().into());
-        let entry = TaskEntry::new(task.into());
+        let entry = TaskEntry::new(task);
         let status = retold(&entry.task, Reason::AgentReregistered);
         framework.tasks.insert(holder.1.clone(), entry);
         self.view.touch_framework(&holder.0);
