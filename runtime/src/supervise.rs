@@ -32,6 +32,8 @@ use crate::users::UserRange;
 
 /// How long killed processes may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one try to close the books waits for that, and how long after it the next one is.
+const TRY: Duration = Duration::from_secs(2);
 
 /// One container.
 #[derive(Debug)]
@@ -257,15 +259,18 @@ pub(crate) fn watch_over(
     };
     entry.set_live(Some(live));
     entry.state.send_replace(EntryState::Running);
-    let handle = tokio::spawn(wait_for_end(
-        Arc::clone(entry),
-        Arc::clone(hierarchies),
-        keeper,
-    ));
-    entry.set_watcher(handle);
+    let (watched, hierarchies) = (Arc::clone(entry), Arc::clone(hierarchies));
+    entry.set_watcher(tokio::spawn(async move {
+        wait_for_keeper(&watched, keeper).await;
+        let record = closed(&watched, &hierarchies).await;
+        watched
+            .state
+            .send_replace(EntryState::Exited(Arc::new(record)));
+        watched.set_live(None);
+    }));
 }
 
-async fn wait_for_end(entry: Arc<Entry>, hierarchies: Arc<Hierarchies>, keeper: ProcessRef) {
+async fn wait_for_keeper(entry: &Entry, keeper: ProcessRef) {
     if let Some(pidfd) = keeper.open() {
         match sys::register(pidfd, Interest::READABLE) {
             Ok(pidfd) => {
@@ -276,21 +281,24 @@ async fn wait_for_end(entry: Arc<Entry>, hierarchies: Arc<Hierarchies>, keeper: 
             }
         }
     }
-    let closing = Arc::clone(&entry);
-    let closed = tokio::task::spawn_blocking(move || close_books(&closing, &hierarchies)).await;
-    match closed {
-        Ok(Ok(record)) => {
-            entry
-                .state
-                .send_replace(EntryState::Exited(Arc::new(record)));
-            entry.set_live(None);
+}
+
+/// Closes the books of a container whose keeper is gone, however long that takes: a process in uninterruptible sleep does
+/// not die, a full disk takes no record. Until then the container runs, for all that anybody may know.
+async fn closed(entry: &Arc<Entry>, hierarchies: &Arc<Hierarchies>) -> ExitRecord {
+    let mut told = false;
+    loop {
+        let (closing, hierarchies) = (Arc::clone(entry), Arc::clone(hierarchies));
+        let result = tokio::task::spawn_blocking(move || close_books(&closing, &hierarchies));
+        match result.await.unwrap_or_else(|error| Err(error.into())) {
+            Ok(record) => return record,
+            Err(error) if !told => {
+                told = true;
+                tracing::error!(container = %entry.id, %error, "a container that lost its keeper cannot be closed; trying until it can");
+            }
+            Err(_) => {}
         }
-        Ok(Err(error)) => {
-            tracing::error!(container = %entry.id, %error, "the container's end cannot be recorded")
-        }
-        Err(error) => {
-            tracing::error!(container = %entry.id, %error, "the container's end was not looked at")
-        }
+        tokio::time::sleep(TRY).await;
     }
 }
 
@@ -326,7 +334,8 @@ pub(crate) fn settle(
     Ok(record)
 }
 
-/// Kills what is left of a container that has no keeper, records its end, and removes what it leaves behind.
+/// Kills what is left of a container that has no keeper, records its end, and removes what it leaves behind. An error
+/// leaves it to be closed later.
 pub(crate) fn close(
     entry: &Entry,
     hierarchies: &Hierarchies,
@@ -344,9 +353,9 @@ pub(crate) fn close(
         if let Some(pidfd) = running.as_ref().and_then(|running| running.process.open()) {
             use std::os::fd::AsFd;
             let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-            let _ = sys::wait_readable(pidfd.as_fd(), Some(KILL_TIMEOUT));
+            let _ = sys::wait_readable(pidfd.as_fd(), Some(TRY));
         }
-        if !hierarchies.kill(&entry.cgroup, KILL_TIMEOUT) {
+        if !hierarchies.kill(&entry.cgroup, TRY) {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 "killed processes are still there",

@@ -6,10 +6,11 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use common::{Node, alive, id, kill, until, within};
+use common::{Node, TIMEOUT, alive, id, kill, tell, until, within};
 use mezzo_runtime::{ContainerState, Exit};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,6 +242,80 @@ async fn a_keeper_lost_while_no_runtime_is_there_is_reported_by_the_next() {
         Exit::KeeperLost
     );
     assert!(!node.cgroup_dir("memory", "orphan").exists());
+}
+
+/// A process that a signal cannot end, as one in uninterruptible sleep: version 1 freezes so deep. Thawed when dropped.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    /// `None`, said loudly, where there is no freezer of version 1.
+    fn new(pid: i32) -> Option<Self> {
+        let freezer = Path::new("/sys/fs/cgroup/freezer");
+        if !freezer.join("cgroup.procs").exists() {
+            tell("skipped: no freezer of cgroup version 1");
+            return None;
+        }
+        let frozen = Self(freezer.join(format!("mezzo-test-frozen-{}", std::process::id())));
+        fs::create_dir(&frozen.0).unwrap();
+        frozen.write("cgroup.procs", &pid.to_string());
+        frozen.write("freezer.state", "FROZEN");
+        Some(frozen)
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        fs::write(self.0.join(file), text).unwrap();
+    }
+
+    fn is_frozen(&self) -> bool {
+        fs::read_to_string(self.0.join("freezer.state")).unwrap() == "FROZEN\n"
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.write("freezer.state", "THAWED");
+        let deadline = Instant::now() + TIMEOUT;
+        while fs::remove_dir(&self.0).is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_die_with_its_keeper_runs_until_it_does() {
+    let Some(mut node) = Node::new().await else {
+        return;
+    };
+    let started = node
+        .runtime()
+        .start(&id("stuck"), node.spec(&["sleep"]))
+        .await
+        .unwrap();
+    let Some(frozen) = Frozen::new(started.pid) else {
+        return;
+    };
+    until("it is frozen", || frozen.is_frozen()).await;
+    kill(started.keeper_pid);
+    until("the keeper is gone", || !alive(started.keeper_pid)).await;
+    // Longer than one try to end it. However long: it is there, so nobody may be told that it is not.
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        let status = node.runtime().status(&id("stuck")).await.unwrap().unwrap();
+        assert!(
+            matches!(status.state, ContainerState::Running { pid, .. } if pid == started.pid),
+            "{status:?}"
+        );
+        assert!(alive(started.pid));
+        // The next runtime finds the same.
+        node.close();
+        node.open().await;
+    }
+    drop(frozen);
+    let record = within(node.runtime().wait(&id("stuck"))).await.unwrap();
+    assert_eq!(record.exit, Exit::KeeperLost);
+    assert_eq!(record.started_at_ms, started.started_at_ms);
+    assert!(!alive(started.pid));
+    assert!(!node.cgroup_dir("memory", "stuck").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

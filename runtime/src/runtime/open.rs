@@ -17,7 +17,7 @@ use crate::error::OpenError;
 use crate::id::ContainerId;
 use crate::layout::{self, Layout, SpecRecord, create_private_dir, open_lock, try_lock};
 use crate::link::LauncherLink;
-use crate::model::RuntimeConfig;
+use crate::model::{Exit, RuntimeConfig};
 use crate::network::Networks;
 use crate::process;
 use crate::recovery::{self, Found, Recovery};
@@ -199,15 +199,25 @@ pub(super) async fn recover_one(inner: &Arc<Inner>, id: &ContainerId) -> io::Res
             }
             (Recovery::Close(exit), Some(spec)) => {
                 tracing::warn!(container = %id, ?exit, "container did not survive");
+                let same_boot = exit != Exit::LostAtReboot;
                 let (entry, hierarchies) = (entry(spec), Arc::clone(&inner.hierarchies));
                 let closing = Arc::clone(&entry);
                 let closed = tokio::task::spawn_blocking(move || {
                     supervise::close(&closing, &hierarchies, exit)
                 });
-                let record = closed.await.map_err(io::Error::other)??;
-                entry
-                    .state
-                    .send_replace(EntryState::Exited(Arc::new(record)));
+                match closed.await.map_err(io::Error::other)? {
+                    Ok(record) => {
+                        let exited = EntryState::Exited(Arc::new(record));
+                        entry.state.send_replace(exited);
+                    }
+                    // It runs on without its keeper, and keeps nothing else from being found.
+                    Err(error) => match found.keeper.map(|found| (found.keeper, found.running)) {
+                        Some((keeper, Some(running))) if same_boot => {
+                            supervise::watch_over(&entry, &inner.hierarchies, keeper, &running);
+                        }
+                        _ => return Err(error),
+                    },
+                }
                 return Ok(());
             }
             (Recovery::Adopt, Some(spec)) => {
