@@ -16,7 +16,7 @@ use crate::fetch::{
     what_a_task_fetches_is_in_its_sandbox_before_it_starts,
 };
 use crate::figures::{
-    a_storm_of_launches_does_not_hold_up_samples, apps_are_counted_to_the_microsecond,
+    a_storm_of_launches_and_of_kills_holds_up_nothing, apps_are_counted_to_the_microsecond,
     many_idle_tasks_cost_little, what_tasks_use_is_told_with_rates_and_history,
 };
 use crate::files::{
@@ -103,7 +103,7 @@ cases![
     files_go_in_and_come_out_and_no_link_leads_out,
     what_tasks_use_is_told_with_rates_and_history,
     apps_are_counted_to_the_microsecond,
-    a_storm_of_launches_does_not_hold_up_samples,
+    a_storm_of_launches_and_of_kills_holds_up_nothing,
     many_idle_tasks_cost_little,
     a_message_reaches_a_task,
     a_second_agent_on_the_same_folder_is_refused,

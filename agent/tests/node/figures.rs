@@ -3,12 +3,13 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
-    time::Duration,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
 };
 
 use mezzo_api::proto::{
     self, NetworkMode,
-    TaskState::{TaskFinished, TaskRunning},
+    TaskState::{TaskFinished, TaskKilled, TaskRunning},
 };
 
 use crate::bench::{Bench, FRAMEWORK, eventually, task};
@@ -150,37 +151,92 @@ pub(crate) async fn apps_are_counted_to_the_microsecond(bench: &mut Bench) {
     }
 }
 
-pub(crate) async fn a_storm_of_launches_does_not_hold_up_samples(bench: &mut Bench) {
+/// With `MEZZO_STORM_TASKS` so many, and figures; else a few.
+pub(crate) async fn a_storm_of_launches_and_of_kills_holds_up_nothing(bench: &mut Bench) {
+    let wanted = std::env::var("MEZZO_STORM_TASKS").ok();
+    let count: usize = wanted.as_ref().map_or(60, |n| n.parse().unwrap());
+    bench.config.resources = Some("cpus:4000;mem:40000000;disk:1000".parse().unwrap());
     bench.start(1).await;
     bench.master.report().await;
-    let small = |n: usize| {
-        let mut small = task(&format!("storm-{n}"), &["exit", "0"]);
-        for resource in &mut small.resources {
-            resource.value = Some(proto::resource::Value::Scalar(proto::Scalar {
-                millis: 10_000,
-            }));
+    let name = |n: usize| format!("storm-{n}");
+    let bench = &*bench;
+    let launches = async {
+        for n in 0..count {
+            bench.launch(task(&name(n), &["sleep"])).await;
         }
-        small.resources.retain(|resource| resource.name == "mem");
-        small
+        for n in 0..count {
+            bench.master.status(&name(n), TaskRunning).await;
+        }
     };
-    const STORM: usize = 60;
-    for n in 0..STORM {
-        bench.launch(small(n)).await;
+    let kills = async {
+        for n in 0..count {
+            bench.kill_task(&name(n), Some(0)).await;
+        }
+        for n in 0..count {
+            let end = bench.master.end(&name(n)).await;
+            assert_eq!(end.state(), TaskKilled, "{}", end.message);
+        }
+    };
+    let up = meanwhile(bench, launches).await;
+    let down = meanwhile(bench, kills).await;
+    if wanted.is_some() {
+        println!("{count} launches: {up:?}");
+        println!("{count} kills: {down:?}");
+        // A master waits so long for an answer, unless it is told otherwise.
+        let patience = Duration::from_secs(5);
+        assert!(up.ping.max(down.ping) < patience);
     }
-    // While they start and end, the heartbeat is answered and samples go on: a report between any few ends.
-    let mut reports = bench.master.reports();
-    for n in (0..STORM).step_by(15) {
-        bench.master.end(&format!("storm-{n}")).await;
-        bench.master.ping(n as u64).await;
-        eventually("another report", || bench.master.reports() > reports).await;
-        reports = bench.master.reports();
+}
+
+/// What a master saw while something went on.
+#[derive(Debug)]
+#[allow(dead_code, reason = "printed")]
+struct Meanwhile {
+    took: Duration,
+    /// How many were answered, and the longest answer.
+    pings: u64,
+    ping: Duration,
+    /// Reports of samples, and the longest time without one.
+    reports: usize,
+    gap: Duration,
+}
+
+/// Pings all the time until it is over, which is at least once; a ping without an answer fails by its deadline.
+async fn meanwhile(bench: &Bench, work: impl Future<Output = ()>) -> Meanwhile {
+    static SEQUENCE: AtomicU64 = AtomicU64::new(1);
+    let (begun, before) = (Instant::now(), bench.master.reports());
+    let mut seen = Meanwhile {
+        took: Duration::ZERO,
+        pings: 0,
+        ping: Duration::ZERO,
+        reports: 0,
+        gap: Duration::ZERO,
+    };
+    let watching = async {
+        let mut reported = begun;
+        loop {
+            let asked = Instant::now();
+            let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
+            bench.master.ping(sequence).await;
+            seen.pings += 1;
+            seen.ping = seen.ping.max(asked.elapsed());
+            let reports = bench.master.reports() - before;
+            if reports > seen.reports {
+                seen.reports = reports;
+                seen.gap = seen.gap.max(reported.elapsed());
+                reported = Instant::now();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = watching => {}
     }
-    for n in 0..STORM {
-        assert_eq!(
-            bench.master.end(&format!("storm-{n}")).await.state(),
-            TaskFinished
-        );
-    }
+    seen.took = begun.elapsed();
+    // One more after it, however short it was.
+    eventually("another report", || bench.master.reports() > before).await;
+    seen
 }
 
 /// Processor time of a process so far, from its `stat`: milliseconds.
@@ -206,7 +262,7 @@ pub(crate) async fn many_idle_tasks_cost_little(bench: &mut Bench) {
         bench.config.resources = Some("cpus:4000;mem:40000000;disk:1000".parse().unwrap());
     }
     bench.start(1).await;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     for n in 0..count {
         bench.launch(task(&format!("idle-{n}"), &["sleep"])).await;
     }
@@ -228,7 +284,7 @@ pub(crate) async fn many_idle_tasks_cost_little(bench: &mut Bench) {
         all_sampled(bench, count).await;
         tokio::time::sleep(Duration::from_secs(10)).await;
         let before = cpu_ms(bench.agent_pid());
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         tokio::time::sleep(Duration::from_secs(30)).await;
         let used = cpu_ms(bench.agent_pid()) - before;
         let node = all_sampled(bench, count).await;
@@ -245,14 +301,14 @@ pub(crate) async fn many_idle_tasks_cost_little(bench: &mut Bench) {
 /// Waits until there is a sample of each of so many tasks.
 async fn all_sampled(bench: &Bench, count: usize) -> proto::NodeUsage {
     let mut client = bench.client().await;
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let request = proto::GetStatsRequest::default();
         let round = client.get_stats(request).await.unwrap().into_inner();
         if round.tasks.len() >= count {
             return round.node.unwrap();
         }
-        assert!(std::time::Instant::now() < deadline, "not all were sampled");
+        assert!(Instant::now() < deadline, "not all were sampled");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
