@@ -7,7 +7,7 @@ pub(crate) mod quota;
 
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
 
@@ -176,6 +176,23 @@ pub(crate) fn default_role(body: &mut Value, role: Option<&str>) {
     }
 }
 
+/// Gives a job another role. What it accepts stays the same in the words of that role: all of it, what is open to all, or
+/// what is reserved for the role.
+pub(crate) fn new_job_role(job: &mut Value, role: &str) {
+    let before = job["role"].as_str().unwrap_or("*").to_owned();
+    if let Some(accepted) = job["acceptedResourceRoles"].as_array() {
+        let names: Vec<&str> = accepted.iter().filter_map(Value::as_str).collect();
+        let accepted = match (names.contains(&"*"), names.contains(&before.as_str())) {
+            (true, false) => json!(["*"]),
+            (false, true) => json!([role]),
+            // All of it: the default.
+            (true, true) | (false, false) => Value::Null,
+        };
+        job["acceptedResourceRoles"] = accepted;
+    }
+    job["role"] = json!(role);
+}
+
 /// An app's id with its slash: `sleep` and `/sleep` are the same.
 pub(crate) fn app_id(text: &str) -> Result<String, Failure> {
     let wrong = |why: &str| {
@@ -324,8 +341,6 @@ pub(crate) fn changes(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn refused<T: std::fmt::Debug>(result: Result<T, Failure>) -> String {
@@ -347,6 +362,23 @@ mod tests {
         );
         assert_eq!(given(json!({}), None), json!({}));
         assert_eq!(given(json!([1]), Some("dev")), json!([1]));
+    }
+
+    #[test]
+    fn a_job_that_gets_another_role_accepts_what_it_did() {
+        for (accepted, expected) in [
+            (json!(["*", "dev"]), Value::Null),
+            (json!(["*"]), json!(["*"])),
+            (json!(["dev"]), json!(["ops"])),
+        ] {
+            let mut job = json!({"role": "dev", "acceptedResourceRoles": accepted});
+            new_job_role(&mut job, "ops");
+            let wanted = json!({"role": "ops", "acceptedResourceRoles": expected});
+            assert_eq!(job, wanted, "{accepted}");
+        }
+        let mut old = json!({});
+        new_job_role(&mut old, "ops");
+        assert_eq!(old, json!({"role": "ops"}));
     }
 
     #[test]

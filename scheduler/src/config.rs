@@ -39,7 +39,7 @@ pub struct Config {
     pub reconcile_interval_secs: u64,
     /// An offer that is of no use is not wanted again for this long.
     pub decline_secs: u64,
-    /// Of apps that name none, and of jobs: Marathon's `mesos_role`.
+    /// Of apps and jobs that name none: Marathon's `mesos_role`.
     pub role: RoleName,
     /// Whether groups that come to be enforce their role.
     pub new_group_enforce_role: NewGroups,

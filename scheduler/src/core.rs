@@ -73,7 +73,7 @@ pub struct Settings {
     pub max_versions: usize,
     /// For which what instances keep is reserved, where their app has the role `*`.
     pub resident_role: RoleName,
-    /// Of apps that name none, and of jobs.
+    /// Of apps and jobs that name none.
     pub default_role: RoleName,
     /// Top-level groups that come to be have their name as the role of all that is in them.
     pub new_groups_enforce_role: bool,
@@ -224,9 +224,10 @@ impl Core {
             launch_timeout_ms: millis(settings.launch_timeout),
             kill_retry_ms: millis(settings.kill_retry),
         };
+        let jobs = Arc::clone(&state.jobs);
         let mut core = Self {
+            jobs: JobCore::new(jobs, timing, settings.default_role.clone()),
             settings,
-            jobs: JobCore::new(Arc::clone(&state.jobs), timing),
             tasks: HashMap::new(),
             touched: state.apps.keys().cloned().collect(),
             waiting: BTreeSet::new(),

@@ -222,14 +222,7 @@ impl<'a> Round<'a> {
         } = self.need;
         let site = &self.sites[offer];
         let have = accepts.amounts(&self.free[offer]);
-        let mut lacks = ask.lacks(&have);
-        if !lacks.is_empty()
-            && ask
-                .lacks(&Accepts::Both.amounts(&self.free[offer]))
-                .is_empty()
-        {
-            lacks.insert(0, Lack::not_accepted(*accepts, &self.offers[offer].role));
-        }
+        let mut lacks = ask.lacks_of(*accepts, &self.free[offer], &self.offers[offer].role);
         lacks.extend(self.tally.refuses(constraints, site, *wanted));
         if !lacks.is_empty() {
             return Err(lacks);
@@ -404,7 +397,7 @@ mod tests {
         assert_eq!(
             lacks,
             [
-                "role: the app accepts resources of role * alone, the offer of role dev has others",
+                "role: it accepts resources of role * alone, the offer of role dev has others",
                 "cpus: asks for 1, 0 offered"
             ]
         );

@@ -55,7 +55,7 @@ pub fn why_not_launched(state: &State, app: &AppState, now: u64) -> Option<Strin
     }
     let of_others = |refusal: &Refusal| matches!(refusal.lacks.as_slice(), [Lack::Role { .. }]);
     if queue.refusals.iter().all(of_others) {
-        return Some(no_offer(state, spec, &queue.refusals));
+        return Some(no_offer(state, &spec.role, &queue.refusals));
     }
     let mut parts: Vec<String> = queue
         .refusals
@@ -92,13 +92,25 @@ fn at_limit(state: &State, role: &RoleName) -> String {
     }
 }
 
-/// No offer of the app's role came: what the master says of that, and what it offered in other roles.
-fn no_offer(state: &State, spec: &App, others: &[Refusal]) -> String {
-    let role = match spec.role == RoleName::any() {
+/// Why a run of a job of the role waits for an offer, given what was said of the latest ones.
+#[must_use]
+pub fn why_run_waits(state: &State, role: &RoleName, latest: &str) -> String {
+    if !state.connected {
+        "not connected to the master; trying again".to_owned()
+    } else if latest.is_empty() {
+        no_offer(state, role, &[])
+    } else {
+        format!("{latest}{}", at_limit(state, role))
+    }
+}
+
+/// No offer of the role came: what the master says of that, and what it offered in other roles.
+fn no_offer(state: &State, role: &RoleName, others: &[Refusal]) -> String {
+    let word = state.roles.get(role);
+    let role = match *role == RoleName::any() {
         true => String::new(),
-        false => format!(" of role {}", spec.role),
+        false => format!(" of role {role}"),
     };
-    let word = state.roles.get(&spec.role);
     if let Some(refused) = word.and_then(|word| word.refused.as_ref()) {
         return format!(
             "no offer{role}: the master does not let this scheduler have it: {refused}"

@@ -295,7 +295,7 @@ async fn a_run_waits_for_a_machine_that_its_constraints_allow_and_says_so() {
         .wait(path, "a reason", |value| {
             value["runs"][0]["waitsBecause"]
                 .as_str()
-                .is_some_and(|why| !why.is_empty())
+                .is_some_and(|why| why.contains("node1"))
         })
         .await;
     assert_eq!(runs["runs"][0]["state"], "waiting");

@@ -11,6 +11,9 @@ pub(crate) enum JobCommand {
         after_help = "Examples:\n  mezzo job add nightly.json\n  mezzo job add nightly.yaml weekly.yaml"
     )]
     Add(AddArgs),
+    /// Change settings of a job that is there; the others stay
+    #[command(after_help = "Example:\n  mezzo job update nightly --role batch")]
+    Update(UpdateArgs),
     /// List jobs with their next run and how the last one ended
     #[command(visible_alias = "ls", after_help = "Example:\n  mezzo job list")]
     List,
@@ -66,6 +69,18 @@ pub(crate) struct AddArgs {
     /// Job files; `-` reads standard input; `.yaml` and `.yml` are YAML
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+    /// The role of those whose files name none; otherwise they get the scheduler's default one
+    #[arg(long)]
+    pub(crate) role: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// The job's name
+    pub(crate) name: String,
+    /// The new role: runs that wait and those to come go by offers of it
+    #[arg(long)]
+    pub(crate) role: String,
 }
 
 #[derive(Debug, Args)]

@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 use super::Context;
 use super::app::{complaints, prefix, read_file};
 use crate::{
-    args::job::{AddArgs, JobCommand, LogArgs},
+    args::job::{AddArgs, JobCommand, LogArgs, UpdateArgs},
     args::task,
     client::scheduler::Scheduler,
     failure::Failure,
     output,
     render::{self, clean},
+    request,
     view::app::raw_list,
 };
 
@@ -19,6 +20,7 @@ pub(crate) async fn run(context: &Context, command: JobCommand) -> Result<(), Fa
     let scheduler = Scheduler::new(&context.servers.scheduler)?;
     match command {
         JobCommand::Add(args) => add(context, &scheduler, &args).await,
+        JobCommand::Update(args) => update(context, &scheduler, &args).await,
         JobCommand::List => {
             let answer = scheduler.get("/v1/jobs").await?;
             let jobs = raw_list(&answer, "jobs");
@@ -149,7 +151,8 @@ async fn add(context: &Context, scheduler: &Scheduler, args: &AddArgs) -> Result
             Some(many) if !many.is_empty() => many.clone(),
             Some(_) | None => vec![content],
         };
-        for job in many {
+        for mut job in many {
+            request::default_role(&mut job, args.role.as_deref());
             complaints(&file_name, "job", &mezzo_scheduler::check_job_json(&job))?;
             jobs.push((file_name.clone(), job));
         }
@@ -165,6 +168,22 @@ async fn add(context: &Context, scheduler: &Scheduler, args: &AddArgs) -> Result
         answers.push(answer);
     }
     context.output.done(&answers, &lines.join("\n"))
+}
+
+/// The job as it is, with another role. Answers tell the default of what is accepted, which goes with the role.
+async fn update(
+    context: &Context,
+    scheduler: &Scheduler,
+    args: &UpdateArgs,
+) -> Result<(), Failure> {
+    let mut job = get(scheduler, &args.name).await?;
+    request::new_job_role(&mut job, &args.role);
+    let path = path(&args.name)?;
+    let answer = scheduler
+        .send(Method::PUT, &path, false, Some(&job))
+        .await?;
+    let sentence = format!("{}: role {}", args.name, clean(&args.role));
+    context.output.done(&answer, &sentence)
 }
 
 async fn log(context: &Context, scheduler: &Scheduler, args: &LogArgs) -> Result<(), Failure> {

@@ -14,11 +14,14 @@ pub(crate) fn list(jobs: &[Value], style: Style) -> String {
     if jobs.is_empty() {
         return "no jobs; add one with `mezzo job add FILE`\n".to_owned();
     }
-    let mut table = Table::new(&["JOB", "STARTS", "NEXT", "LAST", "NOW", ">OK", ">FAILED"]);
+    let mut table = Table::new(&[
+        "JOB", "ROLE", "STARTS", "NEXT", "LAST", "NOW", ">OK", ">FAILED",
+    ]);
     for job in jobs {
         let last = text(job, "status");
         table.row([
             text(job, "name").into(),
+            text(job, "role").into(),
             starts(job).into(),
             when(job).into(),
             toned(tone(&last), last),
@@ -40,6 +43,7 @@ pub(crate) fn show(job: &Value, style: Style) -> String {
             ("zone", text(job, "scheduleTimeZone")),
             ("next", when(job)),
             ("state", text(job, "state")),
+            ("role", text(job, "role")),
             ("image", text(&job["container"], "image")),
             ("command", text(job, "command")),
             ("retries", text(job, "retries")),

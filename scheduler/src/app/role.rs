@@ -1,7 +1,7 @@
-//! The role of an app: in whose share its instances run, and which resources of an offer of that role they take.
+//! The role of an app or a job: in whose share its instances run, and which resources of an offer of that role they take.
 //!
 //! Pure. As in Marathon 1.11: an app has the scheduler's default role or the name of its top-level group, which only the core
-//! can tell (`core/roles.rs`); `acceptedResourceRoles` names `*`, the app's role, or both.
+//! can tell (`core/roles.rs`); `acceptedResourceRoles` names `*`, the app's role, or both. A job names any role.
 
 use std::borrow::Cow;
 
@@ -80,8 +80,8 @@ pub fn named(mut from: Vec<Pool>, offer: &Offer) -> Vec<Pool> {
     from
 }
 
-/// `role` and `acceptedResourceRoles`, which `placed` has: the app itself, or a pod's placement.
-pub(super) fn read(
+/// `role` and `acceptedResourceRoles`, which `placed` has: the app or job itself, or a pod's placement.
+pub(crate) fn read(
     fields: &Fields<'_>,
     placed: Option<&Fields<'_>>,
     report: &mut Report,
@@ -121,7 +121,7 @@ fn accepts(fields: &Fields<'_>, role: &RoleName, report: &mut Report) -> Option<
     }
 }
 
-/// The body of an app or a pod with `role` where it names none.
+/// The body of an app, a pod or a job with `role` where it names none.
 #[must_use]
 pub fn with_default(body: &Value, role: &RoleName) -> Value {
     let mut body = body.clone();
@@ -135,7 +135,7 @@ pub fn with_default(body: &Value, role: &RoleName) -> Value {
 
 /// The body as the scheduler may read it: without a role of its own it gets the scheduler's default one, of which the file
 /// says no more than that it accepts what is reserved for it.
-pub(super) fn guessed(body: &Value) -> Value {
+pub(crate) fn guessed(body: &Value) -> Value {
     let accepted = [
         "/acceptedResourceRoles",
         "/scheduling/placement/acceptedResourceRoles",

@@ -320,7 +320,7 @@ impl Core {
             }
             Command::Job(command) => {
                 // What waits may ask for something else now.
-                if let Some(known) = self.interests.get_mut(&self.settings.default_role) {
+                for known in self.interests.values_mut() {
                     known.wants.jobs.clear();
                 }
                 Ok(Reply::Job(self.jobs.command(command, now)?))

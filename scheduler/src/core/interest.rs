@@ -1,8 +1,8 @@
 //! What the master is asked for: in which roles there are to be offers at all, and in each of them offers exactly while
 //! something waits for them.
 //!
-//! Pure. A role is there as long as something of an app may start in it, or something is kept for it; the scheduler's own
-//! two always are.
+//! Pure. A role is there as long as something of an app or a job may start in it, or something is kept for it; the
+//! scheduler's own two always are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -156,7 +156,8 @@ impl Core {
             | Key::Job(_)
             | Key::JobRun(..) => false,
         });
-        if !may_differ {
+        // Both, so that the word of the jobs is taken.
+        if !self.jobs.take_roles_changed() && !may_differ {
             return;
         }
         let needed = self.needed_roles();
@@ -202,6 +203,7 @@ impl Core {
         for holding in self.state.releasing.values() {
             add(holding.stack.role());
         }
+        self.jobs.roles().for_each(add);
         roles
     }
 
@@ -274,9 +276,9 @@ impl Core {
                 });
             }
         }
-        if !self.jobs.demand().is_empty() {
-            of(&self.settings.default_role, &mut |wants| {
-                wants.jobs.clone_from(self.jobs.demand());
+        for (role, run) in self.jobs.demand() {
+            of(role, &mut |wants| {
+                wants.jobs.insert(run.clone());
             });
         }
         for holding in self.to_give_back() {

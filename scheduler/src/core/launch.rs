@@ -1,6 +1,6 @@
 //! Turns offers into tasks.
 //!
-//! Pure. Offers are of a role, and go to apps of that role and to nobody else. Which are asked for is in `interest`. An instance is in the state, and so durable, in the same turn whose calls launch it.
+//! Pure. Offers are of a role, and go to apps and jobs of that role and to nobody else. Which are asked for is in `interest`. An instance is in the state, and so durable, in the same turn whose calls launch it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -98,11 +98,10 @@ impl Core {
         ids: &mut dyn Ids,
     ) -> bool {
         let needs = self.needs(hungry, &hands.offers);
-        let of_jobs = *role == self.settings.default_role;
         // Whose first has waited longer goes first; the other takes from what is left.
-        let jobs_first = of_jobs && self.jobs_wait_longer(&needs);
+        let jobs_first = self.jobs_wait_longer(role, &needs);
         if jobs_first {
-            self.place_jobs(hands, now, ids);
+            self.place_jobs(role, hands, now, ids);
         }
         let mut plan = place(&hands.offers, &mut hands.left, &needs, self.salt);
         let mut per_offer: Vec<usize> = hands.uses.iter().map(|using| using.tasks.len()).collect();
@@ -123,11 +122,11 @@ impl Core {
             hands.uses[placement.offer].tasks.extend(tasks);
         }
         self.note_refusals(&hands.offers, &needs, &plan, now);
-        if of_jobs && !jobs_first {
-            self.place_jobs(hands, now, ids);
+        if !jobs_first {
+            self.place_jobs(role, hands, now, ids);
         }
         let wanted: u64 = needs.iter().map(|need| u64::from(need.count)).sum();
-        wanted > plan.placements.len() as u64 || (of_jobs && !self.jobs.demand().is_empty())
+        wanted > plan.placements.len() as u64 || self.jobs.waits_in(role)
     }
 
     /// Uses what is to be used, and gives back the rest; soon again where it is used and something still waits.

@@ -8,7 +8,7 @@ mod render;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{self, Path, Query};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -18,9 +18,11 @@ use super::answer::{self, error, json_answer, with_warnings};
 use super::filter::Params;
 use super::{Context, jobs};
 use crate::core::command::{Command, Reply};
+use crate::core::state::State;
 use crate::jobs::JobName;
 use crate::jobs::command::{JobCommand, JobReply};
 use crate::jobs::parse::Kind;
+use crate::jobs::state::JobState;
 
 type Pairs = Query<Vec<(String, String)>>;
 
@@ -61,14 +63,15 @@ async fn command(context: &Context, command: JobCommand) -> Result<JobReply, Box
 fn found(
     context: &Context,
     text: &str,
-    shown: impl FnOnce(&crate::jobs::state::JobState) -> Value,
+    shown: impl FnOnce(&State, &JobState) -> Value,
 ) -> Response {
     let name = match name(text) {
         Ok(name) => name,
         Err(response) => return *response,
     };
-    match context.handle.state().jobs.get(&name) {
-        Some(state) => json_answer(StatusCode::OK, &shown(state)),
+    let state = context.handle.state();
+    match state.jobs.get(&name) {
+        Some(job) => json_answer(StatusCode::OK, &shown(&state, job)),
         None => error(
             StatusCode::NOT_FOUND,
             &format!("job '{name}' does not exist"),
@@ -76,29 +79,43 @@ fn found(
     }
 }
 
-async fn list(State(context): State<Context>) -> Response {
+async fn list(extract::State(context): extract::State<Context>) -> Response {
     let state = context.handle.state();
     let jobs: Vec<Value> = state.jobs.values().map(|job| render::job(job)).collect();
     json_answer(StatusCode::OK, &json!({ "jobs": jobs }))
 }
 
-async fn show(State(context): State<Context>, Path(text): Path<String>) -> Response {
-    found(&context, &text, |job| {
+async fn show(
+    extract::State(context): extract::State<Context>,
+    Path(text): Path<String>,
+) -> Response {
+    found(&context, &text, |state, job| {
         let mut value = render::job(job);
-        value["runs"] = render::runs(job);
+        value["runs"] = render::runs(state, job, &context.about.role);
         value
     })
 }
 
-async fn runs(State(context): State<Context>, Path(text): Path<String>) -> Response {
-    found(&context, &text, |job| json!({ "runs": render::runs(job) }))
+async fn runs(
+    extract::State(context): extract::State<Context>,
+    Path(text): Path<String>,
+) -> Response {
+    found(
+        &context,
+        &text,
+        |state, job| json!({ "runs": render::runs(state, job, &context.about.role) }),
+    )
 }
 
-async fn create(State(context): State<Context>, bytes: Bytes) -> Response {
+async fn create(extract::State(context): extract::State<Context>, bytes: Bytes) -> Response {
     store(&context, None, &bytes, true).await
 }
 
-async fn put(State(context): State<Context>, Path(text): Path<String>, bytes: Bytes) -> Response {
+async fn put(
+    extract::State(context): extract::State<Context>,
+    Path(text): Path<String>,
+    bytes: Bytes,
+) -> Response {
     match name(&text) {
         Ok(name) => store(&context, Some(name), &bytes, false).await,
         Err(response) => *response,
@@ -149,12 +166,19 @@ async fn store(
     }
 }
 
-async fn remove(State(context): State<Context>, Path(text): Path<String>) -> Response {
+async fn remove(
+    extract::State(context): extract::State<Context>,
+    Path(text): Path<String>,
+) -> Response {
     on(&context, &text, JobCommand::Remove).await
 }
 
 /// `{"arguments": "…"}`, or nothing.
-async fn run(State(context): State<Context>, Path(text): Path<String>, bytes: Bytes) -> Response {
+async fn run(
+    extract::State(context): extract::State<Context>,
+    Path(text): Path<String>,
+    bytes: Bytes,
+) -> Response {
     let body = match if bytes.is_empty() {
         Ok(json!({}))
     } else {
@@ -177,7 +201,7 @@ async fn run(State(context): State<Context>, Path(text): Path<String>, bytes: By
 }
 
 async fn kill(
-    State(context): State<Context>,
+    extract::State(context): extract::State<Context>,
     Path(text): Path<String>,
     Query(pairs): Pairs,
 ) -> Response {
@@ -192,7 +216,10 @@ async fn kill(
     on(&context, &text, |name| JobCommand::Kill { name, run }).await
 }
 
-async fn enable(State(context): State<Context>, Path(text): Path<String>) -> Response {
+async fn enable(
+    extract::State(context): extract::State<Context>,
+    Path(text): Path<String>,
+) -> Response {
     on(&context, &text, |name| JobCommand::Enable {
         name,
         enabled: true,
@@ -200,7 +227,10 @@ async fn enable(State(context): State<Context>, Path(text): Path<String>) -> Res
     .await
 }
 
-async fn disable(State(context): State<Context>, Path(text): Path<String>) -> Response {
+async fn disable(
+    extract::State(context): extract::State<Context>,
+    Path(text): Path<String>,
+) -> Response {
     on(&context, &text, |name| JobCommand::Enable {
         name,
         enabled: false,

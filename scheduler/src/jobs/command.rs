@@ -12,6 +12,7 @@ use super::name::JobName;
 use super::parse::{Kind, parse_job};
 use super::spec::{Concurrency, Job, Trigger};
 use super::state::{Cause, JobState, Verdict};
+use crate::app::role::with_default;
 use crate::app::{Report, Unknown};
 use crate::core::Call;
 use crate::core::record::Key;
@@ -167,7 +168,8 @@ impl JobCore {
         create_only: bool,
         now: u64,
     ) -> Result<JobReply, JobRefusal> {
-        let (job, mut report) = parse_job(body, name, kind, now);
+        let body = with_default(body, &self.default_role);
+        let (job, mut report) = parse_job(&body, name, kind, now);
         let Some(job) = job else {
             return Err(JobRefusal::Invalid(report));
         };
@@ -218,10 +220,22 @@ impl JobCore {
         if !self.all.contains_key(&name) {
             let state = JobState::new(Arc::new(job.clone()));
             Arc::make_mut(&mut self.all).insert(name.clone(), Arc::new(state));
+            self.roles_changed = true;
         }
+        let before = &self.all[&name].job;
+        let other_offers = (&before.role, before.accepts) != (&job.role, job.accepts);
+        self.roles_changed |= other_offers;
         let Some(state) = self.job_mut(&name) else {
             return;
         };
+        if other_offers {
+            // What was said was about those before.
+            for run in state.runs.values_mut() {
+                if !run.waits_because.is_empty() {
+                    Arc::make_mut(run).waits_because.clear();
+                }
+            }
+        }
         let was_off = state.job.disabled;
         let same_times = state.next.is_some() && state.job.trigger == job.trigger;
         if job.disabled {
@@ -287,6 +301,7 @@ impl JobCore {
             }
         }
         Arc::make_mut(&mut self.all).remove(name);
+        self.roles_changed = true;
         self.dirty.insert(Key::Job(name.clone()));
         self.changed = true;
         self.touch(name);

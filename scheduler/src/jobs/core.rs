@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use mezzo_api::model::{AgentId, TaskId};
+use mezzo_api::model::{AgentId, RoleName, TaskId};
 
 use super::graph;
 use super::name::JobName;
@@ -47,6 +47,8 @@ pub(crate) struct Timing {
 #[derive(Debug)]
 pub(crate) struct JobCore {
     timing: Timing,
+    /// Of jobs that name none.
+    pub(super) default_role: RoleName,
     pub(super) all: Arc<Jobs>,
     /// Which run a task belongs to.
     pub(super) tasks: HashMap<TaskId, (JobName, u64)>,
@@ -61,11 +63,13 @@ pub(crate) struct JobCore {
     pub(super) dirty: BTreeSet<Key>,
     pub(super) calls: Vec<Call>,
     pub(super) changed: bool,
+    /// A role may have come or gone.
+    pub(super) roles_changed: bool,
 }
 
 impl JobCore {
     /// Goes on from durable state.
-    pub(crate) fn new(all: Arc<Jobs>, timing: Timing) -> Self {
+    pub(crate) fn new(all: Arc<Jobs>, timing: Timing, default_role: RoleName) -> Self {
         let mut tasks = HashMap::new();
         for (name, state) in all.iter() {
             for run in state.under_way() {
@@ -76,6 +80,7 @@ impl JobCore {
         }
         Self {
             timing,
+            default_role,
             tasks,
             children: graph::children(&all),
             touched: all.keys().cloned().collect(),
@@ -86,6 +91,7 @@ impl JobCore {
             dirty: BTreeSet::new(),
             calls: Vec::new(),
             changed: false,
+            roles_changed: false,
             all,
         }
     }
@@ -134,6 +140,17 @@ impl JobCore {
     /// Whether anything differs from the turn before.
     pub(crate) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
+    }
+
+    /// The roles in which runs may start.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = &RoleName> {
+        let jobs = self.all.values();
+        jobs.map(|state| state.job.role_or(&self.default_role))
+    }
+
+    /// Whether these may differ from the turn before.
+    pub(crate) fn take_roles_changed(&mut self) -> bool {
+        std::mem::take(&mut self.roles_changed)
     }
 
     /// Records to be written.

@@ -74,6 +74,10 @@ impl Job {
         put("fetch", Value::Array(fetch.collect()));
         let constraints = self.constraints.iter().map(Constraint::to_job_json);
         put("constraints", Value::Array(constraints.collect()));
+        if let Some(role) = &self.role {
+            put("role", json!(role.as_str()));
+            put("acceptedResourceRoles", self.accepts.to_json(role));
+        }
         if !self.secrets.is_empty() {
             put("secrets", secrets_json(&self.secrets));
         }

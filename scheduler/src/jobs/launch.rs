@@ -2,13 +2,13 @@
 //!
 //! Pure. A run's task is in the state, and so durable, in the same turn whose calls launch it.
 
-use mezzo_api::model::{Offer, Pools, Resources, TaskInfo};
+use mezzo_api::model::{Offer, Pools, Resources, RoleName, TaskInfo};
 
 use super::core::JobCore;
 use super::name::JobName;
 use super::state::{Launch, Phase};
 use super::task::task_info;
-use crate::app::role::{Accepts, named};
+use crate::app::role::named;
 use crate::core::Ids;
 use crate::core::state::Condition;
 use crate::place::{Ask, Site, Tally};
@@ -18,20 +18,29 @@ use crate::why::lacks_text;
 const MAX_PER_OFFER: usize = 500;
 
 impl JobCore {
-    /// The runs that may be launched now.
-    pub(crate) fn demand(&self) -> &std::collections::BTreeSet<(JobName, u64)> {
-        &self.waiting
+    /// The runs that may be launched now, each with the role of the offers that it waits for.
+    pub(crate) fn demand(&self) -> impl Iterator<Item = (&RoleName, &(JobName, u64))> {
+        self.waiting.iter().filter_map(|run| {
+            let state = self.all.get(&run.0)?;
+            Some((state.job.role_or(&self.default_role), run))
+        })
     }
 
-    /// Since when the first in line waits; those of high priority wait since ever.
-    pub(crate) fn waits_since(&self) -> Option<u64> {
-        self.queue().first().map(|(since, ..)| *since)
+    /// Whether a run waits for offers of the role.
+    pub(crate) fn waits_in(&self, role: &RoleName) -> bool {
+        self.demand().any(|(of, _)| of == role)
     }
 
-    /// Puts as many waiting runs as fit on what is left of the offers, in the order in which they wait. Gives the tasks
-    /// for each offer, and takes what they need from `left`.
+    /// Since when the first in line for offers of the role waits; those of high priority wait since ever.
+    pub(crate) fn waits_since(&self, role: &RoleName) -> Option<u64> {
+        self.queue(role).first().map(|(since, ..)| *since)
+    }
+
+    /// Puts as many waiting runs as fit on what is left of the offers, which are of the role, in the order in which they
+    /// wait. Gives the tasks for each offer, and takes what they need from `left`.
     pub(crate) fn place(
         &mut self,
+        role: &RoleName,
         offers: &[Offer],
         left: &mut [Pools],
         salt: u64,
@@ -41,7 +50,7 @@ impl JobCore {
         let mut tasks: Vec<Vec<TaskInfo>> = vec![Vec::new(); offers.len()];
         let n_offers = offers.len().max(1);
         let mut turn = usize::try_from(salt).unwrap_or(0) % n_offers;
-        for (_, name, number) in self.queue() {
+        for (_, name, number) in self.queue(role) {
             let Some(job) = self
                 .all
                 .get(&name)
@@ -64,7 +73,7 @@ impl JobCore {
                 // What is lent may be taken back: no job asked for that.
                 .filter(|&i| !offers[i].revocable)
                 .find(|&i| {
-                    let mut lacks = ask.lacks(&Accepts::Both.amounts(&left[i]));
+                    let mut lacks = ask.lacks_of(job.accepts, &left[i], role);
                     let site = Site::from(&offers[i]).values(&job.constraints);
                     lacks.extend(nobody.refuses(&job.constraints, &site, 1));
                     if !lacks.is_empty() {
@@ -72,8 +81,7 @@ impl JobCore {
                     }
                     lacks.is_empty() && tasks[i].len() < MAX_PER_OFFER
                 });
-            let taken =
-                found.and_then(|i| Some((i, Accepts::Both.take(&mut left[i], &resources)?)));
+            let taken = found.and_then(|i| Some((i, job.accepts.take(&mut left[i], &resources)?)));
             let Some((at, reserved)) = taken else {
                 whys.truncate(5);
                 self.note_refusal(&name, number, whys.join("; "));
@@ -87,12 +95,12 @@ impl JobCore {
         tasks
     }
 
-    /// Those that wait, first come first served.
-    fn queue(&self) -> Vec<(u64, JobName, u64)> {
+    /// Those that wait for offers of the role, first come first served.
+    fn queue(&self, role: &RoleName) -> Vec<(u64, JobName, u64)> {
         let mut queue: Vec<(u64, JobName, u64)> = self
-            .waiting
-            .iter()
-            .filter_map(|(name, number)| {
+            .demand()
+            .filter(|(of, _)| *of == role)
+            .filter_map(|(_, (name, number))| {
                 let state = self.all.get(name)?;
                 let Phase::Waiting { since } = state.runs.get(number)?.phase else {
                     return None;

@@ -16,7 +16,7 @@ use super::spec::{Concurrency, Job, JobContainer, PPM, Retries, Trigger};
 use super::zone;
 use crate::app::read::{Fields, Report};
 use crate::app::spec::Engine;
-use crate::app::{Volumes, constraint, fetch, secrets, volumes};
+use crate::app::{Volumes, constraint, fetch, role, secrets, volumes};
 
 /// The largest amount of a scalar resource, in units.
 const MAX_UNITS: u64 = 1_000_000_000;
@@ -67,6 +67,8 @@ const FIELDS: &[&str] = &[
     "uris",
     "secrets",
     "constraints",
+    "role",
+    "acceptedResourceRoles",
     // Chronos' that are refused with a word below unless they say nothing.
     "executor",
     "executorFlags",
@@ -101,7 +103,7 @@ pub enum Kind {
 /// What is wrong with a job file, and which of its fields no job has.
 #[must_use]
 pub fn check_job_json(value: &Value) -> Report {
-    parse_job(value, None, Kind::Any, 0).1
+    parse_job(&role::guessed(value), None, Kind::Any, 0).1
 }
 
 /// Reads a job. `name` is that of the request's path, for bodies without one. An empty start of a schedule is `now`.
@@ -141,6 +143,7 @@ fn read_job(
     };
     let container = read_container(&fields, report);
     let (env, secret_env) = read_env(&fields, report);
+    let (role, accepts) = role::read(&fields, Some(&fields), report);
     let files = container.as_ref().map(|c| c.secret_volumes.as_slice());
     let variables = secret_env
         .iter()
@@ -171,6 +174,8 @@ fn read_job(
         high_priority: fields.boolean("highPriority", report).unwrap_or(false),
         fetch: fetch::read(&fields, report),
         constraints: constraint::read_of_job(&fields, report),
+        role: fields.get("role").is_some().then_some(role),
+        accepts: accepts.unwrap_or_default(),
         container: container?,
         secret_env,
         name: name?,

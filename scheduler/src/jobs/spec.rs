@@ -5,13 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mezzo_api::model::{
-    FetchUri, NetworkMode, Resources, Scalar, SecretEnv, SecretSource, Volume, VolumeSource,
+    FetchUri, NetworkMode, Resources, RoleName, Scalar, SecretEnv, SecretSource, Volume,
+    VolumeSource,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::name::JobName;
 use super::schedule::Schedule;
 use crate::app::constraint::Constraint;
+use crate::app::role::Accepts;
 use crate::app::spec::Engine;
 
 /// One million: factors are in millionths.
@@ -162,6 +164,10 @@ pub struct Job {
     pub fetch: Vec<FetchUri>,
     /// On which machines its runs may be; each run for itself.
     pub constraints: Vec<Constraint>,
+    /// In whose share its runs are. `None`: it was made before jobs had roles, and has the scheduler's default one.
+    pub role: Option<RoleName>,
+    /// Which resources of that role's offers its runs take.
+    pub accepts: Accepts,
 }
 
 impl Job {
@@ -200,6 +206,12 @@ impl Job {
             })
         });
         variables.collect()
+    }
+
+    /// The role of the offers on which its runs start, given the scheduler's default one.
+    #[must_use]
+    pub fn role_or<'a>(&'a self, default: &'a RoleName) -> &'a RoleName {
+        self.role.as_ref().unwrap_or(default)
     }
 
     /// What it waits for, if for others.

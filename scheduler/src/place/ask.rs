@@ -2,10 +2,11 @@
 //!
 //! Pure.
 
-use mezzo_api::model::{Ranges, Resources, Scalar};
+use mezzo_api::model::{Pools, Ranges, Resources, RoleName, Scalar};
 
 use super::Lack;
 use crate::app::App;
+use crate::app::role::Accepts;
 use crate::app::spec::HostPort;
 
 /// What one instance takes.
@@ -112,6 +113,15 @@ impl Ask {
                     offered: ports.len(),
                 });
             }
+        }
+        lacks
+    }
+
+    /// What an offer of the role, with `room` left, lacks for one instance that takes only what it accepts.
+    pub(crate) fn lacks_of(&self, accepts: Accepts, room: &Pools, role: &RoleName) -> Vec<Lack> {
+        let mut lacks = self.lacks(&accepts.amounts(room));
+        if !lacks.is_empty() && self.lacks(&Accepts::Both.amounts(room)).is_empty() {
+            lacks.insert(0, Lack::not_accepted(accepts, role));
         }
         lacks
     }

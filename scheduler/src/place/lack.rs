@@ -50,7 +50,7 @@ pub enum Lack {
         /// The first part that is not.
         missing: String,
     },
-    /// It is of the wrong role, or of the right one but not of what the app accepts.
+    /// It is of the wrong role, or of the right one but not of what is accepted.
     Role {
         /// In words.
         problem: String,
@@ -65,21 +65,21 @@ pub enum Lack {
 }
 
 impl Lack {
-    /// The offer is of another role than the app's.
+    /// The offer is of another role than what waits.
     #[must_use]
     pub fn other_role(offered: &RoleName, accepted: &RoleName) -> Self {
         Self::Role {
-            problem: format!("offer of role {offered}, the app accepts {accepted}"),
+            problem: format!("offer of role {offered}, it accepts {accepted}"),
         }
     }
 
-    /// The offer is of the app's role, and what the app accepts of it is not enough.
+    /// The offer is of the right role, and what is accepted of it is not enough.
     #[must_use]
     pub fn not_accepted(accepts: Accepts, role: &RoleName) -> Self {
         let names = accepts.names(role).join(", ");
         Self::Role {
             problem: format!(
-                "the app accepts resources of role {names} alone, the offer of role {role} has others"
+                "it accepts resources of role {names} alone, the offer of role {role} has others"
             ),
         }
     }

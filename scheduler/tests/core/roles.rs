@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use mezzo_api::model::{Pool, PoolChange, Reservation, Resources, Stack};
 use mezzo_scheduler::core::groups::{GroupChange, GroupCommand};
 use mezzo_scheduler::core::record::decode;
+use mezzo_scheduler::jobs::command::{JobCommand, JobRefusal};
+use mezzo_scheduler::jobs::parse::Kind;
 use mezzo_scheduler::resident::Stage;
 
 use super::*;
@@ -205,7 +207,7 @@ fn offers_go_to_apps_of_their_role_alone_and_why_says_so() {
     };
     let text = why(&bench);
     assert!(text.starts_with("no offer of role dev since"), "{text}");
-    let other = "agent-2.example (role: offer of role *, the app accepts dev)";
+    let other = "agent-2.example (role: offer of role *, it accepts dev)";
     assert!(text.contains(other), "{text}");
     let reasons = BTreeMap::from([(role("dev"), vec!["it is at its limit".to_owned()])]);
     bench.core.roles_explained(reasons);
@@ -287,7 +289,7 @@ fn what_is_accepted_is_taken_and_named() {
     let app = &bench.core.state().apps[&id];
     let text = why::why_not_launched(bench.core.state(), app, bench.now).expect("waits");
     assert!(
-        text.contains("accepts resources of role dev alone"),
+        text.contains("it accepts resources of role dev alone"),
         "{text}"
     );
     assert_eq!(
@@ -376,4 +378,169 @@ fn what_a_resident_accepts_is_what_is_open_to_all() {
     });
     let refused = bench.command(Command::Create { body, force: false });
     assert!(problem(refused).1.starts_with("A resident app must have"));
+}
+
+fn put_job(bench: &mut Bench, body: Value) -> Result<Reply, Refusal> {
+    let mut body = body;
+    body["container"] = json!({"image": "a:1"});
+    bench.command(Command::Job(JobCommand::Put {
+        name: None,
+        body,
+        kind: Kind::Any,
+        create_only: false,
+    }))
+}
+
+fn run_job(bench: &mut Bench, name: &str) {
+    let run = JobCommand::Run {
+        name: name.parse().expect("valid"),
+        arguments: None,
+    };
+    bench.command(Command::Job(run)).expect("runs");
+}
+
+#[test]
+fn a_job_starts_on_offers_of_its_role_and_says_which_are_missing() {
+    let mut bench = Bench::new();
+    put_job(&mut bench, json!({"name": "j", "role": "dev"})).expect("valid");
+    run_job(&mut bench, "j");
+    let asked = bench.turn().calls;
+    let told = Call::Roles {
+        roles: roles(&["*", "apps", "dev"]),
+        suppressed: roles(&["*", "apps", "dev"]),
+    };
+    let at = |wanted: &Call| asked.iter().position(|call| call == wanted);
+    assert!(at(&told).is_some(), "{asked:?}");
+    assert!(at(&told) < at(&Call::Revive(role("dev"))), "{asked:?}");
+    assert_eq!(at(&Call::Revive(RoleName::any())), None);
+
+    let effects = bench.offer("agent-2", "cpus:4;mem:1024;disk:1024");
+    assert!(launched(&effects).is_empty());
+    let refused = BTreeMap::from([(role("dev"), "not allowed".to_owned())]);
+    bench.core.roles_refused(&refused);
+    let text = why::why_run_waits(bench.core.state(), &role("dev"), "");
+    assert!(
+        text.starts_with("no offer of role dev: the master"),
+        "{text}"
+    );
+    assert!(text.ends_with("not allowed"), "{text}");
+
+    let found = offer(&mut bench, "dev", "cpus:4;mem:1024;disk:1024", "");
+    bench.core.offered(vec![found]);
+    assert_eq!(launched(&bench.turn()).len(), 1);
+
+    // With its last job the role goes.
+    let name = "j".parse().expect("valid");
+    bench
+        .command(Command::Job(JobCommand::Remove(name)))
+        .expect("there");
+    bench.turn();
+    assert_eq!(*bench.core.roles(), roles(&["*", "apps"]));
+}
+
+#[test]
+fn a_job_takes_what_it_accepts_and_may_change_its_role() {
+    let mut bench = Bench::new();
+    let body = json!({"name": "j", "role": "dev", "cpus": 1, "mem": 10, "disk": 0, "acceptedResourceRoles": ["dev"]});
+    put_job(&mut bench, body).expect("valid");
+    run_job(&mut bench, "j");
+    bench.turn();
+    let small = offer(&mut bench, "dev", "cpus:3;mem:100", "cpus:0.5;mem:50");
+    bench.core.offered(vec![small]);
+    assert!(launched(&bench.turn()).is_empty());
+    let latest = |bench: &Bench| {
+        let job = bench
+            .core
+            .state()
+            .jobs
+            .values()
+            .next()
+            .expect("one")
+            .clone();
+        job.runs.values().next().expect("one").waits_because.clone()
+    };
+    let text = latest(&bench);
+    assert!(
+        text.contains("accepts resources of role dev alone"),
+        "{text}"
+    );
+
+    // What was said of the old role's offers is not said of the new one's.
+    let body = json!({"name": "j", "role": "ops", "cpus": 1, "mem": 10, "disk": 0});
+    put_job(&mut bench, body).expect("valid");
+    bench.turn();
+    assert_eq!(latest(&bench), "");
+    assert_eq!(*bench.core.roles(), roles(&["*", "apps", "ops"]));
+    let found = offer(&mut bench, "ops", "cpus:3;mem:100", "cpus:1.5;mem:50");
+    bench.core.offered(vec![found]);
+    let effects = bench.turn();
+    let tasks = launched(&effects);
+    assert_eq!(tasks.len(), 1);
+    let reserved = &tasks[0].reserved[0].resources;
+    assert_eq!(*reserved, "cpus:1;mem:10".parse().expect("resources"));
+}
+
+#[test]
+fn a_job_without_a_word_has_the_default_role_and_wrong_ones_are_told_by_path() {
+    let settings = Settings {
+        default_role: role("public"),
+        ..Settings::default()
+    };
+    let mut bench = Bench::of(State::default(), settings);
+    put_job(&mut bench, json!({"name": "j"})).expect("valid");
+    bench.turn();
+    let shown = |bench: &Bench| {
+        bench
+            .core
+            .state()
+            .jobs
+            .values()
+            .next()
+            .expect("one")
+            .job
+            .to_json()
+    };
+    assert_eq!(shown(&bench)["role"], "public");
+    assert_eq!(
+        shown(&bench)["acceptedResourceRoles"],
+        json!(["*", "public"])
+    );
+    for (field, value) in [
+        ("role", json!("not a role")),
+        ("acceptedResourceRoles", json!(["dev"])),
+    ] {
+        let mut body = json!({"name": "j"});
+        body[field] = value;
+        let refused = put_job(&mut bench, body);
+        let Err(Refusal::Job(JobRefusal::Invalid(report))) = refused else {
+            panic!("not invalid: {refused:?}");
+        };
+        assert_eq!(report.errors[0].path, format!("/{field}"));
+    }
+}
+
+#[test]
+fn a_job_from_before_jobs_had_roles_is_read_and_has_the_default_one() {
+    let mut bench = Bench::new();
+    put_job(&mut bench, json!({"name": "j"})).expect("valid");
+    let mut writes = bench.turn().writes.into_iter();
+    let write = writes.find(|write| matches!(write.key, Key::Job(_)));
+    let write = write.expect("it is durable");
+    let (key, bytes) = (write.key, write.value.expect("not removed"));
+    let mut record: Value = serde_json::from_slice(&bytes).expect("JSON");
+    let job = record["job"].as_object_mut().expect("an object");
+    job.remove("role").expect("it has one now");
+    job.remove("acceptedResourceRoles");
+    let old = BTreeMap::from([(key, record.to_string().into_bytes())]);
+    let settings = Settings {
+        default_role: role("public"),
+        ..Settings::default()
+    };
+    let mut bench = Bench::of(decode(old).expect("readable"), settings);
+    run_job(&mut bench, "j");
+    bench.turn();
+    assert_eq!(*bench.core.roles(), roles(&["apps", "public"]));
+    let found = offer(&mut bench, "public", "cpus:4;mem:1024;disk:1024", "");
+    bench.core.offered(vec![found]);
+    assert_eq!(launched(&bench.turn()).len(), 1);
 }

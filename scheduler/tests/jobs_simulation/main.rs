@@ -3,14 +3,14 @@
 //!
 //! Shown: each slot of the year ran exactly once (one task of it finished), no task of a slot beside another, none
 //! after one that finished; a job that allows no two never had two tasks; a slot that did not run says why; each
-//! success of a parent started its child once. `MEZZO_SIM_SEEDS=FROM..TO` runs other seeds.
+//! success of a parent started its child once; in odd seeds jobs have roles, and start on offers of theirs. `MEZZO_SIM_SEEDS=FROM..TO` runs other seeds.
 
 #[path = "../simulation/world.rs"]
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mezzo_api::model::{AgentId, TaskId, TaskState};
+use mezzo_api::model::{AgentId, RoleName, TaskId, TaskState};
 use mezzo_scheduler::core::command::Command;
 use mezzo_scheduler::core::record::{Key, decode};
 use mezzo_scheduler::core::state::State;
@@ -93,6 +93,11 @@ impl Sim {
         body["cpus"] = json!(0.5);
         body["mem"] = json!(64);
         body["disk"] = json!(0);
+        if self.seed % 2 == 1 {
+            // One that has reserved resources, one that has none, and everybody's.
+            let at = body["name"].as_str().map_or(0, str::len);
+            body["role"] = json!(["b", "other", "*"][at % 3]);
+        }
         let command = JobCommand::Put {
             name: None,
             body,
@@ -147,17 +152,31 @@ impl Sim {
             }
             if let Call::Accept { offer, tasks, .. } = &call {
                 let role = self.world.role_of(offer);
-                assert!(
-                    role.is_none_or(|role| role.as_str() == "*"),
-                    "jobs have the default role"
-                );
                 for task in tasks {
+                    self.check_role(&task.task_id, role);
                     self.check_launch(&task.task_id);
                 }
             }
             let prompt = self.rng.one_in(2);
             self.world.perform(call, self.now, prompt);
         }
+    }
+
+    fn check_role(&self, id: &TaskId, offered: Option<&RoleName>) {
+        let (name, _) = parts(id);
+        let job = self
+            .core
+            .state()
+            .jobs
+            .iter()
+            .find(|(of, _)| of.as_str() == name);
+        let (_, state) = job.expect("tasks are of jobs");
+        let of = state.job.role.as_ref();
+        assert!(
+            offered.is_none() || offered == of,
+            "seed {}: {id} on an offer of {offered:?}, its job has {of:?}",
+            self.seed
+        );
     }
 
     fn check_launch(&self, id: &TaskId) {

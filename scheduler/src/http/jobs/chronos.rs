@@ -49,7 +49,7 @@ async fn list(State(context): State<Context>) -> Response {
 }
 
 async fn show(State(context): State<Context>, Path(text): Path<String>) -> Response {
-    found(&context, &text, render::chronos_job)
+    found(&context, &text, |_, job| render::chronos_job(job))
 }
 
 async fn summary(State(context): State<Context>) -> Response {
@@ -174,7 +174,7 @@ async fn progress(Path((text, _)): Path<(String, String)>) -> Response {
 
 /// How long its known runs took, in seconds.
 async fn stat(State(context): State<Context>, Path(text): Path<String>) -> Response {
-    found(&context, &text, |state| {
+    found(&context, &text, |_, state| {
         let times = durations(state);
         let mean = if times.is_empty() {
             0.0

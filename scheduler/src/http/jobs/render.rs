@@ -2,13 +2,14 @@
 //!
 //! Pure: from a snapshot of the state.
 
-use mezzo_api::model::Exit;
+use mezzo_api::model::{Exit, RoleName};
 use serde_json::{Value, json};
 
-use crate::core::state::Condition;
+use crate::core::state::{Condition, State};
 use crate::jobs::graph;
 use crate::jobs::state::{Attempt, Cause, JobState, Launch, Outcome, Phase, Run};
 use crate::time::Timestamp;
+use crate::why;
 
 /// A job with what Chronos told of it, and when it runs next.
 pub(super) fn job(state: &JobState) -> Value {
@@ -37,12 +38,14 @@ pub(super) fn chronos_job(state: &JobState) -> Value {
     value
 }
 
-/// Newest first.
-pub(super) fn runs(state: &JobState) -> Value {
-    state.runs.values().rev().map(|one| run(one)).collect()
+/// Of one job, newest first; `default` is the role of jobs that name none.
+pub(super) fn runs(state: &State, job: &JobState, default: &RoleName) -> Value {
+    let role = job.job.role_or(default);
+    let runs = job.runs.values().rev();
+    runs.map(|one| run(state, role, one)).collect()
 }
 
-fn run(run: &Run) -> Value {
+fn run(state: &State, role: &RoleName, run: &Run) -> Value {
     let mut value = json!({
         "run": run.number,
         "cause": match run.cause {
@@ -53,13 +56,13 @@ fn run(run: &Run) -> Value {
         "due": time(run.due),
         "arguments": run.arguments,
         "attempt": run.attempt,
-        "state": state(run),
+        "state": name(run),
         "attempts": run.attempts.iter().map(attempt).collect::<Vec<Value>>(),
     });
     match &run.phase {
         Phase::Waiting { since } => {
             value["since"] = time(*since);
-            value["waitsBecause"] = json!(run.waits_because);
+            value["waitsBecause"] = json!(why::why_run_waits(state, role, &run.waits_because));
         }
         Phase::Delayed { until } => value["until"] = time(*until),
         Phase::Active(launch) => value["task"] = task(launch),
@@ -75,7 +78,7 @@ fn run(run: &Run) -> Value {
     value
 }
 
-fn state(run: &Run) -> &'static str {
+fn name(run: &Run) -> &'static str {
     match &run.phase {
         Phase::Waiting { .. } => "waiting",
         Phase::Delayed { .. } => "delayed",

@@ -203,7 +203,11 @@ fn schemas() -> Value {
         "GroupPatch": {"type": "object", "properties": {"enforceRole": {"type": "boolean"}}},
         "Health": {"type": "object", "properties": {"status": {"type": "string"}, "connectedToMaster": {"type": "boolean"}}},
         "Info": {"type": "object"},
-        "Job": {"type": "object", "description": "docs/jobs.md", "properties": {"name": {"type": "string"}}},
+        "Job": {"type": "object", "description": "docs/jobs.md", "properties": {
+            "name": {"type": "string"},
+            "role": {"type": "string"},
+            "acceptedResourceRoles": {"type": "array", "items": {"type": "string"}},
+        }},
         "Jobs": list("jobs", "Job"),
         "Killed": {"type": "object", "properties": {"killed": {"type": "integer"}}},
         "Message": {"type": "object", "properties": {"message": {"type": "string"}}},
