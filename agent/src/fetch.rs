@@ -298,7 +298,9 @@ fn place(
             None
         }
         Some(ArchiveKind::Tar) => Some(ArchiveFormat::Tar),
+        Some(ArchiveKind::TarBzip2) => Some(ArchiveFormat::TarBzip2),
         Some(ArchiveKind::TarGzip) => Some(ArchiveFormat::TarGzip),
+        Some(ArchiveKind::TarXz) => Some(ArchiveFormat::TarXz),
         Some(ArchiveKind::TarZstd) => Some(ArchiveFormat::TarZstd),
         Some(ArchiveKind::Zip) => Some(ArchiveFormat::Zip),
     };

@@ -339,6 +339,8 @@ pub struct ContainerSpec {
     pub rlimits: Vec<Rlimit>,
     /// Mounted in order.
     pub mounts: Vec<Mount>,
+    /// Folders of the machine of which all content becomes the user's before the program begins.
+    pub handed_over: Vec<PathBuf>,
     /// Told in confidence: on no disk, in no record.
     pub secrets: Secrets,
     /// Beside the standard few.

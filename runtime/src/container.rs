@@ -32,6 +32,7 @@ use crate::cgroup::{CgroupMode, Hierarchies, devices, hugetlb};
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
 use crate::group::{Holder, Shared, cgroup_above};
+use crate::hand_over;
 use crate::inside::Inside;
 use crate::layout::SpecRecord;
 use crate::model::{GroupPart, IoLimit, Limits, Network};
@@ -194,6 +195,13 @@ fn make(request: &StartRequest, mut creation: Creation<'_>) -> Result<Created, S
         let (uid, gid) = (on_host(user.uid), on_host(user.gid));
         nix::unistd::fchown(stream, uid.map(Into::into), gid.map(Into::into))
             .map_err(StartFailure::internal)?;
+    }
+    for dir in &spec.handed_over {
+        // On disk the numbers are those inside: who has users of its own sees volumes shifted.
+        hand_over::hand_over(dir, user.uid, user.gid).map_err(|error| {
+            let dir = dir.display();
+            StartFailure::internal(format!("giving what is in {dir} to the user: {error}"))
+        })?;
     }
     if let Some(packed) = creation.secrets.take() {
         let secrets = Secrets::unpack(packed).map_err(StartFailure::internal)?;

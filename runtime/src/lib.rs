@@ -21,6 +21,7 @@ mod error;
 mod exec_helper;
 mod executor;
 mod group;
+mod hand_over;
 mod host;
 mod id;
 mod inside;
@@ -63,7 +64,7 @@ pub use model::{
     ContainerSpec, ContainerState, ContainerStatus, DEFAULT_PATH, DeviceSpec, ExecExit, ExecSpec,
     Exit, ExitRecord, GroupPart, HugePageLimit, IoDevice, IoLimit, LauncherProgram, Limits,
     LogLimits, MountSpec, Network, Pressure, Rlimit, Rootfs, RuntimeConfig, Started, Stream,
-    Traffic, Usage, UserNamespace,
+    Traffic, Usage,
 };
 pub use mount::mount_read_only;
 pub use network::{
@@ -77,4 +78,4 @@ pub use secrets::{SecretBytes, SecretFile, Secrets};
 pub use session::{ExecSession, ExecStream};
 pub use spec::validate::BadSpec;
 pub use user::{UserError, UserSpec};
-pub use users::UserRanges;
+pub use users::{UserNamespace, UserRanges};

@@ -15,7 +15,7 @@ use crate::network::NetworkConfig;
 use crate::seccomp::SeccompProfile;
 use crate::secrets::Secrets;
 use crate::user::UserSpec;
-use crate::users::UserRanges;
+use crate::users::{UserNamespace, UserRanges};
 
 /// Everything needed to run one container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +45,10 @@ pub struct ContainerSpec {
     /// Files and directories of the host, and memory file systems, that appear inside.
     #[serde(default)]
     pub mounts: Vec<MountSpec>,
+    /// Directories of the host of which all content becomes the user's, by its numbers inside, before the program begins.
+    /// They themselves stay as they are. Nobody else may write to them meanwhile.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handed_over: Vec<PathBuf>,
     /// Devices of the host, beside the standard few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceSpec>,
@@ -108,6 +112,7 @@ impl ContainerSpec {
             hostname: None,
             limits: Limits::default(),
             mounts: Vec::new(),
+            handed_over: Vec::new(),
             devices: Vec::new(),
             network: Network::default(),
             secrets: Secrets::default(),
@@ -327,18 +332,6 @@ pub struct DeviceSpec {
     pub source: PathBuf,
     /// Path inside, below `/dev`.
     pub target: PathBuf,
-}
-
-/// Whose user numbers a container has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UserNamespace {
-    /// The host's: its root is the host's root, held back by everything else.
-    #[default]
-    Host,
-    /// A range to itself: its root is nobody on the host. Layers and volumes are shown to it with shifted owners
-    /// (idmapped mounts), so that on disk they stay as they are. Refused where `Runtime::user_namespaces` says no,
-    /// for privileged containers and for those that are given devices.
-    Own,
 }
 
 /// Which network a container sees.

@@ -31,7 +31,7 @@ use crate::layout::{Layout, RECORD_VERSION, SpecRecord};
 use crate::link::LauncherLink;
 use crate::model::{
     ContainerSpec, ContainerStatus, ExecSpec, ExitRecord, Limits, RuntimeConfig, Started, Stream,
-    Usage, UserNamespace,
+    Usage,
 };
 use crate::network::Networks;
 use crate::process;
@@ -41,7 +41,7 @@ use crate::session::ExecSession;
 use crate::spec::grant;
 use crate::spec::validate::{self, BadSpec};
 use crate::supervise::{Entry, EntryState};
-use crate::users::{RangePool, UserRange};
+use crate::users::{RangePool, UserNamespace, UserRange};
 
 /// How long a killed container may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(60);

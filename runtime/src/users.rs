@@ -1,10 +1,22 @@
-//! User numbers of containers: each container has a range of the host's numbers to itself, which its user namespace
-//! shows as 0 to 65,535. Root of a container is nobody on the host, and nobody in another container. Pure: which range
-//! is free is known from what is on record.
+//! User numbers of containers: the host's, or for each container a range of the host's numbers to itself, which its user
+//! namespace shows as 0 to 65,535. Root of such a container is nobody on the host, and nobody in another container. Pure:
+//! which range is free is known from what is on record.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+
+/// Whose user numbers a container has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserNamespace {
+    /// The host's: its root is the host's root, held back by everything else.
+    #[default]
+    Host,
+    /// A range to itself: its root is nobody on the host. Layers and volumes are shown to it with shifted owners
+    /// (idmapped mounts), so that on disk they stay as they are. Refused where `Runtime::user_namespaces` says no,
+    /// for privileged containers and for those that are given devices.
+    Own,
+}
 
 /// How many numbers a container has: what POSIX asks for, and every image is made for.
 pub(crate) const RANGE_SIZE: u32 = 65_536;

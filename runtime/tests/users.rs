@@ -6,9 +6,9 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
-use common::{Node, id, within};
+use common::{BOTH, Node, id, spec_as, within};
 use mezzo_runtime::{
     ContainerSpec, ContainerState, DeviceSpec, Exit, MountSpec, Network, Rootfs, StartError,
     UserNamespace, UserRanges,
@@ -185,6 +185,51 @@ async fn a_volume_is_the_same_inside_and_on_the_host() {
         node.stdout("refused"),
         "/etc/hosts: Read-only file system\n"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_handed_over_is_the_users_inside_and_on_disk() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    for (name, users) in BOTH {
+        let (data, beside) = (node.path().join(name), node.path().join("beside"));
+        fs::create_dir_all(data.join("bin")).unwrap();
+        fs::write(data.join("bin/tool"), "").unwrap();
+        fs::write(&beside, "").unwrap();
+        std::os::unix::fs::symlink(&beside, data.join("out")).unwrap();
+        let mut spec = spec_as(&node, users, &["owner", "/data", "/data/bin/tool"]);
+        // A name that only the image's `/etc/passwd` has.
+        spec.user = "web".parse().unwrap();
+        spec.mounts = vec![MountSpec::Bind {
+            source: data.clone(),
+            target: "/data".into(),
+            readonly: false,
+        }];
+        spec.handed_over = vec![data.clone()];
+        // Nobody else gets in, not even to look.
+        fs::set_permissions(data.join("bin"), PermissionsExt::from_mode(0o700)).unwrap();
+        node.run(name, spec).await;
+        assert_eq!(
+            node.stdout(name),
+            "/data 0:0\n/data/bin/tool 1000:1001\n",
+            "{name}"
+        );
+        let owner = |path: &std::path::Path| {
+            let about = fs::symlink_metadata(path).unwrap();
+            (about.uid(), about.gid())
+        };
+        assert_eq!(owner(&data.join("bin/tool")), (1000, 1001), "{name}");
+        assert_eq!(owner(&data.join("out")), (1000, 1001), "{name}");
+        assert_eq!(owner(&beside), (0, 0), "{name}");
+    }
+    let mut spec = node.spec(&["true"]);
+    spec.user = "web".parse().unwrap();
+    spec.handed_over = vec!["relative".into()];
+    match node.runtime().start(&id("no"), spec).await {
+        Err(StartError::BadSpec { problem, .. }) => assert_eq!(problem.field, "handed_over[0]"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

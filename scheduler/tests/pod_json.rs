@@ -286,9 +286,9 @@ fn what_cannot_be_is_said_with_its_path() {
             "no name of a protocol",
         ),
         (
-            with(json!({"artifacts": [{"uri": "http://h/a.tar.xz"}]})),
-            "/containers(0)/artifacts(0)/extract",
-            ".xz",
+            with(json!({"artifacts": [{"uri": "hdfs://h/a.tar.xz"}]})),
+            "/containers(0)/artifacts(0)/uri",
+            "hdfs",
         ),
         (
             with(json!({"resources": {"cpus": 0}})),

@@ -253,3 +253,53 @@ async fn a_server_that_says_nothing_more_costs_the_deadline_and_no_longer() {
     );
     assert!(said.ends_with("it did not come within 1 s"), "{said}");
 }
+
+#[tokio::test]
+async fn archives_of_mesos_are_unpacked_by_their_names_and_a_damaged_one_says_so() {
+    use std::io::Write as _;
+
+    let machine = Machine::new();
+    // One empty file, `here`.
+    let mut tar = vec![0; 1536];
+    tar[..4].copy_from_slice(b"here");
+    tar[100..107].copy_from_slice(b"0000644");
+    tar[124..135].copy_from_slice(b"00000000000");
+    tar[156] = b'0';
+    tar[257..265].copy_from_slice(b"ustar\x0000");
+    tar[148..156].fill(b' ');
+    let sum: u32 = tar[..512].iter().map(|byte| u32::from(*byte)).sum();
+    tar[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip2.write_all(&tar).unwrap();
+    let bzip2 = bzip2.finish().unwrap();
+    let options = lzma_rust2::XzOptions::with_preset(0);
+    let mut xz = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+    xz.write_all(&tar).unwrap();
+    let xz = xz.finish().unwrap();
+    for (name, bytes) in [
+        ("a.tbz2", &bzip2),
+        ("a.tar.bz2", &bzip2),
+        ("a.txz", &xz),
+        ("a.tar.xz", &xz),
+    ] {
+        let path = machine.path("allowed").join(name);
+        fs::write(&path, bytes).unwrap();
+        let uris = [uri(path.display().to_string())];
+        machine.fetch(&uris).await.unwrap();
+        assert_eq!(machine.text("here"), "", "{name}");
+        fs::remove_file(machine.path("sandbox/here")).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
+        let said = message(machine.fetch(&uris).await.unwrap_err());
+        let damaged = format!("/{name}: the compressed stream is damaged: ");
+        assert!(said.contains(&damaged), "{said}");
+        assert!(!said.contains('\n'), "{said}");
+    }
+    // As in Mesos one file by itself is not.
+    let alone = machine.path("allowed/alone.xz");
+    fs::write(&alone, &xz).unwrap();
+    machine
+        .fetch(&[uri(alone.display().to_string())])
+        .await
+        .unwrap();
+    assert_eq!(fs::read(machine.path("sandbox/alone.xz")).unwrap(), xz);
+}

@@ -479,6 +479,7 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
             },
         })
         .collect();
+    to.handed_over = spec.handed_over;
     to.secrets = spec.secrets;
     to.devices = spec
         .devices

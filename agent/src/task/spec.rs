@@ -337,6 +337,11 @@ pub(crate) fn container(
         limits: place.limits.clone(),
         rlimits: info.limits.rlimits.clone(),
         mounts,
+        // What was fetched; before the start there is nothing else in it.
+        handed_over: (!wanted.fetch.is_empty())
+            .then(|| place.sandbox.clone())
+            .into_iter()
+            .collect(),
         secrets: place.secrets.clone(),
         devices: place.devices.clone(),
         network: wanted.network,
@@ -374,7 +379,7 @@ impl Environment {
 
 #[cfg(test)]
 mod tests {
-    use mezzo_api::model::{EnvVar, PortMapping, PortProtocol, Volume};
+    use mezzo_api::model::{EnvVar, FetchUri, PortMapping, PortProtocol, Volume};
 
     use super::*;
     use crate::{
@@ -418,6 +423,21 @@ mod tests {
             devices: vec![],
             env: vec![("NVIDIA_VISIBLE_DEVICES".into(), "0".into())],
         }
+    }
+
+    #[test]
+    fn what_was_fetched_becomes_the_users_and_nothing_else_does() {
+        let mut task = a_task("t");
+        let spec = |task: &TaskInfo| container(task, &image(&["/x"], &[]), &place()).unwrap();
+        assert_eq!(spec(&task).handed_over, Vec::<PathBuf>::new());
+        task.container.fetch = vec![FetchUri {
+            uri: "http://h/a".into(),
+            extract: true,
+            executable: false,
+            cache: false,
+            dest_path: None,
+        }];
+        assert_eq!(spec(&task).handed_over, [PathBuf::from("/s")]);
     }
 
     #[test]

@@ -66,16 +66,20 @@ impl Bench {
             agent: None,
             dir,
         };
-        bench.import("probe:1", &["/bin/probe"]).await;
-        bench.import("empty:1", &[]).await;
+        bench.import("probe:1", &["/bin/probe"], None).await;
+        bench.import("empty:1", &[], None).await;
         eprintln!("--- {name}");
         bench
     }
 
-    /// Puts an image into the agent's store while no agent has it.
-    async fn import(&self, reference: &str, entrypoint: &[&str]) {
+    /// Puts an image into the agent's store while no agent has it, with such an `/etc/passwd`.
+    pub(crate) async fn import(&self, reference: &str, entrypoint: &[&str], passwd: Option<&str>) {
         let source = self.dir.path().join("image");
         fs::create_dir_all(source.join("bin")).unwrap();
+        if let Some(passwd) = passwd {
+            fs::create_dir_all(source.join("etc")).unwrap();
+            fs::write(source.join("etc/passwd"), passwd).unwrap();
+        }
         let program = source.join("bin/probe");
         fs::write(&program, probe()).unwrap();
         fs::set_permissions(

@@ -2,6 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -10,7 +13,7 @@ use std::{
 
 use mezzo_api::proto::{
     self, FetchUri, Reason,
-    TaskState::{TaskError, TaskFailed, TaskFinished, TaskKilled, TaskStarting},
+    TaskState::{TaskError, TaskFailed, TaskKilled, TaskRunning, TaskStarting},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -83,44 +86,83 @@ fn fetching(id: &str, command: &[&str], fetch: Vec<FetchUri>) -> proto::TaskInfo
     info
 }
 
-/// `tool.tar.gz` with the tests' program as `bin/tool`, and the program itself.
-fn archive(bench: &Bench) -> (Vec<u8>, Vec<u8>) {
+/// A tar file with the tests' program as `bin/tool`, of which nobody but the owner has anything.
+fn archive(bench: &Bench) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("bin")).unwrap();
-    let program = bench.program();
-    let tool = dir.path().join("bin/tool");
-    std::fs::write(&tool, program).unwrap();
-    std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (bin, tool) = (dir.path().join("bin"), dir.path().join("bin/tool"));
+    fs::create_dir(&bin).unwrap();
+    fs::write(&tool, bench.program()).unwrap();
+    for path in [&bin, &tool] {
+        fs::set_permissions(path, PermissionsExt::from_mode(0o700)).unwrap();
+    }
     let status = std::process::Command::new("tar")
-        .args(["czf", "tool.tar.gz", "bin"])
+        .args(["cf", "tool.tar", "bin"])
         .current_dir(dir.path())
         .status()
         .unwrap();
     assert!(status.success());
-    let packed = std::fs::read(dir.path().join("tool.tar.gz")).unwrap();
-    (packed, program.to_vec())
+    fs::read(dir.path().join("tool.tar")).unwrap()
+}
+
+fn bzip2(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn xz(bytes: &[u8]) -> Vec<u8> {
+    let options = lzma_rust2::XzOptions::with_preset(0);
+    let mut encoder = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }
 
 pub(crate) async fn what_a_task_fetches_is_in_its_sandbox_before_it_starts(bench: &mut Bench) {
-    let (packed, program) = archive(bench);
+    let packed = archive(bench);
     let files = [
-        ("/tool.tar.gz", packed),
-        ("/run?v=1", program),
+        ("/tool.tbz2", bzip2(&packed)),
+        ("/tool.tar.xz", xz(&packed)),
+        ("/tool.tar", packed),
+        ("/run?v=1", bench.program().to_vec()),
         ("/slow", vec![7; 1 << 20]),
     ];
     let web = Web::start(files.into()).await;
+    let passwd = Some("web:x:1234:567::/:/bin/probe\n");
+    bench.import("users:1", &[], passwd).await;
+    bench.config.allow_host_users = true;
     bench.start(1).await;
 
-    // Out of an archive, as another user than root.
-    let mut unpacked = fetching(
-        "unpacked",
-        &["/mnt/mesos/sandbox/bin/tool", "exit", "0"],
-        vec![web.uri("/tool.tar.gz")],
-    );
-    unpacked.container.as_mut().unwrap().user = "1000:1000".into();
-    bench.launch(unpacked).await;
-    let end = bench.master.end("unpacked").await;
-    assert_eq!(end.state(), TaskFinished, "{}", end.message);
+    // Out of archives, the user's own, who may be known by name to the image alone; with users of its own and the machine's.
+    for (id, path, user, host_users, owner) in [
+        ("number", "/tool.tar", "1000:1001", false, (1000, 1001)),
+        ("name", "/tool.tbz2", "web", false, (1234, 567)),
+        ("machine", "/tool.tar.xz", "web", true, (1234, 567)),
+        ("root", "/tool.tbz2", "", false, (0, 0)),
+    ] {
+        let command = ["/mnt/mesos/sandbox/bin/tool", "sleep"];
+        let mut unpacked = fetching(id, &command, vec![web.uri(path)]);
+        let container = unpacked.container.as_mut().unwrap();
+        container.image = "users:1".into();
+        container.user = user.into();
+        container.host_users = host_users;
+        bench.launch(unpacked).await;
+        let running = bench.master.any(id, &[TaskRunning, TaskFailed]).await;
+        assert_eq!(running.state(), TaskRunning, "{id}: {}", running.message);
+        let container = running.container.unwrap().container_id;
+        let sandbox = bench.container_dir(&container).join("sandbox");
+        let owner_of = |name: &str| {
+            let about = fs::symlink_metadata(sandbox.join(name)).unwrap();
+            (about.uid(), about.gid())
+        };
+        for name in ["bin", "bin/tool", &path[1..]] {
+            assert_eq!(owner_of(name), owner, "{id}: {name}");
+        }
+        // As the sandbox of every task.
+        assert_eq!(owner_of(""), (0, 0), "{id}");
+        bench.kill_task(id, None).await;
+        let end = bench.master.end(id).await;
+        assert_eq!(end.state(), TaskKilled, "{id}: {}", end.message);
+    }
 
     // As a program, in a place of its own, kept for the next task: asked for once.
     let before = web.asked();
@@ -183,7 +225,7 @@ pub(crate) async fn what_a_task_fetches_is_in_its_sandbox_before_it_starts(bench
 }
 
 pub(crate) async fn a_killed_agent_leaves_no_half_fetched_file(bench: &mut Bench) {
-    let (_, program) = archive(bench);
+    let program = bench.program().to_vec();
     let web = Web::start([("/slow", program)].into()).await;
     bench.start(1).await;
     let kept = FetchUri {
@@ -197,7 +239,7 @@ pub(crate) async fn a_killed_agent_leaves_no_half_fetched_file(bench: &mut Bench
         .await;
     let folder = bench.config.state_dir.join("fetch");
     let names = || -> Vec<String> {
-        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         names.collect()
     };

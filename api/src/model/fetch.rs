@@ -36,13 +36,18 @@ pub enum FetchSource {
     File(String),
 }
 
-/// Archives that are unpacked, by the ends of their names.
+/// Archives that are unpacked, by the ends of their names: what Mesos unpacks, and `.tar.zst`. As in Mesos the rest stays
+/// as it is, single files that are compressed with bzip2 or xz among it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArchiveKind {
     /// `.tar`.
     Tar,
+    /// `.tar.bz2`, `.tbz2`.
+    TarBzip2,
     /// `.tar.gz`, `.tgz`.
     TarGzip,
+    /// `.tar.xz`, `.txz`.
+    TarXz,
     /// `.tar.zst`, `.tzst`.
     TarZstd,
     /// `.gz`: one file, without the end of the name.
@@ -51,19 +56,18 @@ pub enum ArchiveKind {
     Zip,
 }
 
-/// What Mesos unpacks and mezzo does not.
-const FOREIGN: &[&str] = &[
-    ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".bz2", ".xz", ".7z", ".rar",
-];
-
 impl ArchiveKind {
     /// By the name of a file.
     #[must_use]
     pub fn of(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
         [
+            (".tar.bz2", Self::TarBzip2),
+            (".tbz2", Self::TarBzip2),
             (".tar.gz", Self::TarGzip),
             (".tgz", Self::TarGzip),
+            (".tar.xz", Self::TarXz),
+            (".txz", Self::TarXz),
             (".tar.zst", Self::TarZstd),
             (".tzst", Self::TarZstd),
             (".tar", Self::Tar),
@@ -183,26 +187,11 @@ impl FetchUri {
     /// All that is wrong with it: the field, by Marathon's name, and why.
     #[must_use]
     pub fn problems(&self) -> Vec<(&'static str, String)> {
-        let mut problems = Vec::new();
-        if let Err(problem) = self.source() {
-            return vec![("uri", problem)];
+        match (self.source(), self.name()) {
+            (Err(problem), _) => vec![("uri", problem)],
+            (Ok(_), Err(problem)) => vec![problem],
+            (Ok(_), Ok(_)) => Vec::new(),
         }
-        match self.name() {
-            Err(problem) => problems.push(problem),
-            Ok(name) if self.extract && !self.executable => {
-                let lower = name.to_ascii_lowercase();
-                if let Some(end) = FOREIGN.iter().find(|end| lower.ends_with(**end)) {
-                    problems.push((
-                        "extract",
-                        format!(
-                            "{end} is not unpacked here: .tar, .tar.gz, .tar.zst, .gz and .zip are; pack it anew, or set \"extract\": false"
-                        ),
-                    ));
-                }
-            }
-            Ok(_) => {}
-        }
-        problems
     }
 
     /// For messages and logs: without user, password and query, which may be secret.
@@ -277,8 +266,6 @@ mod tests {
             ("http://h", "uri"),
             ("http://h/a/", "uri"),
             ("http://h/a b", "uri"),
-            ("http://h/a.tar.xz", "extract"),
-            ("http://h/a.TBZ2", "extract"),
         ] {
             let problems = uri(text).problems();
             assert_eq!(problems.len(), 1, "{text}: {problems:?}");
@@ -297,10 +284,21 @@ mod tests {
             uri("http://h/a.tar.gz").archive(),
             Some(ArchiveKind::TarGzip)
         );
+        for name in ["a.tar.bz2", "a.TBZ2"] {
+            let packed = uri(&format!("http://h/{name}"));
+            assert_eq!(packed.archive(), Some(ArchiveKind::TarBzip2), "{name}");
+        }
+        for name in ["a.tar.xz", "a.txz"] {
+            let packed = uri(&format!("http://h/{name}"));
+            assert_eq!(packed.archive(), Some(ArchiveKind::TarXz), "{name}");
+        }
         assert_eq!(uri("http://h/a.ZIP").archive(), Some(ArchiveKind::Zip));
         assert_eq!(uri("http://h/a.gz").archive(), Some(ArchiveKind::Gzip));
         assert_eq!(uri("http://h/.gz").archive(), None);
-        assert_eq!(uri("http://h/a.jar").archive(), None);
+        for name in ["a.jar", "a.xz", "a.bz2", "a.7z"] {
+            let as_it_is = uri(&format!("http://h/{name}"));
+            assert_eq!((as_it_is.archive(), as_it_is.problems()), (None, vec![]));
+        }
         let kept = FetchUri {
             extract: false,
             ..uri("http://h/a.tar.xz")

@@ -15,7 +15,7 @@ Examples:
     /// Put an image from a file into the local store: an OCI layout or what `docker save` wrote
     #[command(after_help = "\
 The file may be an OCI layout directory, a tar archive of one, or an archive by `docker save`, plain or compressed with
-gzip or zstd. All that has a digest is checked. Layers that are here already are not stored again.
+gzip, zstd, bzip2 or xz. All that has a digest is checked. Layers that are here already are not stored again.
 
 Examples:
   mezzo image import app.tar

@@ -13,13 +13,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use flate2::read::{DeflateDecoder, MultiGzDecoder};
+use bzip2::bufread::MultiBzDecoder;
+use flate2::bufread::MultiGzDecoder;
+use flate2::read::DeflateDecoder;
 use nix::unistd::{getegid, geteuid};
 
 use crate::unpack::apply::LayerWriter;
 use crate::unpack::directories::open_root;
 use crate::unpack::paths::LayerPath;
 use crate::unpack::tar::{Entry, Kind, TarReader, Time};
+use crate::unpack::xz::XzDecoder;
 use crate::unpack::{DeviceNodes, UnpackError, UnpackLimits};
 
 /// Bytes that are read at once.
@@ -32,8 +35,12 @@ const LONGEST_LINK: u64 = 4096;
 pub enum ArchiveFormat {
     /// As it is.
     Tar,
-    /// Compressed with gzip.
+    /// Compressed with bzip2, in one stream or several.
+    TarBzip2,
+    /// Compressed with gzip, in one stream or several.
     TarGzip,
+    /// Compressed with xz, in one stream or several.
+    TarXz,
     /// Compressed with zstd.
     TarZstd,
     /// Not encrypted, not ZIP64; stored or deflated.
@@ -123,7 +130,7 @@ impl FileFolder {
         name: &str,
         mode: u32,
     ) -> Result<(), UnpackError> {
-        let mut source = self.watched(MultiGzDecoder::new(BufReader::new(archive)));
+        let mut source = self.watched(MultiGzDecoder::new(self.given(archive)));
         let mut file = self.writer.spool(spool.as_bytes())?;
         // Errors of either side: the reader's own are told apart by what they carry.
         let copied = io::copy(&mut source, &mut file);
@@ -142,11 +149,13 @@ impl FileFolder {
     /// When it is damaged, refused or too large; what was unpacked before stays.
     pub fn unpack(&mut self, format: ArchiveFormat, archive: &File) -> Result<(), UnpackError> {
         match format {
-            ArchiveFormat::Tar => self.tar(BufReader::new(archive)),
-            ArchiveFormat::TarGzip => self.tar(MultiGzDecoder::new(BufReader::new(archive))),
+            ArchiveFormat::Tar => self.tar(self.given(archive)),
+            ArchiveFormat::TarBzip2 => self.tar(MultiBzDecoder::new(self.given(archive))),
+            ArchiveFormat::TarGzip => self.tar(MultiGzDecoder::new(self.given(archive))),
+            ArchiveFormat::TarXz => self.tar(XzDecoder::new(self.given(archive))),
             ArchiveFormat::TarZstd => {
-                let mut decoder =
-                    zstd::stream::read::Decoder::new(archive).map_err(UnpackError::Decompress)?;
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(self.given(archive))
+                    .map_err(UnpackError::Decompress)?;
                 // As for layers: a frame cannot ask for gigabytes.
                 decoder
                     .window_log_max(27)
@@ -239,6 +248,13 @@ impl FileFolder {
         Ok(())
     }
 
+    /// A stream of an archive may go on for long without anything coming of it: what goes in can be given up, too.
+    fn given<'a>(&self, archive: &'a File) -> BufReader<Given<&'a File>> {
+        let stop = Arc::clone(&self.bounds.stop);
+        let inner = archive;
+        BufReader::with_capacity(BUFFER, Given { inner, stop })
+    }
+
     fn watched<R: Read>(&self, inner: R) -> Watched<R> {
         Watched {
             inner,
@@ -246,6 +262,21 @@ impl FileFolder {
             limit: self.bounds.max_bytes,
             stop: Arc::clone(&self.bounds.stop),
         }
+    }
+}
+
+/// Ends when it is not wanted any more.
+struct Given<R> {
+    inner: R,
+    stop: Arc<AtomicBool>,
+}
+
+impl<R: Read> Read for Given<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("it was given up"));
+        }
+        self.inner.read(into)
     }
 }
 

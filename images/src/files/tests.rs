@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder};
+use lzma_rust2::{XzOptions, XzWriter};
 
 use super::*;
 
@@ -103,6 +104,37 @@ pub(crate) fn zip(members: &[(&str, u32, &[u8], bool)]) -> Vec<u8> {
     bytes
 }
 
+fn bzip2(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn xz(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = XzWriter::new(Vec::new(), XzOptions::with_preset(0)).unwrap();
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 1).unwrap()
+}
+
+/// All that a tar file may be compressed with, by an encoder.
+type Encoder = fn(&[u8]) -> Vec<u8>;
+const COMPRESSED: [(ArchiveFormat, Encoder); 4] = [
+    (ArchiveFormat::TarBzip2, bzip2),
+    (ArchiveFormat::TarGzip, gzip),
+    (ArchiveFormat::TarXz, xz),
+    (ArchiveFormat::TarZstd, zstd),
+];
+
 fn mode_of(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
@@ -117,9 +149,7 @@ fn archives_of_all_kinds_become_the_same_files() {
         (b'2', "tool", "bin/tool", 0o777, b""),
         (b'1', "bin/same", "bin/tool", 0o755, b""),
     ]);
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-    gzip.write_all(&plain).unwrap();
-    let zstd = zstd::encode_all(plain.as_slice(), 1).unwrap();
+    let packed = COMPRESSED.map(|(format, encode)| (format, encode(&plain)));
     let zipped = zip(&[
         ("bin/", 0o040_755, b"", false),
         ("bin/tool", 0o104_755, b"program", true),
@@ -127,12 +157,10 @@ fn archives_of_all_kinds_become_the_same_files() {
         ("tool", 0o120_777, b"bin/tool", false),
         ("bin/same", 0o100_755, b"program", false),
     ]);
-    for (format, bytes) in [
-        (ArchiveFormat::Tar, plain),
-        (ArchiveFormat::TarGzip, gzip.finish().unwrap()),
-        (ArchiveFormat::TarZstd, zstd),
-        (ArchiveFormat::Zip, zipped),
-    ] {
+    for (format, bytes) in [(ArchiveFormat::Tar, plain), (ArchiveFormat::Zip, zipped)]
+        .into_iter()
+        .chain(packed)
+    {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o1777)).unwrap();
         let mut folder = FileFolder::open(dir.path(), bounds(1 << 20)).unwrap();
@@ -150,6 +178,148 @@ fn archives_of_all_kinds_become_the_same_files() {
         let owner =
             std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(at("bin/tool")).unwrap());
         assert_eq!(owner, geteuid().as_raw());
+    }
+}
+
+#[test]
+fn one_archive_may_come_in_several_streams() {
+    // Cut where no entry ends, as tools that compress on several processors do.
+    let data = [7; 3000];
+    let plain = tar(&[(b'0', "a", "", 0o644, &data), (b'0', "b", "", 0o644, b"b")]);
+    let (first, rest) = plain.split_at(1000);
+    for (format, encode) in COMPRESSED {
+        let streams = [encode(first), encode(b""), encode(rest)].concat();
+        let (dir, done) = unpacked(format, &streams);
+        assert!(done.is_ok(), "{format:?}: {done:?}");
+        assert_eq!(std::fs::read(dir.path().join("a")).unwrap(), data);
+        assert_eq!(std::fs::read(dir.path().join("b")).unwrap(), b"b");
+    }
+    // What xz allows between streams.
+    let padded = [xz(first), vec![0; 8], xz(rest)].concat();
+    assert!(unpacked(ArchiveFormat::TarXz, &padded).1.is_ok());
+}
+
+#[test]
+fn what_is_cut_short_or_damaged_in_a_compressed_archive_is_one_clear_error() {
+    // Of bytes that do not compress, so that damage anywhere counts.
+    let mut state = 1u32;
+    let data: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    })
+    .take(3000)
+    .collect();
+    let plain = tar(&[(b'0', "a", "", 0o644, &data)]);
+    for (format, encode) in COMPRESSED {
+        let whole = encode(&plain);
+        for length in [0, 1, 5, 20, whole.len() / 2, whole.len() - 1] {
+            let (_dir, done) = unpacked(format, &whole[..length]);
+            let refused = done.unwrap_err();
+            assert!(
+                matches!(
+                    refused,
+                    UnpackError::Decompress(_) | UnpackError::Malformed(_)
+                ),
+                "{format:?} of {length} bytes: {refused:?}"
+            );
+        }
+        // Any other archive than what the name says.
+        for (other, encode) in COMPRESSED {
+            if other != format {
+                let (_dir, done) = unpacked(format, &encode(&plain));
+                let refused = done.unwrap_err();
+                assert!(
+                    matches!(refused, UnpackError::Decompress(_)),
+                    "{other:?} as {format:?}: {refused:?}"
+                );
+            }
+        }
+        if format == ArchiveFormat::TarZstd {
+            // Its encoder was not asked for a checksum.
+            continue;
+        }
+        let mut wrong = whole.clone();
+        wrong[whole.len() / 2] ^= 0x10;
+        let (_dir, done) = unpacked(format, &wrong);
+        assert!(done.is_err(), "{format:?}");
+    }
+}
+
+#[test]
+fn any_byte_of_a_compressed_archive_may_be_wrong_without_more_than_a_refusal() {
+    let plain = tar(&[(b'0', "a", "", 0o644, b"some words")]);
+    for (format, encode) in COMPRESSED {
+        let good = [encode(&plain[..700]), encode(&plain[700..])].concat();
+        for at in 0..good.len() {
+            for change in [0xff, 0x01, 0x80] {
+                let mut wrong = good.clone();
+                wrong[at] ^= change;
+                let (dir, _) = unpacked(format, &wrong);
+                assert!(std::fs::read_dir(dir.path()).unwrap().count() <= 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_small_archive_that_inflates_to_much_is_refused_at_its_bound() {
+    let zeros = vec![0; 4 << 20];
+    let plain = tar(&[(b'0', "zeros", "", 0o644, &zeros)]);
+    let hostile = tar(&[
+        (b'2', "way", "/tmp", 0o777, b""),
+        (b'0', "way/escaped", "", 0o644, b"x"),
+    ]);
+    for (format, encode) in COMPRESSED {
+        let bomb = encode(&plain);
+        assert!(bomb.len() < 64 << 10, "{format:?}: {}", bomb.len());
+        let (_dir, done) = unpacked(format, &bomb);
+        assert!(
+            matches!(done, Err(UnpackError::TooMuch { .. })),
+            "{format:?}: {done:?}"
+        );
+        let (_dir, done) = unpacked(format, &encode(&hostile));
+        assert!(
+            matches!(done, Err(UnpackError::Refused { .. })),
+            "{format:?}: {done:?}"
+        );
+    }
+}
+
+#[test]
+fn an_xz_stream_that_asks_for_a_huge_dictionary_does_not_get_it() {
+    let mut packed = xz(&tar(&[(b'0', "a", "", 0o644, b"x")]));
+    // The first block's header, after the 12 bytes of the stream's: its size, its flags, the filter LZMA2, the length of
+    // the filter's properties, the dictionary's size as a power of two, and a checksum.
+    assert_eq!(packed[12..16], [2, 0, 0x21, 1]);
+    for (size, accepted) in [(30, true), (31, false), (40, false)] {
+        packed[16] = size;
+        let mut sum = flate2::Crc::new();
+        sum.update(&packed[12..20]);
+        packed[20..24].copy_from_slice(&sum.sum().to_le_bytes());
+        let (_dir, done) = unpacked(ArchiveFormat::TarXz, &packed);
+        match done {
+            Ok(()) => assert!(accepted, "{size}"),
+            Err(refused) => {
+                assert!(!accepted, "{size}: {refused:?}");
+                let said = refused.to_string();
+                assert_eq!(said, "the archive has more than 128 MiB of xz dictionary");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_archive_of_which_nothing_comes_can_be_given_up() {
+    for (format, encode) in COMPRESSED {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folder = FileFolder::open(dir.path(), bounds(1000)).unwrap();
+        folder.bounds.stop.store(true, Ordering::Relaxed);
+        let refused = folder.unpack(format, &archive(&encode(b"")));
+        let refused = refused.unwrap_err();
+        assert!(
+            matches!(&refused, UnpackError::Decompress(cause) if cause.to_string().contains("given up")),
+            "{format:?}: {refused:?}"
+        );
     }
 }
 
@@ -266,9 +436,7 @@ fn a_zip_file_that_two_readers_would_read_differently_is_refused() {
 
 #[test]
 fn one_gzip_stream_becomes_one_file_and_a_damaged_one_none() {
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-    gzip.write_all(b"words").unwrap();
-    let gzip = gzip.finish().unwrap();
+    let gzip = gzip(b"words");
     let dir = tempfile::tempdir().unwrap();
     let mut folder = FileFolder::open(dir.path(), bounds(1000)).unwrap();
     folder

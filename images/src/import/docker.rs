@@ -11,9 +11,9 @@ use sha2::{Digest as _, Sha256};
 use super::ImportError;
 use super::choose::{Candidate, choose};
 use super::source::Source;
-use super::spool;
+use super::spool::{self, Packing};
 use crate::digest::Digest;
-use crate::manifest::{self, Compression, Document, ManifestError, OCI_CONFIG, OCI_MANIFEST};
+use crate::manifest::{self, Document, ManifestError, OCI_CONFIG, OCI_MANIFEST};
 use crate::pull::Incoming;
 use crate::reference::Reference;
 use crate::section::Section;
@@ -87,12 +87,13 @@ pub(crate) fn read(
         let head = section
             .head(spool::MAGIC)
             .map_err(|error| source.io("read", &name, error))?;
-        let (suffix, digest) = match spool::compression(&head) {
-            Ok(Compression::None) => ("", *diff_id),
-            Ok(Compression::Gzip) => ("+gzip", hash(source, &name, &section)?),
-            Ok(Compression::Zstd) => ("+zstd", hash(source, &name, &section)?),
-            Err(kind) => {
-                let problem = format!("is compressed with {kind}, which is not supported");
+        let (suffix, digest) = match spool::packing(&head) {
+            Packing::None => ("", *diff_id),
+            Packing::Gzip => ("+gzip", hash(source, &name, &section)?),
+            Packing::Zstd => ("+zstd", hash(source, &name, &section)?),
+            packing @ (Packing::Bzip2 | Packing::Xz) => {
+                let problem =
+                    format!("is compressed with {packing:?}, which no layer of an image is");
                 return Err(source.part(&name, problem));
             }
         };

@@ -10,11 +10,10 @@ use tokio::sync::watch;
 
 use super::ImportError;
 use super::source::Source;
-use super::spool::{self, SpoolLimits, spool};
+use super::spool::{self, Packing, SpoolLimits, spool};
 use super::{docker, layout};
 use crate::digest::Digest;
 use crate::fetch::Origin;
-use crate::manifest::Compression;
 use crate::pull::{self, Incoming, PullProgress};
 use crate::reference::Reference;
 use crate::section::Section;
@@ -133,11 +132,10 @@ fn open(inner: &Inner, path: &std::path::Path, limits: SpoolLimits) -> Result<So
     let head = Section::new(Arc::clone(&file), 0, found.len())
         .head(spool::MAGIC)
         .map_err(failed("read"))?;
-    let kind = spool::compression(&head).map_err(|kind| spool::unsupported(&origin, kind))?;
     let file = Arc::into_inner(file).expect("the section that shared it is gone");
-    match kind {
-        Compression::None => Source::archive(origin, file),
-        Compression::Gzip | Compression::Zstd => {
+    match spool::packing(&head) {
+        Packing::None => Source::archive(origin, file),
+        Packing::Bzip2 | Packing::Gzip | Packing::Xz | Packing::Zstd => {
             let spooled = into_store(inner, &origin, file, limits)?;
             Source::archive(origin, spooled)
         }

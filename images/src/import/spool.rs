@@ -4,11 +4,13 @@
 //! with the descriptor, whatever happens.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
+use bzip2::bufread::MultiBzDecoder;
+
 use super::ImportError;
-use crate::manifest::Compression;
+use crate::unpack::xz::XzDecoder;
 
 /// Unpacked bytes that are free of the bound on the ratio.
 const RATIO_FREE: u64 = 256 << 20;
@@ -22,14 +24,24 @@ pub(crate) struct SpoolLimits {
     pub(crate) max_ratio: u64,
 }
 
-/// How something that begins like this is compressed; `Err` names what is not supported (pure).
-pub(crate) fn compression(head: &[u8]) -> Result<Compression, &'static str> {
+/// How something is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packing {
+    None,
+    Bzip2,
+    Gzip,
+    Xz,
+    Zstd,
+}
+
+/// How something that begins like this is compressed (pure).
+pub(crate) fn packing(head: &[u8]) -> Packing {
     match head {
-        [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Compression::Zstd),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Err("xz"),
-        [b'B', b'Z', b'h', ..] => Err("bzip2"),
-        _ => Ok(Compression::None),
+        [0x1f, 0x8b, ..] => Packing::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Packing::Zstd,
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Packing::Xz,
+        [b'B', b'Z', b'h', ..] => Packing::Bzip2,
+        _ => Packing::None,
     }
 }
 
@@ -52,21 +64,33 @@ pub(crate) fn spool(
         .take(MAGIC as u64)
         .read_to_end(&mut head)
         .map_err(failed("read"))?;
-    let kind = compression(&head).map_err(|kind| unsupported(origin, kind))?;
+    let packing = packing(&head);
     let mut counted = Counted {
         inner: head.as_slice().chain(input),
         count: 0,
     };
     let mut file = tempfile::tempfile_in(folder).map_err(failed("make room for"))?;
-    let spooled = match kind {
-        Compression::None => copy(&mut counted, |reader| reader, &mut file, limits),
-        Compression::Gzip => copy(
+    let spooled = match packing {
+        Packing::None => copy(&mut counted, |reader| reader, &mut file, limits),
+        Packing::Bzip2 => copy(
+            &mut MultiBzDecoder::new(BufReader::new(counted)),
+            |decoder| decoder.get_mut().get_mut(),
+            &mut file,
+            limits,
+        ),
+        Packing::Xz => copy(
+            &mut XzDecoder::new(BufReader::new(counted)),
+            |decoder| decoder.get_mut().get_mut(),
+            &mut file,
+            limits,
+        ),
+        Packing::Gzip => copy(
             &mut flate2::read::MultiGzDecoder::new(counted),
             flate2::read::MultiGzDecoder::get_mut,
             &mut file,
             limits,
         ),
-        Compression::Zstd => {
+        Packing::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::new(counted).map_err(failed("read"))?;
             // As for layers: a frame cannot ask for gigabytes of window.
             decoder.window_log_max(27).map_err(failed("read"))?;
@@ -80,16 +104,6 @@ pub(crate) fn spool(
     };
     spooled.map_err(|(operation, source)| failed(operation)(source))?;
     Ok(file)
-}
-
-/// The refusal of an archive in a compression that is not known here.
-pub(crate) fn unsupported(origin: &str, kind: &str) -> ImportError {
-    ImportError::NotAnImage {
-        origin: origin.into(),
-        problem: format!(
-            "it is compressed with {kind}, which is not supported; unpack it first: `{kind} -dc FILE | mezzo image import -`"
-        ),
-    }
 }
 
 fn copy<D: Read, R>(
@@ -150,6 +164,19 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    fn bzip2(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn xz(bytes: &[u8]) -> Vec<u8> {
+        let options = lzma_rust2::XzOptions::with_preset(0);
+        let mut encoder = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
     fn spooled(input: &[u8], limits: SpoolLimits) -> Result<Vec<u8>, ImportError> {
         let folder = tempfile::tempdir().unwrap();
         let mut file = spool("x.tar", input, folder.path(), limits)?;
@@ -164,19 +191,26 @@ mod tests {
     fn every_compression_gives_the_same_bytes() {
         let plain = b"what an archive holds".repeat(1000);
         let packed = zstd::encode_all(plain.as_slice(), 3).unwrap();
-        for input in [plain.clone(), gzip(&plain), packed] {
+        for input in [
+            plain.clone(),
+            bzip2(&plain),
+            gzip(&plain),
+            xz(&plain),
+            packed,
+        ] {
             assert_eq!(spooled(&input, LIMITS).unwrap(), plain);
         }
         assert_eq!(spooled(b"", LIMITS).unwrap(), b"");
     }
 
     #[test]
-    fn bombs_and_unknown_compressions_are_refused() {
+    fn bombs_and_damaged_archives_are_refused() {
         let small = SpoolLimits {
             max_bytes: 1000,
             max_ratio: 10,
         };
-        for input in [vec![0; 2000], gzip(&[0; 2000])] {
+        let zeros = [0; 2000];
+        for input in [zeros.to_vec(), bzip2(&zeros), gzip(&zeros), xz(&zeros)] {
             let error = spooled(&input, small).unwrap_err();
             assert!(
                 std::error::Error::source(&error)
@@ -184,7 +218,9 @@ mod tests {
                 "{error:?}"
             );
         }
-        let error = spooled(b"\xfd7zXZ\0rest", LIMITS).unwrap_err();
-        assert!(error.to_string().contains("xz -dc"), "{error}");
+        for damaged in [&b"\xfd7zXZ\0rest"[..], b"BZh9rest", b"\x1f\x8brest"] {
+            let error = spooled(damaged, LIMITS).unwrap_err();
+            assert!(error.to_string().contains("could not read"), "{error}");
+        }
     }
 }

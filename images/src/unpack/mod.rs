@@ -7,6 +7,7 @@
 //! - `looks`: owner, mode, times and attributes of what was made.
 //! - `layer`: drives all of it for one layer.
 //! - `paths`: splits and checks names (pure); `pax`, `sparse`: read extended headers (pure).
+//! - `xz`: a decoder for what has that compression, which layers have not.
 //! - `error`: bounds and refusals.
 //!
 //! The input is hostile and this runs as root: nothing here follows a symlink or leaves the layer's directory.
@@ -21,6 +22,7 @@ pub(crate) mod paths;
 pub(crate) mod pax;
 pub(crate) mod sparse;
 pub(crate) mod tar;
+pub(crate) mod xz;
 
 pub(crate) use error::printable;
 pub use error::{DeviceNodes, UnpackError, UnpackLimits};

@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 use super::security;
 use super::validate::BadSpec;
-use crate::model::{ContainerSpec, UserNamespace};
+use crate::model::ContainerSpec;
+use crate::users::UserNamespace;
 
 /// The first field that asks for what we lack. `permitted` has a bit for each capability.
 pub(crate) fn check(spec: &ContainerSpec, permitted: u64) -> Result<(), BadSpec> {

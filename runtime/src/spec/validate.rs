@@ -6,11 +6,10 @@ mod limits;
 use std::path::{Component, Path};
 
 use crate::id::ContainerId;
-use crate::model::{
-    ContainerSpec, DeviceSpec, ExecSpec, GroupPart, MountSpec, Rootfs, UserNamespace,
-};
+use crate::model::{ContainerSpec, DeviceSpec, ExecSpec, GroupPart, MountSpec, Rootfs};
 use crate::secrets::{MAX_BYTES, MAX_COUNT, Secrets};
 use crate::spec::security::capability_name;
+use crate::users::UserNamespace;
 pub(crate) use limits::{HostLimits, check_host, check_limits};
 
 /// A field of a specification that cannot be used.
@@ -110,6 +109,9 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), BadSpec> {
                 }
             }
         }
+    }
+    for (index, dir) in spec.handed_over.iter().enumerate() {
+        clean(&format!("handed_over[{index}]"), dir)?;
     }
     secrets(&spec.secrets)?;
     for (index, device) in spec.devices.iter().enumerate() {

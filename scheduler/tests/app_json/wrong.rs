@@ -186,10 +186,6 @@ fn wrong_values_are_named_with_their_path() {
             json!({"fetch": [{"uri": "http://h/a", "destPath": "../a"}]}),
             "/fetch(0)/destPath",
         ),
-        (
-            json!({"fetch": [{"uri": "http://h/a.tar.xz"}]}),
-            "/fetch(0)/extract",
-        ),
         (json!({"uris": ["relative"]}), "/uris(0)/uri"),
         (
             json!({"uris": ["http://h/a"], "fetch": [{"uri": "http://h/a"}]}),
