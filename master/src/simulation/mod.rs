@@ -174,7 +174,7 @@ fn rules_hold_in_every_history_and_healed_worlds_come_to_rest() {
 }
 
 /// Each bug with what the rule that finds it says.
-const BUGS: [(Bug, &str); 19] = [
+const BUGS: [(Bug, &str); 25] = [
     (Bug::OfferNotBooked, "in use"),
     (Bug::EndNotReleased, "holds something"),
     (Bug::LaunchedTwice, "is launched twice"),
@@ -194,6 +194,12 @@ const BUGS: [(Bug, &str); 19] = [
     (Bug::WindowNotStored, "windows in the store"),
     (Bug::NoticeMissing, "watchers believe"),
     (Bug::LossesUnlimited, "are given up within"),
+    (Bug::ReservedToAnybody, "reserved for others"),
+    (Bug::SecondOperationEnd, "has two ends"),
+    (Bug::OperationEndNotTold, "still waits for operation"),
+    (Bug::RefusalIgnored, "the master believes"),
+    (Bug::DrainingAndOffered, "is draining and offered"),
+    (Bug::AwayAndOffered, "is away and offered"),
 ];
 
 /// `--nocapture` prints in which history each was found, and how: the table of docs/test-bench.md.

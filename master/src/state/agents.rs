@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     allocator::AgentFilters,
+    planted::{Bug, planted},
     store::{AgentRecord, Change, DrainRecord},
 };
 
@@ -273,7 +274,9 @@ impl Core {
         let Some(agent_id) = self.agent_conns.remove(&conn) else {
             return;
         };
-        self.rescind_agent_offers(turn, &agent_id);
+        if !planted(Bug::AwayAndOffered) {
+            self.rescind_agent_offers(turn, &agent_id);
+        }
         let Some(entry) = self.agents.get_mut(&agent_id) else {
             return;
         };

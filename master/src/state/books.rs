@@ -303,7 +303,7 @@ impl Core {
                 }
                 if *offer.resources.visible_to(&offer.role) != offer.resources {
                     return Err(format!(
-                        "role {} is offered {}",
+                        "role {} is offered {}, some of it reserved for others",
                         offer.role, offer.resources
                     ));
                 }

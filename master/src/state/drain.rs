@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     config::to_millis,
+    planted::{Bug, planted},
     store::{AgentRecord, Change, DrainRecord},
 };
 
@@ -63,7 +64,9 @@ impl Core {
         };
         self.set_drain(turn, agent_id, Some(drain));
         self.claim_drain(turn, agent_id);
-        self.rescind_agent_offers(turn, agent_id);
+        if !planted(Bug::DrainingAndOffered) {
+            self.rescind_agent_offers(turn, agent_id);
+        }
         self.tell_drain(turn, agent_id);
         Ok(())
     }

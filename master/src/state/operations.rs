@@ -356,7 +356,7 @@ impl Core {
                     let next = conversion.ok().and_then(|c| pools.converted(&c));
                     next.unwrap_or(pools)
                 });
-                if then != *agent.ledger.total() {
+                if then != *agent.ledger.total() && !planted(Bug::RefusalIgnored) {
                     self.rescind_offers_of(turn, &agent_id, Supply::Ordinary);
                     self.with_ledger(&agent_id, Supply::Ordinary, |ledger| ledger.declare(then));
                     self.pools_changed(turn, &agent_id);
