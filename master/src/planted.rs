@@ -56,6 +56,10 @@ pub(crate) enum Bug {
     DrainingAndOffered,
     /// Offers of an agent outlive its connection.
     AwayAndOffered,
+    /// Offers of an agent outlive its deactivation.
+    DeactivatedAndOffered,
+    /// A deactivation is in force and not in the store.
+    DeactivationNotStored,
 }
 
 #[cfg(test)]

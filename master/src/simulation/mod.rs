@@ -7,8 +7,8 @@
 //! * no task is sent to an agent twice, and what an agent runs is booked;
 //! * a framework never sees two different ends of one task, and no offer that its filter excludes;
 //! * what is reserved is offered to its role and those below it alone; no change of it is told to have ended in two ways;
-//! * no pass brings a role above its limit; the quotas and maintenance windows in force are those in the store;
-//! * nothing of an agent is offered in its window, and its window drains it;
+//! * no pass brings a role above its limit; the quotas, maintenance windows and deactivations in force are those in the store;
+//! * nothing of an agent is offered in its window, while it drains, is deactivated or away; its window drains it;
 //! * who watches knows every task's state from notices alone; no more agents are given up at once than the limit says.
 //!
 //! In the end the world heals, and then every task and every change has an end that its framework knows, nothing is
@@ -174,7 +174,7 @@ fn rules_hold_in_every_history_and_healed_worlds_come_to_rest() {
 }
 
 /// Each bug with what the rule that finds it says.
-const BUGS: [(Bug, &str); 25] = [
+const BUGS: [(Bug, &str); 27] = [
     (Bug::OfferNotBooked, "in use"),
     (Bug::EndNotReleased, "holds something"),
     (Bug::LaunchedTwice, "is launched twice"),
@@ -200,6 +200,8 @@ const BUGS: [(Bug, &str); 25] = [
     (Bug::RefusalIgnored, "the master believes"),
     (Bug::DrainingAndOffered, "is draining and offered"),
     (Bug::AwayAndOffered, "is away and offered"),
+    (Bug::DeactivatedAndOffered, "is deactivated and offered"),
+    (Bug::DeactivationNotStored, "deactivations in the store"),
 ];
 
 /// `--nocapture` prints in which history each was found, and how: the table of docs/test-bench.md.
