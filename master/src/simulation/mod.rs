@@ -9,10 +9,11 @@
 //! * what is reserved is offered to its role and those below it alone; no change of it is told to have ended in two ways;
 //! * no pass brings a role above its limit; the quotas, maintenance windows and deactivations in force are those in the store;
 //! * nothing of an agent is offered in its window, while it drains, is deactivated or away; its window drains it;
-//! * who watches knows every task's state from notices alone; no more agents are given up at once than the limit says.
+//! * who watches knows every task's state from notices alone; no more agents are given up at once than the limit says;
+//! * master and agent agree what is reserved there whenever nothing is under way between them.
 //!
 //! In the end the world heals, and then every task and every change has an end that its framework knows, nothing is
-//! booked, master and agents agree what is reserved, nothing waits for acknowledgement. A failing seed is printed; `MEZZO_SEED=n` runs that one, `MEZZO_SEEDS=n` that many.
+//! booked, nothing waits for acknowledgement. A failing seed is printed; `MEZZO_SEED=n` runs that one, `MEZZO_SEEDS=n` that many.
 //! That each rule bites is a test of its own: bugs that are planted in the core (`planted`) must be found.
 
 mod author;
