@@ -206,6 +206,8 @@ pub(crate) struct Node {
     pub(crate) capacity: Option<Capacity>,
     /// `null` while it is in service.
     pub(crate) drain: Option<Drain>,
+    /// Nothing of it is offered since then; `null` while it is not deactivated.
+    pub(crate) deactivated_since_ms: Option<u64>,
 }
 
 /// How far a node's way out of service has come.
@@ -221,12 +223,14 @@ pub(crate) struct Drain {
 }
 
 impl Node {
-    /// In one word or two, for people: `draining` and `drained` go before `connected`.
+    /// In one word or two, for people: `draining`, `drained` and `deactivated`, in this order, go before `connected`.
     pub(crate) fn condition(&self) -> String {
-        match &self.drain {
+        let drain = self.drain.as_ref().map(|drain| drain.state.as_str());
+        let out = drain.or(self.deactivated_since_ms.map(|_| "deactivated"));
+        match out {
             None => self.state.clone(),
-            Some(drain) if self.state == "connected" => drain.state.clone(),
-            Some(drain) => format!("{} ({})", self.state, drain.state),
+            Some(out) if self.state == "connected" => out.to_owned(),
+            Some(out) => format!("{} ({out})", self.state),
         }
     }
 }
@@ -270,6 +274,7 @@ impl From<&proto::Agent> for Node {
                 deadline_at_ms: drain.deadline_at_ms,
                 mark_gone: drain.mark_gone,
             }),
+            deactivated_since_ms: agent.deactivated_since_ms,
         }
     }
 }

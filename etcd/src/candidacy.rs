@@ -1,6 +1,7 @@
 //! What every server among several does around its election: stand for it, wait for a seat, see it go, give it back.
 //!
-//! Edge. The [`election`](crate::election) runs as a task that this owns: dropped, it ends, and the lease runs out by itself.
+//! Edge. The [`election`](crate::election) runs as a task that this owns: dropped, it ends, and the lease runs out by itself. So does
+//! what keeps etcd's history short.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    Address, Client, Fence,
+    Address, Client, Fence, compaction,
     election::{self, Candidate, Leader, Order, Seat, Standing, Times},
 };
 
@@ -24,6 +25,8 @@ pub struct Candidacy {
     orders: mpsc::Sender<Order>,
     standing: watch::Receiver<Standing>,
     election: JoinSet<()>,
+    /// Ends with this.
+    compaction: JoinSet<()>,
 }
 
 impl Candidacy {
@@ -39,7 +42,20 @@ impl Candidacy {
             orders,
             standing,
             election,
+            compaction: JoinSet::new(),
         }
+    }
+
+    /// While this one leads, etcd is made to forget what was overwritten or deleted more than so long ago, at about that pace.
+    /// Zero: it is not. Needs a tokio runtime.
+    #[must_use]
+    pub fn compacting(mut self, client: Client, address: &Address, every: Duration) -> Self {
+        if !every.is_zero() {
+            let (key, standing) = (address.key(election::TERM), self.standing.clone());
+            self.compaction
+                .spawn(compaction::run(client, key, every, standing));
+        }
+        self
     }
 
     /// For orders that come from elsewhere, like giving the lead away.

@@ -20,9 +20,9 @@ use tonic::{
 use crate::{
     Address,
     proto::{
-        LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, RangeRequest, RangeResponse,
-        TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
-        kv_client::KvClient, lease_client::LeaseClient, watch_client::WatchClient,
+        CompactionRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest,
+        RangeRequest, RangeResponse, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest,
+        WatchResponse, kv_client::KvClient, lease_client::LeaseClient, watch_client::WatchClient,
         watch_request::RequestUnion,
     },
 };
@@ -137,6 +137,24 @@ impl Client {
             async move { KvClient::new(channel).txn(request).await }
         })
         .await
+    }
+
+    /// Forgets what was overwritten or deleted before that revision. One that is forgotten already is none to forget.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers within that time (it may have been done), or etcd refuses.
+    pub async fn compact(&self, revision: i64, within: Duration) -> Result<(), Error> {
+        let compacted = self
+            .call(within, |channel| async move {
+                let request = asking(CompactionRequest { revision });
+                KvClient::new(channel).compact(request).await
+            })
+            .await;
+        match compacted {
+            Ok(_) | Err(Error::Compacted) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// A new lease: its id, and the whole seconds that etcd keeps it at least.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use common::{Master, PATIENCE, fleet};
+use mezzo_api::proto::{self, operator_service_client::OperatorServiceClient};
 use mezzo_framework::{
     CallError, Error, Event, Framework, REFUSE_LONG, Reconciliation, Room, Task,
     model::{AgentId, FrameworkId, TaskId, TaskState},
@@ -40,6 +41,20 @@ async fn subscribed(framework: &mut Framework) -> FrameworkId {
             return framework_id;
         }
     }
+}
+
+/// How many frameworks of that name the master knows, and how many of them are connected.
+async fn seen(master: &Master, name: &str) -> (usize, usize) {
+    let request = proto::ListFrameworksRequest {
+        name: name.to_owned(),
+        ..proto::ListFrameworksRequest::default()
+    };
+    let address = format!("http://{}", master.address);
+    let mut operator = OperatorServiceClient::connect(address).await.unwrap();
+    let listed = operator.list_frameworks(request).await.unwrap();
+    let listed = listed.into_inner().frameworks;
+    let n_connected = listed.iter().filter(|one| one.connected).count();
+    (listed.len(), n_connected)
 }
 
 type Running = BTreeMap<TaskId, AgentId>;
@@ -78,6 +93,48 @@ async fn run_tasks(framework: &mut Framework, n: usize) -> Running {
         }
     }
     running
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_of_a_lower_term_than_was_seen_is_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let master = Master::any(dir.path()).await;
+    let of_term = |term: u64| {
+        Framework::builder("heedful")
+            .masters([master.address.to_string()])
+            .failover_timeout(Duration::from_secs(600))
+            .master_term(term)
+            .spawn()
+            .unwrap()
+    };
+    let mut heedless = of_term(0);
+    let Event::Subscribed { term, .. } = next(&mut heedless).await else {
+        panic!("the first event is Subscribed");
+    };
+    assert!(term > 0);
+    heedless.close().await;
+    // The same term is no lower one.
+    let mut equal = of_term(term);
+    subscribed(&mut equal).await;
+    equal.close().await;
+
+    let mut ahead = of_term(term + 1);
+    // The master takes its subscriptions, and each is gone again.
+    timeout(PATIENCE, async {
+        while seen(&master, "heedful").await.0 < 4 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        while seen(&master, "heedful").await.1 > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    // And the author has heard of none.
+    let heard = timeout(Duration::from_millis(50), ahead.next()).await;
+    assert!(heard.is_err(), "{heard:?}");
+    ahead.close().await;
+    master.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,6 +29,9 @@ pub struct Config {
     pub store: StoreAddress,
     /// With etcd: a leader that gives no sign of life for so many seconds has no lease any more, and another is elected.
     pub lease_secs: u32,
+    /// With etcd: the leader makes it forget what was overwritten longer ago than this, at about this pace. 0: never, for an etcd
+    /// that does so by itself.
+    pub etcd_compaction_secs: u64,
     /// Between passes over all agents. What changes in between is offered at once.
     #[serde(rename = "allocation_interval_ms", with = "millis")]
     pub allocation_interval: Duration,
@@ -99,6 +102,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/mezzo/master"),
             store: StoreAddress::StateDir,
             lease_secs: 3,
+            etcd_compaction_secs: 3600,
             allocation_interval: Duration::from_secs(1),
             agent_ping_interval: Duration::from_secs(1),
             agent_ping_timeout: Duration::from_secs(5),

@@ -10,7 +10,7 @@
 //! stop. Then it acts no more before the lease goes back, so that the next leader finds nobody else. What is left of a
 //! reign that was deposed (streams whose peers do not read) goes beside: this master may be elected again meanwhile.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use mezzo_etcd::{
     Address, Candidacy, Client, Fence,
@@ -57,6 +57,8 @@ pub(crate) async fn run(
         let _ = ready.send(listens);
     }
     let candidacy = Candidacy::stand(client.clone(), address.clone(), me, config.lease_secs);
+    let every = Duration::from_secs(config.etcd_compaction_secs);
+    let candidacy = candidacy.compacting(client.clone(), &address, every);
     let mut reigns = Reigns {
         config: Arc::clone(&config),
         metrics: Arc::clone(&metrics),

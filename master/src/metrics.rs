@@ -353,8 +353,14 @@ fn planned(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Res
     gauge(
         encoder,
         "agents_draining",
-        "Agents out of service",
+        "Agents that an operator or a maintenance window drains, or has drained",
         count(&|view| view.drain.is_some()),
+    )?;
+    gauge(
+        encoder,
+        "agents_deactivated",
+        "Agents of which an operator wants nothing offered",
+        count(&|view| view.deactivated_since_ms.is_some()),
     )?;
     gauge(
         encoder,

@@ -44,6 +44,22 @@ pub(crate) enum Bug {
     NoticeMissing,
     /// Agents are given up faster than the limit says.
     LossesUnlimited,
+    /// What is reserved is offered to every role.
+    ReservedToAnybody,
+    /// An agent that comes back with the end of a change is believed to have lost the change, too.
+    SecondOperationEnd,
+    /// Ends of changes are not told.
+    OperationEndNotTold,
+    /// What an agent refused to change is believed to be changed.
+    RefusalIgnored,
+    /// Offers of an agent outlive the beginning of its drain.
+    DrainingAndOffered,
+    /// Offers of an agent outlive its connection.
+    AwayAndOffered,
+    /// Offers of an agent outlive its deactivation.
+    DeactivatedAndOffered,
+    /// A deactivation is in force and not in the store.
+    DeactivationNotStored,
 }
 
 #[cfg(test)]

@@ -127,6 +127,82 @@ async fn a_drain_outlives_the_master_and_ends_when_every_end_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_deactivated_agent_is_not_offered_and_its_tasks_run_on_over_the_masters_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let master = Master::start(config(dir.path())).await;
+    let mut agent = Agent::attach(&master, "node-1", NODE).await;
+    let id = agent.id.clone();
+    let mut framework = Framework::subscribe(&master, "test").await;
+    let offers = framework.expect_offers().await;
+    framework
+        .accept(&offers, vec![task("t1", &id, "cpus:1;mem:64")])
+        .await;
+    let launch = agent.expect_launch().await;
+    agent.report(&launch, TaskState::TaskRunning, "u1").await;
+    let running = framework.expect_state("t1", TaskState::TaskRunning).await;
+    framework.acknowledge(&running).await;
+
+    let request = proto::DeactivateAgentRequest {
+        agent_id: id.clone(),
+    };
+    // The rest was offered again, or was about to be.
+    let mut operator = master.operator().await;
+    operator.deactivate_agent(request.clone()).await.unwrap();
+    let shown = seen(&master, &id).await.unwrap();
+    let since = shown.deactivated_since_ms.expect("it is deactivated");
+    assert!(shown.offered.is_empty() && shown.drain.is_none());
+    assert_eq!(shown.tasks, 1);
+    operator.deactivate_agent(request).await.unwrap();
+    let unknown = proto::DeactivateAgentRequest {
+        agent_id: "nobody".to_owned(),
+    };
+    let refused = operator.deactivate_agent(unknown).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    drop(operator);
+    let held = agent.task(&launch, TaskState::TaskRunning, "u1");
+    master.stop().await;
+
+    let master = Master::start(config(dir.path())).await;
+    let mut info = common::framework_info("test", "*", Duration::from_secs(60));
+    info.framework_id = framework.id.clone();
+    let mut framework = Framework::subscribe_as(&master, info).await.unwrap();
+    let mut deactivated = Agent::reattach(&master, &id, "node-1", NODE, vec![held])
+        .await
+        .unwrap();
+    let other = Agent::attach(&master, "node-2", NODE).await;
+    // Passes have been made over both.
+    let offers = framework.expect_offers().await;
+    assert!(offers.iter().all(|offer| offer.agent_id == other.id));
+    let shown = seen(&master, &id).await.unwrap();
+    assert_eq!(shown.deactivated_since_ms, Some(since));
+    assert!(shown.offered.is_empty());
+    assert_eq!(shown.tasks, 1);
+    for (wanted, n) in [(None, 2), (Some(true), 1), (Some(false), 1)] {
+        let request = proto::ListAgentsRequest {
+            deactivated: wanted,
+            ..proto::ListAgentsRequest::default()
+        };
+        let mut operator = master.operator().await;
+        let listed = operator.list_agents(request).await.unwrap().into_inner();
+        assert_eq!(listed.agents.len(), n, "{wanted:?}");
+    }
+
+    let request = proto::ActivateAgentRequest {
+        agent_id: id.clone(),
+    };
+    let mut operator = master.operator().await;
+    operator.activate_agent(request).await.unwrap();
+    assert_eq!(framework.expect_offers().await[0].agent_id, id);
+    assert_eq!(seen(&master, &id).await.unwrap().deactivated_since_ms, None);
+    // Its task was never told to end.
+    deactivated
+        .report(&launch, TaskState::TaskFinished, "u2")
+        .await;
+    framework.expect_state("t1", TaskState::TaskFinished).await;
+    master.stop().await;
+}
+
+#[tokio::test]
 async fn an_agent_that_is_marked_gone_leaves_once_it_is_drained() {
     let dir = tempfile::tempdir().unwrap();
     let master = Master::start(config(dir.path())).await;

@@ -29,6 +29,9 @@ pub struct Config {
     pub store: StoreAddress,
     /// With etcd: a leader that gives no sign of life for so many seconds has no lease any more, and another is elected.
     pub lease_secs: u32,
+    /// With etcd: the leader makes it forget what was overwritten longer ago than this, at about this pace. 0: never, for an etcd
+    /// that does so by itself.
+    pub etcd_compaction_secs: u64,
     /// As the master's operators see it.
     pub framework_name: String,
     /// How long the master keeps the tasks when the scheduler is away.
@@ -60,6 +63,7 @@ impl Default for Config {
             state_dir: PathBuf::from("/var/lib/mezzo/scheduler"),
             store: StoreAddress::StateDir,
             lease_secs: 3,
+            etcd_compaction_secs: 3600,
             framework_name: "mezzo-scheduler".to_owned(),
             failover_timeout_secs: 7 * 86_400,
             task_launch_timeout_secs: 300,

@@ -10,6 +10,8 @@
 //! stream of the former leader, and answers nothing more that came over it. So what a deposed scheduler had under way
 //! comes before the new one asks how its tasks are, or not at all.
 
+use std::time::Duration;
+
 use mezzo_api::credential::Credential;
 use mezzo_api::masters::Masters;
 use mezzo_etcd::election::{Candidate, Seat};
@@ -41,6 +43,8 @@ pub(crate) async fn run(
     tracing::info!(address = %listens, advertised = me.address, store = %address, "scheduler listens and follows");
     let own = me.address.clone();
     let candidacy = Candidacy::stand(client.clone(), address.clone(), me, config.lease_secs);
+    let every = Duration::from_secs(config.etcd_compaction_secs);
+    let candidacy = candidacy.compacting(client.clone(), &address, every);
     let mut reigns = Reigns {
         config,
         line,

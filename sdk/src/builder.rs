@@ -27,6 +27,7 @@ pub struct InvalidConfig {
 pub struct Builder {
     name: String,
     id: Option<FrameworkId>,
+    master_term: u64,
     masters: Vec<String>,
     credential: Credential,
     roles: Vec<String>,
@@ -47,6 +48,7 @@ pub struct Builder {
 #[derive(Debug)]
 pub(crate) struct Checked {
     pub(crate) info: FrameworkInfo,
+    pub(crate) master_term: u64,
     pub(crate) suppressed: bool,
     pub(crate) masters: Masters,
     pub(crate) credential: Credential,
@@ -59,6 +61,7 @@ impl Builder {
         Self {
             name: name.to_owned(),
             id: None,
+            master_term: 0,
             masters: Vec::new(),
             credential: Credential::default(),
             roles: vec!["*".to_owned()],
@@ -102,6 +105,14 @@ impl Builder {
     #[must_use]
     pub fn id(mut self, id: Option<FrameworkId>) -> Self {
         self.id = id;
+        self
+    }
+
+    /// The highest term ([`crate::Event::Subscribed`]) that an earlier process was told. A master of a lower one was deposed, or put back
+    /// from an old copy, and does not know what runs: it is not followed, as one is not whose term is lower than this process was told.
+    #[must_use]
+    pub fn master_term(mut self, term: u64) -> Self {
+        self.master_term = term;
         self
     }
 

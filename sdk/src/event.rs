@@ -16,6 +16,8 @@ pub enum Event {
         framework_id: FrameworkId,
         /// Another one than before after a change of leader.
         master_id: String,
+        /// Of its leadership; it only grows. Write the highest down with the id ([`crate::Builder::master_term`]).
+        term: u64,
     },
     /// The subscription broke; calls fail until the next [`Event::Subscribed`]. Nothing has to be done.
     Disconnected {

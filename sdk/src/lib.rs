@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A [`Framework`] stays subscribed: when its stream breaks or the master is gone it tries all masters that it was told
-//! of, with growing pauses, follows the one that leads, and says so ([`Event::Disconnected`], [`Event::Subscribed`]). It
+//! of, with growing pauses, follows the one that leads, and says so ([`Event::Disconnected`], [`Event::Subscribed`]). A master
+//! of a lower term than was seen leads no longer and is not followed ([`Builder::master_term`]). It
 //! gives up only where trying again cannot help ([`Error`]). What it does not do is decide, or store: an author writes
 //! down what must survive, and acknowledges after that.
 //!

@@ -174,6 +174,20 @@ impl Line {
             Ok(id) => id,
             Err(error) => return Ended::Never(format!("master {master}: {error}")),
         };
+        let highest = self.config.master_term;
+        if subscribed.term < highest {
+            tracing::warn!(
+                master,
+                term = subscribed.term,
+                highest,
+                "not followed: a master of a higher term was seen, so this one leads no longer"
+            );
+            return Ended::Never(format!(
+                "master {master} has term {}, which is lower than {highest}: it leads no longer",
+                subscribed.term
+            ));
+        }
+        self.config.master_term = subscribed.term;
         tracing::info!(%framework_id, master, master_id = subscribed.master_id, "subscribed");
         self.config.info.framework_id = Some(framework_id.clone());
         self.masters.reached();
@@ -185,6 +199,7 @@ impl Line {
         let event = Event::Subscribed {
             framework_id,
             master_id: subscribed.master_id,
+            term: subscribed.term,
         };
         if self.events.send(Ok(event)).await.is_err() {
             return Ended::Unwatched;

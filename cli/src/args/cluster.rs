@@ -28,7 +28,10 @@ pub(crate) enum NodeCommand {
         after_help = "Examples:\n  mezzo node drain node-1 --deadline 10m\n  mezzo node drain node-1 --mark-gone"
     )]
     Drain(NodeDrainArgs),
-    /// Put a node back into service
+    /// Start nothing more on a node, and leave what runs there alone
+    #[command(after_help = "Example:\n  mezzo node deactivate node-1")]
+    Deactivate(NodeArg),
+    /// Put a node back into service: after a drain, or after it was deactivated
     #[command(after_help = "Example:\n  mezzo node activate node-1")]
     Activate(NodeArg),
     /// Keep a part of a node's resources for a role and those below it
@@ -54,9 +57,12 @@ pub(crate) struct NodeListArgs {
     /// Only nodes with this attribute
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub(crate) attribute: Option<String>,
-    /// Only nodes out of service
+    /// Only nodes that drain or are drained
     #[arg(long)]
     pub(crate) draining: bool,
+    /// Only nodes that are deactivated
+    #[arg(long)]
+    pub(crate) deactivated: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -222,6 +222,17 @@ impl Master {
         }
     }
 
+    pub(crate) async fn deactivate_agent(&mut self, agent_id: &str) -> Result<(), Failure> {
+        let request = proto::DeactivateAgentRequest {
+            agent_id: agent_id.to_owned(),
+        };
+        self.client
+            .deactivate_agent(request)
+            .await
+            .map(drop)
+            .map_err(|status| self.refused(&status))
+    }
+
     pub(crate) async fn activate_agent(&mut self, agent_id: &str) -> Result<(), Failure> {
         let request = proto::ActivateAgentRequest {
             agent_id: agent_id.to_owned(),

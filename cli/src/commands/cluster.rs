@@ -69,6 +69,19 @@ pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), 
         NodeCommand::Maintenance(command) => {
             operating::maintenance(context, &mut master, command).await
         }
+        NodeCommand::Deactivate(args) => {
+            let node = Node::from(&master.agent(&args.node).await?);
+            master.deactivate_agent(&node.id).await?;
+            let tasks = render::count(node.tasks as usize, "task");
+            context.output.done(
+                &json!({ "deactivated": node.id, "tasks": node.tasks }),
+                &format!(
+                    "nothing more starts on node {}; {tasks} there {} on",
+                    render::clean(&node.hostname),
+                    if node.tasks == 1 { "runs" } else { "run" }
+                ),
+            )
+        }
         NodeCommand::Activate(args) => {
             let node = Node::from(&master.agent(&args.node).await?);
             master.activate_agent(&node.id).await?;
@@ -164,6 +177,7 @@ fn wanted_nodes(args: &NodeListArgs) -> proto::ListAgentsRequest {
         states: states.collect(),
         attribute: args.attribute.clone().unwrap_or_default(),
         draining: args.draining.then_some(true),
+        deactivated: args.deactivated.then_some(true),
         ..proto::ListAgentsRequest::default()
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn nodes(nodes: &[Node], style: Style) -> String {
 /// The tone of a node's state.
 pub(crate) fn node_tone(node: &Node) -> Tone {
     match node.state.as_str() {
-        "connected" if node.drain.is_none() => Tone::Good,
+        "connected" if node.condition() == "connected" => Tone::Good,
         "unreachable" => Tone::Bad,
         _ => Tone::Busy,
     }
@@ -113,6 +113,12 @@ pub(crate) fn node(node: &Node, tasks: &[Task], now_ms: u64, style: Style) -> St
                 node.drain
                     .as_ref()
                     .map(|drain| drained(drain, now_ms))
+                    .unwrap_or_default(),
+            ),
+            (
+                "not offered",
+                node.deactivated_since_ms
+                    .map(|at| format!("for {}", age(at, now_ms)))
                     .unwrap_or_default(),
             ),
             ("address", node.address.clone()),
@@ -353,6 +359,17 @@ mod tests {
             (out.condition().as_str(), node_tone(&out)),
             ("draining", Tone::Busy)
         );
+        let kept = Node {
+            state: "connected".into(),
+            deactivated_since_ms: Some(1_000),
+            ..Node::default()
+        };
+        assert_eq!(
+            (kept.condition().as_str(), node_tone(&kept)),
+            ("deactivated", Tone::Busy)
+        );
+        let shown = super::node(&kept, &[], 61_000, PLAIN);
+        assert!(shown.contains("not offered") && shown.contains("for 60 s"));
         let shown = super::node(&out, &[], 61_000, PLAIN);
         let line = shown.lines().find(|line| line.starts_with("drain"));
         insta::assert_snapshot!(line.unwrap_or_default(), @"drain       for 60 s, tasks are killed in 9 min at the latest, then it is removed");

@@ -167,6 +167,14 @@ impl OperatorService for Scripted {
         Ok(Response::new(proto::DrainAgentResponse {}))
     }
 
+    async fn deactivate_agent(
+        &self,
+        request: Request<proto::DeactivateAgentRequest>,
+    ) -> Answer<proto::DeactivateAgentResponse> {
+        self.note(request.into_inner());
+        Ok(Response::new(proto::DeactivateAgentResponse {}))
+    }
+
     async fn activate_agent(
         &self,
         request: Request<proto::ActivateAgentRequest>,

@@ -14,6 +14,10 @@ async fn a_node_is_drained_by_name_with_a_deadline_and_activated() {
             && asked.contains("deadline_ms: Some(600000), mark_gone: true"),
         "{asked}"
     );
+    let ran = cluster.mezzo(&["node", "deactivate", "n1"]).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stdout.contains("nothing more starts on node"));
+    assert!(cluster.asked().contains("DeactivateAgentRequest"));
     let ran = cluster.mezzo(&["node", "activate", "n1"]).await;
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let asked = cluster.asked();

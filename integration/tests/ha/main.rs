@@ -6,6 +6,7 @@
 //! `MEZZO_HA_ROUNDS` is how many blows there are (50 take about ten minutes); the times to a new leader are printed.
 
 mod agent;
+mod compaction;
 mod load;
 mod relay;
 mod restore;

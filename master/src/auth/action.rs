@@ -15,7 +15,7 @@ pub(crate) enum Action {
     TeardownFramework,
     /// Object: the agent's id.
     RemoveAgent,
-    /// And activate. Object: the agent's id.
+    /// And deactivate and activate. Object: the agent's id.
     DrainAgent,
     /// Object: the window's name.
     Maintain,
@@ -138,7 +138,7 @@ fn of_operator_method(method: &str) -> Action {
         "KillTask" => Action::KillTask,
         "TeardownFramework" => Action::TeardownFramework,
         "RemoveAgent" => Action::RemoveAgent,
-        "DrainAgent" | "ActivateAgent" => Action::DrainAgent,
+        "DrainAgent" | "DeactivateAgent" | "ActivateAgent" => Action::DrainAgent,
         "ScheduleMaintenance" | "CancelMaintenance" => Action::Maintain,
         "Backup" => Action::Backup,
         _ => Action::Unlisted,

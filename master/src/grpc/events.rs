@@ -268,6 +268,7 @@ fn agent_change(change: AgentChange) -> proto::agent_event::Change {
         AgentChange::Removed => Change::Removed,
         AgentChange::Draining => Change::Draining,
         AgentChange::Activated => Change::Activated,
+        AgentChange::Deactivated => Change::Deactivated,
     }
 }
 

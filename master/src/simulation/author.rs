@@ -179,7 +179,7 @@ impl Author {
             | OperationState::Unknown => {
                 if *known.get_or_insert(status.state) != status.state {
                     return Err(format!(
-                        "operation {} ended as {known:?}, then {status:?}",
+                        "operation {} has two ends: {known:?}, then {status:?}",
                         status.id
                     ));
                 }

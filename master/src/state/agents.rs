@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     allocator::AgentFilters,
+    planted::{Bug, planted},
     store::{AgentRecord, Change, DrainRecord},
 };
 
@@ -60,6 +61,8 @@ pub(super) struct AgentEntry {
     pub(super) changes: VecDeque<PoolOperation>,
     /// Out of service; see `drain`.
     pub(super) drain: Option<DrainRecord>,
+    /// Nothing of it is offered since then; see `drain`.
+    pub(super) deactivated_since_ms: Option<u64>,
     /// Since then it would be given up, but for the limit of losses.
     pub(super) loss_waits_since_ms: Option<u64>,
 }
@@ -79,8 +82,20 @@ impl AgentEntry {
             usage: None,
             changes: VecDeque::new(),
             drain: record.drain.map(|drain| *drain),
+            deactivated_since_ms: record.deactivated_since_ms,
             loss_waits_since_ms: None,
         }
+    }
+
+    /// As it is stored.
+    pub(super) fn record(&self, agent_id: &AgentId) -> Box<AgentRecord> {
+        Box::new(AgentRecord {
+            agent_id: agent_id.clone(),
+            info: AgentInfo::clone(&self.info),
+            registered_at_ms: self.registered_at_ms,
+            drain: self.drain.map(Box::new),
+            deactivated_since_ms: self.deactivated_since_ms,
+        })
     }
 
     pub(super) fn conn(&self) -> Option<ConnId> {
@@ -156,19 +171,15 @@ impl Core {
         link: AgentLink,
         info: AgentInfo,
     ) {
+        let known = self.agents.get(agent_id);
         let record = AgentRecord {
             agent_id: agent_id.clone(),
-            registered_at_ms: self
-                .agents
-                .get(agent_id)
-                .map_or(turn.now, |entry| entry.registered_at_ms),
+            registered_at_ms: known.map_or(turn.now, |entry| entry.registered_at_ms),
             info,
-            drain: self
-                .agents
-                .get(agent_id)
-                .and_then(|entry| entry.drain.map(Box::new)),
+            drain: known.and_then(|entry| entry.drain.map(Box::new)),
+            deactivated_since_ms: known.and_then(|entry| entry.deactivated_since_ms),
         };
-        let former = self.agents.get(agent_id).map(|entry| &*entry.info);
+        let former = known.map(|entry| &*entry.info);
         if former != Some(&record.info) {
             turn.push(Effect::Store(Change::PutAgent(Box::new(record.clone()))));
             if let Some(former) = former {
@@ -273,7 +284,9 @@ impl Core {
         let Some(agent_id) = self.agent_conns.remove(&conn) else {
             return;
         };
-        self.rescind_agent_offers(turn, &agent_id);
+        if !planted(Bug::AwayAndOffered) {
+            self.rescind_agent_offers(turn, &agent_id);
+        }
         let Some(entry) = self.agents.get_mut(&agent_id) else {
             return;
         };

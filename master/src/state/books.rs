@@ -214,6 +214,12 @@ impl Core {
 
 #[cfg(test)]
 impl Core {
+    /// Since when each agent is deactivated, by id.
+    pub(crate) fn deactivations(&self) -> impl Iterator<Item = (AgentId, Option<u64>)> {
+        let agents = self.agents.iter();
+        agents.map(|(id, entry)| (id.clone(), entry.deactivated_since_ms))
+    }
+
     /// Every rule about the books and the tables that must hold between any two events.
     pub(crate) fn audit(&self) -> Result<(), String> {
         self.audit_books(Supply::Ordinary, &self.total)?;
@@ -221,6 +227,9 @@ impl Core {
         for (id, agent) in &self.agents {
             if agent.drain.is_some() && !agent.offers.is_empty() {
                 return Err(format!("agent {id} is draining and offered"));
+            }
+            if agent.deactivated_since_ms.is_some() && !agent.offers.is_empty() {
+                return Err(format!("agent {id} is deactivated and offered"));
             }
             if agent.conn().is_none() && !agent.offers.is_empty() {
                 return Err(format!("agent {id} is away and offered"));
@@ -303,7 +312,7 @@ impl Core {
                 }
                 if *offer.resources.visible_to(&offer.role) != offer.resources {
                     return Err(format!(
-                        "role {} is offered {}",
+                        "role {} is offered {}, some of it reserved for others",
                         offer.role, offer.resources
                     ));
                 }

@@ -1,4 +1,7 @@
-//! Out of service and back: an operator drains an agent, and activates it again.
+//! Out of service and back: an operator drains or deactivates an agent, and activates it again.
+//!
+//! A deactivated one is not offered, and its tasks run on. That is all, and it is independent of a drain: one may follow the
+//! other, a maintenance window ends its own drain and no deactivation, an activation ends both.
 //!
 //! While it drains nothing of it is offered, and the agent is told to end every task (it cuts their grace periods to what
 //! is left of the deadline). What is durable is the wish ([`DrainRecord`], in the agent's own record); how far it has come
@@ -6,7 +9,7 @@
 
 use std::time::Duration;
 
-use mezzo_api::model::{AgentId, AgentInfo};
+use mezzo_api::model::AgentId;
 
 use super::{
     AgentChange, Core, Effect, Ending, Refusal, ToAgent, Turn,
@@ -14,7 +17,8 @@ use super::{
 };
 use crate::{
     config::to_millis,
-    store::{AgentRecord, Change, DrainRecord},
+    planted::{Bug, planted},
+    store::{Change, DrainRecord},
 };
 
 /// How far a drain has come.
@@ -27,6 +31,11 @@ pub enum DrainStage {
 }
 
 impl AgentEntry {
+    /// No operator wants it out of service; of windows it knows nothing.
+    pub(super) fn is_in_service(&self) -> bool {
+        self.drain.is_none() && self.deactivated_since_ms.is_none()
+    }
+
     /// `None` when it is in service.
     pub(super) fn drain_stage(&self) -> Option<DrainStage> {
         self.drain?;
@@ -63,7 +72,9 @@ impl Core {
         };
         self.set_drain(turn, agent_id, Some(drain));
         self.claim_drain(turn, agent_id);
-        self.rescind_agent_offers(turn, agent_id);
+        if !planted(Bug::DrainingAndOffered) {
+            self.rescind_agent_offers(turn, agent_id);
+        }
         self.tell_drain(turn, agent_id);
         Ok(())
     }
@@ -79,8 +90,48 @@ impl Core {
         if self.windows.is_closed(agent_id) {
             self.leave_window(turn, agent_id);
         }
+        let Some(entry) = self.agents.get_mut(agent_id) else {
+            return Ok(());
+        };
+        let drains = entry.drain.is_some();
+        let was_deactivated = entry.deactivated_since_ms.take().is_some();
         self.end_drain(turn, agent_id);
+        if was_deactivated && !drains {
+            self.store_agent(turn, agent_id);
+            self.note_agent(agent_id, AgentChange::Activated);
+            self.reconsider(agent_id);
+        }
         Ok(())
+    }
+
+    /// What was asked already stays as it is, with its time.
+    pub(super) fn deactivate_agent(
+        &mut self,
+        turn: &mut Turn<'_>,
+        agent_id: &AgentId,
+    ) -> Result<(), Refusal> {
+        let Some(entry) = self.agents.get_mut(agent_id) else {
+            return Err(Refusal::UnknownAgent(agent_id.clone()));
+        };
+        if entry.deactivated_since_ms.is_some() {
+            return Ok(());
+        }
+        entry.deactivated_since_ms = Some(turn.now);
+        if !planted(Bug::DeactivationNotStored) {
+            self.store_agent(turn, agent_id);
+        }
+        if !planted(Bug::DeactivatedAndOffered) {
+            self.rescind_agent_offers(turn, agent_id);
+        }
+        self.note_agent(agent_id, AgentChange::Deactivated);
+        Ok(())
+    }
+
+    fn store_agent(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId) {
+        if let Some(entry) = self.agents.get(agent_id) {
+            turn.push(Effect::Store(Change::PutAgent(entry.record(agent_id))));
+            self.view.touch_agent(agent_id);
+        }
     }
 
     pub(super) fn set_drain(
@@ -93,12 +144,7 @@ impl Core {
             return;
         };
         entry.drain = drain;
-        turn.push(Effect::Store(Change::PutAgent(Box::new(AgentRecord {
-            agent_id: agent_id.clone(),
-            info: AgentInfo::clone(&entry.info),
-            registered_at_ms: entry.registered_at_ms,
-            drain: drain.map(Box::new),
-        }))));
+        self.store_agent(turn, agent_id);
         if drain.is_some_and(|drain| drain.mark_gone) {
             self.leaving.insert(agent_id.clone());
         } else {
@@ -107,7 +153,6 @@ impl Core {
         if drain.is_some() {
             self.note_agent(agent_id, AgentChange::Draining);
         }
-        self.view.touch_agent(agent_id);
     }
 
     /// Tells the agent of its drain, if it has one and can hear: at its beginning, and after every registration.

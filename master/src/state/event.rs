@@ -300,6 +300,8 @@ pub enum Operation {
         /// Remove it after that.
         mark_gone: bool,
     },
+    /// Offer nothing of an agent, and leave its tasks alone.
+    DeactivateAgent(AgentId),
     /// It is in service again.
     ActivateAgent(AgentId),
     /// Plan work on machines, in place of the window of that name.

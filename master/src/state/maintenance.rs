@@ -602,7 +602,7 @@ impl Core {
         }
     }
 
-    /// The agent is in service again, whoever took it out.
+    /// The agent is in service again, whoever took it out, unless it is deactivated.
     pub(super) fn end_drain(&mut self, turn: &mut Turn<'_>, agent_id: &AgentId) {
         let Some(entry) = self.agents.get(agent_id) else {
             return;
@@ -613,7 +613,13 @@ impl Core {
             if let Some(conn) = conn {
                 turn.push(Effect::ToAgent(conn, ToAgent::Activate));
             }
-            self.note_agent(agent_id, AgentChange::Activated);
+            if self
+                .agents
+                .get(agent_id)
+                .is_some_and(AgentEntry::is_in_service)
+            {
+                self.note_agent(agent_id, AgentChange::Activated);
+            }
             self.reconsider(agent_id);
         }
     }

@@ -382,6 +382,7 @@ impl Core {
                 deadline,
                 mark_gone,
             } => self.drain_agent(turn, &agent_id, deadline, mark_gone)?,
+            Operation::DeactivateAgent(agent_id) => self.deactivate_agent(turn, &agent_id)?,
             Operation::ActivateAgent(agent_id) => self.activate_agent(turn, &agent_id)?,
             Operation::ScheduleWindow(record) => self.schedule_window(turn, *record)?,
             Operation::CancelWindow(name) => self.cancel_window(turn, &name)?,

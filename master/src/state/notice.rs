@@ -67,6 +67,8 @@ pub enum AgentChange {
     Draining,
     /// It is in service again.
     Activated,
+    /// Nothing of it is offered any more.
+    Deactivated,
 }
 
 /// What happened to a framework.

@@ -17,7 +17,7 @@ mod parts;
 use std::{collections::BTreeSet, sync::Arc};
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, Capability, FrameworkId, OperationId, OperationState, OperationStatus,
+    AgentId, Capability, FrameworkId, OperationId, OperationState, OperationStatus,
     PersistentVolume, Pool, PoolChange, PoolOperation, Pools, Reservation, ReservationKind,
     VolumeKey,
 };
@@ -30,7 +30,7 @@ pub(super) use {ends::Asked, parts::Beside};
 
 use crate::{
     planted::{Bug, planted},
-    store::{AgentRecord, Change},
+    store::Change,
 };
 
 /// Names in a sentence.
@@ -318,12 +318,7 @@ impl Core {
         let info = Arc::make_mut(&mut agent.info);
         info.reserved = total.pool_list();
         info.volumes = total.volumes().cloned().collect();
-        turn.push(Effect::Store(Change::PutAgent(Box::new(AgentRecord {
-            agent_id: agent_id.clone(),
-            registered_at_ms: agent.registered_at_ms,
-            info: AgentInfo::clone(&agent.info),
-            drain: agent.drain.map(Box::new),
-        }))));
+        turn.push(Effect::Store(Change::PutAgent(agent.record(agent_id))));
         self.view.touch_agent(agent_id);
         self.reconsider(agent_id);
     }
@@ -356,7 +351,7 @@ impl Core {
                     let next = conversion.ok().and_then(|c| pools.converted(&c));
                     next.unwrap_or(pools)
                 });
-                if then != *agent.ledger.total() {
+                if then != *agent.ledger.total() && !planted(Bug::RefusalIgnored) {
                     self.rescind_offers_of(turn, &agent_id, Supply::Ordinary);
                     self.with_ledger(&agent_id, Supply::Ordinary, |ledger| ledger.declare(then));
                     self.pools_changed(turn, &agent_id);

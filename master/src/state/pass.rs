@@ -126,7 +126,7 @@ impl Core {
         if quotas.values().any(|quota| !quota.guarantees.is_empty()) {
             let connected = self.agents.iter().filter(|(id, entry)| {
                 matches!(entry.link, AgentLink::Connected { .. })
-                    && entry.drain.is_none()
+                    && entry.is_in_service()
                     && !self.windows.is_closed(id)
             });
             connected.for_each(|(_, entry)| unallocated.add(entry.ledger.free().open()));
@@ -138,7 +138,7 @@ impl Core {
             let (agent, entry): (&AgentId, &AgentEntry) = (agent, entry);
             let free = entry.ledger(supply).free();
             let offerable = matches!(entry.link, AgentLink::Connected { .. })
-                && entry.drain.is_none()
+                && entry.is_in_service()
                 && !self.windows.is_closed(agent)
                 && self.settings.minimum.is_met(free);
             if !offerable {

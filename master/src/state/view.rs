@@ -58,6 +58,8 @@ pub struct AgentView {
     pub n_tasks: usize,
     /// Out of service, and how far that has come.
     pub drain: Option<(DrainStage, DrainRecord)>,
+    /// Nothing of it is offered since then, by an operator's word; Unix milliseconds.
+    pub deactivated_since_ms: Option<u64>,
     /// It waits to be given up since then, Unix milliseconds.
     pub loss_waits_since_ms: Option<u64>,
     /// The maintenance window that it is in.
@@ -256,6 +258,7 @@ fn agent_view(core: &Core, id: &AgentId) -> Option<AgentView> {
         usage: entry.usage.clone(),
         n_tasks: entry.tasks.len(),
         drain: entry.drain_stage().zip(entry.drain),
+        deactivated_since_ms: entry.deactivated_since_ms,
         loss_waits_since_ms: entry.loss_waits_since_ms,
         window: core.windows.of(id).cloned(),
     })

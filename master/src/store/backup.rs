@@ -338,6 +338,7 @@ mod tests {
             },
             registered_at_ms: at,
             drain: None,
+            deactivated_since_ms: (n % 2 == 1).then_some(at),
         }
     }
 

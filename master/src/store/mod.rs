@@ -42,6 +42,9 @@ pub struct AgentRecord {
     /// An operator takes it out of service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Box<DrainRecord>>,
+    /// An operator wants nothing of it offered since then, Unix milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deactivated_since_ms: Option<u64>,
 }
 
 /// What an operator wants of an agent that is to be out of service.

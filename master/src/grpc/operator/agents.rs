@@ -19,6 +19,7 @@ pub(super) struct AgentFilter {
     /// A name, and a value if that counts.
     attribute: Option<(String, Option<String>)>,
     draining: Option<bool>,
+    deactivated: Option<bool>,
 }
 
 impl AgentFilter {
@@ -45,6 +46,7 @@ impl AgentFilter {
             hostname: request.hostname,
             attribute,
             draining: request.draining,
+            deactivated: request.deactivated,
         })
     }
 
@@ -62,6 +64,7 @@ impl AgentFilter {
             && (self.hostname.is_empty() || view.info.hostname == self.hostname)
             && self.attribute.as_ref().is_none_or(has)
             && self.draining.is_none_or(|is| view.drain.is_some() == is)
+            && (self.deactivated).is_none_or(|is| view.deactivated_since_ms.is_some() == is)
     }
 }
 
@@ -148,6 +151,7 @@ pub(super) fn told(view: &AgentView) -> proto::Agent {
         tasks: count(view.n_tasks),
         loss_waits_since_ms: view.loss_waits_since_ms,
         maintenance: (view.window.as_ref()).map_or_else(String::new, ToString::to_string),
+        deactivated_since_ms: view.deactivated_since_ms,
         drain: view.drain.map(|(stage, drain)| proto::Drain {
             state: match stage {
                 DrainStage::Draining => proto::DrainState::Draining,

@@ -329,6 +329,16 @@ impl OperatorService for OperatorFront {
         Ok(Response::new(page))
     }
 
+    async fn deactivate_agent(
+        &self,
+        request: Request<proto::DeactivateAgentRequest>,
+    ) -> Result<Response<proto::DeactivateAgentResponse>, Status> {
+        self.allow(&request, Action::DrainAgent, &request.get_ref().agent_id)?;
+        let agent_id = parse("agent_id", request.into_inner().agent_id)?;
+        self.operate(Operation::DeactivateAgent(agent_id)).await?;
+        Ok(Response::new(proto::DeactivateAgentResponse {}))
+    }
+
     async fn activate_agent(
         &self,
         request: Request<proto::ActivateAgentRequest>,

@@ -219,6 +219,11 @@ impl World {
         if self.core.window_records() != self.store.saved().windows {
             return Err("the windows in the store are not those in force".to_owned());
         }
+        let stored = self.store.saved().agents.into_iter();
+        let stored = stored.map(|record| (record.agent_id, record.deactivated_since_ms));
+        if !self.core.deactivations().eq(stored) {
+            return Err("the deactivations in the store are not those in force".to_owned());
+        }
         self.replica.clear();
         self.losses.clear();
         self.core = Core::restore(settings(self.loss_limit), self.store.saved(), self.now);

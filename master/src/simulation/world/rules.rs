@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::World;
+use super::{super::machine::Machine, World};
+use crate::state::Ledger;
 
 impl World {
     pub(super) fn rest(&self) -> Result<(), String> {
@@ -30,14 +31,7 @@ impl World {
             let Some(ledger) = machine.id.as_ref().and_then(|id| ledgers.get(id)) else {
                 continue;
             };
-            if *ledger.total() != machine.pools {
-                return Err(format!(
-                    "machine {} has {}, the master believes {}",
-                    machine.name,
-                    machine.pools,
-                    ledger.total()
-                ));
-            }
+            agrees(machine, ledger)?;
         }
         for (id, ledger) in self.core.ledgers().chain(self.core.lent_ledgers()) {
             if !ledger.allocated().is_empty() {
@@ -77,6 +71,9 @@ impl World {
             let Some((ledger, lent)) = id.and_then(|id| ledgers.get(id).zip(lent.get(id))) else {
                 continue;
             };
+            if self.is_all_said(machine) {
+                agrees(machine, ledger)?;
+            }
             for (holder, info) in machine.running() {
                 let ledger = if info.revocable { lent } else { ledger };
                 if !ledger.holds(holder) {
@@ -89,4 +86,25 @@ impl World {
         }
         Ok(())
     }
+
+    /// Nothing is under way between that machine and the master.
+    fn is_all_said(&self, machine: &Machine) -> bool {
+        let wire = machine.conn.and_then(|conn| self.wires.get(&conn));
+        wire.is_some_and(|wire| {
+            wire.to_master.is_empty() && wire.to_agent.is_empty() && !wire.closed_by_master
+        })
+    }
+}
+
+/// What is reserved on the machine is what the master has in its books.
+fn agrees(machine: &Machine, ledger: &Ledger) -> Result<(), String> {
+    if *ledger.total() == machine.pools {
+        return Ok(());
+    }
+    Err(format!(
+        "machine {} has {}, the master believes {}",
+        machine.name,
+        machine.pools,
+        ledger.total()
+    ))
 }

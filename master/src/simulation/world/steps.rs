@@ -74,14 +74,14 @@ impl World {
             },
             89 if self.dice.one_in(2) => match self.machines[machine].id.clone() {
                 Some(id) => {
-                    let operation = if self.dice.one_in(3) {
-                        Operation::DrainAgent {
+                    let operation = match self.dice.below(6) {
+                        0 | 1 => Operation::DrainAgent {
                             agent_id: id,
                             deadline: None,
                             mark_gone: self.dice.one_in(10),
-                        }
-                    } else {
-                        Operation::ActivateAgent(id)
+                        },
+                        2 => Operation::DeactivateAgent(id),
+                        _ => Operation::ActivateAgent(id),
                     };
                     self.feed(Event::Operate(operation))
                 }

@@ -11,6 +11,7 @@ use mezzo_api::model::{AgentId, FrameworkId, OperationId, OperationState, Operat
 use super::super::{
     Core, Effect, ToAgent, ToFramework, Turn, agents::AgentEntry, frameworks::FrameworkEntry,
 };
+use crate::planted::{Bug, planted};
 
 /// Of a framework, under way or not acknowledged.
 pub(super) const MOST_OPERATIONS: usize = 10_000;
@@ -58,7 +59,7 @@ impl Core {
             let is_it = |status: &&OperationStatus| {
                 operation.id == status.id && operation.framework == status.framework
             };
-            if reported.iter().any(|status| is_it(&status)) {
+            if reported.iter().any(|status| is_it(&status)) && !planted(Bug::SecondOperationEnd) {
                 continue;
             }
             self.settle(
@@ -162,6 +163,9 @@ impl Core {
     }
 
     pub(super) fn tell_operation(&self, turn: &mut Turn<'_>, status: OperationStatus) {
+        if status.state.is_terminal() && planted(Bug::OperationEndNotTold) {
+            return;
+        }
         let framework = status.framework.as_ref();
         let entry = framework.and_then(|id| self.frameworks.get(id));
         if let Some(conn) = entry.and_then(FrameworkEntry::conn) {
