@@ -144,7 +144,32 @@ fn apps() -> Vec<Row> {
         row("listApps", "GET /v2/apps?cmd=other", 200).has("/apps", json!([])),
         row("listApps", "GET /v2/apps?embed=apps.tasks", 200)
             .has("/apps/0/tasks/0/appId", json!("/shop/web"))
-            .has("/apps/0/tasks/0/slaveId", any()),
+            .has("/apps/0/tasks/0/slaveId", any())
+            .has("/apps/0/taskStats", none()),
+        row("listApps", "GET /v2/apps?embed=apps.taskStats", 200)
+            .has(
+                "/apps/0/taskStats/totalSummary/stats/counts/running",
+                json!(2),
+            )
+            .has(
+                "/apps/0/taskStats/totalSummary/stats/lifeTime/medianSeconds",
+                any(),
+            )
+            .has(
+                "/apps/0/taskStats/withLatestConfig/stats/counts/staged",
+                json!(0),
+            )
+            .has(
+                "/apps/0/taskStats/startedAfterLastScaling/stats/counts/running",
+                json!(2),
+            )
+            .has("/apps/0/taskStats/withOutdatedConfig", none())
+            .has("/apps/0/tasks", none()),
+        row("getApp", "GET /v2/apps/shop/web?embed=app.taskStats", 200)
+            .has("/app/taskStats/totalSummary/stats/counts/running", json!(2)),
+        row("listApps", "GET /v2/apps?embed=apps.taskstat", 200)
+            .has("/apps/0/taskStats", none())
+            .headers(&["warning"]),
         row("putApp", "PUT /v2/apps/shop/web?dryRun=true", 200)
             .body(json!({"instances": 3}))
             .has("/steps/0/actions/0/action", json!("ScaleApplication"))
@@ -298,6 +323,7 @@ fn groups() -> Vec<Row> {
         row("getRootGroup", "GET /v2/groups?embed=group.groups", 200)
             .has("/groups/0/id", json!("/shop"))
             .has("/groups/0/apps", none()),
+        row("getRootGroup", "GET /v2/groups?embed=group.zebra", 200).headers(&["warning"]),
         row("createGroup", "POST /v2/groups", 201)
             .body(lab.clone())
             .deployed(),
