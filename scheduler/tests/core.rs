@@ -26,7 +26,7 @@ use mezzo_api::model::{
 };
 use mezzo_scheduler::app::AppId;
 use mezzo_scheduler::core::command::{Command, Refusal, Reply, Update};
-use mezzo_scheduler::core::record::Key;
+use mezzo_scheduler::core::record::{Key, encode};
 use mezzo_scheduler::core::state::{AppState, Machine, State};
 use mezzo_scheduler::core::{Call, Core, Effects, Ids, Settings};
 use mezzo_scheduler::why;

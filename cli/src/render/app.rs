@@ -3,7 +3,7 @@
 use super::{Style, Table, Tone, UNKNOWN, facts, mebibytes, number, section, toned};
 use crate::view::{
     app::{App, Deployment, QueueItem, Step},
-    problems::{failure_text, why_it_waits},
+    problems::{crash_loop_text, failure_text, why_it_waits},
 };
 
 /// `mezzo app list`.
@@ -34,9 +34,12 @@ pub(crate) fn table(apps: &[App]) -> Table {
     table
 }
 
-fn state(app: &App) -> (Tone, &'static str) {
+fn state(app: &App) -> (Tone, String) {
     let missing = app.tasks_running < app.instances;
-    if missing && app.last_task_failure.is_some() {
+    if missing && let Some(looping) = &app.crash_loop {
+        return (Tone::Bad, crash_loop_text(looping));
+    }
+    let (tone, word) = if missing && app.last_task_failure.is_some() {
         (Tone::Bad, "failing")
     } else if !app.deployments.is_empty() {
         (Tone::Busy, "deploying")
@@ -50,7 +53,8 @@ fn state(app: &App) -> (Tone, &'static str) {
         (Tone::Bad, "waiting")
     } else {
         (Tone::Good, "running")
-    }
+    };
+    (tone, word.to_owned())
 }
 
 fn health(app: &App) -> super::Cell {
@@ -109,6 +113,15 @@ pub(crate) fn show(
                         app.tasks_healthy, app.tasks_unhealthy
                     )
                 },
+            ),
+            (
+                "crashes",
+                // The state says so while it misses instances.
+                app.crash_loop
+                    .as_ref()
+                    .filter(|_| app.tasks_running >= app.instances)
+                    .map(crash_loop_text)
+                    .unwrap_or_default(),
             ),
             ("waits", waiting.and_then(why_it_waits).unwrap_or_default()),
             ("version", app.version.clone()),
@@ -272,6 +285,8 @@ mod tests {
                 "deployments": [{"id": "d"}]}),
             json!({"id": "/big", "instances": 1, "cpus": 64, "mem": 1048576}),
             json!({"id": "/off", "instances": 0, "cpus": 1, "mem": 128}),
+            json!({"id": "/bad", "instances": 1, "cpus": 1, "mem": 128, "lastTaskFailure": {"state": "TASK_FAILED"},
+                "crashLoop": {"failures": 4, "timeLeftSeconds": 1.5}}),
         ]
         .iter()
         .map(one)
@@ -281,11 +296,12 @@ mod tests {
     #[test]
     fn the_list_shows_running_of_wanted_and_the_state() {
         insta::assert_snapshot!(list(&apps(), PLAIN), @r"
-        APP     RUNNING  STATE      HEALTH       CPUS    MEMORY  IMAGE
-        /sleep    20/20  running    -             0.1  32.0 MiB  sleep:1
-        /web        2/3  deploying  1 of 2 good     1   128 MiB
-        /big        0/1  waiting    -              64   1.0 TiB
-        /off        0/0  suspended  -               1   128 MiB
+        APP     RUNNING  STATE                                      HEALTH       CPUS    MEMORY  IMAGE
+        /sleep    20/20  running                                    -             0.1  32.0 MiB  sleep:1
+        /web        2/3  deploying                                  1 of 2 good     1   128 MiB
+        /big        0/1  waiting                                    -              64   1.0 TiB
+        /off        0/0  suspended                                  -               1   128 MiB
+        /bad        0/1  crash loop: 4 failures, next start in 2 s  -               1   128 MiB
         ");
     }
 

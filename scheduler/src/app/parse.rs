@@ -100,6 +100,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "readinessCheckResults",
     "lastTaskFailure",
     "lastRollback",
+    "crashLoop",
     "taskStats",
     "waitingFor",
 ];

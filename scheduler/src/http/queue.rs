@@ -70,7 +70,7 @@ fn entry(state: &Snapshot, app: &AppState, with_offers: bool, now: u64) -> Optio
         kind: render::version(&app.current),
         "count": queue.count,
         "since": Timestamp::from_millis(queue.since).to_string(),
-        "delay": {"timeLeftSeconds": seconds(left), "overdue": left == 0},
+        "delay": {"timeLeftSeconds": seconds(left), "overdue": left == 0, "failures": app.backoff.failures()},
         "role": app.current.app.role.as_str(),
         "processedOffersSummary": {
             "processedOffersCount": queue.offers_seen,

@@ -12,9 +12,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::filter::Embed;
+use crate::app::json::seconds;
 use crate::app::{AppId, AppVersion};
 use crate::core::state::{AppState, Instance, State, TaskFailure};
 use crate::deployment::{Deployment, Step};
+use crate::time::Timestamp;
 use crate::why;
 
 /// An app with its counts, deployments and, if wanted, tasks and their statistics at `now`, Unix milliseconds.
@@ -39,6 +41,8 @@ struct Beside<'a> {
     last_task_failure: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_rollback: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crash_loop: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     task_stats: Option<stats::TaskStats>,
 }
@@ -71,6 +75,7 @@ pub(crate) fn app_text(state: &State, app: &AppState, embed: Embed, now: u64) ->
                 "reason": rollback.reason,
             })
         }),
+        crash_loop: crash_loop(app, now),
         task_stats: embed.task_stats.then(|| stats::task_stats(app, now)),
     };
     let current = &app.current;
@@ -82,6 +87,16 @@ pub(crate) fn app_text(state: &State, app: &AppState, embed: Embed, now: u64) ->
         beside.strip_prefix('{').unwrap_or(&beside),
     );
     [definition, ",", beside].concat()
+}
+
+/// That it fails again and again, and what is left until the next start.
+fn crash_loop(app: &AppState, now: u64) -> Option<Value> {
+    let failures = app.backoff.crash_loop(app.active().app.backoff, now)?;
+    Some(json!({
+        "failures": failures,
+        "lastFailureAt": Timestamp::from_millis(app.backoff.failed_at()).to_string(),
+        "timeLeftSeconds": seconds(app.backoff.left_ms(now)),
+    }))
 }
 
 /// One version of an app or a pod, without tasks.
