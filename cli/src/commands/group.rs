@@ -6,7 +6,7 @@ use mezzo_scheduler::group::GroupId;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::app::read_file;
+use super::app::{plan, read_file};
 use super::{Context, wait};
 use crate::{
     args::{change::Planned, group::GroupCommand},
@@ -30,12 +30,26 @@ pub(crate) async fn run(context: &Context, command: GroupCommand) -> Result<(), 
             check(&name, &body)?;
             let id = body.get("id").and_then(Value::as_str).unwrap_or("/");
             let id = group_id(id)?;
+            if args.how.plan {
+                let present = present(&scheduler, &id).await?;
+                let changes = plan::of_group(id.as_str(), present.as_ref(), &body)?;
+                let force = args.how.change.force;
+                let answer = dry_run(&scheduler, Method::PUT, &id, force, Some(&body)).await?;
+                return plan::emit(context, answer, &changes);
+            }
             let how = (Method::PUT, "applying");
             change(context, &scheduler, how, &id, Some(&body), &args.how).await
         }
         GroupCommand::Scale(args) => {
             let id = group_id(&args.id)?;
             let body = json!({"scaleBy": args.factor});
+            if args.how.plan {
+                let present = present(&scheduler, &id).await?.unwrap_or_default();
+                let changes = plan::of_scale(id.as_str(), &present, args.factor);
+                let force = args.how.change.force;
+                let answer = dry_run(&scheduler, Method::PUT, &id, force, Some(&body)).await?;
+                return plan::emit(context, answer, &changes);
+            }
             let how = (Method::PUT, "scaling");
             change(context, &scheduler, how, &id, Some(&body), &args.how).await
         }
@@ -104,6 +118,27 @@ fn below(id: &GroupId) -> &str {
     }
 }
 
+/// The group as it is; none where there is none yet.
+async fn present(scheduler: &Scheduler, id: &GroupId) -> Result<Option<Value>, Failure> {
+    match scheduler.get(&format!("/v2/groups{}", below(id))).await {
+        Ok(group) => Ok(Some(group)),
+        Err(Failure::NotFound(_)) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+/// The steps of a change that is not made.
+async fn dry_run(
+    scheduler: &Scheduler,
+    method: Method,
+    id: &GroupId,
+    force: bool,
+    body: Option<&Value>,
+) -> Result<Value, Failure> {
+    let path = format!("/v2/groups{}?force={force}&dryRun=true", below(id));
+    scheduler.send(method, &path, false, body).await
+}
+
 async fn change(
     context: &Context,
     scheduler: &Scheduler,
@@ -113,18 +148,14 @@ async fn change(
     Planned { plan, change: how }: &Planned,
 ) -> Result<(), Failure> {
     let timeout = request::duration("--timeout", &how.timeout)?;
-    let path = format!(
-        "/v2/groups{}?force={}&dryRun={}",
-        below(id),
-        how.force,
-        plan
-    );
-    let answer = scheduler.send(method, &path, false, body).await?;
     if *plan {
+        let answer = dry_run(scheduler, method, id, how.force, body).await?;
         return context
             .output
             .emit(&answer, |style| render::app::plan(&answer, style));
     }
+    let path = format!("/v2/groups{}?force={}", below(id), how.force);
+    let answer = scheduler.send(method, &path, false, body).await?;
     if !how.wait {
         return context.output.done(&answer, &format!("{id}: {verb}"));
     }
