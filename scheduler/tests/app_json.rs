@@ -305,6 +305,21 @@ fn what_is_not_supported_says_so() {
 }
 
 #[test]
+fn an_app_of_one_instance_by_its_label_ends_the_old_before_the_new() {
+    let label = |value: &str| json!({"labels": {"MARATHON_SINGLE_INSTANCE_APP": value}});
+    let app = accepted(&with(label("true")));
+    let strategy = &app.to_json()["upgradeStrategy"];
+    assert_eq!(strategy["minimumHealthCapacity"], 0);
+    assert_eq!(strategy["maximumOverCapacity"], 0);
+    assert_eq!(accepted(&app.to_json()), app);
+    let ordinary = accepted(&with(label("false")));
+    assert_eq!(
+        ordinary.to_json()["upgradeStrategy"]["minimumHealthCapacity"],
+        1
+    );
+}
+
+#[test]
 fn constraints_are_written_back_as_they_were_read() {
     let constraints = json!([
         ["hostname", "UNIQUE"],
