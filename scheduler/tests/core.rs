@@ -318,6 +318,31 @@ fn an_apps_limits_go_with_its_tasks() {
 }
 
 #[test]
+fn more_deployments_than_the_limit_are_refused_until_one_is_over() {
+    let settings = Settings {
+        max_deployments: 1,
+        ..Settings::default()
+    };
+    let mut bench = Bench::of(State::default(), settings);
+    bench.post(json!({}));
+    let other =
+        json!({"id": "/b", "cpus": 0.1, "mem": 32, "container": {"docker": {"image": "b:1"}}});
+    let create = |force| Command::Create {
+        body: other.clone(),
+        force,
+    };
+    let refusal = bench.command(create(false)).expect_err("one is under way");
+    assert!(
+        matches!(refusal, Refusal::TooManyDeployments(1)),
+        "{refusal}"
+    );
+    assert_eq!(bench.core.state().apps.len(), 1);
+    let task = launched(&bench.offer("agent-1", NODE)).remove(0).task_id;
+    bench.say(&task, TaskState::Running);
+    bench.command(create(false)).expect("there is room again");
+}
+
+#[test]
 fn only_healthy_instances_count_in_an_update() {
     let check = json!([{"protocol": "TCP", "portIndex": 0}]);
     let mut bench = Bench::new();
