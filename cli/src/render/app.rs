@@ -1,10 +1,14 @@
 //! Apps and deployments for people.
 
+use super::transfer::barred;
 use super::{Style, Table, Tone, UNKNOWN, facts, mebibytes, number, section, toned};
 use crate::view::{
     app::{App, Deployment, QueueItem, Step},
     problems::{crash_loop_text, failure_text, why_it_waits},
 };
+
+/// Columns of the bar of `--wait`: the reasons behind it need room, too.
+const LIVE_BAR: usize = 24;
 
 /// `mezzo app list`.
 pub(crate) fn list(apps: &[App], style: Style) -> String {
@@ -248,12 +252,28 @@ fn deployment_table(deployments: &[Deployment]) -> Table {
     table
 }
 
-/// The line that `--wait` shows.
+/// The line that `--wait` shows where it cannot be overwritten.
 pub(crate) fn progress(app: &App) -> String {
-    let mut text = format!(
-        "{}: {} of {} running",
-        app.id, app.tasks_running, app.instances
-    );
+    format!("{}: {}", app.id, standing(app))
+}
+
+/// The same with a bar, and `detail` behind it, for a terminal of so many columns. The bar is full when all that is wanted
+/// runs, and is healthy where the app has a health check.
+pub(crate) fn live(app: &App, detail: &str, columns: usize) -> String {
+    let done = match app.health_checks.is_empty() {
+        true => app.tasks_running,
+        false => app.tasks_healthy,
+    };
+    // With nothing wanted it is full when nothing runs any more.
+    let percent = done.saturating_mul(100).checked_div(app.instances);
+    let percent = percent.unwrap_or(if app.tasks_running == 0 { 100 } else { 0 });
+    let facts = standing(app);
+    let columns = columns.min(app.id.len() + facts.len() + 5 + LIVE_BAR);
+    format!("{}{detail}", barred(&app.id, percent, &facts, columns))
+}
+
+fn standing(app: &App) -> String {
+    let mut text = format!("{} of {} running", app.tasks_running, app.instances);
     if app.tasks_staged > 0 {
         text.push_str(&format!(", {} starting", app.tasks_staged));
     }
@@ -354,5 +374,13 @@ mod tests {
             ..App::default()
         };
         assert_eq!(progress(&app), "/a: 12 of 20 running, 3 starting");
+        assert_eq!(
+            live(&app, " (5 s)", 80),
+            "/a [##############----------] 12 of 20 running, 3 starting (5 s)"
+        );
+        assert_eq!(
+            live(&app, " (5 s)", 40),
+            "/a 12 of 20 running, 3 starting (5 s)"
+        );
     }
 }
