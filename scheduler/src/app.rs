@@ -22,6 +22,7 @@ pub(crate) use parse::{Volumes, dependencies, fetch, memory, secrets, volumes};
 pub use parse::{
     check_app_json, check_pod_json, is_pod_json, parse_app, parse_app_or_pod, parse_pod,
 };
+pub(crate) use read::nearest;
 pub use read::{Problem, ProblemKind, Report, Unknown};
 pub use spec::App;
 pub use version::AppVersion;

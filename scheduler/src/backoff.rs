@@ -3,7 +3,7 @@
 //! Pure. Marathon's rule: backoffSeconds × backoffFactorⁿ, at most maxLaunchDelaySeconds, forgotten after a quiet time
 //! of delay + maxLaunchDelaySeconds, on a new configuration or on request. One thing is kinder than Marathon's: of the
 //! tasks that were launched together only the first failure counts, so an app of 20 is not punished 20 times for one
-//! bad launch.
+//! bad launch. What fails again and again without a quiet time between is a crash loop, and is shown as one.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,9 @@ use crate::app::spec::{BackoffStrategy, PPM};
 
 /// Launches that came to nothing (TASK_DROPPED) this often in a row are delayed like failures.
 const FREE_DROPS: u32 = 3;
+
+/// So many failures in a row are a crash loop.
+const CRASH_LOOP: u32 = 3;
 
 /// The launch delay of one app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -21,6 +24,9 @@ pub struct Backoff {
     failed_at: u64,
     /// Drops since something last ran.
     drops: u32,
+    /// Failures that counted since the latest quiet time.
+    #[serde(default)]
+    failures: u32,
 }
 
 impl Backoff {
@@ -28,7 +34,8 @@ impl Backoff {
     #[must_use]
     pub fn after_failure(self, strategy: BackoffStrategy, staged_at: u64, now: u64) -> Self {
         let current = self.unless_quiet(strategy, now);
-        if current.delay_ms > 0 && staged_at < current.failed_at {
+        let has_failed = current.delay_ms > 0 || current.failures > 0;
+        if has_failed && staged_at < current.failed_at {
             return current;
         }
         let next = if current.delay_ms == 0 {
@@ -42,6 +49,7 @@ impl Backoff {
             delay_ms: next.min(strategy.max_ms),
             failed_at: now,
             drops: current.drops,
+            failures: current.failures.saturating_add(1),
         }
     }
 
@@ -77,9 +85,28 @@ impl Backoff {
         self.until().saturating_sub(now)
     }
 
+    /// When the latest failure that counted was seen, Unix milliseconds.
+    #[must_use]
+    pub fn failed_at(&self) -> u64 {
+        self.failed_at
+    }
+
+    /// Failures in a row, of which the tasks that were launched together count as one.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// The same if they are so many that the app is in a crash loop; it is over after a quiet time.
+    #[must_use]
+    pub fn crash_loop(&self, strategy: BackoffStrategy, now: u64) -> Option<u32> {
+        let failures = self.unless_quiet(strategy, now).failures;
+        (failures >= CRASH_LOOP).then_some(failures)
+    }
+
     fn unless_quiet(self, strategy: BackoffStrategy, now: u64) -> Self {
         let quiet_after = self.until().saturating_add(strategy.max_ms);
-        if self.delay_ms > 0 && now > quiet_after {
+        if (self.delay_ms > 0 || self.failures > 0) && now > quiet_after {
             return Self::default();
         }
         self
@@ -124,6 +151,42 @@ mod tests {
         let once = Backoff::default().after_failure(MARATHON, 10, 100);
         let twice = once.after_failure(MARATHON, 1100, 1100 + 301_000);
         assert_eq!(twice.left_ms(1100 + 301_000), 1000);
+    }
+
+    #[test]
+    fn failures_in_a_row_are_a_crash_loop_until_a_quiet_time() {
+        for strategy in [
+            MARATHON,
+            BackoffStrategy {
+                initial_ms: 0,
+                ..MARATHON
+            },
+        ] {
+            let mut backoff = Backoff::default();
+            let mut now = 1000;
+            for n in 1..=4 {
+                // Two that were launched together.
+                backoff = backoff.after_failure(strategy, now, now + 10);
+                backoff = backoff.after_failure(strategy, now, now + 20);
+                now += 5000;
+                assert_eq!(backoff.failures(), n);
+                assert_eq!(backoff.crash_loop(strategy, now), (n >= 3).then_some(n));
+            }
+            let quiet = backoff.until() + strategy.max_ms;
+            assert_eq!(backoff.crash_loop(strategy, quiet), Some(4));
+            assert_eq!(backoff.crash_loop(strategy, quiet + 1), None);
+            assert_eq!(
+                backoff.after_failure(strategy, quiet, quiet + 1).failures(),
+                1
+            );
+        }
+    }
+
+    #[test]
+    fn a_record_from_before_failures_were_counted_is_read() {
+        let old = serde_json::json!({"delay_ms": 1150, "failed_at": 100, "drops": 0});
+        let backoff: Backoff = serde_json::from_value(old).expect("the older form");
+        assert_eq!((backoff.left_ms(100), backoff.failures()), (1150, 0));
     }
 
     #[test]

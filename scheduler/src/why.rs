@@ -35,8 +35,12 @@ pub fn why_not_launched(state: &State, app: &AppState, now: u64) -> Option<Strin
                     failure.state, failure.host, failure.message
                 )
             });
+        let looping = app.backoff.crash_loop(app.active().app.backoff, now);
+        let looping = looping.map_or_else(String::new, |failures| {
+            format!("crash loop: {failures} failures in a row; ")
+        });
         return Some(format!(
-            "the next launch is delayed by {}.{} s after a task that ended{failure}",
+            "{looping}the next launch is delayed by {}.{} s after a task that ended{failure}",
             left / 1000,
             left % 1000 / 100
         ));

@@ -295,12 +295,85 @@ fn files_to_fetch_are_read_as_marathon_does_in_both_forms() {
 
 #[test]
 fn what_is_not_supported_says_so() {
-    let report = check_app_json(&with(json!({"tty": true, "storeUrls": ["http://h/x"]})));
-    assert!(
-        report
-            .errors
-            .iter()
-            .all(|problem| problem.message.starts_with("not supported yet"))
+    let container = |more: Value| {
+        let image = json!({"docker": {"image": "a"}});
+        json!({"container": merge(&image, &more)})
+    };
+    let linux = |info: Value| container(json!({ "linuxInfo": info }));
+    let tcp = json!({"protocol": "MESOS_TCP", "portIndex": 0});
+    let bridge = json!({"mode": "container/bridge"});
+    for (extra, path, words) in [
+        (json!({"tty": true}), "/tty", "not supported yet"),
+        (
+            json!({"storeUrls": ["http://h/x"]}),
+            "/storeUrls",
+            "not supported yet: use fetch",
+        ),
+        (
+            json!({"check": {"tcp": {"port": 80}}}),
+            "/check",
+            "not supported yet: use healthChecks",
+        ),
+        (
+            json!({"executor": "//cmd"}),
+            "/executor",
+            "not supported yet",
+        ),
+        (
+            json!({"executorResources": {"cpus": 0.1}}),
+            "/executorResources",
+            "not supported yet",
+        ),
+        (
+            json!({"healthChecks": [tcp, tcp]}),
+            "/healthChecks(1)",
+            "not supported yet: more than one health check",
+        ),
+        (
+            json!({"networks": [bridge, bridge]}),
+            "/networks(1)",
+            "not supported yet: more than one network",
+        ),
+        (
+            linux(json!({"ipcInfo": {"mode": "PRIVATE", "shmSize": 64}})),
+            "/container/linuxInfo/ipcInfo",
+            "not supported yet",
+        ),
+        (
+            linux(json!({"seccomp": {"unconfined": true}})),
+            "/container/linuxInfo/seccomp/unconfined",
+            "no container is without a filter",
+        ),
+        (
+            container(json!({"docker": {"image": "a", "credential": {"principal": "me"}}})),
+            "/container/docker/credential",
+            "not supported yet: use pullConfig",
+        ),
+        (
+            container(json!({"volumes": [{"containerPath": "/d", "external": {"size": 1}}]})),
+            "/container/volumes(0)/external",
+            "",
+        ),
+    ] {
+        let report = check_app_json(&with(extra));
+        let said = report.errors.iter().find(|problem| problem.path == path);
+        let said = said.unwrap_or_else(|| panic!("{path}: {:?}", report.errors));
+        assert!(said.message.starts_with(words), "{path}: {}", said.message);
+    }
+}
+
+#[test]
+fn an_app_of_one_instance_by_its_label_ends_the_old_before_the_new() {
+    let label = |value: &str| json!({"labels": {"MARATHON_SINGLE_INSTANCE_APP": value}});
+    let app = accepted(&with(label("true")));
+    let strategy = &app.to_json()["upgradeStrategy"];
+    assert_eq!(strategy["minimumHealthCapacity"], 0);
+    assert_eq!(strategy["maximumOverCapacity"], 0);
+    assert_eq!(accepted(&app.to_json()), app);
+    let ordinary = accepted(&with(label("false")));
+    assert_eq!(
+        ordinary.to_json()["upgradeStrategy"]["minimumHealthCapacity"],
+        1
     );
 }
 

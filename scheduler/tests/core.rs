@@ -26,7 +26,7 @@ use mezzo_api::model::{
 };
 use mezzo_scheduler::app::AppId;
 use mezzo_scheduler::core::command::{Command, Refusal, Reply, Update};
-use mezzo_scheduler::core::record::Key;
+use mezzo_scheduler::core::record::{Key, encode};
 use mezzo_scheduler::core::state::{AppState, Machine, State};
 use mezzo_scheduler::core::{Call, Core, Effects, Ids, Settings};
 use mezzo_scheduler::why;
@@ -315,6 +315,31 @@ fn an_apps_limits_go_with_its_tasks() {
     let task = launched(json!({"cpus": "unlimited", "mem": "unlimited"}));
     assert_eq!((task.cpu_limit, task.memory_limit_mb), (None, None));
     assert!(task.limits.memory_unlimited);
+}
+
+#[test]
+fn more_deployments_than_the_limit_are_refused_until_one_is_over() {
+    let settings = Settings {
+        max_deployments: 1,
+        ..Settings::default()
+    };
+    let mut bench = Bench::of(State::default(), settings);
+    bench.post(json!({}));
+    let other =
+        json!({"id": "/b", "cpus": 0.1, "mem": 32, "container": {"docker": {"image": "b:1"}}});
+    let create = |force| Command::Create {
+        body: other.clone(),
+        force,
+    };
+    let refusal = bench.command(create(false)).expect_err("one is under way");
+    assert!(
+        matches!(refusal, Refusal::TooManyDeployments(1)),
+        "{refusal}"
+    );
+    assert_eq!(bench.core.state().apps.len(), 1);
+    let task = launched(&bench.offer("agent-1", NODE)).remove(0).task_id;
+    bench.say(&task, TaskState::Running);
+    bench.command(create(false)).expect("there is room again");
 }
 
 #[test]

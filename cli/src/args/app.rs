@@ -11,8 +11,9 @@ pub(crate) enum AppCommand {
     #[command(after_help = "\
 Examples:
   mezzo app add sleep.json --wait
+  mezzo app add sleep.json --plan      what would be done; nothing is
   echo '{\"id\": \"sleep\", \"container\": {\"docker\": {\"image\": \"sleep:1\"}}}' | mezzo app add -")]
-    Add(AddArgs),
+    Add(AddAppArgs),
     /// List apps with running and wanted instances
     #[command(
         visible_alias = "ls",
@@ -82,6 +83,15 @@ Examples:
   mezzo app rollback sleep                            the version before this one
   mezzo app rollback sleep 2026-01-31T12:00:00.000Z   that version")]
     Rollback(RollbackArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AddAppArgs {
+    /// Only show what would be done: the fields, and the steps
+    #[arg(long)]
+    pub(crate) plan: bool,
+    #[command(flatten)]
+    pub(crate) add: AddArgs,
 }
 
 #[derive(Debug, Args)]

@@ -21,7 +21,7 @@ pub(crate) struct Change {
 /// The same, or only what would be done.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Planned {
-    /// Only show what would be done, step by step
+    /// Only show what would be done: the fields of apps that change, and the steps
     #[arg(long)]
     pub(crate) plan: bool,
     #[command(flatten)]

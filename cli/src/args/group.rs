@@ -14,6 +14,18 @@ pub(crate) enum GroupCommand {
         after_help = "Examples:\n  mezzo group list\n  mezzo group list /shop"
     )]
     List(ListArgs),
+    /// Show a group: what it depends on, its version, its apps and pods
+    #[command(after_help = "Example:\n  mezzo group show /shop")]
+    Show(ListArgs),
+    /// List the versions of a group that can be gone back to, newest first
+    #[command(after_help = "Example:\n  mezzo group versions /shop")]
+    Versions(ListArgs),
+    /// Go back to an earlier version of a group and of everything in it
+    #[command(after_help = "\
+Examples:
+  mezzo group rollback /shop                            the version before this one
+  mezzo group rollback /shop 2026-01-31T12:00:00.000Z   that version")]
+    Rollback(GroupRollbackArgs),
     /// Make a group, or make it as a JSON or YAML file says
     #[command(after_help = "\
 Examples:
@@ -36,6 +48,16 @@ pub(crate) struct ListArgs {
     /// The group's path
     #[arg(default_value = "/")]
     pub(crate) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GroupRollbackArgs {
+    /// The group's path
+    pub(crate) id: String,
+    /// A version from `mezzo group versions`; the one before the present when left out
+    pub(crate) version: Option<String>,
+    #[command(flatten)]
+    pub(crate) how: Planned,
 }
 
 #[derive(Debug, Args)]

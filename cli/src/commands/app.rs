@@ -3,6 +3,7 @@
 mod diff;
 mod edit;
 mod logs;
+pub(super) mod plan;
 mod why;
 pub(super) mod wipe;
 
@@ -28,7 +29,7 @@ const LARGEST_FILE: u64 = 4 << 20;
 pub(crate) async fn run(context: &Context, command: AppCommand) -> Result<(), Failure> {
     let scheduler = Scheduler::new(&context.servers.scheduler)?;
     match command {
-        AppCommand::Add(args) => add(context, &scheduler, &args).await,
+        AppCommand::Add(args) => add(context, &scheduler, &args.add, args.plan).await,
         AppCommand::List => list(context, &scheduler).await,
         AppCommand::Show(args) => show(context, &scheduler, &request::app_id(&args.id)?).await,
         AppCommand::Why(args) => why::run(context, &scheduler, &request::app_id(&args.id)?).await,
@@ -96,7 +97,12 @@ pub(crate) async fn run(context: &Context, command: AppCommand) -> Result<(), Fa
     }
 }
 
-async fn add(context: &Context, scheduler: &Scheduler, args: &AddArgs) -> Result<(), Failure> {
+async fn add(
+    context: &Context,
+    scheduler: &Scheduler,
+    args: &AddArgs,
+    only_plan: bool,
+) -> Result<(), Failure> {
     // All files are read and checked before anything is deployed.
     let mut apps = Vec::new();
     for file in &args.files {
@@ -109,6 +115,15 @@ async fn add(context: &Context, scheduler: &Scheduler, args: &AddArgs) -> Result
     for (file, app) in &mut apps {
         request::default_role(app, args.role.as_deref());
         check(&file.display().to_string(), app)?;
+    }
+    if only_plan {
+        for (file, app) in &apps {
+            let id = app.get("id").and_then(Value::as_str).unwrap_or_default();
+            let id = request::app_id(id)?;
+            let planned = plan::add(context, scheduler, &id, app, args.change.force).await;
+            planned.map_err(|failure| prefix(failure, &file.display().to_string()))?;
+        }
+        return Ok(());
     }
     let mut answers = Vec::new();
     let mut ids = Vec::new();
@@ -225,7 +240,7 @@ async fn update(
         set.push(("role".to_owned(), role.as_str().into()));
     }
     let by_flags = args.image.is_some() || !env.is_empty() || !set.is_empty();
-    let (id, body) = if by_flags {
+    let (id, present, body) = if by_flags {
         let id = request::app_id(&args.target)?;
         let present = get(scheduler, &id).await?;
         let changes = Value::Object(request::changes(
@@ -235,7 +250,7 @@ async fn update(
             &set,
         ));
         check_changes("the changed fields", &id, &changes)?;
-        (id, changes)
+        (id, present, changes)
     } else {
         let file = Path::new(&args.target);
         if args.target != "-" && !file.exists() && request::app_id(&args.target).is_ok() {
@@ -251,17 +266,15 @@ async fn update(
             id.ok_or_else(|| Failure::usage(format!("{name}: /id: the app's id is missing")))?;
         let id = request::app_id(id)?;
         check_changes(&name, &id, &body)?;
-        get(scheduler, &id).await?;
-        (id, body)
+        let present = get(scheduler, &id).await?;
+        (id, present, body)
     };
     if args.how.plan {
         let path = format!("/v2/apps{id}?dryRun=true&force={}", args.how.change.force);
         let answer = scheduler
             .send(Method::PUT, &path, false, Some(&body))
             .await?;
-        return context
-            .output
-            .emit(&answer, |style| render::app::plan(&answer, style));
+        return plan::emit(context, answer, &plan::of_update(&present, &body)?);
     }
     change(
         context,

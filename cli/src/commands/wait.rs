@@ -69,7 +69,9 @@ pub(crate) async fn until_settled(
             String::new()
         };
         let detail = format!(" ({} s){reason}", start.elapsed().as_secs());
-        progress.show(&render::app::progress(&app), &detail);
+        progress.show_line(&render::app::progress(&app), |columns| {
+            render::app::live(&app, &detail, columns)
+        });
         if start.elapsed() >= timeout {
             progress.clear();
             return Err(Failure::failed(format!(
@@ -134,7 +136,13 @@ pub(crate) async fn until_over(
         let waits_for = ours.get("waitingFor").and_then(Value::as_str);
         let waits_for = render::clean(waits_for.unwrap_or_default());
         let detail = format!(" ({} s): {waits_for}", start.elapsed().as_secs());
-        progress.show(&text, &detail);
+        let over = step("currentStep").saturating_sub(1).saturating_mul(100);
+        let percent = over.checked_div(step("totalSteps")).unwrap_or(0);
+        progress.show_line(&text, |columns| {
+            // The reasons behind the bar need room, too.
+            let bar = render::transfer::barred(&text, percent, "", columns.min(text.len() + 29));
+            format!("{}{detail}", bar.trim_end())
+        });
         if start.elapsed() >= timeout {
             progress.clear();
             return Err(Failure::failed(format!(

@@ -1,10 +1,14 @@
 //! Apps and deployments for people.
 
+use super::transfer::barred;
 use super::{Style, Table, Tone, UNKNOWN, facts, mebibytes, number, section, toned};
 use crate::view::{
     app::{App, Deployment, QueueItem, Step},
-    problems::{failure_text, why_it_waits},
+    problems::{crash_loop_text, failure_text, why_it_waits},
 };
+
+/// Columns of the bar of `--wait`: the reasons behind it need room, too.
+const LIVE_BAR: usize = 24;
 
 /// `mezzo app list`.
 pub(crate) fn list(apps: &[App], style: Style) -> String {
@@ -34,9 +38,12 @@ pub(crate) fn table(apps: &[App]) -> Table {
     table
 }
 
-fn state(app: &App) -> (Tone, &'static str) {
+fn state(app: &App) -> (Tone, String) {
     let missing = app.tasks_running < app.instances;
-    if missing && app.last_task_failure.is_some() {
+    if missing && let Some(looping) = &app.crash_loop {
+        return (Tone::Bad, crash_loop_text(looping));
+    }
+    let (tone, word) = if missing && app.last_task_failure.is_some() {
         (Tone::Bad, "failing")
     } else if !app.deployments.is_empty() {
         (Tone::Busy, "deploying")
@@ -50,7 +57,8 @@ fn state(app: &App) -> (Tone, &'static str) {
         (Tone::Bad, "waiting")
     } else {
         (Tone::Good, "running")
-    }
+    };
+    (tone, word.to_owned())
 }
 
 fn health(app: &App) -> super::Cell {
@@ -109,6 +117,15 @@ pub(crate) fn show(
                         app.tasks_healthy, app.tasks_unhealthy
                     )
                 },
+            ),
+            (
+                "crashes",
+                // The state says so while it misses instances.
+                app.crash_loop
+                    .as_ref()
+                    .filter(|_| app.tasks_running >= app.instances)
+                    .map(crash_loop_text)
+                    .unwrap_or_default(),
             ),
             ("waits", waiting.and_then(why_it_waits).unwrap_or_default()),
             ("version", app.version.clone()),
@@ -235,12 +252,28 @@ fn deployment_table(deployments: &[Deployment]) -> Table {
     table
 }
 
-/// The line that `--wait` shows.
+/// The line that `--wait` shows where it cannot be overwritten.
 pub(crate) fn progress(app: &App) -> String {
-    let mut text = format!(
-        "{}: {} of {} running",
-        app.id, app.tasks_running, app.instances
-    );
+    format!("{}: {}", app.id, standing(app))
+}
+
+/// The same with a bar, and `detail` behind it, for a terminal of so many columns. The bar is full when all that is wanted
+/// runs, and is healthy where the app has a health check.
+pub(crate) fn live(app: &App, detail: &str, columns: usize) -> String {
+    let done = match app.health_checks.is_empty() {
+        true => app.tasks_running,
+        false => app.tasks_healthy,
+    };
+    // With nothing wanted it is full when nothing runs any more.
+    let percent = done.saturating_mul(100).checked_div(app.instances);
+    let percent = percent.unwrap_or(if app.tasks_running == 0 { 100 } else { 0 });
+    let facts = standing(app);
+    let columns = columns.min(app.id.len() + facts.len() + 5 + LIVE_BAR);
+    format!("{}{detail}", barred(&app.id, percent, &facts, columns))
+}
+
+fn standing(app: &App) -> String {
+    let mut text = format!("{} of {} running", app.tasks_running, app.instances);
     if app.tasks_staged > 0 {
         text.push_str(&format!(", {} starting", app.tasks_staged));
     }
@@ -272,6 +305,8 @@ mod tests {
                 "deployments": [{"id": "d"}]}),
             json!({"id": "/big", "instances": 1, "cpus": 64, "mem": 1048576}),
             json!({"id": "/off", "instances": 0, "cpus": 1, "mem": 128}),
+            json!({"id": "/bad", "instances": 1, "cpus": 1, "mem": 128, "lastTaskFailure": {"state": "TASK_FAILED"},
+                "crashLoop": {"failures": 4, "timeLeftSeconds": 1.5}}),
         ]
         .iter()
         .map(one)
@@ -281,11 +316,12 @@ mod tests {
     #[test]
     fn the_list_shows_running_of_wanted_and_the_state() {
         insta::assert_snapshot!(list(&apps(), PLAIN), @r"
-        APP     RUNNING  STATE      HEALTH       CPUS    MEMORY  IMAGE
-        /sleep    20/20  running    -             0.1  32.0 MiB  sleep:1
-        /web        2/3  deploying  1 of 2 good     1   128 MiB
-        /big        0/1  waiting    -              64   1.0 TiB
-        /off        0/0  suspended  -               1   128 MiB
+        APP     RUNNING  STATE                                      HEALTH       CPUS    MEMORY  IMAGE
+        /sleep    20/20  running                                    -             0.1  32.0 MiB  sleep:1
+        /web        2/3  deploying                                  1 of 2 good     1   128 MiB
+        /big        0/1  waiting                                    -              64   1.0 TiB
+        /off        0/0  suspended                                  -               1   128 MiB
+        /bad        0/1  crash loop: 4 failures, next start in 2 s  -               1   128 MiB
         ");
     }
 
@@ -338,5 +374,13 @@ mod tests {
             ..App::default()
         };
         assert_eq!(progress(&app), "/a: 12 of 20 running, 3 starting");
+        assert_eq!(
+            live(&app, " (5 s)", 80),
+            "/a [##############----------] 12 of 20 running, 3 starting (5 s)"
+        );
+        assert_eq!(
+            live(&app, " (5 s)", 40),
+            "/a 12 of 20 running, 3 starting (5 s)"
+        );
     }
 }

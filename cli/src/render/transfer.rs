@@ -81,16 +81,7 @@ impl Transfer {
         } else {
             with_aside
         };
-        let width = room(&facts).min(WIDEST_BAR);
-        if width < LEAST_BAR {
-            return format!("{what} {facts}");
-        }
-        let filled = usize::try_from(percent).unwrap_or(100) * width / 100;
-        format!(
-            "{what} [{}{}] {facts}",
-            "#".repeat(filled),
-            "-".repeat(width - filled)
-        )
+        barred(what, percent, &facts, columns)
     }
 
     /// Bytes per second over the window; none while there are none.
@@ -108,6 +99,21 @@ impl Transfer {
         let speed = (done - before).saturating_mul(1000).checked_div(millis)?;
         (speed > 0).then_some(speed)
     }
+}
+
+/// A name, a bar as wide as the columns have room for, and figures; without the bar where there is hardly room.
+pub(crate) fn barred(what: &str, percent: u64, facts: &str, columns: usize) -> String {
+    let room = columns.saturating_sub(what.len() + facts.len() + 5);
+    let width = room.min(WIDEST_BAR);
+    if width < LEAST_BAR {
+        return format!("{what} {facts}");
+    }
+    let filled = usize::try_from(percent.min(100)).unwrap_or(100) * width / 100;
+    format!(
+        "{what} [{}{}] {facts}",
+        "#".repeat(filled),
+        "-".repeat(width - filled)
+    )
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub(crate) struct App {
     pub(crate) deployments: Vec<DeploymentId>,
     pub(crate) tasks: Vec<AppTask>,
     pub(crate) last_task_failure: Option<TaskFailure>,
+    /// mezzo's addition.
+    pub(crate) crash_loop: Option<CrashLoop>,
 }
 
 impl App {
@@ -88,6 +90,15 @@ pub(crate) struct TaskFailure {
     pub(crate) state: String,
     pub(crate) task_id: String,
     pub(crate) timestamp: String,
+}
+
+/// An app that fails again and again.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct CrashLoop {
+    pub(crate) failures: u64,
+    /// Until the next start; 0 where one is under way.
+    pub(crate) time_left_seconds: f64,
 }
 
 /// A change under way.

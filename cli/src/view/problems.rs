@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     Framework, Node,
-    app::{App, Deployment, QueueItem},
+    app::{App, CrashLoop, Deployment, QueueItem},
 };
 
 /// How bad it is.
@@ -141,8 +141,21 @@ pub(crate) fn why_not_running(app: &App, waiting: Option<&QueueItem>) -> String 
     let failure =
         failure.filter(|failure| failure.message.is_empty() || !waits.contains(&failure.message));
     let failure = failure.map(|failure| format!("last failure: {}", failure_text(failure)));
-    let parts = [Some(waits).filter(|waits| !waits.is_empty()), failure];
+    let looping = app.crash_loop.as_ref().map(crash_loop_text);
+    let looping = looping.filter(|_| !waits.contains("crash loop"));
+    let waits = Some(waits).filter(|waits| !waits.is_empty());
+    let parts = [looping, waits, failure];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+/// That it fails again and again, and when it starts again.
+pub(crate) fn crash_loop_text(looping: &CrashLoop) -> String {
+    let failures = looping.failures;
+    if looping.time_left_seconds > 0.0 {
+        let left = looping.time_left_seconds.ceil();
+        return format!("crash loop: {failures} failures, next start in {left:.0} s");
+    }
+    format!("crash loop: {failures} failures")
 }
 
 /// Why the launch queue holds an app back, if it tells.
@@ -324,6 +337,41 @@ mod tests {
                 "Error app /a: 1 of 1 instances do not run: backs off for 3 s more after failures; last failure: failed, exit code 7"
             ]
         );
+    }
+
+    #[test]
+    fn a_crash_loop_is_told_once() {
+        let app = App {
+            id: "/a".into(),
+            instances: 1,
+            crash_loop: Some(CrashLoop {
+                failures: 5,
+                time_left_seconds: 1.2,
+            }),
+            ..App::default()
+        };
+        let seen = |queue: &[QueueItem]| {
+            lines(&Seen {
+                nodes: &[node("connected")],
+                apps: std::slice::from_ref(&app),
+                queue,
+                ..nothing()
+            })
+        };
+        assert_eq!(
+            seen(&[]),
+            [
+                "Error app /a: 1 of 1 instances do not run: crash loop: 5 failures, next start in 2 s"
+            ]
+        );
+        let words = "crash loop: 5 failures in a row; the next launch is delayed by 1.2 s";
+        let item = QueueItem {
+            app: DeploymentId { id: "/a".into() },
+            reason: Some(words.to_owned()),
+            ..QueueItem::default()
+        };
+        let told = format!("Error app /a: 1 of 1 instances do not run: {words}");
+        assert_eq!(seen(&[item]), [told]);
     }
 
     #[test]

@@ -100,6 +100,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "readinessCheckResults",
     "lastTaskFailure",
     "lastRollback",
+    "crashLoop",
     "taskStats",
     "waitingFor",
 ];
@@ -217,6 +218,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         accepts: accepts.unwrap_or_default(),
     };
     residency::defaults(value, "upgradeStrategy", &mut app);
+    upgrade::single_instance(value, &mut app, report);
     residency::check(&app, report);
     check_revocable(&app, report);
     Some(app)

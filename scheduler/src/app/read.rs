@@ -386,7 +386,7 @@ pub(crate) fn show_decimal(value: u64, places: u32) -> String {
 }
 
 /// The known name with the fewest edits, if it is near enough to be a slip.
-fn nearest(name: &str, known: &[&str]) -> Option<String> {
+pub(crate) fn nearest(name: &str, known: &[&str]) -> Option<String> {
     let lower = name.to_lowercase();
     let limit = (name.chars().count() / 3).max(2);
     known

@@ -421,7 +421,17 @@ pub struct App {
     pub accepts: Accepts,
 }
 
+/// Marathon's label for an app of which there must never be two instances; it counts where its value is `true`.
+pub const SINGLE_INSTANCE: &str = "MARATHON_SINGLE_INSTANCE_APP";
+
 impl App {
+    /// Whether there must never be two instances of it, by that label.
+    #[must_use]
+    pub fn is_single_instance(&self) -> bool {
+        let label = self.labels.get(SINGLE_INSTANCE);
+        label.is_some_and(|value| value == "true")
+    }
+
     /// Where the credentials for the image's registry come from, if not from the agent's own.
     #[must_use]
     pub fn pull_secret(&self) -> Option<&SecretSource> {

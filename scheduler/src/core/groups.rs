@@ -108,6 +108,13 @@ impl Core {
                 let mut app = app.current.app.clone();
                 let scaled = (u64::from(app.instances) * by).div_ceil(PPM);
                 app.instances = u32::try_from(scaled).unwrap_or(u32::MAX);
+                if app.is_single_instance() && app.instances > 1 {
+                    let mut report = Report::default();
+                    let problem =
+                        format!("{}: Single instance app may only have one instance", app.id);
+                    report.value_problem("/scaleBy", problem);
+                    return Err(Refusal::Invalid(report));
+                }
                 order.targets.push(Target::app(app));
             }
         } else {

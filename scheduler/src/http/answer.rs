@@ -171,7 +171,7 @@ pub(super) fn deployed(status: StatusCode, reply: &Reply, body: Option<Value>) -
 pub(super) fn with_warnings(mut response: Response, unknown: &[Unknown]) -> Response {
     for unknown in unknown.iter().take(MAX_WARNINGS) {
         let text = warning(unknown);
-        tracing::warn!(warning = text, "an app has a field without effect");
+        tracing::warn!(warning = text, "something in a request has no effect");
         let text: String = text
             .chars()
             .map(|c| {

@@ -7,10 +7,11 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::answer::{self, deployed, error, json_answer};
-use super::filter::{Embed, Params, is_wanted};
+use super::filter::{Embed, Params, is_wanted, unknown_of_apps};
 use super::{Context, render, tasks};
 use crate::app::AppId;
 use crate::core::command::{Command, Reply, Update, Wipe};
+use crate::driver::now_ms;
 use crate::time::Timestamp;
 
 type Pairs = Query<Vec<(String, String)>>;
@@ -60,7 +61,7 @@ fn no_app(id: &AppId) -> Response {
 pub(super) async fn list(State(context): State<Context>, Query(pairs): Pairs) -> Response {
     let params = Params(pairs);
     let state = context.handle.state();
-    let embed = Embed::of(&params);
+    let (embed, now) = (Embed::of(&params), now_ms());
     let mut text = "{\"apps\":[".to_owned();
     let wanted = state
         .visible_apps()
@@ -69,10 +70,11 @@ pub(super) async fn list(State(context): State<Context>, Query(pairs): Pairs) ->
         if i > 0 {
             text.push(',');
         }
-        text.push_str(&render::app_text(&state, app, embed));
+        text.push_str(&render::app_text(&state, app, embed, now));
     }
     text.push_str("]}");
-    answer::json_text(StatusCode::OK, text)
+    let unknown = unknown_of_apps(&params);
+    answer::with_warnings(answer::json_text(StatusCode::OK, text), &unknown)
 }
 
 pub(super) async fn create(
@@ -97,7 +99,7 @@ pub(super) async fn create(
     let shown = id
         .as_ref()
         .and_then(|id| state.apps.get(id))
-        .map(|app| render::app(&state, app, Embed::ALL));
+        .map(|app| render::app(&state, app, Embed::ALL, now_ms()));
     let mut response = deployed(StatusCode::CREATED, &reply, shown);
     if let Some(id) = id
         && let Ok(location) = format!("/v2/apps{id}").parse()
@@ -224,20 +226,22 @@ pub(super) async fn get_below(
     let state = context.handle.state();
     match below {
         Below::App(id) => match state.app(&id) {
-            Some(app) => json_answer(
-                StatusCode::OK,
-                &json!({"app": render::app(&state, app, Embed::ALL)}),
-            ),
+            Some(app) => {
+                let shown = render::app(&state, app, Embed::of_one(&params), now_ms());
+                let answer = json_answer(StatusCode::OK, &json!({ "app": shown }));
+                answer::with_warnings(answer, &unknown_of_apps(&params))
+            }
             None => no_app(&id),
         },
         Below::Tree(prefix) => {
-            let embed = Embed::of(&params);
+            let (embed, now) = (Embed::of(&params), now_ms());
             let apps: Vec<Value> = state
                 .visible_apps()
                 .filter(|(id, app)| !app.is_pod() && id.is_within(&prefix))
-                .map(|(_, app)| render::app(&state, app, embed))
+                .map(|(_, app)| render::app(&state, app, embed, now))
                 .collect();
-            json_answer(StatusCode::OK, &json!({ "*": apps }))
+            let answer = json_answer(StatusCode::OK, &json!({ "*": apps }));
+            answer::with_warnings(answer, &unknown_of_apps(&params))
         }
         Below::Tasks(id) => match state.app(&id) {
             Some(app) => tasks::of_app(app, &headers),

@@ -4,7 +4,22 @@
 
 use std::collections::BTreeMap;
 
+use crate::app::{Unknown, nearest};
 use crate::core::state::AppState;
+
+/// What `embed` may name of apps, behind `apps.`, `app.` or `group.apps.`. `counts` and `deployments` are always there.
+const OF_APPS: &[&str] = &[
+    "tasks",
+    "counts",
+    "deployments",
+    "readiness",
+    "lastTaskFailure",
+    "failures",
+    "taskStats",
+];
+
+/// What it may name of groups, behind `group.` or nothing.
+const OF_GROUPS: &[&str] = &["groups", "apps", "pods"];
 
 /// The pairs of a query string, repeated names allowed.
 #[derive(Debug, Clone, Default)]
@@ -38,15 +53,25 @@ pub(crate) struct Embed {
     pub(crate) tasks: bool,
     pub(crate) last_task_failure: bool,
     pub(crate) readiness: bool,
+    pub(crate) task_stats: bool,
 }
 
 impl Embed {
-    /// Everything, as for a single app.
+    /// All that a single app always has.
     pub(crate) const ALL: Self = Self {
         tasks: true,
         last_task_failure: true,
         readiness: true,
+        task_stats: false,
     };
+
+    /// Of a single app: that, and what is asked for beside it.
+    pub(super) fn of_one(params: &Params) -> Self {
+        Self {
+            task_stats: Self::of(params).task_stats,
+            ..Self::ALL
+        }
+    }
 
     /// `apps.tasks`, `app.tasks`, `group.apps.tasks`, ...
     pub(super) fn of(params: &Params) -> Self {
@@ -62,8 +87,53 @@ impl Embed {
             tasks: has(&["tasks", "failures"]),
             last_task_failure: has(&["lastTaskFailure", "failures"]),
             readiness: has(&["tasks", "failures", "readiness"]),
+            task_stats: has(&["taskStats"]),
         }
     }
+}
+
+/// The `embed`s that name nothing of apps, which have no effect.
+pub(super) fn unknown_of_apps(params: &Params) -> Vec<Unknown> {
+    unknown(params, is_of_apps, &of_apps("apps."))
+}
+
+/// The same of groups and what lies in them.
+pub(super) fn unknown_of_groups(params: &Params) -> Vec<Unknown> {
+    let is_known =
+        |name: &str| OF_GROUPS.contains(&name.trim_start_matches("group.")) || is_of_apps(name);
+    let mut known = of_apps("group.apps.");
+    known.extend(OF_GROUPS.iter().map(|part| format!("group.{part}")));
+    unknown(params, is_known, &known)
+}
+
+/// The same of the launch queue.
+pub(super) fn unknown_of_queue(params: &Params) -> Vec<Unknown> {
+    let known = "lastUnusedOffers";
+    unknown(params, |name| name == known, &[known.to_owned()])
+}
+
+fn is_of_apps(name: &str) -> bool {
+    let name = name.strip_prefix("group.").unwrap_or(name);
+    let part = name
+        .strip_prefix("apps.")
+        .or_else(|| name.strip_prefix("app."));
+    OF_APPS.contains(&part.unwrap_or(name))
+}
+
+fn of_apps(prefix: &str) -> Vec<String> {
+    let full = OF_APPS.iter().map(|part| format!("{prefix}{part}"));
+    full.collect()
+}
+
+fn unknown(params: &Params, is_known: impl Fn(&str) -> bool, known: &[String]) -> Vec<Unknown> {
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let strange = params.all("embed").filter(|name| !is_known(name));
+    strange
+        .map(|name| Unknown {
+            path: format!("embed={name}"),
+            nearest: nearest(name, &known).map(|name| format!("embed={name}")),
+        })
+        .collect()
 }
 
 /// Whether `/v2/apps` with these filters shows the app.
@@ -139,6 +209,42 @@ fn split_terms(selector: &str) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_embed_that_names_nothing_is_told_with_what_it_may_mean() {
+        let asked = |names: &[&str]| {
+            let pairs = names
+                .iter()
+                .map(|name| ("embed".to_owned(), (*name).to_owned()));
+            Params(pairs.collect())
+        };
+        let good = asked(&[
+            "apps.tasks",
+            "app.counts",
+            "group.apps.taskStats",
+            "failures",
+        ]);
+        assert!(unknown_of_apps(&good).is_empty());
+        assert!(Embed::of(&good).task_stats);
+        let wrong = |path: &str, nearest: Option<&str>| Unknown {
+            path: path.to_owned(),
+            nearest: nearest.map(str::to_owned),
+        };
+        assert_eq!(
+            unknown_of_apps(&asked(&["apps.taskStat", "group.groups"])),
+            [
+                wrong("embed=apps.taskStat", Some("embed=apps.taskStats")),
+                wrong("embed=group.groups", None),
+            ]
+        );
+        assert!(
+            unknown_of_groups(&asked(&["group.groups", "group.pods", "group.apps.tasks"]))
+                .is_empty()
+        );
+        assert_eq!(unknown_of_groups(&asked(&["group.zebra"])).len(), 1);
+        assert!(unknown_of_queue(&asked(&["lastUnusedOffers"])).is_empty());
+        assert_eq!(unknown_of_queue(&asked(&["apps.tasks"])).len(), 1);
+    }
 
     #[test]
     fn label_selectors_are_those_of_marathon() {

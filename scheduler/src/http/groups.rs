@@ -7,11 +7,12 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::answer::{self, deployed, error, json_answer};
-use super::filter::{Embed, Params};
+use super::filter::{Embed, Params, unknown_of_groups};
 use super::{Context, render};
 use crate::core::command::{Command, Reply};
 use crate::core::groups::{GroupChange, GroupCommand};
 use crate::core::state::State as Snapshot;
+use crate::driver::now_ms;
 use crate::group::{GroupId, GroupVersion};
 use crate::time::Timestamp;
 
@@ -48,6 +49,8 @@ struct Parts {
     pods: bool,
     groups: bool,
     embed: Embed,
+    /// Unix milliseconds.
+    now: u64,
 }
 
 impl Parts {
@@ -68,14 +71,14 @@ impl Parts {
             pods: nothing_said || has(&["pods"]),
             groups: nothing_said || has(&["groups"]),
             embed: Embed::of(params),
+            now: now_ms(),
         }
     }
 }
 
 pub(super) async fn root(State(context): State<Context>, Query(pairs): Pairs) -> Response {
     let state = context.handle.state();
-    let parts = Parts::of(&Params(pairs));
-    json_answer(StatusCode::OK, &group(&state, &GroupId::root(), parts))
+    shown(&state, &GroupId::root(), &Params(pairs))
 }
 
 pub(super) async fn get(
@@ -85,10 +88,7 @@ pub(super) async fn get(
 ) -> Response {
     let state = context.handle.state();
     match below(&path) {
-        Ok(Below::Group(id)) if state.group_exists(&id) => json_answer(
-            StatusCode::OK,
-            &group(&state, &id, Parts::of(&Params(pairs))),
-        ),
+        Ok(Below::Group(id)) if state.group_exists(&id) => shown(&state, &id, &Params(pairs)),
         Ok(Below::Versions(id)) if state.group_exists(&id) => {
             let record = state.groups.get(&id);
             let versions: Vec<String> = record
@@ -117,6 +117,12 @@ pub(super) async fn get(
     }
 }
 
+fn shown(state: &Snapshot, id: &GroupId, params: &Params) -> Response {
+    let group = group(state, id, Parts::of(params));
+    let answer = json_answer(StatusCode::OK, &group);
+    answer::with_warnings(answer, &unknown_of_groups(params))
+}
+
 /// A group as it is, with what lies in it.
 fn group(state: &Snapshot, id: &GroupId, parts: Parts) -> Value {
     let record = state.groups.get(id).map(|group| &group.current);
@@ -141,7 +147,7 @@ fn group(state: &Snapshot, id: &GroupId, parts: Parts) -> Value {
             .filter(move |app| app.is_pod() == are_pods)
     };
     if parts.apps {
-        let apps = direct(false).map(|app| render::app(state, app, parts.embed));
+        let apps = direct(false).map(|app| render::app(state, app, parts.embed, parts.now));
         out["apps"] = apps.collect::<Vec<Value>>().into();
     }
     if parts.pods {

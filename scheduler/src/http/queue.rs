@@ -9,7 +9,7 @@ use mezzo_api::model::{self, Attribute, AttributeValue, Offer};
 use serde_json::{Value, json};
 
 use super::answer::{self, error, json_answer};
-use super::filter::Params;
+use super::filter::{Params, unknown_of_queue};
 use super::{Context, render};
 use crate::app::AppId;
 use crate::app::json::{scalar, seconds};
@@ -33,7 +33,8 @@ pub(super) async fn queue(
         .values()
         .filter_map(|app| entry(&state, app, with_offers, now))
         .collect();
-    json_answer(StatusCode::OK, &json!({ "queue": queue }))
+    let answer = json_answer(StatusCode::OK, &json!({ "queue": queue }));
+    answer::with_warnings(answer, &unknown_of_queue(&params))
 }
 
 pub(super) async fn reset_delay(
@@ -69,7 +70,7 @@ fn entry(state: &Snapshot, app: &AppState, with_offers: bool, now: u64) -> Optio
         kind: render::version(&app.current),
         "count": queue.count,
         "since": Timestamp::from_millis(queue.since).to_string(),
-        "delay": {"timeLeftSeconds": seconds(left), "overdue": left == 0},
+        "delay": {"timeLeftSeconds": seconds(left), "overdue": left == 0, "failures": app.backoff.failures()},
         "role": app.current.app.role.as_str(),
         "processedOffersSummary": {
             "processedOffersCount": queue.offers_seen,

@@ -3,6 +3,7 @@
 //! Pure.
 
 mod pod;
+mod stats;
 mod task;
 
 use std::collections::BTreeSet;
@@ -11,14 +12,16 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::filter::Embed;
+use crate::app::json::seconds;
 use crate::app::{AppId, AppVersion};
-use crate::core::state::{AppState, Condition, Instance, State, TaskFailure};
+use crate::core::state::{AppState, Instance, State, TaskFailure};
 use crate::deployment::{Deployment, Step};
+use crate::time::Timestamp;
 use crate::why;
 
-/// An app with its counts, deployments and, if wanted, tasks.
-pub(crate) fn app(state: &State, app: &AppState, embed: Embed) -> Value {
-    serde_json::from_str(&app_text(state, app, embed)).unwrap_or_default()
+/// An app with its counts, deployments and, if wanted, tasks and their statistics at `now`, Unix milliseconds.
+pub(crate) fn app(state: &State, app: &AppState, embed: Embed, now: u64) -> Value {
+    serde_json::from_str(&app_text(state, app, embed, now)).unwrap_or_default()
 }
 
 pub(crate) use pod::{instance as pod_instance, status as pod_status};
@@ -38,10 +41,14 @@ struct Beside<'a> {
     last_task_failure: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_rollback: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crash_loop: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task_stats: Option<stats::TaskStats>,
 }
 
 /// The same as text. The definition, which is most of it and stays as it is, is written only once.
-pub(crate) fn app_text(state: &State, app: &AppState, embed: Embed) -> String {
+pub(crate) fn app_text(state: &State, app: &AppState, embed: Embed, now: u64) -> String {
     let lock = state.locks.get(&app.current.app.id);
     let last_failure = app
         .last_failure
@@ -68,6 +75,8 @@ pub(crate) fn app_text(state: &State, app: &AppState, embed: Embed) -> String {
                 "reason": rollback.reason,
             })
         }),
+        crash_loop: crash_loop(app, now),
+        task_stats: embed.task_stats.then(|| stats::task_stats(app, now)),
     };
     let current = &app.current;
     let definition = current.written.get(|| version(current).to_string());
@@ -78,6 +87,16 @@ pub(crate) fn app_text(state: &State, app: &AppState, embed: Embed) -> String {
         beside.strip_prefix('{').unwrap_or(&beside),
     );
     [definition, ",", beside].concat()
+}
+
+/// That it fails again and again, and what is left until the next start.
+fn crash_loop(app: &AppState, now: u64) -> Option<Value> {
+    let failures = app.backoff.crash_loop(app.active().app.backoff, now)?;
+    Some(json!({
+        "failures": failures,
+        "lastFailureAt": Timestamp::from_millis(app.backoff.failed_at()).to_string(),
+        "timeLeftSeconds": seconds(app.backoff.left_ms(now)),
+    }))
 }
 
 /// One version of an app or a pod, without tasks.
@@ -133,24 +152,12 @@ fn readiness(app: &AppState) -> Value {
 }
 
 fn counts(app: &AppState) -> Map<String, Value> {
-    let count =
-        |holds: &dyn Fn(&Instance) -> bool| app.instances.values().filter(|i| holds(i)).count();
-    let staged = count(&|instance| {
-        matches!(
-            instance.condition,
-            Condition::Provisioned | Condition::Staging | Condition::Starting
-        )
-    });
-    let running = count(&|instance| instance.condition == Condition::Running);
-    let is_checked =
-        |instance: &Instance| instance.checked && instance.condition == Condition::Running;
-    let healthy = count(&|instance| is_checked(instance) && instance.healthy == Some(true));
-    let unhealthy = count(&|instance| is_checked(instance) && instance.healthy == Some(false));
+    let counts = stats::Counts::of(app.instances.values().map(|instance| &**instance));
     let mut out = Map::new();
-    out.insert("tasksStaged".into(), staged.into());
-    out.insert("tasksRunning".into(), running.into());
-    out.insert("tasksHealthy".into(), healthy.into());
-    out.insert("tasksUnhealthy".into(), unhealthy.into());
+    out.insert("tasksStaged".into(), counts.staged.into());
+    out.insert("tasksRunning".into(), counts.running.into());
+    out.insert("tasksHealthy".into(), counts.healthy.into());
+    out.insert("tasksUnhealthy".into(), counts.unhealthy.into());
     out
 }
 

@@ -75,7 +75,7 @@ const QUERY: &[(&str, &str, bool, &str)] = &[
         "string",
         true,
         "Parts that are left out otherwise: apps.tasks, apps.counts, apps.deployments, apps.readiness, \
-         apps.lastTaskFailure; for groups group.groups, group.apps and group.apps.*; for the queue lastUnusedOffers.",
+         apps.lastTaskFailure, apps.taskStats; for groups group.groups, group.apps and group.apps.*; for the queue lastUnusedOffers.",
     ),
     ("id", "string", false, "Only apps with this in their id."),
     ("cmd", "string", false, "Only apps with this in their cmd."),

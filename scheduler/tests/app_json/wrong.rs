@@ -115,6 +115,22 @@ fn wrong_values_are_named_with_their_path() {
             json!({"upgradeStrategy": {"rollbackAfterSeconds": 0}}),
             "/upgradeStrategy/rollbackAfterSeconds",
         ),
+        (
+            json!({"labels": {"MARATHON_SINGLE_INSTANCE_APP": "true"}, "instances": 2}),
+            "/",
+        ),
+        (
+            json!({"labels": {"MARATHON_SINGLE_INSTANCE_APP": "true"}, "upgradeStrategy": {"minimumHealthCapacity": 1}}),
+            "/upgradeStrategy/minimumHealthCapacity",
+        ),
+        (
+            json!({"labels": {"MARATHON_SINGLE_INSTANCE_APP": "true"}, "upgradeStrategy": {"maximumOverCapacity": 0.5}}),
+            "/upgradeStrategy/maximumOverCapacity",
+        ),
+        (
+            json!({"labels": {"MARATHON_SINGLE_INSTANCE_APP": "true"}, "upgradeStrategy": {"blueGreen": {}}}),
+            "/upgradeStrategy/blueGreen",
+        ),
         (json!({"backoffFactor": 0.5}), "/backoffFactor"),
         (
             json!({"unreachableStrategy": "never"}),

@@ -330,3 +330,22 @@ fn groups_that_cannot_be_are_refused_and_change_nothing() {
     assert_eq!(bench.ids().len(), 3);
     assert!(bench.core.state().deployments.is_empty());
 }
+
+#[test]
+fn a_group_is_not_scaled_beyond_the_one_instance_that_a_label_allows() {
+    let mut bench = Bench::new();
+    let label = json!({"labels": {"MARATHON_SINGLE_INSTANCE_APP": "true"}});
+    let lab = json!({"id": "/lab", "apps": [app("one", label)]});
+    bench.group(GroupChange::Create(lab)).expect("a good group");
+    bench.run_all();
+    let mut scale = |by: u32| {
+        let change = GroupChange::Update(json!({"scaleBy": by}));
+        bench.group_with(Some("/lab"), change, false)
+    };
+    let refusal = scale(2).expect_err("two of one");
+    assert!(
+        matches!(&refusal, Refusal::Invalid(report) if report.errors[0].path == "/scaleBy"),
+        "{refusal:?}"
+    );
+    scale(0).expect("none is possible");
+}

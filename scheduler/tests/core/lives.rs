@@ -79,6 +79,28 @@ fn failures_are_delayed_and_what_was_killed_or_lost_is_not() {
 }
 
 #[test]
+fn a_crash_loop_is_told_with_how_often_it_failed_also_after_a_restart() {
+    let mut bench = Bench::new();
+    let mut task = bench.run(json!({})).remove(0).task_id;
+    let waits = |bench: &Bench| why::why_not_launched(bench.core.state(), bench.app(), bench.now);
+    for n in 1..=3 {
+        bench.say(&task, TaskState::Failed);
+        let text = waits(&bench).expect("it waits");
+        let told = format!("crash loop: {n} failures in a row; the next launch is delayed by");
+        assert_eq!(text.starts_with(&told), n == 3, "{text}");
+        if n < 3 {
+            bench.now = bench.app().backoff.until();
+            bench.turn();
+            task = launched(&bench.offer("agent-1", NODE)).remove(0).task_id;
+            bench.say(&task, TaskState::Running);
+        }
+    }
+    let record = encode(bench.core.state(), &Key::App("/a".parse().expect("valid")));
+    let record: Value = serde_json::from_slice(&record.expect("a record")).expect("JSON");
+    assert_eq!(record["backoff"]["failures"], 3);
+}
+
+#[test]
 fn a_new_configuration_forgets_the_delay() {
     let mut bench = Bench::new();
     let task = bench.run(json!({})).remove(0).task_id;

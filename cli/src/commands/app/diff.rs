@@ -43,12 +43,18 @@ pub(super) async fn run(
         let merged = definition(&merged)?;
         (present, merged)
     };
-    let changes = changes(&before, &after);
-    let value: Vec<Value> = changes
+    let changes = changes(Some(&before), Some(&after));
+    context
+        .output
+        .emit(&as_json(&changes), |style| show(&changes, style))
+}
+
+/// For programs: a list of `path`, `before`, `after`.
+pub(super) fn as_json(changes: &Changes) -> Value {
+    let list = changes
         .iter()
-        .map(|(path, (before, after))| json!({"path": path, "before": before, "after": after}))
-        .collect();
-    context.output.emit(&value, |style| show(&changes, style))
+        .map(|(path, (before, after))| json!({"path": path, "before": before, "after": after}));
+    list.collect()
 }
 
 /// The app as the scheduler understands it, without what only the server says.
@@ -63,13 +69,17 @@ pub(super) fn definition(app: &Value) -> Result<Value, Failure> {
     })
 }
 
-type Changes = BTreeMap<String, (Option<Value>, Option<Value>)>;
+/// Values before and after by their path.
+pub(super) type Changes = BTreeMap<String, (Option<Value>, Option<Value>)>;
 
-/// Every path whose value differs, with both values.
-fn changes(before: &Value, after: &Value) -> Changes {
+/// Every path whose value differs, with both values; what is not there has none.
+pub(super) fn changes(before: Option<&Value>, after: Option<&Value>) -> Changes {
     let (mut was, mut is) = (BTreeMap::new(), BTreeMap::new());
-    flatten("", before, &mut was);
-    flatten("", after, &mut is);
+    for (value, into) in [(before, &mut was), (after, &mut is)] {
+        if let Some(value) = value {
+            flatten("", value, into);
+        }
+    }
     let mut changes = Changes::new();
     for (path, value) in &was {
         if is.get(path) != Some(value) {
@@ -109,7 +119,7 @@ fn flatten(path: &str, value: &Value, out: &mut BTreeMap<String, Value>) {
     }
 }
 
-fn show(changes: &Changes, style: Style) -> String {
+pub(super) fn show(changes: &Changes, style: Style) -> String {
     if changes.is_empty() {
         return "nothing would change\n".to_owned();
     }
@@ -135,8 +145,8 @@ mod tests {
         let before = json!({"id": "/a", "container": {"docker": {"image": "x:1"}}, "env": {"A": "1", "B": "2"}});
         let after = json!({"id": "/a", "cpus": 1, "container": {"docker": {"image": "x:2"}}, "env": {"B": "2", "C": "3"}});
         let changes = changes(
-            &definition(&before).expect("an app"),
-            &definition(&after).expect("an app"),
+            Some(&definition(&before).expect("an app")),
+            Some(&definition(&after).expect("an app")),
         );
         insta::assert_snapshot!(show(&changes, Style { colour: false }), @r#"
         - /container/docker/image: "x:1"
@@ -151,7 +161,7 @@ mod tests {
         let app = json!({"id": "/a", "container": {"docker": {"image": "x:1"}}});
         let app = definition(&app).expect("an app");
         assert_eq!(
-            show(&changes(&app, &app), Style { colour: false }),
+            show(&changes(Some(&app), Some(&app)), Style { colour: false }),
             "nothing would change\n"
         );
     }

@@ -2,9 +2,11 @@
 //!
 //! Pure.
 
+use serde_json::Value;
+
 use super::{MAX_INSTANCES, MAX_SECONDS_MS};
 use crate::app::read::{Fields, Report};
-use crate::app::spec::{PPM, Trial, UpgradeStrategy};
+use crate::app::spec::{App, PPM, SINGLE_INSTANCE, Trial, UpgradeStrategy};
 
 const FIELDS: [&str; 5] = [
     "minimumHealthCapacity",
@@ -32,6 +34,38 @@ pub(super) fn read(fields: &Fields<'_>, name: &str, report: &mut Report) -> Upgr
             .unwrap_or(default.maximum_over_ppm),
         trial: trial(&read, report),
         rollback_after_ms: read.decimal("rollbackAfterSeconds", 3, 1, MAX_SECONDS_MS, report),
+    }
+}
+
+/// An app with the label has at most one instance, which ends before its successor starts: capacities that `said` leaves open
+/// are 0, others are refused.
+pub(super) fn single_instance(said: &Value, app: &mut App, report: &mut Report) {
+    if !app.is_single_instance() {
+        return;
+    }
+    if app.instances > 1 {
+        // On the path of the whole, with Marathon's words.
+        report.value_problem("/", "Single instance app may only have one instance");
+    }
+    let strategy = said.get("upgradeStrategy").unwrap_or(&Value::Null);
+    for (name, capacity) in [
+        ("minimumHealthCapacity", &mut app.upgrade.minimum_health_ppm),
+        ("maximumOverCapacity", &mut app.upgrade.maximum_over_ppm),
+    ] {
+        if strategy.get(name).is_none_or(Value::is_null) {
+            *capacity = 0;
+        } else if *capacity != 0 {
+            report.value_problem(
+                format!("/upgradeStrategy/{name}"),
+                format!("must be 0 for an app with the label {SINGLE_INSTANCE}"),
+            );
+        }
+    }
+    if matches!(app.upgrade.trial, Trial::BlueGreen { .. }) {
+        report.value_problem(
+            "/upgradeStrategy/blueGreen",
+            format!("runs old and new side by side, which an app with the label {SINGLE_INSTANCE} must not"),
+        );
     }
 }
 
