@@ -66,14 +66,19 @@ impl Bench {
             agent: None,
             dir,
         };
-        bench.import("probe:1", &["/bin/probe"]).await;
-        bench.import("empty:1", &[]).await;
+        bench.import("probe:1", &["/bin/probe"], None).await;
+        bench.import("empty:1", &[], None).await;
         eprintln!("--- {name}");
         bench
     }
 
     /// Puts an image into the agent's store while no agent has it.
-    async fn import(&self, reference: &str, entrypoint: &[&str]) {
+    pub(crate) async fn import(
+        &self,
+        reference: &str,
+        entrypoint: &[&str],
+        stop_signal: Option<&str>,
+    ) {
         let source = self.dir.path().join("image");
         fs::create_dir_all(source.join("bin")).unwrap();
         let program = source.join("bin/probe");
@@ -86,6 +91,7 @@ impl Bench {
         let packed = mezzo_images::pack(&mezzo_images::PackOptions {
             source,
             entrypoint: entrypoint.iter().map(|part| (*part).to_owned()).collect(),
+            stop_signal: stop_signal.map(str::to_owned),
             ..mezzo_images::PackOptions::default()
         })
         .unwrap();
