@@ -20,7 +20,8 @@ use crate::figures::{
     many_idle_tasks_cost_little, what_tasks_use_is_told_with_rates_and_history,
 };
 use crate::files::{
-    a_follower_misses_nothing_through_rotations_and_the_end, a_log_is_read_from_a_time_on,
+    a_follower_misses_nothing_through_rotations_and_the_end,
+    a_log_is_put_aside_by_its_age_with_no_agent_there, a_log_is_read_from_a_time_on,
     a_program_is_executed_in_no_directory_of_a_descriptor, a_terminal_has_its_size_and_changes_it,
     files_go_in_and_come_out_and_no_link_leads_out,
 };
@@ -104,6 +105,7 @@ cases![
     a_program_is_executed_in_no_directory_of_a_descriptor,
     files_go_in_and_come_out_and_no_link_leads_out,
     what_tasks_use_is_told_with_rates_and_history,
+    a_log_is_put_aside_by_its_age_with_no_agent_there,
     apps_are_counted_to_the_microsecond,
     a_storm_of_launches_does_not_hold_up_samples,
     many_idle_tasks_cost_little,
