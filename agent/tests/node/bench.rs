@@ -47,6 +47,14 @@ fn probe() -> &'static [u8] {
     })
 }
 
+/// What an image of the tests may have beside the probe.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Parts<'a> {
+    /// Its `/etc/passwd`.
+    pub(crate) passwd: Option<&'a str>,
+    pub(crate) stop_signal: Option<&'a str>,
+}
+
 impl Bench {
     pub(crate) async fn new(name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -66,17 +74,18 @@ impl Bench {
             agent: None,
             dir,
         };
-        bench.import("probe:1", &["/bin/probe"], None).await;
-        bench.import("empty:1", &[], None).await;
+        let plain = Parts::default();
+        bench.import("probe:1", &["/bin/probe"], plain).await;
+        bench.import("empty:1", &[], plain).await;
         eprintln!("--- {name}");
         bench
     }
 
-    /// Puts an image into the agent's store while no agent has it, with such an `/etc/passwd`.
-    pub(crate) async fn import(&self, reference: &str, entrypoint: &[&str], passwd: Option<&str>) {
+    /// Puts an image into the agent's store while no agent has it.
+    pub(crate) async fn import(&self, reference: &str, entrypoint: &[&str], parts: Parts<'_>) {
         let source = self.dir.path().join("image");
         fs::create_dir_all(source.join("bin")).unwrap();
-        if let Some(passwd) = passwd {
+        if let Some(passwd) = parts.passwd {
             fs::create_dir_all(source.join("etc")).unwrap();
             fs::write(source.join("etc/passwd"), passwd).unwrap();
         }
@@ -90,6 +99,7 @@ impl Bench {
         let packed = mezzo_images::pack(&mezzo_images::PackOptions {
             source,
             entrypoint: entrypoint.iter().map(|part| (*part).to_owned()).collect(),
+            stop_signal: parts.stop_signal.map(str::to_owned),
             ..mezzo_images::PackOptions::default()
         })
         .unwrap();

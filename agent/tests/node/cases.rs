@@ -20,7 +20,8 @@ use crate::figures::{
     many_idle_tasks_cost_little, what_tasks_use_is_told_with_rates_and_history,
 };
 use crate::files::{
-    a_follower_misses_nothing_through_rotations_and_the_end, a_log_is_read_from_a_time_on,
+    a_follower_misses_nothing_through_rotations_and_the_end,
+    a_log_is_put_aside_by_its_age_with_no_agent_there, a_log_is_read_from_a_time_on,
     a_program_is_executed_in_no_directory_of_a_descriptor, a_terminal_has_its_size_and_changes_it,
     files_go_in_and_come_out_and_no_link_leads_out,
 };
@@ -41,7 +42,8 @@ use crate::inside::{
 };
 use crate::lend::{pid, what_is_not_used_is_lent_and_taken_back_when_it_is_needed};
 use crate::life::{
-    a_drain_ends_all_tasks_and_takes_none, readiness_is_asked_until_it_passes,
+    a_drain_ends_all_tasks_and_takes_none, a_kill_begins_with_the_signal_of_the_image,
+    readiness_is_asked_until_it_passes,
     records_of_another_version_and_too_little_to_offer_are_told_before_anything_is_touched,
 };
 use crate::limits::{
@@ -96,12 +98,14 @@ cases![
     a_corrupt_checkpoint_is_set_aside_and_its_container_killed,
     logs_are_read_and_followed,
     programs_run_beside_a_task,
+    a_kill_begins_with_the_signal_of_the_image,
     a_follower_misses_nothing_through_rotations_and_the_end,
     a_log_is_read_from_a_time_on,
     a_terminal_has_its_size_and_changes_it,
     a_program_is_executed_in_no_directory_of_a_descriptor,
     files_go_in_and_come_out_and_no_link_leads_out,
     what_tasks_use_is_told_with_rates_and_history,
+    a_log_is_put_aside_by_its_age_with_no_agent_there,
     apps_are_counted_to_the_microsecond,
     a_storm_of_launches_and_of_kills_holds_up_nothing,
     many_idle_tasks_cost_little,

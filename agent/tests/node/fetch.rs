@@ -20,7 +20,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use crate::bench::{Bench, eventually, task};
+use crate::bench::{Bench, Parts, eventually, task};
 
 /// Serves these files; of `/slow…` only the half, and then nothing.
 struct Web {
@@ -128,7 +128,11 @@ pub(crate) async fn what_a_task_fetches_is_in_its_sandbox_before_it_starts(bench
     ];
     let web = Web::start(files.into()).await;
     let passwd = Some("web:x:1234:567::/:/bin/probe\n");
-    bench.import("users:1", &[], passwd).await;
+    let parts = Parts {
+        passwd,
+        ..Parts::default()
+    };
+    bench.import("users:1", &[], parts).await;
     bench.config.allow_host_users = true;
     bench.start(1).await;
 

@@ -10,7 +10,7 @@ use mezzo_api::proto::{
 };
 use tokio_stream::StreamExt as _;
 
-use crate::bench::{Bench, task};
+use crate::bench::{Bench, eventually, said, task};
 
 fn log_of(task: &str, follow: bool) -> proto::ReadLogRequest {
     proto::ReadLogRequest {
@@ -91,6 +91,47 @@ pub(crate) async fn a_log_is_read_from_a_time_on(bench: &mut Bench) {
     assert_eq!(read(since(0)).await, text);
     assert_eq!(read(since(late - 1500)).await, format!("late {late}\n"));
     assert_eq!(read(since(late + 86_400_000)).await, "");
+}
+
+/// It is the keeper that does it: no agent is there when the file has become too old.
+pub(crate) async fn a_log_is_put_aside_by_its_age_with_no_agent_there(bench: &mut Bench) {
+    bench.config.log_max_age_secs = 1;
+    bench.start(1).await;
+    // Two lines, six seconds from each other.
+    bench.launch(task("stamps", &["stamps"])).await;
+    let running = bench.master.status("stamps", TaskRunning).await;
+    let container = running.container.unwrap();
+    bench.kill_agent().await;
+    eventually("both are written", || {
+        said(bench, &container, "stdout").contains("late")
+    })
+    .await;
+    let (new, old) = (
+        said(bench, &container, "stdout"),
+        said(bench, &container, "stdout.1"),
+    );
+    assert!(
+        new.starts_with("late ") && new.lines().count() == 1,
+        "{new}"
+    );
+    assert!(
+        old.starts_with("early ") && old.lines().count() == 1,
+        "{old}"
+    );
+    // All of it is read, in its order.
+    bench.start(2).await;
+    let mut client = bench.client().await;
+    let mut chunks = client
+        .read_log(log_of("stamps", false))
+        .await
+        .unwrap()
+        .into_inner();
+    let mut text = Vec::new();
+    while let Some(chunk) = chunks.message().await.unwrap() {
+        assert!(!chunk.gap);
+        text.extend(chunk.data);
+    }
+    assert_eq!(String::from_utf8(text).unwrap(), old + &new);
 }
 
 /// CVE-2024-21626: a mistake of the caller, with the name of the field.

@@ -8,7 +8,7 @@ use mezzo_api::proto::{
     master_message::{Activate, Drain, Message as FromMaster},
 };
 
-use crate::bench::{Bench, alive, eventually, task};
+use crate::bench::{Bench, Parts, alive, eventually, said, task};
 
 fn free_port() -> u32 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -155,4 +155,47 @@ pub(crate) async fn records_of_another_version_and_too_little_to_offer_are_told_
     assert!(alive(container.pid));
     let tasks = bench.master.last_registration().tasks;
     assert_eq!(tasks.len(), 1);
+}
+
+/// `STOPSIGNAL`: the program ends well by that signal, and is killed if it is asked by any other.
+pub(crate) async fn a_kill_begins_with_the_signal_of_the_image(bench: &mut Bench) {
+    let parts = Parts {
+        stop_signal: Some("SIGUSR1"),
+        ..Parts::default()
+    };
+    bench.import("polite:1", &["/bin/probe"], parts).await;
+    bench.start(1).await;
+    let mut containers = Vec::new();
+    for (id, image) in [
+        ("now", "polite:1"),
+        ("later", "polite:1"),
+        ("other", "probe:1"),
+    ] {
+        let mut info = task(id, &["until"]);
+        info.container.as_mut().unwrap().image = image.into();
+        bench.launch(info).await;
+        let running = bench.master.status(id, TaskRunning).await;
+        let container = running.container.unwrap();
+        // Before it is ready it does not hear, being the first process of its namespace.
+        eventually("ready", || {
+            said(bench, &container, "stdout").contains("ready")
+        })
+        .await;
+        containers.push(container);
+    }
+    // A grace that no machine is too slow for: who ends did so by the signal.
+    bench.kill_task("now", Some(3_600_000)).await;
+    // The next agent knows it from what is on the disk.
+    let ended = |end: proto::TaskStatus| (end.state(), end.exit.and_then(|exit| exit.how));
+    let well = (TaskKilled, Some(proto::exit_info::How::Code(0)));
+    assert_eq!(ended(bench.master.end("now").await), well);
+    bench.kill_agent().await;
+    bench.start(2).await;
+    bench.kill_task("later", Some(3_600_000)).await;
+    assert_eq!(ended(bench.master.end("later").await), well);
+    // SIGTERM means nothing to this program.
+    bench.kill_task("other", Some(3_600_000)).await;
+    let killed = (TaskKilled, Some(proto::exit_info::How::Signal(9)));
+    assert_eq!(ended(bench.master.end("other").await), killed);
+    assert!(containers.iter().all(|container| !alive(container.pid)));
 }
