@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use mezzo_scheduler::app::AppId;
+use mezzo_scheduler::app::role::{with_default, without_old_default};
+use mezzo_scheduler::app::{AppId, merge, parse_app};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -44,7 +45,12 @@ fn both(changes: &Changes, answer: &Value, style: Style) -> String {
 /// An update of an app: `body` is laid over what is there.
 pub(super) fn of_update(present: &Value, body: &Value) -> Result<Changes, Failure> {
     let present = definition(present)?;
-    let merged = definition(&mezzo_scheduler::app::merge(&present, body))?;
+    // What it accepts by default goes with its role.
+    let base = match parse_app(&present, None) {
+        (Some(app), _) => without_old_default(present.clone(), app.accepts, body),
+        (None, _) => present.clone(),
+    };
+    let merged = definition(&merge(&base, body))?;
     Ok(without_given(changes(Some(&present), Some(&merged)), body))
 }
 
@@ -88,7 +94,7 @@ pub(in crate::commands) fn of_group(
     for (app, body) in named {
         let of_app = match there.get(&app) {
             Some(present) => {
-                let (before, after) = (definition(present)?, definition(&body)?);
+                let (before, after) = (definition(present)?, definition(&like(present, &body))?);
                 without_given(changes(Some(&before), Some(&after)), &body)
             }
             None => changes(None, Some(&body)),
@@ -97,6 +103,15 @@ pub(in crate::commands) fn of_group(
         all.extend(of_app.map(|(path, values)| (format!("{app}: {path}"), values)));
     }
     Ok(all)
+}
+
+/// The file's app in the role that it has, where the file names none: a group may have given it.
+fn like(present: &Value, body: &Value) -> Value {
+    let role = present.get("role").and_then(Value::as_str);
+    match role.and_then(|role| role.parse().ok()) {
+        Some(role) => with_default(body, &role),
+        None => body.clone(),
+    }
 }
 
 /// What scaling a group would change about the apps that are in it.
@@ -184,6 +199,15 @@ mod tests {
             both(&nothing, &json!({"steps": []}), PLAIN),
             "nothing would change\n"
         );
+    }
+
+    #[test]
+    fn an_app_may_change_its_role_in_a_plan() {
+        let present = json!({"id": "/dev/a", "container": {"docker": {"image": "a:1"}}, "role": "*",
+            "acceptedResourceRoles": ["*"]});
+        let changes = of_update(&present, &json!({"role": "dev"})).expect("an app");
+        let both = (Some(json!("*")), Some(json!("dev")));
+        assert_eq!(changes.get("/role"), Some(&both));
     }
 
     #[test]
