@@ -281,6 +281,7 @@ impl Builder {
             capabilities: self.capabilities,
         };
         Ok(Checked {
+            master_term: self.master_term,
             info,
             suppressed: self.suppressed,
             masters,
