@@ -8,6 +8,8 @@ use std::{
 
 use mezzo_api::masters::Masters;
 pub use mezzo_etcd::StoreAddress;
+
+pub use crate::allocator::{InvalidMinimum, Minimum};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
@@ -48,6 +50,8 @@ pub struct Config {
     /// subscribe again.
     #[serde(rename = "recovery_timeout_ms", with = "millis")]
     pub recovery_timeout: Duration,
+    /// Agents that have less free are not offered: `cpus:0.01|mem:32`, of which one is enough. Empty: whatever is free is.
+    pub min_allocatable: Minimum,
     /// Offers not answered for this long are rescinded.
     #[serde(
         rename = "offer_timeout_ms",
@@ -108,6 +112,7 @@ impl Default for Config {
             agent_ping_timeout: Duration::from_secs(5),
             agent_timeout: Duration::from_secs(15),
             recovery_timeout: Duration::from_secs(30),
+            min_allocatable: Minimum::default(),
             offer_timeout: None,
             framework_heartbeat_interval: Duration::from_secs(5),
             orphan_timeout: Duration::from_secs(24 * 3600),

@@ -27,6 +27,6 @@ pub mod state;
 pub mod store;
 
 pub use auth::{CredentialsError, InvalidCredentials, new_credential};
-pub use config::{Config, DEFAULT_PORT, InvalidConfig, StoreAddress};
+pub use config::{Config, DEFAULT_PORT, InvalidConfig, InvalidMinimum, Minimum, StoreAddress};
 pub use restore::{RestoreError, restore};
 pub use server::{Error, run, run_and_tell, run_on, run_reloading};

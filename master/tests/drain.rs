@@ -166,9 +166,11 @@ async fn a_deactivated_agent_is_not_offered_and_its_tasks_run_on_over_the_master
     let mut info = common::framework_info("test", "*", Duration::from_secs(60));
     info.framework_id = framework.id.clone();
     let mut framework = Framework::subscribe_as(&master, info).await.unwrap();
-    let mut deactivated = Agent::reattach(&master, &id, "node-1", NODE, vec![held])
+    let deactivated = Agent::reattach(&master, &id, "node-1", NODE, vec![held])
         .await
         .unwrap();
+    // It is known again, with its task.
+    framework.expect_state("t1", TaskState::TaskRunning).await;
     let other = Agent::attach(&master, "node-2", NODE).await;
     // Passes have been made over both.
     let offers = framework.expect_offers().await;

@@ -20,35 +20,13 @@ use mezzo_api::model::{
 };
 
 use super::{
-    AgentFilters, Constraints, Quantities, Quota, Tally,
+    AgentFilters, Constraints, Minimum, Quantities, Quota, Tally,
     axes::{Amounts, Axes},
     filters::ClaimantKey,
     reserved,
     tree::{ClaimantId, NodeId, RoleTree, UNBOUNDED},
 };
 use crate::planted::{Bug, planted};
-
-/// The least that is worth an offer: either is enough.
-#[derive(Debug, Clone, Copy)]
-pub struct Minimum {
-    /// Processors.
-    pub cpus: Scalar,
-    /// MiB.
-    pub mem: Scalar,
-}
-
-impl Minimum {
-    /// Whether `free` is worth an offer. What is reserved always is: else nobody could give it back. A shared volume is not by
-    /// itself, for it is there after each offer too; it goes along with what is.
-    #[must_use]
-    pub fn is_met(&self, free: &Pools) -> bool {
-        let open = free.open();
-        open.cpus() >= self.cpus
-            || open.mem() >= self.mem
-            || free.reserved().next().is_some()
-            || free.volumes().any(|volume| !volume.shared)
-    }
-}
 
 /// An agent with free resources that may be offered.
 #[derive(Debug)]
@@ -101,7 +79,7 @@ pub struct Request<'a> {
     /// are guarantees.
     pub unallocated: &'a Quantities,
     /// Less is kept back.
-    pub minimum: Minimum,
+    pub minimum: &'a Minimum,
 }
 
 /// What an agent has free, or a part of it, for one framework.

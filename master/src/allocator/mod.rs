@@ -8,6 +8,7 @@ mod axes;
 mod constraints;
 mod cycle;
 mod filters;
+mod minimum;
 mod quantities;
 pub mod quota;
 mod reserved;
@@ -18,8 +19,9 @@ mod tests;
 mod tree;
 
 pub use constraints::{Constraints, InvalidPattern};
-pub use cycle::{Candidate, Claimant, Minimum, OfferPlan, Outcome, Request, allocate};
+pub use cycle::{Candidate, Claimant, OfferPlan, Outcome, Request, allocate};
 pub use filters::{AgentFilters, ClaimantKey};
+pub use minimum::{InvalidMinimum, Minimum};
 pub use quantities::Quantities;
 pub use quota::Quota;
 pub use share::{DEFAULT_WEIGHT_MILLIS, Share};

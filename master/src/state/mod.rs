@@ -41,7 +41,7 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mezzo_api::model::{AgentId, FrameworkId, OfferId, OperationId, RoleName, Scalar, StreamId};
+use mezzo_api::model::{AgentId, FrameworkId, OfferId, OperationId, RoleName, StreamId};
 
 use self::{agents::AgentEntry, frameworks::FrameworkEntry, offers::OfferEntry, removed::Removed};
 use crate::{
@@ -93,7 +93,7 @@ pub struct Settings {
     pub orphan_timeout_ms: u64,
     /// See [`Config::task_history`].
     pub task_history: usize,
-    /// Less is not offered.
+    /// See [`Config::min_allocatable`].
     pub minimum: Minimum,
     /// See [`Config::agent_loss_limit`].
     pub loss_limit: Option<LossLimit>,
@@ -107,10 +107,7 @@ impl From<&Config> for Settings {
             offer_timeout_ms: config.offer_timeout.map(to_millis),
             orphan_timeout_ms: to_millis(config.orphan_timeout),
             task_history: config.task_history,
-            minimum: Minimum {
-                cpus: Scalar::from_millis(10),
-                mem: Scalar::from_units(32),
-            },
+            minimum: config.min_allocatable.clone(),
             loss_limit: config.agent_loss_limit.map(|count| LossLimit {
                 count,
                 per_ms: to_millis(config.agent_loss_interval),

@@ -200,7 +200,7 @@ impl Core {
             quotas,
             total,
             unallocated: &unallocated,
-            minimum: self.settings.minimum,
+            minimum: &self.settings.minimum,
         };
         let outcome = allocator::allocate(&request, turn.now);
         let of = |at: usize| request.candidates[at].agent.clone();

@@ -9,8 +9,12 @@ fn resources() -> impl Strategy<Value = Resources> {
         0i64..100_000,
         0i64..100_000,
         proptest::collection::vec((0u64..60, 0u64..6), 0..5),
+        // Those that an operator thinks of: a scalar, ranges, a set.
+        0i64..2_000,
+        proptest::collection::vec((0u64..20, 0u64..4), 0..3),
+        proptest::collection::btree_set("[a-d]{1,2}", 0..5),
     )
-        .prop_map(|(cpus, mem, ports)| {
+        .prop_map(|(cpus, mem, ports, licences, vlans, disks)| {
             Resources::new()
                 .with_scalar("cpus", Scalar::from_millis(cpus))
                 .with_scalar("mem", Scalar::from_millis(mem))
@@ -18,6 +22,12 @@ fn resources() -> impl Strategy<Value = Resources> {
                     "ports",
                     Ranges::new(ports.into_iter().map(|(b, n)| (b, b + n))),
                 )
+                .with_scalar("licences", Scalar::from_millis(licences))
+                .with_ranges(
+                    "vlans",
+                    Ranges::new(vlans.into_iter().map(|(b, n)| (b, b + n))),
+                )
+                .with("disks", Value::Set(disks))
         })
 }
 
@@ -33,6 +43,17 @@ proptest! {
             }
             None => prop_assert!(!a.contains(&b)),
         }
+    }
+
+    // Two at random seldom hold one another; a sum always does.
+    #[test]
+    fn a_sum_holds_both_and_gives_each_back(a in resources(), b in resources()) {
+        let sum = a.checked_add(&b).unwrap();
+        prop_assert!(sum.contains(&a) && sum.contains(&b));
+        let mut back = sum.checked_sub(&b).unwrap();
+        prop_assert!(a.contains(&back), "what both have counts once");
+        back.add(&b);
+        prop_assert_eq!(back, sum);
     }
 
     #[test]

@@ -197,10 +197,7 @@ impl Cluster {
             quotas: &self.quotas,
             total: &self.total,
             unallocated: &unallocated,
-            minimum: Minimum {
-                cpus: Scalar::from_millis(10),
-                mem: Scalar::from_units(32),
-            },
+            minimum: &Minimum::default(),
         };
         allocate(&request, now_ms)
     }

@@ -85,10 +85,7 @@ fn settings(loss_limit: Option<LossLimit>) -> Settings {
         offer_timeout_ms: Some(20_000),
         orphan_timeout_ms: 3_600_000,
         task_history: 50,
-        minimum: Minimum {
-            cpus: "0.01".parse().unwrap(),
-            mem: "32".parse().unwrap(),
-        },
+        minimum: Minimum::default(),
         loss_limit,
     }
 }
