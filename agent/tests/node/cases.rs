@@ -52,6 +52,10 @@ use crate::limits::{
     limits_reach_the_container_or_are_refused_by_name,
     whole_processors_are_one_tasks_alone_also_for_the_next_agent,
 };
+use crate::mounts::{
+    a_memory_file_system_of_a_task_has_its_size,
+    a_path_of_the_machine_is_mounted_where_the_operator_allows_it,
+};
 use crate::volumes::a_volume_outlives_its_task_and_the_agent;
 use crate::walls::a_task_is_held_by_the_profile_that_it_names;
 use nix::sys::signal::{Signal, kill};
@@ -131,6 +135,8 @@ cases![
     a_killed_agent_leaves_groups_whole_or_ends_them,
     a_secret_is_told_to_a_task_and_to_nothing_else,
     a_volume_outlives_its_task_and_the_agent,
+    a_path_of_the_machine_is_mounted_where_the_operator_allows_it,
+    a_memory_file_system_of_a_task_has_its_size,
     a_task_is_held_by_the_profile_that_it_names,
     what_a_task_fetches_is_in_its_sandbox_before_it_starts,
     a_killed_agent_leaves_no_half_fetched_file,

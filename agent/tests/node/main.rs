@@ -20,6 +20,7 @@ mod life;
 mod limits;
 mod master;
 mod network;
+mod mounts;
 mod volumes;
 mod walls;
 
