@@ -39,11 +39,6 @@ pub(crate) fn all() -> Vec<Case> {
             run: |bench| Box::pin(killed(bench)),
             isolated: true,
         },
-        Case {
-            name: "a_task_joins_a_network_of_plug_ins",
-            run: |bench| Box::pin(plugged(bench)),
-            isolated: true,
-        },
     ]
 }
 
@@ -68,7 +63,7 @@ fn ip(arguments: &str) {
 }
 
 /// The machine: loopback, and an uplink with a way out.
-fn machine() {
+pub(crate) fn machine() {
     ip("link set lo up");
     ip("link add uplink type veth peer name far");
     ip("link set far up");
@@ -77,7 +72,7 @@ fn machine() {
     ip("route add default via 10.99.0.2");
 }
 
-fn on_the_bridge(id: &str, host_port: u32, args: &[&str]) -> proto::TaskInfo {
+pub(crate) fn on_the_bridge(id: &str, host_port: u32, args: &[&str]) -> proto::TaskInfo {
     let mut info = task(id, args);
     info.resources.push(proto::Resource {
         name: "ports".into(),
@@ -107,7 +102,7 @@ fn get(address: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-fn check(kind: proto::CheckKind, port: u32) -> proto::HealthCheck {
+pub(crate) fn check(kind: proto::CheckKind, port: u32) -> proto::HealthCheck {
     proto::HealthCheck {
         kind: kind.into(),
         path: "/".into(),
@@ -120,7 +115,7 @@ fn check(kind: proto::CheckKind, port: u32) -> proto::HealthCheck {
     }
 }
 
-fn log_of(bench: &Bench, container: &str) -> String {
+pub(crate) fn log_of(bench: &Bench, container: &str) -> String {
     let folder = bench.config.state_dir.join("runtime/containers");
     fs::read_to_string(folder.join(container).join("stdout")).unwrap_or_default()
 }
@@ -302,104 +297,4 @@ async fn killed(bench: &mut Bench) {
         let answers = get(&format!("127.0.0.1:{port}")).is_ok();
         assert_eq!(answers, serves, "{id} on {port}");
     }
-}
-
-/// A plug-in of the test's own, as any other is called: it notes each call, and gives an address on a link that it makes.
-const PLUG_IN: &str = r#"#!/bin/sh
-set -e
-input=$(cat)
-echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME" >> "$(dirname "$0")/calls"
-printf '%s\n' "$input" > "$(dirname "$0")/stdin.$CNI_COMMAND"
-case "$CNI_COMMAND" in
-ADD)
-    nsenter --net="$CNI_NETNS" ip link add "$CNI_IFNAME" type bridge
-    nsenter --net="$CNI_NETNS" ip addr add 10.55.0.7/24 dev "$CNI_IFNAME"
-    nsenter --net="$CNI_NETNS" ip link set "$CNI_IFNAME" up
-    echo '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"x"}],"ips":[{"address":"10.55.0.7/24","interface":0}],"dns":{"nameservers":["10.55.0.1"]}}' ;;
-esac
-"#;
-
-async fn plugged(bench: &mut Bench) {
-    machine();
-    let folder = tempfile::tempdir().unwrap();
-    let (conf, bin) = (folder.path().join("net.d"), folder.path().join("bin"));
-    fs::create_dir(&conf).unwrap();
-    fs::create_dir(&bin).unwrap();
-    fs::write(bin.join("test-net"), PLUG_IN).unwrap();
-    fs::set_permissions(
-        bin.join("test-net"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
-    fs::write(
-        conf.join("10-dc.conflist"),
-        r#"{"cniVersion":"1.0.0","name":"dc","plugins":[{"type":"test-net","capabilities":{"portMappings":true}}]}"#,
-    )
-    .unwrap();
-    bench.config.network.cni_conf_dir = Some(conf);
-    bench.config.network.cni_bin_dir = Some(bin.clone());
-    bench.start(1).await;
-    let mut info = on_the_bridge("web", 31_000, &["serve", "80", "/etc/resolv.conf"]);
-    {
-        let container = info.container.as_mut().unwrap();
-        container.network = proto::NetworkMode::Container.into();
-        container.network_name = "dc".into();
-        container.network_labels = [("zone".to_owned(), "a".to_owned())].into();
-    }
-    info.health_check = Some(check(proto::CheckKind::Tcp, 80));
-    bench.launch(info.clone()).await;
-    let running = bench.master.status("web", TaskRunning).await;
-    let container = running.container.unwrap();
-    assert_eq!(container.ip_addresses, ["10.55.0.7"]);
-    eventually("healthy from within its own network", || {
-        let statuses = bench.master.statuses();
-        statuses
-            .iter()
-            .any(|status| status.task_id == "web" && status.healthy == Some(true))
-    })
-    .await;
-    let told: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(bin.join("stdin.ADD")).unwrap()).unwrap();
-    assert_eq!(told["name"], "dc");
-    assert_eq!(
-        told["runtimeConfig"]["portMappings"][0],
-        serde_json::json!({"hostPort": 31_000, "containerPort": 80, "protocol": "tcp"})
-    );
-    assert!(log_of(bench, &container.container_id).contains("nameserver 10.55.0.1"));
-
-    // A name that nobody set up is told with those that are there.
-    info.task_id = "lost".into();
-    info.resources.pop();
-    {
-        let container = info.container.as_mut().unwrap();
-        container.network_name = "elsewhere".into();
-        container.port_mappings.clear();
-    }
-    bench.launch(info).await;
-    let end = bench.master.end("lost").await;
-    assert!(
-        end.message.contains("elsewhere") && end.message.contains("dc"),
-        "{}",
-        end.message
-    );
-
-    // Another agent finds it again, and takes it down at the end.
-    bench.kill_agent().await;
-    bench.start(2).await;
-    eventually("checked", || bin.join("stdin.CHECK").exists()).await;
-    bench.kill_task("web", Some(100)).await;
-    bench.master.end("web").await;
-    let calls = fs::read_to_string(bin.join("calls")).unwrap();
-    let id = &container.container_id;
-    assert_eq!(
-        calls,
-        format!("ADD {id} eth0\nCHECK {id} eth0\nDEL {id} eth0\n"),
-        "each once"
-    );
-    let told: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(bin.join("stdin.DEL")).unwrap()).unwrap();
-    assert_eq!(
-        told["prevResult"]["ips"][0]["address"], "10.55.0.7/24",
-        "the result of ADD comes back"
-    );
 }
