@@ -8,6 +8,10 @@ use std::{
     io::Read as _,
     net::{TcpListener, TcpStream},
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,6 +19,9 @@ use mezzo_api::proto::{
     self,
     TaskState::{TaskFailed, TaskRunning},
 };
+use nix::sched::{CloneFlags, setns};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::bench::{Bench, eventually, task};
 use crate::cases::Case;
@@ -37,6 +44,11 @@ pub(crate) fn all() -> Vec<Case> {
         Case {
             name: "kills_of_the_agent_in_the_middle_of_launches_leave_no_network_behind",
             run: |bench| Box::pin(killed(bench)),
+            isolated: true,
+        },
+        Case {
+            name: "checks_over_https_and_grpc_ask_within_the_tasks_own_network",
+            run: |bench| Box::pin(asked(bench)),
             isolated: true,
         },
     ]
@@ -297,4 +309,100 @@ async fn killed(bench: &mut Bench) {
         let answers = get(&format!("127.0.0.1:{port}")).is_ok();
         assert_eq!(answers, serves, "{id} on {port}");
     }
+}
+
+/// A listener in the task's own network, of this process: beside the task's own, as far as anybody who connects can tell.
+fn listener_in_network_of(pid: u32, port: u16) -> tokio::net::TcpListener {
+    let bound = std::thread::spawn(move || {
+        // Of this thread alone, which ends. A socket stays in the network where it was made.
+        let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        TcpListener::bind(("127.0.0.1", port)).unwrap()
+    });
+    let listener = bound.join().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    tokio::net::TcpListener::from_std(listener).unwrap()
+}
+
+/// Answers HTTPS requests, with a certificate that nobody signed: well, until it is told not to.
+async fn serve_https(listener: tokio::net::TcpListener, is_well: Arc<AtomicBool>) {
+    let made = rcgen::generate_simple_self_signed(vec!["elsewhere.example".into()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let provider = rustls::crypto::ring::default_provider();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let answer = if is_well.load(Ordering::Relaxed) {
+            "HTTP/1.1 200 OK\r\n\r\n"
+        } else {
+            "HTTP/1.1 503 No\r\n\r\n"
+        };
+        // Who asks may be gone at any time.
+        let Ok(mut stream) = acceptor.accept(stream).await else {
+            continue;
+        };
+        let mut request = [0; 512];
+        let _ = stream.read(&mut request).await;
+        let _ = stream.write_all(answer.as_bytes()).await;
+        let _ = stream.shutdown().await;
+    }
+}
+
+async fn asked(bench: &mut Bench) {
+    machine();
+    bench.start(1).await;
+    let mut pids = Vec::new();
+    for (id, kind, path, host_port) in [
+        ("secure", proto::CheckKind::Https, "/up", 31_000),
+        ("remote", proto::CheckKind::Grpc, "shop.Cart", 31_001),
+    ] {
+        let mut info = on_the_bridge(id, host_port, &["sleep"]);
+        info.health_check = Some(proto::HealthCheck {
+            path: path.into(),
+            ..check(kind, 9_443)
+        });
+        bench.launch(info).await;
+        let running = bench.master.status(id, TaskRunning).await;
+        pids.push(running.container.unwrap().pid);
+    }
+    // The same port in both networks, and nobody at it on the machine.
+    let is_well = Arc::new(AtomicBool::new(true));
+    let https = serve_https(listener_in_network_of(pids[0], 9_443), Arc::clone(&is_well));
+    let https = tokio::spawn(https);
+    let (reporter, service) = tonic_health::server::health_reporter();
+    let serving = tonic_health::ServingStatus::Serving;
+    reporter.set_service_status("shop.Cart", serving).await;
+    let incoming = TcpListenerStream::new(listener_in_network_of(pids[1], 9_443));
+    let server = tonic::transport::Server::builder().add_service(service);
+    let grpc = tokio::spawn(server.serve_with_incoming(incoming));
+    assert!(TcpStream::connect("127.0.0.1:9443").is_err());
+    for id in ["secure", "remote"] {
+        eventually("healthy from within its own network", || {
+            let statuses = bench.master.statuses();
+            statuses
+                .iter()
+                .any(|status| status.task_id == id && status.healthy == Some(true))
+        })
+        .await;
+    }
+    // What they answer counts, too.
+    is_well.store(false, Ordering::Relaxed);
+    let not = tonic_health::ServingStatus::NotServing;
+    reporter.set_service_status("shop.Cart", not).await;
+    for (id, words) in [("secure", "503"), ("remote", "is not serving")] {
+        let end = bench.master.end(id).await;
+        let told = (end.state(), end.reason());
+        let wanted = (TaskFailed, proto::Reason::HealthCheckStatusUpdated);
+        assert_eq!(told, wanted, "{id}: {}", end.message);
+        assert!(end.message.contains(words), "{id}: {}", end.message);
+    }
+    // A socket keeps the network of a task: it goes with the servers.
+    https.abort();
+    grpc.abort();
 }
