@@ -7,6 +7,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::time::Duration;
 
 pub(crate) mod creator;
@@ -448,6 +450,23 @@ pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
     let null = std::fs::File::open("/dev/null")?;
     replace_stdio(null.as_fd(), 0)?;
     Ok(taken)
+}
+
+/// Has the kernel end a program, which is about to be started, with the thread that starts it, and so with this process.
+/// For threads that wait for what they start.
+pub(crate) fn end_with_this_thread(command: &mut Command) {
+    let parent = nix::unistd::getpid();
+    let ask = move || {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        if nix::unistd::getppid() == parent {
+            Ok(())
+        } else {
+            // It has died before.
+            Err(io::Error::from_raw_os_error(libc::ESRCH))
+        }
+    };
+    // SAFETY: between fork and exec two system calls are made, nothing is allocated and no lock is taken.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// Registers a descriptor with tokio; must be called within its runtime.

@@ -52,6 +52,10 @@ use crate::limits::{
     limits_reach_the_container_or_are_refused_by_name,
     whole_processors_are_one_tasks_alone_also_for_the_next_agent,
 };
+use crate::mounts::{
+    a_memory_file_system_of_a_task_has_its_size,
+    a_path_of_the_machine_is_mounted_where_the_operator_allows_it,
+};
 use crate::volumes::a_volume_outlives_its_task_and_the_agent;
 use crate::walls::a_task_is_held_by_the_profile_that_it_names;
 use nix::sys::signal::{Signal, kill};
@@ -93,19 +97,19 @@ cases![
     a_task_over_its_memory_limit_is_told_with_limit_and_peak,
     each_way_not_to_start_has_its_own_words,
     a_kill_waits_for_the_grace_and_then_kills,
+    a_kill_begins_with_the_signal_of_the_image,
     a_known_task_is_never_run_again,
     statuses_are_repeated_until_acknowledged,
     a_corrupt_checkpoint_is_set_aside_and_its_container_killed,
     logs_are_read_and_followed,
     programs_run_beside_a_task,
-    a_kill_begins_with_the_signal_of_the_image,
     a_follower_misses_nothing_through_rotations_and_the_end,
     a_log_is_read_from_a_time_on,
+    a_log_is_put_aside_by_its_age_with_no_agent_there,
     a_terminal_has_its_size_and_changes_it,
     a_program_is_executed_in_no_directory_of_a_descriptor,
     files_go_in_and_come_out_and_no_link_leads_out,
     what_tasks_use_is_told_with_rates_and_history,
-    a_log_is_put_aside_by_its_age_with_no_agent_there,
     apps_are_counted_to_the_microsecond,
     a_storm_of_launches_and_of_kills_holds_up_nothing,
     many_idle_tasks_cost_little,
@@ -131,6 +135,8 @@ cases![
     a_killed_agent_leaves_groups_whole_or_ends_them,
     a_secret_is_told_to_a_task_and_to_nothing_else,
     a_volume_outlives_its_task_and_the_agent,
+    a_path_of_the_machine_is_mounted_where_the_operator_allows_it,
+    a_memory_file_system_of_a_task_has_its_size,
     a_task_is_held_by_the_profile_that_it_names,
     what_a_task_fetches_is_in_its_sandbox_before_it_starts,
     a_killed_agent_leaves_no_half_fetched_file,

@@ -7,6 +7,7 @@
 
 mod bench;
 mod cases;
+mod cni;
 mod cut_short;
 mod disk;
 mod fetch;
@@ -19,6 +20,7 @@ mod lend;
 mod life;
 mod limits;
 mod master;
+mod mounts;
 mod network;
 mod volumes;
 mod walls;
@@ -77,6 +79,7 @@ async fn tests(args: &[String]) -> ExitCode {
     let filters: Vec<_> = args.iter().filter(|arg| !arg.starts_with("--")).collect();
     let mut all = cases::all();
     all.extend(network::all());
+    all.extend(cni::all());
     if args.iter().any(|arg| arg == "--list") {
         for case in &all {
             println!("{}: test", case.name);

@@ -8,6 +8,10 @@ use std::{
     io::Read as _,
     net::{TcpListener, TcpStream},
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,6 +19,9 @@ use mezzo_api::proto::{
     self,
     TaskState::{TaskFailed, TaskRunning},
 };
+use nix::sched::{CloneFlags, setns};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::bench::{Bench, eventually, task};
 use crate::cases::Case;
@@ -40,8 +47,8 @@ pub(crate) fn all() -> Vec<Case> {
             isolated: true,
         },
         Case {
-            name: "a_task_joins_a_network_of_plug_ins",
-            run: |bench| Box::pin(plugged(bench)),
+            name: "checks_over_https_and_grpc_ask_within_the_tasks_own_network",
+            run: |bench| Box::pin(asked(bench)),
             isolated: true,
         },
     ]
@@ -68,7 +75,7 @@ fn ip(arguments: &str) {
 }
 
 /// The machine: loopback, and an uplink with a way out.
-fn machine() {
+pub(crate) fn machine() {
     ip("link set lo up");
     ip("link add uplink type veth peer name far");
     ip("link set far up");
@@ -77,7 +84,7 @@ fn machine() {
     ip("route add default via 10.99.0.2");
 }
 
-fn on_the_bridge(id: &str, host_port: u32, args: &[&str]) -> proto::TaskInfo {
+pub(crate) fn on_the_bridge(id: &str, host_port: u32, args: &[&str]) -> proto::TaskInfo {
     let mut info = task(id, args);
     info.resources.push(proto::Resource {
         name: "ports".into(),
@@ -107,7 +114,7 @@ fn get(address: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-fn check(kind: proto::CheckKind, port: u32) -> proto::HealthCheck {
+pub(crate) fn check(kind: proto::CheckKind, port: u32) -> proto::HealthCheck {
     proto::HealthCheck {
         kind: kind.into(),
         path: "/".into(),
@@ -120,7 +127,7 @@ fn check(kind: proto::CheckKind, port: u32) -> proto::HealthCheck {
     }
 }
 
-fn log_of(bench: &Bench, container: &str) -> String {
+pub(crate) fn log_of(bench: &Bench, container: &str) -> String {
     let folder = bench.config.state_dir.join("runtime/containers");
     fs::read_to_string(folder.join(container).join("stdout")).unwrap_or_default()
 }
@@ -304,102 +311,98 @@ async fn killed(bench: &mut Bench) {
     }
 }
 
-/// A plug-in of the test's own, as any other is called: it notes each call, and gives an address on a link that it makes.
-const PLUG_IN: &str = r#"#!/bin/sh
-set -e
-input=$(cat)
-echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME" >> "$(dirname "$0")/calls"
-printf '%s\n' "$input" > "$(dirname "$0")/stdin.$CNI_COMMAND"
-case "$CNI_COMMAND" in
-ADD)
-    nsenter --net="$CNI_NETNS" ip link add "$CNI_IFNAME" type bridge
-    nsenter --net="$CNI_NETNS" ip addr add 10.55.0.7/24 dev "$CNI_IFNAME"
-    nsenter --net="$CNI_NETNS" ip link set "$CNI_IFNAME" up
-    echo '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"x"}],"ips":[{"address":"10.55.0.7/24","interface":0}],"dns":{"nameservers":["10.55.0.1"]}}' ;;
-esac
-"#;
+/// A listener in the task's own network, of this process: beside the task's own, as far as anybody who connects can tell.
+fn listener_in_network_of(pid: u32, port: u16) -> tokio::net::TcpListener {
+    let bound = std::thread::spawn(move || {
+        // Of this thread alone, which ends. A socket stays in the network where it was made.
+        let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        TcpListener::bind(("127.0.0.1", port)).unwrap()
+    });
+    let listener = bound.join().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    tokio::net::TcpListener::from_std(listener).unwrap()
+}
 
-async fn plugged(bench: &mut Bench) {
+/// Answers HTTPS requests, with a certificate that nobody signed: well, until it is told not to.
+async fn serve_https(listener: tokio::net::TcpListener, is_well: Arc<AtomicBool>) {
+    let made = rcgen::generate_simple_self_signed(vec!["elsewhere.example".into()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let provider = rustls::crypto::ring::default_provider();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let answer = if is_well.load(Ordering::Relaxed) {
+            "HTTP/1.1 200 OK\r\n\r\n"
+        } else {
+            "HTTP/1.1 503 No\r\n\r\n"
+        };
+        // Who asks may be gone at any time.
+        let Ok(mut stream) = acceptor.accept(stream).await else {
+            continue;
+        };
+        let mut request = [0; 512];
+        let _ = stream.read(&mut request).await;
+        let _ = stream.write_all(answer.as_bytes()).await;
+        let _ = stream.shutdown().await;
+    }
+}
+
+async fn asked(bench: &mut Bench) {
     machine();
-    let folder = tempfile::tempdir().unwrap();
-    let (conf, bin) = (folder.path().join("net.d"), folder.path().join("bin"));
-    fs::create_dir(&conf).unwrap();
-    fs::create_dir(&bin).unwrap();
-    fs::write(bin.join("test-net"), PLUG_IN).unwrap();
-    fs::set_permissions(
-        bin.join("test-net"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
-    fs::write(
-        conf.join("10-dc.conflist"),
-        r#"{"cniVersion":"1.0.0","name":"dc","plugins":[{"type":"test-net","capabilities":{"portMappings":true}}]}"#,
-    )
-    .unwrap();
-    bench.config.network.cni_conf_dir = Some(conf);
-    bench.config.network.cni_bin_dir = Some(bin.clone());
     bench.start(1).await;
-    let mut info = on_the_bridge("web", 31_000, &["serve", "80", "/etc/resolv.conf"]);
-    {
-        let container = info.container.as_mut().unwrap();
-        container.network = proto::NetworkMode::Container.into();
-        container.network_name = "dc".into();
-        container.network_labels = [("zone".to_owned(), "a".to_owned())].into();
+    let mut pids = Vec::new();
+    for (id, kind, path, host_port) in [
+        ("secure", proto::CheckKind::Https, "/up", 31_000),
+        ("remote", proto::CheckKind::Grpc, "shop.Cart", 31_001),
+    ] {
+        let mut info = on_the_bridge(id, host_port, &["sleep"]);
+        info.health_check = Some(proto::HealthCheck {
+            path: path.into(),
+            ..check(kind, 9_443)
+        });
+        bench.launch(info).await;
+        let running = bench.master.status(id, TaskRunning).await;
+        pids.push(running.container.unwrap().pid);
     }
-    info.health_check = Some(check(proto::CheckKind::Tcp, 80));
-    bench.launch(info.clone()).await;
-    let running = bench.master.status("web", TaskRunning).await;
-    let container = running.container.unwrap();
-    assert_eq!(container.ip_addresses, ["10.55.0.7"]);
-    eventually("healthy from within its own network", || {
-        let statuses = bench.master.statuses();
-        statuses
-            .iter()
-            .any(|status| status.task_id == "web" && status.healthy == Some(true))
-    })
-    .await;
-    let told: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(bin.join("stdin.ADD")).unwrap()).unwrap();
-    assert_eq!(told["name"], "dc");
-    assert_eq!(
-        told["runtimeConfig"]["portMappings"][0],
-        serde_json::json!({"hostPort": 31_000, "containerPort": 80, "protocol": "tcp"})
-    );
-    assert!(log_of(bench, &container.container_id).contains("nameserver 10.55.0.1"));
-
-    // A name that nobody set up is told with those that are there.
-    info.task_id = "lost".into();
-    info.resources.pop();
-    {
-        let container = info.container.as_mut().unwrap();
-        container.network_name = "elsewhere".into();
-        container.port_mappings.clear();
+    // The same port in both networks, and nobody at it on the machine.
+    let is_well = Arc::new(AtomicBool::new(true));
+    let https = serve_https(listener_in_network_of(pids[0], 9_443), Arc::clone(&is_well));
+    let https = tokio::spawn(https);
+    let (reporter, service) = tonic_health::server::health_reporter();
+    let serving = tonic_health::ServingStatus::Serving;
+    reporter.set_service_status("shop.Cart", serving).await;
+    let incoming = TcpListenerStream::new(listener_in_network_of(pids[1], 9_443));
+    let server = tonic::transport::Server::builder().add_service(service);
+    let grpc = tokio::spawn(server.serve_with_incoming(incoming));
+    assert!(TcpStream::connect("127.0.0.1:9443").is_err());
+    for id in ["secure", "remote"] {
+        eventually("healthy from within its own network", || {
+            let statuses = bench.master.statuses();
+            statuses
+                .iter()
+                .any(|status| status.task_id == id && status.healthy == Some(true))
+        })
+        .await;
     }
-    bench.launch(info).await;
-    let end = bench.master.end("lost").await;
-    assert!(
-        end.message.contains("elsewhere") && end.message.contains("dc"),
-        "{}",
-        end.message
-    );
-
-    // Another agent finds it again, and takes it down at the end.
-    bench.kill_agent().await;
-    bench.start(2).await;
-    eventually("checked", || bin.join("stdin.CHECK").exists()).await;
-    bench.kill_task("web", Some(100)).await;
-    bench.master.end("web").await;
-    let calls = fs::read_to_string(bin.join("calls")).unwrap();
-    let id = &container.container_id;
-    assert_eq!(
-        calls,
-        format!("ADD {id} eth0\nCHECK {id} eth0\nDEL {id} eth0\n"),
-        "each once"
-    );
-    let told: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(bin.join("stdin.DEL")).unwrap()).unwrap();
-    assert_eq!(
-        told["prevResult"]["ips"][0]["address"], "10.55.0.7/24",
-        "the result of ADD comes back"
-    );
+    // What they answer counts, too.
+    is_well.store(false, Ordering::Relaxed);
+    let not = tonic_health::ServingStatus::NotServing;
+    reporter.set_service_status("shop.Cart", not).await;
+    for (id, words) in [("secure", "503"), ("remote", "is not serving")] {
+        let end = bench.master.end(id).await;
+        let told = (end.state(), end.reason());
+        let wanted = (TaskFailed, proto::Reason::HealthCheckStatusUpdated);
+        assert_eq!(told, wanted, "{id}: {}", end.message);
+        assert!(end.message.contains(words), "{id}: {}", end.message);
+    }
+    // A socket keeps the network of a task: it goes with the servers.
+    https.abort();
+    grpc.abort();
 }

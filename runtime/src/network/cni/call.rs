@@ -94,6 +94,8 @@ impl Call<'_> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
+        // One that went on after us would set up what the next agent is taking down.
+        sys::end_with_this_thread(&mut call);
         let child = once_written(|| call.spawn()).map_err(|error| {
             failed(format!(
                 "{} cannot be executed (network.cni_bin_dir): {error}",
