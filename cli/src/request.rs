@@ -107,6 +107,14 @@ pub(crate) fn registry(text: &str) -> Result<String, Failure> {
     Ok(text.to_owned())
 }
 
+/// A capability of Linux, by its name without `CAP_`.
+pub(crate) fn capability(flag: &str, text: &str) -> Result<String, Failure> {
+    let known = text.parse::<mezzo_api::model::LinuxCapability>();
+    known
+        .map(|known| known.to_string())
+        .map_err(|error| Failure::usage(format!("{flag}: {error}")))
+}
+
 fn url(flag: &str, text: &str) -> Result<String, Failure> {
     let with_scheme = if text.contains("://") {
         text.to_owned()
@@ -347,6 +355,13 @@ mod tests {
         );
         assert_eq!(given(json!({}), None), json!({}));
         assert_eq!(given(json!([1]), Some("dev")), json!([1]));
+    }
+
+    #[test]
+    fn a_capability_is_one_that_there_is() {
+        assert_eq!(capability("--x", "cap_net_raw").unwrap(), "NET_RAW");
+        let told = refused(capability("--x", "NET_ROW"));
+        assert!(told.contains("--x: \"NET_ROW\" is no capability"), "{told}");
     }
 
     #[test]

@@ -51,7 +51,11 @@ use crate::limits::{
     whole_processors_are_one_tasks_alone_also_for_the_next_agent,
 };
 use crate::volumes::a_volume_outlives_its_task_and_the_agent;
-use crate::walls::a_task_is_held_by_the_profile_that_it_names;
+use crate::walls::{
+    a_read_only_root_takes_no_write_and_the_sandbox_does,
+    a_task_has_the_capabilities_that_it_asks_for_and_may_have,
+    a_task_is_held_by_the_profile_that_it_names,
+};
 use nix::sys::signal::{Signal, kill};
 
 use mezzo_api::proto::{
@@ -127,6 +131,8 @@ cases![
     a_killed_agent_leaves_groups_whole_or_ends_them,
     a_secret_is_told_to_a_task_and_to_nothing_else,
     a_volume_outlives_its_task_and_the_agent,
+    a_task_has_the_capabilities_that_it_asks_for_and_may_have,
+    a_read_only_root_takes_no_write_and_the_sandbox_does,
     a_task_is_held_by_the_profile_that_it_names,
     what_a_task_fetches_is_in_its_sandbox_before_it_starts,
     a_killed_agent_leaves_no_half_fetched_file,
