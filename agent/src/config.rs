@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use mezzo_api::{
     masters::Masters,
-    model::{Attribute, Pools, Ranges},
+    model::{Attribute, LinuxCapability, Pools, Ranges},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -64,6 +64,8 @@ pub struct Config {
     pub signature_policy: Option<PathBuf>,
     /// Tasks may ask for privileged containers.
     pub allow_privileged: bool,
+    /// Capabilities that tasks may add to the default set, like `NET_RAW`.
+    pub allow_capabilities: Vec<LinuxCapability>,
     /// Tasks may ask for the machine's own user numbers.
     pub allow_host_users: bool,
     /// Each container has a range of user numbers to itself, where the kernel and the file system can.
@@ -221,6 +223,7 @@ impl Default for Config {
             secrets_dir: None,
             signature_policy: None,
             allow_privileged: false,
+            allow_capabilities: Vec::new(),
             allow_host_users: false,
             user_namespaces: true,
             seccomp_dir: None,
@@ -562,6 +565,24 @@ mod tests {
         let config: Config = toml::from_str("[network]\nbridge = \"a name\"\n").unwrap();
         let error = config.check().unwrap_err().to_string();
         assert!(error.contains("network.bridge"), "{error}");
+    }
+
+    #[test]
+    fn a_capability_that_there_is_not_is_told_when_it_is_read() {
+        let text = "allow_capabilities = [\"NET_RAW\", \"cap_sys_ptrace\"]\n";
+        let config: Config = toml::from_str(text).unwrap();
+        let names: Vec<_> = config
+            .allow_capabilities
+            .iter()
+            .map(|one| one.name())
+            .collect();
+        assert_eq!(names, ["NET_RAW", "SYS_PTRACE"]);
+        let error = toml::from_str::<Config>(&text.replace("RAW", "ROW")).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("allow_capabilities") && error.contains("\"NET_ROW\" is no capability"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -22,7 +22,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mezzo_api::model::{HugePages, IoLimit, NetworkMode, PortMapping, Rlimit, SecretSource, Usage};
+use mezzo_api::model::{
+    Capabilities, HugePages, IoLimit, NetworkMode, PortMapping, Rlimit, SecretSource, Usage,
+};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -353,6 +355,8 @@ pub struct ContainerSpec {
     pub hostname: Option<String>,
     /// All capabilities and devices.
     pub privileged: bool,
+    /// How its capabilities differ from the default ones.
+    pub capabilities: Capabilities,
     /// The machine's own user numbers.
     pub host_users: bool,
     /// The calls that it may make, instead of the default ones.

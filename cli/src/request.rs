@@ -107,6 +107,14 @@ pub(crate) fn registry(text: &str) -> Result<String, Failure> {
     Ok(text.to_owned())
 }
 
+/// A capability of Linux, by its name without `CAP_`.
+pub(crate) fn capability(flag: &str, text: &str) -> Result<String, Failure> {
+    let known = text.parse::<mezzo_api::model::LinuxCapability>();
+    known
+        .map(|known| known.to_string())
+        .map_err(|error| Failure::usage(format!("{flag}: {error}")))
+}
+
 fn url(flag: &str, text: &str) -> Result<String, Failure> {
     let with_scheme = if text.contains("://") {
         text.to_owned()
@@ -379,6 +387,13 @@ mod tests {
         let mut old = json!({});
         new_job_role(&mut old, "ops");
         assert_eq!(old, json!({"role": "ops"}));
+    }
+
+    #[test]
+    fn a_capability_is_one_that_there_is() {
+        assert_eq!(capability("--x", "cap_net_raw").unwrap(), "NET_RAW");
+        let told = refused(capability("--x", "NET_ROW"));
+        assert!(told.contains("--x: \"NET_ROW\" is no capability"), "{told}");
     }
 
     #[test]

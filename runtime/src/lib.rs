@@ -76,6 +76,7 @@ pub use runtime::Runtime;
 pub use seccomp::{BadProfile, SeccompProfile};
 pub use secrets::{SecretBytes, SecretFile, Secrets};
 pub use session::{ExecSession, ExecStream};
+pub use spec::security::default_set as default_capabilities;
 pub use spec::validate::BadSpec;
 pub use user::{UserError, UserSpec};
 pub use users::{UserNamespace, UserRanges};

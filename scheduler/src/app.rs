@@ -1,8 +1,9 @@
 //! Apps as people describe them: Marathon's AppDefinition, read from JSON, checked, and written back.
 //!
 //! [`spec`] has the checked type, [`parse`] makes it from JSON and collects every problem, [`json`] writes it, [`mod@merge`]
-//! overlays an update, [`constraint`], [`readiness`], [`residency`], [`role`] and [`pod`] are parts of it, [`version`] one entry of an app's history. All pure.
+//! overlays an update, [`confinement`], [`constraint`], [`readiness`], [`residency`], [`role`] and [`pod`] are parts of it, [`version`] one entry of an app's history. All pure.
 
+pub mod confinement;
 pub mod constraint;
 pub mod id;
 pub mod json;
@@ -18,7 +19,9 @@ pub mod version;
 
 pub use id::{AppId, InvalidAppId};
 pub use merge::merge;
-pub(crate) use parse::{Volumes, dependencies, fetch, memory, secrets, volumes};
+pub(crate) use parse::{
+    Volumes, confinement as read_confinement, dependencies, fetch, memory, secrets, volumes,
+};
 pub use parse::{
     check_app_json, check_pod_json, is_pod_json, parse_app, parse_app_or_pod, parse_pod,
 };

@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mezzo_api::model::{CgroupMode, NetworkMode, Usage};
+use mezzo_api::model::{CgroupMode, LinuxCapability, NetworkMode, Usage};
 use mezzo_runtime as rt;
 use tokio::{
     net::{TcpSocket, TcpStream},
@@ -124,6 +124,12 @@ pub(crate) fn has_cpuset() -> bool {
     controllers.iter().any(|name| name == "cpuset")
 }
 
+/// The capabilities of a container that asks for nothing.
+pub(crate) fn default_capabilities() -> Vec<LinuxCapability> {
+    let names = rt::default_capabilities();
+    names.iter().filter_map(|name| name.parse().ok()).collect()
+}
+
 /// An error with all its causes in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -179,9 +185,11 @@ impl Runtime for Containers {
             }),
             // The operator's doing, not the task's: it may well run elsewhere.
             Err(rt::StartError::BadSpec { problem, .. })
-                if problem.field.starts_with("devices[") =>
+                if ["devices[", "capabilities_"]
+                    .iter()
+                    .any(|field| problem.field.starts_with(field)) =>
             {
-                Err(StartError::Failed(problem.to_string()))
+                Err(StartError::Failed(limits::in_words_of_the_api(&problem)))
             }
             Err(rt::StartError::BadSpec { problem, .. }) => {
                 Err(StartError::Invalid(limits::in_words_of_the_api(&problem)))
@@ -496,6 +504,9 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
         to.group = Some(rt::GroupPart::Member { of });
     }
     to.privileged = spec.privileged;
+    let own = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+    to.capabilities_add = own(spec.capabilities.added());
+    to.capabilities_drop = own(spec.capabilities.drop.names());
     to.seccomp = spec.seccomp;
     to.apparmor = spec.apparmor;
     to.labels = labels;

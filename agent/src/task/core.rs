@@ -21,7 +21,8 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, CgroupMode, ExitInfo, ReadinessStatus, StatusSource, Task, TaskStatus, UpdateId, Usage,
+    AgentId, CgroupMode, ExitInfo, LinuxCapability, ReadinessStatus, StatusSource, Task,
+    TaskStatus, UpdateId, Usage,
 };
 
 use super::{
@@ -63,6 +64,8 @@ pub(crate) struct Settings {
     pub(crate) retain_ms: u64,
     pub(crate) allow_privileged: bool,
     pub(crate) allow_host_users: bool,
+    /// The default set, and what tasks may add to it.
+    pub(crate) allow_capabilities: Vec<LinuxCapability>,
     pub(crate) host_path_allow: Vec<PathBuf>,
     pub(crate) boot_id: String,
     /// Processes and threads of a task that does not say.

@@ -8,8 +8,8 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, CheckKind, FetchSource, FrameworkId, NetworkMode, Reason, TaskInfo, TaskState,
-    VolumeId, VolumeSource,
+    AgentId, CheckKind, FetchSource, FrameworkId, LinuxCapability, NetworkMode, Reason, TaskInfo,
+    TaskState, VolumeId, VolumeSource,
 };
 
 use super::status::Outcome;
@@ -67,15 +67,17 @@ impl Place {
 
 /// What the operator lets tasks ask for.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Switches {
+pub(crate) struct Switches<'a> {
     pub(crate) privileged: bool,
+    /// The default set, and what may be added to it.
+    pub(crate) capabilities: &'a [LinuxCapability],
     pub(crate) host_users: bool,
 }
 
 /// What can be refused by looking at the task alone.
 pub(crate) fn refuse(
     info: &TaskInfo,
-    allow: &Switches,
+    allow: &Switches<'_>,
     host_path_allow: &[PathBuf],
 ) -> Option<Outcome> {
     let invalid =
@@ -97,6 +99,20 @@ pub(crate) fn refuse(
         return unauthorized(
             "container.host_users: this agent's operator does not allow the machine's user numbers (allow_host_users)".into(),
         );
+    }
+    // A privileged container has them all.
+    if !container.privileged {
+        let added = container.capabilities.add.iter();
+        let refused: Vec<&str> = added
+            .filter(|one| !allow.capabilities.contains(one))
+            .map(|one| one.name())
+            .collect();
+        if !refused.is_empty() {
+            return unauthorized(format!(
+                "container.capabilities_add: this agent's operator does not allow {} (allow_capabilities, --allow-capability)",
+                refused.join(", ")
+            ));
+        }
     }
     for (n, volume) in container.volumes.iter().enumerate() {
         if !is_clean_absolute(Path::new(&volume.container_path)) || volume.container_path == "/" {
@@ -351,6 +367,7 @@ pub(crate) fn container(
                 .then(|| place.hostname.clone())
         }),
         privileged: wanted.privileged,
+        capabilities: wanted.capabilities.clone(),
         host_users: wanted.host_users,
         seccomp: place.walls.seccomp.clone(),
         apparmor: place.walls.apparmor.clone(),
@@ -379,7 +396,7 @@ impl Environment {
 
 #[cfg(test)]
 mod tests {
-    use mezzo_api::model::{EnvVar, FetchUri, PortMapping, PortProtocol, Volume};
+    use mezzo_api::model::{Dropped, EnvVar, FetchUri, PortMapping, PortProtocol, Volume};
 
     use super::*;
     use crate::{
@@ -606,9 +623,11 @@ mod tests {
         assert_eq!(with_path("srv/data"), Some(Reason::TaskInvalid));
         let mut privileged = a_task("t");
         privileged.container.privileged = true;
+        let chown = ["CHOWN".parse().unwrap()];
         let allow = |privileged, host_users| Switches {
             privileged,
             host_users,
+            capabilities: &chown,
         };
         assert!(refuse(&privileged, &allow(false, true), &[]).is_some());
         assert!(refuse(&privileged, &allow(true, false), &[]).is_none());
@@ -616,5 +635,27 @@ mod tests {
         host_users.container.host_users = true;
         assert!(refuse(&host_users, &allow(true, false), &[]).is_some());
         assert!(refuse(&host_users, &allow(false, true), &[]).is_none());
+        let mut capable = a_task("t");
+        let add = ["CHOWN", "NET_ADMIN", "SYS_TIME"].map(|name| name.parse().unwrap());
+        capable.container.capabilities.add = add.into();
+        let refused = refuse(&capable, &allow(false, false), &[]).unwrap();
+        assert_eq!(refused.reason, Some(Reason::TaskUnauthorized));
+        assert!(
+            refused
+                .message
+                .contains("does not allow NET_ADMIN, SYS_TIME (allow_capabilities"),
+            "{}",
+            refused.message
+        );
+        let more = Switches {
+            capabilities: &add,
+            ..Switches::default()
+        };
+        assert!(refuse(&capable, &more, &[]).is_none());
+        capable.container.privileged = true;
+        assert!(refuse(&capable, &allow(true, false), &[]).is_none());
+        let mut dropping = a_task("t");
+        dropping.container.capabilities.drop = Dropped::All;
+        assert!(refuse(&dropping, &Switches::default(), &[]).is_none());
     }
 }

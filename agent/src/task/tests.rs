@@ -93,6 +93,7 @@ impl Bench {
             retain_ms: 3_600_000,
             allow_privileged: false,
             allow_host_users: false,
+            allow_capabilities: vec![],
             host_path_allow: vec![],
             boot_id: "b".into(),
             default_pids: 4096,

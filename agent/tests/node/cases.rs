@@ -57,7 +57,11 @@ use crate::mounts::{
     a_path_of_the_machine_is_mounted_where_the_operator_allows_it,
 };
 use crate::volumes::a_volume_outlives_its_task_and_the_agent;
-use crate::walls::a_task_is_held_by_the_profile_that_it_names;
+use crate::walls::{
+    a_read_only_root_takes_no_write_and_the_sandbox_does,
+    a_task_has_the_capabilities_that_it_asks_for_and_may_have,
+    a_task_is_held_by_the_profile_that_it_names,
+};
 use nix::sys::signal::{Signal, kill};
 
 use mezzo_api::proto::{
@@ -137,6 +141,8 @@ cases![
     a_volume_outlives_its_task_and_the_agent,
     a_path_of_the_machine_is_mounted_where_the_operator_allows_it,
     a_memory_file_system_of_a_task_has_its_size,
+    a_task_has_the_capabilities_that_it_asks_for_and_may_have,
+    a_read_only_root_takes_no_write_and_the_sandbox_does,
     a_task_is_held_by_the_profile_that_it_names,
     what_a_task_fetches_is_in_its_sandbox_before_it_starts,
     a_killed_agent_leaves_no_half_fetched_file,

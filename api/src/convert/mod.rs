@@ -5,6 +5,7 @@
 
 mod agent;
 mod common;
+mod confinement;
 mod description;
 mod framework;
 mod group;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Invalid, Problems, common::millis, limits::limit_problems, network, revocable_problems,
+    Invalid, Problems, common::millis, confinement, limits::limit_problems, network,
+    revocable_problems,
 };
 use crate::{
     model::{
@@ -253,16 +254,13 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
             .and_then(|source| problems.take("pull_secret", source.parse::<SecretSource>()));
         let seccomp_profile = some(container.seccomp_profile)
             .and_then(|name| problems.take("seccomp_profile", name.parse::<ProfileName>()));
-        let apparmor_profile = some(container.apparmor_profile);
-        if apparmor_profile
-            .as_ref()
-            .is_some_and(|name| !is_apparmor_profile(name))
-        {
-            problems.note(
-                "apparmor_profile",
-                "is no name of 1 to 255 printable characters",
-            );
-        }
+        let apparmor_profile =
+            confinement::apparmor_profile(&mut problems, container.apparmor_profile);
+        let capabilities = confinement::capabilities(
+            &mut problems,
+            &container.capabilities_add,
+            &container.capabilities_drop,
+        );
         let port_mappings = problems.list("port_mappings", container.port_mappings, 256);
         let fetch = problems.list("fetch", container.fetch, MOST_FETCHED);
         let network_labels = container.network_labels.into_iter().collect();
@@ -282,6 +280,7 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
             host_users: container.host_users,
             seccomp_profile,
             apparmor_profile,
+            capabilities,
             port_mappings,
             network_name: some(container.network_name),
             network_labels,
@@ -293,13 +292,9 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
     }
 }
 
-/// The name goes into a file of the kernel's, as one line.
-fn is_apparmor_profile(name: &str) -> bool {
-    name.len() <= 255 && !name.chars().any(char::is_control)
-}
-
 impl From<ContainerInfo> for proto::ContainerInfo {
     fn from(container: ContainerInfo) -> Self {
+        let own = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
         Self {
             image: container.image,
             force_pull: container.force_pull,
@@ -322,6 +317,8 @@ impl From<ContainerInfo> for proto::ContainerInfo {
                 .map(|name| name.to_string())
                 .unwrap_or_default(),
             apparmor_profile: container.apparmor_profile.unwrap_or_default(),
+            capabilities_add: own(container.capabilities.added()),
+            capabilities_drop: own(container.capabilities.drop.names()),
             port_mappings: container
                 .port_mappings
                 .into_iter()

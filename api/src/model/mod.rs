@@ -5,6 +5,7 @@
 
 mod agent;
 mod bounds;
+mod capabilities;
 mod fetch;
 mod framework;
 mod group;
@@ -22,6 +23,10 @@ mod usage;
 
 pub use agent::{AgentInfo, Attribute, AttributeValue, CgroupMode};
 pub use bounds::{Excess, MOST_POOLS, MOST_VOLUMES};
+pub use capabilities::{
+    Capabilities, Dropped, InvalidCapability, LINUX_CAPABILITIES, LinuxCapability,
+    MOST_CAPABILITIES,
+};
 pub use fetch::{ArchiveKind, FetchSource, FetchUri, MOST_FETCHED};
 pub use framework::{
     AttributeConstraint, Capability, FrameworkInfo, OfferFilter, Predicate, Selector,

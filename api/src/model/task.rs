@@ -7,9 +7,9 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentId, FetchUri, FrameworkId, NetworkMode, PersistentVolume, Pool, Pools, PortMapping,
-    ProfileName, ReadinessCheck, ReadinessStatus, Resources, RoleName, Scalar, SecretSource,
-    TaskGroup, TaskId, TaskLimits, Undivided, UpdateId, Usage, VolumeId,
+    AgentId, Capabilities, FetchUri, FrameworkId, NetworkMode, PersistentVolume, Pool, Pools,
+    PortMapping, ProfileName, ReadinessCheck, ReadinessStatus, Resources, RoleName, Scalar,
+    SecretSource, TaskGroup, TaskId, TaskLimits, Undivided, UpdateId, Usage, VolumeId,
 };
 
 /// An environment variable.
@@ -94,6 +94,9 @@ pub struct ContainerInfo {
     /// One that the agent's operator lets tasks ask for, instead of the agent's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apparmor_profile: Option<String>,
+    /// How its capabilities differ from the default ones; what may be added is for the agent's operator to say.
+    #[serde(default, skip_serializing_if = "Capabilities::is_default")]
+    pub capabilities: Capabilities,
     /// Which of its ports are reachable; for networks of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,

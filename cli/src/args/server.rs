@@ -142,6 +142,9 @@ pub(crate) struct AgentArgs {
     /// The cgroup under which containers live
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,
+    /// A capability that tasks may add to the default ones, like NET_RAW; may be given again for others
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_capability: Vec<String>,
     /// Lend what tasks do not use of their cpus and mem to revocable tasks, which make way when it is needed
     #[arg(long)]
     pub(crate) oversubscribe: bool,

@@ -97,6 +97,14 @@ pub(crate) fn agent(args: &AgentArgs, master: Option<&str>) -> Result<(), Failur
             });
         flags.insert("attributes".to_owned(), Value::Array(attributes.collect()));
     }
+    if !args.allow_capability.is_empty() {
+        let names = args
+            .allow_capability
+            .iter()
+            .map(|name| request::capability("--allow-capability", name).map(Value::String))
+            .collect::<Result<Vec<_>, _>>()?;
+        flags.insert("allow_capabilities".to_owned(), Value::Array(names));
+    }
     if args.oversubscribe {
         flags.insert("oversubscribe".to_owned(), Value::Boolean(true));
     }

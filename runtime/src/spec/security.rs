@@ -73,8 +73,9 @@ pub(crate) fn capability_name(text: &str) -> Option<&'static str> {
     ALL.iter().copied().find(|known| *known == bare)
 }
 
-/// The set of a container that asks for nothing.
-pub(crate) fn default_set() -> Vec<String> {
+/// The capabilities of a container that asks for nothing: names without `CAP_`, sorted.
+#[must_use]
+pub fn default_set() -> Vec<String> {
     let mut names: Vec<String> = DEFAULT
         .iter()
         .filter_map(|capability| capability_name(&capability.to_string()))

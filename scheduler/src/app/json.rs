@@ -142,6 +142,10 @@ impl App {
         docker.insert("image".into(), container.image.as_str().into());
         docker.insert("forcePullImage".into(), container.force_pull.into());
         docker.insert("privileged".into(), container.privileged.into());
+        let parameters = container.confinement.parameters();
+        if !parameters.is_empty() {
+            docker.insert("parameters".into(), parameters.into());
+        }
         if let Some(secret) = &container.pull_secret {
             docker.insert("pullConfig".into(), json!({"secret": secret}));
         }
@@ -198,6 +202,7 @@ impl App {
             if let Some(name) = &container.apparmor_profile {
                 fields.insert("apparmorProfile".into(), name.as_str().into());
             }
+            fields.extend(container.confinement.fields());
         }
         if container.network.is_own()
             && let Some(fields) = out.as_object_mut()

@@ -5,6 +5,7 @@
 //! files to fetch in `fetch`, limits in `limits`, readiness checks in `readiness`, residency in `residency`, the environment in `secrets`,
 //! pods in `pod`.
 
+mod confinement;
 mod container;
 pub(crate) mod fetch;
 mod limits;
@@ -21,6 +22,7 @@ use std::collections::BTreeSet;
 use mezzo_api::model::{CpuPinning, Scalar};
 use serde_json::Value;
 
+pub(crate) use confinement::confinement;
 pub(crate) use limits::memory;
 pub(crate) use parts::{Volumes, volumes};
 pub use pod::{check_pod_json, is_pod_json, parse_app_or_pod, parse_pod};

@@ -11,6 +11,7 @@ use mezzo_api::model::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::AppId;
+use super::confinement::Confinement;
 use super::constraint::{Constraint, Operator};
 use super::pod::Pod;
 use super::readiness::AppReadinessCheck;
@@ -51,6 +52,8 @@ pub struct Container {
     pub force_pull: bool,
     /// All capabilities and devices.
     pub privileged: bool,
+    /// What else it may do, and where it may write.
+    pub confinement: Confinement,
     /// The machine's own user numbers.
     pub host_users: bool,
     /// Of the agents' operator, instead of the default one.

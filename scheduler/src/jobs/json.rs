@@ -127,6 +127,13 @@ fn container(container: &JobContainer) -> Value {
     if let Some(name) = &container.network_name {
         value["networkInfos"] = json!([{"name": name}]);
     }
+    let parameters = container.confinement.parameters();
+    if !parameters.is_empty() {
+        value["parameters"] = parameters.into();
+    }
+    for (name, said) in container.confinement.fields() {
+        value[name.as_str()] = said;
+    }
     value
 }
 
@@ -141,6 +148,38 @@ mod tests {
             job[name] = value.clone();
         }
         job
+    }
+
+    #[test]
+    fn what_a_job_may_do_is_said_as_chronos_did_or_as_apps_do_and_written_back() {
+        for said in [
+            json!({"parameters": [
+                {"key": "cap-add", "value": "NET_RAW"},
+                {"key": "cap-drop", "value": "ALL"},
+                {"key": "read-only", "value": "true"},
+            ]}),
+            json!({"readOnlyRootfs": true, "capabilities": {"add": ["NET_RAW"], "drop": ["ALL"]}}),
+        ] {
+            let mut container = said.clone();
+            container["image"] = json!("x:1");
+            let given = job(&json!({ "container": container }));
+            let (read, report) = parse_job(&given, None, Kind::Any, 0);
+            assert_eq!(report.errors, []);
+            let read = read.expect("a job without errors");
+            let confinement = &read.container.confinement;
+            assert!(confinement.read_only_rootfs);
+            assert_eq!(confinement.capabilities.added(), ["NET_RAW"]);
+            assert_eq!(confinement.capabilities.drop.names(), ["ALL"]);
+            let written = read.to_json();
+            for (name, value) in said.as_object().into_iter().flatten() {
+                assert_eq!(&written["container"][name], value);
+            }
+            assert_eq!(parse_job(&written, None, Kind::Any, 0).0, Some(read));
+        }
+        let other =
+            json!({"container": {"image": "x:1", "parameters": [{"key": "env", "value": "A=1"}]}});
+        let (_, report) = parse_job(&job(&other), None, Kind::Any, 0);
+        assert_eq!(report.errors[0].path, "/container/parameters(0)/key");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::spec::{Concurrency, Job, JobContainer, PPM, Retries, Trigger};
 use super::zone;
 use crate::app::read::{Fields, Report};
 use crate::app::spec::Engine;
-use crate::app::{Volumes, constraint, fetch, role, secrets, volumes};
+use crate::app::{Volumes, constraint, fetch, read_confinement, role, secrets, volumes};
 
 /// The largest amount of a scalar resource, in units.
 const MAX_UNITS: u64 = 1_000_000_000;
@@ -439,13 +439,14 @@ fn read_container(fields: &Fields<'_>, report: &mut Report) -> Option<JobContain
         "networkInfos",
         "volumes",
         "parameters",
+        "readOnlyRootfs",
+        "capabilities",
     ];
     let container = Fields::open(value, fields.path_of("container"), &known, report)?;
     let engines = [("DOCKER", Engine::Docker), ("MESOS", Engine::Mesos)];
     let engine = container
         .choice("type", &engines, report)
         .unwrap_or(Engine::Docker);
-    container.unsupported("parameters", "", report);
     let image = container.string("image", report).unwrap_or_default();
     if image.is_empty() {
         report.value_problem("/container/image", no_image);
@@ -471,6 +472,7 @@ fn read_container(fields: &Fields<'_>, report: &mut Report) -> Option<JobContain
         engine,
         image,
         force_pull: container.boolean("forcePullImage", report).unwrap_or(false),
+        confinement: read_confinement(&container, Some(&container), report),
         network,
         network_name,
         volumes,

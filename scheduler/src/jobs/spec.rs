@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::name::JobName;
 use super::schedule::Schedule;
+use crate::app::confinement::Confinement;
 use crate::app::constraint::Constraint;
 use crate::app::role::Accepts;
 use crate::app::spec::Engine;
@@ -97,6 +98,8 @@ pub struct JobContainer {
     pub image: String,
     /// Ask the registry although the image is there.
     pub force_pull: bool,
+    /// What it may do, and where it may write.
+    pub confinement: Confinement,
     /// The machine's unless the job says otherwise.
     pub network: NetworkMode,
     /// Which of the agents' networks, for [`NetworkMode::Container`].

@@ -35,6 +35,8 @@ pub(super) fn task_info(
             command,
             args,
             env: environment(job, run, task_id, hostname),
+            read_only_rootfs: container.confinement.read_only_rootfs,
+            capabilities: container.confinement.capabilities.clone(),
             user: (!job.user.is_empty()).then(|| job.user.clone()),
             network: container.network,
             network_name: container.network_name.clone(),

@@ -60,8 +60,10 @@ pub(super) fn to_rlimit(limit: &Rlimit) -> rt::Rlimit {
 
 /// What the runtime refuses, under the name that the framework knows the field by.
 pub(super) fn in_words_of_the_api(problem: &rt::BadSpec) -> String {
-    const NAMES: [(&str, &str); 9] = [
+    const NAMES: [(&str, &str); 11] = [
         ("cwd", "container.working_dir"),
+        ("capabilities_add", "container.capabilities_add"),
+        ("capabilities_drop", "container.capabilities_drop"),
         ("limits.cpuset", "limits.cpu_pinning"),
         ("limits.cpu_limit_millis", "cpu_limit"),
         ("limits.memory_bytes", "resources.mem"),

@@ -133,6 +133,7 @@ impl Core {
             &spec::Switches {
                 privileged: self.settings.allow_privileged,
                 host_users: self.settings.allow_host_users,
+                capabilities: &self.settings.allow_capabilities,
             },
             &self.settings.host_path_allow,
         )

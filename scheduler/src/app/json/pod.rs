@@ -151,6 +151,9 @@ fn container(one: &PodContainer) -> Value {
         let seccomp = json!({ "profileName": name.as_str(), "unconfined": false });
         put("linuxInfo", json!({ "seccomp": seccomp }));
     }
+    for (name, value) in spec.container.confinement.fields() {
+        put(&name, value);
+    }
     put("environment", environment(spec));
     if let Some(user) = &spec.user {
         put("user", user.as_str().into());

@@ -4,6 +4,7 @@
 
 use mezzo_api::model::{InvalidId, ProfileName};
 
+use super::confinement::confinement;
 use super::network::Network;
 use super::parts;
 use crate::app::read::{Fields, Report};
@@ -31,6 +32,8 @@ pub(super) fn container(
         "appc",
         "hostUsers",
         "apparmorProfile",
+        "readOnlyRootfs",
+        "capabilities",
     ];
     let container = Fields::open(value, fields.path_of("container"), &known, report)?;
     let engine = container
@@ -72,7 +75,6 @@ pub(super) fn container(
             format!("{image:?} is not an image reference"),
         );
     }
-    docker.unsupported("parameters", "", report);
     let pull_secret = pull_secret(&docker, report);
     docker.unsupported(
         "credential",
@@ -86,6 +88,7 @@ pub(super) fn container(
         image: image?,
         force_pull: docker.boolean("forcePullImage", report).unwrap_or(false),
         privileged: docker.boolean("privileged", report).unwrap_or(false),
+        confinement: confinement(&container, Some(&docker), report),
         host_users: container.boolean("hostUsers", report).unwrap_or(false),
         seccomp_profile: seccomp_profile(&container, report),
         apparmor_profile: container

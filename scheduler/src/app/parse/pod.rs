@@ -13,6 +13,7 @@ use super::{
     MAX_INSTANCES, MAX_SECONDS_MS, MAX_UNITS, kill_selection, network, read_env, read_id,
     read_secrets, read_unreachable, residency, upgrade,
 };
+use crate::app::confinement::Confinement;
 use crate::app::constraint::{self, Constraint};
 use crate::app::pod::{ExecutorResources, Pod, PodContainer, PodVolume};
 use crate::app::read::{Fields, Report, expected};
@@ -216,6 +217,7 @@ fn no_container() -> Container {
         image: String::new(),
         force_pull: false,
         privileged: false,
+        confinement: Confinement::default(),
         host_users: false,
         seccomp_profile: None,
         apparmor_profile: None,

@@ -5,6 +5,7 @@
 use mezzo_api::model::{NetworkMode, Scalar};
 use serde_json::Value;
 
+use super::super::confinement::confinement;
 use super::super::container::{pull_secret, seccomp_profile};
 use super::super::{MAX_SECONDS_MS, MAX_UNITS, fetch, limits, read_env};
 use super::{MAX_NAMES, Shared, name, no_container, nothing};
@@ -14,7 +15,7 @@ use crate::app::spec::{
     App, AppHealthCheck, CheckPort, Container, HostPort, PortDefinition, PortTarget, Protocol, Run,
 };
 
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 19] = [
     "name",
     "exec",
     "resources",
@@ -28,6 +29,8 @@ const FIELDS: [&str; 17] = [
     "labels",
     "lifecycle",
     "linuxInfo",
+    "readOnlyRootfs",
+    "capabilities",
     "artifacts",
     // Refused with a word unless they say nothing.
     "check",
@@ -189,6 +192,7 @@ fn image(fields: &Fields<'_>, report: &mut Report) -> Option<Container> {
         image: id,
         force_pull: read.boolean("forcePull", report).unwrap_or(false),
         pull_secret: pull_secret(&read, report),
+        confinement: confinement(fields, None, report),
         seccomp_profile: seccomp_profile(fields, report),
         ..no_container()
     })
