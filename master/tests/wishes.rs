@@ -44,12 +44,13 @@ async fn revive(framework: &mut Framework, roles: &[&str]) {
         caller: framework.caller(),
         roles: roles.iter().map(ToString::to_string).collect(),
     };
-    framework.client.revive(request).await.unwrap();
+    let revived = framework.client.revive(request).await;
+    revived.expect("it has these roles");
 }
 
 async fn expect_rescind(framework: &mut Framework) -> String {
     loop {
-        match framework.next().await.unwrap() {
+        match framework.next().await.expect("the stream is open") {
             event::Event::Rescind(rescind) => return rescind.offer_id,
             event::Event::Offers(_) => {}
             other => panic!("expected Rescind, got {other:?}"),
