@@ -261,7 +261,7 @@ impl Machine {
         // Now and then the disk is full.
         let next = conversion
             .ok()
-            .filter(|_| !self.n_changes.is_multiple_of(3));
+            .filter(|_| !self.n_changes.is_multiple_of(5));
         let next = next.and_then(|conversion| self.pools.converted(&conversion));
         let state = match next {
             Some(next) => {
