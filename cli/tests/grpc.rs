@@ -33,6 +33,8 @@ mod nodes;
 mod operating;
 #[path = "grpc/sharing.rs"]
 mod sharing;
+#[path = "grpc/terminal.rs"]
+mod terminal;
 
 type Answer<T> = Result<Response<T>, Status>;
 

@@ -1,23 +1,19 @@
 //! `task stats` and `top`: tables, JSON, a stream in a pipe, and a terminal that is put back however one leaves.
 
 use std::{
-    fs::File,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    os::fd::OwnedFd,
+    io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use nix::{
-    pty::{OpenptyResult, Winsize, openpty},
     sys::{
         signal::{Signal, kill},
-        termios::{LocalFlags, tcgetattr},
+        termios::LocalFlags,
     },
     unistd::Pid,
 };
 
-use crate::Scripted;
+use crate::{Scripted, terminal::OnTerminal};
 
 fn mezzo(cluster: &Scripted, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mezzo"));
@@ -93,74 +89,31 @@ async fn watched_in_a_pipe_it_is_one_line_of_json_after_another() {
 }
 
 /// `mezzo top` on a terminal of its own, left in some way: what it wrote, and its exit code.
-fn on_a_terminal(
-    cluster: &Scripted,
-    leave: impl FnOnce(&mut File, &Child),
-) -> (String, Option<i32>) {
-    let size = Winsize {
-        ws_row: 24,
-        ws_col: 100,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    let OpenptyResult { master, slave } = openpty(&size, None).unwrap();
-    let before = tcgetattr(&slave).unwrap();
-    let end = |fd: &OwnedFd| Stdio::from(fd.try_clone().unwrap());
-    let mut child = mezzo(cluster, &["top"])
-        .env("TERM", "xterm")
-        .stdin(end(&slave))
-        .stdout(end(&slave))
-        .stderr(end(&slave))
-        .spawn()
-        .unwrap();
-    let mut terminal = File::from(master.try_clone().unwrap());
-    let mut reader = File::from(master);
-    let (sender, pieces) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(n @ 1..) = reader.read(&mut buffer) {
-            if sender.send(buffer[..n].to_vec()).is_err() {
-                return;
-            }
-        }
-    });
-    let mut shown = String::new();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let until = |text: &str, shown: &mut String| {
-        while !shown.contains(text) {
-            assert!(Instant::now() < deadline, "no {text:?} in {shown:?}");
-            if let Ok(piece) = pieces.recv_timeout(Duration::from_millis(100)) {
-                shown.push_str(&String::from_utf8_lossy(&piece));
-            }
-        }
-    };
-    until("web.1", &mut shown);
-    let during = tcgetattr(&slave).unwrap();
+fn on_a_terminal(cluster: &Scripted, leave: impl FnOnce(&mut OnTerminal)) -> (String, Option<i32>) {
+    let mut top = OnTerminal::start(mezzo(cluster, &["top"]), 100, 24);
+    top.until("web.1");
+    let during = top.settings().local_flags;
+    assert!(!during.intersects(LocalFlags::ICANON | LocalFlags::ECHO));
+    top.press(b"\x1b[C");
+    top.until("MEMORY*");
+    leave(&mut top);
+    top.until("\x1b[?1049l");
+    let (shown, code, left) = top.end();
+    let as_before = LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG;
     assert!(
-        !during
-            .local_flags
-            .intersects(LocalFlags::ICANON | LocalFlags::ECHO)
-    );
-    terminal.write_all(b"\x1b[C").unwrap();
-    until("MEMORY*", &mut shown);
-    leave(&mut terminal, &child);
-    until("\x1b[?1049l", &mut shown);
-    let status = child.wait().unwrap();
-    let after = tcgetattr(&slave).unwrap();
-    assert_eq!(
-        after.local_flags, before.local_flags,
+        left.local_flags.contains(as_before),
         "the terminal is as it was"
     );
-    (shown, status.code())
+    (shown, code)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_terminal_is_put_back_however_top_is_left() {
     let cluster = Scripted::default().start(None).await;
     let left = tokio::task::spawn_blocking(move || {
-        let q = on_a_terminal(&cluster, |terminal, _| terminal.write_all(b"q").unwrap());
-        let interrupted = on_a_terminal(&cluster, |_, child| signal(child, Signal::SIGINT));
-        let ended = on_a_terminal(&cluster, |_, child| signal(child, Signal::SIGTERM));
+        let q = on_a_terminal(&cluster, |top| top.press(b"q"));
+        let interrupted = on_a_terminal(&cluster, |top| top.signal(Signal::SIGINT));
+        let ended = on_a_terminal(&cluster, |top| top.signal(Signal::SIGTERM));
         [q, interrupted, ended]
     });
     for (shown, code) in left.await.unwrap() {
@@ -171,6 +124,33 @@ async fn the_terminal_is_put_back_however_top_is_left() {
         );
         assert!(hidden < shown_again);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_has_the_terminals_size_follows_it_and_gives_it_back() {
+    let cluster = Scripted::default().start(None).await;
+    let session = tokio::task::spawn_blocking(move || {
+        let words = ["task", "exec", "-it", "web.b", "--", "sh"];
+        let mut exec = OnTerminal::start(mezzo(&cluster, &words), 81, 25);
+        exec.until("size 81x25");
+        exec.resize(120, 40);
+        exec.until("size 120x40");
+        // Every key goes to the other side, and nothing is shown twice.
+        exec.press(b"\x03echo\r");
+        exec.until("\x03echo\r");
+        let during = exec.settings().local_flags;
+        assert!(!during.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG));
+        exec.press(b"q");
+        (exec.end(), cluster.asked())
+    });
+    let ((shown, code, left), asked) = session.await.unwrap();
+    assert_eq!(code, Some(42), "the program's own: {shown}");
+    let as_before = LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG;
+    assert!(left.local_flags.contains(as_before));
+    assert!(
+        asked.contains("WindowSize { columns: 81, rows: 25 }") && asked.contains("args: [\"sh\"]"),
+        "{asked}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

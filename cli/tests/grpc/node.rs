@@ -153,7 +153,7 @@ impl NodeService for Scripted {
         Ok(Response::new(Box::pin(stream::iter(chunks))))
     }
 
-    /// Tells what it was started with, repeats its input, and ends with code 42.
+    /// Repeats its input, and ends with code 42. On a terminal it tells each size, and ends when a `q` comes.
     async fn exec(
         &self,
         request: Request<Streaming<proto::ExecInput>>,
@@ -164,11 +164,23 @@ impl NodeService for Scripted {
                 output: Some(output),
             })
         };
+        let told = move |size: proto::WindowSize| {
+            let text = format!("size {}x{}\r\n", size.columns, size.rows);
+            output(proto::exec_output::Output::Stdout(text.into()))
+        };
         let echo = request.into_inner().map(move |message| {
             asked.note(&message);
             match message?.input {
                 Some(proto::exec_input::Input::Start(start)) if start.args == ["nope"] => {
                     Err(Status::not_found("no such executable: nope"))
+                }
+                Some(proto::exec_input::Input::Start(proto::exec_input::Start {
+                    terminal: Some(size),
+                    ..
+                })) => told(size),
+                Some(proto::exec_input::Input::Resize(size)) => told(size),
+                Some(proto::exec_input::Input::Stdin(bytes)) if bytes == b"q" => {
+                    output(proto::exec_output::Output::ExitCode(42))
                 }
                 Some(proto::exec_input::Input::Stdin(bytes)) => {
                     output(proto::exec_output::Output::Stdout(bytes))
