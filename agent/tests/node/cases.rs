@@ -1,7 +1,5 @@
 //! The tests, each on a machine of its own. Names are sentences.
 
-use std::{fs, future::Future, net::TcpListener, pin::Pin};
-
 use crate::bench::{Bench, alive, eventually, processes_of, said, task};
 use crate::cut_short::{
     a_change_of_limits_that_is_cut_short_leaves_what_was_before,
@@ -62,8 +60,6 @@ use crate::walls::{
     a_task_has_the_capabilities_that_it_asks_for_and_may_have,
     a_task_is_held_by_the_profile_that_it_names,
 };
-use nix::sys::signal::{Signal, kill};
-
 use mezzo_api::proto::{
     self, Reason,
     TaskState::{
@@ -71,6 +67,8 @@ use mezzo_api::proto::{
         TaskRunning,
     },
 };
+use nix::sys::signal::{Signal, kill};
+use std::{fs, future::Future, net::TcpListener, pin::Pin};
 
 pub(crate) type Run = for<'a> fn(&'a mut Bench) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
