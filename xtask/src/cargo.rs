@@ -50,9 +50,14 @@ pub(crate) fn build_tests() -> Result<Vec<TestProgram>> {
     build(&["build", "--workspace", "--all-targets"])
 }
 
-/// Builds one program, without optimisation. As [`build_tests`] does it: what they have built is not built again.
+/// The smallest test of the workspace.
+const SOME_TEST: &str = "refused";
+
+/// Builds one program, without optimisation. Cargo lets the tests' dependencies have a say in features only where some test
+/// is built, so one is: then what [`build_tests`] has built is not built again.
 pub(crate) fn build_program(name: &str) -> Result<()> {
-    run(&["build", "--quiet", "--locked", "--workspace", "--bin", name])
+    let what = ["--workspace", "--bin", name, "--test", SOME_TEST];
+    run(&[&["build", "--quiet", "--locked"], &what[..]].concat())
 }
 
 /// Builds the unit tests of one package's library by one profile.
