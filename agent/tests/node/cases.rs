@@ -43,6 +43,7 @@ use crate::life::{
     a_drain_ends_all_tasks_and_takes_none, a_kill_begins_with_the_signal_of_the_image,
     readiness_is_asked_until_it_passes,
     records_of_another_version_and_too_little_to_offer_are_told_before_anything_is_touched,
+    the_agent_can_leave_with_its_tasks,
 };
 use crate::limits::{
     devices_are_picked_by_id_given_and_told,
@@ -534,27 +535,6 @@ async fn a_second_agent_on_the_same_folder_is_refused(bench: &mut Bench) {
         error.contains("another mezzo agent") && error.contains("--state-dir"),
         "{error}"
     );
-}
-
-async fn the_agent_can_leave_with_its_tasks(bench: &mut Bench) {
-    bench.start(1).await;
-    bench.launch(task("one", &["sleep"])).await;
-    let first = bench
-        .master
-        .status("one", TaskRunning)
-        .await
-        .container
-        .unwrap();
-    bench.stop_agent().await;
-    assert!(alive(first.pid), "told to stop, it leaves its tasks alone");
-    bench.config.kill_tasks_on_shutdown = true;
-    bench.start(2).await;
-    assert!(alive(first.pid));
-    bench.stop_agent().await;
-    assert!(!alive(first.pid), "told so, it takes them along");
-    let snapshots = bench.config.state_dir.join("images/snapshots");
-    let left = fs::read_dir(snapshots).map_or(0, |entries| entries.flatten().count());
-    assert_eq!(left, 0);
 }
 
 async fn health_is_checked_by_command_and_port(bench: &mut Bench) {

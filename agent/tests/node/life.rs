@@ -199,3 +199,24 @@ pub(crate) async fn a_kill_begins_with_the_signal_of_the_image(bench: &mut Bench
     assert_eq!(ended(bench.master.end("other").await), killed);
     assert!(containers.iter().all(|container| !alive(container.pid)));
 }
+
+pub(crate) async fn the_agent_can_leave_with_its_tasks(bench: &mut Bench) {
+    bench.start(1).await;
+    bench.launch(task("one", &["sleep"])).await;
+    let first = bench
+        .master
+        .status("one", TaskRunning)
+        .await
+        .container
+        .unwrap();
+    bench.stop_agent().await;
+    assert!(alive(first.pid), "told to stop, it leaves its tasks alone");
+    bench.config.kill_tasks_on_shutdown = true;
+    bench.start(2).await;
+    assert!(alive(first.pid));
+    bench.stop_agent().await;
+    assert!(!alive(first.pid), "told so, it takes them along");
+    let snapshots = bench.config.state_dir.join("images/snapshots");
+    let left = std::fs::read_dir(snapshots).map_or(0, |entries| entries.flatten().count());
+    assert_eq!(left, 0);
+}
