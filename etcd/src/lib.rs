@@ -3,7 +3,8 @@
 //! [`Address`] names etcd and a prefix in it. [`Client`] makes the few calls that are needed, each with a deadline, and
 //! goes on to another member when one does not answer. [`election`] decides who leads, by a lease: its core is pure, a
 //! thin shell around it talks to etcd, and a [`Candidacy`] is one server's part in it. [`Fence`] tells a leader whether it may still act. [`Ledger`] is what a leader writes
-//! there, all or nothing, and none but the leader. What was overwritten long ago the leader makes etcd forget. What is stored, and who is elected for what, this crate does not know.
+//! there, all or nothing, and none but the leader. What was overwritten long ago the leader makes etcd forget. What is
+//! stored, and who is elected for what, this crate does not know.
 //!
 //! The stubs come from a small part of etcd's own protobuf, compiled as our own API is. The crate `etcd-client` needs a
 //! `protoc` on each machine that builds it, and leaves to chance which member is asked next.

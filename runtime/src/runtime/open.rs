@@ -15,9 +15,11 @@ use crate::apparmor;
 use crate::cgroup::Hierarchies;
 use crate::error::OpenError;
 use crate::id::ContainerId;
-use crate::layout::{self, Layout, SpecRecord, create_private_dir, open_lock, try_lock};
+use crate::layout::{
+    self, KeeperRecord, Layout, SpecRecord, create_private_dir, open_lock, try_lock,
+};
 use crate::link::LauncherLink;
-use crate::model::{Exit, RuntimeConfig};
+use crate::model::{ExitRecord, RuntimeConfig};
 use crate::network::Networks;
 use crate::process;
 use crate::recovery::{self, Found, Recovery};
@@ -191,34 +193,20 @@ pub(super) async fn recover_one(inner: &Arc<Inner>, id: &ContainerId) -> io::Res
                 let settled = tokio::task::spawn_blocking(move || {
                     supervise::settle(&settling, &hierarchies, *record)
                 });
-                let record = settled.await.map_err(io::Error::other)??;
-                entry
-                    .state
-                    .send_replace(EntryState::Exited(Arc::new(record)));
-                return Ok(());
+                let settled = settled.await.map_err(io::Error::other)?;
+                let keeper = found.keeper.filter(|_| spec.boot_id == *boot_id);
+                return ended_or_later(inner, &entry, keeper, settled);
             }
             (Recovery::Close(exit), Some(spec)) => {
                 tracing::warn!(container = %id, ?exit, "container did not survive");
-                let same_boot = exit != Exit::LostAtReboot;
                 let (entry, hierarchies) = (entry(spec), Arc::clone(&inner.hierarchies));
                 let closing = Arc::clone(&entry);
                 let closed = tokio::task::spawn_blocking(move || {
                     supervise::close(&closing, &hierarchies, exit)
                 });
-                match closed.await.map_err(io::Error::other)? {
-                    Ok(record) => {
-                        let exited = EntryState::Exited(Arc::new(record));
-                        entry.state.send_replace(exited);
-                    }
-                    // It runs on without its keeper, and keeps nothing else from being found.
-                    Err(error) => match found.keeper.map(|found| (found.keeper, found.running)) {
-                        Some((keeper, Some(running))) if same_boot => {
-                            supervise::watch_over(&entry, &inner.hierarchies, keeper, &running);
-                        }
-                        _ => return Err(error),
-                    },
-                }
-                return Ok(());
+                let closed = closed.await.map_err(io::Error::other)?;
+                let keeper = found.keeper.filter(|_| spec.boot_id == *boot_id);
+                return ended_or_later(inner, &entry, keeper, closed);
             }
             (Recovery::Adopt, Some(spec)) => {
                 if let Some(keeper) = &found.keeper
@@ -249,6 +237,29 @@ pub(super) async fn recover_one(inner: &Arc<Inner>, id: &ContainerId) -> io::Res
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Takes note of an end. If it could not be brought about or written, and the container is of this boot, it runs on without
+/// its keeper until it can, and keeps nothing else from being found.
+fn ended_or_later(
+    inner: &Inner,
+    entry: &Arc<Entry>,
+    keeper: Option<KeeperRecord>,
+    end: io::Result<ExitRecord>,
+) -> io::Result<()> {
+    match end {
+        Ok(record) => {
+            let exited = EntryState::Exited(Arc::new(record));
+            entry.state.send_replace(exited);
+        }
+        Err(error) => match keeper.map(|record| (record.keeper, record.running)) {
+            Some((keeper, Some(running))) => {
+                supervise::watch_over(entry, &inner.hierarchies, keeper, &running);
+            }
+            _ => return Err(error),
+        },
+    }
+    Ok(())
 }
 
 /// Reads a container's directory. The lock is looked at first: a keeper that ends meanwhile has then written its
