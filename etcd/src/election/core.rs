@@ -84,7 +84,10 @@ enum Then {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
-    Looking,
+    /// `again`: the key may have changed since the request was read.
+    Looking {
+        again: bool,
+    },
     Resting {
         until: Duration,
     },
@@ -127,7 +130,7 @@ impl Core {
     pub(crate) fn start(times: Times) -> (Self, Command) {
         let core = Self {
             times,
-            state: State::Looking,
+            state: State::Looking { again: false },
             leader: None,
         };
         (core, Command::Look)
@@ -137,10 +140,13 @@ impl Core {
     pub(crate) fn handle(&mut self, event: Event, now: Duration) -> Option<Command> {
         match event {
             Event::Seen(seen) => self.seen(seen, now),
-            Event::Nudged => match self.state {
+            Event::Nudged => match &mut self.state {
                 State::Resting { .. } => self.look(),
-                State::Looking
-                | State::Granting { .. }
+                State::Looking { again } => {
+                    *again = true;
+                    None
+                }
+                State::Granting { .. }
                 | State::Running { .. }
                 | State::Leading { .. }
                 | State::Leaving { .. }
@@ -156,7 +162,7 @@ impl Core {
                     self.state = State::Over;
                     None
                 }
-                State::Looking
+                State::Looking { .. }
                 | State::Resting { .. }
                 | State::Granting { .. }
                 | State::Running { .. }
@@ -165,7 +171,7 @@ impl Core {
             },
             Event::Deposed => match self.state {
                 State::Leading { lease, .. } => self.leave(lease, Then::Look),
-                State::Looking
+                State::Looking { .. }
                 | State::Resting { .. }
                 | State::Granting { .. }
                 | State::Running { .. }
@@ -187,7 +193,7 @@ impl Core {
                 Sign::DueAt(due) => (*due).min(*good_until),
                 Sign::SentAt(_) => *good_until,
             }),
-            State::Looking
+            State::Looking { .. }
             | State::Granting { .. }
             | State::Running { .. }
             | State::Leaving { .. }
@@ -201,7 +207,7 @@ impl Core {
             State::Leading {
                 seat, good_until, ..
             } => Some((seat, good_until)),
-            State::Looking
+            State::Looking { .. }
             | State::Resting { .. }
             | State::Granting { .. }
             | State::Running { .. }
@@ -221,7 +227,7 @@ impl Core {
     }
 
     fn look(&mut self) -> Option<Command> {
-        self.state = State::Looking;
+        self.state = State::Looking { again: false };
         Some(Command::Look)
     }
 
@@ -236,13 +242,16 @@ impl Core {
     }
 
     fn seen(&mut self, seen: Option<Sight>, now: Duration) -> Option<Command> {
-        if self.state != State::Looking {
+        let State::Looking { again } = self.state else {
             return None;
-        }
+        };
         match seen {
             None => self.rest(now + self.times.retry),
             Some(Sight::Other(leader)) => {
                 self.leader = Some(leader);
+                if again {
+                    return self.look();
+                }
                 self.rest(now + self.times.look)
             }
             Some(Sight::Ours { lease }) => {
@@ -344,7 +353,7 @@ impl Core {
                 }
                 Sign::DueAt(_) | Sign::SentAt(_) => None,
             },
-            State::Looking
+            State::Looking { .. }
             | State::Resting { .. }
             | State::Granting { .. }
             | State::Running { .. }
@@ -364,7 +373,10 @@ impl Core {
                 None
             }
             // A lease that is just being granted has no key, and runs out.
-            State::Looking | State::Resting { .. } | State::Granting { .. } | State::Over => {
+            State::Looking { .. }
+            | State::Resting { .. }
+            | State::Granting { .. }
+            | State::Over => {
                 self.state = State::Over;
                 None
             }
@@ -477,6 +489,17 @@ mod tests {
         assert_eq!(core.handle(Event::Seen(None), ms(30)), None);
         assert_eq!(core.leader(), Some(&leader()));
         assert_eq!(core.handle(Event::Tick, ms(130)), Some(Command::Look));
+    }
+
+    #[test]
+    fn a_nudge_while_it_looks_makes_it_look_once_more() {
+        let (mut core, _) = Core::start(Times::of_lease(3));
+        assert_eq!(core.handle(Event::Nudged, ms(5)), None);
+        // What it sees may be older than the nudge.
+        let seen = Event::Seen(Some(Sight::Other(leader())));
+        assert_eq!(core.handle(seen.clone(), ms(10)), Some(Command::Look));
+        assert_eq!(core.handle(seen, ms(20)), None);
+        assert_eq!(core.wakes_at(), Some(ms(520)));
     }
 
     /// Has asked for the lead with a lease of 3 s, granted at 1 ms.

@@ -139,11 +139,9 @@ impl Core {
         let limit = disk::sum(entries.map(|entry| &entry.info));
         if let Some(message) = disk::group_breach(&all, limit) {
             for key in group.members.clone() {
-                let is_alive = self.tasks.get(&key).is_some_and(Entry::is_alive);
-                if is_alive {
-                    let cause = KillCause::Disk(message.clone());
-                    self.kill(&key, Some(Duration::ZERO), cause, ctx, effects);
-                }
+                // Also those that are just starting: they end for this reason, not because the others do.
+                let cause = KillCause::Disk(message.clone());
+                self.kill(&key, Some(Duration::ZERO), cause, ctx, effects);
             }
         }
     }

@@ -295,7 +295,7 @@ fn a_groups_volumes_count_to_what_its_tasks_hold_of_the_disk() {
         };
         bench.event(Event::Disk(vec![(id.clone(), used)]));
     };
-    let begin = |disks: [&str; 2]| {
+    let begin = |disks: [&str; 2], started: &[&str]| {
         let mut bench = Bench::with_total("cpus:1;mem:1024;disk:100");
         let mut infos = members(&["one", "two"], GroupPolicy::Keep);
         for (info, disk) in infos.iter_mut().zip(disks) {
@@ -317,12 +317,12 @@ fn a_groups_volumes_count_to_what_its_tasks_hold_of_the_disk() {
             bench.ready(id);
         }
         bench.held("one");
-        for id in ["one", "two"] {
+        for id in started {
             bench.started(id);
         }
         bench
     };
-    let mut bench = begin([";disk:10", ";disk:20"]);
+    let mut bench = begin([";disk:10", ";disk:20"], &["one", "two"]);
     let (holder, one) = (bench.holder("one"), bench.container("one"));
     takes(&mut bench, &one, 9);
     takes(&mut bench, &holder, 21);
@@ -336,8 +336,16 @@ fn a_groups_volumes_count_to_what_its_tasks_hold_of_the_disk() {
             volume cache (at /var/cache) 22.0 MiB, task one 9.0 MiB, task two 0.0 MiB";
         assert!(message.contains(why), "{message}");
     }
+    // One that was just starting ends for the same reason.
+    let mut bench = begin([";disk:10", ";disk:20"], &["one"]);
+    let holder = bench.holder("one");
+    takes(&mut bench, &holder, 31);
+    bench.cancelled("two");
+    let (state, reason, message) = bench.latest("two");
+    let failed = (TaskState::Failed, Some(Reason::ContainerLimitationDisk));
+    assert_eq!((state, reason), failed, "{message}");
     // Logs that are beside a quota do not count here either.
-    let mut bench = begin([";disk:10", ";disk:20"]);
+    let mut bench = begin([";disk:10", ";disk:20"], &["one", "two"]);
     let (holder, one) = (bench.holder("one"), bench.container("one"));
     let used = DiskUse {
         bytes: 9 << 20,
@@ -349,7 +357,7 @@ fn a_groups_volumes_count_to_what_its_tasks_hold_of_the_disk() {
     takes(&mut bench, &holder, 22);
     assert_eq!(bench.latest("one").0, TaskState::Running);
     // One without a bound leaves all without.
-    let mut bench = begin([";disk:10", ""]);
+    let mut bench = begin([";disk:10", ""], &["one", "two"]);
     let holder = bench.holder("one");
     takes(&mut bench, &holder, 5000);
     assert_eq!(bench.latest("one").0, TaskState::Running);
