@@ -7,6 +7,19 @@ use std::thread;
 use anyhow::{Context, Result};
 use mezzo_integration::process;
 
+/// Of one program: as many lines tell what failed.
+const TOLD: usize = 40;
+/// As many follow a panic or an error.
+const FOLLOWING: usize = 5;
+
+/// A run of one program.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) counts: Counts,
+    /// What failed, and its first words: for the end of a long run, where nobody has to look for it.
+    pub(crate) failures: Vec<String>,
+}
+
 /// What ran.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -34,7 +47,7 @@ pub(crate) enum Show {
 }
 
 /// Runs one test executable. A program that dies without its closing line counts as one failure.
-pub(crate) fn run(command: &mut Command, show: Show) -> Result<Counts> {
+pub(crate) fn run(command: &mut Command, show: Show) -> Result<Run> {
     let line = process::command_line(command);
     command
         .stdin(Stdio::null())
@@ -61,9 +74,15 @@ pub(crate) fn run(command: &mut Command, show: Show) -> Result<Counts> {
         .chain(&err)
         .filter(|line| line.starts_with("skipped: "))
         .count();
+    let mut failures = Vec::new();
     if !status.success() && counts.failed == 0 {
-        println!("  `{line}` ended with {}", process::tell(status));
+        failures.push(format!("`{line}` ended with {}", process::tell(status)));
+        println!("  {}", failures[0]);
         counts.failed = 1;
+    }
+    if counts.failed > 0 {
+        failures.extend(tell_failures(&out));
+        failures.extend(tell_failures(&err));
     }
     if show == Show::Failures {
         let failed = counts.failed > 0;
@@ -75,7 +94,29 @@ pub(crate) fn run(command: &mut Command, show: Show) -> Result<Counts> {
             println!("  {line}");
         }
     }
-    Ok(counts)
+    Ok(Run { counts, failures })
+}
+
+/// The names of tests that failed, and the beginnings of panics and errors.
+fn tell_failures(lines: &[String]) -> Vec<String> {
+    let mut told = Vec::new();
+    let mut following = 0;
+    for line in lines {
+        let begins = line.contains("panicked at ") || line.starts_with("Error: ");
+        let names = line.starts_with("test ") && line.ends_with(" FAILED");
+        if begins {
+            following = FOLLOWING;
+        } else if line.starts_with("stack backtrace:") || line.is_empty() {
+            following = 0;
+        }
+        if (begins || names || following > 0 || line.starts_with("left behind: "))
+            && told.len() < TOLD
+        {
+            told.push(line.clone());
+        }
+        following = following.saturating_sub(usize::from(!begins));
+    }
+    told
 }
 
 fn follow(stream: impl Read, show: Show) -> Vec<String> {
@@ -137,20 +178,29 @@ mod tests {
     #[test]
     fn counts_what_ran_and_what_was_skipped() {
         let script = "echo 'skipped: needs root' >&2; echo 'test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured'";
-        let counts = run(&mut sh(script), Show::Failures).expect("runs");
-        assert_eq!(
-            counts,
-            Counts {
-                passed: 3,
-                failed: 0,
-                skipped: 1
-            }
-        );
+        let ran = run(&mut sh(script), Show::Failures).expect("runs");
+        let counts = Counts {
+            passed: 3,
+            failed: 0,
+            skipped: 1,
+        };
+        let failures = Vec::new();
+        assert_eq!(ran, Run { counts, failures });
     }
 
     #[test]
     fn a_program_that_dies_is_a_failure() {
-        let counts = run(&mut sh("kill -9 $$"), Show::Failures).expect("runs");
-        assert_eq!(counts.failed, 1);
+        let ran = run(&mut sh("kill -9 $$"), Show::Failures).expect("runs");
+        assert_eq!(ran.counts.failed, 1);
+        assert_eq!(ran.failures.len(), 1);
+    }
+
+    #[test]
+    fn what_failed_is_told_in_short() {
+        let lines = "test one ... ok\ntest two ... FAILED\n\nthread 'two' (7) panicked at src/x.rs:1:2:\n\
+            assertion `left == right` failed\n  left: 1\n right: 2\nstack backtrace:\n   0: much";
+        let lines: Vec<_> = lines.lines().map(str::to_owned).collect();
+        let told = tell_failures(&lines);
+        assert_eq!(told, [&lines[1..2], &lines[3..7]].concat());
     }
 }

@@ -16,8 +16,9 @@ pub(crate) struct Steps {
 struct Row {
     name: String,
     took: Duration,
-    passed: bool,
     note: String,
+    /// All of the error: the table has room for its first line.
+    error: Option<String>,
 }
 
 impl Steps {
@@ -33,11 +34,14 @@ impl Steps {
 
     /// Remembers a step whose time was taken otherwise.
     pub(crate) fn add(&mut self, name: &str, took: Duration, result: &Result<String>) {
-        let (passed, note) = match result {
-            Ok(note) => (true, note.clone()),
-            Err(error) => (false, first_line(&format!("{error:#}"))),
+        let (note, error) = match result {
+            Ok(note) => (note.clone(), None),
+            Err(error) => {
+                let error = format!("{error:#}");
+                (first_line(&error), Some(error))
+            }
         };
-        let mark = if passed { "✔" } else { "✘" };
+        let mark = if error.is_none() { "✔" } else { "✘" };
         println!(
             "{mark} {name}: {}{}",
             seconds(took),
@@ -50,14 +54,14 @@ impl Steps {
         self.rows.push(Row {
             name: name.to_owned(),
             took,
-            passed,
             note,
+            error,
         });
     }
 
     /// How many failed.
     pub(crate) fn failed(&self) -> usize {
-        self.rows.iter().filter(|row| !row.passed).count()
+        self.rows.iter().filter(|row| row.error.is_some()).count()
     }
 
     /// How many there were.
@@ -65,10 +69,10 @@ impl Steps {
         self.rows.len()
     }
 
-    /// Prints the table.
+    /// Prints the table, and below it all that is known of what failed: the end of a long run is what is read first.
     pub(crate) fn print(&self) {
         let rows = self.rows.iter().map(|row| {
-            let mark = if row.passed { "✔" } else { "✘" };
+            let mark = if row.error.is_none() { "✔" } else { "✘" };
             vec![
                 mark.to_owned(),
                 row.name.clone(),
@@ -84,6 +88,15 @@ impl Steps {
                 &[2]
             )
         );
+        for row in &self.rows {
+            if let Some(error) = &row.error {
+                println!("✘ {}:", row.name);
+                for line in error.lines() {
+                    println!("    {line}");
+                }
+                println!();
+            }
+        }
     }
 }
 

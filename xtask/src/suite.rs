@@ -56,11 +56,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         vm::suite(&mut steps, plan.all, &mut counts);
     }
     let interrupted = interrupt::take();
-    let clean = steps.run("leave the machine as it was", || clean_up(&before, scratch));
-    if let Err(error) = clean {
-        // The table has room for the first line; which things they are stands below it.
-        println!("{error:#}");
-    }
+    let _in_the_table = steps.run("leave the machine as it was", || clean_up(&before, scratch));
     steps.print();
     println!("whole run: {}", seconds(start.elapsed()));
     // A step that failed without a test is a failure too: a red run never ends with "0 failed".
@@ -214,12 +210,9 @@ fn examples(plan: &Plan, counts: &mut Counts) -> Result<String> {
     let mut command = images::cargo();
     command.args(["test", "--quiet", "--workspace", "--doc"]);
     command.args(plan.filter.iter().flat_map(|filter| ["--", filter]));
-    let sum = runner::run(&mut command, Show::Failures)?;
-    counts.add(sum);
-    if sum.failed > 0 {
-        bail!("{}", closing_line(sum));
-    }
-    Ok(closing_line(sum))
+    let ran = runner::run(&mut command, Show::Failures)?;
+    counts.add(ran.counts);
+    verdict(ran.counts, &ran.failures)
 }
 
 fn by_package(programs: Vec<TestProgram>) -> BTreeMap<String, Vec<TestProgram>> {
@@ -241,6 +234,7 @@ fn run_programs(
     counts: &mut Counts,
 ) -> Result<String> {
     let mut sum = Counts::default();
+    let mut failures = Vec::new();
     for program in programs {
         if interrupt::requested() {
             bail!("interrupted");
@@ -266,11 +260,17 @@ fn run_programs(
         // Who names a whole program wants all that is in it.
         let filter = plan.filter.as_ref();
         command.args(filter.filter(|filter| !program.target.contains(filter.as_str())));
-        sum.add(runner::run(&mut command, show)?);
+        let ran = runner::run(&mut command, show)?;
+        sum.add(ran.counts);
+        failures.extend(ran.failures);
     }
     counts.add(sum);
+    verdict(sum, &failures)
+}
+
+fn verdict(sum: Counts, failures: &[String]) -> Result<String> {
     if sum.failed > 0 {
-        bail!("{}", closing_line(sum));
+        bail!("{}\n{}", closing_line(sum), failures.join("\n"));
     }
     Ok(closing_line(sum))
 }
