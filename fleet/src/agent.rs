@@ -23,6 +23,8 @@ use mezzo_api::proto::{
     master_message::Message as In,
 };
 
+use prost::bytes::Bytes;
+
 use crate::{
     Config,
     counts::{Shared, add},
@@ -47,7 +49,7 @@ struct Held {
     framework_id: Arc<str>,
     role: Arc<str>,
     /// The encoded TaskInfo: a tenth of the size of the message.
-    info: Box<[u8]>,
+    info: Bytes,
     state: TaskState,
     started_at_ms: Option<u64>,
     /// Not acknowledged, the oldest first.
@@ -198,6 +200,10 @@ fn message(message: Out) -> AgentMessage {
 
 fn key(framework: &str, task: &str) -> Key {
     format!("{framework}/{task}").into()
+}
+
+fn task_id(key: &str) -> &str {
+    key.split_once('/').map_or(key, |(_, task)| task)
 }
 
 fn is_over(state: TaskState) -> bool {

@@ -6,7 +6,8 @@
 //! thing is checked on the way: that no master ever gives an agent more than it has ([`Counts::overcommitted`]). What a
 //! true agent remembers beyond its life (ids of ended tasks) these forget.
 //!
-//! `agent` decides and does nothing else (no clock, no I/O); `line` is one agent's stream; `fleet` owns them all;
+//! `agent` decides and does nothing else (no clock, no I/O); `line` is one agent's stream, `wire` its bytes; `fleet` owns
+//! them all;
 //! `main.rs` is the program `mezzo-fleet`.
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ mod counts;
 mod fleet;
 mod line;
 mod record;
+mod wire;
 
 pub use config::{Config, InvalidConfig};
 pub use counts::Counts;

@@ -12,7 +12,6 @@ use std::{
 use mezzo_api::{
     credential::Authorized,
     masters::{self, Masters},
-    proto::{AgentMessage, agent_service_client::AgentServiceClient},
 };
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -28,14 +27,13 @@ use crate::{
     Config,
     agent::{Agent, Outcome},
     counts::{Shared, add, sub},
+    wire::{self, Outgoing},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the answer to a registration, and for room on the way out.
 const PATIENCE: Duration = Duration::from_secs(60);
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// Registrations with a thousand tasks are larger than gRPC's usual 4 MiB.
-const MAX_MESSAGE: usize = 64 << 20;
 /// Messages on their way out.
 const QUEUE: usize = 256;
 /// Between two attempts, at first and at most.
@@ -179,12 +177,9 @@ impl Line {
             .map_err(|_| Status::cancelled("the fleet stops"))?;
         let mut turn = Some(turn);
         let channel = Authorized::new(channel, self.config.credential.clone());
-        let mut client = AgentServiceClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
         let (sender, outgoing) = mpsc::channel(QUEUE);
         send(&sender, vec![self.agent.register()]).await?;
-        let attach = client.attach(ReceiverStream::new(outgoing));
+        let attach = wire::attach(channel, ReceiverStream::new(outgoing));
         let mut stream = timeout(PATIENCE, attach)
             .await
             .map_err(|_| late())??
@@ -266,11 +261,11 @@ async fn wait_until(at: Option<Instant>) {
 }
 
 async fn send(
-    sender: &mpsc::Sender<AgentMessage>,
-    messages: Vec<AgentMessage>,
+    sender: &mpsc::Sender<Outgoing>,
+    messages: Vec<impl Into<Outgoing>>,
 ) -> Result<(), Status> {
     for message in messages {
-        let Err(error) = sender.try_send(message) else {
+        let Err(error) = sender.try_send(message.into()) else {
             continue;
         };
         let message = match error {

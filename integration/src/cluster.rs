@@ -263,10 +263,23 @@ impl Cluster {
         wait::until("the app to be gone", PATIENCE, || {
             let status = self.rest().get(&format!("/v2/apps/{id}"))?.status;
             let left = self.containers(id).len();
-            if status == 404 && left == 0 {
+            // Nobody sees it any more, and yet the end of its tasks may still have to be acknowledged.
+            let deployments = self.rest().get("/v2/deployments")?.ok()?.json;
+            let id = format!("/{}", id.trim_start_matches('/'));
+            let of_it = |deployment: &&Value| {
+                let apps = deployment["affectedApps"].as_array();
+                apps.is_some_and(|apps| apps.iter().any(|app| *app == *id))
+            };
+            let busy = deployments
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(of_it)
+                .count();
+            if status == 404 && left == 0 && busy == 0 {
                 Ok(())
             } else {
-                bail!("GET answers {status}, {left} containers run")
+                bail!("GET answers {status}, {left} containers run, {busy} deployments go on")
             }
         })
     }

@@ -141,8 +141,15 @@ pub(crate) async fn what_is_not_used_is_lent_and_taken_back_when_it_is_needed(be
     );
 
     // It works while the other sleeps.
-    kill(pid(&batch), Signal::SIGUSR1).unwrap();
     kill(pid(&batch), Signal::SIGUSR2).unwrap();
+    // Before it is slowed down: it could not fill its memory in time then.
+    eventually("filled", || {
+        let files = ["memory.current", "memory.usage_in_bytes"];
+        let held = files.iter().find_map(|name| cgroup_file(&batch, name));
+        held.is_some_and(|held| held.parse::<u64>().unwrap() >= 48 << 20)
+    })
+    .await;
+    kill(pid(&batch), Signal::SIGUSR1).unwrap();
     until_it_uses(bench, "batch", |cpu| cpu > 40).await;
     assert_eq!(quota(&batch), Some(20_000));
     // The other wakes up: a tenth is left to it.

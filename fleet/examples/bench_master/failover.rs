@@ -53,8 +53,9 @@ pub(super) async fn run(size: &Size) -> Result<()> {
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", bench.address))?;
     let mut operator = OperatorServiceClient::new(endpoint.connect().await?);
     let mut agents_back = None;
-    // A look counts all tasks: many of them would be what is measured.
-    let mut look = tokio::time::interval(LOOK * 5);
+    // A look at the master counts all tasks: many of them would be what is measured. The fleet knows for nothing when the
+    // last of its agents is registered.
+    let mut look = tokio::time::interval(LOOK);
     loop {
         ensure!(
             died.elapsed() < PATIENCE,
@@ -63,6 +64,9 @@ pub(super) async fn run(size: &Size) -> Result<()> {
         tokio::select! {
             event = bench.framework.next() => heard.take(&event.context("the events ended")??, died),
             _ = look.tick() => {
+                if bench.fleet.ask("counts")?["connected"] != size.agents {
+                    continue;
+                }
                 let cluster = operator.get_cluster(proto::GetClusterRequest {}).await?.into_inner();
                 let all_agents = usize::try_from(cluster.agents_connected)? == size.agents;
                 if all_agents {

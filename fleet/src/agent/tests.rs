@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use mezzo_api::proto::master_message::{Acknowledge, Drain, Kill, Launch};
 
+use prost::Message as _;
+
 use super::*;
 
 fn agent(change: impl FnOnce(&mut Config)) -> Agent {
@@ -99,11 +101,15 @@ fn tasks_end_by_themselves_and_are_gone_when_that_is_acknowledged() {
 fn what_it_holds_is_told_at_the_next_registration() {
     let mut agent = agent(|_| {});
     agent.handle(launch("t", 1), 0);
-    let Some(Out::Register(register)) = agent.register().message else {
+    let sent = agent.register().encode_to_vec();
+    // As a master reads it.
+    let Some(Out::Register(register)) = AgentMessage::decode(&*sent).unwrap().message else {
         panic!()
     };
-    let task = &register.tasks[0];
+    let (task, info) = (&register.tasks[0], register.info.as_ref().unwrap());
+    assert_eq!(info.hostname, "sim-000007");
     assert_eq!(task.info.as_ref().unwrap().task_id, "t");
+    assert_eq!(task.framework_id, "f");
     assert_eq!(
         task.status.as_ref().unwrap().state(),
         TaskState::TaskRunning

@@ -6,14 +6,17 @@ use mezzo_api::{
     model::{AgentInfo, Attribute, AttributeValue, CgroupMode},
     proto::{self, AgentMessage, Reason, TaskState, agent_message::Message as Out, exit_info::How},
 };
-use prost::Message as _;
 
-use super::{Agent, Key, is_over, message};
-use crate::{Happened, Record, counts::add};
+use super::{Agent, Key, is_over, message, task_id};
+use crate::{
+    Happened, Record,
+    counts::add,
+    wire::{self, Outgoing},
+};
 
 impl Agent {
     /// The first message of a stream: everything that it holds.
-    pub(crate) fn register(&self) -> AgentMessage {
+    pub(crate) fn register(&self) -> Outgoing {
         let name = format!("sim-{:06}", self.number);
         let attribute = |name: &str, value: String| Attribute {
             name: name.to_owned(),
@@ -44,37 +47,34 @@ impl Agent {
             reserved: Vec::new(),
             volumes: Vec::new(),
         };
-        let tasks = self.tasks.values().map(|held| {
-            // It was encoded here.
-            let info = proto::TaskInfo::decode(&*held.info).unwrap_or_default();
-            let status = held
-                .statuses
-                .back()
-                .cloned()
-                .unwrap_or_else(|| proto::TaskStatus {
-                    task_id: info.task_id.clone(),
-                    framework_id: held.framework_id.to_string(),
-                    agent_id: self.id.clone(),
-                    state: held.state.into(),
-                    source: proto::StatusSource::Agent.into(),
-                    timestamp_ms: held.started_at_ms.unwrap_or_default(),
-                    ..proto::TaskStatus::default()
-                });
-            proto::Task {
-                info: Some(info),
+        let tasks = self.tasks.iter().map(|(key, held)| {
+            let status = held.statuses.back().cloned();
+            let status = status.unwrap_or_else(|| proto::TaskStatus {
+                task_id: task_id(key).to_owned(),
+                framework_id: held.framework_id.to_string(),
+                agent_id: self.id.clone(),
+                state: held.state.into(),
+                source: proto::StatusSource::Agent.into(),
+                timestamp_ms: held.started_at_ms.unwrap_or_default(),
+                ..proto::TaskStatus::default()
+            });
+            wire::Task {
+                info: held.info.clone(),
                 framework_id: held.framework_id.to_string(),
                 role: held.role.to_string(),
                 status: Some(status),
                 started_at_ms: held.started_at_ms,
             }
         });
-        message(Out::Register(Box::new(proto::agent_message::Register {
+        let register = wire::Register {
             agent_id: self.id.clone(),
             info: Some(info.into()),
             boot_id: "simulated".to_owned(),
             tasks: tasks.collect(),
-            operations: Vec::new(),
-        })))
+        };
+        Outgoing::Register(wire::Attachment {
+            register: Some(register),
+        })
     }
 
     /// Statuses that have waited for too long; after a registration, all that wait.
@@ -126,10 +126,7 @@ impl Agent {
             | TaskState::TaskUnknown => None,
         };
         let status = proto::TaskStatus {
-            task_id: key
-                .split_once('/')
-                .map_or(&**key, |(_, task)| task)
-                .to_owned(),
+            task_id: task_id(key).to_owned(),
             framework_id: held.framework_id.to_string(),
             agent_id: self.id.clone(),
             state: state.into(),

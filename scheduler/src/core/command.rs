@@ -92,6 +92,8 @@ pub enum Command {
     KillTasks {
         /// Which.
         tasks: Vec<TaskId>,
+        /// One that is gone by now is passed over; else it refuses the whole.
+        pass_over: bool,
         /// No replacements: their apps shrink.
         scale: bool,
         /// What becomes of what they keep.
@@ -298,6 +300,7 @@ impl Core {
             }
             Command::KillTasks {
                 tasks,
+                pass_over,
                 scale,
                 wipe,
                 force,
@@ -306,7 +309,7 @@ impl Core {
                     force,
                     ..Order::default()
                 };
-                self.kill_tasks(&tasks, scale, &wipe, order, now, ids)
+                self.kill_tasks((&tasks, pass_over), scale, &wipe, order, now, ids)
             }
             Command::CancelDeployment { id, force } => self.cancel(id, force, now, ids),
             Command::Promote { id } => self.promote(id, now),
@@ -456,7 +459,7 @@ impl Core {
 
     fn kill_tasks(
         &mut self,
-        tasks: &[TaskId],
+        (tasks, pass_over): (&[TaskId], bool),
         scale: bool,
         wipe: &Wipe,
         order: Order,
@@ -465,11 +468,12 @@ impl Core {
     ) -> Result<Reply, Refusal> {
         let mut by_app: BTreeMap<AppId, Vec<Arc<Instance>>> = BTreeMap::new();
         for task in tasks {
-            let instance = self
-                .tasks
-                .get(task)
-                .and_then(|app| self.state.apps.get(app)?.instances.get(task))
-                .ok_or_else(|| Refusal::NoTask(task.clone()))?;
+            let app = self.tasks.get(task);
+            let instance = match app.and_then(|app| self.state.apps.get(app)?.instances.get(task)) {
+                Some(instance) => instance,
+                None if pass_over => continue,
+                None => return Err(Refusal::NoTask(task.clone())),
+            };
             by_app
                 .entry(instance.app.clone())
                 .or_default()

@@ -401,6 +401,7 @@ async fn kill(
 ) -> Response {
     let command = Command::KillTasks {
         tasks: ids,
+        pass_over: !single,
         scale: params.flag("scale", false),
         wipe,
         force: params.flag("force", false),

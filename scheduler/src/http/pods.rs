@@ -206,7 +206,7 @@ pub(super) async fn delete_below(
         Below::Pod(id) => remove(&context, id, &params).await,
         Below::Instance(id, instance) => {
             let wipe = wipe_theirs(&params);
-            kill(&context, &id, &[instance], wipe, true).await
+            kill(&context, &id, &[instance], wipe, Named::One).await
         }
         // Without a list: all of them, and what none of them uses (mezzo's own).
         Below::Instances(id) if bytes.is_empty() && params.flag("wipe", false) => {
@@ -217,12 +217,12 @@ pub(super) async fn delete_below(
                 .flat_map(|pod| pod.instances.keys())
                 .map(ToString::to_string)
                 .collect::<Vec<String>>();
-            kill(&context, &id, &ids, Wipe::AllOf(id.clone()), false).await
+            kill(&context, &id, &ids, Wipe::AllOf(id.clone()), Named::All).await
         }
         Below::Instances(id) => {
             let ids = answer::body(&bytes).map(serde_json::from_value::<Vec<String>>);
             match ids {
-                Ok(Ok(ids)) => kill(&context, &id, &ids, wipe_theirs(&params), false).await,
+                Ok(Ok(ids)) => kill(&context, &id, &ids, wipe_theirs(&params), Named::Some).await,
                 Ok(Err(problem)) => error(
                     StatusCode::BAD_REQUEST,
                     &format!("expected a list of ids of instances: {problem}"),
@@ -262,13 +262,22 @@ async fn remove(context: &Context, id: AppId, params: &Params) -> Response {
     }
 }
 
-/// `single`: the answer is the one instance, not a list.
+/// Which instances a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    /// Answered with that one, not with a list.
+    One,
+    Some,
+    /// As the last snapshot has them: what is gone since then is as it should be.
+    All,
+}
+
 async fn kill(
     context: &Context,
     id: &AppId,
     instances: &[String],
     wipe: Wipe,
-    single: bool,
+    named: Named,
 ) -> Response {
     let state = context.handle.state();
     let Some(pod) = state.pod(id) else {
@@ -286,6 +295,7 @@ async fn kill(
     }
     let command = Command::KillTasks {
         tasks,
+        pass_over: named == Named::All,
         scale: false,
         wipe,
         force: false,
@@ -298,7 +308,7 @@ async fn kill(
                 .map(|instance| render::pod_instance(pod, instance, now))
                 .collect();
             let body = match killed.pop() {
-                Some(one) if single => one,
+                Some(one) if named == Named::One => one,
                 last => {
                     killed.extend(last);
                     killed.into()

@@ -86,16 +86,10 @@ pub(super) async fn delete_many(
             None => return wrong_ids(&format!("/ids({i})"), "expected a string"),
         }
     }
-    // As Marathon: ids of tasks that are gone are passed over.
-    let state = context.handle.state();
-    tasks.retain(|task| {
-        state
-            .apps
-            .values()
-            .any(|app| app.instances.contains_key(task))
-    });
     let command = Command::KillTasks {
         tasks,
+        // As Marathon.
+        pass_over: true,
         scale: params.flag("scale", false),
         wipe: super::apps::wipe_theirs(&params),
         force: params.flag("force", false),

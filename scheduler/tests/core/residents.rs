@@ -190,6 +190,7 @@ fn scaling_down_keeps_the_volume_for_the_next_instance_and_wiping_gives_it_back(
     bench
         .command(Command::KillTasks {
             tasks: Vec::new(),
+            pass_over: true,
             scale: false,
             wipe: Wipe::AllOf(app),
             force: false,
@@ -444,6 +445,7 @@ fn a_pods_instance_keeps_its_volume_for_the_next_one_and_all_its_containers_have
     bench
         .command(Command::KillTasks {
             tasks: vec![instance.task_id.clone()],
+            pass_over: false,
             scale: false,
             wipe: Wipe::Theirs,
             force: false,

@@ -177,6 +177,7 @@ pub(crate) fn random_command(sim: &mut Sim) -> Command {
                 .and_then(|app| app.instances.keys().next().cloned());
             Command::KillTasks {
                 tasks: task.into_iter().collect(),
+                pass_over: false,
                 scale: sim.rng.one_in(2),
                 wipe: Wipe::Nothing,
                 force,
@@ -232,6 +233,7 @@ pub(crate) fn resident_command(sim: &mut Sim) -> Command {
                 6 => tasks,
                 _ => tasks.into_iter().take(1).collect(),
             },
+            pass_over: sim.rng.one_in(2),
             scale: sim.rng.one_in(2),
             wipe: match sim.rng.below(3) {
                 0 => Wipe::Nothing,
