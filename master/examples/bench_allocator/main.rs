@@ -1,10 +1,10 @@
 //! Drives the pure core for `cargo xtask bench master`: whole passes over all agents, offers included, nothing else.
 //!
 //! ```text
-//! bench_allocator --agents 10000 --frameworks 200 [--case fresh,declined,quiet,suppressed,quota] [--rounds 5]
+//! bench_allocator --agents 10000 --frameworks 200 [--case fresh,declined,quiet,suppressed,quota,add,update]
 //! ```
 //!
-//! One line of JSON per case: `{"case", "agents", "frameworks", "offers", "millis": [...], "cpu_millis": [...]}`. Time is
+//! `--rounds` says how often, 5 times unless told. One line of JSON per case: `{"case", "agents", "frameworks", "offers", "millis": [...], "cpu_millis": [...]}`. Time is
 //! that of `Core::handle(Allocate(All))`: from the books to offers that are booked and ready to be sent; beside it the
 //! thread's own CPU time, which holds on a busy machine too.
 //!
@@ -13,6 +13,9 @@
 //! * `quiet`: up to twenty frameworks, and all of them have refused everything.
 //! * `suppressed`: all frameworks but one in a hundred want no offers.
 //! * `quota`: as `fresh`, with a guarantee and a limit for every second role.
+//! * `add`: all agents register, one after the other, and everything is offered.
+//! * `update`: each agent lends something else than before (revocable resources, which all frameworks take), and all that is
+//!   free is offered.
 //! * `mixed`: 80 agents and 554 frameworks of three kinds until 19,500 tasks are launched, whatever the sizes say; the times
 //!   are those of all its passes together.
 
@@ -26,8 +29,8 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, AgentInfo, Attribute, AttributeValue, CgroupMode, FrameworkId, FrameworkInfo, OfferId,
-    OperationId, Scalar, StreamId,
+    AgentId, AgentInfo, Attribute, AttributeValue, Capability, CgroupMode, FrameworkId,
+    FrameworkInfo, OfferId, OperationId, Resources, Scalar, StreamId,
 };
 use mezzo_master::{
     Config,
@@ -69,7 +72,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let (mut n_agents, mut n_frameworks, mut rounds) = (1000, 50, 5);
-    let mut cases = "fresh,declined,quiet,suppressed,quota".to_owned();
+    let mut cases = "fresh,declined,quiet,suppressed,quota,add,update".to_owned();
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().ok_or(format!("{word} needs a value"))?;
@@ -95,8 +98,17 @@ fn run() -> Result<()> {
         let mut millis = Vec::new();
         let mut cpu_millis = Vec::new();
         let mut n_offers = 0;
-        for _ in 0..rounds {
-            let (effects, times) = bench.timed(Event::Allocate(Pass::All))?;
+        for round in 0..rounds {
+            let mut events = match case {
+                "add" => {
+                    bench = Bench::new(0, n_frameworks)?;
+                    attachments(n_agents)?
+                }
+                "update" => lendings(n_agents, round)?,
+                _ => Vec::new(),
+            };
+            events.push(Event::Allocate(Pass::All));
+            let (effects, times) = bench.timed(events)?;
             millis.push(in_millis(times.wall));
             cpu_millis.push(in_millis(times.cpu));
             let offers = offers(&effects);
@@ -212,10 +224,13 @@ impl Bench {
         Ok((bench, ids))
     }
 
-    /// Feeds an event, and says what that took.
-    fn timed(&mut self, event: Event) -> Result<(Vec<Effect>, Times)> {
+    /// Feeds events one after the other, and says what came of the last one and what all together took.
+    fn timed(&mut self, events: Vec<Event>) -> Result<(Vec<Effect>, Times)> {
         let (started, cpu) = (Instant::now(), cpu_time()?);
-        let effects = self.feed(event);
+        let mut effects = Vec::new();
+        for event in events {
+            effects = self.feed(event);
+        }
         let times = Times {
             wall: started.elapsed(),
             cpu: cpu_time()? - cpu,
@@ -236,7 +251,7 @@ impl Bench {
 
     fn prepare(&mut self, case: &str) -> Result<()> {
         match case {
-            "fresh" => {}
+            "fresh" | "add" | "update" => {}
             "declined" => {
                 for _ in 0..REFUSALS.min(self.n_frameworks - 1) {
                     self.refuse_all()?;
@@ -337,6 +352,28 @@ fn registration(n: u64) -> Result<Registration> {
     })
 }
 
+/// Every agent on a stream of its own. Those of frameworks have the first numbers.
+fn attachments(n_agents: u64) -> Result<Vec<Event>> {
+    let mut events = Vec::new();
+    for n in 0..n_agents {
+        let conn = ConnId(1_000_000 + n);
+        let registration = registration(n)?;
+        events.push(Event::AgentAttached { conn, registration });
+        events.push(Event::AgentHeard { conn });
+    }
+    Ok(events)
+}
+
+/// What agents lend, another amount in each round. They have the first numbers here.
+fn lendings(n_agents: u64, round: usize) -> Result<Vec<Event>> {
+    let total: Resources = format!("cpus:{};mem:512", 1 + round % 4).parse()?;
+    let lending = |n| Event::AgentSlack {
+        conn: ConnId(n),
+        total: total.clone(),
+    };
+    Ok((0..n_agents).map(lending).collect())
+}
+
 fn role(n: u64) -> String {
     let n = n % N_ROLES;
     format!("team-{}/part-{}", n % 10, n / 10)
@@ -354,7 +391,8 @@ fn framework(n: u64) -> Result<FrameworkInfo> {
         webui_url: String::new(),
         labels: BTreeMap::new(),
         offer_filters: BTreeMap::new(),
-        capabilities: std::collections::BTreeSet::new(),
+        // Only where something is lent it makes a difference.
+        capabilities: [Capability::RevocableResources].into(),
     })
 }
 

@@ -119,7 +119,7 @@ pub(super) fn run() -> Result<Run> {
         if run.passes == MOST_PASSES {
             return Err(format!("{n_launched} tasks after {MOST_PASSES} passes").into());
         }
-        let (effects, times) = bench.timed(Event::Allocate(Pass::All))?;
+        let (effects, times) = bench.timed(vec![Event::Allocate(Pass::All)])?;
         run.passes += 1;
         run.times.add(times);
         for offer in offered(&effects) {

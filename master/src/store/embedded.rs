@@ -433,6 +433,55 @@ mod tests {
         }
     }
 
+    /// Records as the first master wrote them: what came later has a default.
+    #[tokio::test]
+    async fn a_file_of_the_first_master_is_read() {
+        let agent = r#"{"agent_id":"a1","info":{"hostname":"node1","address":"10.0.0.1:5051","resources":
+            "cpus:3.5;ports:[31000-32000]","attributes":[{"name":"rack","value":"r1"},
+            {"name":"level","value":"2.5"}],"region":"eu","zone":"eu-1","version":"0.1.0","kernel":"6.1.0",
+            "architecture":"x86_64","cgroup_mode":"hybrid"},"registered_at_ms":1700000000000}"#;
+        let framework = r#"{"framework_id":"f1","info":{"framework_id":"f1","name":"marathon","user":"root","roles":["*"],
+            "failover_timeout":{"secs":604800,"nanos":0},"hostname":"h","principal":"","webui_url":"",
+            "labels":{"team":"web"}},"registered_at_ms":1700000000001,"expires_at_ms":1700000000002}"#;
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::create(dir.path().join(FILE)).unwrap();
+        let write = database.begin_write().unwrap();
+        let put = |table, key, value: &str| {
+            let mut table = write.open_table(table).unwrap();
+            table.insert(key, value.as_bytes()).unwrap();
+        };
+        put(AGENTS, "a1", agent);
+        put(FRAMEWORKS, "f1", framework);
+        let numbers = |table, key, value| {
+            let mut table = write.open_table(table).unwrap();
+            table.insert(key, value).unwrap();
+        };
+        numbers(META, "format", 1);
+        numbers(WEIGHTS, "web", 2500);
+        numbers(REMOVED_AGENTS, "a0", 1_700_000_000_003);
+        write.commit().unwrap();
+        drop(database);
+        let store = EmbeddedStore::open(dir.path()).unwrap();
+        let saved = store.load().await.unwrap();
+        let agent = &saved.agents[0];
+        assert_eq!(
+            agent.info.resources.to_string(),
+            "cpus:3.5;ports:[31000-32000]"
+        );
+        assert_eq!(agent.info.attributes.len(), 2);
+        assert!(agent.info.reserved.is_empty() && agent.drain.is_none());
+        let framework = &saved.frameworks[0];
+        assert_eq!(framework.info.failover_timeout.as_secs(), 604_800);
+        assert_eq!(framework.expires_at_ms, Some(1_700_000_000_002));
+        assert!(framework.info.capabilities.is_empty());
+        assert_eq!(saved.weights, [("web".parse().unwrap(), 2500)]);
+        assert_eq!(
+            saved.removed_agents,
+            [("a0".parse().unwrap(), 1_700_000_000_003)]
+        );
+        assert!(saved.quotas.is_empty() && saved.windows.is_empty());
+    }
+
     #[test]
     fn a_file_of_a_newer_master_is_refused() {
         let dir = tempfile::tempdir().unwrap();
