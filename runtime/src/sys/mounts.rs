@@ -215,35 +215,100 @@ pub(crate) fn mount_id(path: &Path) -> io::Result<u64> {
 
 /// A new user namespace with these lines as its maps of users and groups.
 pub(crate) fn new_user_namespace(map: &str) -> io::Result<OwnedFd> {
-    /// The life of the process that holds the namespace until it has been opened.
-    extern "C" fn hold(_: *mut libc::c_void) -> libc::c_int {
-        loop {
-            // SAFETY: takes nothing; nobody returns from it but to be killed.
-            unsafe { libc::pause() };
+    let holder = Holder::start()?;
+    let proc = format!("/proc/{}", holder.child);
+    std::fs::write(format!("{proc}/uid_map"), map)?;
+    std::fs::write(format!("{proc}/gid_map"), map)?;
+    Ok(File::open(format!("{proc}/ns/user"))?.into())
+}
+
+/// A process that has a new user namespace until that has been opened. It ends with this one, also when this one is killed.
+struct Holder {
+    child: libc::pid_t,
+    _stack: Vec<u128>,
+}
+
+impl Holder {
+    const STACK_BYTES: usize = 16 * 1024;
+
+    fn start() -> io::Result<Self> {
+        /// Its life.
+        extern "C" fn hold(parent: *mut libc::c_void) -> libc::c_int {
+            // SAFETY: takes numbers only. Neither call fails, so neither writes to `errno`, which is our parent's, too.
+            let orphan = unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                libc::getppid() as usize != parent.addr()
+            };
+            while !orphan {
+                // SAFETY: takes nothing; nobody returns from it but to be killed.
+                unsafe { libc::pause() };
+            }
+            0
+        }
+        let mut stack = vec![0_u128; Self::STACK_BYTES / size_of::<u128>()];
+        let flags = libc::CLONE_NEWUSER | libc::CLONE_VM | libc::SIGCHLD;
+        // Its number, not a place.
+        let me = std::ptr::without_provenance_mut(std::process::id() as usize);
+        // SAFETY: the child shares our memory but not our stack, of which it gets one of its own, aligned, that lives until
+        // the child has been waited for; it runs three system calls, which write nothing, until it is killed.
+        let child = unsafe {
+            let top = stack.as_mut_ptr().add(stack.len());
+            libc::clone(hold, top.cast(), flags, me)
+        };
+        if child < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            child,
+            _stack: stack,
+        })
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.child);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        while let Err(nix::errno::Errno::EINTR) = nix::sys::wait::waitpid(pid, None) {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        os::unix::process::ExitStatusExt as _,
+        process::Command,
+        time::{Duration, Instant},
+    };
+
+    /// Who starts a holder and is killed: this program again.
+    const KILLED: &str = "MEZZO_TEST_KILLED_WITH_A_HOLDER";
+
+    #[test]
+    fn who_holds_a_namespace_ends_with_whoever_is_killed() {
+        if std::env::var_os(KILLED).is_some() {
+            let holder = Holder::start().unwrap();
+            println!("holder {}", holder.child);
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap();
+        }
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: who_holds_a_namespace_ends_with_whoever_is_killed: needs root");
+            return;
+        }
+        let mut killed = Command::new(std::env::current_exe().unwrap());
+        killed
+            .args(["--nocapture", "who_holds_a_namespace"])
+            .env(KILLED, "1");
+        let killed = killed.output().unwrap();
+        assert_eq!(killed.status.signal(), Some(libc::SIGKILL));
+        let told = String::from_utf8(killed.stdout).unwrap();
+        let holder = told.split("holder ").nth(1).unwrap().trim();
+        let began = Instant::now();
+        let lives = || Path::new("/proc").join(holder).exists();
+        while lives() {
+            assert!(began.elapsed() < Duration::from_secs(60), "{holder} lives");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
-    const STACK_BYTES: usize = 16 * 1024;
-    let mut stack = vec![0_u128; STACK_BYTES / size_of::<u128>()];
-    let flags = libc::CLONE_NEWUSER | libc::CLONE_VM | libc::SIGCHLD;
-    // SAFETY: the child shares our memory but not our stack, of which it gets one of its own, aligned, that lives until
-    // the child has been waited for; it runs one system call, which writes nothing, until it is killed.
-    let child = unsafe {
-        let top = stack.as_mut_ptr().add(stack.len());
-        libc::clone(hold, top.cast(), flags, std::ptr::null_mut())
-    };
-    if child < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let mapped = || -> io::Result<OwnedFd> {
-        let proc = format!("/proc/{child}");
-        std::fs::write(format!("{proc}/uid_map"), map)?;
-        std::fs::write(format!("{proc}/gid_map"), map)?;
-        Ok(File::open(format!("{proc}/ns/user"))?.into())
-    };
-    let mapped = mapped();
-    let pid = nix::unistd::Pid::from_raw(child);
-    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-    while let Err(nix::errno::Errno::EINTR) = nix::sys::wait::waitpid(pid, None) {}
-    drop(stack);
-    mapped
 }
