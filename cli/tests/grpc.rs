@@ -19,6 +19,8 @@ use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
+#[path = "grpc/completion.rs"]
+mod completion;
 #[path = "grpc/figures.rs"]
 mod figures;
 #[path = "grpc/files.rs"]

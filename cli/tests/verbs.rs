@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "verbs/completion.rs"]
+mod completion;
 #[path = "verbs/pods.rs"]
 mod pods;
 
@@ -490,7 +492,7 @@ fn versions_and_completions_need_nobody() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = mezzo(&["completions", shell]);
         assert!(
-            output.status.success() && stdout(&output).contains("scheduler"),
+            output.status.success() && stdout(&output).contains("MEZZO_COMPLETE"),
             "{shell}"
         );
     }
