@@ -35,7 +35,7 @@ mod nodes;
 mod operating;
 #[path = "grpc/sharing.rs"]
 mod sharing;
-#[path = "grpc/terminal.rs"]
+#[path = "common/terminal.rs"]
 mod terminal;
 
 type Answer<T> = Result<Response<T>, Status>;

@@ -8,8 +8,12 @@
 mod common;
 #[path = "verbs/completion.rs"]
 mod completion;
+#[path = "verbs/groups.rs"]
+mod groups;
 #[path = "verbs/pods.rs"]
 mod pods;
+#[path = "common/terminal.rs"]
+mod terminal;
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -62,6 +66,13 @@ impl Scripted {
 
     fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
+    }
+
+    /// What has changed something, each with its body.
+    fn changes(&self) -> Vec<String> {
+        let mut asked = self.asked();
+        asked.retain(|one| !one.starts_with("GET "));
+        asked
     }
 }
 
