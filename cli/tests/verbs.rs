@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "verbs/apps.rs"]
+mod apps;
 mod common;
 #[path = "verbs/completion.rs"]
 mod completion;
