@@ -12,6 +12,8 @@ mod common;
 mod completion;
 #[path = "verbs/groups.rs"]
 mod groups;
+#[path = "verbs/jobs.rs"]
+mod jobs;
 #[path = "verbs/pods.rs"]
 mod pods;
 #[path = "common/terminal.rs"]
