@@ -22,15 +22,14 @@ mod wait;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::CommandFactory as _;
 use mezzo_api::credential::Credential;
 
 use crate::{
     args::{Cli, Command, OutputArg, image::ImageCommand, operating::MasterCommand},
     client::master::Master,
-    dev,
+    completion, dev,
     failure::{Failure, chain},
-    output::{Format, Output, print},
+    output::{Format, Output, print, print_bytes},
     request::Servers,
 };
 
@@ -99,7 +98,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status(_) => client(status::run(&context)),
         Command::Top(args) => client(stats::run_top(&context, &args)),
         Command::Doctor(args) => client(doctor::run(&context, &args)),
-        Command::Completions(args) => completions(args.shell),
+        Command::Completions(args) => print_bytes(&completion::script(args.shell)?),
         Command::Man(args) => manual::run(&args.dir),
         Command::Version => version(&context),
     }
@@ -114,12 +113,6 @@ fn client(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure
     let result = runtime.block_on(verb);
     runtime.shutdown_background();
     result
-}
-
-fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "mezzo", &mut script);
-    crate::output::print_bytes(&script)
 }
 
 fn version(context: &Context) -> Result<(), Failure> {

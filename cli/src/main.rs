@@ -2,13 +2,15 @@
 //!
 //! `args` (what was typed) → `request` (checked, pure) → `commands` (one file per family of verbs) → `client` (the
 //! edges) → `view` (records with stable names, pure) → `render` (text for people, pure) → `output`. `dev` supervises
-//! the three servers. `failure` has the exit codes. This crate decides nothing about clusters: it asks and shows.
+//! the three servers, `completion` answers shells at TAB, `failure` has the exit codes. This crate decides nothing about
+//! clusters: it asks and shows.
 
 #![forbid(unsafe_code)]
 
 mod args;
 mod client;
 mod commands;
+mod completion;
 mod dev;
 mod failure;
 mod output;
@@ -25,6 +27,9 @@ use clap::Parser as _;
 fn main() -> ExitCode {
     // Before everything else: the launcher must be forked from a process with one thread.
     if let Some(code) = mezzo_runtime::launcher_main_if_requested() {
+        return code;
+    }
+    if let Some(code) = completion::answer_if_asked() {
         return code;
     }
     let cli = match args::Cli::try_parse() {

@@ -101,11 +101,13 @@ pub(crate) fn say(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// One line on standard error that shows progress: overwritten on a terminal, printed on change elsewhere.
+/// Lines on standard error that show progress: overwritten on a terminal, the news of them printed on change elsewhere.
 #[derive(Debug)]
 pub(crate) struct Progress {
     terminal: bool,
     shown: String,
+    /// Lines above the one that the cursor is in.
+    above: usize,
 }
 
 impl Progress {
@@ -113,7 +115,13 @@ impl Progress {
         Self {
             terminal: io::stderr().is_terminal(),
             shown: String::new(),
+            above: 0,
         }
+    }
+
+    /// Whether there is room for more than the news.
+    pub(crate) fn is_live(&self) -> bool {
+        self.terminal
     }
 
     /// `text` is the news; `detail` changes all the time and is shown only where it can be overwritten.
@@ -123,27 +131,40 @@ impl Progress {
 
     /// The same with a line of its own for a terminal of so many columns.
     pub(crate) fn show_line(&mut self, text: &str, line: impl FnOnce(usize) -> String) {
+        self.show_lines(text, |columns, _| vec![line(columns)]);
+    }
+
+    /// The same with lines of their own for a terminal of so many columns and rows.
+    pub(crate) fn show_lines(
+        &mut self,
+        text: &str,
+        lines: impl FnOnce(usize, usize) -> Vec<String>,
+    ) {
         let mut stderr = io::stderr().lock();
         if self.terminal {
-            // A line that wraps could not be overwritten.
-            let width =
-                terminal_size::terminal_size_of(io::stderr()).map_or(80, |(width, _)| width.0);
+            let (width, height) = terminal_size::terminal_size_of(io::stderr())
+                .map_or((80, 24), |(width, height)| (width.0, height.0));
+            // A line that wraps could not be overwritten, nor one that has left the screen.
             let columns = usize::from(width.max(2)) - 1;
-            let line: String = line(columns).chars().take(columns).collect();
-            let _ = write!(stderr, "\r\x1b[K{line}");
+            let rows = usize::from(height.max(1));
+            let mut lines = lines(columns, rows);
+            lines.truncate(rows);
+            let _ = write!(stderr, "{}", repaint(self.above, &lines, columns));
             let _ = stderr.flush();
+            self.above = lines.len().saturating_sub(1);
         } else if self.shown != text {
             let _ = writeln!(stderr, "{text}");
         }
         self.shown = text.to_owned();
     }
 
-    /// Removes the line from the terminal.
+    /// Removes the lines from the terminal.
     pub(crate) fn clear(&mut self) {
         if self.terminal && !self.shown.is_empty() {
             let mut stderr = io::stderr().lock();
-            let _ = write!(stderr, "\r\x1b[K");
+            let _ = write!(stderr, "{}", repaint(self.above, &[], 0));
             let _ = stderr.flush();
+            self.above = 0;
         }
         self.shown.clear();
     }
@@ -152,5 +173,34 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+/// What replaces lines on a terminal: `above` of them stand over the one that the cursor is in.
+fn repaint(above: usize, lines: &[String], columns: usize) -> String {
+    let mut text = "\r".to_owned();
+    if above > 0 {
+        text.push_str(&format!("\x1b[{above}A"));
+    }
+    text.push_str("\x1b[J");
+    for (i, line) in lines.iter().enumerate() {
+        if i > 0 {
+            text.push('\n');
+        }
+        text.extend(line.chars().take(columns));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_painted_over_those_before_and_cut_to_the_terminal() {
+        let lines = ["abcdef".to_owned(), "gh".to_owned()];
+        assert_eq!(repaint(0, &lines, 4), "\r\x1b[Jabcd\ngh");
+        assert_eq!(repaint(3, &lines[1..], 4), "\r\x1b[3A\x1b[Jgh");
+        assert_eq!(repaint(1, &[], 0), "\r\x1b[1A\x1b[J");
     }
 }

@@ -19,6 +19,8 @@ use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
+#[path = "grpc/completion.rs"]
+mod completion;
 #[path = "grpc/figures.rs"]
 mod figures;
 #[path = "grpc/files.rs"]
@@ -33,7 +35,7 @@ mod nodes;
 mod operating;
 #[path = "grpc/sharing.rs"]
 mod sharing;
-#[path = "grpc/terminal.rs"]
+#[path = "common/terminal.rs"]
 mod terminal;
 
 type Answer<T> = Result<Response<T>, Status>;

@@ -5,9 +5,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "verbs/apps.rs"]
+mod apps;
 mod common;
+#[path = "verbs/completion.rs"]
+mod completion;
+#[path = "verbs/groups.rs"]
+mod groups;
+#[path = "verbs/jobs.rs"]
+mod jobs;
 #[path = "verbs/pods.rs"]
 mod pods;
+#[path = "common/terminal.rs"]
+mod terminal;
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -60,6 +70,13 @@ impl Scripted {
 
     fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
+    }
+
+    /// What has changed something, each with its body.
+    fn changes(&self) -> Vec<String> {
+        let mut asked = self.asked();
+        asked.retain(|one| !one.starts_with("GET "));
+        asked
     }
 }
 
@@ -490,7 +507,7 @@ fn versions_and_completions_need_nobody() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = mezzo(&["completions", shell]);
         assert!(
-            output.status.success() && stdout(&output).contains("scheduler"),
+            output.status.success() && stdout(&output).contains("MEZZO_COMPLETE"),
             "{shell}"
         );
     }

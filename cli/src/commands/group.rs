@@ -263,7 +263,8 @@ async fn change(
         return context.output.done(&answer, &format!("{id}: {verb}"));
     }
     if let Some(deployment) = wait::deployment_id(&answer) {
-        wait::until_over(scheduler, id.as_str(), &deployment, timeout).await?;
+        let group = format!("/v2/groups{}", below(id));
+        wait::until_over(scheduler, id.as_str(), &group, &deployment, timeout).await?;
     }
     context.output.done(&answer, &format!("{id}: done"))
 }

@@ -1,6 +1,6 @@
 //! `--wait`: looks again and again until a change of an app is complete, and shows how far it is.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -21,6 +21,10 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(200);
 /// A scheduler that is being restarted is waited for this long.
 const AWAY: Duration = Duration::from_secs(30);
+/// Between two looks at the apps of a deployment: all that a group has is much to send.
+const BARS_EVERY: Duration = Duration::from_secs(1);
+/// Lines for the apps of a deployment, the one that counts the rest among them.
+const MOST_BARS: usize = 11;
 
 /// The deployment that an answer tells of.
 pub(crate) fn deployment_id(answer: &Value) -> Option<String> {
@@ -99,16 +103,18 @@ fn taken_back(id: &str, app: &Value) -> Option<Failure> {
     )))
 }
 
-/// Until a deployment of several apps is over.
+/// Until a deployment of several apps is over. `group`: the path at which these are found, for a bar of each on a terminal.
 pub(crate) async fn until_over(
     scheduler: &Scheduler,
     what: &str,
+    group: &str,
     deployment: &str,
     timeout: Duration,
 ) -> Result<(), Failure> {
     let start = Instant::now();
     let mut progress = Progress::new();
     let mut heard = start;
+    let (mut apps, mut looked) = (Vec::new(), None);
     loop {
         let answer = match scheduler.get("/v2/deployments").await {
             Ok(answer) => answer,
@@ -138,10 +144,17 @@ pub(crate) async fn until_over(
         let detail = format!(" ({} s): {waits_for}", start.elapsed().as_secs());
         let over = step("currentStep").saturating_sub(1).saturating_mul(100);
         let percent = over.checked_div(step("totalSteps")).unwrap_or(0);
-        progress.show_line(&text, |columns| {
+        if progress.is_live() && looked.is_none_or(|at: Instant| at.elapsed() >= BARS_EVERY) {
+            apps = affected(scheduler, group, ours).await;
+            looked = Some(Instant::now());
+        }
+        progress.show_lines(&text, |columns, rows| {
             // The reasons behind the bar need room, too.
             let bar = render::transfer::barred(&text, percent, "", columns.min(text.len() + 29));
-            format!("{}{detail}", bar.trim_end())
+            let room = MOST_BARS.min(rows.saturating_sub(2));
+            let mut lines = vec![format!("{}{detail}", bar.trim_end())];
+            lines.extend(render::app::bars(&apps, columns, room));
+            lines
         });
         if start.elapsed() >= timeout {
             progress.clear();
@@ -152,6 +165,27 @@ pub(crate) async fn until_over(
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// The apps of a group that a deployment is about, as they stand. One alone needs no line beside the deployment's.
+async fn affected(scheduler: &Scheduler, group: &str, deployment: &Value) -> Vec<App> {
+    let named: BTreeSet<&str> = app::raw_list(deployment, "affectedApps")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    if named.len() < 2 {
+        return Vec::new();
+    }
+    // Bars are an addition: without them the steps are told.
+    let answer = scheduler.get(group).await.unwrap_or_default();
+    let mut apps: Vec<App> = Vec::new();
+    let mut groups = vec![&answer];
+    while let Some(group) = groups.pop() {
+        apps.extend(app::list::<App>(group, "apps"));
+        groups.extend(app::raw_list(group, "groups"));
+    }
+    apps.retain(|app| named.contains(app.id.as_str()));
+    apps
 }
 
 /// Until the scheduler does not know the app any more and its last task has ended.

@@ -272,6 +272,26 @@ pub(crate) fn live(app: &App, detail: &str, columns: usize) -> String {
     format!("{}{detail}", barred(&app.id, percent, &facts, columns))
 }
 
+/// A line with a bar for each of several apps, in `room` lines at most: where there are more, those that are not done come
+/// first, and the last line says how many are not shown.
+pub(crate) fn bars(apps: &[App], columns: usize, room: usize) -> Vec<String> {
+    let mut apps: Vec<&App> = apps.iter().collect();
+    apps.sort_by(|a, b| a.id.cmp(&b.id));
+    let n_shown = match apps.len() > room {
+        true => {
+            apps.sort_by_key(|app| app.is_settled());
+            room.saturating_sub(1)
+        }
+        false => apps.len(),
+    };
+    let (shown, rest) = apps.split_at(n_shown);
+    let lines = shown
+        .iter()
+        .map(|app| live(app, "", columns.saturating_sub(2)));
+    let more = (!rest.is_empty() && room > 0).then(|| format!("and {} more", rest.len()));
+    lines.chain(more).map(|line| format!("  {line}")).collect()
+}
+
 fn standing(app: &App) -> String {
     let mut text = format!("{} of {} running", app.tasks_running, app.instances);
     if app.tasks_staged > 0 {
@@ -382,5 +402,23 @@ mod tests {
             live(&app, " (5 s)", 40),
             "/a 12 of 20 running, 3 starting (5 s)"
         );
+    }
+
+    #[test]
+    fn many_apps_have_bars_for_those_that_are_not_done_first() {
+        let apps = apps();
+        insta::assert_snapshot!(bars(&apps, 60, 5).join("\n"), @r"
+          /bad [-------------] 0 of 1 running; last failure: failed
+          /big [------------------------] 0 of 1 running
+          /off [########################] 0 of 0 running
+          /sleep [########################] 20 of 20 running
+          /web [#######-----------------] 2 of 3 running, 1 healthy
+        ");
+        insta::assert_snapshot!(bars(&apps, 60, 3).join("\n"), @r"
+          /bad [-------------] 0 of 1 running; last failure: failed
+          /big [------------------------] 0 of 1 running
+          and 3 more
+        ");
+        assert!(bars(&apps, 60, 0).is_empty() && bars(&[], 60, 3).is_empty());
     }
 }

@@ -95,7 +95,15 @@ impl OperatorService for Scripted {
         &self,
         _: Request<proto::ListRolesRequest>,
     ) -> Answer<proto::ListRolesResponse> {
-        Ok(Response::new(proto::ListRolesResponse::default()))
+        let role = |name: &str| proto::Role {
+            name: name.into(),
+            weight_millis: 1000,
+            ..Default::default()
+        };
+        Ok(Response::new(proto::ListRolesResponse {
+            roles: ["*", "eng", "eng/web"].map(role).into(),
+            ..Default::default()
+        }))
     }
 
     async fn update_weights(
@@ -235,6 +243,18 @@ impl OperatorService for Scripted {
         request: Request<proto::ListVolumesRequest>,
     ) -> Answer<proto::ListVolumesResponse> {
         self.note(request.into_inner());
-        Ok(Response::new(proto::ListVolumesResponse::default()))
+        let volume = proto::PersistentVolume {
+            volume_id: "orders".into(),
+            ..Default::default()
+        };
+        Ok(Response::new(proto::ListVolumesResponse {
+            volumes: vec![proto::VolumeOnAgent {
+                agent_id: "agent-1".into(),
+                hostname: "n1".into(),
+                volume: Some(volume),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }))
     }
 }

@@ -144,3 +144,45 @@ fn a_pod_that_is_gone_is_waited_for_until_its_containers_have_ended() {
         stderr(&output)
     );
 }
+
+#[test]
+fn pods_are_listed_shown_and_scaled_with_all_that_they_have() {
+    let server = Scripted::start(&[
+        (
+            "GET",
+            "/v2/pods/::status",
+            200,
+            r#"[{"id":"/shop","status":"STABLE","spec":{"version":"v1","containers":[{}],"scaling":{"instances":1}},
+                "instances":[{"id":"shop.instance-1","status":"STABLE"}]}]"#,
+        ),
+        (
+            "GET",
+            "/v2/pods/shop",
+            200,
+            r#"{"id":"/shop","containers":[{"name":"web"}],"scaling":{"kind":"fixed","instances":1}}"#,
+        ),
+        ("PUT", "/v2/pods/shop", 200, r#"{"id":"/shop"}"#),
+    ]);
+    assert_eq!(
+        stdout(&server.mezzo(&["pod", "list"])),
+        "POD    STABLE  STATE   CONTAINERS  VERSION\n/shop     1/1  stable           1  v1\n"
+    );
+    let shown = server.mezzo(&["pod", "show", "shop"]);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["scaling"]["instances"], 1);
+    let output = server.mezzo(&["pod", "scale", "shop", "3", "--force"]);
+    assert_eq!(
+        stdout(&output),
+        "/shop: scaling to 3 instances\n",
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(
+        server.changes(),
+        [
+            "PUT /v2/pods/shop?force=true\n{\"containers\":[{\"name\":\"web\"}],\"id\":\"/shop\",\"scaling\":{\"instances\":3,\"kind\":\"fixed\"}}"
+        ]
+    );
+    let output = server.mezzo(&["pod", "scale", "no", "3"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+}

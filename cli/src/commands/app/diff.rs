@@ -1,7 +1,8 @@
 //! `mezzo app diff`: what a file or a version would change about an app, field by field.
 //!
 //! Both sides are read as the scheduler reads them and written out again, so that a default that one side spells out is no
-//! difference, and what only the server says (tasks, counts, versions) is on neither.
+//! difference, and what only the server says (tasks, counts, versions) is on neither. What a file changes is reckoned as for
+//! `--plan`, in `plan.rs`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::super::Context;
-use super::{check_changes, get, read_file};
+use super::{check_changes, get, plan, read_file};
 use crate::{
     args::app::DiffArgs,
     client::scheduler::Scheduler,
@@ -23,11 +24,12 @@ pub(super) async fn run(
     scheduler: &Scheduler,
     args: &DiffArgs,
 ) -> Result<(), Failure> {
-    let (before, after) = if let Some(version) = &args.version {
+    let changes = if let Some(version) = &args.version {
         let id = request::app_id(&args.target)?;
         let present = definition(&get(scheduler, &id).await?)?;
         let path = format!("/v2/apps{id}/versions/{}", clean(version));
-        (present, definition(&scheduler.get(&path).await?)?)
+        let version = definition(&scheduler.get(&path).await?)?;
+        changes(Some(&present), Some(&version))
     } else {
         let file = Path::new(&args.target);
         let body = read_file(file)?;
@@ -37,13 +39,9 @@ pub(super) async fn run(
             id.ok_or_else(|| Failure::usage(format!("{name}: /id: the app's id is missing")))?;
         let id = request::app_id(id)?;
         check_changes(&name, &id, &body)?;
-        let present = definition(&get(scheduler, &id).await?)?;
-        // As an update does it: what the file does not name stays.
-        let merged = mezzo_scheduler::app::merge(&present, &body);
-        let merged = definition(&merged)?;
-        (present, merged)
+        // What the file does not name stays.
+        plan::of_update(&get(scheduler, &id).await?, &body)?
     };
-    let changes = changes(Some(&before), Some(&after));
     context
         .output
         .emit(&as_json(&changes), |style| show(&changes, style))
@@ -164,5 +162,53 @@ mod tests {
             show(&changes(Some(&app), Some(&app)), Style { colour: false }),
             "nothing would change\n"
         );
+    }
+
+    /// An update with one field, of everything that an app has.
+    #[test]
+    fn a_field_that_alone_differs_is_shown() {
+        let present = json!({"id": "/dev/a", "container": {"docker": {"image": "x:1"}}, "role": "*", "acceptedResourceRoles": ["*"],
+            "version": "v", "tasksRunning": 3, "portDefinitions": [{"port": 10001}], "requirePorts": false});
+        let check = json!({"protocol": "TCP", "portIndex": 0});
+        let readiness = json!({"protocol": "HTTP", "path": "/", "portName": "http"});
+        let fields = json!({
+            "cmd": "sleep 1", "args": ["1"], "cpus": 2, "mem": 64, "disk": 10, "gpus": 1, "instances": 3,
+            "container": {"docker": {"image": "x:2"}}, "env": {"A": "1"}, "labels": {"a": "b"},
+            "portDefinitions": [{"port": 10002}], "networks": [{"mode": "container/bridge"}], "requirePorts": true,
+            "healthChecks": [check], "readinessChecks": [readiness], "upgradeStrategy": {"minimumHealthCapacity": 0.5},
+            "backoffSeconds": 2, "backoffFactor": 2, "maxLaunchDelaySeconds": 10, "taskKillGracePeriodSeconds": 7,
+            "killSelection": "OLDEST_FIRST", "user": "nobody", "unreachableStrategy": "disabled",
+            "constraints": [["hostname", "UNIQUE"]], "placement": "bestFit", "dependencies": ["/dev/b"],
+            "resourceLimits": {"cpus": 4}, "revocable": true, "role": "dev", "secrets": {"s": {"source": "s"}},
+            "fetch": [{"uri": "http://h/f"}],
+        });
+        for (name, value) in fields.as_object().expect("fields") {
+            let mut present = present.clone();
+            match name.as_str() {
+                "readinessChecks" => {
+                    present["portDefinitions"] = json!([{"port": 10001, "name": "http"}]);
+                }
+                "revocable" => present["portDefinitions"] = json!([]),
+                _ => {}
+            }
+            let changes = plan::of_update(&present, &json!({name: value}));
+            let changes = changes.unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
+            let top = format!("/{name}");
+            assert!(
+                changes.keys().any(|path| path.starts_with(&top)),
+                "{name}: {changes:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_app_may_leave_its_role_and_what_was_reserved_for_it() {
+        for (was, accepted) in [("*", json!(["*"])), ("dev", json!(["*", "dev"]))] {
+            let present = json!({"id": "/ops/a", "container": {"docker": {"image": "x:1"}}, "role": was,
+                "acceptedResourceRoles": accepted});
+            let changes = plan::of_update(&present, &json!({"role": "ops"})).expect("an app");
+            let both = (Some(json!(was)), Some(json!("ops")));
+            assert_eq!(changes.get("/role"), Some(&both), "{changes:?}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The program on a terminal of its own, as a person has one.
 
+#![allow(dead_code, reason = "each test program uses its own part of this")]
+
 use std::{
     fs::File,
     io::{Read as _, Write as _},
