@@ -120,6 +120,7 @@ cases![
     a_second_agent_on_the_same_folder_is_refused,
     the_agent_can_leave_with_its_tasks,
     health_is_checked_by_command_and_port,
+    the_first_of_several_health_checks_that_gives_up_kills_the_task,
     a_silent_master_is_left_and_found_again,
     kills_of_the_agent_in_the_middle_of_launches_run_nothing_twice,
     limits_reach_the_container_or_are_refused_by_name,
@@ -537,35 +538,40 @@ async fn a_second_agent_on_the_same_folder_is_refused(bench: &mut Bench) {
     );
 }
 
-async fn health_is_checked_by_command_and_port(bench: &mut Bench) {
-    bench.start(1).await;
-    let check = proto::HealthCheck {
+/// Passes at once, and always.
+fn command_check() -> proto::HealthCheck {
+    proto::HealthCheck {
         kind: proto::CheckKind::Command.into(),
         command: vec!["/bin/probe".into(), "exit".into(), "0".into()],
         interval_ms: 200,
         timeout_ms: 5_000,
         max_consecutive_failures: 2,
         ..proto::HealthCheck::default()
-    };
+    }
+}
+
+/// Asks a port that nobody listens on.
+fn port_check() -> proto::HealthCheck {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    proto::HealthCheck {
+        kind: proto::CheckKind::Tcp.into(),
+        port: u32::from(listener.local_addr().unwrap().port()),
+        command: vec![],
+        ..command_check()
+    }
+}
+
+async fn health_is_checked_by_command_and_port(bench: &mut Bench) {
+    bench.start(1).await;
     bench
         .launch(proto::TaskInfo {
-            health_check: Some(check.clone()),
+            health_checks: vec![command_check()],
             ..task("well", &["sleep"])
         })
         .await;
-    let closed = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        u32::from(listener.local_addr().unwrap().port())
-    };
-    let check = proto::HealthCheck {
-        kind: proto::CheckKind::Tcp.into(),
-        port: closed,
-        command: vec![],
-        ..check
-    };
     bench
         .launch(proto::TaskInfo {
-            health_check: Some(check),
+            health_checks: vec![port_check()],
             ..task("ill", &["sleep"])
         })
         .await;
@@ -591,6 +597,30 @@ async fn health_is_checked_by_command_and_port(bench: &mut Bench) {
             .iter()
             .any(|s| matches!(s.state(), TaskDropped | TaskGone))
     );
+}
+
+async fn the_first_of_several_health_checks_that_gives_up_kills_the_task(bench: &mut Bench) {
+    bench.start(1).await;
+    let closed = port_check();
+    let name = format!("health_checks[1] (TCP on port {}): 2 in a row", closed.port);
+    bench
+        .launch(proto::TaskInfo {
+            health_checks: vec![command_check(), closed],
+            ..task("half-well", &["sleep"])
+        })
+        .await;
+    let end = bench.master.end("half-well").await;
+    assert_eq!(
+        (end.state(), reason(&end)),
+        (TaskFailed, Reason::HealthCheckStatusUpdated),
+        "{}",
+        end.message
+    );
+    assert!(end.message.contains(&name), "{}", end.message);
+    assert_eq!(end.health_results[1].healthy, Some(false));
+    let statuses = bench.master.statuses();
+    let mut words = statuses.iter().filter(|s| s.task_id == "half-well");
+    assert!(words.all(|status| status.healthy != Some(true)));
 }
 
 async fn a_silent_master_is_left_and_found_again(bench: &mut Bench) {

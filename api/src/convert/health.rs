@@ -1,4 +1,4 @@
-//! Health checks.
+//! Health checks, and what they say.
 
 use std::time::Duration;
 
@@ -90,4 +90,12 @@ impl From<HealthCheck> for proto::HealthCheck {
             ipv6: check.ipv6,
         }
     }
+}
+
+/// What each check says.
+pub(super) fn results(words: &[Option<bool>]) -> Vec<proto::HealthResult> {
+    words
+        .iter()
+        .map(|word| proto::HealthResult { healthy: *word })
+        .collect()
 }

@@ -8,9 +8,9 @@ use super::{
 };
 use crate::{
     model::{
-        ContainerInfo, EnvVar, FetchUri, MOST_FETCHED, MOST_POOLS, MOST_VOLUMES, PersistentVolume,
-        Pool, Pools, ProfileName, Resources, Scalar, SecretEnv, SecretSource, Task, TaskInfo,
-        TaskLimits, Volume, VolumeId, VolumeSource,
+        ContainerInfo, EnvVar, FetchUri, MOST_FETCHED, MOST_HEALTH_CHECKS, MOST_POOLS,
+        MOST_VOLUMES, PersistentVolume, Pool, Pools, ProfileName, Resources, Scalar, SecretEnv,
+        SecretSource, Task, TaskInfo, TaskLimits, Volume, VolumeId, VolumeSource,
     },
     proto,
 };
@@ -355,9 +355,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
             None => problems.take("container", Err(Invalid::new("", "is missing"))),
             Some(container) => problems.take("container", container.try_into()),
         };
-        let health_check = info
-            .health_check
-            .and_then(|check| problems.take("health_check", check.try_into()));
+        let health_checks = problems.list("health_checks", info.health_checks, MOST_HEALTH_CHECKS);
         let readiness_check = info
             .readiness_check
             .and_then(|check| problems.take("readiness_check", check.try_into()));
@@ -408,7 +406,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 pids_limit: info.pids_limit,
                 container: container?,
                 kill_grace: info.kill_grace_ms.map(Duration::from_millis),
-                health_check,
+                health_checks,
                 max_completion: info.max_completion_ms.map(Duration::from_millis),
                 labels: info.labels.into_iter().collect(),
                 data: info.data,
@@ -437,7 +435,7 @@ impl From<TaskInfo> for proto::TaskInfo {
             pids_limit: info.pids_limit,
             container: Some(info.container.into()),
             kill_grace_ms: info.kill_grace.map(millis),
-            health_check: info.health_check.map(Into::into),
+            health_checks: info.health_checks.into_iter().map(Into::into).collect(),
             max_completion_ms: info.max_completion.map(millis),
             labels: info.labels.into_iter().collect(),
             data: info.data,
@@ -518,10 +516,10 @@ mod tests {
                 pull_secret: "../x".into(),
                 ..Default::default()
             }),
-            health_check: Some(proto::HealthCheck {
+            health_checks: vec![proto::HealthCheck {
                 port: 70_000,
                 ..Default::default()
-            }),
+            }],
             ..Default::default()
         })
         .unwrap_err();
@@ -537,12 +535,49 @@ mod tests {
                 "container.volumes[0].container_path",
                 "container.volumes[0].source",
                 "container.pull_secret",
-                "health_check.kind",
-                "health_check.interval_ms",
-                "health_check.timeout_ms",
-                "health_check.port",
+                "health_checks[0].kind",
+                "health_checks[0].interval_ms",
+                "health_checks[0].timeout_ms",
+                "health_checks[0].port",
             ],
             "{error}"
+        );
+    }
+
+    #[test]
+    fn a_task_has_so_many_health_checks_and_no_more() {
+        let check = proto::HealthCheck {
+            kind: proto::CheckKind::Tcp.into(),
+            port: 80,
+            interval_ms: 1,
+            timeout_ms: 1,
+            ..Default::default()
+        };
+        let with = |n: usize| proto::TaskInfo {
+            task_id: "t".into(),
+            agent_id: "a".into(),
+            container: Some(proto::ContainerInfo {
+                image: "sleep:1".into(),
+                ..Default::default()
+            }),
+            health_checks: (1..=n)
+                .map(|port| proto::HealthCheck {
+                    port: u32::try_from(port).unwrap(),
+                    ..check.clone()
+                })
+                .collect(),
+            ..Default::default()
+        };
+        let most = with(MOST_HEALTH_CHECKS);
+        let read = TaskInfo::try_from(most.clone()).unwrap();
+        assert_eq!(
+            proto::TaskInfo::from(read).health_checks,
+            most.health_checks
+        );
+        let error = TaskInfo::try_from(with(MOST_HEALTH_CHECKS + 1)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "health_checks: has 17 entries; at most 16 are allowed"
         );
     }
 

@@ -33,7 +33,7 @@ pub use framework::{
     AttributeConstraint, Capability, FrameworkInfo, OfferFilter, Predicate, Selector,
 };
 pub use group::{GroupPolicy, SharedVolume, TaskGroup};
-pub use health::{CheckKind, HealthCheck};
+pub use health::{CheckKind, HealthCheck, MOST_HEALTH_CHECKS, health_of_all};
 pub use ids::{
     AgentId, FrameworkId, GroupId, InvalidId, OfferId, OperationId, ProfileName, RoleName,
     SecretSource, StreamId, TaskId, UpdateId, VolumeId, WindowName,

@@ -10,6 +10,7 @@ use super::{
     AgentId, Capabilities, FetchUri, FrameworkId, HealthCheck, NetworkMode, PersistentVolume, Pool,
     Pools, PortMapping, ProfileName, ReadinessCheck, ReadinessStatus, Resources, RoleName, Scalar,
     SecretSource, TaskGroup, TaskId, TaskLimits, Undivided, UpdateId, Usage, VolumeId,
+    health::one_or_several,
 };
 
 /// An environment variable.
@@ -135,8 +136,14 @@ pub struct TaskInfo {
     pub container: ContainerInfo,
     /// Between SIGTERM and SIGKILL.
     pub kill_grace: Option<Duration>,
-    /// Whether it works.
-    pub health_check: Option<HealthCheck>,
+    /// Whether it works: each is asked by itself.
+    #[serde(
+        default,
+        alias = "health_check",
+        deserialize_with = "one_or_several",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub health_checks: Vec<HealthCheck>,
     /// Failed and killed after this long.
     pub max_completion: Option<Duration>,
     /// Opaque to mezzo.
@@ -453,8 +460,12 @@ pub struct TaskStatus {
     pub timestamp_ms: u64,
     /// To acknowledge; `None` on the master's own.
     pub update_id: Option<UpdateId>,
-    /// `None` without a health check, or before its first result.
+    /// What its health checks say together ([`health_of_all`](super::health_of_all)); `None` without any, too.
     pub healthy: Option<bool>,
+    /// What each of them says, in their order; `None` before its first result. Empty without any, and from those who
+    /// know only the sum.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health_results: Vec<Option<bool>>,
     /// Once there is a container.
     pub container: Option<ContainerStatus>,
     /// Once it has ended.
