@@ -575,11 +575,11 @@ impl Actor {
                     Done::Nothing
                 });
             }
-            Effect::StartHealth(container, check) => {
+            Effect::StartHealth(container, number, check) => {
                 let token = self.health.entry(container.clone()).or_default().clone();
                 let (runtime, feedback) = (Arc::clone(&self.runtime), self.feedback.clone());
                 self.jobs.spawn(async move {
-                    let checks = health::run(&runtime, &container, &check, &feedback);
+                    let checks = health::run(&runtime, &container, number, &check, &feedback);
                     tokio::select! { () = token.cancelled() => {} () = checks => {} }
                     Done::Nothing
                 });

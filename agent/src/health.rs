@@ -1,7 +1,7 @@
-//! Health checks of one task, run beside it: [`tracker`] decides what results mean (pure), [`probe`] asks.
+//! Health checks of tasks, run beside them: [`tracker`] decides what results mean (pure), [`probe`] asks.
 //!
-//! One task per checked container, started and stopped by `actor`. Only changes are reported. [`readiness`] asks whether
-//! a task that has just started is ready for its work, until it is.
+//! One Tokio task per check, started and stopped by `actor`; what the checks of a task say together is for the core. Only
+//! changes are reported. [`readiness`] asks whether a task that has just started is ready for its work, until it is.
 
 mod probe;
 pub(crate) mod readiness;
@@ -18,10 +18,11 @@ use crate::{
     task::event::Event,
 };
 
-/// Checks until the caller gives it up or the task is to be killed.
+/// Asks until the caller gives it up or the task is to be killed. `number`: which of the task's checks it is.
 pub(crate) async fn run(
     runtime: &Arc<dyn Runtime>,
     container: &ContainerId,
+    number: usize,
     check: &HealthCheck,
     feedback: &mpsc::Sender<Event>,
 ) {
@@ -43,11 +44,11 @@ pub(crate) async fn run(
             Err(_) => Err(format!("no answer within {} ms", check.timeout.as_millis())),
         };
         if let Err(problem) = &result {
-            tracing::debug!(%container, problem, "health check failed");
+            tracing::debug!(%container, number, problem, "health check failed");
         }
         if let Some(verdict) = tracker.result(started.elapsed(), result)
             && feedback
-                .send(Event::Health(container.clone(), verdict))
+                .send(Event::Health(container.clone(), number, verdict))
                 .await
                 .is_err()
         {

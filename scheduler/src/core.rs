@@ -12,6 +12,7 @@
 mod books;
 pub mod command;
 pub mod groups;
+pub mod health;
 mod interest;
 mod jobs;
 mod launch;

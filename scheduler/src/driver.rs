@@ -305,6 +305,7 @@ impl Driver {
                         timestamp_ms: now_ms(),
                         update_id: None,
                         healthy: None,
+                        health_results: Vec::new(),
                         container: None,
                         readiness: None,
                         exit: None,

@@ -83,10 +83,11 @@ pub fn task_info(
             fetch: app.fetch.clone(),
         },
         kill_grace: app.kill_grace_ms.map(Duration::from_millis),
-        health_check: app
-            .health_check
-            .as_ref()
-            .map(|check| health_check(check, ports, app.health_patience_ms().is_some())),
+        health_checks: app
+            .health_checks
+            .iter()
+            .map(|check| health_check(check, ports, app.patience_ms(check).is_some()))
+            .collect(),
         max_completion: None,
         labels: app.labels.clone(),
         data: Vec::new(),

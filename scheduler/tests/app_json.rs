@@ -254,7 +254,8 @@ fn secrets_are_files_and_variables_by_the_names_of_the_app() {
 fn health_checks_keep_their_family() {
     let check = |value: Value| {
         let app = accepted(&with(json!({"healthChecks": [value]})));
-        app.health_check.expect("a check")
+        let mut checks = app.health_checks.into_iter();
+        checks.next().expect("a check")
     };
     let marathon = check(json!({"protocol": "HTTP", "port": 8080}));
     assert_eq!(
@@ -267,6 +268,40 @@ fn health_checks_keep_their_family() {
     assert_eq!(
         (mesos.grace_period_ms, mesos.interval_ms, mesos.timeout_ms),
         (300_000, 60_000, 20_000)
+    );
+}
+
+#[test]
+fn an_app_has_several_health_checks_each_with_its_own_fields() {
+    let checks = json!([
+        {"protocol": "HTTP", "path": "/live", "portIndex": 0, "intervalSeconds": 5, "maxConsecutiveFailures": 2},
+        {"protocol": "MESOS_TCP", "portIndex": 0, "gracePeriodSeconds": 1, "timeoutSeconds": 3},
+        {"protocol": "COMMAND", "command": {"value": "test -e /ok"}, "delaySeconds": 7},
+    ]);
+    let app = accepted(&with(json!({"healthChecks": checks})));
+    let written = app.to_json();
+    let wanted = checks.as_array().expect("a list");
+    assert_eq!(written["healthChecks"].as_array().map(Vec::len), Some(3));
+    for (i, check) in wanted.iter().enumerate() {
+        for (field, value) in check.as_object().expect("an object") {
+            assert_eq!(written["healthChecks"][i][field], *value, "{i} {field}");
+        }
+    }
+    assert_eq!(accepted(&written), app, "what was got can be put");
+    let patience: Vec<_> = app
+        .health_checks
+        .iter()
+        .map(|one| app.patience_ms(one))
+        .collect();
+    assert_eq!(patience, [Some(5_000), Some(120_000), Some(120_000)]);
+    assert_eq!(app.most_patience_ms(), Some(120_000));
+    // Each is read by itself, and named by its place.
+    assert_eq!(
+        refused(json!({"healthChecks": [{"protocol": "TCP"}, {"protocol": "COMMAND"}]})),
+        (
+            ProblemKind::Value,
+            vec!["/healthChecks(1)/command".to_owned()]
+        )
     );
 }
 
@@ -325,9 +360,9 @@ fn what_is_not_supported_says_so() {
             "not supported yet",
         ),
         (
-            json!({"healthChecks": [tcp, tcp]}),
-            "/healthChecks(1)",
-            "not supported yet: more than one health check",
+            json!({"healthChecks": vec![tcp; 17]}),
+            "/healthChecks",
+            "has 17 entries; at most 16 are allowed",
         ),
         (
             json!({"networks": [bridge, bridge]}),
@@ -519,7 +554,11 @@ proptest! {
         match shape {
             0 => app["cmd"] = json!("sleep 1"),
             1 => app["args"] = json!(["a", "b"]),
-            2 => app["healthChecks"] = json!([{"protocol": "COMMAND", "command": {"value": "true"}}]),
+            2 => {
+                let command = json!({"protocol": "COMMAND", "command": {"value": "true"}});
+                let port = json!({"protocol": "TCP", "port": 80, "delaySeconds": number(backoff)});
+                app["healthChecks"] = json!([command, port, command]);
+            }
             _ => app["resourceLimits"] = json!({"cpus": "unlimited"}),
         }
         let first = accepted(&app);

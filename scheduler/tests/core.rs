@@ -4,6 +4,8 @@
 mod drain;
 #[path = "core/groups.rs"]
 mod groups;
+#[path = "core/health.rs"]
+mod health;
 #[path = "core/lives.rs"]
 mod lives;
 #[path = "core/pains.rs"]
@@ -145,6 +147,7 @@ impl Bench {
             timestamp_ms: self.now,
             update_id: Some("u-1".parse().expect("valid")),
             healthy: None,
+            health_results: Vec::new(),
             container: None,
             readiness: None,
             exit: None,

@@ -3,6 +3,8 @@
 #[expect(dead_code, reason = "tests of apps use more of it")]
 mod common;
 
+use std::time::Duration;
+
 use common::Scheduler;
 use common::master::Master;
 use mezzo_api::proto::TaskState;
@@ -313,5 +315,99 @@ async fn a_run_waits_for_a_machine_that_its_constraints_allow_and_says_so() {
         .request("POST", "/v1/jobs/content/run", None)
         .await;
     run_is(&scheduler, "content", "running").await;
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn a_failure_that_is_soft_starts_what_comes_after_and_any_other_does_not() {
+    let running = Master::start(NODE).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let scheduler = Scheduler::start(directory.path(), running.address).await;
+    for (parent, child, soft) in [("hard", "not", false), ("soft", "then", true)] {
+        let mut first = job(parent);
+        first["container"] = json!({"image": "fail:1"});
+        first["retries"] = json!(0);
+        first["softError"] = json!(soft);
+        let mut second = job(child);
+        second["parents"] = json!([parent]);
+        for body in [first, second] {
+            let made = scheduler.request("POST", "/v1/jobs", Some(body)).await;
+            assert_eq!(made.status, 201, "{}", made.text);
+        }
+        let shown = scheduler.get(&format!("/v1/jobs/{parent}")).await;
+        assert_eq!(shown["softError"], soft);
+        let path = format!("/v1/jobs/{parent}/run");
+        scheduler.request("POST", &path, None).await;
+        run_is(&scheduler, parent, "failed").await;
+    }
+    let child = run_is(&scheduler, "then", "running").await;
+    assert_eq!(child["cause"], "parents");
+    assert_eq!(
+        scheduler.get("/v1/jobs/not/runs").await["runs"],
+        json!([]),
+        "its parent failed before"
+    );
+    let soft = scheduler.get("/v1/jobs/soft").await;
+    assert_eq!(soft["errorCount"], 1, "a failure all the same");
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn runs_of_high_priority_are_placed_before_those_that_wait_longer() {
+    let running = Master::start(NODE).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let scheduler = Scheduler::start(directory.path(), running.address).await;
+    for (name, is_high) in [("busy", false), ("plain", false), ("urgent", true)] {
+        let mut body = job(name);
+        body["cpus"] = json!(4);
+        body["highPriority"] = json!(is_high);
+        scheduler.request("POST", "/v1/jobs", Some(body)).await;
+        let path = format!("/v1/jobs/{name}/run");
+        let run = scheduler.request("POST", &path, None).await;
+        assert_eq!(run.status, 201, "{}", run.text);
+        let state = if name == "busy" { "running" } else { "waiting" };
+        run_is(&scheduler, name, state).await;
+    }
+    let busy = running.master.world().live().remove(0);
+    running.master.end(&busy, TaskState::TaskFinished, "");
+    run_is(&scheduler, "urgent", "running").await;
+    run_is(&scheduler, "plain", "waiting").await;
+    let urgent = running.master.world().live().remove(0);
+    running.master.end(&urgent, TaskState::TaskFinished, "");
+    run_is(&scheduler, "plain", "running").await;
+    scheduler.stop().await;
+}
+
+#[tokio::test]
+async fn the_agent_ends_a_run_that_takes_too_long_and_it_has_failed() {
+    let running = Master::start(NODE).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let scheduler = Scheduler::start(directory.path(), running.address).await;
+    let mut body = job("long");
+    body["maxCompletionTime"] = json!(90);
+    body["retries"] = json!(0);
+    scheduler.request("POST", "/v1/jobs", Some(body)).await;
+    scheduler.request("POST", "/v1/jobs/long/run", None).await;
+    run_is(&scheduler, "long", "running").await;
+    let task = running.master.world().live().remove(0);
+    let (info, _) = running.master.world().tasks[&task].clone();
+    assert_eq!(info.max_completion, Some(Duration::from_secs(90)));
+    running.master.end_for(
+        &task,
+        TaskState::TaskFailed,
+        "it ran longer than 90 s",
+        mezzo_api::proto::Reason::MaxCompletionTimeReached,
+    );
+    let run = run_is(&scheduler, "long", "failed").await;
+    assert_eq!(run["attempts"][0]["message"], "it ran longer than 90 s");
+
+    scheduler
+        .request("POST", "/v1/jobs", Some(job("any")))
+        .await;
+    scheduler.request("POST", "/v1/jobs/any/run", None).await;
+    run_is(&scheduler, "any", "running").await;
+    let task = running.master.world().live().remove(0);
+    let (info, _) = running.master.world().tasks[&task].clone();
+    assert_eq!(info.max_completion, None, "0 is as long as it takes");
     scheduler.stop().await;
 }

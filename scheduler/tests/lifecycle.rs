@@ -449,15 +449,17 @@ async fn an_update_to_a_sick_version_keeps_the_healthy_one() {
     let directory = tempfile::tempdir().expect("a directory");
     let scheduler = Scheduler::start(directory.path(), running.address).await;
     let mut app = sleep_app();
-    app["healthChecks"] = json!([{"protocol": "TCP", "portIndex": 0}]);
+    app["healthChecks"] = json!([
+        {"protocol": "TCP", "portIndex": 0},
+        {"protocol": "COMMAND", "command": {"value": "true"}},
+    ]);
     app["instances"] = json!(2);
     scheduler.request("POST", "/v2/apps", Some(app)).await;
     let app = scheduler.settled("/sleep", 2).await;
     assert_eq!(app["app"]["tasksHealthy"], 2);
-    assert_eq!(
-        app["app"]["tasks"][0]["healthCheckResults"][0]["alive"],
-        true
-    );
+    let task = &app["app"]["tasks"][0];
+    let result = json!({"alive": true, "taskId": task["id"]});
+    assert_eq!(task["healthCheckResults"], json!([result, result]));
     let good = running.master.world().live();
     scheduler
         .request(

@@ -198,7 +198,8 @@ fn checks_ask_where_the_task_listens() {
         );
         app["healthChecks"] = json!([check]);
         let task = task(accepted(&app), &[31_000, 31_001]);
-        task.health_check.expect("a check")
+        let mut checks = task.health_checks.into_iter();
+        checks.next().expect("a check")
     };
     let check = with_check(json!({"protocol": "HTTP", "portIndex": 1}));
     assert_eq!((check.port, check.kind), (90, CheckKind::Http));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::task::event::Verdict;
 
-/// Counts the failures of one task.
+/// Counts the failures of one check.
 #[derive(Debug, Clone)]
 pub(crate) struct Tracker {
     grace: Duration,

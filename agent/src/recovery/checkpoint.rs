@@ -1,7 +1,7 @@
 //! What is on disk for one task: `task.json`, written once before anything starts, and `log.jsonl`, to which statuses
 //! and acknowledgements are added. Pure text; `store` reads and writes it.
 //!
-//! Version 3. A newer agent reads every older version; when it starts it writes those folders anew as its own (`store`).
+//! Version 4. A newer agent reads every older version; when it starts it writes those folders anew as its own (`store`).
 //! An older agent refuses to start on a newer version, before it touches anything (`versions`). So whatever an older agent
 //! could not read raises the version: a field that it must not miss, a reason or a kind of record that it does not know.
 //!
@@ -10,6 +10,7 @@
 //! | 1 | the first; later, left out where empty, `grant` and what is new in `TaskInfo` |
 //! | 2 | statuses with `REASON_TASK_CHECK_STATUS_UPDATED`, `REASON_AGENT_DRAINING`, `REASON_CONTAINER_LIMITATION_DISK` |
 //! | 3 | persistent volumes and reserved resources in `TaskInfo`; `revocable` tasks, whose resources an older agent would book twice, as it would volumes that members of a group share; `REASON_CONTAINER_PREEMPTED` |
+//! | 4 | `health_checks` in `TaskInfo` in place of the one `health_check`; `health_results` of statuses |
 
 use mezzo_api::model::{FrameworkId, RoleName, TaskInfo, TaskStatus, UpdateId};
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{node::ContainerId, resources::grant::Grant};
 
 /// What this agent writes.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 /// The oldest that it reads.
 const OLDEST: u32 = 1;
 
@@ -158,6 +159,17 @@ impl Log {
         self.updates.last()
     }
 
+    /// What each of the task's health checks said last. An agent that knew only one told no more than what that said.
+    pub(crate) fn health(&self, n_checks: usize) -> Vec<Option<bool>> {
+        match self.latest() {
+            Some(latest) if latest.health_results.len() == n_checks => {
+                latest.health_results.clone()
+            }
+            Some(latest) if n_checks == 1 => vec![latest.healthy],
+            Some(_) | None => vec![None; n_checks],
+        }
+    }
+
     /// Those that nobody has acknowledged.
     pub(crate) fn unacknowledged(&self) -> &[TaskStatus] {
         self.updates.get(self.n_acknowledged..).unwrap_or_default()
@@ -232,6 +244,9 @@ mod tests {
                 "cpus:1;mem:32;ports:[31000-31000]".parse().unwrap()
             );
             assert_eq!(serde_json::to_string(&read.grant).unwrap(), grant, "{what}");
+            let checks = &read.info.health_checks;
+            let asked: Vec<_> = checks.iter().map(ToString::to_string).collect();
+            assert_eq!(asked, ["TCP on port 31000"], "{what}");
             // What it is written as now means the same.
             let written = read.to_json();
             assert_eq!(
@@ -249,6 +264,24 @@ mod tests {
             .map(|status| status.state.name())
             .collect();
         assert_eq!(states, ["TASK_STARTING", "TASK_RUNNING", "TASK_FAILED"]);
+    }
+
+    #[test]
+    fn a_log_tells_what_each_check_said_also_one_of_an_agent_that_knew_only_one() {
+        let (yes, no) = (Some(true), Some(false));
+        let told = |healthy: Option<bool>, health_results: Vec<Option<bool>>| Log {
+            updates: vec![TaskStatus {
+                healthy,
+                health_results,
+                ..a_status()
+            }],
+            ..Log::default()
+        };
+        assert_eq!(Log::default().health(2), [None, None]);
+        assert_eq!(told(None, vec![]).health(0), []);
+        assert_eq!(told(no, vec![yes, no]).health(2), [yes, no]);
+        assert_eq!(told(yes, vec![]).health(1), [yes], "an older agent");
+        assert_eq!(told(yes, vec![]).health(2), [None, None]);
     }
 
     #[test]

@@ -232,7 +232,7 @@ fn entry(folder: &Recovered, settings: &Settings, phase: Phase) -> Entry {
     for status in folder.log.unacknowledged() {
         updates.push_durable(status.clone());
     }
-    let latest = folder.log.latest().cloned().unwrap_or_else(|| TaskStatus {
+    let mut latest = folder.log.latest().cloned().unwrap_or_else(|| TaskStatus {
         task_id: checkpoint.info.task_id.clone(),
         framework_id: checkpoint.framework.clone(),
         agent_id: Some(checkpoint.info.agent_id.clone()),
@@ -243,11 +243,14 @@ fn entry(folder: &Recovered, settings: &Settings, phase: Phase) -> Entry {
         timestamp_ms: checkpoint.created_at_ms,
         update_id: None,
         healthy: None,
+        health_results: Vec::new(),
         container: None,
         readiness: None,
         exit: None,
         usage: None,
     });
+    let health = folder.log.health(checkpoint.info.health_checks.len());
+    latest.health_results.clone_from(&health);
     let running = folder
         .log
         .updates
@@ -275,7 +278,7 @@ fn entry(folder: &Recovered, settings: &Settings, phase: Phase) -> Entry {
         usage: latest.usage.as_deref().cloned(),
         disk_bytes: latest.usage.as_ref().and_then(|usage| usage.disk_bytes),
         disk_that_counts: 0,
-        healthy: latest.healthy,
+        health,
         readiness: latest.readiness.clone(),
         grant: checkpoint.grant.clone(),
         created_at_ms: checkpoint.created_at_ms,

@@ -231,7 +231,9 @@ impl Core {
             } => self.limited(&container, &limits, result, &mut effects),
             Event::Rewritten(written, result) => self.rewritten(&written, result, &mut effects),
             Event::Readiness(id, status) => self.readiness(&id, *status),
-            Event::Health(id, verdict) => self.health(&id, verdict, ctx, &mut effects),
+            Event::Health(id, number, verdict) => {
+                self.health(&id, number, verdict, ctx, &mut effects);
+            }
             Event::Tick => {}
         }
         self.keep_groups(ctx, &mut effects);
@@ -403,9 +405,11 @@ impl Core {
         self.end(id, outcome, exit, Some(usage), ctx, effects);
     }
 
+    /// `keep_time` tells of it.
     fn health(
         &mut self,
         id: &ContainerId,
+        number: usize,
         verdict: Verdict,
         ctx: &mut Context<'_>,
         effects: &mut Vec<Effect>,
@@ -414,14 +418,14 @@ impl Core {
         if !matches!(entry.phase, Phase::Running { .. }) {
             return;
         }
-        match verdict {
-            Verdict::Healthy => entry.healthy = Some(true),
-            Verdict::Unhealthy => entry.healthy = Some(false),
-            Verdict::Kill(message) => {
-                entry.healthy = Some(false);
-                let key = entry.key.clone();
-                self.kill(&key, None, KillCause::Unhealthy(message), ctx, effects);
-            }
+        let Some(word) = entry.health.get_mut(number) else {
+            return;
+        };
+        *word = Some(verdict == Verdict::Healthy);
+        if let Verdict::Kill(message) = verdict {
+            let cause = KillCause::Unhealthy(entry.with_check(number, message));
+            let key = entry.key.clone();
+            self.kill(&key, None, cause, ctx, effects);
         }
     }
 
@@ -508,7 +512,8 @@ impl Entry {
                     .parse()
                     .expect("a UUID in text form is a valid id"),
             ),
-            healthy: self.healthy,
+            healthy: self.healthy(),
+            health_results: self.health.clone(),
             container: self.container_status.clone(),
             exit,
             usage: usage.map(Box::new),

@@ -1,7 +1,7 @@
 //! One task and the phase it is in. Pure data with the few questions that others ask of it.
 
 use mezzo_api::model::{
-    ContainerStatus, ReadinessStatus, RoleName, Task, TaskInfo, TaskStatus, Usage,
+    ContainerStatus, ReadinessStatus, RoleName, Task, TaskInfo, TaskStatus, Usage, health_of_all,
 };
 
 use super::{
@@ -95,8 +95,8 @@ pub(crate) struct Entry {
     pub(crate) disk_bytes: Option<u64>,
     /// So much of that counts against a bound.
     pub(crate) disk_that_counts: u64,
-    /// The last result of the health checks.
-    pub(crate) healthy: Option<bool>,
+    /// What each of its health checks said last.
+    pub(crate) health: Vec<Option<bool>>,
     /// The last result of the readiness check.
     pub(crate) readiness: Option<ReadinessStatus>,
     /// What the agent picked for it.
@@ -134,12 +134,28 @@ impl Entry {
     /// The checks that its running process still needs.
     pub(crate) fn checks(&self, effects: &mut Vec<Effect>) {
         let id = &self.container;
-        if let Some(check) = &self.info.health_check {
-            effects.push(Effect::StartHealth(id.clone(), Box::new(check.clone())));
+        for (number, check) in self.info.health_checks.iter().enumerate() {
+            let check = Box::new(check.clone());
+            effects.push(Effect::StartHealth(id.clone(), number, check));
         }
         let is_ready = self.readiness.as_ref().is_some_and(|last| last.ready);
         if let Some(check) = self.info.readiness_check.as_ref().filter(|_| !is_ready) {
             effects.push(Effect::StartReadiness(id.clone(), Box::new(check.clone())));
+        }
+    }
+
+    /// What its health checks say together; `None` without any, too.
+    pub(crate) fn healthy(&self) -> Option<bool> {
+        let is_checked = !self.health.is_empty();
+        health_of_all(self.health.iter().copied()).filter(|_| is_checked)
+    }
+
+    /// What a health check says, with its name where there are others.
+    pub(crate) fn with_check(&self, number: usize, message: String) -> String {
+        let checks = &self.info.health_checks;
+        match checks.get(number).filter(|_| checks.len() > 1) {
+            Some(check) => format!("health_checks[{number}] ({check}): {message}"),
+            None => message,
         }
     }
 

@@ -135,8 +135,8 @@ pub(crate) enum Event {
     },
     /// A changed checkpoint is on disk, or not.
     Rewritten(Box<Checkpoint>, Result<(), String>),
-    /// A health check has a result.
-    Health(ContainerId, Verdict),
+    /// One of a task's health checks, by its place among them, has a result.
+    Health(ContainerId, usize, Verdict),
     /// A readiness check has a new result.
     Readiness(ContainerId, Box<ReadinessStatus>),
     /// Nothing but the time.
@@ -152,7 +152,7 @@ pub(crate) enum LaunchFailure {
     Failed(Outcome),
 }
 
-/// What the health checks of a task say.
+/// What a health check of a task says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The last check passed.
@@ -224,8 +224,8 @@ pub(crate) enum Effect {
     Terminate(ContainerId),
     /// End everything in the container.
     Kill(ContainerId),
-    /// Check the task's health until `StopHealth`; answered by `Health`.
-    StartHealth(ContainerId, Box<HealthCheck>),
+    /// Ask one of the task's health checks, which has that place among them, until `StopHealth`; answered by `Health`.
+    StartHealth(ContainerId, usize, Box<HealthCheck>),
     /// Ask until the task is ready, or until `StopHealth`; answered by `Readiness`.
     StartReadiness(ContainerId, Box<ReadinessCheck>),
     /// No more checks of health or readiness.

@@ -187,15 +187,15 @@ pub(crate) fn refuse(
             ));
         }
     }
-    if let Some(check) = &info.health_check {
+    for (n, check) in info.health_checks.iter().enumerate() {
         match check.kind {
             CheckKind::Http | CheckKind::Https | CheckKind::Tcp | CheckKind::Grpc
                 if check.port == 0 =>
             {
-                return invalid("health_check.port: must be above 0".into());
+                return invalid(format!("health_checks[{n}].port: must be above 0"));
             }
             CheckKind::Command if check.command.is_empty() => {
-                return invalid("health_check.command: is empty".into());
+                return invalid(format!("health_checks[{n}].command: is empty"));
             }
             CheckKind::Http
             | CheckKind::Https

@@ -293,6 +293,7 @@ pub(crate) mod tests {
             timestamp_ms: 0,
             update_id: None,
             healthy: None,
+            health_results: Vec::new(),
             container: None,
             readiness: None,
             exit: None,

@@ -5,6 +5,7 @@ mod checks;
 mod disk;
 mod drain;
 mod group;
+mod health;
 mod lend;
 mod limits;
 mod pools;
@@ -17,7 +18,7 @@ use proptest::prelude::*;
 use super::{
     Context, Now, TaskKey,
     core::{Core, Settings},
-    event::{Effect, Event, LaunchFailure, Verdict},
+    event::{Effect, Event, LaunchFailure},
     status::Outcome,
     updates::Retry,
 };
@@ -41,7 +42,7 @@ pub(crate) fn a_task(id: &str) -> TaskInfo {
             ..ContainerInfo::default()
         },
         kill_grace: None,
-        health_check: None,
+        health_checks: Vec::new(),
         max_completion: None,
         labels: std::collections::BTreeMap::new(),
         data: Vec::new(),
@@ -463,30 +464,6 @@ fn progress_is_told_and_never_piles_up() {
     assert_eq!(bench.core.n_unacknowledged(), 1);
     bench.last(TaskState::Starting, None);
     assert_eq!(bench.sent.last().unwrap().message, "pulling 0 %");
-}
-
-#[test]
-fn health_changes_are_told_and_too_many_failures_kill() {
-    let mut bench = Bench::new();
-    bench.launch("t");
-    bench.started("t");
-    bench.acknowledge_all();
-    let container = bench.container("t");
-    for _ in 0..3 {
-        bench.event(Event::Health(container.clone(), Verdict::Healthy));
-    }
-    bench.last(TaskState::Running, Some(Reason::HealthCheckStatusUpdated));
-    assert_eq!(
-        (
-            bench.sent.last().unwrap().healthy,
-            bench.core.n_unacknowledged()
-        ),
-        (Some(true), 1)
-    );
-    bench.event(Event::Health(container, Verdict::Kill("3 in a row".into())));
-    bench.exited("t", ContainerExit::Signal(15));
-    bench.acknowledge_all();
-    bench.last(TaskState::Failed, Some(Reason::HealthCheckStatusUpdated));
 }
 
 #[test]

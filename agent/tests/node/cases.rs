@@ -35,6 +35,10 @@ use crate::guest::{
     what_a_group_has_together_is_bounded_by_a_quota_in_a_guest,
     who_waits_for_a_processor_is_helped_in_a_guest,
 };
+use crate::health::{
+    health_is_checked_by_command_and_port,
+    the_first_of_several_health_checks_that_gives_up_kills_the_task,
+};
 use crate::inside::{
     a_message_reaches_a_task, logs_are_read_and_followed, programs_run_beside_a_task,
 };
@@ -120,6 +124,7 @@ cases![
     a_second_agent_on_the_same_folder_is_refused,
     the_agent_can_leave_with_its_tasks,
     health_is_checked_by_command_and_port,
+    the_first_of_several_health_checks_that_gives_up_kills_the_task,
     a_silent_master_is_left_and_found_again,
     kills_of_the_agent_in_the_middle_of_launches_run_nothing_twice,
     limits_reach_the_container_or_are_refused_by_name,
@@ -534,62 +539,6 @@ async fn a_second_agent_on_the_same_folder_is_refused(bench: &mut Bench) {
     assert!(
         error.contains("another mezzo agent") && error.contains("--state-dir"),
         "{error}"
-    );
-}
-
-async fn health_is_checked_by_command_and_port(bench: &mut Bench) {
-    bench.start(1).await;
-    let check = proto::HealthCheck {
-        kind: proto::CheckKind::Command.into(),
-        command: vec!["/bin/probe".into(), "exit".into(), "0".into()],
-        interval_ms: 200,
-        timeout_ms: 5_000,
-        max_consecutive_failures: 2,
-        ..proto::HealthCheck::default()
-    };
-    bench
-        .launch(proto::TaskInfo {
-            health_check: Some(check.clone()),
-            ..task("well", &["sleep"])
-        })
-        .await;
-    let closed = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        u32::from(listener.local_addr().unwrap().port())
-    };
-    let check = proto::HealthCheck {
-        kind: proto::CheckKind::Tcp.into(),
-        port: closed,
-        command: vec![],
-        ..check
-    };
-    bench
-        .launch(proto::TaskInfo {
-            health_check: Some(check),
-            ..task("ill", &["sleep"])
-        })
-        .await;
-    let end = bench.master.end("ill").await;
-    assert_eq!(
-        (end.state(), reason(&end)),
-        (TaskFailed, Reason::HealthCheckStatusUpdated),
-        "{}",
-        end.message
-    );
-    eventually("healthy", || {
-        bench
-            .master
-            .statuses()
-            .iter()
-            .any(|s| s.task_id == "well" && s.healthy == Some(true))
-    })
-    .await;
-    assert!(
-        !bench
-            .master
-            .statuses()
-            .iter()
-            .any(|s| matches!(s.state(), TaskDropped | TaskGone))
     );
 }
 

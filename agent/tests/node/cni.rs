@@ -139,7 +139,7 @@ async fn joined(bench: &mut Bench) {
     let plug_ins = PlugIns::new(bench, &["test-net"]);
     bench.start(1).await;
     let mut info = in_dc("web", &["serve", "80", "/etc/resolv.conf"]);
-    info.health_check = Some(check(proto::CheckKind::Tcp, 80));
+    info.health_checks = vec![check(proto::CheckKind::Tcp, 80)];
     bench.launch(info.clone()).await;
     let running = bench.master.status("web", TaskRunning).await;
     let container = running.container.unwrap();

@@ -154,7 +154,7 @@ pub(crate) async fn members_of_a_group_share_and_end_together(bench: &mut Bench)
     let tasks = vec![
         member("one", &["serve", "8080", "/disk/x", "/memory/y"]),
         proto::TaskInfo {
-            health_check: Some(check),
+            health_checks: vec![check],
             ..member("two", &["sleep"])
         },
     ];

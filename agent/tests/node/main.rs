@@ -15,6 +15,7 @@ mod figures;
 mod files;
 mod groups;
 mod guest;
+mod health;
 mod inside;
 mod lend;
 mod life;

@@ -147,7 +147,7 @@ async fn reached(bench: &mut Bench) {
             "/etc/hostname",
         ],
     );
-    info.health_check = Some(check(proto::CheckKind::Http, 80));
+    info.health_checks = vec![check(proto::CheckKind::Http, 80)];
     bench.launch(info).await;
     let running = bench.master.status("web", TaskRunning).await;
     let container = running.container.unwrap();
@@ -363,10 +363,10 @@ async fn asked(bench: &mut Bench) {
         ("remote", proto::CheckKind::Grpc, "shop.Cart", 31_001),
     ] {
         let mut info = on_the_bridge(id, host_port, &["sleep"]);
-        info.health_check = Some(proto::HealthCheck {
+        info.health_checks = vec![proto::HealthCheck {
             path: path.into(),
             ..check(kind, 9_443)
-        });
+        }];
         bench.launch(info).await;
         let running = bench.master.status(id, TaskRunning).await;
         pids.push(running.container.unwrap().pid);

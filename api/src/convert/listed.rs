@@ -10,7 +10,7 @@ use prost::{
     encoding::{self, DecodeContext, WireType},
 };
 
-use super::{Description, common};
+use super::{Description, common, health};
 use crate::{
     model::{FrameworkId, Resources, RoleName, TaskStatus, Value},
     proto,
@@ -162,6 +162,7 @@ fn write_status(status: &TaskStatus, into: &mut Vec<u8>) {
         timestamp_ms,
         update_id,
         healthy,
+        health_results,
         container,
         exit,
         usage,
@@ -184,6 +185,7 @@ fn write_status(status: &TaskStatus, into: &mut Vec<u8>) {
         timestamp_ms: *timestamp_ms,
         update_id: String::new(),
         healthy: *healthy,
+        health_results: health::results(health_results),
         container: container.clone().map(Into::into),
         exit: exit.clone().map(Into::into),
         usage: usage.clone().map(|usage| Box::new((*usage).into())),
@@ -264,6 +266,12 @@ mod tests {
             timestamp_ms: 1 << 40,
             update_id: "u".into(),
             healthy: Some(false),
+            health_results: vec![
+                proto::HealthResult { healthy: None },
+                proto::HealthResult {
+                    healthy: Some(false),
+                },
+            ],
             container: Some(proto::ContainerStatus {
                 container_id: "c".into(),
                 pid: 4711,

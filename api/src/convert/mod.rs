@@ -9,6 +9,7 @@ mod confinement;
 mod description;
 mod framework;
 mod group;
+mod health;
 mod limits;
 mod listed;
 mod network;

@@ -1,8 +1,11 @@
 //! Statuses of tasks: states, reasons, how a container ended.
 
-use super::{Invalid, Problems};
+use super::{Invalid, Problems, health};
 use crate::{
-    model::{ContainerStatus, Exit, ExitInfo, Reason, StatusSource, TaskState, TaskStatus},
+    model::{
+        ContainerStatus, Exit, ExitInfo, MOST_HEALTH_CHECKS, Reason, StatusSource, TaskState,
+        TaskStatus,
+    },
     proto,
 };
 
@@ -188,6 +191,15 @@ impl TryFrom<proto::TaskStatus> for TaskStatus {
         let readiness = status
             .readiness
             .and_then(|readiness| problems.take("readiness", readiness.try_into()));
+        let results = status.health_results.len();
+        if results > MOST_HEALTH_CHECKS {
+            problems.note(
+                "health_results",
+                format!("has {results} entries; at most {MOST_HEALTH_CHECKS} are allowed"),
+            );
+        }
+        let health_results = status.health_results.into_iter();
+        let health_results = health_results.map(|result| result.healthy).collect();
         let value = (|| {
             Some(Self {
                 task_id: task_id?,
@@ -200,6 +212,7 @@ impl TryFrom<proto::TaskStatus> for TaskStatus {
                 timestamp_ms: status.timestamp_ms,
                 update_id,
                 healthy: status.healthy,
+                health_results,
                 container: status.container.map(Into::into),
                 exit: status.exit.map(Into::into),
                 usage: status.usage.map(|usage| Box::new((*usage).into())),
@@ -226,6 +239,7 @@ impl From<TaskStatus> for proto::TaskStatus {
             timestamp_ms: status.timestamp_ms,
             update_id: status.update_id.map(Into::into).unwrap_or_default(),
             healthy: status.healthy,
+            health_results: health::results(&status.health_results),
             container: status.container.map(Into::into),
             exit: status.exit.map(Into::into),
             usage: status.usage.map(|usage| Box::new((*usage).into())),

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     model::{
-        CheckKind, ContainerInfo, EnvVar, FetchUri, HealthCheck, MOST_FETCHED, MOST_POOLS,
+        ContainerInfo, EnvVar, FetchUri, MOST_FETCHED, MOST_HEALTH_CHECKS, MOST_POOLS,
         MOST_VOLUMES, PersistentVolume, Pool, Pools, ProfileName, Resources, Scalar, SecretEnv,
         SecretSource, Task, TaskInfo, TaskLimits, Volume, VolumeId, VolumeSource,
     },
@@ -26,7 +26,7 @@ fn some(text: String) -> Option<String> {
     if text.is_empty() { None } else { Some(text) }
 }
 
-fn check_args(problems: &mut Problems, field: &str, args: &[String]) {
+pub(super) fn check_args(problems: &mut Problems, field: &str, args: &[String]) {
     if args.len() > MOST_ARGS {
         problems.note(
             field,
@@ -332,90 +332,6 @@ impl From<ContainerInfo> for proto::ContainerInfo {
     }
 }
 
-impl TryFrom<proto::HealthCheck> for HealthCheck {
-    type Error = Invalid;
-
-    fn try_from(check: proto::HealthCheck) -> Result<Self, Invalid> {
-        let mut problems = Problems::default();
-        let kind = match check.kind() {
-            proto::CheckKind::Unspecified => {
-                problems.take("kind", Err(Invalid::new("", "is missing")))
-            }
-            proto::CheckKind::Http => Some(CheckKind::Http),
-            proto::CheckKind::Https => Some(CheckKind::Https),
-            proto::CheckKind::Tcp => Some(CheckKind::Tcp),
-            proto::CheckKind::Command => Some(CheckKind::Command),
-            proto::CheckKind::Grpc => Some(CheckKind::Grpc),
-        };
-        if kind == Some(CheckKind::Command) {
-            if check.command.is_empty() {
-                problems.note("command", "is empty");
-            }
-        } else if check.port == 0 {
-            problems.note("port", "is missing");
-        }
-        if matches!(kind, Some(CheckKind::Http | CheckKind::Https)) && !check.path.starts_with('/')
-        {
-            problems.note("path", format!("{:?} must begin with `/`", check.path));
-        }
-        if check.path.chars().any(|c| c.is_control() || c == ' ') {
-            problems.note(
-                "path",
-                "holds a space or a control character; encode it as %20",
-            );
-        }
-        problems.bound("path", &check.path, 4096);
-        check_args(&mut problems, "command", &check.command);
-        if check.interval_ms == 0 {
-            problems.note("interval_ms", "must be larger than zero");
-        }
-        if check.timeout_ms == 0 {
-            problems.note("timeout_ms", "must be larger than zero");
-        }
-        let port = problems.take(
-            "port",
-            u16::try_from(check.port)
-                .map_err(|_| Invalid::new("", format!("{} is beyond 65535", check.port))),
-        );
-        problems.finish(kind.zip(port).map(|(kind, port)| Self {
-            kind,
-            path: check.path,
-            port,
-            command: check.command,
-            grace_period: Duration::from_millis(check.grace_period_ms),
-            interval: Duration::from_millis(check.interval_ms),
-            timeout: Duration::from_millis(check.timeout_ms),
-            max_consecutive_failures: check.max_consecutive_failures,
-            delay: Duration::from_millis(check.delay_ms),
-            ipv6: check.ipv6,
-        }))
-    }
-}
-
-impl From<HealthCheck> for proto::HealthCheck {
-    fn from(check: HealthCheck) -> Self {
-        Self {
-            kind: match check.kind {
-                CheckKind::Http => proto::CheckKind::Http,
-                CheckKind::Https => proto::CheckKind::Https,
-                CheckKind::Tcp => proto::CheckKind::Tcp,
-                CheckKind::Command => proto::CheckKind::Command,
-                CheckKind::Grpc => proto::CheckKind::Grpc,
-            }
-            .into(),
-            path: check.path,
-            port: check.port.into(),
-            command: check.command,
-            grace_period_ms: millis(check.grace_period),
-            interval_ms: millis(check.interval),
-            timeout_ms: millis(check.timeout),
-            max_consecutive_failures: check.max_consecutive_failures,
-            delay_ms: millis(check.delay),
-            ipv6: check.ipv6,
-        }
-    }
-}
-
 impl TryFrom<proto::TaskInfo> for TaskInfo {
     type Error = Invalid;
 
@@ -439,9 +355,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
             None => problems.take("container", Err(Invalid::new("", "is missing"))),
             Some(container) => problems.take("container", container.try_into()),
         };
-        let health_check = info
-            .health_check
-            .and_then(|check| problems.take("health_check", check.try_into()));
+        let health_checks = problems.list("health_checks", info.health_checks, MOST_HEALTH_CHECKS);
         let readiness_check = info
             .readiness_check
             .and_then(|check| problems.take("readiness_check", check.try_into()));
@@ -492,7 +406,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 pids_limit: info.pids_limit,
                 container: container?,
                 kill_grace: info.kill_grace_ms.map(Duration::from_millis),
-                health_check,
+                health_checks,
                 max_completion: info.max_completion_ms.map(Duration::from_millis),
                 labels: info.labels.into_iter().collect(),
                 data: info.data,
@@ -521,7 +435,7 @@ impl From<TaskInfo> for proto::TaskInfo {
             pids_limit: info.pids_limit,
             container: Some(info.container.into()),
             kill_grace_ms: info.kill_grace.map(millis),
-            health_check: info.health_check.map(Into::into),
+            health_checks: info.health_checks.into_iter().map(Into::into).collect(),
             max_completion_ms: info.max_completion.map(millis),
             labels: info.labels.into_iter().collect(),
             data: info.data,
@@ -602,10 +516,10 @@ mod tests {
                 pull_secret: "../x".into(),
                 ..Default::default()
             }),
-            health_check: Some(proto::HealthCheck {
+            health_checks: vec![proto::HealthCheck {
                 port: 70_000,
                 ..Default::default()
-            }),
+            }],
             ..Default::default()
         })
         .unwrap_err();
@@ -621,12 +535,49 @@ mod tests {
                 "container.volumes[0].container_path",
                 "container.volumes[0].source",
                 "container.pull_secret",
-                "health_check.kind",
-                "health_check.interval_ms",
-                "health_check.timeout_ms",
-                "health_check.port",
+                "health_checks[0].kind",
+                "health_checks[0].interval_ms",
+                "health_checks[0].timeout_ms",
+                "health_checks[0].port",
             ],
             "{error}"
+        );
+    }
+
+    #[test]
+    fn a_task_has_so_many_health_checks_and_no_more() {
+        let check = proto::HealthCheck {
+            kind: proto::CheckKind::Tcp.into(),
+            port: 80,
+            interval_ms: 1,
+            timeout_ms: 1,
+            ..Default::default()
+        };
+        let with = |n: usize| proto::TaskInfo {
+            task_id: "t".into(),
+            agent_id: "a".into(),
+            container: Some(proto::ContainerInfo {
+                image: "sleep:1".into(),
+                ..Default::default()
+            }),
+            health_checks: (1..=n)
+                .map(|port| proto::HealthCheck {
+                    port: u32::try_from(port).unwrap(),
+                    ..check.clone()
+                })
+                .collect(),
+            ..Default::default()
+        };
+        let most = with(MOST_HEALTH_CHECKS);
+        let read = TaskInfo::try_from(most.clone()).unwrap();
+        assert_eq!(
+            proto::TaskInfo::from(read).health_checks,
+            most.health_checks
+        );
+        let error = TaskInfo::try_from(with(MOST_HEALTH_CHECKS + 1)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "health_checks: has 17 entries; at most 16 are allowed"
         );
     }
 

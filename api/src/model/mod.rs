@@ -9,6 +9,7 @@ mod capabilities;
 mod fetch;
 mod framework;
 mod group;
+mod health;
 mod ids;
 mod limits;
 mod network;
@@ -32,6 +33,7 @@ pub use framework::{
     AttributeConstraint, Capability, FrameworkInfo, OfferFilter, Predicate, Selector,
 };
 pub use group::{GroupPolicy, SharedVolume, TaskGroup};
+pub use health::{CheckKind, HealthCheck, MOST_HEALTH_CHECKS, health_of_all};
 pub use ids::{
     AgentId, FrameworkId, GroupId, InvalidId, OfferId, OperationId, ProfileName, RoleName,
     SecretSource, StreamId, TaskId, UpdateId, VolumeId, WindowName,
@@ -50,7 +52,7 @@ pub use reservations::{
 };
 pub use resources::{InvalidResources, Overflow, Ranges, Resources, Scalar, Set, Value};
 pub use task::{
-    CheckKind, ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, HealthCheck, Reason,
-    SecretEnv, StatusSource, Task, TaskInfo, TaskState, TaskStatus, Volume, VolumeSource,
+    ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, Reason, SecretEnv, StatusSource, Task,
+    TaskInfo, TaskState, TaskStatus, Volume, VolumeSource,
 };
 pub use usage::{NodeUsage, TaskUsage, Usage};

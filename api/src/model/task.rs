@@ -7,9 +7,10 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentId, Capabilities, FetchUri, FrameworkId, NetworkMode, PersistentVolume, Pool, Pools,
-    PortMapping, ProfileName, ReadinessCheck, ReadinessStatus, Resources, RoleName, Scalar,
+    AgentId, Capabilities, FetchUri, FrameworkId, HealthCheck, NetworkMode, PersistentVolume, Pool,
+    Pools, PortMapping, ProfileName, ReadinessCheck, ReadinessStatus, Resources, RoleName, Scalar,
     SecretSource, TaskGroup, TaskId, TaskLimits, Undivided, UpdateId, Usage, VolumeId,
+    health::one_or_several,
 };
 
 /// An environment variable.
@@ -114,48 +115,6 @@ pub struct ContainerInfo {
     pub fetch: Vec<FetchUri>,
 }
 
-/// How health is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CheckKind {
-    /// Status 200..=399 is healthy.
-    Http,
-    /// The same over TLS; certificates are not verified.
-    Https,
-    /// A connection is healthy.
-    Tcp,
-    /// Exit code 0 in the container is healthy.
-    Command,
-    /// `SERVING` in the standard gRPC health protocol is healthy.
-    Grpc,
-}
-
-/// Run by the agent beside the task.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HealthCheck {
-    /// How.
-    pub kind: CheckKind,
-    /// HTTP and HTTPS; begins with `/`. gRPC: the service, empty for the whole server.
-    pub path: String,
-    /// All but commands; within the task's own network.
-    pub port: u16,
-    /// Command.
-    pub command: Vec<String>,
-    /// After the start, failures before the first success do not count.
-    pub grace_period: Duration,
-    /// Between checks.
-    pub interval: Duration,
-    /// Of one check.
-    pub timeout: Duration,
-    /// Then the task is killed; 0: never.
-    pub max_consecutive_failures: u32,
-    /// Before the first check.
-    pub delay: Duration,
-    /// Connect to `::1` instead of `127.0.0.1`.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub ipv6: bool,
-}
-
 /// What a framework wants to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskInfo {
@@ -177,8 +136,14 @@ pub struct TaskInfo {
     pub container: ContainerInfo,
     /// Between SIGTERM and SIGKILL.
     pub kill_grace: Option<Duration>,
-    /// Whether it works.
-    pub health_check: Option<HealthCheck>,
+    /// Whether it works: each is asked by itself.
+    #[serde(
+        default,
+        alias = "health_check",
+        deserialize_with = "one_or_several",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub health_checks: Vec<HealthCheck>,
     /// Failed and killed after this long.
     pub max_completion: Option<Duration>,
     /// Opaque to mezzo.
@@ -495,8 +460,12 @@ pub struct TaskStatus {
     pub timestamp_ms: u64,
     /// To acknowledge; `None` on the master's own.
     pub update_id: Option<UpdateId>,
-    /// `None` without a health check, or before its first result.
+    /// What its health checks say together ([`health_of_all`](super::health_of_all)); `None` without any, too.
     pub healthy: Option<bool>,
+    /// What each of them says, in their order; `None` before its first result. Empty without any, and from those who
+    /// know only the sum.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health_results: Vec<Option<bool>>,
     /// Once there is a container.
     pub container: Option<ContainerStatus>,
     /// Once it has ended.

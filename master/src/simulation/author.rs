@@ -402,7 +402,7 @@ impl Author {
                     ..ContainerInfo::default()
                 },
                 kill_grace: None,
-                health_check: None,
+                health_checks: Vec::new(),
                 max_completion: None,
                 labels: BTreeMap::new(),
                 data: Vec::new(),

@@ -108,6 +108,7 @@ pub(super) fn master_status(
         timestamp_ms: now,
         update_id: None,
         healthy: None,
+        health_results: Vec::new(),
         container: None,
         readiness: None,
         exit: None,

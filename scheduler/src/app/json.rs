@@ -86,7 +86,7 @@ impl App {
         put("requirePorts", self.require_ports.into());
         put(
             "healthChecks",
-            self.health_check
+            self.health_checks
                 .iter()
                 .map(health_check)
                 .collect::<Vec<_>>()

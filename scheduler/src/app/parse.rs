@@ -33,8 +33,7 @@ use super::constraint;
 use super::read::{Fields, Report};
 use super::role;
 use super::spec::{
-    App, AppHealthCheck, BackoffStrategy, KillSelection, Limit, PPM, Placing, Run,
-    UnreachableStrategy,
+    App, BackoffStrategy, KillSelection, Limit, PPM, Placing, Run, UnreachableStrategy,
 };
 use crate::place::Ask;
 
@@ -163,7 +162,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
     let labels = fields.string_map("labels", report).unwrap_or_default();
     let ports = network::ports(&fields, &network, report);
     let require_ports = fields.boolean("requirePorts", report).unwrap_or(false);
-    let health_check = read_health_check(&fields, ports.len(), report);
+    let health_checks = parts::health_checks(&fields, ports.len(), report);
     let readiness_check = readiness::check(&fields, &ports, report);
     let upgrade = upgrade::read(&fields, "upgradeStrategy", report);
     let backoff = read_backoff(&fields, report);
@@ -198,7 +197,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         labels,
         ports,
         require_ports,
-        health_check,
+        health_checks,
         readiness_check,
         upgrade,
         backoff,
@@ -338,22 +337,6 @@ fn read_run(fields: &Fields<'_>, report: &mut Report) -> Run {
         (None, Some(args)) => Run::Args(args),
         (None, None) => Run::Image,
     }
-}
-
-fn read_health_check(
-    fields: &Fields<'_>,
-    n_ports: usize,
-    report: &mut Report,
-) -> Option<AppHealthCheck> {
-    let items = fields.list("healthChecks", report)?;
-    let mut checks = Vec::new();
-    for (i, (path, item)) in items.into_iter().enumerate() {
-        if i > 0 {
-            report.value_problem(&path, "not supported yet: more than one health check");
-        }
-        checks.extend(parts::health_check(item, path, n_ports, report));
-    }
-    checks.into_iter().next()
 }
 
 fn read_backoff(fields: &Fields<'_>, report: &mut Report) -> BackoffStrategy {

@@ -377,8 +377,8 @@ pub struct App {
     pub ports: Vec<PortDefinition>,
     /// The machine's ports must be those numbers.
     pub require_ports: bool,
-    /// At most one for now.
-    pub health_check: Option<AppHealthCheck>,
+    /// Each asked by itself: an instance is healthy when all say so. Of a container of a pod at most one.
+    pub health_checks: Vec<AppHealthCheck>,
     /// At most one, as in Marathon.
     pub readiness_check: Option<AppReadinessCheck>,
     /// Bounds of a rolling update.
@@ -516,14 +516,20 @@ impl App {
             .map(|constraint| constraint.field.as_str())
     }
 
-    /// How long an instance may go on to fail its health check, from the first failure, before it is replaced; `None`:
-    /// for ever, or the agent ends it. That is so where a replacement needs what the old one keeps.
+    /// How long an instance may go on to fail this one of its health checks, from the first failure, before it is replaced;
+    /// `None`: for ever, or the agent ends it. That is so where a replacement needs what the old one keeps.
     #[must_use]
-    pub fn health_patience_ms(&self) -> Option<u64> {
+    pub fn patience_ms(&self, check: &AppHealthCheck) -> Option<u64> {
         let keeps_nothing = self.container.persistent.is_empty();
-        let check = self.health_check.as_ref().filter(|_| keeps_nothing)?;
-        let more = u64::from(check.max_failures()?) - 1;
+        let more = u64::from(check.max_failures().filter(|_| keeps_nothing)?) - 1;
         Some(check.interval_ms.saturating_mul(more))
+    }
+
+    /// The same as long as nobody says which of them fails: for the most patient one.
+    #[must_use]
+    pub fn most_patience_ms(&self) -> Option<u64> {
+        let checks = self.health_checks.iter();
+        checks.filter_map(|check| self.patience_ms(check)).max()
     }
 
     /// Whether the two differ in anything but how many run.

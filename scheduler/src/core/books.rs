@@ -404,6 +404,7 @@ mod tests {
             healthy: None,
             patience_ms: Some(30_000),
             unhealthy_since: None,
+            checks: Vec::new(),
             awaits_readiness: false,
             readiness: None,
             sentence: None,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mezzo_api::model::{Offer, Pool, PoolChange, Pools, Resources, RoleName, Stack, TaskInfo};
 
+use super::health::checks;
 use super::members::members;
 use super::state::{AppState, Condition, Instance, Refusal};
 use super::{Call, Core, Ids};
@@ -231,14 +232,15 @@ impl Core {
             ports: given.ports.clone(),
             holding: given.holding.as_ref().map(|(holding, _)| holding.id),
             addresses: Vec::new(),
-            checked: version.app.health_check.is_some()
+            checked: !version.app.health_checks.is_empty()
                 || members.iter().any(|member| member.checked),
             staged_at: now,
             started_at: None,
             condition: Condition::Provisioned,
             healthy: None,
-            patience_ms: version.app.health_patience_ms(),
+            patience_ms: version.app.most_patience_ms(),
             unhealthy_since: None,
+            checks: checks(&version.app),
             awaits_readiness: version.app.readiness_check.is_some(),
             readiness: None,
             sentence: None,

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use mezzo_api::model::{Exit, Reason, TaskId, TaskState, TaskStatus};
+use mezzo_api::model::{Exit, Reason, TaskId, TaskState, TaskStatus, health_of_all};
 use serde::{Deserialize, Serialize};
 
 use super::Core;
@@ -60,9 +60,9 @@ pub(super) fn members(app: &App, pod: &Pod, instance: &TaskId, now: u64) -> Vec<
             name: container.name.clone(),
             state: TaskState::Staging,
             since: now,
-            checked: container.spec.health_check.is_some(),
+            checked: !container.spec.health_checks.is_empty(),
             healthy: None,
-            patience_ms: container.whole(app, pod).health_patience_ms(),
+            patience_ms: container.whole(app, pod).most_patience_ms(),
             message: String::new(),
             exit_code: None,
         })
@@ -188,14 +188,7 @@ fn health(members: &[Member]) -> Option<bool> {
     let asked = members
         .iter()
         .filter(|member| member.checked && member.state != TaskState::Finished);
-    let words: Vec<Option<bool>> = asked.map(|member| member.healthy).collect();
-    if words.contains(&Some(false)) {
-        Some(false)
-    } else if words.contains(&None) {
-        None
-    } else {
-        Some(true)
-    }
+    health_of_all(asked.map(|member| member.healthy))
 }
 
 impl Core {

@@ -13,6 +13,7 @@ use mezzo_api::model::{
 use mezzo_api::table::Table;
 use serde::{Deserialize, Serialize};
 
+use super::health::Check;
 use super::members::Member as Container;
 use crate::app::constraint::{Constraint, Operator};
 use crate::app::spec::UnreachableStrategy;
@@ -537,7 +538,7 @@ pub struct Instance {
     /// Its own addresses, where it has a network of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<std::net::IpAddr>,
-    /// Has a health check.
+    /// Has health checks.
     pub checked: bool,
     /// When it was launched, Unix milliseconds.
     pub staged_at: u64,
@@ -545,14 +546,17 @@ pub struct Instance {
     pub started_at: Option<u64>,
     /// Where it stands.
     pub condition: Condition,
-    /// The health check's latest word.
+    /// The latest word of its health checks together.
     pub healthy: Option<bool>,
-    /// So long it may go on to fail its health check before it is replaced; `None`: for ever, or the agent ends it.
+    /// So long it may go on to fail them before it is replaced; `None`: for ever, or the agent ends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience_ms: Option<u64>,
-    /// Since when it fails it, Unix milliseconds.
+    /// Since when it fails them, Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unhealthy_since: Option<u64>,
+    /// Of an app with several health checks: how it stands by each, in their order. What is said above follows from that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
     /// Has a readiness check.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub awaits_readiness: bool,

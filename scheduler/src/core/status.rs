@@ -241,12 +241,7 @@ fn next(
         } else {
             status.timestamp_ms
         });
-        // Some answers leave the health out; none ever takes it back.
-        after.healthy = status.healthy.or(before.healthy);
-        after.unhealthy_since = match after.healthy {
-            Some(false) => before.unhealthy_since.or(Some(now)),
-            Some(true) | None => None,
-        };
+        after.hear_health(status, now);
         if let Some(readiness) = &status.readiness
             && !before.readiness.as_ref().is_some_and(|known| known.ready)
         {

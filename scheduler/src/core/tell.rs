@@ -163,29 +163,39 @@ impl Core {
         if stands_elsewhere {
             self.tell_launched(Arc::clone(after));
         }
-        if before.healthy == after.healthy {
+        self.tell_health(before, after);
+    }
+
+    fn tell_health(&mut self, before: &Instance, after: &Arc<Instance>) {
+        if before.healthy != after.healthy {
+            self.tell(EventKind::InstanceHealthChanged {
+                instance: Arc::clone(after),
+            });
+        } else if before.checks == after.checks {
             return;
         }
-        self.tell(EventKind::InstanceHealthChanged {
-            instance: Arc::clone(after),
-        });
-        let Some(alive) = after.healthy else { return };
         let version = self
             .state
             .apps
             .get(&after.app)
             .and_then(|app| app.versions.get(&after.version))
             .cloned();
-        if let Some(app) = version.filter(|_| !alive) {
-            self.tell(EventKind::FailedHealthCheck {
+        for (number, (was, word)) in before.words().zip(after.words()).enumerate() {
+            let Some(alive) = word.filter(|_| was != word) else {
+                continue;
+            };
+            if let Some(app) = version.as_ref().filter(|_| !alive) {
+                self.tell(EventKind::FailedHealthCheck {
+                    instance: Arc::clone(after),
+                    app: Arc::clone(app),
+                    number,
+                });
+            }
+            self.tell(EventKind::HealthStatusChanged {
                 instance: Arc::clone(after),
-                app,
+                alive,
             });
         }
-        self.tell(EventKind::HealthStatusChanged {
-            instance: Arc::clone(after),
-            alive,
-        });
     }
 
     /// `failing`: it was told to end because it failed its health check.
@@ -229,29 +239,34 @@ impl Core {
 
     /// An app has another version, or its first.
     pub(super) fn tell_checks(&mut self, before: Option<Arc<AppVersion>>, to: &Arc<AppVersion>) {
-        let had = before
+        if before
             .as_ref()
-            .is_some_and(|before| before.app.health_check.is_some());
-        if before.is_some_and(|before| before.config == to.config) {
+            .is_some_and(|before| before.config == to.config)
+        {
             return;
         }
-        if had {
-            let app = to.app.id.clone();
-            self.tell(EventKind::RemoveHealthCheck { app });
+        if let Some(before) = before {
+            self.tell_checks_gone(&before);
         }
-        if to.app.health_check.is_some() {
+        for number in 0..to.app.health_checks.len() {
             self.tell(EventKind::AddHealthCheck {
                 app: Arc::clone(to),
+                number,
             });
         }
     }
 
-    pub(super) fn tell_removed(&mut self, app: &AppState) {
-        let id = app.current.app.id.clone();
-        if app.current.app.health_check.is_some() {
-            self.tell(EventKind::RemoveHealthCheck { app: id.clone() });
+    fn tell_checks_gone(&mut self, version: &AppVersion) {
+        for _ in &version.app.health_checks {
+            let app = version.app.id.clone();
+            self.tell(EventKind::RemoveHealthCheck { app });
         }
-        self.tell(EventKind::AppTerminated { app: id });
+    }
+
+    pub(super) fn tell_removed(&mut self, app: &AppState) {
+        self.tell_checks_gone(&app.current);
+        let app = app.current.app.id.clone();
+        self.tell(EventKind::AppTerminated { app });
     }
 
     pub(super) fn tell_step_begun(&mut self, id: DeploymentId) {

@@ -113,7 +113,7 @@ pub enum EventKind {
         /// Marathon's word for where it stands.
         condition: &'static str,
     },
-    /// An instance's health is another.
+    /// What an instance's health checks say together is another thing than before.
     InstanceHealthChanged {
         /// The instance after it.
         instance: Arc<Instance>,
@@ -134,20 +134,24 @@ pub enum EventKind {
     AddHealthCheck {
         /// The app with it.
         app: Arc<AppVersion>,
+        /// Which of its checks.
+        number: usize,
     },
-    /// An app's health check is no more.
+    /// A health check of an app is no more.
     RemoveHealthCheck {
         /// Whose.
         app: AppId,
     },
-    /// An instance did not pass its health check.
+    /// An instance did not pass a health check.
     FailedHealthCheck {
         /// Which.
         instance: Arc<Instance>,
         /// The app with the check.
         app: Arc<AppVersion>,
+        /// Which of its checks.
+        number: usize,
     },
-    /// An instance's health check says another thing than before.
+    /// One of an instance's health checks says another thing than before.
     HealthStatusChanged {
         /// Which.
         instance: Arc<Instance>,

@@ -78,15 +78,19 @@ fn fields(kind: &EventKind, master: &str) -> Map<String, Value> {
         EventKind::AppTerminated { app } | EventKind::RemoveHealthCheck { app } => {
             json!({"appId": app.as_str()})
         }
-        EventKind::AddHealthCheck { app } => json!({
+        EventKind::AddHealthCheck { app, number } => json!({
             "appId": app.app.id.as_str(),
             "version": app.version.to_string(),
-            "healthCheck": app.app.health_check.as_ref().map(health_check),
+            "healthCheck": app.app.health_checks.get(*number).map(health_check),
         }),
-        EventKind::FailedHealthCheck { instance, app } => json!({
+        EventKind::FailedHealthCheck {
+            instance,
+            app,
+            number,
+        } => json!({
             "appId": instance.app.as_str(),
             "taskId": instance.task_id.as_str(),
-            "healthCheck": app.app.health_check.as_ref().map(health_check),
+            "healthCheck": app.app.health_checks.get(*number).map(health_check),
         }),
         EventKind::HealthStatusChanged { instance, alive } => json!({
             "appId": instance.app.as_str(),

@@ -46,7 +46,7 @@ pub(super) fn task_info(
             ..ContainerInfo::default()
         },
         kill_grace: None,
-        health_check: None,
+        health_checks: Vec::new(),
         max_completion: (job.max_completion_secs > 0)
             .then(|| Duration::from_secs(job.max_completion_secs)),
         labels: BTreeMap::new(),

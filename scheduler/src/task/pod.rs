@@ -52,7 +52,7 @@ pub fn task_infos(
         if let Some(argv) = &container.entrypoint {
             task.container.command.clone_from(argv);
         }
-        if let (Some(check), Some(argv)) = (&mut task.health_check, &container.check_argv) {
+        if let (Some(check), Some(argv)) = (task.health_checks.first_mut(), &container.check_argv) {
             check.command.clone_from(argv);
         }
         environment(&mut task, &own.app, container, &endpoints);

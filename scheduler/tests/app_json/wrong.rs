@@ -96,8 +96,8 @@ fn wrong_values_are_named_with_their_path() {
             "/healthChecks(0)/command",
         ),
         (
-            json!({"healthChecks": [{"protocol": "TCP"}, {"protocol": "TCP"}]}),
-            "/healthChecks(1)",
+            json!({"healthChecks": [{"protocol": "TCP"}, {"protocol": "TCP", "intervalSeconds": 0}]}),
+            "/healthChecks(1)/intervalSeconds",
         ),
         (
             json!({"upgradeStrategy": {"minimumHealthCapacity": 1.5}}),

@@ -236,6 +236,9 @@ impl World {
         } else {
             String::new()
         };
+        let known = self.tasks.get(task).filter(|_| healthy.is_some());
+        let n_checks = known.map_or(0, |(info, _)| info.health_checks.len());
+        let health_results = vec![proto::HealthResult { healthy }; n_checks];
         let status = proto::TaskStatus {
             task_id: task.into(),
             framework_id: "framework-1".into(),
@@ -256,6 +259,7 @@ impl World {
             timestamp_ms: 1,
             update_id: update_id.clone(),
             healthy,
+            health_results,
             container: None,
             exit: None,
             usage: None,
@@ -281,7 +285,7 @@ impl World {
             .checked_sub(&info.resources)
             .expect("only what is offered is taken");
         let image = info.container.image.clone();
-        let checked = info.health_check.is_some();
+        let checked = !info.health_checks.is_empty();
         self.tasks
             .insert(id.clone(), (info, proto::TaskState::TaskStaging));
         if self.mute {

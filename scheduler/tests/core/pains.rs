@@ -199,7 +199,7 @@ fn pain_06_agents_check_health_and_a_scheduler_that_is_away_kills_nothing() {
         bench.run(json!({"instances": 20, "healthChecks": [{"protocol": "TCP", "portIndex": 0}]}));
     assert_eq!(tasks.len(), 20);
     for task in &tasks {
-        assert!(task.health_check.is_some(), "the check goes with the task");
+        assert_eq!(task.health_checks.len(), 1, "the check goes with the task");
         bench.say_more(&task.task_id, TaskState::Running, |status| {
             status.healthy = Some(true)
         });
@@ -273,8 +273,8 @@ fn pain_07_what_is_sick_is_replaced_before_it_is_ended_and_a_fifth_at_a_time() {
     };
     for task in &old {
         let agents = task
-            .health_check
-            .as_ref()
+            .health_checks
+            .first()
             .map(|check| check.max_consecutive_failures);
         assert_eq!(agents, Some(0), "the agent only tells");
         bench.say_more(&task.task_id, TaskState::Running, healthy(true));

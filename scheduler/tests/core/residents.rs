@@ -393,7 +393,7 @@ fn a_pods_instance_keeps_its_volume_for_the_next_one_and_all_its_containers_have
     assert_eq!(volume(&first[0]).container_path, "/mnt/mezzo/sandbox/data");
     // All that it reserves is used up by the two: each has its own part of it.
     assert_eq!(node.free.pool_list(), []);
-    let check = first[0].health_check.as_ref().expect("it has one");
+    let check = first[0].health_checks.first().expect("it has one");
     assert_eq!(
         check.max_consecutive_failures, 3,
         "the agent ends it: no other can be there before"

@@ -27,7 +27,7 @@ pub(super) fn add_twins(world: &mut World, n: u32) {
                 ..info.clone()
             },
             state: TaskState::Running,
-            healthy: None,
+            health: vec![None; info.health_checks.len()],
             ready: None,
             unacknowledged: VecDeque::new(),
             pools: Default::default(),

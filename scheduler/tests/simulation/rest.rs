@@ -50,7 +50,9 @@ impl Sim {
                 if let Some(next) = next {
                     self.world.move_task(&id, next);
                 }
-                self.world.check(&id, true);
+                for number in 0..self.world.tasks[&id].health.len() {
+                    self.world.check(&id, number, true);
+                }
                 self.world.probe(&id, true);
                 self.world.repeat(&id);
             }

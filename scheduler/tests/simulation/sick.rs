@@ -17,16 +17,16 @@ use super::sim::{Faults, Sim};
 use super::world::World;
 
 impl World {
-    /// The health check of a task that runs passes, or fails.
-    pub(crate) fn check(&mut self, id: &TaskId, healthy: bool) {
-        let Some(task) = self.tasks.get_mut(id) else {
+    /// One of the health checks of a task that runs passes, or fails.
+    pub(crate) fn check(&mut self, id: &TaskId, number: usize, healthy: bool) {
+        let tasks = self.tasks.get_mut(id);
+        let running = tasks.filter(|task| task.state == TaskState::Running);
+        let word = running.and_then(|task| task.health.get_mut(number));
+        let Some(word) = word.filter(|word| **word != Some(healthy)) else {
             return;
         };
-        let is_checked = task.info.health_check.is_some() && task.state == TaskState::Running;
-        if is_checked && task.healthy != Some(healthy) {
-            task.healthy = Some(healthy);
-            self.agent_says(id, Some(Reason::HealthCheckStatusUpdated));
-        }
+        *word = Some(healthy);
+        self.agent_says(id, Some(Reason::HealthCheckStatusUpdated));
     }
 
     /// The readiness check of a task that runs passes, or fails.
@@ -40,6 +40,18 @@ impl World {
             self.agent_says(id, None);
         }
     }
+}
+
+/// One, or two of which each has a patience of its own.
+fn health_checks(sim: &mut Sim) -> Value {
+    let n = 1 + sim.rng.below(2);
+    let checks = (0..n).map(|_| {
+        json!({
+            "protocol": "TCP", "portIndex": 0, "gracePeriodSeconds": 1,
+            "intervalSeconds": 1 + sim.rng.below(5), "timeoutSeconds": 1, "maxConsecutiveFailures": 1 + sim.rng.below(3),
+        })
+    });
+    checks.collect()
 }
 
 /// With checks; of a size that leaves room for replacements, or hardly any.
@@ -59,10 +71,7 @@ fn checked(sim: &mut Sim, id: &str, n: u64) -> Value {
         "instances": n,
         "container": {"docker": {"image": "image:1"}},
         "portDefinitions": [{"port": 0, "name": "up"}],
-        "healthChecks": [{
-            "protocol": "TCP", "portIndex": 0, "gracePeriodSeconds": 1,
-            "intervalSeconds": 1 + sim.rng.below(5), "timeoutSeconds": 1, "maxConsecutiveFailures": 1 + sim.rng.below(3),
-        }],
+        "healthChecks": health_checks(sim),
         "upgradeStrategy": {
             // More than half, and on full machines an update would wait for ever.
             "minimumHealthCapacity": sim.rng.below(3) as f64 / 4.0,
@@ -108,8 +117,10 @@ fn checks(sim: &mut Sim, sick_in_ten: u64) {
     let running: Vec<TaskId> = running.map(|(id, _)| id.clone()).collect();
     let at = sim.rng.below(running.len() as u64) as usize;
     if let Some(id) = running.get(at) {
-        let healthy = sim.rng.below(10) >= sick_in_ten;
-        sim.world.check(id, healthy);
+        for number in 0..sim.world.tasks[id].health.len() {
+            let healthy = sim.rng.below(10) >= sick_in_ten;
+            sim.world.check(id, number, healthy);
+        }
         let ready = sim.rng.one_in(2);
         sim.world.probe(id, ready);
     }

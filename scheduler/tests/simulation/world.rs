@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mezzo_api::model::{
     AgentId, FrameworkId, Offer, OfferId, Pools, ReadinessStatus, Reason, Reservation, Resources,
-    RoleName, Stack, StatusSource, TaskId, TaskInfo, TaskState, TaskStatus,
+    RoleName, Stack, StatusSource, TaskId, TaskInfo, TaskState, TaskStatus, health_of_all,
 };
 use mezzo_scheduler::core::state::Machine;
 use mezzo_scheduler::resident::HoldingId;
@@ -90,8 +90,8 @@ pub(crate) struct Task {
     pub(crate) info: TaskInfo,
     pub(crate) pools: Pools,
     pub(crate) state: TaskState,
-    /// Its health check's latest word, where it has one.
-    pub(crate) healthy: Option<bool>,
+    /// The latest word of each of its health checks.
+    pub(crate) health: Vec<Option<bool>>,
     /// Its readiness check's.
     pub(crate) ready: Option<bool>,
     /// Made by the agent, not yet acknowledged, oldest first.
@@ -99,6 +99,13 @@ pub(crate) struct Task {
 }
 
 impl Task {
+    /// Takes note of what its checks say.
+    fn tell_health(&self, status: &mut TaskStatus) {
+        status.health_results.clone_from(&self.health);
+        status.healthy = health_of_all(self.health.iter().copied());
+        status.healthy = status.healthy.filter(|_| !self.health.is_empty());
+    }
+
     pub(crate) fn lives(&self) -> bool {
         !self.state.is_terminal()
     }
@@ -340,6 +347,7 @@ impl World {
             timestamp_ms: self.next,
             update_id: None,
             healthy: None,
+            health_results: Vec::new(),
             container: None,
             readiness: None,
             exit: None,
@@ -356,8 +364,11 @@ impl World {
     ) {
         let mut status = self.status(task, agent, state, Some(reason));
         // Some answers leave the health out.
-        if self.next.is_multiple_of(2) && state == TaskState::Running {
-            status.healthy = self.tasks.get(task).and_then(|task| task.healthy);
+        if self.next.is_multiple_of(2)
+            && state == TaskState::Running
+            && let Some(task) = self.tasks.get(task)
+        {
+            task.tell_health(&mut status);
         }
         self.to_core.push_back(Message::Status(Box::new(status)));
     }
@@ -386,13 +397,13 @@ impl World {
     /// The agent's word of how a task is; it waits behind earlier ones.
     pub(crate) fn agent_says(&mut self, id: &TaskId, reason: Option<Reason>) {
         let task = &self.tasks[id];
-        let (state, healthy, ready) = (task.state, task.healthy, task.ready);
+        let (state, ready) = (task.state, task.ready);
         let agent_id = task.info.agent_id.clone();
         let mut status = self.status(id, Some(agent_id.clone()), state, reason);
         status.source = StatusSource::Agent;
         status.update_id = Some(format!("update-{}", self.next).parse().expect("valid"));
         if state == TaskState::Running {
-            status.healthy = healthy;
+            self.tasks[id].tell_health(&mut status);
             status.readiness = ready.map(|ready| ReadinessStatus {
                 name: "up".to_owned(),
                 ready,

@@ -66,6 +66,7 @@ impl Core {
             grant: grant.clone(),
             holder: holder.clone(),
         };
+        let health = vec![None; info.health_checks.len()];
         let latest = TaskStatus {
             task_id: key.task.clone(),
             framework_id: key.framework.clone(),
@@ -77,6 +78,7 @@ impl Core {
             timestamp_ms: ctx.now.unix_ms,
             update_id: None,
             healthy: None,
+            health_results: health.clone(),
             container: None,
             readiness: None,
             exit: None,
@@ -99,7 +101,7 @@ impl Core {
                 usage: None,
                 disk_bytes: None,
                 disk_that_counts: 0,
-                healthy: None,
+                health,
                 readiness: None,
                 grant,
                 created_at_ms: ctx.now.unix_ms,

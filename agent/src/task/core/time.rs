@@ -29,11 +29,11 @@ impl Core {
                     effects.push(Effect::Kill(entry.container.clone()));
                 }
                 Phase::Running { .. }
-                    if (entry.healthy != entry.latest.healthy
+                    if (entry.health != entry.latest.health_results
                         || entry.readiness != entry.latest.readiness)
                         && entry.updates.len() < HEALTH_QUEUE =>
                 {
-                    let reason = if entry.healthy == entry.latest.healthy {
+                    let reason = if entry.health == entry.latest.health_results {
                         Reason::TaskCheckStatusUpdated
                     } else {
                         Reason::HealthCheckStatusUpdated

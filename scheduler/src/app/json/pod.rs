@@ -158,7 +158,7 @@ fn container(one: &PodContainer) -> Value {
     if let Some(user) = &spec.user {
         put("user", user.as_str().into());
     }
-    if let Some(check) = &spec.health_check {
+    if let Some(check) = spec.health_checks.first() {
         put("healthCheck", health_check(check, one));
     }
     put("volumeMounts", one.mounts.iter().map(mount).collect());

@@ -2,7 +2,7 @@
 //!
 //! Pure.
 
-use mezzo_api::model::{Volume, VolumeSource};
+use mezzo_api::model::{MOST_HEALTH_CHECKS, Volume, VolumeSource};
 use serde_json::Value;
 
 use super::{MAX_SECONDS_MS, residency};
@@ -109,8 +109,29 @@ fn refuse_doubles(ports: &[PortDefinition], path: &str, report: &mut Report) {
     }
 }
 
-/// One entry of `healthChecks`.
-pub(super) fn health_check(
+/// `healthChecks`.
+pub(super) fn health_checks(
+    fields: &Fields<'_>,
+    n_ports: usize,
+    report: &mut Report,
+) -> Vec<AppHealthCheck> {
+    let items = fields.list("healthChecks", report).unwrap_or_default();
+    if items.len() > MOST_HEALTH_CHECKS {
+        let problem = format!(
+            "has {} entries; at most {MOST_HEALTH_CHECKS} are allowed",
+            items.len()
+        );
+        report.value_problem(fields.path_of("healthChecks"), problem);
+        return Vec::new();
+    }
+    let items = items.into_iter();
+    items
+        .filter_map(|(path, item)| health_check(item, path, n_ports, report))
+        .collect()
+}
+
+/// One of them.
+fn health_check(
     item: &Value,
     path: String,
     n_ports: usize,

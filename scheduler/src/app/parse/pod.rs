@@ -186,7 +186,7 @@ fn nothing(id: AppId, container: Container) -> App {
         labels: BTreeMap::new(),
         ports: Vec::new(),
         require_ports: true,
-        health_check: None,
+        health_checks: Vec::new(),
         readiness_check: None,
         upgrade: UpgradeStrategy::default(),
         backoff: BackoffStrategy::default(),

@@ -54,7 +54,6 @@ struct Health<'a> {
 pub(crate) fn task<'a>(app: &'a AppState, instance: &'a Instance) -> Task<'a> {
     let holding = instance.holding.and_then(|id| app.holdings.get(&id));
     let volumes = holding.iter().flat_map(|holding| &holding.volumes);
-    let alive = instance.healthy.filter(|_| instance.checked);
     Task {
         id: instance.task_id.as_str(),
         app_id: instance.app.as_str(),
@@ -81,12 +80,13 @@ pub(crate) fn task<'a>(app: &'a AppState, instance: &'a Instance) -> Task<'a> {
             })
             .collect(),
         role: instance.role.as_str(),
-        health_check_results: alive
+        health_check_results: instance
+            .words()
+            .flatten()
             .map(|alive| Health {
                 alive,
                 task_id: instance.task_id.as_str(),
             })
-            .into_iter()
             .collect(),
         message: &instance.message,
     }

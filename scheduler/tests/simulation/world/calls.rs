@@ -86,11 +86,12 @@ impl World {
                         .free
                         .checked_sub(&pools)
                         .expect("offers are of what is free");
+                    let health = vec![None; info.health_checks.len()];
                     let task = Task {
                         info,
                         pools,
                         state: TaskState::Staging,
-                        healthy: None,
+                        health,
                         ready: None,
                         unacknowledged: VecDeque::new(),
                     };

@@ -85,7 +85,7 @@ pub(super) fn read(
         secret_env,
         labels: fields.string_map("labels", report).unwrap_or_default(),
         ports,
-        health_check,
+        health_checks: health_check.into_iter().collect(),
         kill_grace_ms,
         cpu_limit: limits.cpus,
         mem_limit: limits.mem,
