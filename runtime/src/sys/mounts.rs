@@ -239,11 +239,13 @@ impl Holder {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 libc::getppid() as usize != parent.addr()
             };
-            while !orphan {
+            if orphan {
+                return 0;
+            }
+            loop {
                 // SAFETY: takes nothing; nobody returns from it but to be killed.
                 unsafe { libc::pause() };
             }
-            0
         }
         let mut stack = vec![0_u128; Self::STACK_BYTES / size_of::<u128>()];
         let flags = libc::CLONE_NEWUSER | libc::CLONE_VM | libc::SIGCHLD;
