@@ -92,7 +92,7 @@ fn an_instance_is_replaced_when_the_first_check_gives_up_on_it() {
     let half = bench.say_more(&new, TaskState::Running, each([YES, None]));
     assert_eq!(killed(&half), [], "not healthy yet");
     let whole = bench.say_more(&new, TaskState::Running, each([YES, YES]));
-    assert_eq!(killed(&whole), [id.clone()]);
+    assert_eq!(killed(&whole), std::slice::from_ref(id));
 }
 
 #[test]
