@@ -125,8 +125,8 @@ pub(crate) async fn records_of_another_version_and_too_little_to_offer_are_told_
         .join("task.json");
     let written = std::fs::read_to_string(&record).unwrap();
     let versioned =
-        |version: u32| written.replace("\"version\":3", &format!("\"version\":{version}"));
-    assert_ne!(versioned(9), written, "it has version 3");
+        |version: u32| written.replace("\"version\":4", &format!("\"version\":{version}"));
+    assert_ne!(versioned(9), written, "it has version 4");
 
     // Of a newer agent.
     std::fs::write(&record, versioned(9)).unwrap();
