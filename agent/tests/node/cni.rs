@@ -157,7 +157,10 @@ async fn joined(bench: &mut Bench) {
         told["runtimeConfig"]["portMappings"][0],
         serde_json::json!({"hostPort": 31_000, "containerPort": 80, "protocol": "tcp"})
     );
-    assert!(log_of(bench, &container.container_id).contains("nameserver 10.55.0.1"));
+    eventually("it has told what it sees", || {
+        log_of(bench, &container.container_id).contains("nameserver 10.55.0.1")
+    })
+    .await;
 
     // A name that nobody set up is told with those that are there.
     info.task_id = "lost".into();

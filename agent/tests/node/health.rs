@@ -1,13 +1,11 @@
 //! Health checks of real containers: what passes, what fails, and the end of what goes on to fail.
 
-use std::net::TcpListener;
-
 use mezzo_api::proto::{
     self, Reason,
     TaskState::{TaskDropped, TaskFailed, TaskGone},
 };
 
-use crate::bench::{Bench, eventually, task};
+use crate::bench::{Bench, eventually, free_port, task};
 
 /// Passes at once, and always.
 fn command_check() -> proto::HealthCheck {
@@ -23,10 +21,9 @@ fn command_check() -> proto::HealthCheck {
 
 /// Asks a port that nobody listens on.
 fn port_check() -> proto::HealthCheck {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     proto::HealthCheck {
         kind: proto::CheckKind::Tcp.into(),
-        port: u32::from(listener.local_addr().unwrap().port()),
+        port: free_port().into(),
         command: vec![],
         ..command_check()
     }

@@ -1,19 +1,12 @@
 //! What comes and goes with a task's life: readiness, and the end of its machine's service.
 
-use std::net::TcpListener;
-
 use mezzo_api::proto::{
     self, Reason,
     TaskState::{TaskDropped, TaskKilled, TaskKilling, TaskRunning},
     master_message::{Activate, Drain, Message as FromMaster},
 };
 
-use crate::bench::{Bench, Parts, alive, eventually, said, task};
-
-fn free_port() -> u32 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port().into()
-}
+use crate::bench::{Bench, Parts, alive, eventually, free_port, said, task};
 
 /// The words with which an agent does not start.
 async fn refused_start(bench: &Bench) -> String {
@@ -40,7 +33,7 @@ pub(crate) async fn readiness_is_asked_until_it_passes(bench: &mut Bench) {
     let (ready, never) = (free_port(), free_port());
     for (id, port, statuses) in [("ready", ready, vec![]), ("never", never, vec![204])] {
         let info = proto::TaskInfo {
-            readiness_check: readiness(port, statuses),
+            readiness_check: readiness(port.into(), statuses),
             ..task(id, &["serve", &port.to_string()])
         };
         bench.launch(info).await;

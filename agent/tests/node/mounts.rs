@@ -117,8 +117,10 @@ pub(crate) async fn a_memory_file_system_of_a_task_has_its_size(bench: &mut Benc
         said(bench, &container, "stdout").contains("full")
     })
     .await;
-    let told = said(bench, &container, "stderr");
-    assert!(told.contains("No space left on device"), "{told}");
+    eventually("it has said why", || {
+        said(bench, &container, "stderr").contains("No space left on device")
+    })
+    .await;
     let scratch = format!("/proc/{}/root/scratch", container.pid);
     let space = statvfs(scratch.as_str()).unwrap();
     assert_eq!(space.blocks() * space.fragment_size(), 2 << 20);

@@ -270,7 +270,7 @@ async fn killed(bench: &mut Bench) {
     let n_leases = || fs::read_dir(&leases).map_or(0, Iterator::count);
     // Every task that runs has its address, its link and its port, and nobody else has any.
     let mut settled = None;
-    for _ in 0..400 {
+    for _ in 0..2_000 {
         let node = client
             .get_node(proto::GetNodeRequest {})
             .await

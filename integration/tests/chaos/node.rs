@@ -29,13 +29,17 @@ pub(crate) struct Node {
     n_containers: usize,
     n_cgroups: usize,
     n_mounts: usize,
+    /// Of this network namespace, but for loopback and the bridge, which is made when it is first needed.
+    n_links: usize,
+    /// Addresses that somebody has.
+    n_leases: usize,
 }
 
 impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "agent {} descriptors, {} KiB; launcher {} descriptors, {} KiB; {} keepers, {} containers, {} cgroups, {} mounts",
+            "agent {} descriptors, {} KiB; launcher {} descriptors, {} KiB; {} keepers, {} containers, {} cgroups, {} mounts, {} links, {} addresses",
             self.agent_descriptors,
             self.agent_kib,
             self.launcher_descriptors,
@@ -43,7 +47,9 @@ impl fmt::Display for Node {
             self.n_keepers,
             self.n_containers,
             self.n_cgroups,
-            self.n_mounts
+            self.n_mounts,
+            self.n_links,
+            self.n_leases
         )
     }
 }
@@ -65,6 +71,8 @@ impl Node {
             n_containers: containers::running(&parent).len(),
             n_cgroups: cgroups(&parent),
             n_mounts: mounts.lines().filter(|line| line.contains(&dir)).count(),
+            n_links: links()?,
+            n_leases: leases(cluster)?,
         })
     }
 
@@ -79,6 +87,10 @@ impl Node {
         ensure!(
             self.n_mounts == before.n_mounts,
             "{self}: mounts are left; before: {before}"
+        );
+        ensure!(
+            self.n_links == before.n_links && self.n_leases == 0,
+            "{self}: links or addresses are left; before: {before}"
         );
         ensure!(
             self.agent_descriptors <= before.agent_descriptors + MORE_DESCRIPTORS,
@@ -152,6 +164,24 @@ fn descriptors(pid: i32) -> Result<usize> {
     Ok(fs::read_dir(&dir)
         .with_context(|| format!("list {dir}"))?
         .count())
+}
+
+fn links() -> Result<usize> {
+    let text = fs::read_to_string("/proc/self/net/dev").context("read the links")?;
+    let names = text.lines().skip(2).filter_map(|line| line.split_once(':'));
+    Ok(names
+        .filter(|(name, _)| !["lo", "mezzo0"].contains(&name.trim()))
+        .count())
+}
+
+fn leases(cluster: &Cluster) -> Result<usize> {
+    let dir = cluster.dir().join("agent/runtime/network/leases");
+    match fs::read_dir(&dir) {
+        Ok(entries) => Ok(entries.count()),
+        // Before the first task with a network of its own.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error).with_context(|| format!("list {}", dir.display())),
+    }
 }
 
 fn pss_kib(pid: i32) -> Result<u64> {

@@ -100,8 +100,16 @@ impl Master {
             .unwrap()
     }
 
+    /// Of whom all that was told to anybody by now can be read: reads are answered from what was published last, and an order
+    /// publishes what is true by then, also one that is refused.
     pub async fn operator(&self) -> OperatorServiceClient<Channel> {
-        OperatorServiceClient::new(self.channel().await)
+        let mut operator = OperatorServiceClient::new(self.channel().await);
+        let nobody = proto::DeactivateAgentRequest {
+            agent_id: "nobody".to_owned(),
+        };
+        let refused = operator.deactivate_agent(nobody).await;
+        refused.expect_err("there is no such agent");
+        operator
     }
 
     pub async fn cluster(&self) -> proto::Cluster {

@@ -296,6 +296,8 @@ fn tasks() -> Vec<Row> {
         )
         .has("/tasks", json!([])),
         row("killAppTasks", "DELETE /v2/apps/none/tasks", 404),
+        // It is shown as running until its end is known.
+        row("getAppTask", "GET /v2/apps/shop/web/tasks/{other}", 404).waits(),
         row("listAppTasks", "GET /v2/apps/shop/web/tasks", 200)
             .waits()
             .has("/tasks/0/state", json!("TASK_RUNNING"))

@@ -208,8 +208,12 @@ fn limits(guest: &Guest) -> Result<String> {
         let found = file(name)?;
         ensure!(found == wanted, "{name} is {found}, not {wanted}");
     }
-    let current: u64 = file("memory.current")?.parse().context("memory.current")?;
-    ensure!(current >= 20 * MIB, "memory.current is {current}");
+    // It runs before it has filled its memory.
+    wait::until("the memory to be filled", guest.limit(PATIENCE), || {
+        let current: u64 = file("memory.current")?.parse().context("memory.current")?;
+        ensure!(current >= 20 * MIB, "memory.current is {current}");
+        Ok(())
+    })?;
     // Keepers are charged to themselves, and outlive the agent's own cgroup.
     let keepers = guest.sh("for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2>/dev/null | grep -q keeper && cut -d: -f3 $p/cgroup; done | sort -u")?;
     println!("  keepers in {}", keepers.trim());

@@ -206,10 +206,10 @@ mod tests {
     #[test]
     fn frames_come_when_they_are_due_and_in_order() {
         let outlet = Outlet::default();
+        let start = Instant::now();
         outlet.push(b"late".to_vec(), Duration::from_millis(30));
         outlet.push(b"first".to_vec(), Duration::ZERO);
         outlet.push(b"second".to_vec(), Duration::ZERO);
-        let start = Instant::now();
         let heard = || String::from_utf8(outlet.next().expect("open")).expect("text");
         assert_eq!([heard(), heard(), heard()], ["first", "second", "late"]);
         assert!(start.elapsed() >= Duration::from_millis(30));

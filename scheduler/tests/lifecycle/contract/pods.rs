@@ -107,6 +107,13 @@ pub(super) fn rows() -> Vec<Row> {
             "DELETE /v2/pods/shop/pod::instances",
             400,
         ),
+        // Else all that the last snapshot has may have ended by then.
+        row("getPodStatus", "GET /v2/pods/shop/pod::status", 200)
+            .waits()
+            .has("/status", json!("STABLE"))
+            .has("/instances/0/status", json!("STABLE"))
+            .has("/instances/1/status", json!("STABLE"))
+            .has("/instances/2", none()),
         row(
             "killPodInstances",
             "DELETE /v2/pods/shop/pod::instances?wipe=true",
