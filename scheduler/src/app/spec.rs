@@ -525,11 +525,12 @@ impl App {
         Some(check.interval_ms.saturating_mul(more))
     }
 
-    /// The same as long as nobody says which of them fails: for the most patient one.
+    /// The same as long as nobody says which of them fails: for the most patient one, which may be one that waits for ever.
     #[must_use]
     pub fn most_patience_ms(&self) -> Option<u64> {
         let checks = self.health_checks.iter();
-        checks.filter_map(|check| self.patience_ms(check)).max()
+        let each: Option<Vec<u64>> = checks.map(|check| self.patience_ms(check)).collect();
+        each?.into_iter().max()
     }
 
     /// Whether the two differ in anything but how many run.

@@ -174,6 +174,11 @@ mod tests {
         assert_eq!(several.healthy, NO);
         assert_eq!(several.words().collect::<Vec<_>>(), [None, None]);
 
+        // The one that fails may be the one that never gives up.
+        let mut patient = instance(&[2, 0]);
+        say(&mut patient, &[], NO, 5_000);
+        assert_eq!((patient.healthy, patient.failing_at()), (NO, None));
+
         let mut one = instance(&[3]);
         assert_eq!(one.checks, []);
         say(&mut one, &[NO], NO, 5_000);
