@@ -593,6 +593,15 @@ impl Actor {
                     Done::Nothing
                 });
             }
+            Effect::StartCheck(container, check) => {
+                let token = self.health.entry(container.clone()).or_default().clone();
+                let (runtime, feedback) = (Arc::clone(&self.runtime), self.feedback.clone());
+                self.jobs.spawn(async move {
+                    let checks = health::check::run(&runtime, &container, &check, &feedback);
+                    tokio::select! { () = token.cancelled() => {} () = checks => {} }
+                    Done::Nothing
+                });
+            }
             Effect::StopHealth(container) => {
                 if let Some(token) = self.health.remove(&container) {
                     token.cancel();

@@ -1,8 +1,10 @@
 //! Health checks of tasks, run beside them: [`tracker`] decides what results mean (pure), [`probe`] asks.
 //!
 //! One Tokio task per check, started and stopped by `actor`; what the checks of a task say together is for the core. Only
-//! changes are reported. [`readiness`] asks whether a task that has just started is ready for its work, until it is.
+//! changes are reported. [`readiness`] asks whether a task that has just started is ready for its work, until it is;
+//! [`check`] asks what is told and has no meaning here.
 
+pub(crate) mod check;
 mod probe;
 pub(crate) mod readiness;
 pub(crate) mod tracker;

@@ -12,7 +12,8 @@ pub(crate) mod volume;
 
 use std::collections::BTreeMap;
 
-use mezzo_api::{model::TaskLimits, proto};
+use mezzo_api::model::TaskLimits;
+use mezzo_api::proto::{self, check_result::Found};
 use serde::Serialize;
 
 /// Resources by name.
@@ -406,6 +407,40 @@ pub(crate) struct Exit {
     pub(crate) memory_limit_bytes: Option<u64>,
 }
 
+/// What a task's check found last; one of the first three, or the problem.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct CheckResult {
+    pub(crate) http_status: Option<u32>,
+    pub(crate) tcp_succeeded: Option<bool>,
+    pub(crate) exit_code: Option<i32>,
+    /// Why it found nothing.
+    pub(crate) problem: Option<String>,
+}
+
+impl CheckResult {
+    fn new(result: proto::CheckResult) -> Self {
+        let none = Self::default();
+        match result.found {
+            Some(Found::HttpStatus(status)) => Self {
+                http_status: Some(status),
+                ..none
+            },
+            Some(Found::TcpSucceeded(succeeded)) => Self {
+                tcp_succeeded: Some(succeeded),
+                ..none
+            },
+            Some(Found::ExitCode(code)) => Self {
+                exit_code: Some(code),
+                ..none
+            },
+            None => Self {
+                problem: Some(result.problem),
+                ..none
+            },
+        }
+    }
+}
+
 /// One task.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct Task {
@@ -424,6 +459,8 @@ pub(crate) struct Task {
     pub(crate) healthy: Option<bool>,
     /// `null` without a readiness check, or before its first result.
     pub(crate) ready: Option<bool>,
+    /// `null` without a check, or before its first result.
+    pub(crate) check: Option<CheckResult>,
     pub(crate) updated_at_ms: u64,
     pub(crate) started_at_ms: Option<u64>,
     pub(crate) image: String,
@@ -499,6 +536,7 @@ impl Task {
                 .then(|| status.reason().as_str_name().to_owned()),
             healthy: status.healthy,
             ready: status.readiness.map(|last| last.ready),
+            check: status.check_result.map(CheckResult::new),
             updated_at_ms: status.timestamp_ms,
             started_at_ms: task.started_at_ms,
             image: container.image,

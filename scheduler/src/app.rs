@@ -1,8 +1,9 @@
 //! Apps as people describe them: Marathon's AppDefinition, read from JSON, checked, and written back.
 //!
 //! [`spec`] has the checked type, [`parse`] makes it from JSON and collects every problem, [`json`] writes it, [`mod@merge`]
-//! overlays an update, [`confinement`], [`constraint`], [`readiness`], [`residency`], [`role`] and [`pod`] are parts of it, [`version`] one entry of an app's history. All pure.
+//! overlays an update, [`check`], [`confinement`], [`constraint`], [`readiness`], [`residency`], [`role`] and [`pod`] are parts of it, [`version`] one entry of an app's history. All pure.
 
+pub mod check;
 pub mod confinement;
 pub mod constraint;
 pub mod id;

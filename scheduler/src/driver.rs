@@ -308,6 +308,7 @@ impl Driver {
                         health_results: Vec::new(),
                         container: None,
                         readiness: None,
+                        check_result: None,
                         exit: None,
                         usage: None,
                     };

@@ -102,6 +102,7 @@ pub fn task_info(
             .readiness_check
             .as_ref()
             .and_then(|check| check.for_task(app, ports)),
+        check: app.check.as_ref().and_then(|check| check.for_task(ports)),
     }
 }
 
@@ -116,7 +117,8 @@ fn protocol(names: &str) -> PortProtocol {
     }
 }
 
-fn shell(line: &str) -> Vec<String> {
+/// What runs a line.
+pub(crate) fn shell(line: &str) -> Vec<String> {
     vec!["/bin/sh".to_owned(), "-c".to_owned(), line.to_owned()]
 }
 

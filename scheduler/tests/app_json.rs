@@ -1,5 +1,7 @@
 //! What app files are accepted, what they mean, and how each mistake is named.
 
+#[path = "app_json/check.rs"]
+mod check;
 #[path = "app_json/marathon.rs"]
 mod marathon;
 #[path = "app_json/residents.rs"]
@@ -345,11 +347,6 @@ fn what_is_not_supported_says_so() {
             "not supported yet: use fetch",
         ),
         (
-            json!({"check": {"tcp": {"port": 80}}}),
-            "/check",
-            "not supported yet: use healthChecks",
-        ),
-        (
             json!({"executor": "//cmd"}),
             "/executor",
             "not supported yet",
@@ -496,7 +493,8 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
+    "check",
     "constraints",
     "id",
     "cmd",
@@ -553,7 +551,10 @@ proptest! {
         }
         match shape {
             0 => app["cmd"] = json!("sleep 1"),
-            1 => app["args"] = json!(["a", "b"]),
+            1 => {
+                app["args"] = json!(["a", "b"]);
+                app["check"] = json!({"http": {"port": 1 + min % 60_000}, "delaySeconds": number(backoff)});
+            }
             2 => {
                 let command = json!({"protocol": "COMMAND", "command": {"value": "true"}});
                 let port = json!({"protocol": "TCP", "port": 80, "delaySeconds": number(backoff)});

@@ -1,5 +1,7 @@
 //! Single decisions of the core: what one status, offer or command leads to, and in which order.
 
+#[path = "core/checks.rs"]
+mod checks;
 #[path = "core/drain.rs"]
 mod drain;
 #[path = "core/groups.rs"]
@@ -150,6 +152,7 @@ impl Bench {
             health_results: Vec::new(),
             container: None,
             readiness: None,
+            check_result: None,
             exit: None,
             usage: None,
         };

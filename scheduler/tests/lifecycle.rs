@@ -1,5 +1,7 @@
 //! The scheduler as a whole, over HTTP on one side and gRPC to a scripted master on the other.
 
+#[path = "lifecycle/checks.rs"]
+mod checks;
 mod common;
 #[path = "lifecycle/contract.rs"]
 mod contract;

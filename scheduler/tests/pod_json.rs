@@ -56,6 +56,7 @@ fn everything() -> Value {
                 "environment": {"B": "2"},
                 "user": "root",
                 "healthCheck": {"http": {"endpoint": "http", "path": "/ok", "scheme": "HTTP"}, "intervalSeconds": 5},
+                "check": {"http": {"endpoint": "admin", "path": "/state", "scheme": "HTTP"}, "delaySeconds": 1},
                 "volumeMounts": [
                     {"name": "shared", "mountPath": "/data", "readOnly": true},
                     {"name": "key", "mountPath": "/key"},
@@ -71,6 +72,7 @@ fn everything() -> Value {
                 "image": {"id": "log:1"},
                 "resources": {"cpus": 0.25, "mem": 32},
                 "healthCheck": {"exec": {"command": {"argv": ["/log", "check"]}}},
+                "check": {"exec": {"command": {"argv": ["/log", "state"]}}},
             },
             {"name": "plain", "image": {"id": "plain:1"}, "exec": {"command": {"argv": ["x"]}}},
         ],
@@ -156,7 +158,10 @@ fn every_field_that_is_given_comes_back() {
         "/containers/0/endpoints/1/hostPort",
         "/containers/0/healthCheck/http",
         "/containers/1/exec",
+        "/containers/0/check/http",
+        "/containers/0/check/delaySeconds",
         "/containers/1/healthCheck/exec",
+        "/containers/1/check/exec",
         "/containers/2/exec",
     ] {
         assert_eq!(written.pointer(path), given.pointer(path), "{path}");
@@ -266,6 +271,16 @@ fn what_cannot_be_is_said_with_its_path() {
         (
             with(json!({"healthCheck": {}})),
             "/containers(0)/healthCheck",
+            "one of http, tcp and exec",
+        ),
+        (
+            with(json!({"check": {"http": {"endpoint": "a"}}})),
+            "/containers(0)/check/http/endpoint",
+            "none of the container's endpoints",
+        ),
+        (
+            with(json!({"check": {"tcp": {"endpoint": "a"}, "http": {"endpoint": "a"}}})),
+            "/containers(0)/check",
             "one of http, tcp and exec",
         ),
         (

@@ -1,4 +1,4 @@
-//! One health check: HTTP, HTTPS, TCP and gRPC from within the task's own network, a command inside the container. In
+//! One question to a task: HTTP, HTTPS, TCP and gRPC from within the task's own network, a command inside the container. In
 //! this process, without a fork. The caller sets the deadline. Nothing that the task answers is kept beyond a few KiB.
 
 mod grpc;
@@ -11,7 +11,8 @@ use std::{
 };
 
 use mezzo_api::model::{
-    CheckKind, HealthCheck, ReadinessCheck, ReadinessProtocol, ReadinessResponse,
+    Check, CheckAction, CheckKind, CheckResult, HealthCheck, ReadinessCheck, ReadinessProtocol,
+    ReadinessResponse,
 };
 use tokio::net::TcpStream;
 
@@ -23,7 +24,7 @@ pub(crate) async fn probe(
     container: &ContainerId,
     check: &HealthCheck,
 ) -> Result<(), String> {
-    let address = loopback(check);
+    let address = loopback(check.port, check.ipv6);
     match check.kind {
         CheckKind::Tcp => connect(runtime, container, address).await.map(drop),
         CheckKind::Http => {
@@ -39,7 +40,10 @@ pub(crate) async fn probe(
             let stream = connect(runtime, container, address).await?;
             grpc::ask(stream, address, &check.path).await
         }
-        CheckKind::Command => command(runtime, container, &check.command).await,
+        CheckKind::Command => match exit_code(runtime, container, &check.command).await? {
+            0 => Ok(()),
+            code => Err(format!("the command exited with code {code}")),
+        },
     }
 }
 
@@ -49,7 +53,7 @@ pub(crate) async fn readiness(
     container: &ContainerId,
     check: &ReadinessCheck,
 ) -> Result<ReadinessResponse, String> {
-    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), check.port);
+    let address = loopback(check.port, false);
     let body = check.preserve_last_response;
     let stream = connect(runtime, container, address).await?;
     match check.protocol {
@@ -61,14 +65,53 @@ pub(crate) async fn readiness(
     }
 }
 
+/// Asks once for what is to be told, whatever it is.
+pub(crate) async fn check(
+    runtime: &Arc<dyn Runtime>,
+    container: &ContainerId,
+    check: &Check,
+) -> CheckResult {
+    let found = match &check.action {
+        CheckAction::Http { tls, port, path } => {
+            let address = loopback(*port, check.ipv6);
+            http_status(runtime, container, address, *tls, path).await
+        }
+        CheckAction::Tcp { port } => {
+            let stream = connect(runtime, container, loopback(*port, check.ipv6)).await;
+            Ok(CheckResult::Tcp(stream.is_ok()))
+        }
+        CheckAction::Command(command) => exit_code(runtime, container, command)
+            .await
+            .map(CheckResult::Command),
+    };
+    found.unwrap_or_else(|problem| CheckResult::nothing(&problem))
+}
+
+async fn http_status(
+    runtime: &Arc<dyn Runtime>,
+    container: &ContainerId,
+    address: SocketAddr,
+    tls: bool,
+    path: &str,
+) -> Result<CheckResult, String> {
+    let stream = connect(runtime, container, address).await?;
+    let answer = if tls {
+        let stream = tls::wrap(stream, address).await?;
+        http::get(stream, address, path, false).await?
+    } else {
+        http::get(stream, address, path, false).await?
+    };
+    Ok(CheckResult::Http(answer.status))
+}
+
 /// Where the task's own processes reach it, whatever else it has for addresses: as Mesos did it.
-fn loopback(check: &HealthCheck) -> SocketAddr {
-    let ip = if check.ipv6 {
+fn loopback(port: u16, ipv6: bool) -> SocketAddr {
+    let ip = if ipv6 {
         IpAddr::V6(Ipv6Addr::LOCALHOST)
     } else {
         IpAddr::V4(Ipv4Addr::LOCALHOST)
     };
-    SocketAddr::new(ip, check.port)
+    SocketAddr::new(ip, port)
 }
 
 async fn connect(
@@ -82,11 +125,11 @@ async fn connect(
         .map_err(|error| format!("cannot connect to port {}: {error}", address.port()))
 }
 
-async fn command(
+async fn exit_code(
     runtime: &Arc<dyn Runtime>,
     container: &ContainerId,
     command: &[String],
-) -> Result<(), String> {
+) -> Result<i32, String> {
     let spec = ExecSpec {
         args: command.to_vec(),
         env: Vec::new(),
@@ -111,18 +154,17 @@ async fn command(
         code = control.wait() => code,
         () = async { tokio::join!(stdout, stderr); std::future::pending().await } => unreachable!("pending never ends"),
     };
-    match code {
-        Ok(0) => Ok(()),
-        Ok(code) => Err(format!("the command exited with code {code}")),
-        Err(error) => Err(error.to_string()),
-    }
+    code.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use tokio::net::TcpListener;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
 
     use super::*;
     use crate::node::fake::FakeRuntime;
@@ -156,7 +198,49 @@ mod tests {
             let problem = probe(&runtime, &container, &check).await.unwrap_err();
             assert!(problem.contains("cannot connect"), "{problem}");
         }
-        check.ipv6 = true;
-        assert!(loopback(&check).is_ipv6());
+        assert!(loopback(80, true).is_ipv6());
+    }
+
+    #[tokio::test]
+    async fn a_check_tells_what_it_found_and_why_nothing() {
+        let runtime: Arc<dyn Runtime> = Arc::new(FakeRuntime::new("/nowhere".into()));
+        let container = ContainerId::derive("t", 1);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 512];
+                if stream.read(&mut request).await.unwrap() > 0 {
+                    stream.write_all(b"HTTP/1.1 503 No\r\n\r\n").await.unwrap();
+                }
+            }
+        });
+        let asks = async |action| {
+            let asked = Check {
+                action,
+                interval: Duration::from_secs(1),
+                timeout: Duration::from_secs(1),
+                delay: Duration::ZERO,
+                ipv6: false,
+            };
+            check(&runtime, &container, &asked).await
+        };
+        let http = |tls| CheckAction::Http {
+            tls,
+            port,
+            path: "/".into(),
+        };
+        assert_eq!(asks(http(false)).await, CheckResult::Http(503));
+        let tcp = || CheckAction::Tcp { port };
+        assert_eq!(asks(tcp()).await, CheckResult::Tcp(true));
+        server.abort();
+        let _ = server.await;
+        assert_eq!(asks(tcp()).await, CheckResult::Tcp(false));
+        for tls in [false, true] {
+            let CheckResult::Nothing(problem) = asks(http(tls)).await else {
+                panic!("nobody answers any more");
+            };
+            assert!(problem.contains("cannot connect"), "{problem}");
+        }
     }
 }

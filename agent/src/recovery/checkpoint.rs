@@ -10,7 +10,7 @@
 //! | 1 | the first; later, left out where empty, `grant` and what is new in `TaskInfo` |
 //! | 2 | statuses with `REASON_TASK_CHECK_STATUS_UPDATED`, `REASON_AGENT_DRAINING`, `REASON_CONTAINER_LIMITATION_DISK` |
 //! | 3 | persistent volumes and reserved resources in `TaskInfo`; `revocable` tasks, whose resources an older agent would book twice, as it would volumes that members of a group share; `REASON_CONTAINER_PREEMPTED` |
-//! | 4 | `health_checks` in `TaskInfo` in place of the one `health_check`; `health_results` of statuses |
+//! | 4 | `health_checks` in `TaskInfo` in place of the one `health_check`; `health_results` of statuses; later, left out where there is none, `check` in `TaskInfo` and `check_result` of statuses: an agent that does not know them does not ask, and harms nothing |
 
 use mezzo_api::model::{FrameworkId, RoleName, TaskInfo, TaskStatus, UpdateId};
 use serde::{Deserialize, Serialize};

@@ -246,6 +246,7 @@ fn entry(folder: &Recovered, settings: &Settings, phase: Phase) -> Entry {
         health_results: Vec::new(),
         container: None,
         readiness: None,
+        check_result: None,
         exit: None,
         usage: None,
     });
@@ -280,6 +281,7 @@ fn entry(folder: &Recovered, settings: &Settings, phase: Phase) -> Entry {
         disk_that_counts: 0,
         health,
         readiness: latest.readiness.clone(),
+        check_result: latest.check_result.clone(),
         grant: checkpoint.grant.clone(),
         created_at_ms: checkpoint.created_at_ms,
         told_limits: None,

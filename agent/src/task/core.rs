@@ -21,8 +21,8 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, CgroupMode, ExitInfo, LinuxCapability, ReadinessStatus, StatusSource, Task,
-    TaskStatus, UpdateId, Usage,
+    AgentId, CgroupMode, CheckResult, ExitInfo, LinuxCapability, ReadinessStatus, StatusSource,
+    Task, TaskStatus, UpdateId, Usage,
 };
 
 use super::{
@@ -231,6 +231,7 @@ impl Core {
             } => self.limited(&container, &limits, result, &mut effects),
             Event::Rewritten(written, result) => self.rewritten(&written, result, &mut effects),
             Event::Readiness(id, status) => self.readiness(&id, *status),
+            Event::Check(id, result) => self.checked(&id, result),
             Event::Health(id, number, verdict) => {
                 self.health(&id, number, verdict, ctx, &mut effects);
             }
@@ -439,6 +440,19 @@ impl Core {
         }
     }
 
+    /// `keep_time` tells of it. The next agent asks anew, and may find what was told already.
+    fn checked(&mut self, id: &ContainerId, result: CheckResult) {
+        if let Some(entry) = self.entry(id)
+            && matches!(entry.phase, Phase::Running { .. })
+            && entry
+                .check_result
+                .as_ref()
+                .is_none_or(|last| !last.says_the_same(&result))
+        {
+            entry.check_result = Some(result);
+        }
+    }
+
     /// Records and tells a state that is not terminal.
     fn tell(
         &mut self,
@@ -518,6 +532,7 @@ impl Entry {
             exit,
             usage: usage.map(Box::new),
             readiness: self.readiness.clone(),
+            check_result: self.check_result.clone(),
         }
     }
 }

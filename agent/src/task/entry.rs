@@ -1,7 +1,8 @@
 //! One task and the phase it is in. Pure data with the few questions that others ask of it.
 
 use mezzo_api::model::{
-    ContainerStatus, ReadinessStatus, RoleName, Task, TaskInfo, TaskStatus, Usage, health_of_all,
+    CheckResult, ContainerStatus, ReadinessStatus, RoleName, Task, TaskInfo, TaskStatus, Usage,
+    health_of_all,
 };
 
 use super::{
@@ -99,6 +100,8 @@ pub(crate) struct Entry {
     pub(crate) health: Vec<Option<bool>>,
     /// The last result of the readiness check.
     pub(crate) readiness: Option<ReadinessStatus>,
+    /// What its check found last.
+    pub(crate) check_result: Option<CheckResult>,
     /// What the agent picked for it.
     pub(crate) grant: Grant,
     /// Unix milliseconds; of the checkpoint.
@@ -141,6 +144,9 @@ impl Entry {
         let is_ready = self.readiness.as_ref().is_some_and(|last| last.ready);
         if let Some(check) = self.info.readiness_check.as_ref().filter(|_| !is_ready) {
             effects.push(Effect::StartReadiness(id.clone(), Box::new(check.clone())));
+        }
+        if let Some(check) = &self.info.check {
+            effects.push(Effect::StartCheck(id.clone(), Box::new(check.clone())));
         }
     }
 

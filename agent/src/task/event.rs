@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use mezzo_api::model::{
-    AgentId, FrameworkId, HealthCheck, OperationId, OperationStatus, PoolOperation, ReadinessCheck,
-    ReadinessStatus, Resources, RoleName, Task, TaskInfo, TaskStatus, UpdateId, Usage, VolumeId,
+    AgentId, Check, CheckResult, FrameworkId, HealthCheck, OperationId, OperationStatus,
+    PoolOperation, ReadinessCheck, ReadinessStatus, Resources, RoleName, Task, TaskInfo,
+    TaskStatus, UpdateId, Usage, VolumeId,
 };
 
 use super::{TaskKey, change::Refused, disk::DiskUse, group::Holding, status::Outcome};
@@ -139,6 +140,8 @@ pub(crate) enum Event {
     Health(ContainerId, usize, Verdict),
     /// A readiness check has a new result.
     Readiness(ContainerId, Box<ReadinessStatus>),
+    /// A check has a new result.
+    Check(ContainerId, CheckResult),
     /// Nothing but the time.
     Tick,
 }
@@ -228,7 +231,9 @@ pub(crate) enum Effect {
     StartHealth(ContainerId, usize, Box<HealthCheck>),
     /// Ask until the task is ready, or until `StopHealth`; answered by `Readiness`.
     StartReadiness(ContainerId, Box<ReadinessCheck>),
-    /// No more checks of health or readiness.
+    /// Ask and tell, until `StopHealth`; answered by `Check`.
+    StartCheck(ContainerId, Box<Check>),
+    /// No more checks of any kind.
     StopHealth(ContainerId),
     /// The container's root file system is not needed any more.
     DropSnapshot(ContainerId),

@@ -8,8 +8,8 @@ use std::{
 };
 
 use mezzo_api::model::{
-    AgentId, CheckKind, FetchSource, FrameworkId, LinuxCapability, NetworkMode, Reason, TaskInfo,
-    TaskState, VolumeId, VolumeSource,
+    AgentId, CheckAction, CheckKind, FetchSource, FrameworkId, LinuxCapability, NetworkMode,
+    Reason, TaskInfo, TaskState, VolumeId, VolumeSource,
 };
 
 use super::status::Outcome;
@@ -203,6 +203,16 @@ pub(crate) fn refuse(
             | CheckKind::Grpc
             | CheckKind::Command => {}
         }
+    }
+    match info.check.as_ref().map(|check| &check.action) {
+        Some(CheckAction::Http { port: 0, .. } | CheckAction::Tcp { port: 0 }) => {
+            return invalid("check.port: must be above 0".to_owned());
+        }
+        Some(CheckAction::Command(command)) if command.is_empty() => {
+            return invalid("check.command: is empty".to_owned());
+        }
+        Some(CheckAction::Http { .. } | CheckAction::Tcp { .. } | CheckAction::Command(_))
+        | None => {}
     }
     None
 }

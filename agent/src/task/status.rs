@@ -296,6 +296,7 @@ pub(crate) mod tests {
             health_results: Vec::new(),
             container: None,
             readiness: None,
+            check_result: None,
             exit: None,
             usage: None,
         }

@@ -49,6 +49,7 @@ pub(crate) fn a_task(id: &str) -> TaskInfo {
         limits: mezzo_api::model::TaskLimits::default(),
         group: None,
         readiness_check: None,
+        check: None,
         reserved: Vec::new(),
         persistent: Vec::new(),
         revocable: false,
@@ -184,6 +185,7 @@ impl Bench {
                 | Effect::Kill(_)
                 | Effect::StartHealth(..)
                 | Effect::StartReadiness(..)
+                | Effect::StartCheck(..)
                 | Effect::StopHealth(_)
                 | Effect::DropSnapshot(_)
                 | Effect::Collect(_) => None,

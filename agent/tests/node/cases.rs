@@ -38,6 +38,7 @@ use crate::guest::{
 use crate::health::{
     health_is_checked_by_command_and_port,
     the_first_of_several_health_checks_that_gives_up_kills_the_task,
+    what_checks_find_is_told_and_kills_nothing,
 };
 use crate::inside::{
     a_message_reaches_a_task, logs_are_read_and_followed, programs_run_beside_a_task,
@@ -125,6 +126,7 @@ cases![
     the_agent_can_leave_with_its_tasks,
     health_is_checked_by_command_and_port,
     the_first_of_several_health_checks_that_gives_up_kills_the_task,
+    what_checks_find_is_told_and_kills_nothing,
     a_silent_master_is_left_and_found_again,
     kills_of_the_agent_in_the_middle_of_launches_run_nothing_twice,
     limits_reach_the_container_or_are_refused_by_name,

@@ -167,6 +167,7 @@ fn write_status(status: &TaskStatus, into: &mut Vec<u8>) {
         exit,
         usage,
         readiness,
+        check_result,
     } = status;
     text(1, task_id.as_str(), into);
     text(2, framework_id.as_str(), into);
@@ -190,6 +191,7 @@ fn write_status(status: &TaskStatus, into: &mut Vec<u8>) {
         exit: exit.clone().map(Into::into),
         usage: usage.clone().map(|usage| Box::new((*usage).into())),
         readiness: readiness.clone().map(Into::into),
+        check_result: check_result.clone().map(Into::into),
     };
     rest.encode_raw(into);
 }
@@ -284,6 +286,10 @@ mod tests {
             }),
             usage: Some(Box::default()),
             readiness: None,
+            check_result: Some(proto::CheckResult {
+                found: Some(proto::check_result::Found::HttpStatus(503)),
+                problem: String::new(),
+            }),
         };
         proto::Task {
             info: Some(info),

@@ -4,6 +4,7 @@
 //! Bounds here keep later arithmetic from overflowing and lists from growing without end.
 
 mod agent;
+mod check;
 mod common;
 mod confinement;
 mod description;

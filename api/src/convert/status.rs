@@ -191,6 +191,9 @@ impl TryFrom<proto::TaskStatus> for TaskStatus {
         let readiness = status
             .readiness
             .and_then(|readiness| problems.take("readiness", readiness.try_into()));
+        let check_result = status
+            .check_result
+            .and_then(|result| problems.take("check_result", result.try_into()));
         let results = status.health_results.len();
         if results > MOST_HEALTH_CHECKS {
             problems.note(
@@ -217,6 +220,7 @@ impl TryFrom<proto::TaskStatus> for TaskStatus {
                 exit: status.exit.map(Into::into),
                 usage: status.usage.map(|usage| Box::new((*usage).into())),
                 readiness,
+                check_result,
             })
         })();
         problems.finish(value)
@@ -244,6 +248,7 @@ impl From<TaskStatus> for proto::TaskStatus {
             exit: status.exit.map(Into::into),
             usage: status.usage.map(|usage| Box::new((*usage).into())),
             readiness: status.readiness.map(Into::into),
+            check_result: status.check_result.map(Into::into),
         }
     }
 }

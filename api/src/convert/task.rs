@@ -359,6 +359,9 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
         let readiness_check = info
             .readiness_check
             .and_then(|check| problems.take("readiness_check", check.try_into()));
+        let check = info
+            .check
+            .and_then(|check| problems.take("check", check.try_into()));
         if info.data.len() > MOST_DATA {
             problems.note(
                 "data",
@@ -413,6 +416,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 limits: limits?,
                 group,
                 readiness_check,
+                check,
                 reserved,
                 persistent,
             })
@@ -442,6 +446,7 @@ impl From<TaskInfo> for proto::TaskInfo {
             limits: (!info.limits.is_default()).then(|| info.limits.into()),
             group: info.group.map(Into::into),
             readiness_check: info.readiness_check.map(Into::into),
+            check: info.check.map(Into::into),
             reserved: info.reserved.into_iter().map(Into::into).collect(),
             persistent: info.persistent.into_iter().map(Into::into).collect(),
         }

@@ -6,6 +6,7 @@
 mod agent;
 mod bounds;
 mod capabilities;
+mod check;
 mod fetch;
 mod framework;
 mod group;
@@ -28,6 +29,7 @@ pub use capabilities::{
     Capabilities, Dropped, InvalidCapability, LINUX_CAPABILITIES, LinuxCapability,
     MOST_CAPABILITIES,
 };
+pub use check::{Check, CheckAction, CheckResult};
 pub use fetch::{ArchiveKind, FetchSource, FetchUri, MOST_FETCHED};
 pub use framework::{
     AttributeConstraint, Capability, FrameworkInfo, OfferFilter, Predicate, Selector,

@@ -7,10 +7,10 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AgentId, Capabilities, FetchUri, FrameworkId, HealthCheck, NetworkMode, PersistentVolume, Pool,
-    Pools, PortMapping, ProfileName, ReadinessCheck, ReadinessStatus, Resources, RoleName, Scalar,
-    SecretSource, TaskGroup, TaskId, TaskLimits, Undivided, UpdateId, Usage, VolumeId,
-    health::one_or_several,
+    AgentId, Capabilities, Check, CheckResult, FetchUri, FrameworkId, HealthCheck, NetworkMode,
+    PersistentVolume, Pool, Pools, PortMapping, ProfileName, ReadinessCheck, ReadinessStatus,
+    Resources, RoleName, Scalar, SecretSource, TaskGroup, TaskId, TaskLimits, Undivided, UpdateId,
+    Usage, VolumeId, health::one_or_several,
 };
 
 /// An environment variable.
@@ -159,6 +159,9 @@ pub struct TaskInfo {
     /// Whether it can take its share of the work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness_check: Option<ReadinessCheck>,
+    /// What is asked as long as it runs, and only told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
     /// Which part of `resources` is from reservations; the rest is from what is open to all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reserved: Vec<Pool>,
@@ -345,7 +348,7 @@ pub enum Reason {
     ResourcesUnavailable,
     /// The framework or an operator asked.
     KillRequested,
-    /// The readiness check has a new result.
+    /// The readiness check or the check has a new result.
     TaskCheckStatusUpdated,
     /// The operator takes the agent out of service.
     AgentDraining,
@@ -475,6 +478,9 @@ pub struct TaskStatus {
     /// `None` without a readiness check, or before its first result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness: Option<ReadinessStatus>,
+    /// `None` without a check, or before its first result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_result: Option<CheckResult>,
 }
 
 /// A task as the master or an agent knows it.

@@ -6,7 +6,7 @@ use super::{
 };
 use mezzo_api::model::{CpuPinning, TaskLimits};
 
-use crate::view::{Exit, Task};
+use crate::view::{CheckResult, Exit, Task};
 
 /// `mezzo task list`.
 pub(crate) fn list(tasks: &[Task], now_ms: u64, style: Style) -> String {
@@ -128,6 +128,23 @@ pub(crate) fn exit(exit: &Exit) -> String {
     text
 }
 
+/// What a check found, in words.
+fn found(result: &CheckResult) -> String {
+    let CheckResult {
+        http_status,
+        tcp_succeeded,
+        exit_code,
+        problem,
+    } = result;
+    match (http_status, tcp_succeeded, exit_code) {
+        (Some(status), _, _) => format!("HTTP status {status}"),
+        (_, Some(true), _) => "takes connections".to_owned(),
+        (_, Some(false), _) => "takes no connections".to_owned(),
+        (_, _, Some(code)) => format!("exit code {code}"),
+        (None, None, None) => format!("nothing: {}", problem.as_deref().unwrap_or_default()),
+    }
+}
+
 /// `mezzo task show`.
 pub(crate) fn show(task: &Task, now_ms: u64, style: Style) -> String {
     let state = match &task.reason {
@@ -160,6 +177,7 @@ pub(crate) fn show(task: &Task, now_ms: u64, style: Style) -> String {
                     .map(|ready| if ready { "yes" } else { "no" }.to_owned())
                     .unwrap_or_default(),
             ),
+            ("check", task.check.as_ref().map(found).unwrap_or_default()),
             ("ended", task.exit.as_ref().map(exit).unwrap_or_default()),
             (
                 "started",
@@ -461,6 +479,55 @@ mod tests {
         sleep.instance-1a._app.1  running  -       n1     1.235 s  700 KiB     1  60 s
         hog.instance-2b._app.1    failed   -       n1           -        -     -   3 s  signal 9, out of memory (limit 64.0 MiB)
         ");
+    }
+
+    #[test]
+    fn what_a_check_found_is_said_in_words() {
+        let none = CheckResult::default;
+        for (result, words) in [
+            (
+                CheckResult {
+                    http_status: Some(503),
+                    ..none()
+                },
+                "HTTP status 503",
+            ),
+            (
+                CheckResult {
+                    tcp_succeeded: Some(true),
+                    ..none()
+                },
+                "takes connections",
+            ),
+            (
+                CheckResult {
+                    tcp_succeeded: Some(false),
+                    ..none()
+                },
+                "takes no connections",
+            ),
+            (
+                CheckResult {
+                    exit_code: Some(3),
+                    ..none()
+                },
+                "exit code 3",
+            ),
+            (
+                CheckResult {
+                    problem: Some("no answer within 5 ms".into()),
+                    ..none()
+                },
+                "nothing: no answer within 5 ms",
+            ),
+        ] {
+            let checked = Task {
+                check: Some(result),
+                ..task()
+            };
+            let text = show(&checked, 61_000, PLAIN);
+            assert!(text.contains(&format!("check    {words}\n")), "{text}");
+        }
     }
 
     #[test]

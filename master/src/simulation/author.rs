@@ -409,6 +409,7 @@ impl Author {
                 limits: mezzo_api::model::TaskLimits::default(),
                 group: None,
                 readiness_check: None,
+                check: None,
                 reserved: Vec::new(),
                 persistent: Vec::new(),
                 // Sometimes it is mistaken.

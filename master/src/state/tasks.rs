@@ -111,6 +111,7 @@ pub(super) fn master_status(
         health_results: Vec::new(),
         container: None,
         readiness: None,
+        check_result: None,
         exit: None,
         usage: None,
     }

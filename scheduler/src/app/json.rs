@@ -95,6 +95,9 @@ impl App {
         if let Some(check) = &self.readiness_check {
             put("readinessChecks", json!([check.to_json()]));
         }
+        if let Some(check) = &self.check {
+            put("check", check.to_json());
+        }
         put("upgradeStrategy", upgrade_json(self.upgrade));
         put("backoffSeconds", seconds(self.backoff.initial_ms));
         put("backoffFactor", decimal_to_json(self.backoff.factor_ppm, 6));

@@ -2,9 +2,10 @@
 //!
 //! Pure. What Marathon knows and mezzo does not do yet is refused in so many words, never ignored: an app that deploys
 //! means what its file says. Ports, health checks and volumes are read in `parts`, the container in `container`,
-//! files to fetch in `fetch`, limits in `limits`, readiness checks in `readiness`, residency in `residency`, the environment in `secrets`,
+//! general checks in `check`, files to fetch in `fetch`, limits in `limits`, readiness checks in `readiness`, residency in `residency`, the environment in `secrets`,
 //! pods in `pod`.
 
+mod check;
 mod confinement;
 mod container;
 pub(crate) mod fetch;
@@ -63,6 +64,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "requirePorts",
     "healthChecks",
     "readinessChecks",
+    "check",
     "upgradeStrategy",
     "backoffSeconds",
     "backoffFactor",
@@ -87,7 +89,6 @@ pub(crate) const FIELDS: &[&str] = &[
     "executorResources",
     "tty",
     "storeUrls",
-    "check",
     "ipAddress",
     // Answers of the server, accepted back.
     "version",
@@ -164,6 +165,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
     let require_ports = fields.boolean("requirePorts", report).unwrap_or(false);
     let health_checks = parts::health_checks(&fields, ports.len(), report);
     let readiness_check = readiness::check(&fields, &ports, report);
+    let check = check::check(&fields, check::Named::ByNumber(ports.len()), report);
     let upgrade = upgrade::read(&fields, "upgradeStrategy", report);
     let backoff = read_backoff(&fields, report);
     let kill_grace_ms = fields.decimal("taskKillGracePeriodSeconds", 3, 0, MAX_SECONDS_MS, report);
@@ -199,6 +201,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         require_ports,
         health_checks,
         readiness_check,
+        check,
         upgrade,
         backoff,
         kill_grace_ms,
@@ -317,7 +320,6 @@ fn refuse_unsupported(fields: &Fields<'_>, report: &mut Report) {
         ("executorResources", ""),
         ("tty", ""),
         ("storeUrls", "use fetch"),
-        ("check", "use healthChecks"),
     ] {
         fields.unsupported(name, advice, report);
     }

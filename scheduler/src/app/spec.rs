@@ -11,6 +11,7 @@ use mezzo_api::model::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::AppId;
+use super::check::AppCheck;
 use super::confinement::Confinement;
 use super::constraint::{Constraint, Operator};
 use super::pod::Pod;
@@ -185,7 +186,7 @@ impl Protocol {
     }
 }
 
-/// Which port a health check asks.
+/// Which port a check asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckPort {
     /// The nth of the task's own ports.
@@ -381,6 +382,8 @@ pub struct App {
     pub health_checks: Vec<AppHealthCheck>,
     /// At most one, as in Marathon.
     pub readiness_check: Option<AppReadinessCheck>,
+    /// What is asked and told, and no more.
+    pub check: Option<AppCheck>,
     /// Bounds of a rolling update.
     pub upgrade: UpgradeStrategy,
     /// After failures.

@@ -407,6 +407,7 @@ mod tests {
             checks: Vec::new(),
             awaits_readiness: false,
             readiness: None,
+            check_result: None,
             sentence: None,
             late: false,
             progress_at: staged_at,

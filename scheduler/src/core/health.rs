@@ -140,6 +140,7 @@ mod tests {
             exit: None,
             usage: None,
             readiness: None,
+            check_result: None,
         };
         instance.hear_health(&status, now);
     }

@@ -243,6 +243,7 @@ impl Core {
             checks: checks(&version.app),
             awaits_readiness: version.app.readiness_check.is_some(),
             readiness: None,
+            check_result: None,
             sentence: None,
             late: false,
             progress_at: now,

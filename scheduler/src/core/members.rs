@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use mezzo_api::model::{Exit, Reason, TaskId, TaskState, TaskStatus, health_of_all};
+use mezzo_api::model::{CheckResult, Exit, Reason, TaskId, TaskState, TaskStatus, health_of_all};
 use serde::{Deserialize, Serialize};
 
 use super::Core;
@@ -40,6 +40,9 @@ pub struct Member {
     /// Its latest word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthy: Option<bool>,
+    /// What its check found last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_result: Option<CheckResult>,
     /// So long it may go on to fail it; `None`: for ever, or the agent ends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience_ms: Option<u64>,
@@ -62,6 +65,7 @@ pub(super) fn members(app: &App, pod: &Pod, instance: &TaskId, now: u64) -> Vec<
             since: now,
             checked: !container.spec.health_checks.is_empty(),
             healthy: None,
+            check_result: None,
             patience_ms: container.whole(app, pod).most_patience_ms(),
             message: String::new(),
             exit_code: None,
@@ -150,6 +154,9 @@ fn after(before: &Member, status: &TaskStatus, now: u64) -> Option<Member> {
     }
     // Some answers leave the health out; none ever takes it back.
     member.healthy = status.healthy.or(before.healthy);
+    if let Some(result) = &status.check_result {
+        member.check_result = Some(result.clone());
+    }
     if status.reason != Some(Reason::Reconciliation) {
         member.message = cut(&status.message);
     }
@@ -233,6 +240,8 @@ impl Core {
                 words => format!("{}: {words}", of.name),
             },
             healthy: health(&changed.members),
+            // Of this container alone, which shows it.
+            check_result: None,
             ..status.clone()
         };
         let changed = Arc::new(changed);
@@ -291,6 +300,7 @@ mod tests {
                 since: 0,
                 checked: false,
                 healthy: None,
+                check_result: None,
                 patience_ms: None,
                 message: String::new(),
                 exit_code: None,

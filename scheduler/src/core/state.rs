@@ -8,7 +8,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use mezzo_api::model::{
-    AgentId, Attribute, FrameworkId, Offer, ReadinessStatus, Resources, RoleName, TaskId, TaskState,
+    AgentId, Attribute, CheckResult, FrameworkId, Offer, ReadinessStatus, Resources, RoleName,
+    TaskId, TaskState,
 };
 use mezzo_api::table::Table;
 use serde::{Deserialize, Serialize};
@@ -563,6 +564,9 @@ pub struct Instance {
     /// Its latest word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness: Option<ReadinessStatus>,
+    /// What its check found last; of a pod its members have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_result: Option<CheckResult>,
     /// It is to end.
     pub sentence: Option<Sentence>,
     /// It came back when it was not expected any more.

@@ -247,6 +247,10 @@ fn next(
         {
             after.readiness = Some(readiness.clone());
         }
+        // As of health, no answer takes it back.
+        if let Some(result) = &status.check_result {
+            after.check_result = Some(result.clone());
+        }
     }
     if !reconciled {
         after.message = cut(&status.message);

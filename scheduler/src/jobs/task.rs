@@ -54,6 +54,7 @@ pub(super) fn task_info(
         limits: TaskLimits::default(),
         group: None,
         readiness_check: None,
+        check: None,
         reserved: Vec::new(),
         persistent: Vec::new(),
         revocable: false,

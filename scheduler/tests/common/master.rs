@@ -139,6 +139,28 @@ impl Master {
         world.tell(told, true);
     }
 
+    /// What the check of a running task found.
+    pub(crate) fn finds(&self, task: &str, found: Option<proto::check_result::Found>) {
+        let mut world = self.world();
+        let update_id = world.id("update");
+        let told = proto::TaskStatus {
+            task_id: task.into(),
+            framework_id: "framework-1".into(),
+            agent_id: AGENT.into(),
+            state: proto::TaskState::TaskRunning.into(),
+            reason: proto::Reason::TaskCheckStatusUpdated.into(),
+            source: proto::StatusSource::Agent.into(),
+            timestamp_ms: 1,
+            update_id,
+            check_result: Some(proto::CheckResult {
+                found,
+                problem: String::new(),
+            }),
+            ..proto::TaskStatus::default()
+        };
+        world.tell(told, true);
+    }
+
     /// Ends a task as `state` for a reason of the agent's.
     pub(crate) fn end_for(
         &self,
@@ -264,6 +286,7 @@ impl World {
             exit: None,
             usage: None,
             readiness: None,
+            check_result: None,
         };
         self.tell(status, agent);
     }

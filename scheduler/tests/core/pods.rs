@@ -10,7 +10,7 @@ use mezzo_scheduler::events::EventKind;
 
 use super::*;
 
-fn pod(extra: Value) -> Value {
+pub(super) fn pod(extra: Value) -> Value {
     let base = json!({
         "id": "/a",
         "environment": {"SHARED": "pod", "OWN": "pod"},
@@ -55,7 +55,7 @@ impl Bench {
     }
 
     /// Posts a pod and lets all of it run.
-    fn run_pod(&mut self, extra: Value) -> Vec<TaskInfo> {
+    pub(super) fn run_pod(&mut self, extra: Value) -> Vec<TaskInfo> {
         self.post_pod(extra);
         let tasks = launched(&self.offer("agent-1", NODE));
         for task in &tasks {

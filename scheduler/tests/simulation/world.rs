@@ -350,6 +350,7 @@ impl World {
             health_results: Vec::new(),
             container: None,
             readiness: None,
+            check_result: None,
             exit: None,
             usage: None,
         }

@@ -81,6 +81,7 @@ impl Core {
             health_results: health.clone(),
             container: None,
             readiness: None,
+            check_result: None,
             exit: None,
             usage: None,
         };
@@ -103,6 +104,7 @@ impl Core {
                 disk_that_counts: 0,
                 health,
                 readiness: None,
+                check_result: None,
                 grant,
                 created_at_ms: ctx.now.unix_ms,
                 told_limits: None,

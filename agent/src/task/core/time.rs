@@ -30,7 +30,8 @@ impl Core {
                 }
                 Phase::Running { .. }
                     if (entry.health != entry.latest.health_results
-                        || entry.readiness != entry.latest.readiness)
+                        || entry.readiness != entry.latest.readiness
+                        || entry.check_result != entry.latest.check_result)
                         && entry.updates.len() < HEALTH_QUEUE =>
                 {
                     let reason = if entry.health == entry.latest.health_results {

@@ -1,6 +1,9 @@
-//! Readiness: told as statuses, asked until it passes, also by the next agent.
+//! Readiness: told as statuses, asked until it passes, also by the next agent. General checks: asked on, told and no more.
 
-use mezzo_api::model::{ReadinessCheck, ReadinessProtocol, ReadinessResponse, ReadinessStatus};
+use mezzo_api::model::{
+    Check, CheckAction, CheckResult, ReadinessCheck, ReadinessProtocol, ReadinessResponse,
+    ReadinessStatus,
+};
 
 use super::*;
 
@@ -87,4 +90,86 @@ fn only_what_is_not_ready_is_asked_again_by_the_next_agent() {
             .checks(&mut effects);
         assert_eq!(starts(&effects), n);
     }
+}
+
+#[test]
+fn what_a_check_finds_is_told_when_it_is_another_and_changes_nothing_else() {
+    let mut bench = Bench::new();
+    bench.launch_task(TaskInfo {
+        check: Some(Check {
+            action: CheckAction::Http {
+                tls: false,
+                port: 80,
+                path: "/".into(),
+            },
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            delay: Duration::ZERO,
+            ipv6: false,
+        }),
+        ..a_task("t")
+    });
+    let asked = |effects: &[Effect]| {
+        let is_start = |effect: &&Effect| matches!(effect, Effect::StartCheck(..));
+        effects.iter().filter(is_start).count()
+    };
+    assert_eq!(asked(&bench.effects), 0, "nothing runs yet");
+    bench.started("t");
+    assert_eq!(asked(&bench.effects), 1);
+    bench.acknowledge_all();
+    let container = bench.container("t");
+    let nothing = CheckResult::nothing;
+    for (result, is_told) in [
+        (nothing("refused"), true),
+        (nothing("no answer"), false),
+        (CheckResult::Http(503), true),
+        (CheckResult::Http(503), false),
+        (CheckResult::Http(200), true),
+        (nothing("no answer"), true),
+    ] {
+        let before = bench.sent.len();
+        bench.event(Event::Check(container.clone(), result.clone()));
+        assert_eq!(bench.sent.len() - before, usize::from(is_told));
+        if is_told {
+            let told = bench.sent.last().unwrap();
+            assert_eq!(
+                (told.state, told.reason, told.healthy),
+                (
+                    TaskState::Running,
+                    Some(Reason::TaskCheckStatusUpdated),
+                    None
+                )
+            );
+            assert_eq!(told.check_result, Some(result));
+        }
+        bench.acknowledge_all();
+    }
+    // The next agent asks on, whatever was found.
+    let mut effects = Vec::new();
+    let entry = bench.core.by_container(&container).unwrap();
+    entry.checks(&mut effects);
+    assert_eq!(asked(&effects), 1);
+    bench.exited("t", ContainerExit::Code(0));
+    let end = bench.sent.last().unwrap();
+    assert_eq!(end.check_result, Some(nothing("no answer")));
+}
+
+#[test]
+fn results_that_come_faster_than_they_are_taken_are_told_as_the_last_of_them() {
+    let mut bench = Bench::new();
+    bench.launch_task(a_task("t"));
+    bench.started("t");
+    let container = bench.container("t");
+    for status in 200..300 {
+        bench.event(Event::Check(container.clone(), CheckResult::Http(status)));
+    }
+    assert!(
+        bench.core.n_unacknowledged() < 10,
+        "they wait for their turn"
+    );
+    bench.acknowledge_all();
+    bench.event(Event::Tick);
+    bench.acknowledge_all();
+    let told = bench.sent.last().unwrap();
+    assert_eq!(told.check_result, Some(CheckResult::Http(299)));
 }

@@ -175,7 +175,7 @@ mod tests {
             "cmd": "sleep 1", "args": ["1"], "cpus": 2, "mem": 64, "disk": 10, "gpus": 1, "instances": 3,
             "container": {"docker": {"image": "x:2"}}, "env": {"A": "1"}, "labels": {"a": "b"},
             "portDefinitions": [{"port": 10002}], "networks": [{"mode": "container/bridge"}], "requirePorts": true,
-            "healthChecks": [check], "readinessChecks": [readiness], "upgradeStrategy": {"minimumHealthCapacity": 0.5},
+            "healthChecks": [check], "readinessChecks": [readiness], "check": {"tcp": {"port": 80}}, "upgradeStrategy": {"minimumHealthCapacity": 0.5},
             "backoffSeconds": 2, "backoffFactor": 2, "maxLaunchDelaySeconds": 10, "taskKillGracePeriodSeconds": 7,
             "killSelection": "OLDEST_FIRST", "user": "nobody", "unreachableStrategy": "disabled",
             "constraints": [["hostname", "UNIQUE"]], "placement": "bestFit", "dependencies": ["/dev/b"],

@@ -161,6 +161,9 @@ fn container(one: &PodContainer) -> Value {
     if let Some(check) = spec.health_checks.first() {
         put("healthCheck", health_check(check, one));
     }
+    if let Some(check) = &spec.check {
+        put("check", check.to_pod_json(&spec.ports));
+    }
     put("volumeMounts", one.mounts.iter().map(mount).collect());
     put("artifacts", spec.fetch.iter().map(fetch_json).collect());
     put("labels", json!(spec.labels));

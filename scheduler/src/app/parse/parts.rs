@@ -196,28 +196,13 @@ fn health_check(
             format!("got {http_path:?}, must begin with `/`"),
         );
     }
-    let fixed = read.integer("port", 1, 65_535, report);
-    let index = read.integer("portIndex", 0, u64::from(u32::MAX), report);
-    let port = match (fixed, index) {
-        (Some(_), Some(_)) => {
-            report.value_problem(
-                read.path_of("port"),
-                "exclude each other: port and portIndex; give one of them",
-            );
-            CheckPort::Index(0)
-        }
-        (Some(port), None) => CheckPort::Fixed(u16::try_from(port).ok()?),
-        (None, index) => {
-            let index = index.unwrap_or(0);
-            if protocol.needs_port() && index >= n_ports as u64 {
-                report.value_problem(
-                    read.path_of("portIndex"),
-                    format!("is {index}, but the app has {n_ports} port(s)"),
-                );
-            }
-            CheckPort::Index(u32::try_from(index).ok()?)
-        }
+    // Of a command the index means nothing, whatever it is.
+    let n_ports = if protocol.needs_port() {
+        n_ports
+    } else {
+        usize::MAX
     };
+    let port = check_port(&read, n_ports, report)?;
     let command = command(&read, report);
     match (protocol, &command) {
         (Protocol::Command, None) if read.get("command").is_none() => {
@@ -243,6 +228,36 @@ fn health_check(
         max_consecutive_failures: u32::try_from(failures).ok()?,
         ipv6,
     })
+}
+
+/// `port`, or `portIndex` among the app's `n_ports`: 0 where neither is given.
+pub(super) fn check_port(
+    read: &Fields<'_>,
+    n_ports: usize,
+    report: &mut Report,
+) -> Option<CheckPort> {
+    let fixed = read.integer("port", 1, 65_535, report);
+    let index = read.integer("portIndex", 0, u64::from(u32::MAX), report);
+    match (fixed, index) {
+        (Some(_), Some(_)) => {
+            report.value_problem(
+                read.path_of("port"),
+                "exclude each other: port and portIndex; give one of them",
+            );
+            Some(CheckPort::Index(0))
+        }
+        (Some(port), None) => Some(CheckPort::Fixed(u16::try_from(port).ok()?)),
+        (None, index) => {
+            let index = index.unwrap_or(0);
+            if index >= n_ports as u64 {
+                report.value_problem(
+                    read.path_of("portIndex"),
+                    format!("is {index}, but the app has {n_ports} port(s)"),
+                );
+            }
+            Some(CheckPort::Index(u32::try_from(index).ok()?))
+        }
+    }
 }
 
 fn command(read: &Fields<'_>, report: &mut Report) -> Option<String> {

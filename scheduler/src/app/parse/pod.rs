@@ -4,6 +4,8 @@
 
 mod container;
 
+pub(super) use container::{Command, command, endpoint_index};
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use mezzo_api::model::{NetworkMode, RoleName, Scalar};
@@ -188,6 +190,7 @@ fn nothing(id: AppId, container: Container) -> App {
         require_ports: true,
         health_checks: Vec::new(),
         readiness_check: None,
+        check: None,
         upgrade: UpgradeStrategy::default(),
         backoff: BackoffStrategy::default(),
         kill_grace_ms: None,

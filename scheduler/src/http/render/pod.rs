@@ -8,6 +8,7 @@ use mezzo_api::model::TaskState;
 use serde_json::{Value, json};
 
 use super::version;
+use crate::app::check::result_json;
 use crate::app::json::scalar;
 use crate::app::pod::{Pod, PodContainer};
 use crate::app::spec::{App, AssignedPort};
@@ -168,6 +169,9 @@ fn one(container: &PodContainer, member: &Member, ports: &[AssignedPort], now: u
     });
     if !member.message.is_empty() {
         out["message"] = member.message.as_str().into();
+    }
+    if let Some(result) = member.check_result.as_ref().and_then(result_json) {
+        out["checkResult"] = result;
     }
     let ended = matches!(
         member.state,

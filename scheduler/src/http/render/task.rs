@@ -3,7 +3,9 @@
 //! Pure.
 
 use serde::Serialize;
+use serde_json::Value;
 
+use crate::app::check::result_json;
 use crate::core::state::{AppState, Instance};
 use crate::time::Timestamp;
 
@@ -25,6 +27,8 @@ pub(crate) struct Task<'a> {
     local_volumes: Vec<LocalVolume<'a>>,
     role: &'a str,
     health_check_results: Vec<Health<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check_result: Option<Value>,
     #[serde(skip_serializing_if = "str::is_empty")]
     message: &'a str,
 }
@@ -88,6 +92,7 @@ pub(crate) fn task<'a>(app: &'a AppState, instance: &'a Instance) -> Task<'a> {
                 task_id: instance.task_id.as_str(),
             })
             .collect(),
+        check_result: instance.check_result.as_ref().and_then(result_json),
         message: &instance.message,
     }
 }

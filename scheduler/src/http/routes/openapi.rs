@@ -316,6 +316,7 @@ fn field(name: &str) -> Value {
         | "readinessCheckResults" => {
             json!({"type": "array"})
         }
+        "check" => json!({"type": "object"}),
         _ => json!({}),
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::confinement::confinement;
 use super::super::container::{pull_secret, seccomp_profile};
-use super::super::{MAX_SECONDS_MS, MAX_UNITS, fetch, limits, read_env};
+use super::super::{MAX_SECONDS_MS, MAX_UNITS, check, fetch, limits, read_env};
 use super::{MAX_NAMES, Shared, name, no_container, nothing};
 use crate::app::pod::{Mount, PodContainer};
 use crate::app::read::{Fields, Report, expected};
@@ -25,6 +25,7 @@ const FIELDS: [&str; 19] = [
     "environment",
     "user",
     "healthCheck",
+    "check",
     "volumeMounts",
     "labels",
     "lifecycle",
@@ -33,7 +34,6 @@ const FIELDS: [&str; 19] = [
     "capabilities",
     "artifacts",
     // Refused with a word unless they say nothing.
-    "check",
     "tty",
     "readinessCheck",
 ];
@@ -48,11 +48,7 @@ pub(super) fn read(
     report: &mut Report,
 ) -> Option<PodContainer> {
     let fields = Fields::open(value, path, &FIELDS, report)?;
-    for (field, advice) in [
-        ("check", "use healthCheck"),
-        ("tty", ""),
-        ("readinessCheck", "use healthCheck"),
-    ] {
+    for (field, advice) in [("tty", ""), ("readinessCheck", "use healthCheck")] {
         fields.unsupported(field, advice, report);
     }
     let name = name(&fields, report);
@@ -68,6 +64,7 @@ pub(super) fn read(
     let limits = limits::limits(&fields, cpus, mem, report);
     let ports = endpoints(&fields, shared.network, report);
     let (health_check, check_argv) = health_check(&fields, &ports, report).unzip();
+    let check = check::check(&fields, check::Named::ByEndpoint(&ports), report);
     let (env, secret_env) = read_env(&fields, "environment", report);
     let mounts = mounts(&fields, shared, report);
     let kill_grace_ms = fields.get("lifecycle").and_then(|value| {
@@ -86,6 +83,7 @@ pub(super) fn read(
         labels: fields.string_map("labels", report).unwrap_or_default(),
         ports,
         health_checks: health_check.into_iter().collect(),
+        check,
         kill_grace_ms,
         cpu_limit: limits.cpus,
         mem_limit: limits.mem,
@@ -133,13 +131,14 @@ fn exec(fields: &Fields<'_>, report: &mut Report) -> (Run, Option<Vec<String>>) 
     }
 }
 
-enum Command {
+/// What is run, and whether a shell runs it.
+pub(in super::super) enum Command {
     Shell(String),
     Argv(Vec<String>),
 }
 
 /// `command`: `{"shell": "a line"}` or `{"argv": ["a", "b"]}`.
-fn command(fields: &Fields<'_>, report: &mut Report) -> Option<Command> {
+pub(in super::super) fn command(fields: &Fields<'_>, report: &mut Report) -> Option<Command> {
     let at = fields.path_of("command");
     let Some(value) = fields.get("command") else {
         report.value_problem(
@@ -427,6 +426,16 @@ fn health_check(
             report.value_problem(asked.path_of("path"), problem);
         }
     }
+    check.port = CheckPort::Index(endpoint_index(&asked, ports, report)?);
+    Some((check, None))
+}
+
+/// Which of the container's endpoints is named by `endpoint`.
+pub(in super::super) fn endpoint_index(
+    asked: &Fields<'_>,
+    ports: &[PortDefinition],
+    report: &mut Report,
+) -> Option<u32> {
     let name = match asked.get("endpoint") {
         Some(Value::String(name)) => name.as_str(),
         Some(other) => {
@@ -452,8 +461,7 @@ fn health_check(
         );
         return None;
     };
-    check.port = CheckPort::Index(index);
-    Some((check, None))
+    Some(index)
 }
 
 fn mounts(fields: &Fields<'_>, shared: &Shared<'_>, report: &mut Report) -> Vec<Mount> {
