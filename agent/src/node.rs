@@ -359,6 +359,8 @@ pub struct ContainerSpec {
     pub capabilities: Capabilities,
     /// The machine's own user numbers.
     pub host_users: bool,
+    /// Its first program has a terminal.
+    pub terminal: bool,
     /// The calls that it may make, instead of the default ones.
     pub seccomp: Option<mezzo_runtime::SeccompProfile>,
     /// Its AppArmor profile, instead of the agent's.

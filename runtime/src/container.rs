@@ -14,7 +14,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -33,11 +33,11 @@ use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
 use crate::group::{Holder, Shared, cgroup_above};
 use crate::hand_over;
-use crate::inside::Inside;
+use crate::inside::{Inside, Opened};
 use crate::layout::SpecRecord;
 use crate::model::{GroupPart, IoLimit, Limits, Network};
 use crate::mount;
-use crate::program::{self, Program, Streams, WordToGo};
+use crate::program::{self, Program, WordToGo};
 use crate::protocol::{GroupRequest, HostContext, StartRequest};
 use crate::secrets::Secrets;
 use crate::spec::devices::HostDevice;
@@ -56,11 +56,19 @@ pub(crate) struct Creation<'a> {
     pub(crate) network: Option<OwnedFd>,
     /// Its secrets, if it has any.
     pub(crate) secrets: Option<OwnedFd>,
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
+    pub(crate) output: Output,
     pub(crate) gate: Gate,
     /// Where the creator's answer goes: its end says that the creator is gone, so nobody else may hold it.
     pub(crate) answer: RawFd,
+}
+
+/// Where the program's output goes.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Into these.
+    Pipes { stdout: OwnedFd, stderr: OwnedFd },
+    /// To a terminal, made inside and sent through this socket before the first process is ready.
+    Terminal(OwnedFd),
 }
 
 /// Where the container's first process meets its keeper, before it executes its program.
@@ -191,10 +199,12 @@ fn make(request: &StartRequest, mut creation: Creation<'_>) -> Result<Created, S
             .user_range
             .map_or(Some(id), |range| range.on_host(id))
     };
-    for stream in [&creation.stdout, &creation.stderr] {
-        let (uid, gid) = (on_host(user.uid), on_host(user.gid));
-        nix::unistd::fchown(stream, uid.map(Into::into), gid.map(Into::into))
-            .map_err(StartFailure::internal)?;
+    if let Output::Pipes { stdout, stderr } = &creation.output {
+        for stream in [stdout, stderr] {
+            let (uid, gid) = (on_host(user.uid), on_host(user.gid));
+            nix::unistd::fchown(stream, uid.map(Into::into), gid.map(Into::into))
+                .map_err(StartFailure::internal)?;
+        }
     }
     for dir in &spec.handed_over {
         // On disk the numbers are those inside: who has users of its own sees volumes shifted.
@@ -268,9 +278,10 @@ fn first_process(
             lifeline: creation.gate.go.as_raw_fd(),
             seccomp: creation.seccomp,
             holds: kind.holds,
+            terminal: matches!(creation.output, Output::Terminal(_)),
         },
     };
-    let enter = || -> Result<fs::File, StartFailure> {
+    let enter = || -> Result<[OwnedFd; 3], StartFailure> {
         if kind.own_users {
             program::be_root_of_own_users()?;
         }
@@ -280,21 +291,37 @@ fn first_process(
             devices,
             own_users: kind.own_users,
             in_group: kind.in_group,
+            terminal: matches!(creation.output, Output::Terminal(_)),
         };
-        inside.enter()
+        streams(inside.enter()?, creation.output)
     };
-    let stdin = match enter() {
-        Ok(null) => null.into(),
+    let streams = match enter() {
+        Ok(streams) => streams,
         Err(failure) => program::give_up(status, &failure),
     };
     let program = Program {
         spec: oci,
-        streams: Streams::Given([stdin, creation.stdout, creation.stderr]),
+        streams,
         word,
         executor: Box::new(executor),
     };
     // What the executor reported itself comes first, and is all that is read.
     program::give_up(status, &program.become_it())
+}
+
+/// The program's standard streams; a terminal's other side goes to the keeper.
+fn streams(opened: Opened, output: Output) -> Result<[OwnedFd; 3], StartFailure> {
+    match (output, opened.terminal) {
+        (Output::Pipes { stdout, stderr }, _) => Ok([opened.null.into(), stdout, stderr]),
+        (Output::Terminal(socket), Some(terminal)) => {
+            let sent = terminal.send(socket.as_fd());
+            sent.and_then(|()| terminal.into_streams())
+                .map_err(|error| {
+                    StartFailure::internal(format!("handing over the terminal: {error}"))
+                })
+        }
+        (Output::Terminal(_), None) => Err(StartFailure::internal("no terminal was made")),
+    }
 }
 
 /// Waits for the keeper's word before the program may be executed.

@@ -11,7 +11,7 @@ mod join;
 mod specification;
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -23,10 +23,10 @@ use nix::unistd::Pid;
 use crate::error::StartFailure;
 use crate::link;
 use crate::model::ExecExit;
-use crate::program::Streams;
 use crate::protocol::{self, ExecReply, ExecRequest, HostContext};
 use crate::sys::{self, Forked};
-use join::Joining;
+use crate::terminal::Terminal;
+use join::{Joining, Streams};
 
 /// How long a program may take to be executed.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -157,8 +157,11 @@ fn start(
     let child = joined(answer, joiner, deadline);
     let executed = child.and_then(|child| executed(failure, child, deadline));
     let terminal = executed.and_then(|child| {
-        let terminal = console.map(|console| receive_terminal(console.as_fd()));
-        or_end(child, terminal.transpose()).map(|terminal| (child, terminal))
+        let terminal = console.map(|console| Terminal::receive(console.as_fd()));
+        let failed =
+            |error: std::io::Error| StartFailure::internal(format!("the terminal: {error}"));
+        let terminal = terminal.transpose().map_err(failed);
+        or_end(child, terminal).map(|terminal| (child, terminal.map(|terminal| terminal.master)))
     });
     match terminal {
         Ok((child, terminal)) => Ok((child, terminal, lifeline_writer)),
@@ -219,17 +222,4 @@ fn read_all(mut pipe: PipeReader, deadline: Instant) -> Result<Vec<u8>, StartFai
             _ => return Ok(bytes),
         }
     }
-}
-
-/// The master side of the terminal, which was sent before the program was executed.
-fn receive_terminal(socket: BorrowedFd<'_>) -> Result<OwnedFd, StartFailure> {
-    let failed =
-        |error: std::io::Error| StartFailure::internal(format!("receiving the terminal: {error}"));
-    let none = || StartFailure::internal("no terminal came");
-    if !sys::wait_readable(socket, Some(Duration::ZERO)).map_err(failed)? {
-        return Err(none());
-    }
-    let message = sys::receive_message(socket, 4096).map_err(failed)?;
-    let mut fds = message.into_iter().flat_map(|(_, fds)| fds);
-    fds.next().ok_or_else(none)
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -30,6 +30,8 @@ pub(crate) struct ContainerExecutor {
     pub(crate) seccomp: Option<Rc<Vec<u8>>>,
     /// Execute nothing and wait for the end: the holder of a group.
     pub(crate) holds: bool,
+    /// The standard streams are a terminal, which is to be the controlling one.
+    pub(crate) terminal: bool,
 }
 
 impl ContainerExecutor {
@@ -125,6 +127,12 @@ impl ContainerExecutor {
         let c_path = CString::new(path.as_str()).map_err(StartFailure::internal)?;
         sys::close_on_exec_from_3().map_err(StartFailure::internal)?;
         self.tie_to_parent().map_err(StartFailure::internal)?;
+        if self.terminal {
+            // By now this process leads a session of its own.
+            sys::terminal::set_controlling_terminal(std::io::stdin().as_fd()).map_err(|error| {
+                StartFailure::internal(format!("the terminal cannot control the session: {error}"))
+            })?;
+        }
         sys::reset_signals();
         let _ = nix::sys::prctl::set_thp_disable(false);
         self.load_filter()?;

@@ -1,5 +1,5 @@
 //! The keeper: one small process per container, forked (not exec'd) from the launcher so that it shares its
-//! pages. It owns the container's output pipes and log files, waits for the end, and puts the exit record on disk
+//! pages. It owns the container's output and log files (`streams`), waits for the end, and puts the exit record on disk
 //! before it removes the cgroup. It outlives the agent; if it dies, the kernel kills the container.
 //!
 //! ```text
@@ -9,13 +9,13 @@
 //!              └──────────────┴► failed: everything killed and removed, exit record "start failed" ─► Failed ─► gone
 //! ```
 
+mod streams;
+
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -27,12 +27,15 @@ use crate::group::cgroup_above;
 use crate::layout::{
     ContainerDir, KeeperRecord, RECORD_VERSION, RunningRecord, StartCost, sign_lock,
 };
+use crate::link;
 use crate::logs::BoundedLog;
 use crate::model::{Exit, ExitRecord, Stream, Usage};
 use crate::process::{self, ProcessRef};
 use crate::protocol::{self, GroupRequest, HostContext, StartReply, StartRequest};
 use crate::sys::{self, Forked};
+use crate::terminal::Terminal;
 use crate::traffic::TrafficReader;
+use streams::Streams;
 
 /// How long the container's output may take to end after its last process has ended.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -57,12 +60,6 @@ pub(crate) struct KeeperInput {
     pub(crate) network: Option<OwnedFd>,
 }
 
-/// One output pipe and the files behind it.
-struct Output {
-    pipe: Option<PipeReader>,
-    log: BoundedLog,
-}
-
 /// A keeper's life. The return value is its exit code.
 pub(crate) fn run(input: KeeperInput) -> i32 {
     let KeeperInput {
@@ -75,13 +72,13 @@ pub(crate) fn run(input: KeeperInput) -> i32 {
         network,
     } = input;
     let hierarchies = &host.hierarchies;
-    let started = prepare(&request).and_then(|(mut outputs, ends)| {
+    let started = prepare(&request).and_then(|(mut streams, ends)| {
         let parts = (lock.as_fd(), seccomp, network, secrets);
-        let running = start(&request, &host, parts, ends, &mut outputs)?;
-        Ok((running, outputs))
+        let running = start(&request, &host, parts, ends, &mut streams)?;
+        Ok((running, streams))
     });
     let code = match started {
-        Ok((running, outputs)) => {
+        Ok((running, streams)) => {
             let message = StartReply::Started {
                 keeper: me(),
                 process: running.1.process,
@@ -92,7 +89,7 @@ pub(crate) fn run(input: KeeperInput) -> i32 {
             // An agent that is gone finds the container by its records.
             let _ = protocol::send(reply.as_fd(), &message, &[]);
             drop(reply);
-            watch(&request, hierarchies, running, outputs)
+            watch(&request, hierarchies, running, streams)
         }
         Err(failure) => {
             clean_up_failed_start(&request, hierarchies, &failure);
@@ -106,44 +103,45 @@ pub(crate) fn run(input: KeeperInput) -> i32 {
 
 /// The ends that are not the keeper's, and the ends by which it leads the start.
 struct Ends {
-    stdout: PipeWriter,
-    stderr: PipeWriter,
+    output: container::Output,
     gate: Gate,
     status: PipeReader,
     go: PipeWriter,
+    /// Where a terminal arrives, if there is to be one.
+    terminal: Option<OwnedFd>,
 }
 
-fn prepare(request: &StartRequest) -> Result<([Output; 2], Ends), StartFailure> {
+fn prepare(request: &StartRequest) -> Result<(Streams, Ends), StartFailure> {
     let failed = |what: &'static str| {
         move |error: std::io::Error| StartFailure::internal(format!("{what}: {error}"))
     };
     let pipe = || std::io::pipe().map_err(failed("making a pipe"));
-    let ((stdout_reader, stdout), (stderr_reader, stderr)) = (pipe()?, pipe()?);
-    let ((status, to_status), (from_go, go)) = (pipe()?, pipe()?);
-    let output = |pipe: PipeReader, stream| -> Result<Output, StartFailure> {
-        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(StartFailure::internal)?;
-        let log = BoundedLog::open(request.dir.log(stream), request.log);
-        Ok(Output {
-            pipe: Some(pipe),
-            log,
-        })
+    let log = |stream| BoundedLog::open(request.dir.log(stream), request.log);
+    let mut streams = Streams::new(log(Stream::Stdout), log(Stream::Stderr));
+    let (output, terminal) = if request.terminal {
+        let (ours, theirs) = link::packet_socket_pair().map_err(failed("making a socket"))?;
+        (container::Output::Terminal(theirs), Some(ours))
+    } else {
+        let ((stdout_reader, stdout), (stderr_reader, stderr)) = (pipe()?, pipe()?);
+        streams
+            .attach_pipes(stdout_reader, stderr_reader)
+            .map_err(StartFailure::internal)?;
+        let (stdout, stderr) = (stdout.into(), stderr.into());
+        (container::Output::Pipes { stdout, stderr }, None)
     };
-    let outputs = [
-        output(stdout_reader, Stream::Stdout)?,
-        output(stderr_reader, Stream::Stderr)?,
-    ];
+    let ((status, to_status), (from_go, go)) = (pipe()?, pipe()?);
     let gate = Gate {
         status: to_status.into(),
         go: from_go.into(),
     };
     let ends = Ends {
-        stdout,
-        stderr,
+        output,
         gate,
         status,
         go,
+        terminal,
     };
-    Ok((outputs, ends))
+    Ok((streams, ends))
 }
 
 /// A running container: its pidfd, its record, the lifeline that must stay open, and what tells of its own network.
@@ -162,7 +160,7 @@ fn start(
     host: &HostContext,
     (lock, seccomp, network, secrets): Parts<'_>,
     ends: Ends,
-    outputs: &mut [Output; 2],
+    streams: &mut Streams,
 ) -> Result<Running, StartFailure> {
     let io = |what: &'static str| {
         move |error: std::io::Error| StartFailure::internal(format!("{what}: {error}"))
@@ -177,23 +175,22 @@ fn start(
     sign_lock(lock, &record(None)).map_err(io("recording the keeper"))?;
     let (answer, answer_writer) = std::io::pipe().map_err(io("making a pipe"))?;
     let Ends {
-        stdout,
-        stderr,
+        output,
         gate,
         status,
         mut go,
+        terminal,
     } = ends;
     let creator = match fork_creator(&host.hierarchies, request)? {
         Forked::Child => {
             // Only the keeper may hold these: their closing is how its death shows.
-            drop((go, status, answer));
+            drop((go, status, answer, terminal));
             let creation = Creation {
                 host,
                 seccomp,
                 network,
                 secrets,
-                stdout: stdout.into(),
-                stderr: stderr.into(),
+                output,
                 gate,
                 answer: answer_writer.as_raw_fd(),
             };
@@ -201,13 +198,13 @@ fn start(
         }
         Forked::Parent(creator) => creator,
     };
-    drop((stdout, stderr, gate, answer_writer));
+    drop((output, gate, answer_writer));
     // The namespace too: with the container's last process it is to go.
     drop((network, secrets));
     let timed_out = || StartFailure::TimedOut {
         seconds: request.timeout_ms / 1000,
     };
-    let answer = read_all(answer, deadline, outputs)?.ok_or_else(timed_out)?;
+    let answer = read_all(answer, deadline, streams)?.ok_or_else(timed_out)?;
     let created: Result<Created, StartFailure> =
         serde_json::from_slice(&answer).unwrap_or_else(|_| {
             Err(StartFailure::internal(
@@ -237,9 +234,15 @@ fn start(
         Some(GroupRequest { holder: None }) | None => TrafficReader::open(pid),
     };
 
-    match first_word(&status, deadline, outputs)?.ok_or_else(timed_out)? {
+    match first_word(&status, deadline, streams)?.ok_or_else(timed_out)? {
         Word::Ready => {}
         Word::Failed(failure) => return Err(failure),
+    }
+    if let Some(socket) = terminal {
+        let terminal = Terminal::receive(socket.as_fd()).map_err(io("the terminal"))?;
+        streams
+            .attach_terminal(terminal)
+            .map_err(io("the terminal"))?;
     }
     limits.set().map_err(refused)?;
     let running = RunningRecord {
@@ -255,7 +258,7 @@ fn start(
         .map_err(io("recording the container's process"))?;
     // If it is gone, its silence is the answer.
     let _ = go.write_all(b"g");
-    let last_words = read_all(status, deadline, outputs)?.ok_or_else(timed_out)?;
+    let last_words = read_all(status, deadline, streams)?.ok_or_else(timed_out)?;
     if last_words.is_empty() {
         Ok((pidfd, running, go, traffic))
     } else {
@@ -295,9 +298,9 @@ enum Word {
 fn first_word(
     mut status: &PipeReader,
     deadline: Instant,
-    outputs: &mut [Output; 2],
+    streams: &mut Streams,
 ) -> Result<Option<Word>, StartFailure> {
-    if !wait_for(status.as_fd(), deadline, outputs) {
+    if !streams.wait_for(status.as_fd(), deadline) {
         return Ok(None);
     }
     let mut word = [0_u8; 4096];
@@ -310,7 +313,7 @@ fn first_word(
         return Ok(Some(Word::Failed(StartFailure::internal(silent))));
     }
     // Longer than one read where a long name is in it.
-    let words = read_on(status, word[..length].to_vec(), deadline, outputs)?;
+    let words = read_on(status, word[..length].to_vec(), deadline, streams)?;
     Ok(words.map(|words| Word::Failed(StartFailure::first_in(&words))))
 }
 
@@ -321,9 +324,9 @@ const MAX_WORDS: usize = 64 * 1024;
 fn read_all(
     pipe: PipeReader,
     deadline: Instant,
-    outputs: &mut [Output; 2],
+    streams: &mut Streams,
 ) -> Result<Option<Vec<u8>>, StartFailure> {
-    read_on(&pipe, Vec::new(), deadline, outputs)
+    read_on(&pipe, Vec::new(), deadline, streams)
 }
 
 /// The same, after these bytes.
@@ -331,9 +334,9 @@ fn read_on(
     mut pipe: &PipeReader,
     mut bytes: Vec<u8>,
     deadline: Instant,
-    outputs: &mut [Output; 2],
+    streams: &mut Streams,
 ) -> Result<Option<Vec<u8>>, StartFailure> {
-    while wait_for(pipe.as_fd(), deadline, outputs) {
+    while streams.wait_for(pipe.as_fd(), deadline) {
         let mut chunk = [0_u8; 4096];
         match pipe.read(&mut chunk) {
             Ok(0) => return Ok(Some(bytes)),
@@ -347,18 +350,6 @@ fn read_on(
     Ok(None)
 }
 
-/// Waits until `fd` is readable, while output already flows; `false` when the time is over.
-fn wait_for(fd: std::os::fd::BorrowedFd<'_>, deadline: Instant, outputs: &mut [Output; 2]) -> bool {
-    loop {
-        let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-            return false;
-        };
-        if poll_once(fd, outputs, Some(left)) {
-            return true;
-        }
-    }
-}
-
 /// This process's children, dead ones included.
 fn children() -> Vec<i32> {
     let path = format!("/proc/self/task/{}/children", nix::unistd::gettid());
@@ -368,91 +359,24 @@ fn children() -> Vec<i32> {
         .collect()
 }
 
-/// Polls `fd` and the outputs once, moves output that is there, and tells whether `fd` is ready.
-fn poll_once(
-    fd: std::os::fd::BorrowedFd<'_>,
-    outputs: &mut [Output; 2],
-    timeout: Option<Duration>,
-) -> bool {
-    let ready: [bool; 3] = {
-        let mut items = vec![PollFd::new(fd, PollFlags::POLLIN)];
-        for pipe in outputs.iter().filter_map(|output| output.pipe.as_ref()) {
-            items.push(PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
-        }
-        let timeout = timeout.map_or(PollTimeout::NONE, |time| {
-            let millis = i32::try_from(time.as_millis().saturating_add(1)).unwrap_or(i32::MAX);
-            PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
-        });
-        if poll(&mut items, timeout).is_err() {
-            return false;
-        }
-        let mut answers = items
-            .iter()
-            .map(|item| item.revents().is_some_and(|events| !events.is_empty()));
-        let first = answers.next().unwrap_or(false);
-        let mut ready = [first, false, false];
-        for (index, output) in outputs.iter().enumerate() {
-            if output.pipe.is_some() {
-                ready[index + 1] = answers.next().unwrap_or(false);
-            }
-        }
-        ready
-    };
-    for (index, output) in outputs.iter_mut().enumerate() {
-        if ready[index + 1] {
-            move_output(output);
-        }
-    }
-    ready[0]
-}
-
-/// Moves what one pipe holds into its log, a bounded amount at a time so that no stream starves the other.
-fn move_output(output: &mut Output) {
-    let Some(pipe) = output.pipe.as_mut() else {
-        return;
-    };
-    let mut chunk = [0_u8; 16 * 1024];
-    for _ in 0..8 {
-        match pipe.read(&mut chunk) {
-            Ok(0) => {
-                output.pipe = None;
-                return;
-            }
-            Ok(length) => output.log.write(&chunk[..length]),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-            Err(_) => {
-                output.pipe = None;
-                return;
-            }
-        }
-    }
-}
-
 /// Waits for the end and closes the books.
 fn watch(
     request: &StartRequest,
     hierarchies: &Hierarchies,
     running: Running,
-    mut outputs: [Output; 2],
+    mut streams: Streams,
 ) -> i32 {
     let (pidfd, record, lifeline, traffic) = running;
-    while !poll_once(pidfd.as_fd(), &mut outputs, None) {}
+    while !streams.poll(pidfd.as_fd(), None) {}
     let finished_at_ms = process::now_ms();
     let exit = match waitpid(Pid::from_raw(record.process.pid), None) {
         Ok(WaitStatus::Exited(_, code)) => Exit::Code(code),
         Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
         Ok(_) | Err(_) => Exit::Signal(libc::SIGKILL),
     };
-    // The first process of a pid namespace takes all others with it, so the pipes end now, if nobody passed
-    // them elsewhere.
-    let deadline = Instant::now() + DRAIN_TIMEOUT;
-    while outputs.iter().any(|output| output.pipe.is_some()) {
-        let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-            break;
-        };
-        drain_once(&mut outputs, left);
-    }
+    // The first process of a pid namespace takes all others with it, so the output ends now, if nobody passed
+    // its streams elsewhere.
+    streams.drain(Instant::now() + DRAIN_TIMEOUT);
     hierarchies.kill(&request.cgroup, KILL_TIMEOUT);
     let usage = last_usage(hierarchies, &request.cgroup, record.start_cost, traffic);
     let exit_record = ExitRecord {
@@ -503,24 +427,6 @@ fn insist<T>(attempt: impl Fn() -> std::io::Result<T>) -> Option<T> {
         }
         attempt().ok()
     })
-}
-
-fn drain_once(outputs: &mut [Output; 2], timeout: Duration) {
-    let pipes: Vec<_> = outputs
-        .iter()
-        .filter_map(|output| output.pipe.as_ref())
-        .collect();
-    let mut items: Vec<_> = pipes
-        .iter()
-        .map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN))
-        .collect();
-    let millis = i32::try_from(timeout.as_millis().saturating_add(1)).unwrap_or(i32::MAX);
-    let _ = poll(
-        &mut items,
-        PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX),
-    );
-    drop(items);
-    outputs.iter_mut().for_each(move_output);
 }
 
 /// A sample of a cgroup that is about to be removed. Closes what holds the container's network.

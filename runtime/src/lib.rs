@@ -48,6 +48,7 @@ mod stage;
 mod stats_file;
 mod supervise;
 mod sys;
+mod terminal;
 mod traffic;
 mod user;
 mod users;

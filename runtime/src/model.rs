@@ -83,6 +83,10 @@ pub struct ContainerSpec {
     /// Resource limits of the process; a hard limit above ours is lowered to it if we may not raise it.
     #[serde(default)]
     pub rlimits: Vec<Rlimit>,
+    /// Give the program a terminal: its standard streams, its controlling terminal and `/dev/console`. All that it writes
+    /// there is its standard output.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub terminal: bool,
     /// How much output is kept.
     #[serde(default)]
     pub log: LogLimits,
@@ -124,6 +128,7 @@ impl ContainerSpec {
             capabilities_add: Vec::new(),
             capabilities_drop: Vec::new(),
             rlimits: Vec::new(),
+            terminal: false,
             log: LogLimits::default(),
             labels: BTreeMap::new(),
             stop_signal: default_stop_signal(),

@@ -1,6 +1,6 @@
 //! Makes this process the program that a specification describes, once it is where that program is to be (namespaces,
 //! cgroup, root): the only file that calls libcontainer. Its init does it as for a program that joins a container:
-//! session, standard streams or terminal, user, groups and capabilities; then the executor comes. All that is about
+//! session, standard streams, user, groups and capabilities; then the executor comes. All that is about
 //! places is made by [`crate::inside`], or there already.
 
 use std::os::fd::{IntoRawFd, OwnedFd};
@@ -24,16 +24,10 @@ use crate::sys;
 /// A program and where it reads and writes.
 pub(crate) struct Program {
     pub(crate) spec: Spec,
-    pub(crate) streams: Streams,
+    /// Standard input, output and errors.
+    pub(crate) streams: [OwnedFd; 3],
     pub(crate) word: WordToGo,
     pub(crate) executor: Box<dyn Executor>,
-}
-
-/// Standard input, output and errors.
-pub(crate) enum Streams {
-    Given([OwnedFd; 3]),
-    /// A terminal, made in the container; its other side is sent through this socket.
-    Terminal(OwnedFd),
 }
 
 impl Program {
@@ -51,10 +45,7 @@ impl Program {
     }
 
     fn init(self) -> Result<(), Box<dyn std::error::Error>> {
-        let (console, [stdin, stdout, stderr]) = match self.streams {
-            Streams::Given(streams) => (None, streams.map(|stream| Some(stream.into_raw_fd()))),
-            Streams::Terminal(socket) => (Some(socket.into_raw_fd()), [None; 3]),
-        };
+        let [stdin, stdout, stderr] = self.streams.map(|stream| Some(stream.into_raw_fd()));
         let mut spec = self.spec;
         // All of them have been entered.
         if let Some(linux) = spec.linux_mut() {
@@ -65,7 +56,7 @@ impl Program {
             syscall: SyscallType::default(),
             spec: Rc::new(spec),
             rootfs: PathBuf::from("/"),
-            console_socket: console,
+            console_socket: None,
             notify_listener: self.word.0,
             preserve_fds: 0,
             container: None,
@@ -93,6 +84,12 @@ impl Program {
             &mut from_main,
         )?)
     }
+}
+
+/// Who the program runs as, as the container numbers users.
+pub(crate) fn uid(spec: &Spec) -> u32 {
+    let process = spec.process().as_ref();
+    process.map_or(0, |process| process.user().uid())
 }
 
 /// libcontainer's word to go: given already, because our own words come earlier.

@@ -53,6 +53,8 @@ pub(crate) struct StartRequest {
     pub(crate) own_users: bool,
     /// Whether it is to have a network namespace with nothing but loopback.
     pub(crate) alone: bool,
+    /// Whether its program has a terminal.
+    pub(crate) terminal: bool,
     pub(crate) timeout_ms: u64,
 }
 

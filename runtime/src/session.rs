@@ -108,7 +108,7 @@ impl ExecSession {
     /// Sets the terminal's size; without a terminal there is nothing to set.
     pub fn resize(&self, columns: u16, rows: u16) -> io::Result<()> {
         self.terminal.as_ref().map_or(Ok(()), |terminal| {
-            sys::set_terminal_size(terminal.fd.get_ref().as_fd(), columns, rows)
+            sys::terminal::set_terminal_size(terminal.fd.get_ref().as_fd(), columns, rows)
         })
     }
 

@@ -56,6 +56,8 @@ pub(crate) struct Entry {
     pub(crate) volumes: Vec<String>,
     /// Whether its network is loopback, and its own.
     alone: bool,
+    /// Whether its program has a terminal.
+    terminal: bool,
     pub(crate) state: watch::Sender<EntryState>,
     /// While it runs, and no longer: its descriptors keep the kernel from forgetting the cgroup.
     live: Mutex<Option<Arc<Live>>>,
@@ -111,6 +113,7 @@ impl Entry {
             },
             alone: spec.network == Network::None
                 && !matches!(spec.group, Some(GroupPart::Member { .. })),
+            terminal: spec.terminal,
             group: spec.group.clone(),
             holder: None,
             network: spec.network,
@@ -150,6 +153,7 @@ impl Entry {
             secrets: false,
             own_users: self.user_range.is_some(),
             alone: self.alone,
+            terminal: self.terminal,
             group: self.group.as_ref().map(|_| GroupRequest {
                 holder: self.holder,
             }),

@@ -14,6 +14,7 @@ use std::time::Duration;
 pub(crate) mod creator;
 pub(crate) mod disk;
 pub(crate) mod mounts;
+pub(crate) mod terminal;
 
 /// Which side of a fork this is.
 pub(crate) enum Forked {
@@ -357,27 +358,6 @@ pub(crate) fn is_hung_up(fd: RawFd) -> bool {
 pub(crate) fn close_raw(fd: RawFd) {
     // SAFETY: closing an integer; callers pass only descriptors that no other value here closes.
     unsafe { libc::close(fd) };
-}
-
-/// Sets the size of a terminal.
-pub(crate) fn set_terminal_size(
-    terminal: BorrowedFd<'_>,
-    columns: u16,
-    rows: u16,
-) -> io::Result<()> {
-    let size = libc::winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    // SAFETY: TIOCSWINSZ reads one winsize, which lives through the call.
-    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
 }
 
 /// Moves this thread into a network namespace of its own, with loopback up.

@@ -55,6 +55,7 @@ pub fn task_info(
                 .map(|(name, value)| EnvVar { name, value })
                 .collect(),
             user: app.user.clone(),
+            tty: app.tty,
             working_dir: None,
             read_only_rootfs: app.container.confinement.read_only_rootfs,
             capabilities: app.container.confinement.capabilities.clone(),

@@ -340,7 +340,6 @@ fn what_is_not_supported_says_so() {
     let tcp = json!({"protocol": "MESOS_TCP", "portIndex": 0});
     let bridge = json!({"mode": "container/bridge"});
     for (extra, path, words) in [
-        (json!({"tty": true}), "/tty", "not supported yet"),
         (
             json!({"storeUrls": ["http://h/x"]}),
             "/storeUrls",

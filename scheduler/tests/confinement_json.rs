@@ -1,5 +1,5 @@
-//! Capabilities and a root file system that cannot be written, in files of apps and pods: what is accepted, how it is
-//! written back, what the task becomes, and how each mistake is named. Those of jobs: `src/jobs/json.rs`.
+//! Capabilities, a root file system that cannot be written, and terminals, in files of apps and pods: what is accepted, how
+//! it is written back, what the task becomes, and how each mistake is named. Those of jobs: `src/jobs/json.rs`.
 
 use mezzo_api::model::{Capabilities, Dropped, Offer};
 use mezzo_scheduler::app::{App, AppVersion, parse_app, parse_pod};
@@ -91,6 +91,48 @@ fn tasks_have_what_the_app_or_the_container_of_a_pod_says() {
     assert!(tasks[0].container.read_only_rootfs && !tasks[1].container.read_only_rootfs);
     assert_eq!(tasks[0].container.capabilities, wanted);
     assert!(tasks[1].container.capabilities.is_default());
+}
+
+#[test]
+fn a_terminal_is_read_written_back_and_given_to_the_task() {
+    let id = "web.1".parse().expect("valid");
+    let mut app = with(json!({}), json!([]));
+    let plain = accepted(&app);
+    for (said, wanted) in [
+        (json!(true), true),
+        (json!(false), false),
+        (json!(null), false),
+    ] {
+        app["tty"] = said;
+        let read = accepted(&app);
+        assert_eq!(read.tty, wanted, "{app}");
+        let written = read.to_json();
+        assert_eq!(written.get("tty"), wanted.then_some(&json!(true)), "{app}");
+        assert_eq!(accepted(&written), read);
+        assert_eq!(read.same_config(&plain), !wanted, "another configuration");
+        let task = task_info(&version(read), &id, &offer(), &[31_000], Default::default());
+        assert_eq!(task.container.tty, wanted);
+    }
+    app["tty"] = json!("yes");
+    let (_, report) = parse_app(&app, None);
+    let error = &report.errors[0];
+    assert_eq!(error.path, "/tty", "{error:?}");
+
+    let container = |name: &str| json!({"name": name, "image": {"id": "web:1"}});
+    let mut shell = container("shell");
+    shell["tty"] = json!(true);
+    let pod = json!({"id": "/pod", "containers": [shell, container("other")]});
+    let (read, report) = parse_pod(&pod, None);
+    assert!(report.unknown.is_empty(), "{:?}", report.unknown);
+    let read = read.unwrap_or_else(|| panic!("{:?}", report.errors));
+    let written = read.to_json();
+    assert_eq!(written["containers"][0]["tty"], true);
+    assert!(written["containers"][1].get("tty").is_none());
+    assert_eq!(parse_pod(&written, None).0.as_ref(), Some(&read));
+    let whole = version(read);
+    let of = whole.app.pod.clone().expect("a pod");
+    let tasks = pod::task_infos(&whole, &of, &id, &offer(), &[], None);
+    assert!(tasks[0].container.tty && !tasks[1].container.tty);
 }
 
 #[test]

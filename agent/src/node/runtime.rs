@@ -507,6 +507,7 @@ fn to_spec(spec: ContainerSpec) -> Result<rt::ContainerSpec, StartError> {
     let own = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
     to.capabilities_add = own(spec.capabilities.added());
     to.capabilities_drop = own(spec.capabilities.drop.names());
+    to.terminal = spec.terminal;
     to.seccomp = spec.seccomp;
     to.apparmor = spec.apparmor;
     to.labels = labels;

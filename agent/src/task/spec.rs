@@ -379,6 +379,7 @@ pub(crate) fn container(
         privileged: wanted.privileged,
         capabilities: wanted.capabilities.clone(),
         host_users: wanted.host_users,
+        terminal: wanted.tty,
         seccomp: place.walls.seccomp.clone(),
         apparmor: place.walls.apparmor.clone(),
         stop_signal: image.config.stop_signal.clone(),

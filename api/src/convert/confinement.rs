@@ -90,6 +90,21 @@ mod tests {
         assert_eq!(back.capabilities_drop, ["CHOWN", "SETUID"]);
     }
 
+    #[test]
+    fn a_terminal_goes_both_ways() {
+        for tty in [true, false] {
+            let container = proto::ContainerInfo {
+                image: "sleep:1".into(),
+                network: proto::NetworkMode::Host.into(),
+                tty,
+                ..Default::default()
+            };
+            let checked = ContainerInfo::try_from(container.clone()).unwrap();
+            assert_eq!(checked.tty, tty);
+            assert_eq!(proto::ContainerInfo::from(checked), container);
+        }
+    }
+
     #[track_caller]
     fn check_problems(add: &[&str], drop: &[&str], expected: &[&str]) {
         let problems = convert(add, drop).unwrap_err();

@@ -281,6 +281,7 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
             seccomp_profile,
             apparmor_profile,
             capabilities,
+            tty: container.tty,
             port_mappings,
             network_name: some(container.network_name),
             network_labels,
@@ -319,6 +320,7 @@ impl From<ContainerInfo> for proto::ContainerInfo {
             apparmor_profile: container.apparmor_profile.unwrap_or_default(),
             capabilities_add: own(container.capabilities.added()),
             capabilities_drop: own(container.capabilities.drop.names()),
+            tty: container.tty,
             port_mappings: container
                 .port_mappings
                 .into_iter()

@@ -98,6 +98,9 @@ pub struct ContainerInfo {
     /// How its capabilities differ from the default ones; what may be added is for the agent's operator to say.
     #[serde(default, skip_serializing_if = "Capabilities::is_default")]
     pub capabilities: Capabilities,
+    /// Its first program has a terminal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tty: bool,
     /// Which of its ports are reachable; for networks of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_mappings: Vec<PortMapping>,

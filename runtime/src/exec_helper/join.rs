@@ -1,21 +1,29 @@
 //! The joiner: a short-lived process that goes where the program is to be, and forks it there as the helper's own child.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::rc::Rc;
 
-use libcontainer::workload::{
-    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
-};
 use nix::sched::{CloneFlags, setns};
 use oci_spec::runtime::Spec;
 
+use crate::beneath::Root;
 use crate::cgroup::Hierarchies;
 use crate::error::StartFailure;
 use crate::executor::ContainerExecutor;
 use crate::layout::{SpecRecord, create_private_dir};
-use crate::program::{self, Program, Streams, WordToGo};
+use crate::program::{self, Program, WordToGo};
 use crate::protocol::ExecRequest;
 use crate::sys::{self, Forked};
+use crate::terminal::{Terminal, USUAL_SIZE};
+
+/// Where the program reads and writes.
+pub(super) enum Streams {
+    /// Standard input, output and errors.
+    Given([OwnedFd; 3]),
+    /// A terminal, to be made in the container and sent through this socket.
+    Terminal(OwnedFd),
+}
 
 /// Forks a process into the container's cgroup: there before it is anything else, it need not be moved.
 pub(super) fn fork(hierarchies: &Hierarchies, cgroup: &str) -> Result<Forked, StartFailure> {
@@ -105,18 +113,21 @@ impl Joining<'_> {
         {
             program::give_up(status, &failure);
         }
-        let executor = SizedExecutor {
-            inner: ContainerExecutor {
-                failure: status,
-                lifeline: self.lifeline.as_raw_fd(),
-                seccomp: self.seccomp,
-                holds: false,
-            },
-            terminal: self.request.spec.terminal,
+        let size = self.request.spec.terminal;
+        let streams = match streams(self.streams, &self.spec, size.unwrap_or(USUAL_SIZE)) {
+            Ok(streams) => streams,
+            Err(failure) => program::give_up(status, &failure),
+        };
+        let executor = ContainerExecutor {
+            failure: status,
+            lifeline: self.lifeline.as_raw_fd(),
+            seccomp: self.seccomp,
+            holds: false,
+            terminal: size.is_some(),
         };
         let program = Program {
             spec: self.spec,
-            streams: self.streams,
+            streams,
             word,
             executor: Box::new(executor),
         };
@@ -124,31 +135,17 @@ impl Joining<'_> {
     }
 }
 
-/// Gives a terminal its size right before the program is executed: it must not find one without.
-#[derive(Clone)]
-struct SizedExecutor {
-    inner: ContainerExecutor,
-    /// Columns and rows.
-    terminal: Option<(u16, u16)>,
-}
-
-impl Executor for SizedExecutor {
-    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        self.inner.validate(spec)
-    }
-
-    fn setup_envs(
-        &self,
-        envs: std::collections::HashMap<String, String>,
-    ) -> Result<(), ExecutorSetEnvsError> {
-        self.inner.setup_envs(envs)
-    }
-
-    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        if let Some((columns, rows)) = self.terminal {
-            // A program without the right size is better than none.
-            let _ = sys::set_terminal_size(std::io::stdin().as_fd(), columns, rows);
-        }
-        self.inner.exec(spec)
-    }
+/// In the container, whose own terminals its programs have.
+fn streams(wanted: Streams, spec: &Spec, size: (u16, u16)) -> Result<[OwnedFd; 3], StartFailure> {
+    let socket = match wanted {
+        Streams::Given(streams) => return Ok(streams),
+        Streams::Terminal(socket) => socket,
+    };
+    let open = || {
+        let root = Root::open(Path::new("/"))?;
+        let terminal = Terminal::open(&root, program::uid(spec), size)?;
+        terminal.send(socket.as_fd())?;
+        terminal.into_streams()
+    };
+    open().map_err(|error| StartFailure::internal(format!("making a terminal: {error}")))
 }

@@ -11,6 +11,7 @@ use crate::layout::SpecRecord;
 use crate::protocol::ExecRequest;
 use crate::spec::validate::BadSpec;
 use crate::spec::{self, Context, HostFacts};
+use crate::terminal::USUAL_KIND;
 use crate::user::MAX_FILE_BYTES;
 
 /// The container's record, and the OCI specification of the program. The container may have been started by a program
@@ -67,7 +68,7 @@ fn process(request: &ExecRequest, spec: &Spec) -> Result<Process, StartFailure> 
         env.push(format!("{name}={value}"));
     };
     if wanted.terminal.is_some() {
-        replace("TERM", "xterm");
+        replace("TERM", USUAL_KIND);
     }
     if let Some(user) = &wanted.user {
         let root = format!("/proc/{}/root", request.process.pid);

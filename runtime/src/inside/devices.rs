@@ -15,6 +15,7 @@ use crate::beneath::Root;
 use crate::error::StartFailure;
 use crate::spec::devices::HostDevice;
 use crate::sys::mounts;
+use crate::terminal::{Terminal, USUAL_SIZE};
 
 /// Name and number of the character devices that the OCI runtime specification asks for ("Default Devices").
 const USUAL: [(&str, u64, u64); 6] = [
@@ -86,6 +87,19 @@ fn node(root: &Root, device: &HostDevice) -> io::Result<()> {
     let (uid, gid) = (Some(device.uid.into()), Some(device.gid.into()));
     fchownat(&dir, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?;
     Ok(())
+}
+
+/// A terminal of the container's own for its program, shown as `/dev/console`.
+pub(super) fn console(root: &Root, uid: u32) -> Result<Terminal, StartFailure> {
+    let terminal = Terminal::open(root, uid, USUAL_SIZE).map_err(failed("a terminal"))?;
+    let target = Path::new("/dev/console");
+    let show = || {
+        // What was opened, not what has its name (CVE-2025-52565).
+        let copy = mounts::clone_mount_at(terminal.slave.as_fd(), false)?;
+        mounts::attach_mount(copy.as_fd(), root.make_file(target)?.as_fd())
+    };
+    show().map_err(failed(target.display()))?;
+    Ok(terminal)
 }
 
 /// The container's `/dev/null`, which is that and nothing else (CVE-2025-31133).

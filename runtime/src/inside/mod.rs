@@ -24,8 +24,10 @@ use oci_spec::runtime::Spec;
 use crate::beneath::Root;
 use crate::error::StartFailure;
 use crate::mount::RDONLY;
+use crate::program;
 use crate::spec::devices::HostDevice;
 use crate::sys;
+use crate::terminal::Terminal;
 
 /// What of the host goes into a container.
 pub(crate) struct Inside<'a> {
@@ -37,19 +39,29 @@ pub(crate) struct Inside<'a> {
     pub(crate) own_users: bool,
     /// Whether it is in the IPC namespace that it is to have: its group's.
     pub(crate) in_group: bool,
+    /// Whether the program has a terminal.
+    pub(crate) terminal: bool,
+}
+
+/// What was opened inside for the program.
+pub(crate) struct Opened {
+    /// The container's own `/dev/null`.
+    pub(crate) null: File,
+    /// The terminal that its `/dev/console` is.
+    pub(crate) terminal: Option<Terminal>,
 }
 
 impl Inside<'_> {
-    /// Makes it all and enters it. Gives the container's own `/dev/null`.
-    pub(crate) fn enter(&self) -> Result<File, StartFailure> {
+    /// Makes it all and enters it.
+    pub(crate) fn enter(&self) -> Result<Opened, StartFailure> {
         self.namespaces()?;
         let before = umask(Mode::empty());
-        let null = self.build()?;
+        let opened = self.build()?;
         umask(before);
-        Ok(null)
+        Ok(opened)
     }
 
-    fn build(&self) -> Result<File, StartFailure> {
+    fn build(&self) -> Result<Opened, StartFailure> {
         let root = Root::open(self.rootfs).map_err(failed("the root file system"))?;
         // What is mounted first there is this container's own, whatever may be mounted over it.
         let mut dev = None;
@@ -61,6 +73,9 @@ impl Inside<'_> {
             }
         }
         devices::make(&root, self.devices, self.own_users)?;
+        let uid = program::uid(self.spec);
+        let terminal = self.terminal.then(|| devices::console(&root, uid));
+        let terminal = terminal.transpose()?;
         let linux = self.spec.linux().as_ref();
         let paths =
             |paths: Option<&Option<Vec<String>>>| paths.cloned().flatten().unwrap_or_default();
@@ -75,7 +90,7 @@ impl Inside<'_> {
         }
         let null = devices::open_null(&root)?;
         switch_root(&root).map_err(failed("the switch to the new root"))?;
-        Ok(null)
+        Ok(Opened { null, terminal })
     }
 
     /// All that are still to be made, in one step: pid, network and user namespace have been entered.

@@ -19,6 +19,7 @@ use crate::cgroup::CgroupMode;
 use crate::group::Shared;
 use crate::model::{ContainerSpec, Network};
 use crate::stage::Staged;
+use crate::terminal::USUAL_KIND;
 use crate::user::ResolvedUser;
 use devices::HostDevice;
 pub(crate) use mounts::PART_OF_PARENT;
@@ -120,10 +121,10 @@ fn process(
         rlimits.push(rlimit(&limit.kind, limit.soft.min(hard), hard)?);
     }
     let mut process = ProcessBuilder::default()
-        .terminal(false)
+        .terminal(spec.terminal)
         .user(user.build().map_err(text)?)
         .args(spec.args.clone())
-        .env(environment(&spec.env, &context.user.home))
+        .env(environment(spec, &context.user.home))
         .cwd(&spec.cwd)
         .capabilities(security::capabilities(spec)?)
         .rlimits(rlimits)
@@ -149,17 +150,19 @@ fn rlimit(kind: &str, soft: u64, hard: u64) -> Result<PosixRlimit, String> {
         .map_err(|error| error.to_string())
 }
 
-/// The environment as `NAME=value`, with HOME and PATH if the caller gave none.
-pub(crate) fn environment(env: &[(String, String)], home: &str) -> Vec<String> {
-    let mut result: Vec<String> = env
+/// The environment as `NAME=value`, with HOME and PATH, and of a terminal TERM, if the caller gave none.
+fn environment(spec: &ContainerSpec, home: &str) -> Vec<String> {
+    let mut result: Vec<String> = spec
+        .env
         .iter()
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
-    if !env.iter().any(|(name, _)| name == "HOME") {
-        result.push(format!("HOME={home}"));
-    }
-    if !env.iter().any(|(name, _)| name == "PATH") {
-        result.push(format!("PATH={}", crate::model::DEFAULT_PATH));
+    let term = spec.terminal.then_some(("TERM", USUAL_KIND));
+    let missing = [("HOME", home), ("PATH", crate::model::DEFAULT_PATH)];
+    for (name, value) in missing.into_iter().chain(term) {
+        if !spec.env.iter().any(|(known, _)| known == name) {
+            result.push(format!("{name}={value}"));
+        }
     }
     result
 }

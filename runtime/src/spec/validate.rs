@@ -205,6 +205,12 @@ fn check_group(spec: &ContainerSpec) -> Result<(), BadSpec> {
     if holds && (spec.privileged || !spec.devices.is_empty()) {
         return Err(bad("group", "the holder of a group is not privileged"));
     }
+    if holds && spec.terminal {
+        return Err(bad(
+            "terminal",
+            "the holder of a group runs nothing that could use one",
+        ));
+    }
     Ok(())
 }
 

@@ -18,6 +18,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <arpa/inet.h>
 #include <time.h>
 #include <unistd.h>
@@ -191,6 +192,34 @@ int main(int argc, char **argv) {
             printf("then %d %d %s", size.ws_col, size.ws_row, line);
         }
         return 6;
+    }
+    if (!strcmp(what, "terminal")) { /* whether the standard streams are one, whose it is, and by which names it is reached */
+        struct winsize size = {0};
+        struct stat about = {0};
+        char name[64];
+        ioctl(0, TIOCGWINSZ, &size);
+        if (ttyname_r(0, name, sizeof name)) strcpy(name, "none");
+        fstat(0, &about);
+        printf("name %s streams %d %d %d size %d %d owner %d %d mode %o\n", name, isatty(0), isatty(1), isatty(2),
+               size.ws_col, size.ws_row, about.st_uid, about.st_gid, about.st_mode & 07777);
+        printf("session %d foreground %d term %s\n", tcgetsid(0) == getsid(0), tcgetpgrp(0) == getpgrp(), getenv("TERM"));
+        fflush(stdout);
+        const char *names[] = { "/dev/tty", "/dev/console", "/dev/stdin", "/dev/stderr", name };
+        for (int i = 0; i < 5; i++) {
+            int fd = open(names[i], O_RDWR | O_NOCTTY);
+            if (fd < 0) say(names[i], -1);
+            else { dprintf(fd, "through %s\n", names[i]); close(fd); }
+        }
+        fprintf(stderr, "an error\n");
+        return 7;
+    }
+    if (!strcmp(what, "returns")) { /* closes its terminal, and comes back to it */
+        printf("before\n"); fflush(stdout);
+        close(0); close(1); close(2);
+        usleep(300000);
+        int fd = open("/dev/tty", O_RDWR);
+        dprintf(fd < 0 ? 9 : fd, "after\n");
+        return 0;
     }
     if (!strcmp(what, "fds")) {
         DIR *dir = opendir("/proc/self/fd");

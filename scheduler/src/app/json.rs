@@ -120,6 +120,9 @@ impl App {
         if let Some(user) = &self.user {
             put("user", user.as_str().into());
         }
+        if self.tty {
+            put("tty", true.into());
+        }
         if !self.secrets.is_empty() {
             put("secrets", secrets_json(&self.secrets));
         }

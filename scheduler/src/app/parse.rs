@@ -72,6 +72,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "taskKillGracePeriodSeconds",
     "killSelection",
     "user",
+    "tty",
     "acceptedResourceRoles",
     "unreachableStrategy",
     "constraints",
@@ -87,7 +88,6 @@ pub(crate) const FIELDS: &[&str] = &[
     // Marathon's that are refused with a word below unless they say nothing.
     "executor",
     "executorResources",
-    "tty",
     "storeUrls",
     "ipAddress",
     // Answers of the server, accepted back.
@@ -215,6 +215,7 @@ fn read_app(value: &Value, id: Option<&AppId>, report: &mut Report) -> Option<Ap
         pids_limit: limits.pids,
         limits: limits.more,
         user,
+        tty: fields.boolean("tty", report).unwrap_or(false),
         secrets,
         pod: None,
         fetch: fetch::read(&fields, report),
@@ -318,7 +319,6 @@ fn refuse_unsupported(fields: &Fields<'_>, report: &mut Report) {
     for (name, advice) in [
         ("executor", "mezzo runs containers without executors"),
         ("executorResources", ""),
-        ("tty", ""),
         ("storeUrls", "use fetch"),
     ] {
         fields.unsupported(name, advice, report);

@@ -410,6 +410,8 @@ pub struct App {
     pub limits: TaskLimits,
     /// In the container.
     pub user: Option<String>,
+    /// The program has a terminal.
+    pub tty: bool,
     /// Where secrets come from, by the names that the app gives them.
     pub secrets: BTreeMap<String, SecretSource>,
     /// It runs on what others do not use, until they need it.

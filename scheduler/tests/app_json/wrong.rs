@@ -258,7 +258,7 @@ fn wrong_values_are_named_with_their_path() {
             json!({"networks": [{"mode": "container/overlay"}]}),
             "/networks(0)/mode",
         ),
-        (json!({"tty": true}), "/tty"),
+        (json!({"storeUrls": ["http://h/x"]}), "/storeUrls"),
     ] {
         let shown = extra.to_string();
         assert_eq!(

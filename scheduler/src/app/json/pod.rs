@@ -158,6 +158,9 @@ fn container(one: &PodContainer) -> Value {
     if let Some(user) = &spec.user {
         put("user", user.as_str().into());
     }
+    if spec.tty {
+        put("tty", true.into());
+    }
     if let Some(check) = spec.health_checks.first() {
         put("healthCheck", health_check(check, one));
     }

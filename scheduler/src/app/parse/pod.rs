@@ -204,6 +204,7 @@ fn nothing(id: AppId, container: Container) -> App {
         pids_limit: None,
         limits: Default::default(),
         user: None,
+        tty: false,
         secrets: BTreeMap::new(),
         revocable: false,
         residency: None,

@@ -24,6 +24,7 @@ const FIELDS: [&str; 19] = [
     "image",
     "environment",
     "user",
+    "tty",
     "healthCheck",
     "check",
     "volumeMounts",
@@ -34,7 +35,6 @@ const FIELDS: [&str; 19] = [
     "capabilities",
     "artifacts",
     // Refused with a word unless they say nothing.
-    "tty",
     "readinessCheck",
 ];
 
@@ -48,9 +48,7 @@ pub(super) fn read(
     report: &mut Report,
 ) -> Option<PodContainer> {
     let fields = Fields::open(value, path, &FIELDS, report)?;
-    for (field, advice) in [("tty", ""), ("readinessCheck", "use healthCheck")] {
-        fields.unsupported(field, advice, report);
-    }
+    fields.unsupported("readinessCheck", "use healthCheck", report);
     let name = name(&fields, report);
     if let Some(name) = &name
         && name.len() + shared.id.as_str().len() > MAX_NAMES
@@ -93,6 +91,7 @@ pub(super) fn read(
         user: fields
             .string("user", report)
             .filter(|user| !user.is_empty()),
+        tty: fields.boolean("tty", report).unwrap_or(false),
         ..nothing(shared.id.clone(), container?)
     };
     Some(PodContainer {
