@@ -1,6 +1,7 @@
 //! NodeService: this machine asked directly. Thin: questions go to the owner and the runtime; `log` reads logs, `exec`
-//! carries sessions, `copy` moves files, `stats` tells what tasks use, `update` changes limits.
+//! carries sessions, `attach` what is typed on a task's terminal, `copy` moves files, `stats` tells what tasks use, `update` changes limits.
 
+mod attach;
 mod copy;
 mod exec;
 mod log;
@@ -14,7 +15,7 @@ use mezzo_api::{
     model::{AgentInfo, TaskUsage},
     proto::{self, node_service_server::NodeService},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -156,6 +157,33 @@ impl NodeService for NodeApi {
             found.container,
             request,
         )))
+    }
+
+    type AttachStream = Answers<proto::LogChunk>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<proto::AttachInput>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let mut input = request.into_inner();
+        let start = attach::first(&mut input).await?;
+        let found = self.find_running(&start.task_id).await?;
+        let terminal = attach::terminal(self.runtime.as_ref(), &found.container)?;
+        let (begun, reading) = oneshot::channel();
+        let output = log::read_terminal(
+            self.handle.clone(),
+            Arc::clone(&self.runtime),
+            found.container,
+            start.task_id.clone(),
+            begun,
+        );
+        let typing = attach::Typing {
+            terminal,
+            start,
+            input,
+            reading,
+        };
+        Ok(Response::new(typing.beside(output)))
     }
 
     type CopyFromStream = Answers<proto::CopyFromPart>;

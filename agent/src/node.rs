@@ -475,6 +475,11 @@ pub trait Runtime: Send + Sync + 'static {
     fn sample(&self, ids: &[ContainerId]) -> (Vec<(ContainerId, Usage)>, Duration);
     /// Runs something in the container.
     async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecSession, RuntimeError>;
+    /// To type on the terminal of a container's program; `None` if it has none.
+    fn terminal(
+        &self,
+        id: &ContainerId,
+    ) -> Result<Option<mezzo_runtime::TerminalInput>, RuntimeError>;
     /// Forgets an ended container, its record and its logs; fine when it is gone already.
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError>;
     /// Ends and removes everything, the launcher too.

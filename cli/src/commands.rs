@@ -1,6 +1,7 @@
 //! The verbs: each family in a file of its own, all with the same shape: check the request, ask the servers, print.
 
 pub(crate) mod app;
+mod attach;
 pub(crate) mod cluster;
 mod copy;
 pub(crate) mod deployment;

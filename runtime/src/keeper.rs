@@ -34,6 +34,7 @@ use crate::process::{self, ProcessRef};
 use crate::protocol::{self, GroupRequest, HostContext, StartReply, StartRequest};
 use crate::sys::{self, Forked};
 use crate::terminal::Terminal;
+use crate::terminal::input::InputReader;
 use crate::traffic::TrafficReader;
 use streams::Streams;
 
@@ -240,8 +241,9 @@ fn start(
     }
     if let Some(socket) = terminal {
         let terminal = Terminal::receive(socket.as_fd()).map_err(io("the terminal"))?;
+        let input = InputReader::make(&request.dir.input()).map_err(io("the terminal's input"))?;
         streams
-            .attach_terminal(terminal)
+            .attach_terminal(terminal, input)
             .map_err(io("the terminal"))?;
     }
     limits.set().map_err(refused)?;

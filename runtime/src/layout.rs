@@ -9,6 +9,7 @@
 //!     spec.json                written before anything is started; replaced when limits change
 //!     exit.json                how it ended (see `exit`); on disk before the cgroup goes, and durable before it is told
 //!     stdout stdout.1 stderr …
+//!     input                    a FIFO for what is typed, of a container with a terminal (see `terminal`)
 //!     exec-<pid>/              a socket while a program is being executed in the container
 //! <state>/removing/            what is being deleted
 //! ```
@@ -145,6 +146,11 @@ impl ContainerDir {
     /// libcontainer's files of one execution.
     pub(crate) fn execution(&self, helper: u32) -> PathBuf {
         self.path.join(format!("exec-{helper}"))
+    }
+
+    /// Where what is typed on its terminal goes.
+    pub(crate) fn input(&self) -> PathBuf {
+        self.path.join("input")
     }
 
     pub(crate) fn log(&self, stream: Stream) -> PathBuf {

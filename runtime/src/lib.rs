@@ -79,5 +79,6 @@ pub use secrets::{SecretBytes, SecretFile, Secrets};
 pub use session::{ExecSession, ExecStream};
 pub use spec::security::default_set as default_capabilities;
 pub use spec::validate::BadSpec;
+pub use terminal::input::TerminalInput;
 pub use user::{UserError, UserSpec};
 pub use users::{UserNamespace, UserRanges};

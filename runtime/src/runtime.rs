@@ -41,6 +41,7 @@ use crate::session::ExecSession;
 use crate::spec::grant;
 use crate::spec::validate::{self, BadSpec};
 use crate::supervise::{Entry, EntryState};
+use crate::terminal::input::TerminalInput;
 use crate::users::{RangePool, UserNamespace, UserRange};
 
 /// How long a killed container may take to be gone.
@@ -373,6 +374,19 @@ impl Runtime {
             Ok(now) if now == process => Ok(root.into()),
             Ok(_) | Err(_) => Err(gone()),
         }
+    }
+
+    /// To type on the terminal of a running container's program; `None` if it has no terminal.
+    pub fn terminal_input(&self, id: &ContainerId) -> Result<Option<TerminalInput>, Error> {
+        let entry = self.inner.entry(id)?;
+        if entry.running().is_none() {
+            return Err(Error::NotRunning { id: id.clone() });
+        }
+        TerminalInput::open(&entry.dir.input()).map_err(|source| Error::Io {
+            operation: "opening",
+            object: format!("the terminal of {id}"),
+            source,
+        })
     }
 
     /// Gives a running container other limits: all of them at once, those that are `None` included. They hold when

@@ -6,7 +6,9 @@
 //! ```
 //!
 //! All by descriptors: the master is opened on what must be a devpts, and its other side is asked of the master, never
-//! looked up by the name that it has (CVE-2025-52565).
+//! looked up by the name that it has (CVE-2025-52565). What is typed on the terminal of a container: [`input`].
+
+pub(crate) mod input;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -206,3 +206,104 @@ async fn an_image_cannot_choose_what_the_console_is() {
     }
     assert_eq!(fs::read_to_string(outside).unwrap(), "untouched");
 }
+
+/// What is typed reaches the program, also by a runtime that came later; so does the size.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_typed_reaches_the_program_also_after_a_restart() {
+    let Some(mut node) = Node::new().await else {
+        return;
+    };
+    for (users, namespace) in BOTH {
+        let spec = with_terminal(&node, namespace, &["echo"]);
+        node.runtime().start(&id(users), spec).await.unwrap();
+        let spec = with_terminal(&node, namespace, &["tty"]);
+        let sized = format!("sized-{users}");
+        node.runtime().start(&id(&sized), spec).await.unwrap();
+    }
+    let plain = spec_as(&node, UserNamespace::Host, &["sleep"]);
+    node.runtime().start(&id("plain"), plain).await.unwrap();
+    assert!(
+        node.runtime()
+            .terminal_input(&id("plain"))
+            .unwrap()
+            .is_none()
+    );
+    node.close();
+    node.open().await;
+    for (users, _) in BOTH {
+        let input = node.runtime().terminal_input(&id(users)).unwrap().unwrap();
+        within(input.write(b"one\n")).await.unwrap();
+        // Echoed by the terminal, then said twice by the program.
+        let all = "one\r\none\r\none\r\n";
+        until("the line comes back", || node.stdout(users) == all).await;
+        // Its input's end, as a person would type it.
+        within(input.write(b"two\n\x04")).await.unwrap();
+        let record = within(node.runtime().wait(&id(users))).await.unwrap();
+        assert_eq!(record.exit, Exit::Code(5));
+        // Nobody is there to read it; opened again, that is told.
+        let _ = within(input.write(b"late\n")).await;
+        assert!(node.runtime().terminal_input(&id(users)).is_err());
+
+        let sized = id(&format!("sized-{users}"));
+        let input = node.runtime().terminal_input(&sized).unwrap().unwrap();
+        within(input.resize(132, 43)).await.unwrap();
+        within(input.write(b"hello\n")).await.unwrap();
+        within(node.runtime().wait(&sized)).await.unwrap();
+        let out = node.stdout(sized.as_str());
+        assert!(out.contains("then 132 43 hello"), "{out:?}");
+    }
+}
+
+/// More than all buffers on the way hold, to a program that begins to read late.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_is_typed_is_lost_however_late_it_is_read() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    for (users, namespace) in BOTH {
+        let spec = with_terminal(&node, namespace, &["swallow", "300"]);
+        node.runtime().start(&id(users), spec).await.unwrap();
+        node.await_output(users, "ready").await;
+        let input = node.runtime().terminal_input(&id(users)).unwrap().unwrap();
+        let lines = "0123456\n".repeat(1 << 17);
+        within(input.write(lines.as_bytes())).await.unwrap();
+        within(input.write(b"\x04")).await.unwrap();
+        within(node.runtime().wait(&id(users))).await.unwrap();
+        assert_eq!(node.stdout(users), "ready\r\nswallowed 1048576\r\n");
+    }
+}
+
+/// A program that reads nothing holds up whoever types, and nothing else: its output goes on, and it can be ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_reads_nothing_holds_only_the_writer_up() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    let spec = with_terminal(&node, UserNamespace::Host, &["graceful"]);
+    let started = node.runtime().start(&id("c"), spec).await.unwrap();
+    node.await_output("c", "ready").await;
+    let input = node.runtime().terminal_input(&id("c")).unwrap().unwrap();
+    let typing = tokio::spawn(async move {
+        loop {
+            // Lines, which its terminal keeps for it until it has no room any more.
+            if input
+                .write(&[b"0123456\n".as_slice(); 500].concat())
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    });
+    // Long enough for every buffer on the way to fill up; there is nothing to be seen of it.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert!(!typing.is_finished() && alive(started.keeper_pid));
+    node.runtime()
+        .stop(&id("c"), std::time::Duration::from_secs(30), libc::SIGTERM)
+        .await
+        .unwrap();
+    let record = within(node.runtime().wait(&id("c"))).await.unwrap();
+    assert_eq!(record.exit, Exit::Code(3));
+    assert!(node.stdout("c").contains("bye\r\n"));
+    within(typing).await.unwrap();
+}

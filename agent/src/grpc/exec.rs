@@ -19,7 +19,7 @@ use crate::node::{
 };
 
 const CHUNK: usize = 32 * 1024;
-const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+pub(super) const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// After the end, output still under way is waited for so long: a child may hold the pipe open.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -79,7 +79,7 @@ pub(super) async fn open(
     })))
 }
 
-fn cells(n: u32) -> u16 {
+pub(super) fn cells(n: u32) -> u16 {
     u16::try_from(n).unwrap_or(u16::MAX)
 }
 

@@ -18,7 +18,7 @@ use mezzo_api::proto;
 use tokio::{
     fs::File,
     io::{self, AsyncReadExt as _, AsyncSeekExt as _},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::MissedTickBehavior,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,9 +32,12 @@ use crate::{
 };
 
 const CHUNK: usize = 32 * 1024;
-const POLL: Duration = Duration::from_millis(100);
-/// Rounds of polling between two questions whether the task has ended.
-const ASK_EVERY: u32 = 3;
+/// How often a follower looks for more.
+const USUAL_PACE: Duration = Duration::from_millis(100);
+/// How often where a person waits for the echo of what they type.
+const TYPING_PACE: Duration = Duration::from_millis(15);
+/// How long it waits at least between two questions whether the task has ended.
+const ASK_EVERY: Duration = Duration::from_millis(300);
 /// More files than a log can have.
 const MOST_FILES: u32 = 101;
 
@@ -79,16 +82,54 @@ pub(super) fn read(
                 Err(error) => Err(error),
             },
         };
-        if let Err(error) = result {
-            let _ = sender
-                .send(Err(Status::internal(format!(
-                    "cannot read the log: {error}"
-                ))))
-                .await;
-        }
+        finish(&sender, result).await;
     }));
+    while_read(chunks, task)
+}
+
+/// What a program with a terminal writes from the moment at which `begun` is told: all of that is its standard output.
+pub(super) fn read_terminal(
+    handle: Handle,
+    runtime: Arc<dyn Runtime>,
+    container: ContainerId,
+    task_id: String,
+    begun: oneshot::Sender<()>,
+) -> Answers<proto::LogChunk> {
+    let (sender, chunks) = mpsc::channel(4);
+    let task = AbortOnDropHandle::new(tokio::spawn(async move {
+        let path = runtime.log_path(&container, Stream::Stdout);
+        let mut stdout = Reader::new(path, proto::LogStream::Stdout, &sender);
+        stdout.pace = TYPING_PACE;
+        let from = From {
+            tail: Some(0),
+            since_ms: None,
+        };
+        let result = match stdout.begin(from).await {
+            Ok(current) => {
+                let _ = begun.send(());
+                stdout.follow(current, &handle, &task_id).await
+            }
+            Err(error) => Err(error),
+        };
+        finish(&sender, result).await;
+    }));
+    while_read(chunks, task)
+}
+
+async fn finish(sender: &Chunks, result: io::Result<()>) {
+    if let Err(error) = result {
+        let told = Status::internal(format!("cannot read the log: {error}"));
+        let _ = sender.send(Err(told)).await;
+    }
+}
+
+/// The reading ends with whoever reads the answers.
+fn while_read(
+    chunks: mpsc::Receiver<Result<proto::LogChunk, Status>>,
+    reading: AbortOnDropHandle<()>,
+) -> Answers<proto::LogChunk> {
     Box::pin(ReceiverStream::new(chunks).map(move |chunk| {
-        let _reading = &task;
+        let _reading = &reading;
         chunk
     }))
 }
@@ -97,6 +138,7 @@ struct Reader<'a> {
     path: PathBuf,
     stream: proto::LogStream,
     sender: &'a Chunks,
+    pace: Duration,
 }
 
 impl<'a> Reader<'a> {
@@ -105,10 +147,20 @@ impl<'a> Reader<'a> {
             path,
             stream,
             sender,
+            pace: USUAL_PACE,
         }
     }
 
     async fn run(&self, from: From, follow: Option<&Handle>, task_id: &str) -> io::Result<()> {
+        let current = self.begin(from).await?;
+        match follow {
+            Some(handle) => self.follow(current, handle, task_id).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Sends what is there, from where it is asked for; gives the file that is written to now.
+    async fn begin(&self, from: From) -> io::Result<Option<File>> {
         let mut files = open_all(&self.path, from.since_ms).await?;
         if let Some(lines) = from.tail {
             let mut left = lines;
@@ -123,11 +175,7 @@ impl<'a> Reader<'a> {
         for (file, _) in &mut files {
             self.send_rest(file, false).await?;
         }
-        let current = files.pop().map(|(file, _)| file);
-        match follow {
-            Some(handle) => self.follow(current, handle, task_id).await,
-            None => Ok(()),
-        }
+        Ok(files.pop().map(|(file, _)| file))
     }
 
     async fn follow(
@@ -136,17 +184,17 @@ impl<'a> Reader<'a> {
         handle: &Handle,
         task_id: &str,
     ) -> io::Result<()> {
-        let mut ticks = tokio::time::interval(POLL);
+        let mut ticks = tokio::time::interval(self.pace);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut round = 0_u32;
+        let mut asked = tokio::time::Instant::now();
         loop {
             ticks.tick().await;
             if self.sender.is_closed() {
                 return Ok(());
             }
-            round = round.wrapping_add(1);
             // Asked before the last reading, so that nothing written before the end is missed.
-            let over = round.is_multiple_of(ASK_EVERY) && {
+            let over = asked.elapsed() >= ASK_EVERY && {
+                asked = tokio::time::Instant::now();
                 let id = task_id.to_owned();
                 handle
                     .ask(|reply| Command::Find(id, reply))

@@ -272,6 +272,13 @@ impl Runtime for FakeRuntime {
         Err(RuntimeError::Other("the fake runs nothing".into()))
     }
 
+    fn terminal(
+        &self,
+        _: &ContainerId,
+    ) -> Result<Option<mezzo_runtime::TerminalInput>, RuntimeError> {
+        Ok(None)
+    }
+
     async fn remove(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         self.lock().remove(id);
         Ok(())

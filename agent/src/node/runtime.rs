@@ -354,6 +354,12 @@ impl Runtime for Containers {
             .map_err(|error| RuntimeError::Other(chain(&error)))
     }
 
+    fn terminal(&self, id: &ContainerId) -> Result<Option<rt::TerminalInput>, RuntimeError> {
+        self.runtime
+            .terminal_input(&to_id(id))
+            .map_err(|error| from_error(id, &error))
+    }
+
     fn log_path(&self, id: &ContainerId, stream: Stream) -> PathBuf {
         let stream = match stream {
             Stream::Stdout => rt::Stream::Stdout,

@@ -41,7 +41,8 @@ use crate::health::{
     what_checks_find_is_told_and_kills_nothing,
 };
 use crate::inside::{
-    a_message_reaches_a_task, logs_are_read_and_followed, programs_run_beside_a_task,
+    a_message_reaches_a_task, a_tasks_terminal_is_typed_on, logs_are_read_and_followed,
+    programs_run_beside_a_task,
 };
 use crate::lend::{pid, what_is_not_used_is_lent_and_taken_back_when_it_is_needed};
 use crate::life::{
@@ -111,6 +112,7 @@ cases![
     a_corrupt_checkpoint_is_set_aside_and_its_container_killed,
     logs_are_read_and_followed,
     programs_run_beside_a_task,
+    a_tasks_terminal_is_typed_on,
     a_follower_misses_nothing_through_rotations_and_the_end,
     a_log_is_read_from_a_time_on,
     a_log_is_put_aside_by_its_age_with_no_agent_there,

@@ -2,7 +2,7 @@
 
 use mezzo_api::proto::{
     self,
-    TaskState::TaskRunning,
+    TaskState::{TaskFailed, TaskRunning},
     exec_input::Input,
     exec_output::Output,
     master_message::{Message as FromMaster, TaskMessage},
@@ -10,7 +10,7 @@ use mezzo_api::proto::{
 };
 use tokio_stream::StreamExt as _;
 
-use crate::bench::{Bench, FRAMEWORK, eventually, processes_of, task};
+use crate::bench::{Bench, FRAMEWORK, eventually, processes_of, said, task};
 
 pub(crate) async fn logs_are_read_and_followed(bench: &mut Bench) {
     bench.start(1).await;
@@ -160,6 +160,70 @@ pub(crate) async fn programs_run_beside_a_task(bench: &mut Bench) {
     leave.send(()).unwrap();
     eventually("one program", || processes_of(&parent).len() == 1).await;
     caller.join().unwrap();
+}
+
+/// What is typed by whoever is attached, also to an agent that came later; its output is the log of standard output.
+pub(crate) async fn a_tasks_terminal_is_typed_on(bench: &mut Bench) {
+    use proto::attach_input::{Input as Typed, Start};
+    bench.start(1).await;
+    for (id, tty) in [("shell", true), ("plain", false)] {
+        let mut task = task(id, &["cat"]);
+        task.container.as_mut().unwrap().tty = tty;
+        bench.launch(task).await;
+    }
+    let container = bench.master.status("shell", TaskRunning).await.container;
+    let attach = async |bench: &Bench, id: &str, typed: &str| {
+        let size = proto::WindowSize {
+            columns: 90,
+            rows: 30,
+        };
+        let start = Start {
+            task_id: id.into(),
+            terminal: Some(size),
+        };
+        let inputs = [Typed::Start(start), Typed::Typed(typed.into())];
+        let inputs = inputs.map(|input| proto::AttachInput { input: Some(input) });
+        let open = tokio_stream::iter(inputs).chain(tokio_stream::pending());
+        bench.client().await.attach(open).await
+    };
+    // `cat` with nothing to read ends; that of a terminal waits.
+    assert_eq!(bench.master.end("plain").await.state(), TaskFailed);
+    let refused = attach(bench, "plain", "").await.unwrap_err();
+    assert!(refused.message().contains("has ended"), "{refused}");
+    let mut dark = task("dark", &["sleep"]);
+    dark.container.as_mut().unwrap().tty = false;
+    bench.launch(dark).await;
+    bench.master.status("dark", TaskRunning).await;
+    let refused = attach(bench, "dark", "").await.unwrap_err();
+    assert!(refused.message().contains("\"tty\": true"), "{refused}");
+
+    let mut seen = Vec::new();
+    let mut first = attach(bench, "shell", "one\n").await.unwrap().into_inner();
+    while !seen.ends_with(b"one\r\none\r\n") {
+        seen.extend(first.message().await.unwrap().unwrap().data);
+    }
+    drop(first);
+    bench.kill_agent().await;
+    bench.start(2).await;
+    // Only what is written from now on, to its end.
+    let mut second = attach(bench, "shell", "two\n\x04")
+        .await
+        .unwrap()
+        .into_inner();
+    seen.clear();
+    while let Some(chunk) = second.message().await.unwrap() {
+        seen.extend(chunk.data);
+    }
+    assert_eq!(String::from_utf8_lossy(&seen), "two\r\ntwo\r\n");
+    let end = bench.master.end("shell").await;
+    assert_eq!(
+        end.exit.and_then(|exit| exit.how),
+        Some(proto::exit_info::How::Code(7)),
+        "{}",
+        end.message
+    );
+    let log = said(bench, &container.unwrap(), "stdout");
+    assert_eq!(log, "one\r\none\r\ntwo\r\ntwo\r\n");
 }
 
 pub(crate) async fn a_message_reaches_a_task(bench: &mut Bench) {

@@ -27,10 +27,15 @@ Examples:
   mezzo task log -f sleep.instance-1a"
     )]
     Log(LogArgs),
-    /// Watch what a task writes from now on, and exit with its code. (Tasks have no standard input: `exec -it` opens a
-    /// session)
-    #[command(after_help = "Example:\n  mezzo task attach sleep.instance-1a")]
-    Attach(TaskArg),
+    /// Watch what a task writes from now on, and exit with its code; type on its terminal, if it has one
+    #[command(after_help = "\
+Examples:
+  mezzo task attach sleep.instance-1a
+  mezzo task attach -it shell.instance-1a
+
+An app's task has a terminal with \"tty\": true. Ctrl-P Ctrl-Q leaves it and lets it run on. Another command in the
+task's container: `mezzo task exec -it`.")]
+    Attach(AttachArgs),
     /// Copy files between this machine and a running task's container
     #[command(after_help = "\
 Examples:
@@ -117,6 +122,18 @@ pub(crate) struct LogArgs {
     /// Only standard error
     #[arg(long)]
     pub(crate) stderr: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// Pass standard input on to the task's terminal
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Key by key, and with the size of this terminal
+    #[arg(short, long, requires = "interactive")]
+    pub(crate) tty: bool,
+    /// A task's id or the beginning of one
+    pub(crate) task: String,
 }
 
 #[derive(Debug, Args)]

@@ -128,6 +128,16 @@ impl Node {
             .map_err(|status| self.refused(&status))
     }
 
+    pub(crate) async fn attach(
+        &mut self,
+        input: mpsc::Receiver<proto::AttachInput>,
+    ) -> Result<Streaming<proto::LogChunk>, Failure> {
+        let answer = self.client.attach(ReceiverStream::new(input)).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(&status))
+    }
+
     pub(crate) async fn exec(
         &mut self,
         input: mpsc::Receiver<proto::ExecInput>,

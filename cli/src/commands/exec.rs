@@ -25,8 +25,8 @@ use crate::{
 };
 
 /// Pieces of input that may wait for the network.
-const INPUT_QUEUE: usize = 32;
-const PIECE: usize = 16 << 10;
+pub(super) const INPUT_QUEUE: usize = 32;
+pub(super) const PIECE: usize = 16 << 10;
 
 /// What to run, checked.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Request {
     }
 }
 
-fn window_size() -> WindowSize {
+pub(super) fn window_size() -> WindowSize {
     let (columns, rows) = terminal::size();
     WindowSize {
         columns: columns.into(),
@@ -145,7 +145,8 @@ pub(super) fn end_with(code: i32) -> Result<(), Failure> {
     }
 }
 
-async fn next(signal: &mut Signal, wanted: bool) -> Option<()> {
+/// The next signal, where it is wanted.
+pub(super) async fn next(signal: &mut Signal, wanted: bool) -> Option<()> {
     if wanted {
         signal.recv().await
     } else {

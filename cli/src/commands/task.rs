@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mezzo_api::proto;
 use serde_json::json;
 
-use super::{Context, copy, exec, now_ms, stats};
+use super::{Context, attach, copy, exec, now_ms, stats};
 use crate::{
     args::task::{KillArgs, LimitArgs, ListArgs, LogArgs, TaskCommand},
     client::{
@@ -18,16 +18,13 @@ use crate::{
     view::{Task, Usage},
 };
 
-/// How long the master may take to hear of an end.
-const END_KNOWN: std::time::Duration = std::time::Duration::from_secs(10);
-
 pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<(), Failure> {
     let mut master = context.master().await?;
     match command {
         TaskCommand::List(args) => list(context, &mut master, &args).await,
         TaskCommand::Show(args) => show(context, &mut master, &args.task).await,
         TaskCommand::Log(args) => log(&mut master, &args).await,
-        TaskCommand::Attach(args) => attach(&mut master, &args.task).await,
+        TaskCommand::Attach(args) => attach::run(&mut master, &args).await,
         TaskCommand::Cp(args) => copy::run(context, &mut master, &args).await,
         TaskCommand::Exec(args) => {
             let request = exec::Request::new(&args)?;
@@ -232,61 +229,28 @@ pub(super) async fn log(master: &mut Master, args: &LogArgs) -> Result<(), Failu
 }
 
 /// Prints what comes, until its end.
-async fn print_log(node: &mut Node, request: proto::ReadLogRequest) -> Result<(), Failure> {
+pub(super) async fn print_log(
+    node: &mut Node,
+    request: proto::ReadLogRequest,
+) -> Result<(), Failure> {
     let mut chunks = node.log(request).await?;
     while let Some(chunk) = chunks
         .message()
         .await
         .map_err(|status| node.refused(&status))?
     {
-        if chunk.gap {
-            say("[output is missing here: it was rotated away before it could be read]");
-        }
-        match chunk.stream() {
-            proto::LogStream::Stderr => eprint_bytes(&chunk.data)?,
-            proto::LogStream::Stdout | proto::LogStream::Unspecified => print_bytes(&chunk.data)?,
-        }
+        print_chunk(&chunk)?;
     }
     Ok(())
 }
 
-/// What it writes from now on, to its end.
-async fn attach(master: &mut Master, text: &str) -> Result<(), Failure> {
-    let (task, mut node) = find_node(master, text).await?;
-    if !task.is_live() {
-        return Err(Failure::failed(format!(
-            "task {} has ended already ({}); `mezzo task log` shows what it wrote",
-            task.id,
-            task.short_state()
-        )));
+pub(super) fn print_chunk(chunk: &proto::LogChunk) -> Result<(), Failure> {
+    if chunk.gap {
+        say("[output is missing here: it was rotated away before it could be read]");
     }
-    let request = proto::ReadLogRequest {
-        task_id: task.id.clone(),
-        tail_lines: Some(0),
-        follow: true,
-        ..proto::ReadLogRequest::default()
-    };
-    print_log(&mut node, request).await?;
-    // The master hears of the end a moment after the node.
-    let deadline = tokio::time::Instant::now() + END_KNOWN;
-    loop {
-        let ended = find(master, &task.id).await?.task;
-        if !ended.is_live() || tokio::time::Instant::now() >= deadline {
-            let exit = ended.exit.clone().unwrap_or_default();
-            let how = ended
-                .exit
-                .as_ref()
-                .map(render::task::exit)
-                .filter(|how| !how.is_empty())
-                .unwrap_or_else(|| ended.short_state());
-            say(&format!("task {} ended: {how}", ended.id));
-            return exec::end_with(match (exit.code, exit.signal) {
-                (Some(code), _) => code,
-                (None, Some(signal)) => 128 + signal,
-                (None, None) => 255,
-            });
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    match chunk.stream() {
+        proto::LogStream::Stderr => eprint_bytes(&chunk.data),
+        proto::LogStream::Stdout | proto::LogStream::Unspecified => print_bytes(&chunk.data),
     }
 }
 

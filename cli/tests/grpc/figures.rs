@@ -154,6 +154,37 @@ async fn a_session_has_the_terminals_size_follows_it_and_gives_it_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tasks_terminal_is_typed_on_and_left_by_its_keys() {
+    let cluster = Scripted::default().start(None).await;
+    let session = tokio::task::spawn_blocking(move || {
+        let words = ["task", "attach", "-it", "web.b"];
+        let mut attach = OnTerminal::start(mezzo(&cluster, &words), 81, 25);
+        attach.until("size 81x25");
+        attach.resize(120, 40);
+        attach.until("size 120x40");
+        attach.press(b"\x03echo\r");
+        attach.until("\x03echo\r");
+        let during = attach.settings().local_flags;
+        assert!(!during.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG));
+        attach.press(b"\x10");
+        attach.press(b"\x11");
+        (attach.end(), cluster.asked())
+    });
+    let ((shown, code, left), asked) = session.await.unwrap();
+    assert_eq!(code, Some(0), "{shown}");
+    let as_before = LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG;
+    assert!(left.local_flags.contains(as_before));
+    assert!(
+        asked.contains("WindowSize { columns: 81, rows: 25 }"),
+        "{asked}"
+    );
+    assert!(
+        !asked.contains("Typed([16"),
+        "the keys for leaving: {asked}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn limits_are_changed_by_the_tasks_own_node() {
     let cluster = Scripted::default().start(None).await;
     let words = [

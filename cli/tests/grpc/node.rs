@@ -8,6 +8,7 @@ impl NodeService for Scripted {
     type WatchStatsStream = Stream_<proto::StatsRound>;
     type CopyFromStream = Stream_<proto::CopyFromPart>;
     type ExecStream = Stream_<proto::ExecOutput>;
+    type AttachStream = Stream_<proto::LogChunk>;
 
     async fn get_node(&self, _: Request<proto::GetNodeRequest>) -> Answer<proto::Node> {
         Err(Status::unimplemented(""))
@@ -151,6 +152,38 @@ impl NodeService for Scripted {
             chunk(proto::LogStream::Stdout, "out 2\n"),
         ];
         Ok(Response::new(Box::pin(stream::iter(chunks))))
+    }
+
+    /// A terminal that repeats what is typed, tells each size, and ends when a `q` comes.
+    async fn attach(
+        &self,
+        request: Request<Streaming<proto::AttachInput>>,
+    ) -> Answer<Self::AttachStream> {
+        let asked = self.clone();
+        let chunk = |data: Vec<u8>| {
+            Ok(proto::LogChunk {
+                stream: proto::LogStream::Stdout.into(),
+                data,
+                gap: false,
+            })
+        };
+        let told = move |size: proto::WindowSize| {
+            chunk(format!("size {}x{}\r\n", size.columns, size.rows).into())
+        };
+        let answer = move |message: Result<proto::AttachInput, Status>| {
+            use proto::attach_input::Input;
+            asked.note(&message);
+            Some(match message.ok()?.input? {
+                Input::Start(start) => start.terminal.map_or_else(|| chunk(Vec::new()), told),
+                Input::Resize(size) => told(size),
+                Input::Typed(bytes) if bytes == b"q" => return None,
+                Input::Typed(bytes) => chunk(bytes),
+            })
+        };
+        let echo = request
+            .into_inner()
+            .scan((), move |(), message| std::future::ready(answer(message)));
+        Ok(Response::new(Box::pin(echo)))
     }
 
     /// Repeats its input, and ends with code 42. On a terminal it tells each size, and ends when a `q` comes.

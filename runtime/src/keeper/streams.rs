@@ -1,5 +1,6 @@
 //! The keeper's side of its container's standard streams: what the program writes into two pipes, or to its terminal, goes
-//! into the log files. Nothing here holds the keeper up: it reads what is there, a bounded amount at a time.
+//! into the log files, and what is typed to its terminal. Nothing here holds the keeper up: it moves what is there, a bounded
+//! amount at a time.
 //!
 //! Of a terminal the keeper has both sides. As long as somebody has the program's side open, the master is not at its end:
 //! a program that closes its streams may open `/dev/tty` again later. When the container has ended, the keeper closes it,
@@ -15,14 +16,23 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::logs::BoundedLog;
 use crate::terminal::Terminal;
+use crate::terminal::input::InputReader;
 
 /// The standard streams of one container.
 #[derive(Debug)]
 pub(super) struct Streams {
     /// Standard output, errors.
     outputs: [Output; 2],
-    /// The program's side of its terminal, if it has one.
-    slave: Option<OwnedFd>,
+    /// Of a program with a terminal, until the container has ended.
+    console: Option<Console>,
+}
+
+/// What there is of a terminal beside its output.
+#[derive(Debug)]
+struct Console {
+    /// The program's side.
+    _slave: OwnedFd,
+    input: InputReader,
 }
 
 /// Where one kind of output comes from, and the files behind it.
@@ -39,7 +49,7 @@ impl Streams {
         let output = |log| Output { source: None, log };
         Self {
             outputs: [output(stdout), output(stderr)],
-            slave: None,
+            console: None,
         }
     }
 
@@ -55,10 +65,17 @@ impl Streams {
         Ok(())
     }
 
-    /// All output comes from this terminal, as standard output.
-    pub(super) fn attach_terminal(&mut self, terminal: Terminal) -> io::Result<()> {
+    /// All output comes from this terminal, as standard output, and what is typed goes there.
+    pub(super) fn attach_terminal(
+        &mut self,
+        terminal: Terminal,
+        input: InputReader,
+    ) -> io::Result<()> {
         self.outputs[0].source = Some(never_waiting(terminal.master)?);
-        self.slave = Some(terminal.slave);
+        self.console = Some(Console {
+            _slave: terminal.slave,
+            input,
+        });
         Ok(())
     }
 
@@ -81,7 +98,7 @@ impl Streams {
 
     /// Moves what is left, after the container's end: until the end of the output, or until then.
     pub(super) fn drain(&mut self, deadline: Instant) {
-        self.slave = None;
+        self.console = None;
         while self.outputs.iter().any(|output| output.source.is_some()) {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 return;
@@ -91,14 +108,26 @@ impl Streams {
     }
 
     fn poll_with(&mut self, fd: Option<BorrowedFd<'_>>, timeout: Option<Duration>) -> bool {
-        let ready: [bool; 3] = {
+        let ready: [PollFlags; 4] = {
             let sources = self.outputs.each_ref().map(|output| &output.source);
             let [stdout, stderr] = sources.map(|source| source.as_ref().map(File::as_fd));
-            let watched = [fd, stdout, stderr];
+            // Without a master nothing can be done about input.
+            let console = self.console.as_ref().filter(|_| stdout.is_some());
+            let input = console.map(|console| &console.input);
+            // The terminal is where output comes from, and where input goes.
+            let typing = match input.is_some_and(InputReader::is_pending) {
+                true => PollFlags::POLLOUT,
+                false => PollFlags::empty(),
+            };
+            let watched = [
+                (fd, PollFlags::POLLIN),
+                (stdout, PollFlags::POLLIN | typing),
+                (stderr, PollFlags::POLLIN),
+                (input.and_then(InputReader::readable), PollFlags::POLLIN),
+            ];
             let mut items: Vec<_> = watched
                 .iter()
-                .flatten()
-                .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+                .filter_map(|(fd, events)| Some(PollFd::new((*fd)?, *events)))
                 .collect();
             let timeout = timeout.map_or(PollTimeout::NONE, |time| {
                 let millis = i32::try_from(time.as_millis().saturating_add(1)).unwrap_or(i32::MAX);
@@ -109,15 +138,25 @@ impl Streams {
             }
             let mut answers = items
                 .iter()
-                .map(|item| item.revents().is_some_and(|events| !events.is_empty()));
-            watched.map(|fd| fd.is_some() && answers.next().unwrap_or(false))
+                .map(|item| item.revents().unwrap_or(PollFlags::POLLERR));
+            watched.map(|(fd, _)| {
+                let answer = fd.and_then(|_| answers.next());
+                answer.unwrap_or(PollFlags::empty())
+            })
         };
-        for (output, ready) in self.outputs.iter_mut().zip(&ready[1..]) {
-            if *ready {
-                output.take();
-            }
+        let [fd, stdout, stderr, input] = ready;
+        if !(stdout & !PollFlags::POLLOUT).is_empty() {
+            self.outputs[0].take();
         }
-        ready[0]
+        if !stderr.is_empty() {
+            self.outputs[1].take();
+        }
+        if (stdout.contains(PollFlags::POLLOUT) || !input.is_empty())
+            && let (Some(console), Some(master)) = (&mut self.console, &mut self.outputs[0].source)
+        {
+            console.input.carry(master);
+        }
+        !fd.is_empty()
     }
 }
 

@@ -213,6 +213,20 @@ int main(int argc, char **argv) {
         fprintf(stderr, "an error\n");
         return 7;
     }
+    if (!strcmp(what, "swallow")) { /* lets all that is typed wait for a while, then counts it to its end */
+        struct termios quiet;
+        char buffer[4096];
+        long total = 0;
+        ssize_t length;
+        tcgetattr(0, &quiet);
+        quiet.c_lflag &= ~ECHO;
+        tcsetattr(0, TCSANOW, &quiet);
+        printf("ready\n"); fflush(stdout);
+        usleep(number * 1000);
+        while ((length = read(0, buffer, sizeof buffer)) > 0) total += length;
+        printf("swallowed %ld\n", total);
+        return 0;
+    }
     if (!strcmp(what, "returns")) { /* closes its terminal, and comes back to it */
         printf("before\n"); fflush(stdout);
         close(0); close(1); close(2);
