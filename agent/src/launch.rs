@@ -7,8 +7,15 @@
 mod fetch;
 mod hold;
 pub(crate) mod network;
+mod sandbox;
 
-use std::{fs, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use mezzo_api::model::{
     FrameworkId, NetworkMode, Reason, TaskInfo, TaskState, VolumeId, VolumeSource,
@@ -180,7 +187,8 @@ impl Launcher {
         self.fetch(&container, &info, &cancelled, &feedback).await?;
         let host_paths = if has_host_paths(&info) {
             let (info, allow) = (info.clone(), self.host_path_allow.clone());
-            blocking(move || resolve_host_paths(&info, &allow)).await??
+            let sandbox = self.store.sandbox(&container);
+            blocking(move || resolve_host_paths(&info, &allow, &sandbox)).await??
         } else {
             Vec::new()
         };
@@ -399,13 +407,27 @@ fn has_host_paths(info: &TaskInfo) -> bool {
     volumes.any(|volume| matches!(volume.source, VolumeSource::HostPath(_)))
 }
 
-/// Where the task's host volumes really are; each must still be beneath an allowed path once links are followed.
-fn resolve_host_paths(info: &TaskInfo, allow: &[PathBuf]) -> Result<Vec<PathBuf>, LaunchFailure> {
+/// Where the task's host volumes really are, in their order; each must still be beneath an allowed path once links are
+/// followed, or in the sandbox, where none is.
+fn resolve_host_paths(
+    info: &TaskInfo,
+    allow: &[PathBuf],
+    sandbox: &Path,
+) -> Result<Vec<PathBuf>, LaunchFailure> {
     let mut resolved = Vec::new();
-    for volume in &info.container.volumes {
+    for (n, volume) in info.container.volumes.iter().enumerate() {
         let VolumeSource::HostPath(path) = &volume.source else {
             continue;
         };
+        if let Some(path) = volume.source.in_sandbox() {
+            let place = sandbox::ensure(sandbox, path).map_err(|error| {
+                let message =
+                    format!("container.volumes[{n}].host_path: {path} in the sandbox: {error}");
+                failed(TaskState::Failed, Reason::ContainerLaunchFailed, message)
+            })?;
+            resolved.push(place);
+            continue;
+        }
         let real = fs::canonicalize(path).map_err(|error| {
             failed(
                 TaskState::Failed,
@@ -509,7 +531,7 @@ mod tests {
                 read_only: true,
                 source: VolumeSource::HostPath(path.display().to_string()),
             }];
-            resolve_host_paths(&task, std::slice::from_ref(&allowed))
+            resolve_host_paths(&task, std::slice::from_ref(&allowed), dir.path())
         };
         assert!(resolve(allowed.join("data")).is_ok());
         let refused = resolve(allowed.join("link")).unwrap_err();

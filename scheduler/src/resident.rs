@@ -20,7 +20,6 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::app::pod::PodContainer;
-use crate::app::spec::is_in_sandbox;
 use crate::app::{App, AppId};
 use crate::place::{Ask, Lack};
 
@@ -204,7 +203,9 @@ impl Holding {
             let by_name = VolumeSource::HostPath(held.container_path.clone());
             let volumes = app.container.volumes.iter();
             let again = volumes
-                .filter(move |volume| is_in_sandbox(volume) && volume.source == by_name)
+                .filter(move |volume| {
+                    volume.source.in_sandbox().is_some() && volume.source == by_name
+                })
                 .map(move |volume| Volume {
                     source: source.clone(),
                     ..volume.clone()

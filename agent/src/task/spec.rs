@@ -9,7 +9,7 @@ use std::{
 
 use mezzo_api::model::{
     AgentId, CheckAction, CheckKind, FetchSource, FrameworkId, LinuxCapability, NetworkMode,
-    Reason, TaskInfo, TaskState, VolumeId, VolumeSource,
+    Reason, TaskInfo, TaskState, VolumeId, VolumeSource, is_path_in_sandbox,
 };
 
 use super::status::Outcome;
@@ -140,6 +140,13 @@ pub(crate) fn refuse(
                 if !shared.into_iter().any(|volume| volume.name == *name) {
                     return invalid(format!(
                         "container.volumes[{n}].group_volume: {name:?} is no volume of the task's group"
+                    ));
+                }
+            }
+            VolumeSource::HostPath(path) if volume.source.in_sandbox().is_some() => {
+                if !is_path_in_sandbox(path) {
+                    return invalid(format!(
+                        "container.volumes[{n}].host_path: {path:?} is no relative path in the sandbox without `.`, `..` and empty names"
                     ));
                 }
             }
@@ -304,6 +311,9 @@ pub(crate) fn container(
             read_only: false,
         });
     }
+    let mut volumes = wanted.volumes.iter();
+    let has_content =
+        !wanted.fetch.is_empty() || volumes.any(|volume| volume.source.in_sandbox().is_some());
     let mut host_paths = place.host_paths.iter();
     for volume in &wanted.volumes {
         let source = match &volume.source {
@@ -363,8 +373,8 @@ pub(crate) fn container(
         limits: place.limits.clone(),
         rlimits: info.limits.rlimits.clone(),
         mounts,
-        // What was fetched; before the start there is nothing else in it.
-        handed_over: (!wanted.fetch.is_empty())
+        // What was fetched, and directories made for volumes; before the start there is nothing else in it.
+        handed_over: has_content
             .then(|| place.sandbox.clone())
             .into_iter()
             .collect(),
@@ -631,7 +641,10 @@ mod tests {
         assert_eq!(with_path("/srv/data/x"), None);
         assert_eq!(with_path("/srv/database"), Some(Reason::TaskUnauthorized));
         assert_eq!(with_path("/srv/data/../../etc"), Some(Reason::TaskInvalid));
-        assert_eq!(with_path("srv/data"), Some(Reason::TaskInvalid));
+        assert_eq!(with_path("srv/data"), None, "in the task's own sandbox");
+        for path in ["../data", "srv/./data", "srv//data", ""] {
+            assert_eq!(with_path(path), Some(Reason::TaskInvalid), "{path}");
+        }
         let mut privileged = a_task("t");
         privileged.container.privileged = true;
         let chown = ["CHOWN".parse().unwrap()];

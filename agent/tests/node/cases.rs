@@ -10,6 +10,7 @@ use crate::disk::{
     what_tasks_take_on_the_disk_is_told_and_too_much_ends_them,
 };
 use crate::fetch::{
+    a_directory_of_the_sandbox_is_mounted_and_no_link_leads_out_of_it,
     a_killed_agent_leaves_no_half_fetched_file,
     what_a_task_fetches_is_in_its_sandbox_before_it_starts,
 };
@@ -152,6 +153,7 @@ cases![
     a_task_has_the_capabilities_that_it_asks_for_and_may_have,
     a_read_only_root_takes_no_write_and_the_sandbox_does,
     a_task_is_held_by_the_profile_that_it_names,
+    a_directory_of_the_sandbox_is_mounted_and_no_link_leads_out_of_it,
     what_a_task_fetches_is_in_its_sandbox_before_it_starts,
     a_killed_agent_leaves_no_half_fetched_file,
 ];

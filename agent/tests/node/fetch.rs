@@ -13,7 +13,7 @@ use std::{
 
 use mezzo_api::proto::{
     self, FetchUri, Reason,
-    TaskState::{TaskError, TaskFailed, TaskKilled, TaskRunning, TaskStarting},
+    TaskState::{TaskError, TaskFailed, TaskFinished, TaskKilled, TaskRunning, TaskStarting},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -256,4 +256,97 @@ pub(crate) async fn a_killed_agent_leaves_no_half_fetched_file(bench: &mut Bench
     let end = bench.master.end("cut").await;
     assert_eq!(end.reason(), Reason::AgentRestarted, "{}", end.message);
     assert_eq!(names(), [""; 0], "nothing half is left");
+}
+
+/// The task with a directory of its sandbox at `/data`.
+fn with_data(mut info: proto::TaskInfo, path: &str, read_only: bool) -> proto::TaskInfo {
+    let container = info.container.as_mut().unwrap();
+    container.volumes.push(proto::Volume {
+        container_path: "/data".into(),
+        read_only,
+        source: Some(proto::volume::Source::HostPath(path.into())),
+    });
+    info
+}
+
+pub(crate) async fn a_directory_of_the_sandbox_is_mounted_and_no_link_leads_out_of_it(
+    bench: &mut Bench,
+) {
+    // An archive with two links, out of the sandbox and to nowhere.
+    let dir = tempfile::tempdir().unwrap();
+    let outside = dir.path().join("outside");
+    fs::create_dir_all(dir.path().join("in/sub")).unwrap();
+    fs::create_dir(&outside).unwrap();
+    std::os::unix::fs::symlink(&outside, dir.path().join("in/out")).unwrap();
+    std::os::unix::fs::symlink("../../../../..", dir.path().join("in/sub/up")).unwrap();
+    let status = std::process::Command::new("tar")
+        .args(["cf", "links.tar", "-C", "in", "out", "sub"])
+        .current_dir(dir.path())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let files = [(
+        "/links.tar",
+        fs::read(dir.path().join("links.tar")).unwrap(),
+    )];
+    let web = Web::start(files.into()).await;
+    bench.config.allow_host_users = true;
+    bench.start(1).await;
+
+    // Made for the task's user, with users of its own and the machine's; no list of the operator's is asked.
+    for (id, user, host_users, owner) in [
+        ("own", "1000:1001", false, (1000, 1001)),
+        ("machine", "1000:1001", true, (1000, 1001)),
+        ("root", "", false, (0, 0)),
+    ] {
+        let mut info = with_data(task(id, &["put", "/data/file"]), "some/data", false);
+        let container = info.container.as_mut().unwrap();
+        container.user = user.into();
+        container.host_users = host_users;
+        bench.launch(info).await;
+        let running = bench.master.any(id, &[TaskRunning, TaskFailed]).await;
+        assert_eq!(running.state(), TaskRunning, "{id}: {}", running.message);
+        let end = bench.master.end(id).await;
+        assert_eq!(end.state(), TaskFinished, "{id}: {}", end.message);
+        let container = running.container.unwrap().container_id;
+        let sandbox = bench.container_dir(&container).join("sandbox");
+        for name in ["some", "some/data", "some/data/file"] {
+            let about = fs::symlink_metadata(sandbox.join(name)).unwrap();
+            assert_eq!((about.uid(), about.gid()), owner, "{id}: {name}");
+        }
+        let text = fs::read_to_string(sandbox.join("some/data/file")).unwrap();
+        assert_eq!(text, "put /data/file\n", "{id}");
+    }
+    let info = with_data(task("reads", &["put", "/data/never"]), "data", true);
+    bench.launch(info).await;
+    let end = bench.master.end("reads").await;
+    assert_eq!(end.state(), TaskFailed, "{}", end.message);
+
+    // Through a link, however the archive has it, nothing is mounted or made.
+    for (id, path, link) in [
+        ("out", "out", "out"),
+        ("beneath", "out/made", "out"),
+        ("up", "sub/up/etc", "up"),
+    ] {
+        let mut info = task(id, &["put", "/data/never"]);
+        info.container.as_mut().unwrap().fetch = vec![web.uri("/links.tar")];
+        bench.launch(with_data(info, path, false)).await;
+        let end = bench.master.end(id).await;
+        assert_eq!(
+            (end.state(), end.reason()),
+            (TaskFailed, Reason::ContainerLaunchFailed),
+            "{id}: {}",
+            end.message
+        );
+        let wanted =
+            format!("container.volumes[0].host_path: {path} in the sandbox: {link:?} is a link");
+        assert!(end.message.contains(&wanted), "{id}: {}", end.message);
+    }
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    bench
+        .launch(with_data(task("bad", &["x"]), "a/../b", false))
+        .await;
+    let end = bench.master.end("bad").await;
+    assert_eq!(end.state(), TaskError, "{}", end.message);
+    assert!(end.message.contains("host_path"), "{}", end.message);
 }

@@ -11,6 +11,7 @@ use crate::{
         ContainerInfo, EnvVar, FetchUri, MOST_FETCHED, MOST_HEALTH_CHECKS, MOST_POOLS,
         MOST_VOLUMES, PersistentVolume, Pool, Pools, ProfileName, Resources, Scalar, SecretEnv,
         SecretSource, Task, TaskInfo, TaskLimits, Volume, VolumeId, VolumeSource,
+        is_path_in_sandbox,
     },
     proto,
 };
@@ -109,7 +110,16 @@ impl TryFrom<proto::Volume> for Volume {
         let source = match volume.source {
             None => problems.take("source", Err(Invalid::new("", "is missing"))),
             Some(proto::volume::Source::HostPath(path)) => {
-                check_absolute(&mut problems, "host_path", &path);
+                if path.starts_with('/') {
+                    check_absolute(&mut problems, "host_path", &path);
+                } else if !is_path_in_sandbox(&path) {
+                    problems.note(
+                        "host_path",
+                        format!(
+                            "{path:?} must be an absolute path without `..`, or a relative one in the sandbox without `.`, `..` and empty names"
+                        ),
+                    );
+                }
                 Some(VolumeSource::HostPath(path))
             }
             Some(proto::volume::Source::TmpfsBytes(0)) => problems.take(

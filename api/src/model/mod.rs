@@ -55,6 +55,6 @@ pub use reservations::{
 pub use resources::{InvalidResources, Overflow, Ranges, Resources, Scalar, Set, Value};
 pub use task::{
     ContainerInfo, ContainerStatus, EnvVar, Exit, ExitInfo, Reason, SecretEnv, StatusSource, Task,
-    TaskInfo, TaskState, TaskStatus, Volume, VolumeSource,
+    TaskInfo, TaskState, TaskStatus, Volume, VolumeSource, is_path_in_sandbox,
 };
 pub use usage::{NodeUsage, TaskUsage, Usage};

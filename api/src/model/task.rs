@@ -26,7 +26,7 @@ pub struct EnvVar {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VolumeSource {
-    /// A path of the machine; the agent's allow-list decides.
+    /// A path of the machine; the agent's allow-list decides. A relative one is of the task's sandbox.
     HostPath(String),
     /// Memory-backed, of that many bytes.
     Tmpfs(u64),
@@ -36,6 +36,30 @@ pub enum VolumeSource {
     Group(String),
     /// A persistent volume of the offer.
     Persistent(VolumeId),
+}
+
+impl VolumeSource {
+    /// The path in the task's sandbox, where it is one.
+    #[must_use]
+    pub fn in_sandbox(&self) -> Option<&str> {
+        match self {
+            Self::HostPath(path) if !path.starts_with('/') => Some(path),
+            Self::HostPath(_)
+            | Self::Tmpfs(_)
+            | Self::Secret(_)
+            | Self::Group(_)
+            | Self::Persistent(_) => None,
+        }
+    }
+}
+
+/// Whether a path can be one in a sandbox: 1 to 64 names with single slashes between them, none of them `.` or `..`.
+#[must_use]
+pub fn is_path_in_sandbox(path: &str) -> bool {
+    let is_name = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= 255;
+    path.split('/').count() <= 64
+        && path.split('/').all(is_name)
+        && !path.chars().any(char::is_control)
 }
 
 /// A variable with one of the agent's secrets in it.
@@ -499,4 +523,25 @@ pub struct Task {
     pub status: TaskStatus,
     /// When it reached `TASK_RUNNING`, Unix milliseconds.
     pub started_at_ms: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_names_lead_into_a_sandbox() {
+        for good in ["data", "a/b.c/..d", "with space"] {
+            assert!(is_path_in_sandbox(good), "{good}");
+        }
+        let (long, deep) = ("x".repeat(256), ["a"; 65].join("/"));
+        for bad in [
+            "", "/a", "a/", "a//b", ".", "./a", "..", "a/../b", "a\0b", "a\nb", &long, &deep,
+        ] {
+            assert!(!is_path_in_sandbox(bad), "{bad}");
+        }
+        let source = |path: &str| VolumeSource::HostPath(path.into());
+        assert_eq!(source("a/b").in_sandbox(), Some("a/b"));
+        assert_eq!(source("/a").in_sandbox(), None);
+    }
 }

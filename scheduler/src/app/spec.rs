@@ -459,7 +459,7 @@ impl App {
         });
         let of_machine = self.container.volumes.iter();
         of_machine
-            .filter(|volume| !is_in_sandbox(volume))
+            .filter(|volume| !self.container.is_kept(volume))
             .cloned()
             .chain(secrets)
             .collect()
@@ -547,9 +547,14 @@ impl App {
     }
 }
 
-/// A `hostPath` that is relative: the place where a persistent volume is mounted in the sandbox, as in Marathon.
-pub(crate) fn is_in_sandbox(volume: &Volume) -> bool {
-    matches!(&volume.source, VolumeSource::HostPath(path) if !path.starts_with('/'))
+impl Container {
+    /// Whether a volume's relative `hostPath` is where a persistent volume is in the sandbox: then it is that volume in
+    /// another place, as in Marathon. Any other is of the sandbox itself.
+    fn is_kept(&self, volume: &Volume) -> bool {
+        let mut kept = self.persistent.iter();
+        let path = volume.source.in_sandbox();
+        path.is_some_and(|path| kept.any(|mount| mount.container_path == path))
+    }
 }
 
 impl Serialize for App {

@@ -104,3 +104,57 @@ fn what_does_not_go_with_a_persistent_volume_is_named() {
         assert_eq!(paths, [path], "{extra}");
     }
 }
+
+/// Fields of an app with a persistent volume `data` and one with this `hostPath`.
+fn beside(host_path: &str) -> Value {
+    let data = json!({"containerPath": "data", "mode": "RW", "persistent": {"size": 1}});
+    let other = json!({"containerPath": "/other", "hostPath": host_path, "mode": "RW"});
+    json!({"container": {"docker": {"image": "web:1"}, "volumes": [data, other]}})
+}
+
+#[test]
+fn a_relative_host_path_is_the_sandboxs_or_a_persistent_volumes() {
+    let paths = |app: &mezzo_scheduler::app::App| {
+        let volumes = app.volumes().into_iter();
+        let in_sandbox = volumes.filter_map(|volume| Some(volume.source.in_sandbox()?.to_owned()));
+        in_sandbox.collect::<Vec<String>>()
+    };
+    for (host_path, of_sandbox) in [("data", false), ("data2", true), ("a/b", true)] {
+        let app = accepted(&with(beside(host_path)));
+        assert_eq!(accepted(&app.to_json()), app, "{host_path}");
+        let wanted: &[&str] = if of_sandbox { &[host_path] } else { &[] };
+        assert_eq!(paths(&app), wanted, "what holds a volume mounts it");
+    }
+    for (host_path, words) in [
+        ("data/x", "lies in the persistent volume \"data\""),
+        (
+            "../x",
+            "must be an absolute path, or a relative one in the sandbox",
+        ),
+        (
+            "a/./b",
+            "must be an absolute path, or a relative one in the sandbox",
+        ),
+        (
+            "a//b",
+            "must be an absolute path, or a relative one in the sandbox",
+        ),
+        (
+            "",
+            "must be an absolute path, or a relative one in the sandbox",
+        ),
+    ] {
+        let report = check_app_json(&with(beside(host_path)));
+        let said = report.errors.iter().find(|problem| {
+            problem.path == "/container/volumes(1)/hostPath" && problem.message.starts_with(words)
+        });
+        assert!(said.is_some(), "{host_path}: {:?}", report.errors);
+    }
+    // Also without any persistent volume.
+    let plain = json!({"containerPath": "/data", "hostPath": "data", "mode": "RO"});
+    let container = json!({"docker": {"image": "web:1"}, "volumes": [plain]});
+    let app = accepted(&with(json!({ "container": container })));
+    assert_eq!(paths(&app), ["data"]);
+    assert!(app.residency.is_none());
+    assert_eq!(app.to_json()["container"]["volumes"], json!([plain]));
+}

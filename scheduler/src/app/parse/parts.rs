@@ -2,7 +2,7 @@
 //!
 //! Pure.
 
-use mezzo_api::model::{MOST_HEALTH_CHECKS, Volume, VolumeSource};
+use mezzo_api::model::{MOST_HEALTH_CHECKS, Volume, VolumeSource, is_path_in_sandbox};
 use serde_json::Value;
 
 use super::{MAX_SECONDS_MS, residency};
@@ -275,7 +275,7 @@ fn command(read: &Fields<'_>, report: &mut Report) -> Option<String> {
 /// `container.volumes`, by kind.
 #[derive(Debug, Default)]
 pub(crate) struct Volumes {
-    /// Host paths.
+    /// Host paths, absolute or in the sandbox.
     pub(crate) host: Vec<Volume>,
     /// Files with secrets, by path and the name that the app gives the secret.
     pub(crate) secrets: Vec<(String, String)>,
@@ -343,12 +343,22 @@ pub(crate) fn volumes(container: &Fields<'_>, report: &mut Report) -> Volumes {
         });
     }
     for (path, wanted) in in_sandbox {
-        let mut persistent = volumes.persistent.iter();
-        if !persistent.any(|mount| mount.container_path == wanted) {
+        if !is_path_in_sandbox(&wanted) {
             report.value_problem(
                 path,
-                "must be an absolute path, or the relative containerPath of one of the persistent volumes",
+                "must be an absolute path, or a relative one in the sandbox without \".\", \"..\" and empty names",
             );
+            continue;
+        }
+        // There the volume is mounted, not a directory of the sandbox.
+        let mut persistent = volumes.persistent.iter().map(|mount| &mount.container_path);
+        let above = persistent.find(|kept| {
+            let rest = wanted.strip_prefix(kept.as_str());
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        });
+        if let Some(kept) = above {
+            let problem = format!("lies in the persistent volume {kept:?}: mount that as a whole");
+            report.value_problem(path, problem);
         }
     }
     volumes
