@@ -1,7 +1,5 @@
 //! Containers whose program has a terminal.
 
-#![expect(clippy::unwrap_used, reason = "test")]
-
 mod common;
 
 use std::fs;
