@@ -123,6 +123,7 @@ async fn each_group_stays_inside_the_quota_of_its_role() {
     }
 
     // No look at any time shows more than the limit, until both have all they may have, and say why it is no more.
+    let mut latest = String::new();
     let both_full = async {
         loop {
             assert!(held(&mut operator, "dev").await <= 2000);
@@ -135,10 +136,12 @@ async fn each_group_stays_inside_the_quota_of_its_role() {
             if (dev, ops) == (2, 3) && why.contains("at its limit") {
                 return;
             }
+            latest = format!("{dev} and {ops} run; dev waits: {why}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    timeout(PATIENCE * 2, both_full).await.unwrap();
+    let is_full = timeout(PATIENCE * 2, both_full).await;
+    assert!(is_full.is_ok(), "{latest}");
 
     limit(&mut operator, "dev", 4).await;
     let dev_grown = async {

@@ -1,8 +1,8 @@
 //! Performs the core's calls on one subscription.
 //!
 //! Edge. In order, because a Reconcile must not overtake the Accept of a task it asks about; acknowledgements, on which
-//! nothing else depends, go beside them and many together, calls of one kind side by side. Every call has a deadline. Any failure that is not about the call's own
-//! content ends the subscription: the next one reconciles.
+//! nothing else depends, go beside them and many together, calls of one kind about different things side by side. Every call
+//! has a deadline. Any failure that is not about the call's own content ends the subscription: the next one reconciles.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -77,13 +77,12 @@ impl Performer {
         "the scheduler ends".to_owned()
     }
 
-    /// Calls of one kind that follow each other go side by side: a thousand offers are used in the time of sixteen.
+    /// Those that may go side by side do: a thousand offers are used in the time of sixteen.
     async fn in_order(&self, calls: Vec<Call>) -> Result<(), Status> {
         let mut calls = calls.into_iter().peekable();
         while let Some(first) = calls.next() {
-            let kind = std::mem::discriminant(&first);
             let mut alike = vec![first];
-            while let Some(next) = calls.next_if(|call| std::mem::discriminant(call) == kind) {
+            while let Some(next) = calls.next_if(|call| goes_beside(call, &alike[0])) {
                 alike.push(next);
             }
             futures::stream::iter(alike)
@@ -321,6 +320,14 @@ impl Performer {
     }
 }
 
+/// Whether a call may go at the same time as the one before it: calls of one kind, which are about different offers, tasks or
+/// roles. Of two that say all roles the master must hear the newer one last: who asks for the first app of a role while the
+/// subscription begins is told of in such a second one.
+fn goes_beside(call: &Call, before: &Call) -> bool {
+    let of_one_kind = std::mem::discriminant(call) == std::mem::discriminant(before);
+    of_one_kind && !matches!(call, Call::Roles { .. })
+}
+
 fn change(change: PoolChange) -> proto::operation::Operation {
     match proto::PoolChange::from(change).change {
         Some(proto::pool_change::Change::Reserve(reserve)) => Reserve(reserve),
@@ -423,5 +430,29 @@ fn harmless<T>(what: &str, result: Result<T, Status>) -> Result<(), Status> {
             Ok(())
         }
         Err(status) => Err(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_roles_are_told_one_after_the_other_and_offers_answered_side_by_side() {
+        let roles = |names: &[&str]| Call::Roles {
+            roles: names.iter().map(|name| name.parse().unwrap()).collect(),
+            suppressed: BTreeSet::new(),
+        };
+        let decline = |id: &str| Call::Decline {
+            offers: vec![id.parse().unwrap()],
+            refuse: Duration::ZERO,
+        };
+        assert!(!goes_beside(&roles(&["dev", "ops"]), &roles(&["dev"])));
+        assert!(goes_beside(&decline("2"), &decline("1")));
+        assert!(goes_beside(
+            &Call::Revive("ops".parse().unwrap()),
+            &Call::Revive("dev".parse().unwrap())
+        ));
+        assert!(!goes_beside(&decline("1"), &roles(&["dev"])));
     }
 }
