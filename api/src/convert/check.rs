@@ -14,19 +14,9 @@ impl TryFrom<proto::Check> for Check {
     fn try_from(check: proto::Check) -> Result<Self, Invalid> {
         let mut problems = Problems::default();
         let kind = check.kind();
-        let mut port = || match u16::try_from(check.port) {
-            Ok(port) if port > 0 => Some(port),
-            Ok(_) | Err(_) => problems.take(
-                "port",
-                Err(Invalid::new(
-                    "",
-                    format!("{} is not between 1 and 65535", check.port),
-                )),
-            ),
-        };
         let action = match kind {
             proto::CheckKind::Http | proto::CheckKind::Https => {
-                let port = port();
+                let port = problems.port(check.port);
                 problems.bound("path", &check.path, 4096);
                 let is_bad = |c: char| c.is_control() || c == ' ';
                 if !check.path.starts_with('/') || check.path.contains(is_bad) {
@@ -44,7 +34,9 @@ impl TryFrom<proto::Check> for Check {
                     path: check.path,
                 })
             }
-            proto::CheckKind::Tcp => port().map(|port| CheckAction::Tcp { port }),
+            proto::CheckKind::Tcp => problems
+                .port(check.port)
+                .map(|port| CheckAction::Tcp { port }),
             proto::CheckKind::Command => {
                 if check.command.is_empty() {
                     problems.note("command", "is empty");

@@ -159,6 +159,17 @@ impl Problems {
         }
     }
 
+    /// The port that a check asks.
+    pub(crate) fn port(&mut self, port: u32) -> Option<u16> {
+        match u16::try_from(port) {
+            Ok(port) if port > 0 => Some(port),
+            Ok(_) | Err(_) => {
+                self.note("port", format!("{port} is not between 1 and 65535"));
+                None
+            }
+        }
+    }
+
     /// The value when nothing was noted.
     pub(crate) fn finish<T>(self, value: Option<T>) -> Result<T, Invalid> {
         match value {

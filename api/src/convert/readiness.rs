@@ -37,16 +37,7 @@ impl TryFrom<proto::ReadinessCheck> for ReadinessCheck {
             );
         }
         problems.bound("path", &check.path, 4096);
-        let port = match u16::try_from(check.port) {
-            Ok(port) if port > 0 => Some(port),
-            Ok(_) | Err(_) => problems.take(
-                "port",
-                Err(Invalid::new(
-                    "",
-                    format!("{} is not between 1 and 65535", check.port),
-                )),
-            ),
-        };
+        let port = problems.port(check.port);
         for (field, value) in [
             ("interval_ms", check.interval_ms),
             ("timeout_ms", check.timeout_ms),

@@ -114,16 +114,7 @@ impl Master {
     /// What the readiness check of a running task found: the answer's status and body.
     pub(crate) fn answers(&self, task: &str, status: u32, body: &str) {
         let mut world = self.world();
-        let update_id = world.id("update");
         let told = proto::TaskStatus {
-            task_id: task.into(),
-            framework_id: "framework-1".into(),
-            agent_id: AGENT.into(),
-            state: proto::TaskState::TaskRunning.into(),
-            reason: proto::Reason::TaskCheckStatusUpdated.into(),
-            source: proto::StatusSource::Agent.into(),
-            timestamp_ms: 1,
-            update_id,
             readiness: Some(proto::ReadinessStatus {
                 name: "up".into(),
                 ready: status == 200,
@@ -134,7 +125,7 @@ impl Master {
                 }),
                 problem: String::new(),
             }),
-            ..proto::TaskStatus::default()
+            ..world.of_check(task)
         };
         world.tell(told, true);
     }
@@ -142,21 +133,12 @@ impl Master {
     /// What the check of a running task found.
     pub(crate) fn finds(&self, task: &str, found: Option<proto::check_result::Found>) {
         let mut world = self.world();
-        let update_id = world.id("update");
         let told = proto::TaskStatus {
-            task_id: task.into(),
-            framework_id: "framework-1".into(),
-            agent_id: AGENT.into(),
-            state: proto::TaskState::TaskRunning.into(),
-            reason: proto::Reason::TaskCheckStatusUpdated.into(),
-            source: proto::StatusSource::Agent.into(),
-            timestamp_ms: 1,
-            update_id,
             check_result: Some(proto::CheckResult {
                 found,
                 problem: String::new(),
             }),
-            ..proto::TaskStatus::default()
+            ..world.of_check(task)
         };
         world.tell(told, true);
     }
@@ -202,6 +184,21 @@ impl Master {
 impl World {
     pub(crate) fn live(&self) -> Vec<String> {
         self.tasks.keys().cloned().collect()
+    }
+
+    /// What is told of a running task when one of its checks found something.
+    fn of_check(&mut self, task: &str) -> proto::TaskStatus {
+        proto::TaskStatus {
+            task_id: task.into(),
+            framework_id: "framework-1".into(),
+            agent_id: AGENT.into(),
+            state: proto::TaskState::TaskRunning.into(),
+            reason: proto::Reason::TaskCheckStatusUpdated.into(),
+            source: proto::StatusSource::Agent.into(),
+            timestamp_ms: 1,
+            update_id: self.id("update"),
+            ..proto::TaskStatus::default()
+        }
     }
 
     fn id(&mut self, kind: &str) -> String {
