@@ -203,6 +203,8 @@ pub struct Core {
     /// In which it is asked for something at all.
     roles: BTreeSet<RoleName>,
     reconcile_at: u64,
+    /// When the line to the master came to be, the latest time.
+    subscribed_at: u64,
     /// Tasks of which nothing was heard since the subscription began: the master says nothing of those whose agent it
     /// still expects back, so they are asked after again.
     unconfirmed: BTreeSet<TaskId>,
@@ -244,6 +246,7 @@ impl Core {
             interests: BTreeMap::new(),
             roles: BTreeSet::new(),
             reconcile_at: 0,
+            subscribed_at: 0,
             unconfirmed: BTreeSet::new(),
             unconfirmed_before: 0,
             ask_again_at: 0,
@@ -287,6 +290,7 @@ impl Core {
             self.dirty.insert(Key::Framework);
         }
         self.state.connected = true;
+        self.subscribed_at = now;
         self.survey_at = now;
         self.changed = true;
         self.offers.clear();

@@ -63,7 +63,9 @@ impl Core {
             connected && instance.is_some_and(|one| !unheard(one))
         };
         let mut roster = books.roster(version.config, is_known, spec.residency.is_some());
-        roster.gap_is_of_sick = app.gap_until().is_some_and(|until| now < until);
+        roster.gap_is_of_sick = app
+            .gap_until(self.subscribed_at)
+            .is_some_and(|until| now < until);
         let mut changes = reconcile::changes(&roster, wanted, spec.kill_selection);
         let overdue = books.overdue(now, millis(self.settings.launch_timeout));
         if !changes.kill.is_empty() || !overdue.is_empty() {
@@ -185,7 +187,8 @@ impl Core {
             let limit = millis(self.settings.launch_timeout);
             books.next_look(limit, millis(self.settings.kill_retry))
         });
-        let gap = app.gap_until().filter(|until| *until > now);
+        let gap = app.gap_until(self.subscribed_at);
+        let gap = gap.filter(|until| *until > now);
         [course, backoff, gap, instances]
             .into_iter()
             .flatten()

@@ -368,10 +368,15 @@ impl AppState {
             .saturating_sub(u32::try_from(counted).unwrap_or(u32::MAX))
     }
 
-    /// From when on a gap is none that an end for bad health left.
+    /// From when on a gap is none that an end for bad health left. Its time runs while there is a master to ask for what fills
+    /// it, which there is again since `subscribed_at`.
     #[must_use]
-    pub fn gap_until(&self) -> Option<u64> {
-        Some(self.ended_sick_at?.saturating_add(GAP_MS))
+    pub fn gap_until(&self, subscribed_at: u64) -> Option<u64> {
+        Some(
+            self.ended_sick_at?
+                .max(subscribed_at)
+                .saturating_add(GAP_MS),
+        )
     }
 
     /// Whether instances of it may have a readiness check; those of versions that are not kept any more left aside. Whoever
@@ -502,8 +507,8 @@ pub enum Sentence {
 /// A failing instance waits so long for a replacement beside it; then it is ended to make room for one.
 pub const REPLACE_BESIDE_MS: u64 = 60_000;
 
-/// So long after an instance was ended for its health, what the app has too few counts as the gap that it left: as much less
-/// is ended for its health beside it.
+/// So long after an instance was ended for its health, or after the line to the master came back since, what the app has too
+/// few counts as the gap that it left: as much less is ended for its health beside it.
 pub const GAP_MS: u64 = 600_000;
 
 fn is_everybodys(role: &RoleName) -> bool {

@@ -356,6 +356,42 @@ fn pain_07_without_room_beside_it_the_sick_one_makes_room_unless_its_word_is_old
 }
 
 #[test]
+fn pain_07_the_gap_of_a_sick_one_counts_as_long_as_no_master_can_be_asked_to_fill_it() {
+    let check = json!([{"protocol": "TCP", "portIndex": 0, "intervalSeconds": 10, "maxConsecutiveFailures": 1}]);
+    let sick = |status: &mut TaskStatus| {
+        status.healthy = Some(false);
+        status.reason = Some(Reason::Reconciliation);
+    };
+    let mut bench = Bench::new();
+    let tasks = bench.run(json!({"instances": 2, "healthChecks": check}));
+    for task in &tasks {
+        bench.say_more(&task.task_id, TaskState::Running, sick);
+    }
+    bench.now += 60_000;
+    let gone = killed(&bench.turn());
+    assert_eq!(gone.len(), 1, "to make room");
+    assert_eq!(killed(&bench.say(&gone[0], TaskState::Killed)), []);
+    let stays = tasks.iter().find(|task| task.task_id != gone[0]);
+    let stays = &stays.expect("one of two").task_id;
+    // The master is away for as long as the gap counts, and longer.
+    bench.core.disconnected();
+    bench.now += 700_000;
+    let master = "framework".parse().expect("valid");
+    bench.core.subscribed(&master, bench.now);
+    assert_eq!(killed(&bench.turn()), []);
+    let heard = bench.say_more(stays, TaskState::Running, sick);
+    assert_eq!(
+        killed(&heard),
+        [],
+        "what takes the place was just asked for"
+    );
+    bench.now += 599_999;
+    assert_eq!(killed(&bench.turn()), []);
+    bench.now += 1;
+    assert_eq!(killed(&bench.turn()), [stays.clone()]);
+}
+
+#[test]
 fn pain_08_a_lost_agent_is_replaced_at_once_or_to_the_second() {
     let lost = |status: &mut TaskStatus| {
         status.update_id = None;
