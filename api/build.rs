@@ -27,6 +27,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         // Seldom there, and half a kilobyte large where it is not.
         .boxed(".mezzo.v1.TaskStatus.usage")
+        // More than a kilobyte, which lists of tasks move as they grow.
+        .boxed(".mezzo.v1.Task.info")
+        // As the model has them.
+        .btree_map(".mezzo.v1.TaskInfo.labels")
+        .btree_map(".mezzo.v1.ContainerInfo.network_labels")
         // Each stream has room for a message in several places: with the large ones apart, a quarter of a kilobyte each.
         .boxed(".mezzo.v1.AgentMessage.message.register")
         .boxed(".mezzo.v1.AgentMessage.message.status")

@@ -114,11 +114,11 @@ impl From<Output> for Ran {
 
 fn task(id: &str, state: proto::TaskState, message: &str) -> proto::Task {
     proto::Task {
-        info: Some(proto::TaskInfo {
+        info: Some(Box::new(proto::TaskInfo {
             task_id: id.into(),
             agent_id: "agent-1".into(),
             ..Default::default()
-        }),
+        })),
         framework_id: "framework-1".into(),
         role: "*".into(),
         status: Some(proto::TaskStatus {

@@ -23,15 +23,15 @@ impl TryFrom<Vec<proto::Resource>> for Resources {
 
     fn try_from(list: Vec<proto::Resource>) -> Result<Self, Invalid> {
         let mut problems = Problems::default();
-        let mut resources = Self::new();
         if list.len() > MOST_RESOURCES {
             return Err(Invalid::new(
                 "",
                 format!("more than {MOST_RESOURCES} resources"),
             ));
         }
+        let mut values: Vec<(String, Value)> = Vec::with_capacity(list.len());
         for (i, resource) in list.into_iter().enumerate() {
-            let field = format!("[{i}]");
+            let field = || format!("[{i}]");
             let name = resource.name;
             if name.is_empty()
                 || name.len() > 255
@@ -40,19 +40,21 @@ impl TryFrom<Vec<proto::Resource>> for Resources {
                     .any(|c| c.is_control() || c.is_whitespace() || ";:[]{},".contains(c))
             {
                 problems.note(
-                    &field,
+                    &field(),
                     format!("resource name {name:?} is not valid: 1 to 255 characters, no white space and none of ;:[]{{}},"),
                 );
                 continue;
             }
-            if resources.get(&name).is_some() {
-                problems.note(&field, format!("resource {name:?} stands twice"));
+            if values.iter().any(|(before, _)| *before == name) {
+                problems.note(&field(), format!("resource {name:?} stands twice"));
                 continue;
             }
-            if let Some(value) = problems.take(&field, read_value(&name, resource.value)) {
-                resources = resources.with(&name, value);
+            match read_value(&name, resource.value) {
+                Ok(value) => values.push((name, value)),
+                Err(invalid) => problems.extend(invalid.within(&field()).problems),
             }
         }
+        let resources = Self::of(values);
         problems.finish(Some(resources))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
-use super::Invalid;
+use super::{Invalid, task::beside_what_is_taken};
 use crate::{
     model::{AgentId, PersistentVolume, Resources, TaskId, TaskInfo, VolumeId},
     proto,
@@ -45,12 +45,7 @@ impl From<TaskInfo> for Description {
         let persistent = info.persistent.clone();
         let ids = persistent.iter().map(|volume| &volume.id);
         let written = ids.filter(|id| info.writes(id)).cloned().collect();
-        let rest = proto::TaskInfo {
-            task_id: String::new(),
-            agent_id: String::new(),
-            resources: Vec::new(),
-            ..info.into()
-        };
+        let rest = beside_what_is_taken(info);
         Self {
             task_id,
             agent_id,

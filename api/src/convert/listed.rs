@@ -292,7 +292,7 @@ mod tests {
             }),
         };
         proto::Task {
-            info: Some(info),
+            info: Some(Box::new(info)),
             framework_id: "f".into(),
             role: "eng/web".into(),
             status: Some(status),
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn what_is_written_reads_as_if_it_were_generated() {
         let plain = proto::Task {
-            info: Some(proto::TaskInfo {
+            info: Some(Box::new(proto::TaskInfo {
                 task_id: "t".into(),
                 agent_id: "a".into(),
                 container: Some(proto::ContainerInfo {
@@ -328,7 +328,7 @@ mod tests {
                     ..Default::default()
                 }),
                 ..Default::default()
-            }),
+            })),
             framework_id: "f".into(),
             role: "*".into(),
             status: Some(proto::TaskStatus {

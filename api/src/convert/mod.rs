@@ -29,6 +29,7 @@ pub use group::members as group_members;
 pub use limits::limit_problems;
 pub use listed::{EncodedTasks, ListTasksResponse, ListedTask, TaskWriter};
 pub use revocable::{REVOCABLE, revocable_problems, slack};
+pub use task::AtHand;
 use thiserror::Error;
 
 /// One thing wrong with a message.
@@ -132,7 +133,13 @@ impl Problems {
         }
         let mut out = Vec::with_capacity(items.len());
         for (i, item) in items.into_iter().enumerate() {
-            out.extend(self.take(&format!("{field}[{i}]"), T::try_from(item)));
+            match T::try_from(item) {
+                Ok(item) => out.push(item),
+                Err(error) => {
+                    let place = format!("{field}[{i}]");
+                    self.0.extend(error.into().within(&place).problems);
+                }
+            }
         }
         out
     }

@@ -3,8 +3,8 @@
 use super::{Invalid, Problems, health};
 use crate::{
     model::{
-        ContainerStatus, Exit, ExitInfo, MOST_HEALTH_CHECKS, Reason, StatusSource, TaskState,
-        TaskStatus,
+        AgentId, ContainerStatus, Exit, ExitInfo, FrameworkId, MOST_HEALTH_CHECKS, Reason,
+        StatusSource, TaskId, TaskState, TaskStatus,
     },
     proto,
 };
@@ -170,61 +170,75 @@ impl TryFrom<proto::TaskStatus> for TaskStatus {
     type Error = Invalid;
 
     fn try_from(status: proto::TaskStatus) -> Result<Self, Invalid> {
-        let mut problems = Problems::default();
-        let state = problems.take("state", status.state().try_into());
-        let source = problems.take("source", status.source().try_into());
-        // An unknown reason of a newer peer is no reason to drop the status.
-        let reason = status.reason().try_into().ok();
-        let task_id = problems.take("task_id", status.task_id.parse());
-        let framework_id = problems.take("framework_id", status.framework_id.parse());
-        let agent_id = if status.agent_id.is_empty() {
-            None
-        } else {
-            problems.take("agent_id", status.agent_id.parse())
-        };
-        let update_id = if status.update_id.is_empty() {
-            None
-        } else {
-            problems.take("update_id", status.update_id.parse())
-        };
-        problems.bound("message", &status.message, 64 * 1024);
-        let readiness = status
-            .readiness
-            .and_then(|readiness| problems.take("readiness", readiness.try_into()));
-        let check_result = status
-            .check_result
-            .and_then(|result| problems.take("check_result", result.try_into()));
-        let results = status.health_results.len();
-        if results > MOST_HEALTH_CHECKS {
-            problems.note(
-                "health_results",
-                format!("has {results} entries; at most {MOST_HEALTH_CHECKS} are allowed"),
-            );
-        }
-        let health_results = status.health_results.into_iter();
-        let health_results = health_results.map(|result| result.healthy).collect();
-        let value = (|| {
-            Some(Self {
-                task_id: task_id?,
-                framework_id: framework_id?,
-                agent_id,
-                state: state?,
-                reason,
-                source: source?,
-                message: status.message,
-                timestamp_ms: status.timestamp_ms,
-                update_id,
-                healthy: status.healthy,
-                health_results,
-                container: status.container.map(Into::into),
-                exit: status.exit.map(Into::into),
-                usage: status.usage.map(|usage| Box::new((*usage).into())),
-                readiness,
-                check_result,
-            })
-        })();
-        problems.finish(value)
+        read(status, KnownIds::default())
     }
+}
+
+/// Of the task that a status is beside: it shares them where they are the same.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct KnownIds<'a> {
+    pub(super) task_id: Option<&'a TaskId>,
+    pub(super) agent_id: Option<&'a AgentId>,
+    pub(super) framework_id: Option<&'a FrameworkId>,
+}
+
+pub(super) fn read(status: proto::TaskStatus, known: KnownIds<'_>) -> Result<TaskStatus, Invalid> {
+    let mut problems = Problems::default();
+    let state = problems.take("state", status.state().try_into());
+    let source = problems.take("source", status.source().try_into());
+    // An unknown reason of a newer peer is no reason to drop the status.
+    let reason = status.reason().try_into().ok();
+    let task_id = problems.take("task_id", TaskId::read(&status.task_id, known.task_id));
+    let framework_id = FrameworkId::read(&status.framework_id, known.framework_id);
+    let framework_id = problems.take("framework_id", framework_id);
+    let agent_id = if status.agent_id.is_empty() {
+        None
+    } else {
+        let agent_id = AgentId::read(&status.agent_id, known.agent_id);
+        problems.take("agent_id", agent_id)
+    };
+    let update_id = if status.update_id.is_empty() {
+        None
+    } else {
+        problems.take("update_id", status.update_id.parse())
+    };
+    problems.bound("message", &status.message, 64 * 1024);
+    let readiness = status
+        .readiness
+        .and_then(|readiness| problems.take("readiness", readiness.try_into()));
+    let check_result = status
+        .check_result
+        .and_then(|result| problems.take("check_result", result.try_into()));
+    let results = status.health_results.len();
+    if results > MOST_HEALTH_CHECKS {
+        problems.note(
+            "health_results",
+            format!("has {results} entries; at most {MOST_HEALTH_CHECKS} are allowed"),
+        );
+    }
+    let health_results = status.health_results.into_iter();
+    let health_results = health_results.map(|result| result.healthy).collect();
+    let value = (|| {
+        Some(TaskStatus {
+            task_id: task_id?,
+            framework_id: framework_id?,
+            agent_id,
+            state: state?,
+            reason,
+            source: source?,
+            message: status.message,
+            timestamp_ms: status.timestamp_ms,
+            update_id,
+            healthy: status.healthy,
+            health_results,
+            container: status.container.map(Into::into),
+            exit: status.exit.map(Into::into),
+            usage: status.usage.map(|usage| Box::new((*usage).into())),
+            readiness,
+            check_result,
+        })
+    })();
+    problems.finish(value)
 }
 
 impl From<TaskStatus> for proto::TaskStatus {

@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use super::{
-    Invalid, Problems, common::millis, confinement, limits::limit_problems, network,
-    revocable_problems,
+    Invalid, Problems,
+    common::millis,
+    confinement,
+    limits::limit_problems,
+    network, revocable_problems,
+    status::{self, KnownIds},
 };
 use crate::{
     model::{
-        ContainerInfo, EnvVar, FetchUri, MOST_FETCHED, MOST_HEALTH_CHECKS, MOST_POOLS,
-        MOST_VOLUMES, PersistentVolume, Pool, Pools, ProfileName, Resources, Scalar, SecretEnv,
-        SecretSource, Task, TaskInfo, TaskLimits, Volume, VolumeId, VolumeSource,
-        is_path_in_sandbox,
+        AgentId, ContainerInfo, EnvVar, FetchUri, FrameworkId, MOST_FETCHED, MOST_HEALTH_CHECKS,
+        MOST_POOLS, MOST_VOLUMES, PersistentVolume, Pool, Pools, ProfileName, Resources, RoleName,
+        Scalar, SecretEnv, SecretSource, Task, TaskInfo, TaskLimits, Volume, VolumeId,
+        VolumeSource, is_path_in_sandbox,
     },
     proto,
 };
@@ -273,7 +277,7 @@ impl TryFrom<proto::ContainerInfo> for ContainerInfo {
         );
         let port_mappings = problems.list("port_mappings", container.port_mappings, 256);
         let fetch = problems.list("fetch", container.fetch, MOST_FETCHED);
-        let network_labels = container.network_labels.into_iter().collect();
+        let network_labels = container.network_labels;
         let checked = Self {
             image: container.image,
             force_pull: container.force_pull,
@@ -337,7 +341,7 @@ impl From<ContainerInfo> for proto::ContainerInfo {
                 .map(Into::into)
                 .collect(),
             network_name: container.network_name.unwrap_or_default(),
-            network_labels: container.network_labels.into_iter().collect(),
+            network_labels: container.network_labels,
             secret_env: container.secret_env.into_iter().map(Into::into).collect(),
             fetch: container.fetch.into_iter().map(Into::into).collect(),
         }
@@ -348,11 +352,22 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
     type Error = Invalid;
 
     fn try_from(info: proto::TaskInfo) -> Result<Self, Invalid> {
+        Self::read(info, AtHand::default())
+    }
+}
+
+impl TaskInfo {
+    fn read(info: proto::TaskInfo, at_hand: AtHand<'_>) -> Result<Self, Invalid> {
         let mut problems = Problems::default();
         let task_id = problems.take("task_id", info.task_id.parse());
-        let agent_id = problems.take("agent_id", info.agent_id.parse());
+        let agent_id = AgentId::read(&info.agent_id, at_hand.agent_id);
+        let agent_id = problems.take("agent_id", agent_id);
         problems.bound("name", &info.name, 1024);
         let resources: Option<Resources> = problems.take("resources", info.resources.try_into());
+        let resources = resources.map(|resources| match at_hand.resources {
+            Some(known) if *known == resources => known.clone(),
+            Some(_) | None => resources,
+        });
         let cpu_limit: Option<Scalar> = info.cpu_limit.map(Into::into);
         if cpu_limit.is_some_and(|limit| limit < Scalar::from_millis(1)) {
             problems.note("cpu_limit", "must be at least 0.001");
@@ -423,7 +438,7 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
                 kill_grace: info.kill_grace_ms.map(Duration::from_millis),
                 health_checks,
                 max_completion: info.max_completion_ms.map(Duration::from_millis),
-                labels: info.labels.into_iter().collect(),
+                labels: info.labels,
                 data: info.data,
                 limits: limits?,
                 group,
@@ -440,28 +455,40 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
 
 impl From<TaskInfo> for proto::TaskInfo {
     fn from(info: TaskInfo) -> Self {
+        let (task_id, agent_id) = (info.task_id.clone(), info.agent_id.clone());
+        let resources = info.resources.clone();
         Self {
-            revocable: info.revocable,
-            task_id: info.task_id.into(),
-            name: info.name,
-            agent_id: info.agent_id.into(),
-            resources: info.resources.into(),
-            cpu_limit: info.cpu_limit.map(Into::into),
-            memory_limit_mb: info.memory_limit_mb,
-            pids_limit: info.pids_limit,
-            container: Some(info.container.into()),
-            kill_grace_ms: info.kill_grace.map(millis),
-            health_checks: info.health_checks.into_iter().map(Into::into).collect(),
-            max_completion_ms: info.max_completion.map(millis),
-            labels: info.labels.into_iter().collect(),
-            data: info.data,
-            limits: (!info.limits.is_default()).then(|| info.limits.into()),
-            group: info.group.map(Into::into),
-            readiness_check: info.readiness_check.map(Into::into),
-            check: info.check.map(Into::into),
-            reserved: info.reserved.into_iter().map(Into::into).collect(),
-            persistent: info.persistent.into_iter().map(Into::into).collect(),
+            task_id: task_id.into(),
+            agent_id: agent_id.into(),
+            resources: resources.into(),
+            ..beside_what_is_taken(info)
         }
+    }
+}
+
+/// All but which task it is, where it is, and what it takes of that.
+pub(super) fn beside_what_is_taken(info: TaskInfo) -> proto::TaskInfo {
+    proto::TaskInfo {
+        task_id: String::new(),
+        agent_id: String::new(),
+        resources: Vec::new(),
+        revocable: info.revocable,
+        name: info.name,
+        cpu_limit: info.cpu_limit.map(Into::into),
+        memory_limit_mb: info.memory_limit_mb,
+        pids_limit: info.pids_limit,
+        container: Some(info.container.into()),
+        kill_grace_ms: info.kill_grace.map(millis),
+        health_checks: info.health_checks.into_iter().map(Into::into).collect(),
+        max_completion_ms: info.max_completion.map(millis),
+        labels: info.labels,
+        data: info.data,
+        limits: (!info.limits.is_default()).then(|| info.limits.into()),
+        group: info.group.map(Into::into),
+        readiness_check: info.readiness_check.map(Into::into),
+        check: info.check.map(Into::into),
+        reserved: info.reserved.into_iter().map(Into::into).collect(),
+        persistent: info.persistent.into_iter().map(Into::into).collect(),
     }
 }
 
@@ -469,16 +496,47 @@ impl TryFrom<proto::Task> for Task {
     type Error = Invalid;
 
     fn try_from(task: proto::Task) -> Result<Self, Invalid> {
+        Self::read(task, AtHand::default())
+    }
+}
+
+/// What is known where a task is read: it shares what is its own, too. An agent registers with tasks that have nearly all of
+/// it in common, and whoever keeps them keeps it once.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AtHand<'a> {
+    /// Where it is likely to be.
+    pub agent_id: Option<&'a AgentId>,
+    /// Whose it is likely to be.
+    pub framework_id: Option<&'a FrameworkId>,
+    /// In which role.
+    pub role: Option<&'a RoleName>,
+    /// What it is likely to take.
+    pub resources: Option<&'a Resources>,
+}
+
+impl Task {
+    /// Reads one.
+    ///
+    /// # Errors
+    ///
+    /// Every problem, with its field.
+    pub fn read(task: proto::Task, at_hand: AtHand<'_>) -> Result<Self, Invalid> {
         let mut problems = Problems::default();
-        let missing = || Err(Invalid::new("", "is missing"));
-        let info = problems.take("info", task.info.map_or_else(missing, TryInto::try_into));
-        let missing = || Err(Invalid::new("", "is missing"));
-        let status = problems.take(
-            "status",
-            task.status.map_or_else(missing, TryInto::try_into),
-        );
-        let framework_id = problems.take("framework_id", task.framework_id.parse());
-        let role = problems.take("role", task.role.parse());
+        let missing = || Invalid::new("", "is missing");
+        let framework_id = FrameworkId::read(&task.framework_id, at_hand.framework_id);
+        let framework_id = problems.take("framework_id", framework_id);
+        let role = problems.take("role", RoleName::read(&task.role, at_hand.role));
+        let info = task.info.ok_or_else(missing);
+        let info = info.and_then(|info| TaskInfo::read(*info, at_hand));
+        let info = problems.take("info", info);
+        let known = KnownIds {
+            task_id: info.as_ref().map(|info| &info.task_id),
+            agent_id: info.as_ref().map(|info| &info.agent_id),
+            framework_id: framework_id.as_ref(),
+        };
+        let status = task.status.ok_or_else(missing);
+        let status = status.and_then(|status| status::read(status, known));
+        let status = problems.take("status", status);
         let value = (|| {
             Some(Self {
                 info: info?,
@@ -495,7 +553,7 @@ impl TryFrom<proto::Task> for Task {
 impl From<Task> for proto::Task {
     fn from(task: Task) -> Self {
         Self {
-            info: Some(task.info.into()),
+            info: Some(Box::new(task.info.into())),
             framework_id: task.framework_id.into(),
             role: task.role.into(),
             status: Some(task.status.into()),
@@ -559,6 +617,54 @@ mod tests {
             ],
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_task_shares_what_is_at_hand_and_is_the_same_for_it() {
+        let wire = |task: &str, framework: &str| proto::Task {
+            info: Some(Box::new(proto::TaskInfo {
+                task_id: task.into(),
+                agent_id: "a".into(),
+                resources: (&"mem:32;cpus:0.1".parse::<Resources>().unwrap()).into(),
+                container: Some(proto::ContainerInfo {
+                    image: "sleep:1".into(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            })),
+            framework_id: framework.into(),
+            role: "eng".into(),
+            status: Some(proto::TaskStatus {
+                task_id: task.into(),
+                framework_id: framework.into(),
+                agent_id: "a".into(),
+                state: proto::TaskState::TaskRunning.into(),
+                source: proto::StatusSource::Agent.into(),
+                ..Default::default()
+            }),
+            started_at_ms: None,
+        };
+        let first = Task::try_from(wire("t1", "f")).unwrap();
+        let at_hand = AtHand {
+            agent_id: Some(&first.info.agent_id),
+            framework_id: Some(&first.framework_id),
+            role: Some(&first.role),
+            resources: Some(&first.info.resources),
+        };
+        let at = |text: &str| text.as_ptr();
+        let second = Task::read(wire("t2", "f"), at_hand).unwrap();
+        assert_eq!(second, Task::try_from(wire("t2", "f")).unwrap());
+        let framework = at(first.framework_id.as_str());
+        assert_eq!(at(second.framework_id.as_str()), framework);
+        assert_eq!(at(second.status.framework_id.as_str()), framework);
+        assert_eq!(
+            at(second.status.task_id.as_str()),
+            at(second.info.task_id.as_str())
+        );
+        // What is another is read as ever, and checked.
+        let other = Task::read(wire("t3", "g"), at_hand).unwrap();
+        assert_eq!(other, Task::try_from(wire("t3", "g")).unwrap());
+        assert!(Task::read(wire("t4", "../g"), at_hand).is_err());
     }
 
     #[test]

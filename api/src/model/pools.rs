@@ -187,6 +187,13 @@ impl Pools {
         Cow::Owned(Self::open_to_all(self.open.clone()).with_apart(part))
     }
 
+    /// Whether all of it are amounts: of those no two can have the same.
+    #[must_use]
+    pub fn adds_up(&self) -> bool {
+        let mut values = self.open.iter().map(|(_, value)| value);
+        self.is_open() && values.all(|value| matches!(value, Value::Scalar(_)))
+    }
+
     /// What others can still have when somebody has `other`: all that it does not have, and the volumes that are shared.
     /// `None` when this does not [contain](Self::contains) it.
     #[must_use]

@@ -199,6 +199,18 @@ impl Resources {
         self.with(name, Value::Ranges(value))
     }
 
+    /// Of these values, made in one piece; of those of one name the last counts.
+    pub(crate) fn of(values: Vec<(String, Value)>) -> Self {
+        let named = values.into_iter().rev();
+        let mut entries: Vec<Entry> = named
+            .map(|(name, value)| (Name::new(&name), value))
+            .collect();
+        entries.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+        entries.dedup_by(|later, kept| later.0 == kept.0);
+        entries.retain(|(_, value)| !value.is_empty());
+        Self(entries.into())
+    }
+
     /// With that value in place of any former one of the name; an empty value removes it.
     #[must_use]
     pub fn with(self, name: &str, value: Value) -> Self {

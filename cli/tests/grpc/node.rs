@@ -128,7 +128,7 @@ impl NodeService for Scripted {
         };
         Ok(Response::new(proto::UpdateTaskResponse {
             task: Some(proto::Task {
-                info: Some(info),
+                info: Some(Box::new(info)),
                 ..Default::default()
             }),
         }))

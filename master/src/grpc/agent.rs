@@ -10,7 +10,7 @@ use std::{
 
 use futures::{Stream, StreamExt as _};
 use mezzo_api::{
-    convert::{self, Invalid},
+    convert::{self, AtHand, Invalid},
     model::{AgentInfo, OperationStatus, PersistentVolume, Pool, Task, TaskStatus, TaskUsage},
     proto::{
         AgentMessage, MasterMessage, agent_message, agent_service_server::AgentService,
@@ -28,7 +28,7 @@ use crate::{
     actor::{Context, Peer},
     auth::{self, Action, Principal},
     config::{Config, to_millis},
-    state::{ConnId, Ending, Event, Registration, ToAgent},
+    state::{ConnId, Ending, Event, HeldTask, Registration, ToAgent},
 };
 
 /// Tasks in one registration or report.
@@ -219,12 +219,19 @@ fn decode_register(register: agent_message::Register) -> Result<Registration, St
         .ok_or_else(|| Status::invalid_argument("register.info: is missing"))?;
     let info = AgentInfo::try_from(info).map_err(|invalid| invalid.within("register.info"))?;
     storable("register.info", &info)?;
-    let tasks = register.tasks.into_iter().enumerate().map(|(i, task)| {
-        Task::try_from(task)
-            .map(Into::into)
-            .map_err(|invalid: Invalid| invalid.within(&format!("register.tasks[{i}]")))
-    });
-    let tasks = tasks.collect::<Result<_, _>>()?;
+    let mut tasks: Vec<HeldTask> = Vec::with_capacity(register.tasks.len());
+    for (i, task) in register.tasks.into_iter().enumerate() {
+        let before = tasks.last().map(|held| &held.task);
+        let at_hand = AtHand {
+            agent_id: agent_id.as_ref(),
+            framework_id: before.map(|task| &task.framework_id),
+            role: before.map(|task| &task.role),
+            resources: before.map(|task| &task.info.resources),
+        };
+        let task = Task::read(task, at_hand)
+            .map_err(|invalid| invalid.within(&format!("register.tasks[{i}]")))?;
+        tasks.push(task.into());
+    }
     bounded(
         "register.operations",
         register.operations.len(),

@@ -235,9 +235,7 @@ impl Core {
         for holder in missed {
             self.task_not_found(turn, &holder);
         }
-        for (holder, held) in learnt {
-            self.task_learnt(turn, agent_id, holder, held);
-        }
+        self.tasks_learnt(turn, agent_id, learnt);
         self.repeat_wishes(turn, agent_id, conn);
     }
 

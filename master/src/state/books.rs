@@ -46,6 +46,15 @@ pub(super) fn change<T>(
     (done, shift)
 }
 
+/// What a task has, as its agent says.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) holder: Holder,
+    pub(super) role: RoleName,
+    pub(super) supply: Supply,
+    pub(super) pools: Pools,
+}
+
 impl Core {
     /// Something may be offered at that agent that was not before.
     pub(super) fn reconsider(&mut self, agent_id: &AgentId) {
@@ -176,20 +185,37 @@ impl Core {
         Some(offer)
     }
 
-    /// Books what an agent says that a task holds.
-    pub(super) fn admit(
-        &mut self,
-        agent_id: &AgentId,
-        holder: Holder,
-        role: &RoleName,
-        supply: Supply,
-        pools: &Pools,
-    ) {
-        let framework_id = holder.0.clone();
-        let booked = self.with_ledger(agent_id, supply, |ledger| ledger.admit(holder, pools));
-        if booked.is_some() {
+    /// Books what an agent says that tasks hold.
+    pub(super) fn admit(&mut self, agent_id: &AgentId, held: Vec<Held>) {
+        let mut sums: Vec<(FrameworkId, RoleName, Supply, Quantities)> = Vec::new();
+        for one in &held {
+            let key = (&one.holder.0, &one.role, one.supply);
+            let taken = Quantities::of_pools(&one.pools.exclusive());
+            match sums.last_mut() {
+                Some((framework, role, supply, sum)) if (&*framework, &*role, *supply) == key => {
+                    sum.merge(&taken);
+                }
+                Some(_) | None => sums.push((key.0.clone(), key.1.clone(), key.2, taken)),
+            }
+        }
+        let (lent, ordinary): (Vec<_>, Vec<_>) = held
+            .into_iter()
+            .partition(|one| one.supply == Supply::Revocable);
+        for (supply, held) in [(Supply::Ordinary, ordinary), (Supply::Revocable, lent)] {
+            if held.is_empty() {
+                continue;
+            }
+            let held = held.into_iter().map(|one| (one.holder, one.pools));
+            if self
+                .with_ledger(agent_id, supply, |ledger| ledger.admit(held))
+                .is_none()
+            {
+                return;
+            }
             self.view.touch_agent(agent_id);
-            self.charge(&framework_id, role, supply, pools);
+        }
+        for (framework_id, role, supply, sum) in sums {
+            self.charge_sum(&framework_id, &role, supply, &sum);
         }
     }
 

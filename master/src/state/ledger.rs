@@ -154,21 +154,23 @@ impl Ledger {
         true
     }
 
-    /// Books what an agent says that a task holds, whether it is free or not.
-    pub fn admit(&mut self, holder: Holder, resources: &Pools) {
-        let exclusive = resources.exclusive();
-        match self.allocated.checked_add(&exclusive) {
-            Ok(sum)
-                if self.claims == Claims::Disjoint
-                    && sum.checked_sub(&exclusive).as_ref() == Some(&self.allocated) =>
-            {
-                self.holders.insert(holder, resources.clone());
-                self.allocated = sum;
-            }
-            Ok(_) | Err(_) => {
-                self.claims = Claims::Overlapping;
-                self.holders.insert(holder, resources.clone());
-                self.recount();
+    /// Books what an agent says that tasks hold, whether it is free or not.
+    pub fn admit(&mut self, held: impl IntoIterator<Item = (Holder, Pools)>) {
+        for (holder, resources) in held {
+            let exclusive = resources.exclusive();
+            let sum = self.allocated.checked_add(&exclusive);
+            let sum = sum.ok().filter(|sum| {
+                self.claims == Claims::Disjoint
+                    && (exclusive.adds_up()
+                        || sum.checked_sub(&exclusive).as_ref() == Some(&self.allocated))
+            });
+            self.holders.insert(holder, resources);
+            match sum {
+                Some(sum) => self.allocated = sum,
+                None => {
+                    self.claims = Claims::Overlapping;
+                    self.recount();
+                }
             }
         }
         self.balance();
@@ -284,7 +286,7 @@ mod tests {
     #[test]
     fn kinds_that_do_not_match_never_panic() {
         let mut ledger = Ledger::new("cpus:4".parse().unwrap());
-        ledger.admit(holder("a"), &"cpus:[1-2]".parse().unwrap());
+        ledger.admit([(holder("a"), "cpus:[1-2]".parse().unwrap())]);
         assert!(ledger.is_balanced());
         ledger.release(&holder("a"));
         assert_eq!(ledger.free(), ledger.total());
@@ -403,6 +405,7 @@ mod tests {
             for (step, who, tenths, port) in steps {
                 let some: Pools =
                     format!("cpus:{}.{};ports:[{port}-{port}]", tenths / 10, tenths % 10).parse().unwrap();
+                let next = holder(&format!("t{}", (who + 1) % 4));
                 let who = holder(&format!("t{who}"));
                 match step {
                     0 | 1 => {
@@ -417,7 +420,11 @@ mod tests {
                         prop_assert_eq!(ledger.take(who, &some), fits);
                     }
                     // What agents report may overlap; the books must survive it.
-                    4 if !ledger.holds(&who) => ledger.admit(who, &some),
+                    4 if !ledger.holds(&who) => {
+                        let more = Resources::new().with_scalar("cpus", some.open().cpus());
+                        let also = (!ledger.holds(&next)).then(|| (next, more.into()));
+                        ledger.admit([(who, some)].into_iter().chain(also));
+                    }
                     6 | 7 => {
                         let cpus = Resources::new().with_scalar("cpus", some.open().cpus());
                         let reserved = ledger.free().reserved().next().map(|(stack, _)| stack.clone());

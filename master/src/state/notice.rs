@@ -125,7 +125,7 @@ impl Core {
     }
 }
 
-fn task_notice(task: &KnownTask) -> Notice {
+pub(super) fn task_notice(task: &KnownTask) -> Notice {
     Notice::Task {
         framework_id: task.framework_id.clone(),
         task_id: task.info.task_id.clone(),

@@ -17,7 +17,7 @@ use crate::planted::{Bug, planted};
 
 use super::{
     Acknowledgement, Core, Effect, HeldTask, Holder, Supply, ToAgent, ToFramework, Turn,
-    agents::AgentEntry, frameworks::FrameworkEntry,
+    agents::AgentEntry, books::Held, frameworks::FrameworkEntry, notice::task_notice,
 };
 
 /// A wish to end a task, kept until it has ended.
@@ -438,48 +438,60 @@ impl Core {
         self.task_lost(turn, holder, state, reason, message);
     }
 
-    /// An agent reports a task that the master does not know: it was launched by a former master.
-    pub(super) fn task_learnt(
+    /// An agent reports tasks that the master does not know: they were launched by a former master.
+    pub(super) fn tasks_learnt(
         &mut self,
         turn: &mut Turn<'_>,
         agent_id: &AgentId,
-        holder: Holder,
-        held: HeldTask,
+        learnt: Vec<(Holder, HeldTask)>,
     ) {
-        let HeldTask { mut task, pools } = held;
-        task.status.agent_id = Some(agent_id.clone());
-        task.info.agent_id = agent_id.clone();
-        let terminal = task.status.state.is_terminal();
-        self.adopt_framework(turn, &holder.0, &task.role);
-        let Some(framework) = self.frameworks.get_mut(&holder.0) else {
-            return;
-        };
-        if framework.tasks.contains_key(&holder.1)
-            || (terminal && framework.ended.contains_key(&holder.1))
-        {
-            return;
-        }
-        if terminal && framework.is_removed() {
-            // Its status comes next and is acknowledged then.
-            self.drop_if_drained(&holder.0);
-            return;
-        }
-        let role = task.role.clone();
-        let supply = Supply::of(task.info.revocable);
-        let entry = TaskEntry::new(task);
-        let status = retold(&entry.task, Reason::AgentReregistered);
-        framework.tasks.insert(holder.1.clone(), entry);
-        self.view.touch_framework(&holder.0);
-        self.note_task(&holder);
-        if let Some(agent) = self.agents.get_mut(agent_id) {
-            agent.tasks.insert(holder.clone());
-        }
-        if !terminal {
-            if !planted(Bug::LearntNotBooked) {
-                self.admit(agent_id, holder, &role, supply, &pools);
+        let mut listed = Vec::with_capacity(learnt.len());
+        let mut booked = Vec::with_capacity(learnt.len());
+        for (holder, held) in learnt {
+            let HeldTask { mut task, pools } = held;
+            task.status.agent_id = Some(agent_id.clone());
+            task.info.agent_id = agent_id.clone();
+            let terminal = task.status.state.is_terminal();
+            self.adopt_framework(turn, &holder.0, &task.role);
+            let Some(framework) = self.frameworks.get_mut(&holder.0) else {
+                continue;
+            };
+            if terminal && framework.ended.contains_key(&holder.1) {
+                continue;
             }
-            self.tell(turn, status);
+            if terminal && framework.is_removed() {
+                // Its status comes next and is acknowledged then.
+                self.drop_if_drained(&holder.0);
+                continue;
+            }
+            let role = task.role.clone();
+            let supply = Supply::of(task.info.revocable);
+            let entry = TaskEntry::new(task);
+            let task = Arc::clone(&entry.task);
+            if let Some(former) = framework.tasks.insert(holder.1.clone(), entry) {
+                // On another agent.
+                framework.tasks.insert(holder.1, former);
+                continue;
+            }
+            self.view.touch_framework(&holder.0);
+            self.note(task_notice(&task));
+            if !terminal {
+                if !planted(Bug::LearntNotBooked) {
+                    booked.push(Held {
+                        holder: holder.clone(),
+                        role,
+                        supply,
+                        pools,
+                    });
+                }
+                self.tell(turn, retold(&task, Reason::AgentReregistered));
+            }
+            listed.push(holder);
         }
+        if let Some(agent) = self.agents.get_mut(agent_id) {
+            agent.tasks.extend(listed);
+        }
+        self.admit(agent_id, booked);
     }
 
     pub(super) fn acknowledge(

@@ -344,7 +344,7 @@ impl Agent {
         update_id: &str,
     ) -> proto::Task {
         proto::Task {
-            info: launch.task.clone(),
+            info: launch.task.clone().map(Box::new),
             framework_id: launch.framework_id.clone(),
             role: launch.role.clone(),
             status: Some(self.status(launch, state, update_id)),
