@@ -24,6 +24,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+/// The C library's, but in a master.
+#[global_allocator]
+static HEAP: mezzo_heap::Heap = mezzo_heap::Heap;
+
 fn main() -> ExitCode {
     // Before everything else: the launcher must be forked from a process with one thread.
     if let Some(code) = mezzo_runtime::launcher_main_if_requested() {

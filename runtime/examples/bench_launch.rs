@@ -34,6 +34,10 @@ const USAGE: &str = "\
 usage: bench_launch --dir DIR --program PATH [--cgroup PATH] [--parallel N] [--overlay]
                     [--case life|start|many [--rounds N] [--count N]]";
 
+/// As the program has it, which is where keepers come from.
+#[global_allocator]
+static HEAP: mezzo_heap::Heap = mezzo_heap::Heap;
+
 /// Most ends at once.
 const PARALLEL_ENDS: usize = 8;
 

@@ -25,6 +25,7 @@ use crate::{
 const STOP_DEADLINE: Duration = Duration::from_secs(25);
 
 pub(crate) fn master(args: &MasterArgs) -> Result<(), Failure> {
+    mezzo_heap::choose_for_server();
     let mut flags = base(&args.server)?;
     add_place(&mut flags, args.store.as_ref(), args.advertise.as_deref())?;
     if let Some(file) = &args.credentials {

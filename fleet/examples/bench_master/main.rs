@@ -22,6 +22,10 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use mezzo_framework::model::Resources;
 
+/// As the program has it.
+#[global_allocator]
+static HEAP: mezzo_heap::Heap = mezzo_heap::Heap;
+
 /// For anything to happen at all; what takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Between two looks at what is waited for.

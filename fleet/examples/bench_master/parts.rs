@@ -21,6 +21,7 @@ const LIST_EVERY: Duration = Duration::from_secs(10);
 
 /// A master with the defaults, until standard input closes.
 pub(super) async fn serve(listen: SocketAddr, state_dir: PathBuf) -> Result<()> {
+    mezzo_heap::choose_for_server();
     let config = mezzo_master::Config {
         listen,
         state_dir,

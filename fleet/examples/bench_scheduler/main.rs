@@ -25,6 +25,10 @@ use clap::{Parser, Subcommand};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
+/// As the program has it.
+#[global_allocator]
+static HEAP: mezzo_heap::Heap = mezzo_heap::Heap;
+
 #[derive(Debug, Parser)]
 struct Args {
     #[command(subcommand)]

@@ -87,6 +87,7 @@ impl Drop for Process {
 
 /// Runs a master until it is killed.
 pub(crate) fn master(dir: &Path) -> Result<()> {
+    mezzo_heap::choose_for_server();
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let config = mezzo_master::Config {
