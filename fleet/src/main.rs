@@ -63,8 +63,13 @@ struct Args {
     report: u64,
 }
 
+/// Thousands of agents make and drop as much as the master that they speak to.
+#[global_allocator]
+static HEAP: mezzo_heap::Heap = mezzo_heap::Heap;
+
 #[tokio::main]
 async fn main() -> ExitCode {
+    mezzo_heap::choose_for_server();
     let filter =
         tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt()

@@ -199,15 +199,13 @@ impl Resources {
         self.with(name, Value::Ranges(value))
     }
 
-    /// Of these values, made in one piece; of those of one name the last counts.
+    /// Of these values, each of another name, in one piece.
     pub(crate) fn of(values: Vec<(String, Value)>) -> Self {
-        let named = values.into_iter().rev();
-        let mut entries: Vec<Entry> = named
+        let there = values.into_iter().filter(|(_, value)| !value.is_empty());
+        let mut entries: Vec<Entry> = there
             .map(|(name, value)| (Name::new(&name), value))
             .collect();
-        entries.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
-        entries.dedup_by(|later, kept| later.0 == kept.0);
-        entries.retain(|(_, value)| !value.is_empty());
+        entries.sort_unstable_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
         Self(entries.into())
     }
 

@@ -41,6 +41,7 @@ pub(super) async fn serve(listen: SocketAddr, state_dir: PathBuf) -> Result<()> 
 
 /// Simulated agents; after they are connected, each line of standard input is answered with their counts.
 pub(super) async fn fleet(master: SocketAddr, agents: usize, resources: Resources) -> Result<()> {
+    mezzo_heap::choose_for_server();
     let fleet = Fleet::spawn(Config {
         masters: vec![master.to_string()],
         agents,

@@ -60,7 +60,12 @@ const REFUSALS: u64 = 20;
 /// Roles that the frameworks are spread over, ten with five below each.
 const N_ROLES: u64 = 50;
 
+/// As a master has it.
+#[global_allocator]
+static HEAP: mezzo_heap::Heap = mezzo_heap::Heap;
+
 fn main() -> ExitCode {
+    mezzo_heap::choose_for_server();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
