@@ -388,7 +388,7 @@ fn pain_07_the_gap_of_a_sick_one_counts_as_long_as_no_master_can_be_asked_to_fil
     bench.now += 599_999;
     assert_eq!(killed(&bench.turn()), []);
     bench.now += 1;
-    assert_eq!(killed(&bench.turn()), [stays.clone()]);
+    assert_eq!(killed(&bench.turn()), std::slice::from_ref(stays));
 }
 
 #[test]
