@@ -21,7 +21,10 @@ mod sys;
 
 pub use sys::Heap;
 
-/// From here on this process takes memory from mimalloc. What it took before stays where it is, and goes back there.
+/// From here on this process takes memory from mimalloc, in pages of the usual size: of huge ones, which mimalloc asks for,
+/// a server with many small things would hold more than it needs. What it took before stays where it is, and goes back there.
 pub fn choose_for_server() {
+    // Where the kernel has no huge pages there is nothing to switch off.
+    let _ = nix::sys::prctl::set_thp_disable(true);
     sys::choose();
 }

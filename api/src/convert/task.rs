@@ -357,7 +357,12 @@ impl TryFrom<proto::TaskInfo> for TaskInfo {
 }
 
 impl TaskInfo {
-    fn read(info: proto::TaskInfo, at_hand: AtHand<'_>) -> Result<Self, Invalid> {
+    /// Reads one.
+    ///
+    /// # Errors
+    ///
+    /// Every problem, with its field.
+    pub fn read(info: proto::TaskInfo, at_hand: AtHand<'_>) -> Result<Self, Invalid> {
         let mut problems = Problems::default();
         let task_id = problems.take("task_id", info.task_id.parse());
         let agent_id = AgentId::read(&info.agent_id, at_hand.agent_id);
@@ -500,8 +505,8 @@ impl TryFrom<proto::Task> for Task {
     }
 }
 
-/// What is known where a task is read: it shares what is its own, too. An agent registers with tasks that have nearly all of
-/// it in common, and whoever keeps them keeps it once.
+/// What is known where a task is read: it shares what is its own, too. Tasks that an agent registers with, or that are launched
+/// together, have nearly all of it in common, and whoever keeps them keeps it once.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AtHand<'a> {
     /// Where it is likely to be.

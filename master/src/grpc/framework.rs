@@ -7,7 +7,7 @@ use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use mezzo_api::{
-    convert::Invalid,
+    convert::{AtHand, Invalid},
     model::{Filters, FrameworkInfo, Offer, OperationStatus, PoolChange, RoleName, TaskInfo},
     proto::{self, event, framework_service_server::FrameworkService, operation},
 };
@@ -160,7 +160,8 @@ impl FrameworkService for FrameworkFront {
             match operation.operation {
                 Some(operation::Operation::Launch(launch)) => {
                     for task in launch.tasks {
-                        launches.push(decode_launch(task)?);
+                        let launch = decode_launch(task, launches.last())?;
+                        launches.push(launch);
                     }
                 }
                 Some(operation::Operation::LaunchGroup(launch)) => {
@@ -419,9 +420,23 @@ fn refuse(filters: Option<proto::Filters>) -> Duration {
 }
 
 /// A description that is wrong gets a TASK_ERROR of its own, as long as it says which task it describes.
-fn decode_launch(task: proto::TaskInfo) -> Result<Launch, Status> {
+fn decode_launch(task: proto::TaskInfo, before: Option<&Launch>) -> Result<Launch, Status> {
     let task_id = task.task_id.clone();
-    match TaskInfo::try_from(task) {
+    let at_hand = match before {
+        Some(Launch::Valid(before)) => AtHand {
+            agent_id: Some(&before.agent_id),
+            resources: Some(&before.resources),
+            ..AtHand::default()
+        },
+        Some(
+            Launch::Invalid { .. }
+            | Launch::Group(_)
+            | Launch::InvalidGroup { .. }
+            | Launch::Change { .. },
+        )
+        | None => AtHand::default(),
+    };
+    match TaskInfo::read(task, at_hand) {
         Ok(info) => Ok(Launch::Valid(Box::new(info))),
         Err(problems) => {
             let task_id = parse("operations.launch.tasks.task_id", task_id)?;
