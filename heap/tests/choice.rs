@@ -41,6 +41,11 @@ impl Block {
         Self { at, layout, byte }
     }
 
+    fn is_of_mimalloc(&self) -> bool {
+        // SAFETY: it looks the address up, and follows it nowhere.
+        unsafe { libmimalloc_sys::mi_is_in_heap_region(self.at.cast_const().cast()) }
+    }
+
     fn check(&self, size: usize) {
         // SAFETY: so much of it is there and written.
         let bytes = unsafe { std::slice::from_raw_parts(self.at, size) };
@@ -100,6 +105,8 @@ fn blocks_go_back_where_they_came_from() {
         block.resize(block.layout.size() + 3000);
         block.resize(block.layout.size() / 2 + 1);
     }
+    assert!(!before.iter().any(Block::is_of_mimalloc));
+    assert!(after.iter().all(Block::is_of_mimalloc));
     let (kept, sent) = after.into_iter().partition(|block| block.byte % 2 == 0);
     sender.send(sent).expect("it listens");
     sender.send(before).expect("it listens");

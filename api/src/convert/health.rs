@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Invalid, Problems, common::millis, task::check_args};
+use super::{Invalid, Problems, common::millis, container::check_args};
 use crate::{
     model::{CheckKind, HealthCheck},
     proto,

@@ -7,6 +7,7 @@ mod agent;
 mod check;
 mod common;
 mod confinement;
+mod container;
 mod description;
 mod framework;
 mod group;

@@ -469,7 +469,7 @@ impl Core {
             let entry = TaskEntry::new(task);
             let task = Arc::clone(&entry.task);
             if let Some(former) = framework.tasks.insert(holder.1.clone(), entry) {
-                // On another agent.
+                // On another agent, or it stands twice.
                 framework.tasks.insert(holder.1, former);
                 continue;
             }
