@@ -102,8 +102,13 @@ pub fn task_info(
         readiness_check: app
             .readiness_check
             .as_ref()
-            .and_then(|check| check.for_task(app, ports)),
-        check: app.check.as_ref().and_then(|check| check.for_task(ports)),
+            .and_then(|check| check.for_task(app, ports))
+            .map(Box::new),
+        check: app
+            .check
+            .as_ref()
+            .and_then(|check| check.for_task(ports))
+            .map(Box::new),
     }
 }
 

@@ -334,13 +334,13 @@ fn adopt(
         adopted.checks(effects);
     }
     adopted.started_at_ms = Some(started.started_at_ms);
-    adopted.container_status = Some(ContainerStatus {
+    adopted.container_status = Some(Box::new(ContainerStatus {
         ip_addresses: started.addresses.clone(),
         container_id: id.to_string(),
         pid: started.pid,
         cgroup_path: started.cgroup.clone(),
         image_digest,
-    });
+    }));
     let is_killing = matches!(adopted.phase, Phase::Killing { .. });
     core.adopt(adopted);
     effects.push(Effect::Watch(id.clone()));

@@ -162,12 +162,14 @@ mod tests {
     fn folder(n: usize, told: Told, boot: &str) -> Recovered {
         let status = |state, ran: bool| TaskStatus {
             state,
-            container: ran.then(|| ContainerStatus {
-                ip_addresses: Vec::new(),
-                container_id: id(n).to_string(),
-                pid: 7,
-                cgroup_path: String::new(),
-                image_digest: String::new(),
+            container: ran.then(|| {
+                Box::new(ContainerStatus {
+                    ip_addresses: Vec::new(),
+                    container_id: id(n).to_string(),
+                    pid: 7,
+                    cgroup_path: String::new(),
+                    image_digest: String::new(),
+                })
             }),
             ..a_status()
         };

@@ -230,7 +230,7 @@ impl Core {
                 result,
             } => self.limited(&container, &limits, result, &mut effects),
             Event::Rewritten(written, result) => self.rewritten(&written, result, &mut effects),
-            Event::Readiness(id, status) => self.readiness(&id, *status),
+            Event::Readiness(id, status) => self.readiness(&id, status),
             Event::Check(id, result) => self.checked(&id, result),
             Event::Health(id, number, verdict) => {
                 self.health(&id, number, verdict, ctx, &mut effects);
@@ -431,7 +431,7 @@ impl Core {
     }
 
     /// `keep_time` tells of it.
-    fn readiness(&mut self, id: &ContainerId, status: ReadinessStatus) {
+    fn readiness(&mut self, id: &ContainerId, status: Box<ReadinessStatus>) {
         if let Some(entry) = self.entry(id)
             && matches!(entry.phase, Phase::Running { .. })
             && entry.readiness.as_ref().is_none_or(|last| !last.ready)
@@ -449,7 +449,7 @@ impl Core {
                 .as_ref()
                 .is_none_or(|last| !last.says_the_same(&result))
         {
-            entry.check_result = Some(result);
+            entry.check_result = Some(Box::new(result));
         }
     }
 
@@ -529,7 +529,7 @@ impl Entry {
             healthy: self.healthy(),
             health_results: self.health.clone(),
             container: self.container_status.clone(),
-            exit,
+            exit: exit.map(Box::new),
             usage: usage.map(Box::new),
             readiness: self.readiness.clone(),
             check_result: self.check_result.clone(),

@@ -88,7 +88,7 @@ pub(crate) struct Entry {
     /// The newest status, told or not.
     pub(crate) latest: TaskStatus,
     /// Once there is a process.
-    pub(crate) container_status: Option<ContainerStatus>,
+    pub(crate) container_status: Option<Box<ContainerStatus>>,
     /// Unix milliseconds.
     pub(crate) started_at_ms: Option<u64>,
     pub(crate) usage: Option<Usage>,
@@ -99,9 +99,9 @@ pub(crate) struct Entry {
     /// What each of its health checks said last.
     pub(crate) health: Vec<Option<bool>>,
     /// The last result of the readiness check.
-    pub(crate) readiness: Option<ReadinessStatus>,
+    pub(crate) readiness: Option<Box<ReadinessStatus>>,
     /// What its check found last.
-    pub(crate) check_result: Option<CheckResult>,
+    pub(crate) check_result: Option<Box<CheckResult>>,
     /// What the agent picked for it.
     pub(crate) grant: Grant,
     /// Unix milliseconds; of the checkpoint.
@@ -143,10 +143,10 @@ impl Entry {
         }
         let is_ready = self.readiness.as_ref().is_some_and(|last| last.ready);
         if let Some(check) = self.info.readiness_check.as_ref().filter(|_| !is_ready) {
-            effects.push(Effect::StartReadiness(id.clone(), Box::new(check.clone())));
+            effects.push(Effect::StartReadiness(id.clone(), check.clone()));
         }
         if let Some(check) = &self.info.check {
-            effects.push(Effect::StartCheck(id.clone(), Box::new(check.clone())));
+            effects.push(Effect::StartCheck(id.clone(), check.clone()));
         }
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct Holding {
 /// One group.
 #[derive(Debug, Clone)]
 pub(crate) struct Group {
-    pub(crate) info: TaskGroup,
+    pub(crate) info: Box<TaskGroup>,
     /// In their order.
     pub(crate) members: Vec<TaskKey>,
     pub(crate) phase: Phase,

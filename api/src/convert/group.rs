@@ -161,7 +161,7 @@ pub fn members(launch: proto::operation::LaunchGroup) -> Result<Vec<TaskInfo>, I
     let n_members = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
     let together = id.zip(policy).map(|(id, policy)| {
         for (position, task) in (0..).zip(&mut tasks) {
-            task.group = Some(TaskGroup {
+            task.group = Some(Box::new(TaskGroup {
                 id: id.clone(),
                 n_members,
                 position,
@@ -169,7 +169,7 @@ pub fn members(launch: proto::operation::LaunchGroup) -> Result<Vec<TaskInfo>, I
                 policy,
                 volumes: volumes.clone(),
                 shares: Vec::new(),
-            });
+            }));
         }
         tasks
     });

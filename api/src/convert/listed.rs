@@ -187,11 +187,11 @@ fn write_status(status: &TaskStatus, into: &mut Vec<u8>) {
         update_id: String::new(),
         healthy: *healthy,
         health_results: health::results(health_results),
-        container: container.clone().map(Into::into),
-        exit: exit.clone().map(Into::into),
+        container: container.as_deref().cloned().map(Into::into),
+        exit: exit.as_deref().cloned().map(Into::into),
         usage: usage.clone().map(|usage| Box::new((*usage).into())),
-        readiness: readiness.clone().map(Into::into),
-        check_result: check_result.clone().map(Into::into),
+        readiness: readiness.as_deref().cloned().map(Into::into),
+        check_result: check_result.as_deref().cloned().map(Into::into),
     };
     rest.encode_raw(into);
 }

@@ -205,10 +205,12 @@ pub(super) fn read(status: proto::TaskStatus, known: KnownIds<'_>) -> Result<Tas
     problems.bound("message", &status.message, 64 * 1024);
     let readiness = status
         .readiness
-        .and_then(|readiness| problems.take("readiness", readiness.try_into()));
+        .and_then(|readiness| problems.take("readiness", readiness.try_into()))
+        .map(Box::new);
     let check_result = status
         .check_result
-        .and_then(|result| problems.take("check_result", result.try_into()));
+        .and_then(|result| problems.take("check_result", result.try_into()))
+        .map(Box::new);
     let results = status.health_results.len();
     if results > MOST_HEALTH_CHECKS {
         problems.note(
@@ -231,8 +233,8 @@ pub(super) fn read(status: proto::TaskStatus, known: KnownIds<'_>) -> Result<Tas
             update_id,
             healthy: status.healthy,
             health_results,
-            container: status.container.map(Into::into),
-            exit: status.exit.map(Into::into),
+            container: status.container.map(|of| Box::new(of.into())),
+            exit: status.exit.map(|exit| Box::new(exit.into())),
             usage: status.usage.map(|usage| Box::new((*usage).into())),
             readiness,
             check_result,
@@ -258,11 +260,11 @@ impl From<TaskStatus> for proto::TaskStatus {
             update_id: status.update_id.map(Into::into).unwrap_or_default(),
             healthy: status.healthy,
             health_results: health::results(&status.health_results),
-            container: status.container.map(Into::into),
-            exit: status.exit.map(Into::into),
+            container: status.container.map(|of| (*of).into()),
+            exit: status.exit.map(|exit| (*exit).into()),
             usage: status.usage.map(|usage| Box::new((*usage).into())),
-            readiness: status.readiness.map(Into::into),
-            check_result: status.check_result.map(Into::into),
+            readiness: status.readiness.map(|of| (*of).into()),
+            check_result: status.check_result.map(|of| (*of).into()),
         }
     }
 }

@@ -62,10 +62,12 @@ impl TaskInfo {
         let health_checks = problems.list("health_checks", info.health_checks, MOST_HEALTH_CHECKS);
         let readiness_check = info
             .readiness_check
-            .and_then(|check| problems.take("readiness_check", check.try_into()));
+            .and_then(|check| problems.take("readiness_check", check.try_into()))
+            .map(Box::new);
         let check = info
             .check
-            .and_then(|check| problems.take("check", check.try_into()));
+            .and_then(|check| problems.take("check", check.try_into()))
+            .map(Box::new);
         if info.data.len() > MOST_DATA {
             problems.note(
                 "data",
@@ -92,7 +94,8 @@ impl TaskInfo {
         }
         let group = info
             .group
-            .and_then(|group| problems.take("group", group.try_into()));
+            .and_then(|group| problems.take("group", group.try_into()))
+            .map(Box::new);
         let reserved: Vec<Pool> = problems.list("reserved", info.reserved, MOST_POOLS);
         let persistent: Vec<PersistentVolume> =
             problems.list("persistent", info.persistent, MOST_VOLUMES);
@@ -161,9 +164,9 @@ pub(super) fn beside_what_is_taken(info: TaskInfo) -> proto::TaskInfo {
         labels: info.labels,
         data: info.data,
         limits: (!info.limits.is_default()).then(|| info.limits.into()),
-        group: info.group.map(Into::into),
-        readiness_check: info.readiness_check.map(Into::into),
-        check: info.check.map(Into::into),
+        group: info.group.map(|group| (*group).into()),
+        readiness_check: info.readiness_check.map(|check| (*check).into()),
+        check: info.check.map(|check| (*check).into()),
         reserved: info.reserved.into_iter().map(Into::into).collect(),
         persistent: info.persistent.into_iter().map(Into::into).collect(),
     }

@@ -182,13 +182,13 @@ pub struct TaskInfo {
     pub limits: TaskLimits,
     /// Its membership in a group, if it is in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group: Option<TaskGroup>,
+    pub group: Option<Box<TaskGroup>>,
     /// Whether it can take its share of the work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub readiness_check: Option<ReadinessCheck>,
+    pub readiness_check: Option<Box<ReadinessCheck>>,
     /// What is asked as long as it runs, and only told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub check: Option<Check>,
+    pub check: Option<Box<Check>>,
     /// Which part of `resources` is from reservations; the rest is from what is open to all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reserved: Vec<Pool>,
@@ -469,7 +469,7 @@ pub struct ContainerStatus {
     pub ip_addresses: Vec<IpAddr>,
 }
 
-/// One report on a task.
+/// One report on a task. A master keeps one for each, by the hundred thousand: what is large is apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskStatus {
     /// Which task.
@@ -497,17 +497,17 @@ pub struct TaskStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health_results: Vec<Option<bool>>,
     /// Once there is a container.
-    pub container: Option<ContainerStatus>,
+    pub container: Option<Box<ContainerStatus>>,
     /// Once it has ended.
-    pub exit: Option<ExitInfo>,
+    pub exit: Option<Box<ExitInfo>>,
     /// The last sample; final in a terminal state.
     pub usage: Option<Box<Usage>>,
     /// `None` without a readiness check, or before its first result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub readiness: Option<ReadinessStatus>,
+    pub readiness: Option<Box<ReadinessStatus>>,
     /// `None` without a check, or before its first result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub check_result: Option<CheckResult>,
+    pub check_result: Option<Box<CheckResult>>,
 }
 
 /// A task as the master or an agent knows it.
@@ -528,6 +528,13 @@ pub struct Task {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_is_small_where_there_is_little_to_tell() {
+        // 408 with all of it in place, of which most was empty.
+        let bytes = size_of::<TaskStatus>();
+        assert!(bytes <= 192, "{bytes}");
+    }
 
     #[test]
     fn only_plain_names_lead_into_a_sandbox() {

@@ -221,7 +221,7 @@ fn decode_register(register: agent_message::Register) -> Result<Registration, St
     storable("register.info", &info)?;
     let mut tasks: Vec<HeldTask> = Vec::with_capacity(register.tasks.len());
     for (i, task) in register.tasks.into_iter().enumerate() {
-        let before = tasks.last().map(|held| &held.task);
+        let before = tasks.last().map(|held| &*held.task);
         let at_hand = AtHand {
             agent_id: agent_id.as_ref(),
             framework_id: before.map(|task| &task.framework_id),

@@ -464,7 +464,7 @@ impl Author {
 fn as_group(mut infos: Vec<TaskInfo>, number: usize) -> Vec<TaskInfo> {
     let n_members = u32::try_from(infos.len()).unwrap();
     for (position, info) in (0..).zip(&mut infos) {
-        info.group = Some(TaskGroup {
+        info.group = Some(Box::new(TaskGroup {
             id: format!("g{number}").parse().unwrap(),
             n_members,
             position,
@@ -472,7 +472,7 @@ fn as_group(mut infos: Vec<TaskInfo>, number: usize) -> Vec<TaskInfo> {
             policy: GroupPolicy::KillGroup,
             volumes: Vec::new(),
             shares: Vec::new(),
-        });
+        }));
     }
     infos
 }

@@ -227,7 +227,8 @@ impl Core {
             let task = &held.task;
             let holder = (task.framework_id.clone(), task.info.task_id.clone());
             if missed.remove(&holder) {
-                self.task_found(turn, agent_id, &holder, held.task.status);
+                let status = Arc::unwrap_or_clone(held.task).status;
+                self.task_found(turn, agent_id, &holder, status);
             } else {
                 learnt.push((holder, held));
             }

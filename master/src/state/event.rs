@@ -1,6 +1,6 @@
 //! What happens to the core: the fronts and the clock speak to it in these, and in nothing else.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{allocator::Quota, state::tasks::KnownTask, store::WindowRecord};
 use mezzo_api::model::{
@@ -114,8 +114,8 @@ pub struct Registration {
 /// A task on an agent that attaches. Far smaller than a [`Task`]: a new leader is given those of the whole cluster at once.
 #[derive(Debug, Clone)]
 pub struct HeldTask {
-    /// As it will be kept, if it was not known.
-    pub task: KnownTask,
+    /// As it will be kept, if it was not known: made where it is read, so that the core need not move it.
+    pub task: Arc<KnownTask>,
     /// What it takes.
     pub pools: Pools,
 }
@@ -125,7 +125,7 @@ impl From<Task> for HeldTask {
         let pools = task.info.pools();
         Self {
             pools: pools.unwrap_or_else(|_| task.info.resources.clone().into()),
-            task: task.into(),
+            task: Arc::new(task.into()),
         }
     }
 }

@@ -67,10 +67,11 @@ pub struct TaskEntry {
 }
 
 impl TaskEntry {
-    pub(super) fn new(task: KnownTask) -> Self {
+    pub(super) fn new(task: impl Into<Arc<KnownTask>>) -> Self {
+        let task = task.into();
         let state = task.status.state;
         Self {
-            task: Arc::new(task),
+            task,
             state,
             reached: state,
             kill: None,
@@ -449,8 +450,11 @@ impl Core {
         let mut booked = Vec::with_capacity(learnt.len());
         for (holder, held) in learnt {
             let HeldTask { mut task, pools } = held;
-            task.status.agent_id = Some(agent_id.clone());
-            task.info.agent_id = agent_id.clone();
+            if task.status.agent_id.as_ref() != Some(agent_id) || task.info.agent_id != *agent_id {
+                let task = Arc::make_mut(&mut task);
+                task.status.agent_id = Some(agent_id.clone());
+                task.info.agent_id = agent_id.clone();
+            }
             let terminal = task.status.state.is_terminal();
             self.adopt_framework(turn, &holder.0, &task.role);
             let Some(framework) = self.frameworks.get_mut(&holder.0) else {

@@ -42,7 +42,7 @@ pub struct Member {
     pub healthy: Option<bool>,
     /// What its check found last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub check_result: Option<CheckResult>,
+    pub check_result: Option<Box<CheckResult>>,
     /// So long it may go on to fail it; `None`: for ever, or the agent ends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience_ms: Option<u64>,

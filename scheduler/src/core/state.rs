@@ -568,10 +568,10 @@ pub struct Instance {
     pub awaits_readiness: bool,
     /// Its latest word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub readiness: Option<ReadinessStatus>,
+    pub readiness: Option<Box<ReadinessStatus>>,
     /// What its check found last; of a pod its members have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub check_result: Option<CheckResult>,
+    pub check_result: Option<Box<CheckResult>>,
     /// It is to end.
     pub sentence: Option<Sentence>,
     /// It came back when it was not expected any more.

@@ -56,7 +56,7 @@ pub fn task_infos(
             check.command.clone_from(argv);
         }
         environment(&mut task, &own.app, container, &endpoints);
-        task.group = Some(TaskGroup {
+        task.group = Some(Box::new(TaskGroup {
             id: instance
                 .as_str()
                 .parse()
@@ -67,7 +67,7 @@ pub fn task_infos(
             policy: GroupPolicy::KillGroup,
             volumes: pod.shared_volumes(),
             shares: Vec::new(),
-        });
+        }));
         if let Some((holding, stack)) = holding {
             holding.give_to(stack, container, &mut task);
         }

@@ -8,7 +8,7 @@ use super::*;
 fn found(result: CheckResult) -> impl Fn(&mut TaskStatus) {
     move |status| {
         status.reason = Some(Reason::TaskCheckStatusUpdated);
-        status.check_result = Some(result.clone());
+        status.check_result = Some(Box::new(result.clone()));
     }
 }
 
@@ -40,11 +40,14 @@ fn what_a_check_finds_is_kept_and_neither_kills_nor_holds_anything_up() {
         let effects = bench.say_more(&task.task_id, TaskState::Running, found(result.clone()));
         assert!(killed(&effects).is_empty() && launched(&effects).is_empty());
         assert!(bench.core.state().deployments.is_empty());
-        assert_eq!(known(&bench), Some(result));
+        assert_eq!(known(&bench), Some(Box::new(result)));
     }
     // An answer that leaves it out does not take it back.
     bench.say(&task.task_id, TaskState::Running);
-    assert_eq!(known(&bench), Some(CheckResult::nothing("refused")));
+    assert_eq!(
+        known(&bench),
+        Some(Box::new(CheckResult::nothing("refused")))
+    );
     // Another check is another configuration.
     bench
         .put(json!({"instances": 1, "check": {"tcp": {}}}))
@@ -82,7 +85,7 @@ fn each_container_of_a_pod_has_its_own_and_the_instance_has_none() {
         .map(|member| member.check_result.clone());
     assert_eq!(
         results.collect::<Vec<_>>(),
-        [None, Some(CheckResult::Command(3))]
+        [None, Some(Box::new(CheckResult::Command(3)))]
     );
     assert_eq!(instance.check_result, None);
     // As it is stored, and as one from before there were any.

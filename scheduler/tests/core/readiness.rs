@@ -15,7 +15,7 @@ fn checked(version: u8) -> Value {
 
 fn answered(status: u16) -> impl Fn(&mut TaskStatus) {
     move |told| {
-        told.readiness = Some(ReadinessStatus {
+        told.readiness = Some(Box::new(ReadinessStatus {
             name: "up".into(),
             ready: status == 200,
             last_response: Some(ReadinessResponse {
@@ -24,7 +24,7 @@ fn answered(status: u16) -> impl Fn(&mut TaskStatus) {
                 body: String::new(),
             }),
             problem: String::new(),
-        });
+        }));
     }
 }
 

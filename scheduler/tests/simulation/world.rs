@@ -405,11 +405,13 @@ impl World {
         status.update_id = Some(format!("update-{}", self.next).parse().expect("valid"));
         if state == TaskState::Running {
             self.tasks[id].tell_health(&mut status);
-            status.readiness = ready.map(|ready| ReadinessStatus {
-                name: "up".to_owned(),
-                ready,
-                last_response: None,
-                problem: String::new(),
+            status.readiness = ready.map(|ready| {
+                Box::new(ReadinessStatus {
+                    name: "up".to_owned(),
+                    ready,
+                    last_response: None,
+                    problem: String::new(),
+                })
             });
         }
         let agent = &self.agents[&agent_id];

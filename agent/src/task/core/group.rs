@@ -261,7 +261,7 @@ impl Core {
             .flat_map(|entry| entry.info.container.port_mappings.iter().cloned());
         Some(Holding {
             holder: holder.clone(),
-            group: group.info.clone(),
+            group: (*group.info).clone(),
             network: first.network,
             request: first.network.is_own().then(|| NetworkRequest {
                 name: first.network_name.clone(),

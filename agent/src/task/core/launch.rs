@@ -252,13 +252,13 @@ impl Core {
             return;
         };
         entry.started_at_ms = Some(started.started_at_ms);
-        entry.container_status = Some(ContainerStatus {
+        entry.container_status = Some(Box::new(ContainerStatus {
             ip_addresses: started.addresses.clone(),
             container_id: id.to_string(),
             pid: started.pid,
             cgroup_path: started.cgroup,
             image_digest,
-        });
+        }));
         effects.push(Effect::Watch(id.clone()));
         if let Some(cause) = kill {
             entry.phase = Phase::Killing {

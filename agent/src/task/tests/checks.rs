@@ -9,7 +9,7 @@ use super::*;
 
 fn checked() -> TaskInfo {
     TaskInfo {
-        readiness_check: Some(ReadinessCheck {
+        readiness_check: Some(Box::new(ReadinessCheck {
             name: "up".into(),
             protocol: ReadinessProtocol::Http,
             path: "/".into(),
@@ -18,7 +18,7 @@ fn checked() -> TaskInfo {
             timeout: Duration::from_secs(1),
             ready_statuses: vec![200],
             preserve_last_response: false,
-        }),
+        })),
         ..a_task("t")
     }
 }
@@ -52,18 +52,18 @@ fn readiness_is_told_and_once_there_it_stays() {
     let container = bench.container("t");
     bench.event(Event::Readiness(container.clone(), answered(503)));
     bench.last(TaskState::Running, Some(Reason::TaskCheckStatusUpdated));
-    assert_eq!(bench.sent.last().unwrap().readiness, Some(*answered(503)));
+    assert_eq!(bench.sent.last().unwrap().readiness, Some(answered(503)));
     bench.acknowledge_all();
     bench.event(Event::Readiness(container.clone(), answered(200)));
     bench.acknowledge_all();
     // A late word of a check that was given up.
     bench.event(Event::Readiness(container, answered(503)));
-    assert_eq!(bench.sent.last().unwrap().readiness, Some(*answered(200)));
+    assert_eq!(bench.sent.last().unwrap().readiness, Some(answered(200)));
     assert_eq!(bench.core.n_unacknowledged(), 0);
     bench.exited("t", ContainerExit::Code(0));
     assert_eq!(
         bench.sent.last().unwrap().readiness,
-        Some(*answered(200)),
+        Some(answered(200)),
         "the end tells it too"
     );
 }
@@ -96,7 +96,7 @@ fn only_what_is_not_ready_is_asked_again_by_the_next_agent() {
 fn what_a_check_finds_is_told_when_it_is_another_and_changes_nothing_else() {
     let mut bench = Bench::new();
     bench.launch_task(TaskInfo {
-        check: Some(Check {
+        check: Some(Box::new(Check {
             action: CheckAction::Http {
                 tls: false,
                 port: 80,
@@ -106,7 +106,7 @@ fn what_a_check_finds_is_told_when_it_is_another_and_changes_nothing_else() {
             timeout: Duration::from_secs(1),
             delay: Duration::ZERO,
             ipv6: false,
-        }),
+        })),
         ..a_task("t")
     });
     let asked = |effects: &[Effect]| {
@@ -140,7 +140,7 @@ fn what_a_check_finds_is_told_when_it_is_another_and_changes_nothing_else() {
                     None
                 )
             );
-            assert_eq!(told.check_result, Some(result));
+            assert_eq!(told.check_result, Some(Box::new(result)));
         }
         bench.acknowledge_all();
     }
@@ -151,7 +151,7 @@ fn what_a_check_finds_is_told_when_it_is_another_and_changes_nothing_else() {
     assert_eq!(asked(&effects), 1);
     bench.exited("t", ContainerExit::Code(0));
     let end = bench.sent.last().unwrap();
-    assert_eq!(end.check_result, Some(nothing("no answer")));
+    assert_eq!(end.check_result, Some(Box::new(nothing("no answer"))));
 }
 
 #[test]
@@ -171,5 +171,5 @@ fn results_that_come_faster_than_they_are_taken_are_told_as_the_last_of_them() {
     bench.event(Event::Tick);
     bench.acknowledge_all();
     let told = bench.sent.last().unwrap();
-    assert_eq!(told.check_result, Some(CheckResult::Http(299)));
+    assert_eq!(told.check_result, Some(Box::new(CheckResult::Http(299))));
 }

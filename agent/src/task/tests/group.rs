@@ -23,7 +23,7 @@ fn members(ids: &[&str], policy: GroupPolicy) -> Vec<TaskInfo> {
     (0..)
         .zip(ids)
         .map(|(position, id)| TaskInfo {
-            group: Some(group(position, id.starts_with("init"))),
+            group: Some(Box::new(group(position, id.starts_with("init")))),
             ..a_task(id)
         })
         .collect()

@@ -253,7 +253,7 @@ fn members_of_a_group_write_to_one_volume_and_whoever_is_left_of_them_keeps_othe
     let members: Vec<TaskInfo> = (0..2)
         .map(|position| {
             let mut info = with_data(&format!("m{position}"), false);
-            info.group = Some(TaskGroup {
+            info.group = Some(Box::new(TaskGroup {
                 id: "pod".parse().unwrap(),
                 n_members: 2,
                 position,
@@ -262,7 +262,7 @@ fn members_of_a_group_write_to_one_volume_and_whoever_is_left_of_them_keeps_othe
                 volumes: vec![],
                 // The first holds it.
                 shares: (position > 0).then(|| data().id).into_iter().collect(),
-            });
+            }));
             info
         })
         .collect();

@@ -170,7 +170,7 @@ fn one(container: &PodContainer, member: &Member, ports: &[AssignedPort], now: u
     if !member.message.is_empty() {
         out["message"] = member.message.as_str().into();
     }
-    if let Some(result) = member.check_result.as_ref().and_then(result_json) {
+    if let Some(result) = member.check_result.as_deref().and_then(result_json) {
         out["checkResult"] = result;
     }
     let ended = matches!(

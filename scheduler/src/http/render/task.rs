@@ -92,7 +92,7 @@ pub(crate) fn task<'a>(app: &'a AppState, instance: &'a Instance) -> Task<'a> {
                 task_id: instance.task_id.as_str(),
             })
             .collect(),
-        check_result: instance.check_result.as_ref().and_then(result_json),
+        check_result: instance.check_result.as_deref().and_then(result_json),
         message: &instance.message,
     }
 }
