@@ -455,7 +455,7 @@ impl Core {
     }
 
     fn drop_agent(&mut self, agent_id: &AgentId) {
-        if let Some(entry) = self.agents.remove(agent_id) {
+        if let Some(entry) = self.agents.swap_remove(agent_id) {
             self.total.sub_pools(entry.ledger.total());
             self.shift_idle(super::books::idle(&entry.ledger), -1);
             self.lent.total.sub_pools(entry.lent.ledger.total());

@@ -41,6 +41,7 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use indexmap::IndexMap;
 use mezzo_api::model::{AgentId, FrameworkId, OfferId, OperationId, RoleName, StreamId};
 
 use self::{agents::AgentEntry, frameworks::FrameworkEntry, offers::OfferEntry, removed::Removed};
@@ -142,7 +143,9 @@ impl Turn<'_> {
 #[derive(Debug)]
 pub struct Core {
     settings: Settings,
-    agents: BTreeMap<AgentId, AgentEntry>,
+    /// Looked up by hash, a dozen times for each that registers: of an ordered map most of that were comparisons of texts. In
+    /// the order of their first registration, which the hashes do not change.
+    agents: IndexMap<AgentId, AgentEntry>,
     agent_conns: BTreeMap<ConnId, AgentId>,
     frameworks: BTreeMap<FrameworkId, FrameworkEntry>,
     framework_conns: BTreeMap<ConnId, FrameworkId>,
@@ -178,7 +181,7 @@ impl Core {
     pub fn restore(settings: Settings, saved: Saved, now: u64) -> Self {
         let mut core = Self {
             settings,
-            agents: BTreeMap::new(),
+            agents: IndexMap::new(),
             agent_conns: BTreeMap::new(),
             frameworks: BTreeMap::new(),
             framework_conns: BTreeMap::new(),

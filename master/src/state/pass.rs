@@ -25,7 +25,7 @@ const OFFERS_PER_EVENT: usize = 100;
 /// What a pass decided.
 struct Decision {
     plans: Vec<OfferPlan>,
-    /// Where each candidate stands among the agents of the pass, which are ordered by id.
+    /// Where each candidate stands among all agents.
     places: Vec<usize>,
     /// Agents that everybody has refused, and until when.
     quiet: Vec<(AgentId, u64)>,
@@ -102,13 +102,7 @@ impl Core {
             // Records tell why somebody gets nothing of what is there, not of what is lent.
             (Pass::All, Supply::Revocable) | (Pass::Changed, _) => {}
         }
-        self.make_offers(
-            turn,
-            supply,
-            only.is_none(),
-            decision.plans,
-            &decision.places,
-        );
+        self.make_offers(turn, supply, decision.plans, &decision.places);
     }
 
     /// What the allocator makes of these agents, or of all.
@@ -160,9 +154,8 @@ impl Core {
         match only {
             Some(ids) => ids
                 .iter()
-                .filter_map(|id| self.agents.get_key_value(id))
-                .enumerate()
-                .for_each(&mut look),
+                .filter_map(|id| self.agents.get_full(id))
+                .for_each(|(place, id, entry)| look((place, (id, entry)))),
             None => self.agents.iter().enumerate().for_each(&mut look),
         }
         for i in (1..candidates.len()).rev() {
@@ -223,12 +216,10 @@ impl Core {
         }
     }
 
-    /// `whole`: the pass was over all agents, and places are those among all.
     fn make_offers(
         &mut self,
         turn: &mut Turn<'_>,
         supply: Supply,
-        whole: bool,
         plans: Vec<OfferPlan>,
         places: &[usize],
     ) {
@@ -236,7 +227,6 @@ impl Core {
         let mut bundles: Vec<Option<Bundle>> = Vec::new();
         let mut shifts = Vec::new();
         let mut entries = Vec::with_capacity(plans.len());
-        let mut agents = Agents::new(&mut self.agents, whole);
         for OfferPlan {
             candidate,
             agent: agent_id,
@@ -260,7 +250,8 @@ impl Core {
                 offers: Vec::new(),
             });
             let Some(conn) = bundle.conn else { continue };
-            let Some(agent) = agents.get_mut(places[candidate], &agent_id) else {
+            let place = places[candidate];
+            let Some((_, agent)) = self.agents.get_index_mut(place) else {
                 continue;
             };
             let ledger = agent.ledger_mut(supply);
@@ -315,30 +306,6 @@ impl Core {
                 let some = offers.by_ref().take(OFFERS_PER_EVENT).collect();
                 turn.push(Effect::ToFramework(conn, ToFramework::Offers(some)));
             }
-        }
-    }
-}
-
-/// The agents of a pass, to be changed in any order.
-enum Agents<'a> {
-    /// By their place among all: ten thousand looked up by id, a dozen texts compared for each, took a fifth of a pass.
-    All(Vec<&'a mut AgentEntry>),
-    /// By id: some of many.
-    Some(&'a mut BTreeMap<AgentId, AgentEntry>),
-}
-
-impl<'a> Agents<'a> {
-    fn new(agents: &'a mut BTreeMap<AgentId, AgentEntry>, whole: bool) -> Self {
-        match whole {
-            true => Self::All(agents.values_mut().collect()),
-            false => Self::Some(agents),
-        }
-    }
-
-    fn get_mut(&mut self, place: usize, id: &AgentId) -> Option<&mut AgentEntry> {
-        match self {
-            Self::All(agents) => agents.get_mut(place).map(|agent| &mut **agent),
-            Self::Some(agents) => agents.get_mut(id),
         }
     }
 }

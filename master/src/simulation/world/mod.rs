@@ -218,7 +218,7 @@ impl World {
         }
         let stored = self.store.saved().agents.into_iter();
         let stored = stored.map(|record| (record.agent_id, record.deactivated_since_ms));
-        if !self.core.deactivations().eq(stored) {
+        if self.core.deactivations() != stored.collect() {
             return Err("the deactivations in the store are not those in force".to_owned());
         }
         self.replica.clear();
