@@ -548,3 +548,17 @@ fn encode(line: FrameworkLine, context: &Context) -> proto::Event {
     };
     proto::Event { event: Some(event) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_declines_without_a_word_is_spared_five_seconds_and_nobody_more_than_a_year() {
+        let of = |refuse_ms| refuse(Some(proto::Filters { refuse_ms }));
+        assert_eq!(refuse(None), Duration::from_secs(5));
+        assert_eq!(of(Some(0)), Duration::ZERO);
+        assert_eq!(of(Some(250)), Duration::from_millis(250));
+        assert_eq!(of(Some(u64::MAX)), Duration::from_secs(365 * 24 * 3600));
+    }
+}

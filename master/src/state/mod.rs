@@ -37,6 +37,8 @@ mod refused;
 mod removed;
 mod requests;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -52,7 +52,8 @@ impl Core {
     }
 
     /// Right after a start most of what is held is not known yet: with quotas set, nothing is offered before four
-    /// fifths of the agents are back, or given up.
+    /// fifths of the agents are back, or their time to come back is over. Those whose loss is held back by the limit of
+    /// losses do not hold offers back as well, which could take an hour.
     pub(super) fn waits_for_agents(&self) -> bool {
         if self.quotas.is_empty() {
             return false;
@@ -60,7 +61,10 @@ impl Core {
         let awaited = self
             .agents
             .values()
-            .filter(|entry| matches!(entry.link, AgentLink::Recovering { .. }))
+            .filter(|entry| {
+                matches!(entry.link, AgentLink::Recovering { .. })
+                    && entry.loss_waits_since_ms.is_none()
+            })
             .count();
         awaited * 5 > self.agents.len()
     }
