@@ -125,6 +125,72 @@ async fn bad_launches_are_answered_with_updates_and_never_reach_the_agent() {
 }
 
 #[tokio::test]
+async fn offers_of_many_agents_are_used_in_one_call_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let master = Master::start(config(dir.path())).await;
+    let mut agents = [
+        Agent::attach(&master, "node-1", NODE).await,
+        Agent::attach(&master, "node-2", NODE).await,
+    ];
+    let mut framework = Framework::subscribe(&master, "test").await;
+    let mut offers = framework.expect_offers().await;
+    while offers.len() < 2 {
+        offers.extend(framework.expect_offers().await);
+    }
+    let launch = |offer: &proto::Offer| proto::accept_each_request::Accept {
+        offer_ids: vec![offer.offer_id.clone()],
+        operations: vec![proto::Operation {
+            operation: Some(proto::operation::Operation::Launch(
+                proto::operation::Launch {
+                    tasks: vec![task(&offer.hostname, &offer.agent_id, "cpus:1;mem:64")],
+                },
+            )),
+            operation_id: String::new(),
+        }],
+        filters: None,
+    };
+    let accepts: Vec<_> = offers.iter().map(launch).collect();
+
+    // What cannot be read is told by its place, and nothing of the call is done.
+    let mut request = proto::AcceptEachRequest {
+        caller: framework.caller(),
+        accepts,
+    };
+    let mut wrong = request.clone();
+    wrong.accepts[1].operations[0].operation = None;
+    let refused = framework.client.accept_each(wrong).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert!(
+        refused.message().starts_with("accepts[1].operations: "),
+        "{refused}"
+    );
+    let mut many = request.clone();
+    many.accepts = vec![request.accepts[0].clone(); 1001];
+    let refused = framework.client.accept_each(many).await.unwrap_err();
+    assert!(refused.message().starts_with("accepts: "), "{refused}");
+
+    // Both, and the third as if it had come alone: its offer is used.
+    request.accepts.push(launch(&offers[0]));
+    request.accepts[2].operations[0] = {
+        let again = task("late", &offers[0].agent_id, "cpus:1;mem:64");
+        proto::Operation {
+            operation: Some(proto::operation::Operation::Launch(
+                proto::operation::Launch { tasks: vec![again] },
+            )),
+            operation_id: String::new(),
+        }
+    };
+    framework.client.accept_each(request).await.unwrap();
+    let status = framework.expect_state("late", TaskState::TaskDropped).await;
+    assert_eq!(status.reason(), proto::Reason::InvalidOffers);
+    for (agent, hostname) in agents.iter_mut().zip(["node-1", "node-2"]) {
+        let launched = agent.expect_launch().await.task.unwrap();
+        assert_eq!(launched.task_id, hostname);
+    }
+    master.stop().await;
+}
+
+#[tokio::test]
 async fn a_declined_offer_comes_back_when_the_filter_ends_and_at_once_on_revive() {
     let dir = tempfile::tempdir().unwrap();
     let master = Master::start(config(dir.path())).await;

@@ -11,8 +11,8 @@ use mezzo_api::{
         TaskId, TaskInfo, TaskStatus,
     },
     proto::{
-        self, acknowledge_request, framework_service_client::FrameworkServiceClient, operation,
-        pool_change::Change,
+        self, accept_each_request::Accept, acknowledge_request,
+        framework_service_client::FrameworkServiceClient, operation, pool_change::Change,
     },
 };
 use tokio::{sync::watch, time::timeout};
@@ -22,7 +22,7 @@ use crate::{CallError, wishes::Wishes};
 
 /// Messages of a large cluster are larger than gRPC's usual 4 MiB.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
-/// Acknowledgements in one message, questions in one message.
+/// Acknowledgements, accepts, questions in one message.
 const BATCH: usize = 1000;
 
 /// One subscription.
@@ -139,17 +139,37 @@ impl Calls {
         refuse: Duration,
     ) -> Result<(), CallError> {
         let mut operations: Vec<_> = changes.into_iter().map(change_of).collect();
-        if !tasks.is_empty() {
-            let launch = operation::Launch {
-                tasks: tasks.into_iter().map(Into::into).collect(),
-            };
-            operations.push(proto::Operation {
-                operation: Some(operation::Operation::Launch(launch)),
-                operation_id: String::new(),
-            });
-        }
+        operations.extend(launch_of(tasks));
         self.accept([offer.offer_id.clone()], operations, refuse)
             .await
+    }
+
+    /// Launches tasks on several offers: for each as [`Calls::launch`], in their order, at most 1000 in one call. An event may
+    /// bring a hundred offers, and a call for each costs both sides more than all that is in it.
+    ///
+    /// # Errors
+    ///
+    /// See [`CallError`]. Of a call that is refused nothing is done; those before it are.
+    pub async fn launch_each(
+        &self,
+        launches: impl IntoIterator<Item = (OfferId, Vec<TaskInfo>)>,
+        refuse: Duration,
+    ) -> Result<(), CallError> {
+        let accepts = launches.into_iter().map(|(offer, tasks)| Accept {
+            offer_ids: vec![offer.to_string()],
+            operations: launch_of(tasks).into_iter().collect(),
+            filters: Some(filters(refuse)),
+        });
+        let mut accepts = accepts.collect::<Vec<_>>().into_iter();
+        while accepts.len() > 0 {
+            let (caller, mut client) = self.session("accept")?;
+            let request = proto::AcceptEachRequest {
+                caller: Some(caller),
+                accepts: accepts.by_ref().take(BATCH).collect(),
+            };
+            self.within("accept", client.accept_each(request)).await?;
+        }
+        Ok(())
     }
 
     /// Gives offers back, not to be offered again for `refuse`.
@@ -445,6 +465,17 @@ fn acknowledgement(status: &TaskStatus) -> Option<acknowledge_request::Update> {
         agent_id: agent_id.to_string(),
         task_id: status.task_id.to_string(),
         update_id: update_id.to_string(),
+    })
+}
+
+/// As an accept has it; none without tasks.
+fn launch_of(tasks: Vec<TaskInfo>) -> Option<proto::Operation> {
+    let launch = operation::Launch {
+        tasks: tasks.into_iter().map(Into::into).collect(),
+    };
+    (!launch.tasks.is_empty()).then(|| proto::Operation {
+        operation: Some(operation::Operation::Launch(launch)),
+        operation_id: String::new(),
     })
 }
 

@@ -114,11 +114,12 @@ impl Bench {
                 biased;
                 event = self.framework.next() => {
                     run.take(event.context("the events ended")??)?;
-                    run.accept(size)?;
                     if run.statuses.len() >= ACKNOWLEDGEMENTS {
                         run.acknowledge();
                     }
                 }
+                // When no more has come, all that has come is answered.
+                () = std::future::ready(()), if run.may_accept(size) => run.accept(size)?,
                 _ = gather.tick() => run.acknowledge(),
                 Some(done) = run.work.join_next() => done??,
                 () = tokio::time::sleep(PATIENCE) => {
@@ -212,16 +213,28 @@ impl Run {
         Ok(())
     }
 
-    /// Uses offers as far as the window allows.
+    /// How many tasks the next offer may be used for: as many as the window allows.
+    fn next(&self, size: &Size) -> usize {
+        let on_way = self.accepted_at.len() - self.latencies.len();
+        let n = size.per_accept.min(self.n - self.accepted_at.len());
+        if on_way > 0 && on_way + n > size.window {
+            0
+        } else {
+            n
+        }
+    }
+
+    fn may_accept(&self, size: &Size) -> bool {
+        !self.offers.is_empty() && self.next(size) > 0
+    }
+
+    /// Uses the offers that are there, all of them in one call.
     fn accept(&mut self, size: &Size) -> Result<()> {
-        loop {
-            let on_way = self.accepted_at.len() - self.latencies.len();
-            let n = size.per_accept.min(self.n - self.accepted_at.len());
-            if n == 0 || (on_way > 0 && on_way + n > size.window) {
-                return Ok(());
-            }
+        let mut launches = Vec::new();
+        while self.may_accept(size) {
+            let n = self.next(size);
             let Some(offer) = self.offers.pop_front() else {
-                return Ok(());
+                break;
             };
             let template = match &self.template {
                 Some(template) => template,
@@ -236,10 +249,12 @@ impl Run {
                 tasks.push(info);
                 self.accepted_at.push(now);
             }
-            let calls = self.calls.clone();
-            self.work
-                .spawn(async move { Ok(calls.launch(&offer, tasks, Duration::ZERO).await?) });
+            launches.push((offer.offer_id, tasks));
         }
+        let calls = self.calls.clone();
+        self.work
+            .spawn(async move { Ok(calls.launch_each(launches, Duration::ZERO).await?) });
+        Ok(())
     }
 
     fn acknowledge(&mut self) {

@@ -7,7 +7,7 @@ use mezzo_api::{
     model::{FrameworkId, FrameworkInfo, Resources, TaskInfo},
     proto,
 };
-use mezzo_master::state::{Call, Event, Launch, MadeOffer, Pass};
+use mezzo_master::state::{Accept, Call, Event, Launch, MadeOffer, Pass};
 
 use super::{Bench, Result, Times, ZERO, framework, offered, registration};
 
@@ -162,11 +162,11 @@ fn answer(bench: &mut Bench, offer: &MadeOffer, wish: &mut Wish, first_id: usize
             offers,
             refuse: ZERO,
         },
-        _ => Call::Accept {
+        _ => Call::Accept(vec![Accept {
             offers,
             launches,
             refuse: ZERO,
-        },
+        }]),
     };
     bench.call(&offer.framework_id, call)?;
     if wish.left == 0 {

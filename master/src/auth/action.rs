@@ -112,6 +112,7 @@ fn of_framework_method(method: &str) -> Action {
     match method {
         "Subscribe"
         | "Accept"
+        | "AcceptEach"
         | "Decline"
         | "Revive"
         | "Suppress"

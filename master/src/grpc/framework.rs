@@ -16,17 +16,19 @@ use tonic::{Request, Response, Status};
 
 use super::{
     outbox,
-    status::{bounded, invalid, parse, parse_optional, storable},
+    status::{bounded, invalid, parse, parse_optional, storable, within},
 };
 use crate::{
     actor::{Context, Peer},
     auth::{self, Action, Principal},
     config::to_millis,
-    state::{Acknowledgement, Call, Caller, Event, Launch, ToFramework},
+    state::{Accept, Acknowledgement, Call, Caller, Event, Launch, ToFramework},
 };
 
 /// Ids in one call.
 const MOST_IDS: usize = 100_000;
+/// Accepts in one call, each with as much as one alone may have.
+const MOST_ACCEPTS: usize = 1000;
 
 /// Of a message to a task.
 const MOST_MESSAGE_BYTES: usize = 64 * 1024;
@@ -153,52 +155,25 @@ impl FrameworkService for FrameworkFront {
         request: Request<proto::AcceptRequest>,
     ) -> Result<Response<proto::AcceptResponse>, Status> {
         let request = request.into_inner();
-        let offers = offer_ids(request.offer_ids)?;
-        let mut launches = Vec::new();
-        for operation in request.operations {
-            let id = operation.operation_id;
-            match operation.operation {
-                Some(operation::Operation::Launch(launch)) => {
-                    for task in launch.tasks {
-                        let launch = decode_launch(task, launches.last())?;
-                        launches.push(launch);
-                    }
-                }
-                Some(operation::Operation::LaunchGroup(launch)) => {
-                    launches.push(decode_group(launch)?);
-                }
-                Some(operation::Operation::Reserve(reserve)) => {
-                    launches.push(decode_change(id, reserve)?);
-                }
-                Some(operation::Operation::Unreserve(unreserve)) => {
-                    launches.push(decode_change(id, unreserve)?);
-                }
-                Some(operation::Operation::CreateVolume(create)) => {
-                    launches.push(decode_change(id, create)?);
-                }
-                Some(operation::Operation::DestroyVolume(destroy)) => {
-                    launches.push(decode_change(id, destroy)?);
-                }
-                None => {
-                    return Err(invalid(
-                        "operations",
-                        "an operation is empty or unknown to this master",
-                    ));
-                }
-            }
-        }
-        bounded("operations", launches.len(), MOST_IDS)?;
-        let refuse = refuse(request.filters);
-        self.call(
-            request.caller,
-            Call::Accept {
-                offers,
-                launches,
-                refuse,
-            },
-        )
-        .await?;
+        let accept = decode_accept(request.offer_ids, request.operations, request.filters)?;
+        self.call(request.caller, Call::Accept(vec![accept]))
+            .await?;
         Ok(Response::new(proto::AcceptResponse {}))
+    }
+
+    async fn accept_each(
+        &self,
+        request: Request<proto::AcceptEachRequest>,
+    ) -> Result<Response<proto::AcceptEachResponse>, Status> {
+        let request = request.into_inner();
+        bounded("accepts", request.accepts.len(), MOST_ACCEPTS)?;
+        let accepts = request.accepts.into_iter().enumerate().map(|(i, accept)| {
+            decode_accept(accept.offer_ids, accept.operations, accept.filters)
+                .map_err(|status| within(&format!("accepts[{i}]"), &status))
+        });
+        let accepts = accepts.collect::<Result<_, _>>()?;
+        self.call(request.caller, Call::Accept(accepts)).await?;
+        Ok(Response::new(proto::AcceptEachResponse {}))
     }
 
     async fn decline(
@@ -410,6 +385,53 @@ fn roles(field: &str, names: Vec<String>) -> Result<Vec<RoleName>, Status> {
         .enumerate()
         .map(|(i, name)| parse(&format!("{field}[{i}]"), name))
         .collect()
+}
+
+fn decode_accept(
+    offer_ids: Vec<String>,
+    operations: Vec<proto::Operation>,
+    filters: Option<proto::Filters>,
+) -> Result<Accept, Status> {
+    let offers = self::offer_ids(offer_ids)?;
+    let mut launches = Vec::new();
+    for operation in operations {
+        let id = operation.operation_id;
+        match operation.operation {
+            Some(operation::Operation::Launch(launch)) => {
+                for task in launch.tasks {
+                    let launch = decode_launch(task, launches.last())?;
+                    launches.push(launch);
+                }
+            }
+            Some(operation::Operation::LaunchGroup(launch)) => {
+                launches.push(decode_group(launch)?);
+            }
+            Some(operation::Operation::Reserve(reserve)) => {
+                launches.push(decode_change(id, reserve)?);
+            }
+            Some(operation::Operation::Unreserve(unreserve)) => {
+                launches.push(decode_change(id, unreserve)?);
+            }
+            Some(operation::Operation::CreateVolume(create)) => {
+                launches.push(decode_change(id, create)?);
+            }
+            Some(operation::Operation::DestroyVolume(destroy)) => {
+                launches.push(decode_change(id, destroy)?);
+            }
+            None => {
+                return Err(invalid(
+                    "operations",
+                    "an operation is empty or unknown to this master",
+                ));
+            }
+        }
+    }
+    bounded("operations", launches.len(), MOST_IDS)?;
+    Ok(Accept {
+        offers,
+        launches,
+        refuse: refuse(filters),
+    })
 }
 
 fn refuse(filters: Option<proto::Filters>) -> Duration {

@@ -53,6 +53,11 @@ pub(crate) fn invalid(field: &str, problem: impl Display) -> Status {
     Status::invalid_argument(format!("{field}: {problem}"))
 }
 
+/// The same refusal, of a field that is part of another one.
+pub(crate) fn within(field: &str, status: &Status) -> Status {
+    Status::new(status.code(), format!("{field}.{}", status.message()))
+}
+
 /// Reads an id.
 pub(crate) fn parse<T: TryFrom<String, Error: Display>>(
     field: &str,

@@ -13,7 +13,7 @@ use mezzo_api::model::{
 };
 
 use super::{Dice, any_change};
-use crate::state::{Acknowledgement, Call, Caller, ConnId, Launch, ToFramework};
+use crate::state::{Accept, Acknowledgement, Call, Caller, ConnId, Launch, ToFramework};
 
 /// One framework.
 #[derive(Debug)]
@@ -312,7 +312,14 @@ impl Author {
                 self.gone = true;
                 Some(Call::Teardown)
             }
-            _ => self.accept(dice),
+            // What came in several events is sometimes answered in one call.
+            _ => {
+                let mut accepts = vec![self.accept(dice)?];
+                while dice.one_in(6) {
+                    accepts.extend(self.accept(dice));
+                }
+                Some(Call::Accept(accepts))
+            }
         }
     }
 
@@ -348,7 +355,7 @@ impl Author {
         })
     }
 
-    fn accept(&mut self, dice: &mut Dice) -> Option<Call> {
+    fn accept(&mut self, dice: &mut Dice) -> Option<Accept> {
         let (_, first) = self.offers.pop_first()?;
         let mut offers = vec![first.offer_id.clone()];
         // Both kinds together cannot be used.
@@ -453,7 +460,7 @@ impl Author {
         };
         let refuse = Duration::from_millis([0, 1000][dice.below(2)]);
         changes.extend(launches);
-        Some(Call::Accept {
+        Some(Accept {
             offers,
             launches: changes,
             refuse,

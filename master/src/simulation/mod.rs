@@ -211,7 +211,7 @@ fn every_planted_bug_is_found_by_the_rule_that_is_there_for_it() {
     let mut missed = Vec::new();
     for (bug, says) in BUGS {
         plant(Some(bug));
-        let found = (0..500).find_map(|seed| live(seed).0.err().map(|broken| (seed, broken)));
+        let found = (0..1500).find_map(|seed| live(seed).0.err().map(|broken| (seed, broken)));
         plant(None);
         match found {
             Some((seed, broken)) => {
@@ -220,7 +220,7 @@ fn every_planted_bug_is_found_by_the_rule_that_is_there_for_it() {
                     missed.push(format!("{bug:?} is found as: {broken}"));
                 }
             }
-            None => missed.push(format!("{bug:?} is not found in 500 histories")),
+            None => missed.push(format!("{bug:?} is not found in 1500 histories")),
         }
     }
     assert!(missed.is_empty(), "{}", missed.join("\n"));

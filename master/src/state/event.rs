@@ -150,6 +150,17 @@ pub struct Acknowledgement {
     pub update_id: UpdateId,
 }
 
+/// Offers of one agent, and what is to be done with them.
+#[derive(Debug, Clone)]
+pub struct Accept {
+    /// Which.
+    pub offers: Vec<OfferId>,
+    /// In order.
+    pub launches: Vec<Launch>,
+    /// How long what is left is not offered again.
+    pub refuse: Duration,
+}
+
 /// A task to launch, or why its description is refused; or a change of reservations and volumes.
 #[derive(Debug, Clone)]
 pub enum Launch {
@@ -197,15 +208,8 @@ impl Launch {
 /// What a framework may ask for.
 #[derive(Debug, Clone)]
 pub enum Call {
-    /// Use offers of one agent.
-    Accept {
-        /// Which.
-        offers: Vec<OfferId>,
-        /// In order.
-        launches: Vec<Launch>,
-        /// How long what is left is not offered again.
-        refuse: Duration,
-    },
+    /// Use offers, each time of one agent, one after the other.
+    Accept(Vec<Accept>),
     /// Give offers back.
     Decline {
         /// Which.

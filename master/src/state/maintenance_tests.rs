@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     config::Config,
     state::{
-        AgentState, Call, Caller, Event, Launch, LossLimit, Operation, Pass, Registration,
+        Accept, AgentState, Call, Caller, Event, Launch, LossLimit, Operation, Pass, Registration,
         Settings, Snapshot, numbers::Numbers,
     },
     store::{Saved, memory::MemoryStore},
@@ -162,11 +162,11 @@ impl Bench {
         };
         self.feed(Event::Call {
             caller: caller.clone(),
-            call: Call::Accept {
+            call: Call::Accept(vec![Accept {
                 offers: vec![offer.offer_id.clone()],
                 launches: vec![Launch::Valid(Box::new(TaskInfo::try_from(info).unwrap()))],
                 refuse: std::time::Duration::ZERO,
-            },
+            }]),
         });
     }
 

@@ -56,7 +56,8 @@ use crate::{
 pub use drain::DrainStage;
 pub use effect::{Effect, Ending, MadeOffer, Refusal, ToAgent, ToFramework};
 pub use event::{
-    Acknowledgement, Call, Caller, ConnId, Event, HeldTask, Launch, Operation, Pass, Registration,
+    Accept, Acknowledgement, Call, Caller, ConnId, Event, HeldTask, Launch, Operation, Pass,
+    Registration,
 };
 pub use ledger::{Holder, Ledger};
 pub use lent::Supply;
@@ -316,11 +317,11 @@ impl Core {
         self.check_caller(caller)?;
         let id = &caller.framework_id;
         match call {
-            Call::Accept {
-                offers,
-                launches,
-                refuse,
-            } => self.accept(turn, id, &offers, launches, refuse),
+            Call::Accept(accepts) => {
+                for accept in accepts {
+                    self.accept(turn, id, accept);
+                }
+            }
             Call::Decline { offers, refuse } => self.decline(turn, id, &offers, refuse),
             Call::Revive(roles) => self.revive(id, &roles)?,
             Call::Suppress(roles) => self.suppress(id, &roles)?,

@@ -7,7 +7,7 @@ use mezzo_api::model::{
 };
 
 use super::{
-    ConnId, Core, Effect, KnownTask, Launch, Supply, ToAgent, ToFramework, Turn,
+    Accept, ConnId, Core, Effect, KnownTask, Launch, Supply, ToAgent, ToFramework, Turn,
     agents::AgentEntry,
     frameworks::FrameworkEntry,
     operations::Beside,
@@ -41,11 +41,14 @@ impl Core {
         &mut self,
         turn: &mut Turn<'_>,
         framework_id: &FrameworkId,
-        offers: &[OfferId],
-        launches: Vec<Launch>,
-        refuse: Duration,
+        accept: Accept,
     ) {
-        let hand = self.take_offers(framework_id, offers);
+        let Accept {
+            offers,
+            launches,
+            refuse,
+        } = accept;
+        let hand = self.take_offers(framework_id, &offers);
         let mut hand = match hand {
             Ok(hand) => hand,
             Err(problem) => {

@@ -161,12 +161,12 @@ impl Bench {
             }),
             ..proto::TaskInfo::default()
         };
-        let call = Call::Accept {
+        let accept = Accept {
             offers: offers.iter().map(|offer| offer.offer_id.clone()).collect(),
             launches: vec![Launch::Valid(Box::new(TaskInfo::try_from(info).unwrap()))],
             refuse: Duration::ZERO,
         };
-        self.call(caller, call);
+        self.call(caller, Call::Accept(vec![accept]));
     }
 
     fn call(&mut self, caller: &Caller, call: Call) {

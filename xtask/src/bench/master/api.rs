@@ -27,7 +27,10 @@ fn plan(part: u32) -> [String; 4] {
     let steps: Vec<String> = (1..=10).map(|step| (step * tenth).to_string()).collect();
     [
         format!("launches --agents {agents} --tasks {}", steps.join(",")),
-        format!("launches --agents {agents} --tasks {tenth} --per-accept 1"),
+        format!(
+            "launches --agents {agents} --tasks {} --per-accept 1",
+            steps.join(",")
+        ),
         format!(
             "reads --agents {agents} --tasks {} --rounds 5 --listed {tenth}",
             of(150_000)
