@@ -69,6 +69,7 @@ async fn run_tasks(framework: &mut Framework, n: usize) -> Running {
     while running.len() < n {
         match next(framework).await {
             Event::Offers(offers) => {
+                let mut launches = Vec::new();
                 for offer in offers {
                     let mut room = Room::of(&offer);
                     let mut infos = Vec::new();
@@ -76,8 +77,9 @@ async fn run_tasks(framework: &mut Framework, n: usize) -> Running {
                         waiting.pop();
                         infos.push(info);
                     }
-                    calls.launch(&offer, infos, Duration::ZERO).await.unwrap();
+                    launches.push((offer.offer_id, infos));
                 }
+                calls.launch_each(launches, Duration::ZERO).await.unwrap();
             }
             Event::Update(status) => {
                 calls.acknowledge(&status).await.unwrap();
