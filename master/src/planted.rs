@@ -60,6 +60,12 @@ pub(crate) enum Bug {
     DeactivatedAndOffered,
     /// A deactivation is in force and not in the store.
     DeactivationNotStored,
+    /// A weight is in force and not in the store.
+    WeightNotStored,
+    /// A drain was ended, and the store has it.
+    DrainEndNotStored,
+    /// A framework is back, and the store lets its time run on.
+    ReturnNotStored,
 }
 
 #[cfg(test)]

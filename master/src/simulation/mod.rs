@@ -175,7 +175,7 @@ fn rules_hold_in_every_history_and_healed_worlds_come_to_rest() {
 }
 
 /// Each bug with what the rule that finds it says.
-const BUGS: [(Bug, &str); 27] = [
+const BUGS: [(Bug, &str); 30] = [
     (Bug::OfferNotBooked, "in use"),
     (Bug::EndNotReleased, "holds something"),
     (Bug::LaunchedTwice, "is launched twice"),
@@ -202,7 +202,10 @@ const BUGS: [(Bug, &str); 27] = [
     (Bug::DrainingAndOffered, "is draining and offered"),
     (Bug::AwayAndOffered, "is away and offered"),
     (Bug::DeactivatedAndOffered, "is deactivated and offered"),
-    (Bug::DeactivationNotStored, "deactivations in the store"),
+    (Bug::DeactivationNotStored, "agents in the store"),
+    (Bug::WeightNotStored, "weights in the store"),
+    (Bug::DrainEndNotStored, "agents in the store"),
+    (Bug::ReturnNotStored, "in the store is not the one in force"),
 ];
 
 /// `--nocapture` prints in which history each was found, and how: the table of docs/test-bench.md.

@@ -240,13 +240,6 @@ impl Core {
 
 #[cfg(test)]
 impl Core {
-    /// Since when each agent is deactivated, by id.
-    pub(crate) fn deactivations(&self) -> BTreeMap<AgentId, Option<u64>> {
-        let agents = self.agents.iter();
-        let since = agents.map(|(id, entry)| (id.clone(), entry.deactivated_since_ms));
-        since.collect()
-    }
-
     /// Every rule about the books and the tables that must hold between any two events.
     pub(crate) fn audit(&self) -> Result<(), String> {
         self.audit_books(Supply::Ordinary, &self.total)?;

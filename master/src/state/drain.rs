@@ -144,7 +144,9 @@ impl Core {
             return;
         };
         entry.drain = drain;
-        self.store_agent(turn, agent_id);
+        if drain.is_some() || !planted(Bug::DrainEndNotStored) {
+            self.store_agent(turn, agent_id);
+        }
         if drain.is_some_and(|drain| drain.mark_gone) {
             self.leaving.insert(agent_id.clone());
         } else {

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     allocator::{ClaimantKey, Constraints, InvalidPattern, PassRecord, Quantities},
     config::to_millis,
+    planted::{Bug, planted},
     store::{Change, FrameworkRecord},
 };
 
@@ -267,7 +268,8 @@ impl Core {
         entry.set_roles(suppressed);
         entry.roles.values_mut().for_each(|role| role.epoch += 1);
         let record = entry.record(&framework_id);
-        if former.as_ref() != Some(&record) {
+        let forgotten = former.is_some() && planted(Bug::ReturnNotStored);
+        if former.as_ref() != Some(&record) && !forgotten {
             turn.push(Effect::Store(Change::PutFramework(record)));
         }
         self.framework_conns.insert(conn, framework_id.clone());
@@ -562,10 +564,12 @@ impl Core {
 
     pub(super) fn update_weights(&mut self, turn: &mut Turn<'_>, weights: Vec<(RoleName, u64)>) {
         for (role, weight_millis) in weights {
-            turn.push(Effect::Store(Change::PutWeight {
-                role: role.clone(),
-                weight_millis,
-            }));
+            if !planted(Bug::WeightNotStored) {
+                turn.push(Effect::Store(Change::PutWeight {
+                    role: role.clone(),
+                    weight_millis,
+                }));
+            }
             self.note(Notice::Role(role.clone()));
             self.weights.insert(role, weight_millis);
         }

@@ -18,6 +18,8 @@
 mod agents;
 mod books;
 mod drain;
+#[cfg(test)]
+mod durable;
 mod effect;
 mod event;
 mod frameworks;

@@ -24,6 +24,12 @@ impl<Id: Ord + Clone> Removed<Id> {
         self.since.contains_key(id)
     }
 
+    /// Since when each is.
+    #[cfg(test)]
+    pub(super) fn since(&self) -> &BTreeMap<Id, u64> {
+        &self.since
+    }
+
     /// Remembers an id; returns the one that had to go for it, if any.
     pub(super) fn insert(&mut self, id: Id, at_ms: u64) -> Option<Id> {
         if let Some(former) = self.since.insert(id.clone(), at_ms) {

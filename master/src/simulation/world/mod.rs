@@ -210,17 +210,7 @@ impl World {
         }
         self.authors.iter_mut().for_each(Author::disconnect);
         self.now += self.dice.roll() % 10_000;
-        if self.core.quotas() != self.store.saved().quotas {
-            return Err("the quotas in the store are not those in force".to_owned());
-        }
-        if self.core.window_records() != self.store.saved().windows {
-            return Err("the windows in the store are not those in force".to_owned());
-        }
-        let stored = self.store.saved().agents.into_iter();
-        let stored = stored.map(|record| (record.agent_id, record.deactivated_since_ms));
-        if self.core.deactivations() != stored.collect() {
-            return Err("the deactivations in the store are not those in force".to_owned());
-        }
+        self.core.audit_store(&self.store.saved())?;
         self.replica.clear();
         self.losses.clear();
         self.core = Core::restore(settings(self.loss_limit), self.store.saved(), self.now);
