@@ -159,7 +159,7 @@ async fn offers_of_many_agents_are_used_in_one_call_or_not_at_all() {
     let mut wrong = request.clone();
     wrong.accepts[1].operations[0].operation = None;
     let refused = framework.client.accept_each(wrong).await.unwrap_err();
-    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(
         refused.message().starts_with("accepts[1].operations: "),
         "{refused}"
@@ -187,6 +187,55 @@ async fn offers_of_many_agents_are_used_in_one_call_or_not_at_all() {
         let launched = agent.expect_launch().await.task.unwrap();
         assert_eq!(launched.task_id, hostname);
     }
+    master.stop().await;
+}
+
+#[tokio::test]
+async fn messages_reach_the_agent_of_a_task_of_the_framework_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let master = Master::start(config(dir.path())).await;
+    let mut agent = Agent::attach(&master, "node-1", NODE).await;
+    let mut framework = Framework::subscribe(&master, "test").await;
+    let offers = framework.expect_offers().await;
+    let of_task = vec![task("t1", &agent.id, "cpus:1;mem:64")];
+    framework.accept(&offers, of_task).await;
+    agent.expect_launch().await;
+
+    let message = proto::SendMessageRequest {
+        caller: framework.caller(),
+        agent_id: agent.id.clone(),
+        task_id: "t1".into(),
+        data: b"turn left".to_vec(),
+    };
+    framework
+        .client
+        .send_message(message.clone())
+        .await
+        .unwrap();
+    let said = agent.next().await.unwrap();
+    let proto::master_message::Message::TaskMessage(said) = said else {
+        panic!("expected TaskMessage, got {said:?}")
+    };
+    assert_eq!(
+        (said.task_id.as_str(), said.data.as_slice()),
+        ("t1", b"turn left".as_slice())
+    );
+
+    let mut unknown = message.clone();
+    unknown.task_id = "t2".into();
+    let refused = framework.client.send_message(unknown).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    let mut long = message.clone();
+    long.data = vec![0; 64 * 1024 + 1];
+    let refused = framework.client.send_message(long).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let mut other = Framework::subscribe(&master, "other").await;
+    let theirs = proto::SendMessageRequest {
+        caller: other.caller(),
+        ..message
+    };
+    let refused = other.client.send_message(theirs).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
     master.stop().await;
 }
 
