@@ -174,9 +174,9 @@ pub enum ContainerExit {
 pub struct ExitRecord {
     /// How.
     pub exit: ContainerExit,
-    /// Killed by the kernel for its memory limit.
+    /// The kernel killed something in it for want of memory, at any time.
     pub oom_killed: bool,
-    /// The limit that held.
+    /// Its own memory limit at its end.
     pub memory_limit_bytes: Option<u64>,
     /// Unix milliseconds; `None` when its process never ran.
     pub started_at_ms: Option<u64>,

@@ -194,7 +194,7 @@ impl KillCause {
 
 /// The outcome of a container's end, and what the status tells of the exit.
 pub(crate) fn ended(record: &ExitRecord, cause: Option<&KillCause>) -> (Outcome, Option<ExitInfo>) {
-    let (exit, how) = match &record.exit {
+    let (exit, mut how) = match &record.exit {
         ContainerExit::Code(code) => (Some(Exit::Code(*code)), format!("exited with code {code}")),
         ContainerExit::Signal(signal) => (
             Some(Exit::Signal(*signal)),
@@ -208,6 +208,11 @@ pub(crate) fn ended(record: &ExitRecord, cause: Option<&KillCause>) -> (Outcome,
         ContainerExit::StartFailed(message) => (None, message.clone()),
         ContainerExit::StartInterrupted => (None, NEVER_RAN.to_owned()),
     };
+    // With a cause the last SIGKILL was ours, as far as anybody knows.
+    let shortage = Shortage::of(record).filter(|_| cause.is_none());
+    if shortage.is_none() && exit.is_some() {
+        how.push_str(&killed_before(record));
+    }
     let outcome = match (&record.exit, cause) {
         (ContainerExit::StartFailed(_) | ContainerExit::StartInterrupted, Some(cause)) => {
             cause.clone().before_it_ran().outcome(&how)
@@ -231,23 +236,14 @@ pub(crate) fn ended(record: &ExitRecord, cause: Option<&KillCause>) -> (Outcome,
         (ContainerExit::Code(0), None) => {
             Outcome::new(TaskState::Finished, Reason::CommandExited, how.clone())
         }
-        (ContainerExit::Code(_) | ContainerExit::Signal(_), None) if record.oom_killed => {
-            let limit = record
-                .memory_limit_bytes
-                .map_or_else(|| "unknown".to_owned(), mebibytes);
-            let peak = record
-                .usage
-                .memory_peak_bytes
-                .map_or_else(|| "unknown".to_owned(), mebibytes);
-            Outcome::new(
+        (ContainerExit::Code(_) | ContainerExit::Signal(_), None) => match shortage {
+            Some(shortage) => Outcome::new(
                 TaskState::Failed,
                 Reason::ContainerLimitationMemory,
-                format!("killed by the kernel: memory limit {limit}, peak {peak}"),
-            )
-        }
-        (ContainerExit::Code(_) | ContainerExit::Signal(_), None) => {
-            Outcome::new(TaskState::Failed, Reason::CommandExited, how.clone())
-        }
+                shortage.words(record),
+            ),
+            None => Outcome::new(TaskState::Failed, Reason::CommandExited, how.clone()),
+        },
     };
     let ran = record.started_at_ms.is_some()
         && !matches!(
@@ -256,10 +252,81 @@ pub(crate) fn ended(record: &ExitRecord, cause: Option<&KillCause>) -> (Outcome,
         );
     let info = ran.then_some(ExitInfo {
         exit,
-        oom_killed: record.oom_killed,
-        memory_limit_bytes: record.memory_limit_bytes,
+        oom_killed: shortage.is_some(),
+        memory_limit_bytes: record
+            .memory_limit_bytes
+            .filter(|_| shortage != Some(Shortage::Above)),
     });
     (outcome, info)
+}
+
+/// Where memory was short when the kernel ended a task for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shortage {
+    /// At the task's own limit.
+    Own,
+    /// Above it: its group's limit was met, that of all tasks, or the machine's memory.
+    Above,
+}
+
+impl Shortage {
+    /// `None` if the first process did not end by SIGKILL, or nobody was killed for memory: a program may lose many
+    /// processes to the kernel and end in its own way long after.
+    fn of(record: &ExitRecord) -> Option<Self> {
+        const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
+        // A shell passes on how its command ended.
+        const SIGKILL_BY_A_SHELL: i32 = 128 + SIGKILL;
+        let killed = matches!(
+            record.exit,
+            ContainerExit::Signal(SIGKILL) | ContainerExit::Code(SIGKILL_BY_A_SHELL)
+        );
+        if !killed || !record.oom_killed {
+            return None;
+        }
+        let usage = &record.usage;
+        let met = match (
+            record.memory_limit_bytes,
+            usage.memory_oom_events,
+            usage.memory_peak_bytes,
+        ) {
+            (None, _, _) => false,
+            // Version 2 counts at the limit that was met, and below it never.
+            (Some(_), Some(events), _) => events > 0,
+            (Some(limit), None, Some(peak)) => peak.saturating_add(NEAR_BYTES) >= limit,
+            (Some(_), None, None) => true,
+        };
+        Some(if met { Self::Own } else { Self::Above })
+    }
+
+    fn words(self, record: &ExitRecord) -> String {
+        let or_unknown = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), mebibytes);
+        let limit = or_unknown(record.memory_limit_bytes);
+        let peak = or_unknown(record.usage.memory_peak_bytes);
+        match (self, record.memory_limit_bytes) {
+            (Self::Own, _) => format!("killed by the kernel: memory limit {limit}, peak {peak}"),
+            (Self::Above, Some(_)) => format!(
+                "killed by the kernel for want of memory above the task, its group's or the machine's; its own limit of {limit} was not met, peak {peak}"
+            ),
+            (Self::Above, None) => format!(
+                "killed by the kernel for want of memory above the task, its group's or the machine's; it has no limit of its own, peak {peak}"
+            ),
+        }
+    }
+}
+
+/// So near to its limit a cgroup of version 1 was at it: what does not fit any more is a few pages.
+const NEAR_BYTES: u64 = 1 << 20;
+
+/// What the kernel killed of a task that ended for something else, to stand behind how it ended.
+fn killed_before(record: &ExitRecord) -> String {
+    match record.usage.oom_kills {
+        _ if !record.oom_killed => String::new(),
+        Some(1) => "; the kernel had killed 1 of its processes for memory before".to_owned(),
+        Some(kills) => {
+            format!("; the kernel had killed {kills} of its processes for memory before")
+        }
+        None => "; the kernel had killed processes of it for memory before".to_owned(),
+    }
 }
 
 pub(crate) fn mebibytes(bytes: u64) -> String {
@@ -311,6 +378,7 @@ pub(crate) mod tests {
             finished_at_ms: 2,
             usage: Usage {
                 memory_peak_bytes: Some(32 << 20),
+                oom_kills: Some(if oom_killed { 2 } else { 0 }),
                 ..Usage::default()
             },
         }
@@ -436,6 +504,111 @@ pub(crate) mod tests {
             Some(KillCause::Requested),
             TaskState::Killed,
             Reason::TaskKilledDuringLaunch,
+        );
+    }
+
+    #[test]
+    fn only_who_was_killed_itself_ended_for_want_of_memory() {
+        use ContainerExit::{Code, KeeperLost, Signal};
+        let failed = |exit, oom, reason| check(exit, oom, None, TaskState::Failed, reason);
+        let (memory, other) = (Reason::ContainerLimitationMemory, Reason::CommandExited);
+        let limit = "killed by the kernel: memory limit 32.0 MiB, peak 32.0 MiB";
+        let before = "; the kernel had killed 2 of its processes for memory before";
+        assert_eq!(failed(Signal(9), true, memory), limit);
+        assert_eq!(failed(Code(137), true, memory), limit);
+        assert_eq!(
+            failed(Signal(9), false, other),
+            "ended by signal 9 (SIGKILL)"
+        );
+        assert_eq!(failed(Code(137), false, other), "exited with code 137");
+        assert_eq!(
+            failed(Code(3), true, other),
+            format!("exited with code 3{before}")
+        );
+        assert_eq!(
+            failed(Signal(11), true, other),
+            format!("ended by signal 11 (SIGSEGV){before}")
+        );
+        let told = check(Code(0), true, None, TaskState::Finished, other);
+        assert_eq!(told, format!("exited with code 0{before}"));
+        // The last SIGKILL was the agent's.
+        let told = check(
+            Signal(9),
+            true,
+            Some(KillCause::Requested),
+            TaskState::Killed,
+            Reason::KillRequested,
+        );
+        assert_eq!(
+            told,
+            format!("killed on request (ended by signal 9 (SIGKILL){before})")
+        );
+        for (exit, cause, oom_killed) in [
+            (Signal(9), None, true),
+            (Code(137), None, true),
+            (Code(3), None, false),
+            (Signal(11), None, false),
+            (Code(0), None, false),
+            (KeeperLost, None, false),
+            (Signal(9), Some(KillCause::Requested), false),
+        ] {
+            let (_, info) = ended(&record(exit.clone(), true), cause.as_ref());
+            let info = info.unwrap();
+            assert_eq!(
+                (info.oom_killed, info.memory_limit_bytes),
+                (oom_killed, Some(32 << 20)),
+                "{exit:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_limit_that_was_not_met_is_not_told_as_the_one_that_held() {
+        let killed = |limit: Option<u64>, peak: u64, events: Option<u64>| {
+            let mut record = record(ContainerExit::Signal(9), true);
+            record.memory_limit_bytes = limit;
+            record.usage.memory_peak_bytes = Some(peak);
+            record.usage.memory_oom_events = events;
+            let (outcome, info) = ended(&record, None);
+            assert_eq!(outcome.reason, Some(Reason::ContainerLimitationMemory));
+            let info = info.unwrap();
+            assert!(info.oom_killed);
+            (outcome.message, info.memory_limit_bytes)
+        };
+        const MIB: u64 = 1 << 20;
+        let own = "killed by the kernel: memory limit 32.0 MiB, peak ";
+        let above = "killed by the kernel for want of memory above the task, its group's or the machine's; ";
+        // Version 2 says so; what was charged to it does not.
+        let limit = Some(32 * MIB);
+        assert_eq!(
+            killed(limit, 32 * MIB, Some(0)),
+            (
+                format!("{above}its own limit of 32.0 MiB was not met, peak 32.0 MiB"),
+                None
+            )
+        );
+        assert_eq!(
+            killed(limit, 31 * MIB, Some(1)),
+            (format!("{own}31.0 MiB"), limit)
+        );
+        // Version 1 tells by the peak alone.
+        assert_eq!(
+            killed(limit, 8 * MIB, None),
+            (
+                format!("{above}its own limit of 32.0 MiB was not met, peak 8.0 MiB"),
+                None
+            )
+        );
+        assert_eq!(
+            killed(limit, 32 * MIB - 4096, None),
+            (format!("{own}32.0 MiB"), limit)
+        );
+        assert_eq!(
+            killed(None, 8 * MIB, None),
+            (
+                format!("{above}it has no limit of its own, peak 8.0 MiB"),
+                None
+            )
         );
     }
 }
