@@ -60,7 +60,7 @@ impl BoundedLog {
                 "\n[mezzo: {} bytes of output dropped: the disk refused them]\n",
                 self.dropped
             );
-            if self.append(note.as_bytes(), now_ms).is_err() {
+            if self.append(note.as_bytes(), now_ms) < note.len() {
                 self.dropped += bytes.len() as u64;
                 return;
             }
@@ -74,8 +74,9 @@ impl BoundedLog {
             }
             let room = usize::try_from(self.limits.max_bytes - self.length).unwrap_or(usize::MAX);
             let (now, later) = split_for(bytes, room, self.length > 0);
-            if self.append(now, now_ms).is_err() {
-                self.dropped += bytes.len() as u64;
+            let taken = self.append(now, now_ms);
+            if taken < now.len() {
+                self.dropped += (bytes.len() - taken) as u64;
                 return;
             }
             if !later.is_empty() {
@@ -93,27 +94,35 @@ impl BoundedLog {
         self.born_ms > 0 && self.length > 0 && age_ms >= most.saturating_mul(1000)
     }
 
-    fn append(&mut self, bytes: &[u8], now_ms: u64) -> io::Result<()> {
+    /// How much of it the disk took: a disk that fills up takes a part.
+    fn append(&mut self, bytes: &[u8], now_ms: u64) -> usize {
         if bytes.is_empty() {
-            return Ok(());
+            return 0;
         }
         if self.born_ms == 0 {
             self.born_ms = now_ms;
         }
-        let mut file = match self.file.take() {
-            Some(file) => file,
-            None => {
-                let file = open_for_append(&self.path)?;
-                self.inode = file.metadata()?.ino();
-                file
-            }
+        let Ok(mut file) = self.file.take().map_or_else(|| self.begin(), Ok) else {
+            return 0;
         };
         self.times.note(self.inode, self.length, now_ms);
-        let written = file.write_all(bytes);
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match file.write(&bytes[taken..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => break,
+                Ok(length) => taken += length,
+            }
+        }
         self.file = Some(file);
-        written?;
-        self.length += bytes.len() as u64;
-        Ok(())
+        self.length += taken as u64;
+        taken
+    }
+
+    fn begin(&mut self) -> io::Result<File> {
+        let file = open_for_append(&self.path)?;
+        self.inode = file.metadata()?.ino();
+        Ok(file)
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -219,6 +228,63 @@ mod tests {
             let text = fs::read_to_string(dir.path().join(name)).unwrap();
             assert!(text.lines().all(|line| line.len() == 8), "{text:?}");
         }
+    }
+
+    /// In a mount namespace of a thread of its own, which goes with the thread.
+    fn with_a_small_disk(test: impl FnOnce(&Path) + Send + 'static) {
+        use nix::mount::{MsFlags, mount};
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let thread = std::thread::spawn(move || {
+            let dir = tempfile::tempdir().unwrap();
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            let none: Option<&str> = None;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            let (kind, size) = (Some("tmpfs"), Some("size=64k"));
+            mount(kind, dir.path(), kind, MsFlags::empty(), size).unwrap();
+            test(dir.path());
+            nix::mount::umount2(dir.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn what_a_full_disk_refuses_is_dropped_and_counted_to_the_byte() {
+        with_a_small_disk(|dir| {
+            let path = dir.join("out");
+            let limits = LogLimits {
+                max_bytes: 1 << 20,
+                files: 2,
+                max_age_secs: None,
+            };
+            let mut log = BoundedLog::open(path.clone(), limits);
+            log.write(b"first\n");
+            // All but a page or two is somebody else's.
+            fs::write(dir.join("ballast"), vec![0; 40 << 10]).unwrap();
+            let line = [b"x".repeat(99), b"\n".to_vec()].concat();
+            let mut said = b"first\n".len() as u64;
+            while log.dropped < 5_000 {
+                log.write(&line);
+                said += line.len() as u64;
+                assert!(said < 1 << 20, "the disk does not fill up");
+            }
+            let kept = fs::read_to_string(&path).unwrap();
+            assert_eq!(log.length, kept.len() as u64, "parts are counted");
+            let dropped = said - kept.len() as u64;
+            assert_eq!(log.dropped, dropped);
+            // Told as soon as there is room again, before what comes then.
+            fs::remove_file(dir.join("ballast")).unwrap();
+            log.write(b"last\n");
+            let note =
+                format!("\n[mezzo: {dropped} bytes of output dropped: the disk refused them]\n");
+            assert_eq!(
+                fs::read_to_string(&path).unwrap(),
+                format!("{kept}{note}last\n")
+            );
+            assert_eq!(log.dropped, 0);
+        });
     }
 
     #[test]
