@@ -443,6 +443,10 @@ pub(crate) fn host_limits(hierarchies: &Hierarchies, cgroup: &str, wanted: &Limi
         huge_page_sizes: (!wanted.huge_pages.is_empty()
             && hierarchies.has_controller("hugetlb", cgroup))
         .then(|| hugetlb::of_host(Path::new("/sys"))),
+        io_weight: wanted.io_weight.is_some()
+            && hierarchies
+                .controller_dir("io", cgroup)
+                .is_some_and(|dir| settings::has_io_weight(&dir)),
     }
 }
 

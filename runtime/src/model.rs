@@ -216,7 +216,8 @@ pub struct Limits {
     /// Only cgroup v2 can: refused elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_high: Option<u64>,
-    /// Bytes of memory that the kernel takes back only when nothing else is left on the node. Only cgroup v2 can:
+    /// Bytes of memory that the kernel takes back only when nothing else is left on the node, as far as the cgroups above
+    /// have such protection, too: those that we make get the sum of what is below them. Only cgroup v2 can:
     /// refused elsewhere (the soft limit of v1 is another thing: a target, not a protection).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_low: Option<u64>,

@@ -550,6 +550,12 @@ impl Runtime {
             });
         }
         while recoveries.join_next().await.is_some() {}
+        let inner = Arc::clone(&self.inner);
+        let carrying = tokio::task::spawn_blocking(move || {
+            let containers = format!("{}/containers", inner.cgroup_root());
+            inner.hierarchies.carry_memory_low(&containers);
+        });
+        let _ = carrying.await;
         self.reconcile_networks().await;
         Ok(())
     }

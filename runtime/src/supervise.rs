@@ -143,6 +143,14 @@ impl Entry {
         }
     }
 
+    /// The cgroup that all containers are below.
+    pub(crate) fn containers_cgroup(&self) -> &str {
+        match self.group {
+            Some(_) => cgroup_above(cgroup_above(&self.cgroup)),
+            None => cgroup_above(&self.cgroup),
+        }
+    }
+
     pub(crate) fn start_request(&self, timeout: Duration) -> StartRequest {
         StartRequest {
             id: self.id.clone(),
@@ -293,7 +301,11 @@ async fn closed(entry: &Arc<Entry>, hierarchies: &Arc<Hierarchies>) -> ExitRecor
     let mut told = false;
     loop {
         let (closing, hierarchies) = (Arc::clone(entry), Arc::clone(hierarchies));
-        let result = tokio::task::spawn_blocking(move || close_books(&closing, &hierarchies));
+        let result = tokio::task::spawn_blocking(move || {
+            let record = close_books(&closing, &hierarchies)?;
+            hierarchies.carry_less_memory_low(closing.containers_cgroup());
+            io::Result::Ok(record)
+        });
         match result.await.unwrap_or_else(|error| Err(error.into())) {
             Ok(record) => return record,
             Err(error) if !told => {

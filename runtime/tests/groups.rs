@@ -140,6 +140,27 @@ async fn members_share_network_ipc_memory_users_and_a_cgroup_and_nothing_else() 
     }
 }
 
+/// What tells the two apart: events at the member's own limit on version 2, its peak on version 1.
+#[tokio::test]
+async fn a_member_killed_for_the_groups_limit_was_not_at_its_own() {
+    let Some(node) = Node::new().await else {
+        return;
+    };
+    let own = 200 << 20;
+    start(&node, "group", holder(UserNamespace::Host, Network::None)).await;
+    let mut eater = member(&node, "group", Network::None, &["eat", "150"]);
+    eater.limits.memory_bytes = Some(own);
+    start(&node, "eater", eater).await;
+    let record = within(node.runtime().wait(&id("eater"))).await.unwrap();
+    assert_eq!((&record.exit, record.oom_killed), (&Exit::Signal(9), true));
+    assert_eq!(record.memory_limit_bytes, Some(own));
+    let usage = &record.usage;
+    assert!(usage.memory_peak_bytes.unwrap() <= 96 << 20, "{usage:?}");
+    let events = Node::v2().then_some(0);
+    assert_eq!(usage.memory_oom_events, events, "{usage:?}");
+    end(&node, "group").await;
+}
+
 #[tokio::test]
 async fn a_group_outlives_its_runtime_its_members_and_the_launcher() {
     let Some(mut node) = Node::new().await else {

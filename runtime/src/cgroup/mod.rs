@@ -1,6 +1,7 @@
 //! Control groups: which hierarchies this host has, where a container's directories are, and making, joining and
 //! removing them. `kill` ends what runs in them; `cpusets` are made late; limits are set by `settings`, which also changes
-//! them while the container runs; which devices may be opened, by `devices`; `usage` and `stats` read.
+//! them while the container runs; which devices may be opened, by `devices`; `low` carries protection of memory to what is
+//! above containers; `usage` and `stats` read.
 //!
 //! Every function takes an absolute cgroup path such as `/mezzo/containers/web`, the same in each hierarchy.
 
@@ -9,6 +10,7 @@ pub(crate) mod device;
 pub(crate) mod devices;
 pub(crate) mod hugetlb;
 mod kill;
+mod low;
 pub(crate) mod settings;
 pub(crate) mod stats;
 pub(crate) mod usage;
@@ -563,5 +565,41 @@ mod tests {
         hierarchies.delegate("/mezzo", "/mezzo");
         assert_eq!(passed_on(&root, "/"), all);
         assert_eq!(passed_on(&root, "/mezzo"), all);
+    }
+
+    /// Needs root and a cgroup2 mount: a plain directory is never busy.
+    #[test]
+    fn a_busy_cgroup_is_removed_with_what_is_below_it_as_soon_as_its_last_process_is_gone() {
+        let unified = Hierarchies::detect()
+            .ok()
+            .and_then(|found| found.unified_dir("/"));
+        let Some(unified) = unified.filter(|_| nix::unistd::geteuid().is_root()) else {
+            eprintln!("skipped: needs root and a cgroup2 mount");
+            return;
+        };
+        let dir = unified.join(format!("mezzo-test-busy-{}", std::process::id()));
+        let inner = dir.join("inner");
+        fs::create_dir_all(&inner).unwrap();
+        let mut process = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let entered = fs::write(inner.join("cgroup.procs"), process.id().to_string());
+        let refused = remove_dir(&dir, Instant::now());
+        let waiting = {
+            let dir = dir.clone();
+            std::thread::spawn(move || remove_dir(&dir, Instant::now() + Duration::from_secs(20)))
+        };
+        // It tries, and finds it busy, at least until now.
+        let was_there = inner.exists();
+        process.kill().unwrap();
+        process.wait().unwrap();
+        waiting.join().unwrap().unwrap();
+        entered.unwrap();
+        assert!(was_there && !dir.exists());
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("mezzo-test-busy-"), "{refused}");
+        // What is gone is removed.
+        remove_dir(&dir, Instant::now()).unwrap();
     }
 }

@@ -23,7 +23,11 @@ use super::CgroupMode;
 use super::device::DeviceNumber;
 use super::stats;
 use crate::model::{IoLimit, Limits};
-use beside::{CPUS, all_processors, has_no_weight, huge_pages, idle, processors};
+pub(crate) use beside::has_io_weight;
+use beside::{
+    BFQ_WEIGHT, CPUS, IO_WEIGHT, all_processors, has_no_weight, huge_pages, idle, io_weights,
+    other_weight_is_there, processors,
+};
 
 /// The period of the CPU limit in microseconds: the kernel's own default.
 pub(crate) const PERIOD_US: u64 = 100_000;
@@ -33,7 +37,7 @@ pub(crate) const PERIOD_US: u64 = 100_000;
 pub(crate) struct Setting {
     pub(crate) controller: &'static str,
     pub(crate) file: &'static str,
-    /// For `io.max` and `io.weight`, which hold a line per device: the line, which begins with its key.
+    /// For `io.max` and the weights of io, which hold a line per device: the line, which begins with its key.
     pub(crate) value: String,
     /// Nothing was asked for: where the file is missing, nothing is missing.
     pub(crate) optional: bool,
@@ -122,13 +126,8 @@ fn wanted_v2(limits: &Limits, devices: &[DeviceNumber]) -> Vec<Setting> {
             or_max(limits.pids),
             limits.pids.is_none(),
         ),
-        setting(
-            "io",
-            "io.weight",
-            format!("default {}", limits.io_weight.unwrap_or(DEFAULT_IO_WEIGHT)),
-            limits.io_weight.is_none(),
-        ),
     ];
+    settings.extend(io_weights(limits));
     for (limit, device) in limits.io_max.iter().zip(devices) {
         settings.push(setting(
             "io",
@@ -203,9 +202,6 @@ fn setting(controller: &'static str, file: &'static str, value: String, optional
     }
 }
 
-/// What the kernel starts with.
-const DEFAULT_IO_WEIGHT: u64 = 100;
-
 /// A device's line of `io.max`, as the kernel prints it; without a limit, all is allowed.
 fn io_line(device: DeviceNumber, limit: Option<&IoLimit>) -> String {
     let most = |value: fn(&IoLimit) -> Option<u64>| {
@@ -273,7 +269,9 @@ pub(crate) fn open(writes: &[FirstWrite]) -> Result<Ready<'_>, ChangeError> {
     let mut ready = Vec::with_capacity(writes.len());
     for one in writes {
         match File::options().write(true).truncate(true).open(&one.file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && one.optional => {}
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && (one.optional || other_weight_is_there(&one.file)) => {}
             Err(error) => return Err(failed(&one.file, &one.value, error)),
             Ok(file) => ready.push((one, file)),
         }
@@ -414,7 +412,7 @@ fn look(dir: &dyn Fn(&str) -> Option<PathBuf>, wanted: &[Setting]) -> Result<See
         }
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(_) if one.optional => continue,
+            Err(_) if one.optional || other_weight_is_there(&path) => continue,
             Err(_) => return Err(ChangeError::Missing { file: path }),
         };
         let now = if KEYED.contains(&one.file) {
@@ -463,7 +461,7 @@ fn look(dir: &dyn Fn(&str) -> Option<PathBuf>, wanted: &[Setting]) -> Result<See
 }
 
 /// Files that hold a line per device.
-const KEYED: [&str; 2] = ["io.max", "io.weight"];
+const KEYED: [&str; 3] = ["io.max", IO_WEIGHT, BFQ_WEIGHT];
 /// Of a device without a line.
 const NO_IO_LIMIT: &str = "rbps=max wbps=max riops=max wiops=max";
 

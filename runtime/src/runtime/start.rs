@@ -44,6 +44,7 @@ pub(super) async fn start_entry(
     let secrets = &record.spec.secrets;
     let secrets = (!secrets.is_empty()).then(|| secrets.pack()).transpose();
     let secrets = secrets.map_err(internal("packing its secrets"))?;
+    let is_protected = record.spec.limits.memory_low.is_some();
     let claiming = Arc::clone(entry);
     let claimed = tokio::task::spawn_blocking(move || claim(&claiming, &record)).await;
     let lock = match claimed.unwrap_or_else(|error| Err(io::Error::other(error))) {
@@ -99,6 +100,13 @@ pub(super) async fn start_entry(
                 networks.started(id);
             }
             supervise::watch_over(entry, &inner.hierarchies, keeper, &running);
+            if is_protected {
+                let (entry, hierarchies) = (Arc::clone(entry), Arc::clone(&inner.hierarchies));
+                let carrying = tokio::task::spawn_blocking(move || {
+                    hierarchies.carry_memory_low(entry.containers_cgroup());
+                });
+                let _ = carrying.await;
+            }
             Ok(Started {
                 pid: process.pid,
                 started_at_ms,

@@ -61,14 +61,20 @@ fn update_blocking(inner: &Inner, entry: &Entry, limits: Limits) -> Result<(), U
             error
         }
     })?;
-    if record.spec.limits == limits {
-        return Ok(());
-    }
-    record.spec.limits = limits;
-    entry
-        .dir
-        .write_spec(&record)
-        .map_err(|error| not_recorded(changed.undo(), error))
+    let recorded = if record.spec.limits == limits {
+        Ok(())
+    } else {
+        record.spec.limits = limits;
+        entry
+            .dir
+            .write_spec(&record)
+            .map_err(|error| not_recorded(changed.undo(), error))
+    };
+    // A group's own limits say nothing of what its members have.
+    inner
+        .hierarchies
+        .carry_memory_low(entry.containers_cgroup());
+    recorded
 }
 
 fn change(inner: &Inner, entry: &Entry, limits: &Limits) -> Result<Changed, UpdateError> {

@@ -306,6 +306,11 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (!strcmp(what, "touch")) { int fd = open(argv[2], O_CREAT | O_WRONLY, 0644); say(argv[2], fd); return fd < 0; }
+    if (!strcmp(what, "device")) { /* path, major, minor: made, then opened */
+        say("made", argc < 5 ? -1 : mknod(argv[2], S_IFCHR | 0666, makedev(atoi(argv[3]), atoi(argv[4]))));
+        say("open", open(argv[2], O_RDONLY));
+        return 0;
+    }
     if (!strcmp(what, "owner")) { /* of each file */
         for (int i = 2; i < argc; i++) {
             struct stat found;

@@ -381,6 +381,13 @@ impl FrameworkService for Master {
         )))
     }
 
+    async fn accept_each(
+        &self,
+        _: Request<proto::AcceptEachRequest>,
+    ) -> Result<Response<proto::AcceptEachResponse>, Status> {
+        Err(Status::unimplemented("the scheduler does without"))
+    }
+
     async fn accept(
         &self,
         request: Request<proto::AcceptRequest>,

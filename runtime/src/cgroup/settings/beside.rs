@@ -1,4 +1,5 @@
-//! Settings that are the same in both versions but for the names of their files: processors, idleness and huge pages.
+//! Settings that are the same in both versions but for the names of their files: processors, idleness and huge pages. And the
+//! weight of io, which has two files in version 2.
 
 use std::fs;
 use std::path::Path;
@@ -35,6 +36,47 @@ pub(super) fn idle(limits: &Limits) -> Option<Setting> {
 pub(super) fn has_no_weight(name: &str, file: &Path) -> bool {
     WEIGHTS.contains(&name)
         && fs::read_to_string(file.with_file_name(IDLE)).is_ok_and(|idle| idle.trim() == "1")
+}
+
+/// The kernel's cost model (`CONFIG_BLK_CGROUP_IOCOST`) goes by this one, where it is on for a disk.
+pub(super) const IO_WEIGHT: &str = "io.weight";
+/// BFQ goes by this one, where it is a disk's scheduler; the file is there as soon as its module is.
+pub(super) const BFQ_WEIGHT: &str = "io.bfq.weight";
+/// What both start with.
+const DEFAULT_IO_WEIGHT: u64 = 100;
+
+/// Both, as far as they are there: which of the two counts is decided disk by disk.
+pub(super) fn io_weights(limits: &Limits) -> [Setting; 2] {
+    let weight = limits.io_weight.unwrap_or(DEFAULT_IO_WEIGHT);
+    let of = |file, weight| {
+        setting(
+            "io",
+            file,
+            format!("default {weight}"),
+            limits.io_weight.is_none(),
+        )
+    };
+    [of(IO_WEIGHT, weight), of(BFQ_WEIGHT, bfq_weight(weight))]
+}
+
+/// BFQ takes 1 to 1000. The default stays the default, and what is above it is drawn together as systemd does, so that
+/// tasks and units of one machine are weighed alike. Pure.
+pub(super) fn bfq_weight(weight: u64) -> u64 {
+    let above = weight.clamp(1, 10_000).saturating_sub(DEFAULT_IO_WEIGHT);
+    weight.clamp(1, DEFAULT_IO_WEIGHT) + above * 900 / 9_900
+}
+
+/// Whether io can be weighed in the cgroup at `dir`.
+pub(crate) fn has_io_weight(dir: &Path) -> bool {
+    [IO_WEIGHT, BFQ_WEIGHT]
+        .iter()
+        .any(|name| dir.join(name).exists())
+}
+
+/// Whether that is one of the two weights of io, and the other one is there.
+pub(super) fn other_weight_is_there(file: &Path) -> bool {
+    let of = |one, other| file.ends_with(one) && file.with_file_name(other).exists();
+    of(IO_WEIGHT, BFQ_WEIGHT) || of(BFQ_WEIGHT, IO_WEIGHT)
 }
 
 /// For every size there is, so that a limit that is no longer wanted goes.

@@ -91,6 +91,58 @@ fn weights_are_in_proportion_and_in_the_kernels_range() {
 }
 
 #[test]
+fn bfq_keeps_the_default_and_gets_the_rest_in_its_range() {
+    assert_eq!(
+        [0, 1, 50, 100, 101, 111, 300, 1000, 10_000, u64::MAX].map(beside::bfq_weight),
+        [1, 1, 50, 100, 100, 101, 118, 181, 1000, 1000]
+    );
+}
+
+#[test]
+fn io_is_weighed_by_each_file_that_is_there_and_one_must_be() {
+    let limits = |io_weight| Limits {
+        io_weight,
+        ..Limits::default()
+    };
+    let heavy = limits(Some(10_000));
+    for (files, expected) in [
+        (&["io.weight"][..], &["default 10000"][..]),
+        (&["io.bfq.weight"], &["default 1000"]),
+        (
+            &["io.weight", "io.bfq.weight"],
+            &["default 10000", "default 1000"],
+        ),
+    ] {
+        let dir = fixture(&[("cpu.weight", "100\n")]);
+        for name in files {
+            fs::write(dir.path().join(name), "default 100\n8:0 50\n").unwrap();
+        }
+        assert!(has_io_weight(dir.path()));
+        let texts = || -> Vec<String> {
+            let text = |name: &&str| fs::read_to_string(dir.path().join(name)).unwrap();
+            files.iter().map(text).collect()
+        };
+        set_first(dir.path(), &heavy, CgroupMode::V2, &[]).unwrap();
+        assert_eq!(texts(), expected);
+        // Back to what it was without one, and to what it had when that is undone.
+        let changed = apply(dir.path(), &limits(None), CgroupMode::V2, &[]).unwrap();
+        assert_eq!(texts(), vec!["default 100"; files.len()]);
+        assert_eq!(changed.undo(), Vec::<PathBuf>::new());
+        assert_eq!(texts(), expected);
+    }
+    let dir = fixture(&[("cpu.weight", "100\n")]);
+    assert!(!has_io_weight(dir.path()));
+    let first = set_first(dir.path(), &heavy, CgroupMode::V2, &[]).unwrap_err();
+    let (later, _) = apply(dir.path(), &heavy, CgroupMode::V2, &[]).unwrap_err();
+    for error in [first, later] {
+        assert!(
+            matches!(&error, ChangeError::Missing { file } if file.ends_with("io.weight")),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
 fn shares_stay_in_the_kernels_range() {
     assert_eq!(
         [

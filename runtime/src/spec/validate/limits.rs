@@ -121,6 +121,8 @@ pub(crate) struct HostLimits {
     pub(crate) processors: Option<CpuSet>,
     /// In bytes; `None`: they cannot be limited.
     pub(crate) huge_page_sizes: Option<Vec<u64>>,
+    /// Whether the io of containers can be weighed; of version 2 alone.
+    pub(crate) io_weight: bool,
 }
 
 /// The first limit that this host cannot enforce: refused, because a limit that does not hold is worse than none.
@@ -171,6 +173,10 @@ pub(crate) fn check_host(limits: &Limits, host: &HostLimits) -> Result<(), BadSp
         ("limits.io_max", !limits.io_max.is_empty()),
     ];
     match host.mode {
+        CgroupMode::V2 if limits.io_weight.is_some() && !host.io_weight => Err(bad(
+            "limits.io_weight",
+            "this host has no weights of io for containers: its kernel needs the scheduler BFQ (modprobe bfq) or CONFIG_BLK_CGROUP_IOCOST, and a delegated cgroup must be given the controller io",
+        )),
         CgroupMode::V2 => Ok(()),
         CgroupMode::V1 | CgroupMode::Hybrid => {
             only_v2
@@ -285,6 +291,7 @@ mod tests {
                 swap,
                 processors: Some("0-3".parse().unwrap()),
                 huge_page_sizes: Some(vec![2 << 20]),
+                io_weight: mode == CgroupMode::V2,
             };
             check_host(limits, &host).map_or_else(|bad| bad.field, |()| "none".to_owned())
         };
@@ -314,10 +321,21 @@ mod tests {
             swap: true,
             processors: None,
             huge_page_sizes: None,
+            io_weight: false,
         };
         let field = |limits| check_host(&limits, &nothing).unwrap_err().field;
         assert_eq!(field(cpus("0")), "limits.cpuset");
         assert_eq!(field(pages(2 << 20)), "limits.huge_pages");
+        let weight = || Limits {
+            io_weight: Some(100),
+            ..Limits::default()
+        };
+        assert_eq!(field(weight()), "limits.io_weight");
+        assert_eq!(problem(&weight(), CgroupMode::V2, false), "none");
+        assert_eq!(
+            problem(&weight(), CgroupMode::V1, false),
+            "limits.io_weight"
+        );
         let high = limits(Some(8 << 20), None);
         assert_eq!(problem(&high, CgroupMode::V2, false), "none");
         assert_eq!(
