@@ -252,9 +252,12 @@ impl Inner {
             self.layout.write_whole(&path, &record.to_json())
         };
         written.map_err(|source| io_error("write", &path, source))?;
+        // As whoever reads the file finds it: the file system's clock is some milliseconds late.
+        let used = std::fs::metadata(&path).and_then(|file| file.modified());
         let mut state = self.state();
         let reference = record.reference.clone();
-        state.last_used.insert(reference.clone(), SystemTime::now());
+        let used = used.unwrap_or_else(|_| SystemTime::now());
+        state.last_used.insert(reference.clone(), used);
         state.images.insert(reference, record);
         Ok(())
     }
