@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use mezzo_api::{
-    model::{AgentInfo, CgroupMode, FrameworkInfo, TaskInfo},
+    model::{FrameworkInfo, TaskInfo},
     proto,
 };
 
@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     state::{
         Accept, AgentState, Call, Caller, Event, Launch, LossLimit, Operation, Pass, Registration,
-        Settings, Snapshot, numbers::Numbers,
+        Settings, Snapshot, numbers::Numbers, tests::machine,
     },
     store::{Saved, memory::MemoryStore},
 };
@@ -76,20 +76,7 @@ impl Bench {
     fn attach(&mut self, conn: u64, id: &str) {
         let registration = Registration {
             agent_id: Some(id.parse().unwrap()),
-            info: AgentInfo {
-                hostname: format!("host-{id}"),
-                address: "h:1".to_owned(),
-                resources: "cpus:4;mem:1024".parse().unwrap(),
-                attributes: Vec::new(),
-                region: String::new(),
-                zone: String::new(),
-                version: String::new(),
-                kernel: String::new(),
-                architecture: String::new(),
-                cgroup_mode: CgroupMode::V2,
-                reserved: Vec::new(),
-                volumes: Vec::new(),
-            },
+            info: machine(format!("host-{id}"), "cpus:4;mem:1024".parse().unwrap()),
             boot_id: String::new(),
             operations: Vec::new(),
             tasks: Vec::new(),

@@ -322,14 +322,14 @@ fn add_all<K: Ord, V>(map: &mut BTreeMap<K, V>, entries: Vec<(K, V)>) {
 #[cfg(test)]
 mod tests {
     use mezzo_api::{
-        model::{AgentInfo, CgroupMode, FrameworkInfo, Resources},
+        model::{FrameworkInfo, Resources},
         proto,
     };
 
     use super::*;
     use crate::{
         config::Config,
-        state::{Call, Caller, Event, Registration, Settings, numbers::Numbers},
+        state::{Call, Caller, Event, Registration, Settings, numbers::Numbers, tests::machine},
         store::Saved,
     };
 
@@ -341,20 +341,7 @@ mod tests {
 
     /// Each of another size, and not in the order in which they come.
     fn attach(n: u64) -> Event {
-        let info = AgentInfo {
-            hostname: format!("host-{n:02}"),
-            address: "h:1".to_owned(),
-            resources: size(n),
-            attributes: Vec::new(),
-            region: String::new(),
-            zone: String::new(),
-            version: String::new(),
-            kernel: String::new(),
-            architecture: String::new(),
-            cgroup_mode: CgroupMode::V2,
-            reserved: Vec::new(),
-            volumes: Vec::new(),
-        };
+        let info = machine(format!("host-{n:02}"), size(n));
         let registration = Registration {
             agent_id: Some(format!("agent-{n:02}").parse().unwrap()),
             info,

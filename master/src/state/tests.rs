@@ -4,13 +4,32 @@ use std::time::Duration;
 
 use mezzo_api::{
     model::{
-        AgentInfo, CgroupMode, FrameworkInfo, Reason, StatusSource, TaskInfo, TaskState, TaskStatus,
+        AgentInfo, CgroupMode, FrameworkInfo, Reason, Resources, StatusSource, TaskInfo, TaskState,
+        TaskStatus,
     },
     proto,
 };
 
 use super::{numbers::Numbers, *};
 use crate::store::memory::MemoryStore;
+
+/// A machine with nothing but that.
+pub(super) fn machine(hostname: String, resources: Resources) -> AgentInfo {
+    AgentInfo {
+        hostname,
+        address: "h:1".to_owned(),
+        resources,
+        attributes: Vec::new(),
+        region: String::new(),
+        zone: String::new(),
+        version: String::new(),
+        kernel: String::new(),
+        architecture: String::new(),
+        cgroup_mode: CgroupMode::V2,
+        reserved: Vec::new(),
+        volumes: Vec::new(),
+    }
+}
 
 /// A core with its store and its clock, and what it said since the last look.
 struct Bench {
@@ -75,20 +94,7 @@ impl Bench {
         let conn = self.conn();
         let registration = Registration {
             agent_id: Some(id.parse().unwrap()),
-            info: AgentInfo {
-                hostname: format!("host-{id}"),
-                address: "h:1".to_owned(),
-                resources: "cpus:4;mem:1024".parse().unwrap(),
-                attributes: Vec::new(),
-                region: String::new(),
-                zone: String::new(),
-                version: String::new(),
-                kernel: String::new(),
-                architecture: String::new(),
-                cgroup_mode: CgroupMode::V2,
-                reserved: Vec::new(),
-                volumes: Vec::new(),
-            },
+            info: machine(format!("host-{id}"), "cpus:4;mem:1024".parse().unwrap()),
             boot_id: String::new(),
             operations: Vec::new(),
             tasks: Vec::new(),
@@ -154,7 +160,7 @@ impl Bench {
         let info = proto::TaskInfo {
             task_id: task_id.into(),
             agent_id: offers[0].agent_id.to_string(),
-            resources: takes.parse::<mezzo_api::model::Resources>().unwrap().into(),
+            resources: takes.parse::<Resources>().unwrap().into(),
             container: Some(proto::ContainerInfo {
                 image: "x:1".into(),
                 ..proto::ContainerInfo::default()
