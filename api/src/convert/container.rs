@@ -45,20 +45,19 @@ pub(super) fn check_args(problems: &mut Problems, field: &str, args: &[String]) 
     }
 }
 
+fn check_variable_name(problems: &mut Problems, name: &str) {
+    if name.is_empty() || name.contains(['=', '\0']) {
+        let problem = format!("{name:?} is not a variable's name: not empty, no `=`, no NUL");
+        problems.note("name", problem);
+    }
+}
+
 impl TryFrom<proto::EnvVar> for EnvVar {
     type Error = Invalid;
 
     fn try_from(var: proto::EnvVar) -> Result<Self, Invalid> {
         let mut problems = Problems::default();
-        if var.name.is_empty() || var.name.contains(['=', '\0']) {
-            problems.note(
-                "name",
-                format!(
-                    "{:?} is not a variable's name: not empty, no `=`, no NUL",
-                    var.name
-                ),
-            );
-        }
+        check_variable_name(&mut problems, &var.name);
         if var.value.contains('\0') {
             problems.note("value", "holds a NUL character");
         }
@@ -160,15 +159,7 @@ impl TryFrom<proto::SecretEnv> for SecretEnv {
 
     fn try_from(var: proto::SecretEnv) -> Result<Self, Invalid> {
         let mut problems = Problems::default();
-        if var.name.is_empty() || var.name.contains(['=', '\0']) {
-            problems.note(
-                "name",
-                format!(
-                    "{:?} is not a variable's name: not empty, no `=`, no NUL",
-                    var.name
-                ),
-            );
-        }
+        check_variable_name(&mut problems, &var.name);
         problems.bound("name", &var.name, 4096);
         let secret = problems.take("secret", var.secret.parse());
         problems.finish(secret.map(|secret| Self {

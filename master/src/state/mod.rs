@@ -6,7 +6,7 @@
 //! is asked, and the offers that come of it), `offers` (accept, decline, rescind), `operations` (reservations and volumes),
 //! `tasks` (status), `requests` (kill, reconcile), `refused`, `quotas`, `lent` (what can be taken back), `books` (who holds
 //! what), `maintenance` (planned work on machines), `losses` (how many may be given up at once), `notice` (what watchers
-//! hear), `view` (what readers see).
+//! hear), `view` (what readers see), `durable` (what the store must have, for the simulation).
 //!
 //! ```text
 //! agent:      Recovering ──► Missing          framework:  Connected ◄──► Disconnected ──► Removed
@@ -149,7 +149,7 @@ impl Turn<'_> {
 pub struct Core {
     settings: Settings,
     /// Looked up by hash, a dozen times for each that registers: of an ordered map most of that were comparisons of texts. In
-    /// the order of their first registration, which the hashes do not change.
+    /// an order that comes of what happened, not of the hashes, so that histories repeat.
     agents: IndexMap<AgentId, AgentEntry>,
     agent_conns: BTreeMap<ConnId, AgentId>,
     frameworks: BTreeMap<FrameworkId, FrameworkEntry>,

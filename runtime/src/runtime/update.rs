@@ -61,6 +61,7 @@ fn update_blocking(inner: &Inner, entry: &Entry, limits: Limits) -> Result<(), U
             error
         }
     })?;
+    let protects = record.spec.limits.memory_low.is_some() || limits.memory_low.is_some();
     let recorded = if record.spec.limits == limits {
         Ok(())
     } else {
@@ -71,9 +72,11 @@ fn update_blocking(inner: &Inner, entry: &Entry, limits: Limits) -> Result<(), U
             .map_err(|error| not_recorded(changed.undo(), error))
     };
     // A group's own limits say nothing of what its members have.
-    inner
-        .hierarchies
-        .carry_memory_low(entry.containers_cgroup());
+    if protects {
+        inner
+            .hierarchies
+            .carry_memory_low(entry.containers_cgroup());
+    }
     recorded
 }
 
