@@ -60,9 +60,12 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "sleep")) { if (number) sleep(number); else forever(); return 0; }
     if (!strcmp(what, "ignore")) { signal(SIGTERM, SIG_IGN); puts("ready"); fflush(stdout); forever(); }
     if (!strcmp(what, "graceful")) {
+        sigset_t term, before; /* the signal waits until it is waited for: none falls between the question and the wait */
+        sigemptyset(&term); sigaddset(&term, SIGTERM);
+        sigprocmask(SIG_BLOCK, &term, &before);
         signal(SIGTERM, on_term);
         puts("ready"); fflush(stdout);
-        while (!stopped) pause();
+        while (!stopped) sigsuspend(&before);
         puts("bye");
         return 3;
     }
