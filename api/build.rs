@@ -36,9 +36,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .boxed(".mezzo.v1.AgentMessage.message.register")
         .boxed(".mezzo.v1.AgentMessage.message.status")
         .boxed(".mezzo.v1.AgentMessage.message.pools")
-        .boxed(".mezzo.v1.MasterMessage.message.launch")
         .boxed(".mezzo.v1.MasterMessage.message.operation")
         // A master writes its tasks straight from its books.
+        .extern_path(".mezzo.v1.MasterMessage.Launch", "crate::convert::Launch")
         .extern_path(
             ".mezzo.v1.ListTasksResponse",
             "crate::convert::ListTasksResponse",

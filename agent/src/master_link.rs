@@ -297,7 +297,7 @@ impl Link {
                 };
                 return send(outbound, FromAgent::Pong(pong)).await;
             }
-            FromMaster::Launch(launch) => match parse_launch(*launch) {
+            FromMaster::Launch(launch) => match parse_launch(&launch) {
                 Ok(event) => event,
                 Err((status, problem)) => {
                     tracing::error!(problem, "the master sent a launch that does not parse");
@@ -426,22 +426,20 @@ fn key(framework: &str, task: &str) -> Result<TaskKey, String> {
 type BadLaunch = (Option<Box<proto::TaskStatus>>, String);
 
 /// The event, or what to answer: an error of the task when at least its ids are right.
-fn parse_launch(launch: proto::master_message::Launch) -> Result<Event, BadLaunch> {
-    let task_id = launch
-        .task
-        .as_ref()
-        .map(|task| task.task_id.clone())
-        .unwrap_or_default();
-    let agent_id = launch
-        .task
-        .as_ref()
-        .map(|task| task.agent_id.clone())
-        .unwrap_or_default();
-    let key = key(&launch.framework_id, &task_id).map_err(|problem| (None, problem))?;
+fn parse_launch(launch: &proto::Launch) -> Result<Event, BadLaunch> {
+    let task = launch
+        .info()
+        .map_err(|error| (None, format!("task: {error}")))?;
+    parse_task(&launch.framework_id, &launch.role, task)
+}
+
+fn parse_task(framework_id: &str, role: &str, task: proto::TaskInfo) -> Result<Event, BadLaunch> {
+    let (task_id, agent_id) = (task.task_id.clone(), task.agent_id.clone());
+    let key = key(framework_id, &task_id).map_err(|problem| (None, problem))?;
     let bad = |problem: String| {
         let status = proto::TaskStatus {
             task_id: task_id.clone(),
-            framework_id: launch.framework_id.clone(),
+            framework_id: framework_id.to_owned(),
             agent_id: agent_id.clone(),
             state: proto::TaskState::TaskError.into(),
             reason: proto::Reason::TaskInvalid.into(),
@@ -452,14 +450,9 @@ fn parse_launch(launch: proto::master_message::Launch) -> Result<Event, BadLaunc
         };
         (Some(Box::new(status)), problem)
     };
-    let role: RoleName = launch
-        .role
+    let role: RoleName = role
         .parse()
         .map_err(|error: mezzo_api::model::InvalidId| bad(error.to_string()))?;
-    let task = launch
-        .task
-        .clone()
-        .ok_or_else(|| bad("the launch has no task".to_owned()))?;
     let info = TaskInfo::try_from(task).map_err(|invalid| bad(invalid.to_string()))?;
     Ok(Event::Launch {
         framework: key.framework,
@@ -474,12 +467,7 @@ fn parse_group(
 ) -> Result<Event, (Vec<proto::TaskStatus>, String)> {
     let (mut infos, mut problems) = (Vec::new(), Vec::new());
     for task in &launch.tasks {
-        let single = proto::master_message::Launch {
-            framework_id: launch.framework_id.clone(),
-            role: launch.role.clone(),
-            task: Some(task.clone()),
-        };
-        match parse_launch(single) {
+        match parse_task(&launch.framework_id, &launch.role, task.clone()) {
             Ok(Event::Launch {
                 framework,
                 role,
@@ -544,15 +532,20 @@ mod tests {
 
     #[test]
     fn a_launch_with_bad_ids_is_not_answered_and_a_bad_task_is() {
-        let launch = |framework: &str, task: &str| proto::master_message::Launch {
-            framework_id: framework.into(),
-            role: "*".into(),
-            task: Some(proto::TaskInfo {
+        let bad = |framework: &str, task: &str| {
+            let task = proto::TaskInfo {
                 task_id: task.into(),
                 ..proto::TaskInfo::default()
-            }),
+            };
+            parse_task(framework, "*", task).unwrap_err()
         };
-        assert!(parse_launch(launch("f", "../x")).unwrap_err().0.is_none());
-        assert!(parse_launch(launch("f", "t")).unwrap_err().0.is_some());
+        assert!(bad("f", "../x").0.is_none());
+        assert!(bad("f", "t").0.is_some());
+        let garbage = proto::Launch {
+            framework_id: "f".into(),
+            role: "*".into(),
+            task: vec![0xff],
+        };
+        assert!(parse_launch(&garbage).unwrap_err().0.is_none());
     }
 }

@@ -1,5 +1,5 @@
-//! The generated messages, clients and servers of `proto/mezzo/v1`. Nothing is written by hand here, and of the messages one
-//! alone elsewhere (`convert::ListTasksResponse`); servers and clients convert at their border through `convert` and work on
+//! The generated messages, clients and servers of `proto/mezzo/v1`. Nothing is written by hand here, and of the messages two
+//! elsewhere (`convert::{Launch, ListTasksResponse}`); servers and clients convert at their border through `convert` and work on
 //! `model` inside.
 
 #![allow(
@@ -13,7 +13,7 @@
 
 tonic::include_proto!("mezzo.v1");
 
-pub use crate::convert::ListTasksResponse;
+pub use crate::convert::{Launch, ListTasksResponse};
 
 /// The encoded `FileDescriptorSet` of the API, for gRPC server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mezzo.v1.bin"));

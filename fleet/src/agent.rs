@@ -23,7 +23,7 @@ use mezzo_api::proto::{
     master_message::Message as In,
 };
 
-use prost::bytes::Bytes;
+use prost::{Message as _, bytes::Bytes};
 
 use crate::{
     Config,
@@ -137,12 +137,17 @@ impl Agent {
                 sequence: ping.sequence,
             }))),
             In::Launch(launch) => {
-                if let Some(task) = launch.task {
-                    self.launch(&launch.framework_id, &launch.role, task, now, &mut out);
-                }
+                self.launch(
+                    &launch.framework_id,
+                    &launch.role,
+                    launch.task,
+                    now,
+                    &mut out,
+                );
             }
             In::LaunchGroup(launch) => {
                 for task in launch.tasks {
+                    let task = task.encode_to_vec();
                     self.launch(&launch.framework_id, &launch.role, task, now, &mut out);
                 }
             }

@@ -5,21 +5,28 @@
 
 use std::{
     collections::BTreeMap,
+    io,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use hyper_util::rt::TokioIo;
 use mezzo_api::{
     credential::Authorized,
+    gather::Gathered,
     masters::{self, Masters},
 };
 use tokio::{
+    net::TcpStream,
     sync::{Semaphore, mpsc},
     time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Status,
+    codegen::{Service, http::Uri},
     transport::{Channel, Endpoint},
 };
 
@@ -63,8 +70,7 @@ impl Trunk {
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
-            .tcp_nodelay(true)
-            .connect_lazy();
+            .connect_with_connector_lazy(Connector);
         channels.insert(master.clone(), channel.clone());
         Ok((master, channel))
     }
@@ -83,6 +89,29 @@ impl Trunk {
             // Each agent has a pause of its own.
             let _ = masters.failed(leader, 0.0);
         }
+    }
+}
+
+/// Makes connections on which the messages of many agents leave together.
+#[derive(Debug, Clone, Copy)]
+struct Connector;
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Gathered<TcpStream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(async move {
+            let authority = uri.authority().ok_or(io::ErrorKind::InvalidInput)?;
+            let stream = TcpStream::connect(authority.as_str()).await?;
+            stream.set_nodelay(true)?;
+            Ok(TokioIo::new(Gathered::new(stream)))
+        })
     }
 }
 

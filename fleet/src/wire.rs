@@ -69,6 +69,15 @@ pub(crate) struct Task {
     pub(crate) started_at_ms: Option<u64>,
 }
 
+/// What a simulated agent wants to know of a `mezzo.v1.TaskInfo`.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Wanted {
+    #[prost(string, tag = "1")]
+    pub(crate) task_id: String,
+    #[prost(message, repeated, tag = "4")]
+    pub(crate) resources: Vec<proto::Resource>,
+}
+
 impl Default for Outgoing {
     fn default() -> Self {
         Self::Message(AgentMessage::default())

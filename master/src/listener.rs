@@ -12,6 +12,7 @@ use std::{
 };
 
 use futures::Stream;
+use mezzo_api::gather::Gathered;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -25,7 +26,7 @@ const GREETING_BYTES: usize = 16;
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Guarded {
-    stream: TcpStream,
+    stream: Gathered<TcpStream>,
     greeting: Greeting,
 }
 
@@ -42,7 +43,7 @@ impl Connected for Guarded {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+        self.stream.get_ref().connect_info()
     }
 }
 
@@ -140,6 +141,7 @@ impl Stream for Listener {
                     drop(stream.set_nodelay(true));
                     let deadline = Box::pin(sleep(self.greeting_timeout));
                     let greeting = Greeting::Awaited { read: 0, deadline };
+                    let stream = Gathered::new(stream);
                     return Poll::Ready(Some(Ok(Guarded { stream, greeting })));
                 }
                 Poll::Ready(Err(error)) => {

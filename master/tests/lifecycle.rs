@@ -114,7 +114,7 @@ async fn bad_launches_are_answered_with_updates_and_never_reach_the_agent() {
     framework
         .expect_state("does-not-fit-any-more", TaskState::TaskError)
         .await;
-    assert_eq!(agent.expect_launch().await.task.unwrap().task_id, "good");
+    assert_eq!(agent.expect_launch().await.info().unwrap().task_id, "good");
 
     framework
         .accept(&offers, vec![task("late", &agent.id, "cpus:1")])
@@ -184,7 +184,7 @@ async fn offers_of_many_agents_are_used_in_one_call_or_not_at_all() {
     let status = framework.expect_state("late", TaskState::TaskDropped).await;
     assert_eq!(status.reason(), proto::Reason::InvalidOffers);
     for (agent, hostname) in agents.iter_mut().zip(["node-1", "node-2"]) {
-        let launched = agent.expect_launch().await.task.unwrap();
+        let launched = agent.expect_launch().await.info().unwrap();
         assert_eq!(launched.task_id, hostname);
     }
     master.stop().await;

@@ -22,6 +22,7 @@ use mezzo_api::proto::{
     self, OperationState, PoolOperation, TaskState, agent_message, event::Event, master_message,
     operation::Operation, pool_change::Change,
 };
+use prost::Message as _;
 use tonic::Code;
 
 fn reservation(role: &str) -> proto::Reservation {
@@ -216,7 +217,7 @@ async fn one_accept_reserves_makes_a_volume_and_launches_a_task_on_it() {
     let made = create.volume.unwrap();
     assert_eq!(made.principal, "the-team");
     let launched = agent.expect_launch().await;
-    let sent = launched.task.as_ref().unwrap();
+    let sent = launched.info().unwrap();
     assert_eq!(
         sent.persistent,
         std::slice::from_ref(&made),
@@ -337,10 +338,10 @@ async fn members_of_a_group_write_to_one_volume_which_counts_once_and_is_theirs_
     let of = |id: &str| {
         let tasks = &launched.tasks;
         let found = tasks.iter().find(|task| task.task_id == id).unwrap();
-        master_message::Launch {
+        proto::Launch {
             framework_id: launched.framework_id.clone(),
             role: launched.role.clone(),
-            task: Some(found.clone()),
+            task: found.encode_to_vec(),
         }
     };
     agent.report(&of("db"), TaskState::TaskFinished, "u1").await;

@@ -93,7 +93,7 @@ async fn what_is_lent_is_offered_apart_to_those_who_can_deal_with_it() {
         refused.message
     );
     let launch = agent.expect_launch().await;
-    let launched = launch.task.as_ref().unwrap();
+    let launched = launch.info().unwrap();
     assert!(launched.revocable && launched.task_id == "right");
 
     let cluster = master

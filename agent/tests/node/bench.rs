@@ -13,10 +13,11 @@ use std::{
 
 use mezzo_agent::Config;
 use mezzo_api::proto::{
-    self,
-    master_message::{Kill, Launch, Message as FromMaster},
+    self, Launch,
+    master_message::{Kill, Message as FromMaster},
     node_service_client::NodeServiceClient,
 };
+use prost::Message as _;
 use tokio::process::{Child, Command};
 use tonic::transport::Channel;
 
@@ -178,9 +179,9 @@ impl Bench {
         let launch = Launch {
             framework_id: FRAMEWORK.into(),
             role: "*".into(),
-            task: Some(task),
+            task: task.encode_to_vec(),
         };
-        self.master.send(FromMaster::Launch(Box::new(launch))).await;
+        self.master.send(FromMaster::Launch(launch)).await;
     }
 
     pub(crate) async fn kill_task(&self, task: &str, grace_ms: Option<u64>) {

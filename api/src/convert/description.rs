@@ -36,6 +36,20 @@ impl Description {
     pub fn writes(&self, id: &VolumeId) -> bool {
         self.written.contains(id)
     }
+
+    /// As `mezzo.v1.TaskInfo` on the wire: parts of a message that follow each other are the message.
+    pub(super) fn encoded(&self) -> Vec<u8> {
+        let taken = proto::TaskInfo {
+            task_id: self.task_id.to_string(),
+            agent_id: self.agent_id.to_string(),
+            resources: (&self.resources).into(),
+            ..proto::TaskInfo::default()
+        };
+        let mut bytes = Vec::with_capacity(taken.encoded_len() + self.rest.len());
+        taken.encode_raw(&mut bytes);
+        bytes.extend_from_slice(&self.rest);
+        bytes
+    }
 }
 
 impl From<TaskInfo> for Description {
@@ -105,6 +119,7 @@ mod tests {
         let info = TaskInfo::try_from(wire.clone()).unwrap();
         let description = Description::from(info.clone());
         assert_eq!(proto::TaskInfo::from(&description), wire);
+        assert_eq!(proto::TaskInfo::decode(&*description.encoded()), Ok(wire));
         assert_eq!(TaskInfo::try_from(&description).unwrap(), info);
     }
 }

@@ -12,6 +12,7 @@ mod description;
 mod framework;
 mod group;
 mod health;
+mod launch;
 mod limits;
 mod listed;
 mod network;
@@ -27,6 +28,7 @@ use std::fmt;
 
 pub use description::Description;
 pub use group::members as group_members;
+pub use launch::Launch;
 pub use limits::limit_problems;
 pub use listed::{EncodedTasks, ListTasksResponse, ListedTask, TaskWriter};
 pub use revocable::{REVOCABLE, revocable_problems, slack};

@@ -12,6 +12,7 @@ use super::{Agent, Held, Key, Timer, is_over, key};
 use crate::{
     Happened, Record,
     counts::{add, sub},
+    wire,
 };
 
 impl Agent {
@@ -42,10 +43,17 @@ impl Agent {
         &mut self,
         framework: &str,
         role: &str,
-        task: proto::TaskInfo,
+        info: Vec<u8>,
         now: u64,
         out: &mut Vec<AgentMessage>,
     ) {
+        let Ok(task) = wire::Wanted::decode(&*info) else {
+            tracing::error!(
+                agent = self.id,
+                "the master sent a launch that does not parse"
+            );
+            return;
+        };
         let key = key(framework, &task.task_id);
         if self.tasks.contains_key(&key) {
             return;
@@ -81,7 +89,7 @@ impl Agent {
         let held = Held {
             framework_id: framework.into(),
             role: role.into(),
-            info: task.encode_to_vec().into(),
+            info: info.into(),
             state: TaskState::TaskStarting,
             started_at_ms: None,
             statuses: VecDeque::new(),

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use mezzo_api::proto::master_message::{Acknowledge, Drain, Kill, Launch};
+use mezzo_api::proto::{
+    Launch,
+    master_message::{Acknowledge, Drain, Kill},
+};
 
 use prost::Message as _;
 
@@ -18,18 +21,19 @@ fn launch(task: &str, cpus: i64) -> In {
     let scalar = proto::resource::Value::Scalar(proto::Scalar {
         millis: cpus * 1000,
     });
-    In::Launch(Box::new(Launch {
+    In::Launch(Launch {
         framework_id: "f".into(),
         role: "*".into(),
-        task: Some(proto::TaskInfo {
+        task: proto::TaskInfo {
             task_id: task.into(),
             resources: vec![proto::Resource {
                 name: "cpus".into(),
                 value: Some(scalar),
             }],
             ..proto::TaskInfo::default()
-        }),
-    }))
+        }
+        .encode_to_vec(),
+    })
 }
 
 fn statuses(outcome: Outcome) -> Vec<proto::TaskStatus> {

@@ -10,7 +10,7 @@ use std::{
 
 use futures::{Stream, StreamExt as _};
 use mezzo_api::{
-    convert::{self, AtHand, Invalid},
+    convert::{self, AtHand, Invalid, Launch},
     model::{AgentInfo, OperationStatus, PersistentVolume, Pool, Task, TaskStatus, TaskUsage},
     proto::{
         AgentMessage, MasterMessage, agent_message, agent_service_server::AgentService,
@@ -326,11 +326,7 @@ fn encode(line: AgentLine, pace: Pace, context: &Context) -> MasterMessage {
             Message::Refused(master_message::Refused { message })
         }
         AgentLine::Core(ToAgent::Launch(task)) => {
-            Message::Launch(Box::new(master_message::Launch {
-                framework_id: task.framework_id.to_string(),
-                role: task.role.to_string(),
-                task: Some((&task.info).into()),
-            }))
+            Message::Launch(Launch::new(&task.framework_id, &task.role, &task.info))
         }
         AgentLine::Core(ToAgent::LaunchGroup(tasks)) => {
             let first = tasks.first();

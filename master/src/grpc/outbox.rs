@@ -48,7 +48,8 @@ pub(crate) enum SendFailure {
 impl<T> Outbox<T> {
     /// Queues a message, or says why not.
     pub(crate) fn send(&self, message: T) -> Result<(), SendFailure> {
-        if self.closed.is_cancelled() {
+        // The reason is there before the token is cancelled, and is looked at without a lock.
+        if self.ending.get().is_some() {
             return Err(SendFailure::Gone);
         }
         self.queue.try_send(message).map_err(|error| match error {

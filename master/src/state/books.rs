@@ -161,7 +161,7 @@ impl Core {
 
     /// Ends an offer: what it held is free again.
     pub(super) fn withdraw_offer(&mut self, offer_id: &OfferId) -> Option<OfferEntry> {
-        let offer = self.offers.remove(offer_id)?;
+        let offer = self.offers.swap_remove(offer_id)?;
         self.with_ledger(&offer.agent_id, offer.supply, |ledger| {
             ledger.withdraw(&offer.resources);
         });
@@ -170,7 +170,7 @@ impl Core {
             self.view.touch_agent(&offer.agent_id);
         }
         if let Some(framework) = self.frameworks.get_mut(&offer.framework_id) {
-            framework.offers.remove(offer_id);
+            framework.offers.swap_remove(offer_id);
             framework
                 .offered_mut(offer.supply)
                 .sub_pools(&offer.resources.exclusive());

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use indexmap::IndexSet;
 use mezzo_api::model::{
     FrameworkId, FrameworkInfo, OfferId, OperationId, OperationStatus, RoleName, StreamId, TaskId,
 };
@@ -87,7 +88,7 @@ pub(super) struct FrameworkEntry {
     pub(super) registered_at_ms: u64,
     pub(super) link: FrameworkLink,
     pub(super) roles: BTreeMap<RoleName, RoleEntry>,
-    pub(super) offers: BTreeSet<OfferId>,
+    pub(super) offers: IndexSet<OfferId>,
     /// What is in them, and what of that agents lend.
     pub(super) in_offers: (Quantities, Quantities),
     /// Not ended, or ended and not acknowledged.
@@ -114,7 +115,7 @@ impl FrameworkEntry {
             registered_at_ms,
             link,
             roles: BTreeMap::new(),
-            offers: BTreeSet::new(),
+            offers: IndexSet::new(),
             in_offers: Default::default(),
             tasks: Table::default(),
             ended: Table::default(),

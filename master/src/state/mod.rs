@@ -154,7 +154,7 @@ pub struct Core {
     agent_conns: BTreeMap<ConnId, AgentId>,
     frameworks: BTreeMap<FrameworkId, FrameworkEntry>,
     framework_conns: BTreeMap<ConnId, FrameworkId>,
-    offers: BTreeMap<OfferId, OfferEntry>,
+    offers: IndexMap<OfferId, OfferEntry>,
     removed_agents: Removed<AgentId>,
     /// Draining, and to be removed after that.
     leaving: BTreeSet<AgentId>,
@@ -190,7 +190,7 @@ impl Core {
             agent_conns: BTreeMap::new(),
             frameworks: BTreeMap::new(),
             framework_conns: BTreeMap::new(),
-            offers: BTreeMap::new(),
+            offers: IndexMap::new(),
             removed_agents: Removed::restore(saved.removed_agents),
             leaving: BTreeSet::new(),
             removed_frameworks: Removed::restore(saved.removed_frameworks),

@@ -286,7 +286,7 @@ impl Core {
             entries.push((offer_id, entry));
         }
         self.counters.offers_made += entries.len() as u64;
-        add_all(&mut self.offers, entries);
+        self.offers.extend(entries);
         for shift in shifts {
             self.shift_idle_between(shift);
         }
@@ -307,15 +307,6 @@ impl Core {
                 turn.push(Effect::ToFramework(conn, ToFramework::Offers(some)));
             }
         }
-    }
-}
-
-/// Adds entries whose keys ascend, as those of new offers nearly always do: where they are most of all, at once.
-fn add_all<K: Ord, V>(map: &mut BTreeMap<K, V>, entries: Vec<(K, V)>) {
-    if entries.len() > map.len() {
-        map.append(&mut entries.into_iter().collect());
-    } else {
-        map.extend(entries);
     }
 }
 

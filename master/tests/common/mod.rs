@@ -273,9 +273,9 @@ impl Agent {
         message.unwrap_or_else(|| Err(Status::unknown("the stream ended")))
     }
 
-    pub async fn expect_launch(&mut self) -> master_message::Launch {
+    pub async fn expect_launch(&mut self) -> proto::Launch {
         match self.next().await.unwrap() {
-            master_message::Message::Launch(launch) => *launch,
+            master_message::Message::Launch(launch) => launch,
             other => panic!("expected Launch, got {other:?}"),
         }
     }
@@ -301,12 +301,7 @@ impl Agent {
         }
     }
 
-    pub async fn report(
-        &self,
-        launch: &master_message::Launch,
-        state: proto::TaskState,
-        update_id: &str,
-    ) {
+    pub async fn report(&self, launch: &proto::Launch, state: proto::TaskState, update_id: &str) {
         let status = self.status(launch, state, update_id);
         self.say(agent_message::Message::Status(Box::new(status)))
             .await;
@@ -320,12 +315,12 @@ impl Agent {
 
     pub fn status(
         &self,
-        launch: &master_message::Launch,
+        launch: &proto::Launch,
         state: proto::TaskState,
         update_id: &str,
     ) -> proto::TaskStatus {
         proto::TaskStatus {
-            task_id: launch.task.as_ref().unwrap().task_id.clone(),
+            task_id: launch.info().unwrap().task_id,
             framework_id: launch.framework_id.clone(),
             agent_id: self.id.clone(),
             state: state.into(),
@@ -339,12 +334,12 @@ impl Agent {
     /// As it would stand in a Register.
     pub fn task(
         &self,
-        launch: &master_message::Launch,
+        launch: &proto::Launch,
         state: proto::TaskState,
         update_id: &str,
     ) -> proto::Task {
         proto::Task {
-            info: launch.task.clone().map(Box::new),
+            info: Some(Box::new(launch.info().unwrap())),
             framework_id: launch.framework_id.clone(),
             role: launch.role.clone(),
             status: Some(self.status(launch, state, update_id)),

@@ -84,7 +84,7 @@ async fn a_shared_volume_is_offered_while_it_is_in_use_and_ends_only_without_its
     let (one, two) = (agent.expect_launch().await, agent.expect_launch().await);
     let volumes = std::slice::from_ref(&shared);
     for launched in [&one, &two] {
-        assert_eq!(launched.task.as_ref().unwrap().persistent, volumes);
+        assert_eq!(launched.info().unwrap().persistent, volumes);
     }
     // Before the agent has answered, as everything.
     let again = loop {
