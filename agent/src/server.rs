@@ -6,7 +6,7 @@
 use std::{
     fs::{File, TryLockError},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -59,6 +59,8 @@ pub type Ready = oneshot::Sender<SocketAddr>;
 const COPIES: usize = 8;
 /// Open calls may take so long to finish when the agent stops.
 const SERVE_DRAIN: Duration = Duration::from_secs(3);
+/// How long after the address could not be written it is tried again.
+const ADDRESS_RETRY: Duration = Duration::from_secs(1);
 
 /// Runs an agent until it is told to stop.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
@@ -369,13 +371,15 @@ pub(crate) async fn serve(
     ));
 
     let address_file = config.state_dir.join("address");
-    write_atomically(&address_file, format!("{local}\n").as_bytes()).map_err(|source| {
-        Error::State {
-            operation: "write",
-            path: address_file,
-            source,
-        }
-    })?;
+    if let Err(error) = tell_address(&address_file, local) {
+        // A full disk is no reason to leave tasks alone: some of them may be what fills it.
+        tracing::error!(file = %address_file.display(), %error, "cannot write where this agent listens; trying until it works");
+        let token = stop.clone();
+        parts.spawn(async move {
+            tell_address_later(address_file, local, token).await;
+            Ok(())
+        });
+    }
     tracing::info!(address = %local, master = config.master, "agent is up");
     if let Some(ready) = ready {
         let _ = ready.send(local);
@@ -400,6 +404,29 @@ pub(crate) async fn serve(
         remove_everything(runtime.as_ref(), images.as_ref()).await?;
     }
     result
+}
+
+fn tell_address(file: &Path, local: SocketAddr) -> std::io::Result<()> {
+    write_atomically(file, format!("{local}\n").as_bytes())
+}
+
+/// Until the agent stops, as every part of it.
+async fn tell_address_later(file: PathBuf, local: SocketAddr, stop: CancellationToken) {
+    let telling = async {
+        loop {
+            tokio::time::sleep(ADDRESS_RETRY).await;
+            let file = file.clone();
+            let told = tokio::task::spawn_blocking(move || tell_address(&file, local)).await;
+            if matches!(told, Ok(Ok(()))) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = telling => tracing::info!(file = %file.display(), "where this agent listens is written"),
+    }
+    stop.cancelled().await;
 }
 
 async fn remove_everything(runtime: &dyn Runtime, images: &dyn Images) -> Result<(), Error> {

@@ -42,8 +42,8 @@ use streams::Streams;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long killed processes may take to be gone, and a cgroup to become empty.
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often a keeper tries to write the record of the end, five times a second.
-const RECORD_ATTEMPTS: u32 = 50;
+/// How long a keeper waits before it tries again to write the record of the end: at first, and at most.
+const RECORD_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 /// More than enough for two system calls and the words of their errors.
 const SETTLING_STACK: usize = 64 << 10;
 
@@ -421,14 +421,18 @@ fn record_and_release(
     settled || insist(|| request.dir.write_exit(record)).is_some()
 }
 
-/// A full disk may take it later; without a record the container would be reported as lost.
+/// A full disk may take it later, however much later; without a record the container would be reported as lost. `None`
+/// where there is no place for it any more.
 fn insist<T>(attempt: impl Fn() -> std::io::Result<T>) -> Option<T> {
-    (0..RECORD_ATTEMPTS).find_map(|n| {
-        if n > 0 {
-            std::thread::sleep(Duration::from_millis(200));
+    let (mut pause, longest) = RECORD_PAUSES;
+    loop {
+        match attempt() {
+            Ok(done) => return Some(done),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(_) => std::thread::sleep(pause),
         }
-        attempt().ok()
-    })
+        pause = (pause * 2).min(longest);
+    }
 }
 
 /// A sample of a cgroup that is about to be removed. Closes what holds the container's network.

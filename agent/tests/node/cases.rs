@@ -1,8 +1,9 @@
 //! The tests, each on a machine of its own. Names are sentences.
 
-use crate::bench::{Bench, alive, eventually, processes_of, said, task};
+use crate::bench::{Bench, alive, eventually, said, task};
 use crate::cut_short::{
     a_change_of_limits_that_is_cut_short_leaves_what_was_before,
+    kills_of_the_agent_in_the_middle_of_launches_run_nothing_twice,
     processors_that_change_hands_while_the_agent_is_killed_end_in_one_hand,
 };
 use crate::disk::{
@@ -33,6 +34,7 @@ use crate::guest::{
     a_persistent_volume_has_a_quota_of_its_own_in_a_guest,
     a_project_quota_refuses_and_counts_in_a_guest,
     a_revocable_task_is_squeezed_and_then_killed_in_a_guest,
+    swap_io_and_huge_pages_reach_the_kernel_in_a_guest,
     what_a_group_has_together_is_bounded_by_a_quota_in_a_guest,
     who_waits_for_a_processor_is_helped_in_a_guest,
 };
@@ -40,6 +42,10 @@ use crate::health::{
     health_is_checked_by_command_and_port,
     the_first_of_several_health_checks_that_gives_up_kills_the_task,
     what_checks_find_is_told_and_kills_nothing,
+};
+use crate::holder::{
+    a_group_whose_holder_is_killed_ends_whole_under_either_policy,
+    what_was_killed_of_a_group_while_no_agent_was_there_is_told_by_the_next,
 };
 use crate::inside::{
     a_message_reaches_a_task, a_tasks_terminal_is_typed_on, logs_are_read_and_followed,
@@ -56,12 +62,14 @@ use crate::limits::{
     devices_are_picked_by_id_given_and_told,
     limits_change_while_the_task_runs_and_outlive_the_agent,
     limits_reach_the_container_or_are_refused_by_name,
+    swap_io_and_huge_pages_reach_the_kernel_or_are_refused_by_name,
     whole_processors_are_one_tasks_alone_also_for_the_next_agent,
 };
 use crate::mounts::{
     a_memory_file_system_of_a_task_has_its_size,
     a_path_of_the_machine_is_mounted_where_the_operator_allows_it,
 };
+use crate::sessions::sessions_leave_nothing_in_the_agent_however_they_end;
 use crate::volumes::a_volume_outlives_its_task_and_the_agent;
 use crate::walls::{
     a_read_only_root_takes_no_write_and_the_sandbox_does,
@@ -70,10 +78,7 @@ use crate::walls::{
 };
 use mezzo_api::proto::{
     self, Reason,
-    TaskState::{
-        TaskDropped, TaskError, TaskFailed, TaskFinished, TaskGone, TaskKilled, TaskKilling,
-        TaskRunning,
-    },
+    TaskState::{TaskError, TaskFailed, TaskFinished, TaskKilled, TaskKilling, TaskRunning},
 };
 use nix::sys::signal::{Signal, kill};
 use std::{fs, future::Future, net::TcpListener, pin::Pin};
@@ -83,7 +88,7 @@ pub(crate) type Run = for<'a> fn(&'a mut Bench) -> Pin<Box<dyn Future<Output = (
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) run: Run,
-    /// In a process and a network namespace of its own.
+    /// In a process, a network and a mount namespace of its own.
     pub(crate) isolated: bool,
 }
 
@@ -96,6 +101,7 @@ macro_rules! cases {
 }
 
 cases![
+    swap_io_and_huge_pages_reach_the_kernel_in_a_guest,
     a_persistent_volume_has_a_quota_of_its_own_in_a_guest,
     what_a_group_has_together_is_bounded_by_a_quota_in_a_guest,
     a_project_quota_refuses_and_counts_in_a_guest,
@@ -114,6 +120,7 @@ cases![
     logs_are_read_and_followed,
     programs_run_beside_a_task,
     a_tasks_terminal_is_typed_on,
+    sessions_leave_nothing_in_the_agent_however_they_end,
     a_follower_misses_nothing_through_rotations_and_the_end,
     a_log_is_read_from_a_time_on,
     a_log_is_put_aside_by_its_age_with_no_agent_there,
@@ -133,6 +140,7 @@ cases![
     a_silent_master_is_left_and_found_again,
     kills_of_the_agent_in_the_middle_of_launches_run_nothing_twice,
     limits_reach_the_container_or_are_refused_by_name,
+    swap_io_and_huge_pages_reach_the_kernel_or_are_refused_by_name,
     limits_change_while_the_task_runs_and_outlive_the_agent,
     whole_processors_are_one_tasks_alone_also_for_the_next_agent,
     a_change_of_limits_that_is_cut_short_leaves_what_was_before,
@@ -146,6 +154,8 @@ cases![
     a_group_that_fills_its_volume_is_told_so,
     a_group_with_a_member_that_cannot_start_runs_not_at_all,
     a_killed_agent_leaves_groups_whole_or_ends_them,
+    a_group_whose_holder_is_killed_ends_whole_under_either_policy,
+    what_was_killed_of_a_group_while_no_agent_was_there_is_told_by_the_next,
     a_secret_is_told_to_a_task_and_to_nothing_else,
     a_volume_outlives_its_task_and_the_agent,
     a_path_of_the_machine_is_mounted_where_the_operator_allows_it,
@@ -574,71 +584,4 @@ async fn a_silent_master_is_left_and_found_again(bench: &mut Bench) {
             .pid,
         pid
     );
-}
-
-async fn kills_of_the_agent_in_the_middle_of_launches_run_nothing_twice(bench: &mut Bench) {
-    bench.start(1).await;
-    let begin = std::time::Instant::now();
-    for n in 0..20 {
-        bench.launch(task(&format!("calm{n}"), &["sleep"])).await;
-    }
-    for n in 0..20 {
-        bench.master.status(&format!("calm{n}"), TaskRunning).await;
-    }
-    eprintln!(
-        "20 launches to 20 times TASK_RUNNING: {} ms",
-        begin.elapsed().as_millis()
-    );
-    for round in 0..5_u64 {
-        for n in 0..4 {
-            bench
-                .launch(task(&format!("hasty{round}-{n}"), &["sleep"]))
-                .await;
-        }
-        // Not synchronisation: the point is to hit the launches at a different moment in every round.
-        tokio::time::sleep(std::time::Duration::from_millis(round * 15)).await;
-        bench.kill_agent().await;
-        bench.start(usize::try_from(round).unwrap() + 2).await;
-    }
-    let mut client = bench.client().await;
-    let node = client
-        .get_node(proto::GetNodeRequest {})
-        .await
-        .unwrap()
-        .into_inner();
-    let holds: Vec<_> = node
-        .tasks
-        .iter()
-        .map(|task| task.info.as_ref().unwrap().task_id.clone())
-        .collect();
-    for round in 0..5 {
-        for n in 0..4 {
-            let id = format!("hasty{round}-{n}");
-            if holds.contains(&id) {
-                // Running, or told to have been dropped.
-                bench
-                    .master
-                    .any(&id, &[TaskRunning, TaskDropped, TaskGone, TaskKilled])
-                    .await;
-            }
-        }
-    }
-    // Every task that runs does so in exactly one process, and every process is a task's.
-    let node = client
-        .get_node(proto::GetNodeRequest {})
-        .await
-        .unwrap()
-        .into_inner();
-    let mut pids: Vec<_> = node
-        .tasks
-        .iter()
-        .filter_map(|task| task.status.as_ref())
-        .filter(|status| status.state() == TaskRunning)
-        .map(|status| status.container.as_ref().unwrap().pid)
-        .collect();
-    assert!(pids.len() >= 20);
-    let mut found = processes_of(&bench.config.cgroup_parent.clone().unwrap());
-    pids.sort_unstable();
-    found.sort_unstable();
-    assert_eq!(found, pids);
 }

@@ -1,8 +1,9 @@
-//! `kill -9` in the middle of a change of limits of a running task: after the kernel has it and before it is on record,
-//! after the runtime's record and before the agent's checkpoint. What the next agent finds is what holds, everywhere.
+//! `kill -9` of the agent in the middle of launches, and of a change of limits of a running task: after the kernel has it
+//! and before it is on record, after the runtime's record and before the agent's checkpoint. What the next agent finds is
+//! what holds, everywhere.
 //!
-//! The moment is not left to chance: where the temporary file of a record would be made there is a pipe that nobody reads,
-//! and whoever opens it for writing waits there until it is killed.
+//! The moment of a change is not left to chance: where the temporary file of a record would be made there is a pipe that
+//! nobody reads, and whoever opens it for writing waits there until it is killed.
 
 use std::{
     fs,
@@ -11,12 +12,12 @@ use std::{
 
 use mezzo_api::proto::{
     self, CpuPinning, TaskLimits,
-    TaskState::{TaskKilled, TaskRunning},
+    TaskState::{TaskDropped, TaskGone, TaskKilled, TaskRunning},
 };
 use nix::{sys::stat::Mode, unistd::mkfifo};
 
 use crate::{
-    bench::{Bench, alive, eventually, task},
+    bench::{Bench, alive, eventually, processes_of, task},
     limits::{change, memory_max, pids_max, processors},
 };
 
@@ -179,4 +180,74 @@ pub(crate) async fn processors_that_change_hands_while_the_agent_is_killed_end_i
     })
     .await;
     assert!(alive(shared.pid));
+}
+
+/// At moments that are different in every round.
+pub(crate) async fn kills_of_the_agent_in_the_middle_of_launches_run_nothing_twice(
+    bench: &mut Bench,
+) {
+    bench.start(1).await;
+    let begin = std::time::Instant::now();
+    for n in 0..20 {
+        bench.launch(task(&format!("calm{n}"), &["sleep"])).await;
+    }
+    for n in 0..20 {
+        bench.master.status(&format!("calm{n}"), TaskRunning).await;
+    }
+    eprintln!(
+        "20 launches to 20 times TASK_RUNNING: {} ms",
+        begin.elapsed().as_millis()
+    );
+    for round in 0..5_u64 {
+        for n in 0..4 {
+            bench
+                .launch(task(&format!("hasty{round}-{n}"), &["sleep"]))
+                .await;
+        }
+        // Not synchronisation: the point is to hit the launches at a different moment in every round.
+        tokio::time::sleep(std::time::Duration::from_millis(round * 15)).await;
+        bench.kill_agent().await;
+        bench.start(usize::try_from(round).unwrap() + 2).await;
+    }
+    let mut client = bench.client().await;
+    let node = client
+        .get_node(proto::GetNodeRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let holds: Vec<_> = node
+        .tasks
+        .iter()
+        .map(|task| task.info.as_ref().unwrap().task_id.clone())
+        .collect();
+    for round in 0..5 {
+        for n in 0..4 {
+            let id = format!("hasty{round}-{n}");
+            if holds.contains(&id) {
+                // Running, or told to have been dropped.
+                bench
+                    .master
+                    .any(&id, &[TaskRunning, TaskDropped, TaskGone, TaskKilled])
+                    .await;
+            }
+        }
+    }
+    // Every task that runs does so in exactly one process, and every process is a task's.
+    let node = client
+        .get_node(proto::GetNodeRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let mut pids: Vec<_> = node
+        .tasks
+        .iter()
+        .filter_map(|task| task.status.as_ref())
+        .filter(|status| status.state() == TaskRunning)
+        .map(|status| status.container.as_ref().unwrap().pid)
+        .collect();
+    assert!(pids.len() >= 20);
+    let mut found = processes_of(&bench.config.cgroup_parent.clone().unwrap());
+    pids.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, pids);
 }

@@ -37,11 +37,22 @@ pub(crate) async fn launch(
     init: Vec<proto::TaskInfo>,
     tasks: Vec<proto::TaskInfo>,
 ) {
+    launch_by(bench, proto::GroupPolicy::KillGroup, group, init, tasks).await;
+}
+
+/// The same under that policy.
+pub(crate) async fn launch_by(
+    bench: &Bench,
+    policy: proto::GroupPolicy,
+    group: &str,
+    init: Vec<proto::TaskInfo>,
+    tasks: Vec<proto::TaskInfo>,
+) {
     let whole = proto::operation::LaunchGroup {
         group_id: group.into(),
         init_tasks: init,
         tasks,
-        policy: proto::GroupPolicy::KillGroup.into(),
+        policy: policy.into(),
         volumes: vec![
             proto::SharedVolume {
                 name: "disk".into(),
@@ -64,7 +75,7 @@ pub(crate) async fn launch(
 }
 
 /// Folders and holders of groups, by what the agent and its runtime have on disk, and cgroups.
-fn left_of_groups(bench: &Bench) -> Vec<String> {
+pub(crate) fn left_of_groups(bench: &Bench) -> Vec<String> {
     let names = |dir: std::path::PathBuf| -> Vec<String> {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
         entries

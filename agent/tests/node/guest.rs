@@ -1,5 +1,6 @@
-//! What only some machines have: pressure per task and memory that can be taken back (cgroup v2), and a file system with
-//! project quotas below the state folder. `cargo xtask vm node in_a_guest` has both; elsewhere these say that they are skipped.
+//! What only some machines have: pressure per task, memory that can be taken back, limits of io and huge pages (cgroup v2),
+//! and a file system with project quotas below the state folder. `cargo xtask vm node in_a_guest` has all of it; elsewhere
+//! these say that they are skipped.
 
 use std::{
     os::unix::fs::MetadataExt as _,
@@ -21,6 +22,7 @@ use crate::{
     files::{copy_to, data, entry},
     groups,
     lend::{cgroup_file, cgroup_file_of, holding, lends, pid, quota, revocable},
+    limits,
     volumes::{make_data, with_data},
 };
 
@@ -182,6 +184,12 @@ pub(crate) async fn who_waits_for_a_processor_is_helped_in_a_guest(bench: &mut B
     );
     for web in &webs {
         assert!(alive(web.pid));
+    }
+}
+
+pub(crate) async fn swap_io_and_huge_pages_reach_the_kernel_in_a_guest(bench: &mut Bench) {
+    if is_guest("swap_io_and_huge_pages_reach_the_kernel") {
+        limits::swap_io_and_huge_pages_reach_the_kernel_or_are_refused_by_name(bench).await;
     }
 }
 

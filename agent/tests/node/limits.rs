@@ -98,6 +98,147 @@ pub(crate) async fn limits_reach_the_container_or_are_refused_by_name(bench: &mu
     }
 }
 
+/// Whether the kernel limits huge pages of 2 MiB, and tells so in a container's cgroup.
+fn has_huge_pages() -> bool {
+    let hierarchy = if v2() {
+        let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers");
+        let controllers = controllers.unwrap_or_default();
+        controllers.split_whitespace().any(|name| name == "hugetlb")
+    } else {
+        Path::new("/sys/fs/cgroup/hugetlb/cgroup.procs").exists()
+    };
+    hierarchy && Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists()
+}
+
+fn swap_of(cgroup: &str) -> u64 {
+    let names = ("memory.memsw.limit_in_bytes", "memory.swap.max");
+    let all: u64 = read(&cgroup_file(cgroup, "memory", names.0, names.1))
+        .parse()
+        .unwrap();
+    // Version 1 counts both together.
+    let memory = if v2() { "0".into() } else { memory_max(cgroup) };
+    all - memory.parse::<u64>().unwrap()
+}
+
+fn huge_pages_of(cgroup: &str) -> String {
+    let names = ("hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max");
+    read(&cgroup_file(cgroup, "hugetlb", names.0, names.1))
+}
+
+/// The rates of the only disk that is limited.
+fn rates_of(cgroup: &str) -> String {
+    let text = read(&cgroup_file(cgroup, "blkio", "", "io.max"));
+    let (device, rates) = text.split_once(' ').unwrap();
+    assert!(device.contains(':') && !rates.contains('\n'), "{text}");
+    rates.to_owned()
+}
+
+/// Each of them alone, so that one that this machine cannot enforce does not hide the others.
+pub(crate) async fn swap_io_and_huge_pages_reach_the_kernel_or_are_refused_by_name(
+    bench: &mut Bench,
+) {
+    bench.start(1).await;
+    let disk = bench.config.state_dir.to_str().unwrap().to_owned();
+    let io = |read_bytes_per_sec, writes_per_sec| proto::IoLimit {
+        device: disk.clone(),
+        read_bytes_per_sec,
+        write_bytes_per_sec: Some(2 << 20),
+        reads_per_sec: Some(300),
+        writes_per_sec,
+    };
+    let huge = |limit_mb| proto::HugePages {
+        page_kb: 2048,
+        limit_mb,
+    };
+    let none = proto::TaskLimits::default;
+    let swap = proto::TaskLimits {
+        swap_mb: Some(16),
+        ..none()
+    };
+    let rates = proto::TaskLimits {
+        io_max: vec![io(Some(1 << 20), Some(400))],
+        ..none()
+    };
+    let pages = proto::TaskLimits {
+        huge_pages: vec![huge(4)],
+        ..none()
+    };
+    let counts_swap = v2() || {
+        let root = Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes");
+        root.exists()
+    };
+    let mut cgroups = Vec::new();
+    for (id, limits, is_enforced) in [
+        ("swap", swap, counts_swap),
+        ("io_max", rates, v2()),
+        ("huge_pages", pages, has_huge_pages()),
+    ] {
+        let limited = proto::TaskInfo {
+            limits: Some(limits),
+            ..task(id, &["sleep"])
+        };
+        bench.launch(limited).await;
+        if is_enforced {
+            let status = bench.master.status(id, TaskRunning).await;
+            cgroups.push((id, status.container.unwrap().cgroup_path));
+            continue;
+        }
+        let end = bench.master.end(id).await;
+        let told = (end.state(), end.reason());
+        assert_eq!(told, (TaskError, Reason::TaskInvalid), "{}", end.message);
+        let field = format!("limits.{id}");
+        assert!(end.message.starts_with(&field), "{}", end.message);
+    }
+    let found = || {
+        cgroups.iter().map(|(id, cgroup)| match *id {
+            "swap" => swap_of(cgroup).to_string(),
+            "io_max" => rates_of(cgroup),
+            _ => huge_pages_of(cgroup),
+        })
+    };
+    let expected = |swap: u64, io: &str, huge: u64| -> Vec<String> {
+        let wanted = |id| match id {
+            "swap" => (swap << 20).to_string(),
+            "io_max" => io.to_owned(),
+            _ => (huge << 20).to_string(),
+        };
+        cgroups.iter().map(|(id, _)| wanted(*id)).collect()
+    };
+    let first = expected(16, "rbps=1048576 wbps=2097152 riops=300 wiops=400", 4);
+    assert_eq!(found().collect::<Vec<_>>(), first);
+
+    // They change while the task runs, and the next agent holds to that.
+    let mut client = bench.client().await;
+    for (id, _) in &cgroups {
+        let wanted = match *id {
+            "swap" => proto::UpdateTaskRequest {
+                swap_mb: Some(8),
+                ..change(id)
+            },
+            "io_max" => proto::UpdateTaskRequest {
+                io_max: vec![io(None, Some(50))],
+                ..change(id)
+            },
+            _ => proto::UpdateTaskRequest {
+                huge_pages: vec![huge(0)],
+                ..change(id)
+            },
+        };
+        client.update_task(wanted).await.unwrap();
+    }
+    let changed = expected(8, "rbps=max wbps=2097152 riops=300 wiops=50", 0);
+    assert_eq!(found().collect::<Vec<_>>(), changed);
+    bench.kill_agent().await;
+    bench.start(2).await;
+    eventually("as before", || found().eq(changed.iter().cloned())).await;
+    let there = |name: &str| cgroups.iter().any(|(id, _)| *id == name);
+    let missing = ["swap", "io_max", "huge_pages"].map(|name| !there(name));
+    assert!(
+        std::env::var_os("MEZZO_TEST_GUEST").is_none() || missing == [false; 3],
+        "a guest has all of them: {cgroups:?}"
+    );
+}
+
 pub(crate) fn change(task: &str) -> proto::UpdateTaskRequest {
     proto::UpdateTaskRequest {
         task_id: task.into(),

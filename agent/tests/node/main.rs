@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
+mod bad_disks;
 mod bench;
 mod cases;
 mod cni;
@@ -16,6 +17,7 @@ mod files;
 mod groups;
 mod guest;
 mod health;
+mod holder;
 mod inside;
 mod lend;
 mod life;
@@ -23,6 +25,7 @@ mod limits;
 mod master;
 mod mounts;
 mod network;
+mod sessions;
 mod volumes;
 mod walls;
 
@@ -81,6 +84,7 @@ async fn tests(args: &[String]) -> ExitCode {
     let mut all = cases::all();
     all.extend(network::all());
     all.extend(cni::all());
+    all.extend(bad_disks::all());
     if args.iter().any(|arg| arg == "--list") {
         for case in &all {
             println!("{}: test", case.name);

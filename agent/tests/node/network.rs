@@ -54,10 +54,10 @@ pub(crate) fn all() -> Vec<Case> {
     ]
 }
 
-/// Runs this program again for one case.
+/// Runs this program again for one case. What it mounts is gone with its last process, too.
 pub(crate) async fn in_a_network_of_its_own(case: &str) -> bool {
     tokio::process::Command::new("unshare")
-        .args(["--net", "--"])
+        .args(["--net", "--mount", "--"])
         .arg(std::env::current_exe().unwrap())
         .arg(case)
         .env(ISOLATED, "1")
@@ -66,7 +66,7 @@ pub(crate) async fn in_a_network_of_its_own(case: &str) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-fn ip(arguments: &str) {
+pub(crate) fn ip(arguments: &str) {
     let status = Command::new("ip")
         .args(arguments.split_ascii_whitespace())
         .status()
