@@ -64,18 +64,34 @@ impl Row {
     }
 }
 
-/// Writes `target/bench/NAME.json` and `.svg`, and prints the table.
-pub(super) fn write(name: &str, rows: &[Row]) -> Result<()> {
+/// Writes `target/bench/NAME.json` and `.svg`; says where they are.
+pub(super) fn save(name: &str, values: &[Value], picture: &str) -> Result<String> {
     let dir = paths::target()?.join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-    let values: Vec<Value> = rows.iter().map(Row::json).collect();
-    let (data, picture) = (
-        dir.join(format!("{name}.json")),
-        dir.join(format!("{name}.svg")),
-    );
-    let text = format!("{:#}\n", Value::Array(values.clone()));
+    let data = dir.join(format!("{name}.json"));
+    let drawn = dir.join(format!("{name}.svg"));
+    let text = format!("{:#}\n", json!(values));
     fs::write(&data, text).with_context(|| format!("write {}", data.display()))?;
-    fs::write(&picture, svg(rows)).with_context(|| format!("write {}", picture.display()))?;
+    fs::write(&drawn, picture).with_context(|| format!("write {}", drawn.display()))?;
+    Ok(format!(
+        "written to {} and {}",
+        data.display(),
+        drawn.display()
+    ))
+}
+
+/// A whole picture of what is drawn in it.
+pub(super) fn framed(width: f64, height: f64, body: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{body}</svg>\n"
+    )
+}
+
+/// Prints the table, and saves it with its picture.
+pub(super) fn write(name: &str, rows: &[Row]) -> Result<()> {
+    let values: Vec<Value> = rows.iter().map(Row::json).collect();
+    let saved = save(name, &values, &svg(rows))?;
     let columns = [
         "case",
         "unit",
@@ -103,10 +119,8 @@ pub(super) fn write(name: &str, rows: &[Row]) -> Result<()> {
         .map(|row| columns.iter().map(|column| cell(&row[column])).collect())
         .collect();
     println!(
-        "\n{}written to {} and {}",
-        table::render(&columns, &lines, &[2, 4, 5, 6, 7, 8, 9, 10, 11]),
-        data.display(),
-        picture.display()
+        "\n{}{saved}",
+        table::render(&columns, &lines, &[2, 4, 5, 6, 7, 8, 9, 10, 11])
     );
     Ok(())
 }
@@ -141,11 +155,7 @@ fn svg(rows: &[Row]) -> String {
         );
         y = draw(&mut body, y, &group[0], &bars);
     }
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"900\" height=\"{}\" font-family=\"sans-serif\" font-size=\"13\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{body}</svg>\n",
-        y + 16.0
-    )
+    framed(900.0, y + 16.0, &body)
 }
 
 /// Draws one group from `y` downwards; returns where it ends.

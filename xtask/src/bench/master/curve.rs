@@ -2,11 +2,11 @@
 //! the first of them draws.
 
 use std::fmt::Write as _;
-use std::fs;
 
-use anyhow::{Context, Result};
-use mezzo_integration::paths;
+use anyhow::Result;
 use serde_json::{Value, json};
+
+use crate::bench::report;
 
 /// What a stretch of launches took.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,8 +30,6 @@ pub(super) fn growth(curve: &[Stretch]) -> Option<(f64, f64)> {
 
 /// Writes `target/bench/master-curve.json` and `.svg`.
 pub(super) fn write(curve: &[Stretch]) -> Result<()> {
-    let dir = paths::target()?.join("bench");
-    fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     let points: Vec<Value> = curve
         .iter()
         .map(|at| {
@@ -41,14 +39,8 @@ pub(super) fn write(curve: &[Stretch]) -> Result<()> {
             })
         })
         .collect();
-    for (name, text) in [
-        ("master-curve.json", format!("{:#}\n", Value::Array(points))),
-        ("master-curve.svg", svg(curve)),
-    ] {
-        let path = dir.join(name);
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        println!("written to {}", path.display());
-    }
+    let saved = report::save("master-curve", &points, &svg(curve))?;
+    println!("\n{saved}");
     Ok(())
 }
 
@@ -102,12 +94,12 @@ fn svg(curve: &[Stretch]) -> String {
             at.tasks / at.seconds,
         );
     }
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"860\" height=\"490\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"10\" y=\"20\" font-weight=\"bold\">Seconds until so many tasks run; dashed: as fast as at first</text>\n\
-         {body}<path d=\"{line}\" fill=\"none\" stroke=\"#2f6fde\" stroke-width=\"2\"/>\n</svg>\n"
-    )
+    let _ = writeln!(
+        body,
+        r##"<text x="10" y="20" font-weight="bold">Seconds until so many tasks run; dashed: as fast as at first</text>
+<path d="{line}" fill="none" stroke="#2f6fde" stroke-width="2"/>"##
+    );
+    report::framed(860.0, 490.0, &body)
 }
 
 #[cfg(test)]
