@@ -63,6 +63,9 @@ struct Size {
     /// Of `reads`: how long the list is
     #[arg(long, default_value_t = 100_000)]
     listed: usize,
+    /// Of `reads`: milliseconds between two lists; the first comes after half of them
+    #[arg(long, default_value_t = 10_000)]
+    every: u64,
 }
 
 /// What this program is when it starts itself.
@@ -80,6 +83,8 @@ enum Part {
     List {
         master: SocketAddr,
         tasks: usize,
+        /// Milliseconds
+        every: u64,
     },
 }
 
@@ -95,6 +100,10 @@ async fn main() -> Result<()> {
             agents,
             resources,
         }) => parts::fleet(master, agents, resources).await,
-        What::Part(Part::List { master, tasks }) => parts::list(master, tasks).await,
+        What::Part(Part::List {
+            master,
+            tasks,
+            every,
+        }) => parts::list(master, tasks, Duration::from_millis(every)).await,
     }
 }

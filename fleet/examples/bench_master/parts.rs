@@ -12,12 +12,10 @@ use mezzo_api::proto::{self, operator_service_client::OperatorServiceClient};
 use mezzo_fleet::{Config, Fleet};
 use mezzo_framework::model::Resources;
 use serde_json::json;
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::PATIENCE;
-
-/// Between the beginnings of two lists.
-const LIST_EVERY: Duration = Duration::from_secs(10);
 
 /// A master with the defaults, until standard input closes.
 pub(super) async fn serve(listen: SocketAddr, state_dir: PathBuf) -> Result<()> {
@@ -73,7 +71,7 @@ pub(super) async fn fleet(master: SocketAddr, agents: usize, resources: Resource
 
 /// The first tasks again and again, page by page. Each line of standard input is answered with the seconds that lists took since
 /// the last one, and with why there are no more of them.
-pub(super) async fn list(master: SocketAddr, n: usize) -> Result<()> {
+pub(super) async fn list(master: SocketAddr, n: usize, every: Duration) -> Result<()> {
     let lists: Arc<Mutex<Lists>> = Arc::default();
     let told = Arc::clone(&lists);
     let mut answers = tokio::task::spawn_blocking(move || -> Result<()> {
@@ -86,7 +84,8 @@ pub(super) async fn list(master: SocketAddr, n: usize) -> Result<()> {
         Ok(())
     });
     let again = async {
-        let mut next = tokio::time::interval(LIST_EVERY);
+        // However long the launches take, as many lists fall into them as into all time.
+        let mut next = time::interval_at(time::Instant::now() + every / 2, every);
         loop {
             next.tick().await;
             let started = Instant::now();

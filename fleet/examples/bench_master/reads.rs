@@ -12,7 +12,8 @@ pub(super) async fn run(size: &Size) -> Result<()> {
     for _ in 0..size.rounds {
         let quiet = bench.launch(n, size).await?;
         let (master, listed) = (bench.address.to_string(), size.listed.to_string());
-        let mut reader = Process::start(&["list".to_owned(), master, listed])?;
+        let words = ["list".to_owned(), master, listed, size.every.to_string()];
+        let mut reader = Process::start(&words)?;
         let read = bench.launch(n, size).await?;
         let cpu = reader.cpu()?;
         // Those that were over in time.
@@ -27,7 +28,7 @@ pub(super) async fn run(size: &Size) -> Result<()> {
         println!(
             "{}",
             json!({
-                "case": "reads", "agents": size.agents, "listed": size.listed,
+                "case": "reads", "agents": size.agents, "listed": size.listed, "every_ms": size.every,
                 "without": quiet.json(), "with": read.json(), "reader_cpu_seconds": cpu,
             })
         );

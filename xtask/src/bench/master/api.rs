@@ -32,8 +32,9 @@ fn plan(part: u32) -> [String; 4] {
             steps.join(",")
         ),
         format!(
-            "reads --agents {agents} --tasks {} --rounds 5 --listed {tenth}",
-            of(150_000)
+            "reads --agents {agents} --tasks {} --rounds 3 --listed {tenth} --every {}",
+            of(400_000),
+            of(10_000)
         ),
         format!("failover --agents {} --tasks {}", of(40_000), of(400_000)),
     ]
@@ -182,8 +183,8 @@ fn rows_of(line: &str) -> Result<Vec<Row>> {
         }
         Some("reads") => {
             let case = format!(
-                "launches while somebody lists {} tasks every 10 s",
-                told["listed"]
+                "launches while somebody lists {} tasks every {} ms",
+                told["listed"], told["every_ms"]
             );
             let beside = |unit, with, without| Row {
                 peer: "without lists".to_owned(),
@@ -285,7 +286,7 @@ mod tests {
     #[test]
     fn rounds_with_and_without_lists_are_one_row() {
         let line = format!(
-            r#"{{"case":"reads","agents":10,"listed":5,"with":{LAUNCHED},"without":{LAUNCHED},"reader_cpu_seconds":0.5}}"#
+            r#"{{"case":"reads","agents":10,"listed":5,"every_ms":10000,"with":{LAUNCHED},"without":{LAUNCHED},"reader_cpu_seconds":0.5}}"#
         );
         let mut rows = Vec::new();
         for row in [rows_of(&line).unwrap(), rows_of(&line).unwrap()].concat() {
