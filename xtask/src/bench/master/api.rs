@@ -32,7 +32,7 @@ fn plan(part: u32) -> [String; 4] {
             steps.join(",")
         ),
         format!(
-            "reads --agents {agents} --tasks {} --rounds 3 --listed {tenth} --every {}",
+            "reads --agents {agents} --tasks {} --rounds 4 --listed {tenth} --every {}",
             of(400_000),
             of(10_000)
         ),
